@@ -1,0 +1,103 @@
+package events
+
+import (
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+const (
+	hostRule    = "want host:port that callers can dial, with a port of 1 to 65535, such as 10.0.0.5:8080"
+	subjectRule = "want a NATS subject: tokens of printable ASCII joined by dots, no wildcards, no $ in front, at most 255 bytes"
+)
+
+// ValidateEndpoint checks the address of one protocol. Host is a name or an IP
+// address that means the same to everybody: not 0.0.0.0, no IPv6 zone. A
+// subject is outside of the server's own, such as $JS.
+func ValidateEndpoint(protocol, address string) error {
+	switch protocol {
+	case HTTP, HTTPS, GRPC, TCP:
+		if !validHostPort(address) {
+			return &FieldError{"endpoints." + protocol, address, hostRule}
+		}
+	case NATS:
+		if !validSubject(address) {
+			return &FieldError{"endpoints." + protocol, address, subjectRule}
+		}
+	default:
+		return &FieldError{"endpoints", protocol, "want a protocol of http, https, grpc, tcp or nats"}
+	}
+	return nil
+}
+
+func validHostPort(address string) bool {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 || port[0] == '0' {
+		return false
+	}
+	if strings.Contains(host, ":") != (address[0] == '[') {
+		return false // brackets are for IPv6
+	}
+	return validHost(host)
+}
+
+func validHost(h string) bool {
+	if h == "" || len(h) > 253 {
+		return false
+	}
+	if strings.Contains(h, ":") || endsInNumber(h) {
+		ip, err := netip.ParseAddr(h)
+		ip = ip.Unmap()
+		return err == nil && ip.Zone() == "" && !ip.IsUnspecified() && !ip.IsMulticast()
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(h, "."), ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for i := range len(label) {
+			c := label[i]
+			if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// endsInNumber tells what some resolvers take for an IPv4 address, also when
+// it is none: 10.0.1 or 256.1.1.1. Container names may be longer numbers.
+func endsInNumber(h string) bool {
+	h = strings.TrimSuffix(h, ".")
+	last := h[strings.LastIndexByte(h, '.')+1:]
+	if last == "" || len(last) > 10 {
+		return false
+	}
+	for i := range len(last) {
+		if last[i] < '0' || last[i] > '9' {
+			return false
+		}
+	}
+	return true
+}
+
+func validSubject(s string) bool {
+	if s == "" || len(s) > 255 || s[0] == '$' {
+		return false
+	}
+	for token := range strings.SplitSeq(s, ".") {
+		if token == "" {
+			return false
+		}
+		for i := range len(token) {
+			if c := token[i]; c <= ' ' || c >= 0x7f || c == '*' || c == '>' {
+				return false
+			}
+		}
+	}
+	return true
+}

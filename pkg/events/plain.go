@@ -1,0 +1,341 @@
+package events
+
+import (
+	"bytes"
+	"encoding/binary"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/valyala/fastjson"
+)
+
+// maxPlain is the largest record that decodePlain reads, in bytes: what is
+// larger is rare, and its buffers would stay.
+const maxPlain = 8 << 10
+
+var plainDecoders = sync.Pool{New: func() any { return new(plainDecoder) }}
+
+// decodePlain reads the records that announcers usually write: ASCII without
+// escapes and control characters, every field once and of its type. It says false to
+// everything else, be it right or wrong, and then in is undefined.
+//
+// The parser is lax about numbers, escapes, control characters, UTF-8 and
+// duplicates, so these are looked at here. What stays of a record is the
+// instance, its maps, and one string that all its texts are parts of.
+func decodePlain(data []byte, in *Instance) bool {
+	if len(data) > maxPlain || !isPlain(data) {
+		return false
+	}
+	d := plainDecoders.Get().(*plainDecoder)
+	ok := d.record(data, in)
+	d.reset()
+	plainDecoders.Put(d)
+	return ok
+}
+
+// isPlain says whether data is ASCII without control characters and backslashes. It looks
+// at eight bytes at a time: a high bit means a byte beyond ASCII, or, after the
+// subtraction, one below the space (or, rarely, a neighbour of one).
+func isPlain(data []byte) bool {
+	if bytes.IndexByte(data, '\\') >= 0 {
+		return false
+	}
+	const spaces, high = 0x2020202020202020, 0x8080808080808080
+	for ; len(data) >= 8; data = data[8:] {
+		if x := binary.LittleEndian.Uint64(data); (x|(x-spaces))&high != 0 {
+			return false
+		}
+	}
+	for _, c := range data {
+		if c < ' ' || c >= 0x80 {
+			return false
+		}
+	}
+	return true
+}
+
+type plainDecoder struct {
+	parser fastjson.Parser
+	in     *Instance
+	odd    bool   // something is not as usual
+	seen   uint32 // a bit for each field
+
+	text                []byte // of all texts, one after the other
+	texts               []textPart
+	endpoints, metadata []pair
+	ttl                 span
+	scratch             []byte
+}
+
+// span is a part of plainDecoder.text.
+type span struct{ start, end int }
+
+// textPart is a text and the field that it goes to.
+type textPart struct {
+	into *string
+	span
+}
+
+// pair is an entry of a map. A name that is a constant needs no text.
+type pair struct {
+	constant    string
+	name, value span
+}
+
+// reset drops what belongs to the record and keeps the buffers.
+func (d *plainDecoder) reset() {
+	clear(d.texts)
+	d.in, d.odd, d.seen, d.ttl = nil, false, 0, span{}
+	d.text, d.texts, d.endpoints, d.metadata = d.text[:0], d.texts[:0], d.endpoints[:0], d.metadata[:0]
+}
+
+func (d *plainDecoder) record(data []byte, in *Instance) bool {
+	v, err := d.parser.ParseBytes(data)
+	if err != nil {
+		return false
+	}
+	d.in = in
+	d.object(v, d.member)
+	if d.odd {
+		return false
+	}
+	text := string(d.text)
+	for _, t := range d.texts {
+		*t.into = text[t.start:t.end]
+	}
+	if in.TTL, err = parseTTL(text[d.ttl.start:d.ttl.end]); err != nil {
+		return false
+	}
+	in.Endpoints = makeMap(text, d.endpoints)
+	in.Metadata = makeMap(text, d.metadata)
+	return len(in.Endpoints) == len(d.endpoints) && len(in.Metadata) == len(d.metadata)
+}
+
+func makeMap(text string, pairs []pair) map[string]string {
+	if len(pairs) == 0 {
+		return nil
+	}
+	m := make(map[string]string, len(pairs))
+	for _, p := range pairs {
+		name := p.constant
+		if name == "" {
+			name = text[p.name.start:p.name.end]
+		}
+		m[name] = text[p.value.start:p.value.end]
+	}
+	return m
+}
+
+// The fields that a record may have, for plainDecoder.seen.
+const (
+	fieldID uint32 = 1 << iota
+	fieldService
+	fieldIncarnation
+	fieldEndpoints
+	fieldLocation
+	fieldStatus
+	fieldVersion
+	fieldWeight
+	fieldMetadata
+	fieldCoordinate
+	fieldStarted
+	fieldTTL
+	fieldRegion
+	fieldZone
+	fieldRack
+	fieldHost
+	fieldVec
+	fieldError
+	fieldAdjustment
+	fieldHeight
+)
+
+// The methods that read an object's members, and those that they read with,
+// set odd when something is not as usual, and go on.
+
+func (d *plainDecoder) member(name []byte, v *fastjson.Value) {
+	in := d.in
+	switch string(name) {
+	case "id":
+		d.string(fieldID, v, &in.ID)
+	case "service":
+		d.string(fieldService, v, &in.Service)
+	case "incarnation":
+		d.string(fieldIncarnation, v, &in.Incarnation)
+	case "endpoints":
+		d.once(fieldEndpoints)
+		d.object(v, d.endpoint)
+	case "location":
+		d.once(fieldLocation)
+		d.object(v, d.place)
+	case "status":
+		d.once(fieldStatus)
+		in.Status = status(d.bytes(v))
+	case "version":
+		d.string(fieldVersion, v, &in.Version)
+	case "weight":
+		d.once(fieldWeight)
+		var err error
+		in.Weight, err = strconv.Atoi(string(d.number(v)))
+		d.expect(err == nil && in.Weight != 0)
+	case "metadata":
+		d.once(fieldMetadata)
+		d.object(v, d.label)
+	case "coordinate":
+		d.once(fieldCoordinate)
+		in.Coordinate = new(Coordinate)
+		d.object(v, d.coordinate)
+		d.expect(d.seen&fieldVec != 0)
+	case "started":
+		d.once(fieldStarted)
+		var err error
+		in.Started, err = parseStarted(d.bytes(v))
+		d.expect(err == nil)
+	case "ttl":
+		d.once(fieldTTL)
+		d.ttl = d.keep(d.bytes(v))
+	default:
+		d.unknown(v, name, "id", "service", "incarnation", "endpoints", "location", "status",
+			"version", "weight", "metadata", "coordinate", "started", "ttl")
+	}
+}
+
+func (d *plainDecoder) place(name []byte, v *fastjson.Value) {
+	l := &d.in.Location
+	switch string(name) {
+	case "region":
+		d.string(fieldRegion, v, &l.Region)
+	case "zone":
+		d.string(fieldZone, v, &l.Zone)
+	case "rack":
+		d.string(fieldRack, v, &l.Rack)
+	case "host":
+		d.string(fieldHost, v, &l.Host)
+	default:
+		d.unknown(v, name, "region", "zone", "rack", "host")
+	}
+}
+
+func (d *plainDecoder) coordinate(name []byte, v *fastjson.Value) {
+	c := d.in.Coordinate
+	switch string(name) {
+	case "vec":
+		d.once(fieldVec)
+		a, err := v.Array()
+		if d.expect(err == nil && len(a) == len(c.Vec)); d.odd {
+			return
+		}
+		for i, v := range a {
+			c.Vec[i] = d.float(v)
+		}
+	case "error":
+		d.once(fieldError)
+		c.Error = d.float(v)
+	case "adjustment":
+		d.once(fieldAdjustment)
+		c.Adjustment = d.float(v)
+	case "height":
+		d.once(fieldHeight)
+		c.Height = d.float(v)
+	default:
+		d.unknown(v, name, "vec", "error", "adjustment", "height")
+	}
+}
+
+func (d *plainDecoder) endpoint(protocol []byte, v *fastjson.Value) {
+	p := pair{constant: protocolName(protocol)}
+	if p.constant == "" {
+		p.name = d.keep(protocol)
+	}
+	p.value = d.keep(d.bytes(v))
+	d.endpoints = append(d.endpoints, p)
+}
+
+func (d *plainDecoder) label(name []byte, v *fastjson.Value) {
+	d.metadata = append(d.metadata, pair{name: d.keep(name), value: d.keep(d.bytes(v))})
+}
+
+// unknown skips a field. It is odd if encoding/json would take it for one of
+// the known, whatever their case, or if it is no sound JSON.
+func (d *plainDecoder) unknown(v *fastjson.Value, name []byte, known ...string) {
+	for _, k := range known {
+		d.expect(!strings.EqualFold(string(name), k))
+	}
+	d.scratch = v.MarshalTo(d.scratch[:0])
+	d.expect(fastjson.ValidateBytes(d.scratch) == nil)
+}
+
+func (d *plainDecoder) expect(ok bool) { d.odd = d.odd || !ok }
+
+func (d *plainDecoder) once(field uint32) {
+	d.expect(d.seen&field == 0)
+	d.seen |= field
+}
+
+func (d *plainDecoder) object(v *fastjson.Value, member func(name []byte, v *fastjson.Value)) {
+	o, err := v.Object()
+	if d.expect(err == nil); err == nil {
+		o.Visit(member)
+	}
+}
+
+// bytes is the text of a string; it is valid until the next record is parsed.
+func (d *plainDecoder) bytes(v *fastjson.Value) []byte {
+	b, err := v.StringBytes()
+	d.expect(err == nil)
+	return b
+}
+
+func (d *plainDecoder) string(field uint32, v *fastjson.Value, into *string) {
+	d.once(field)
+	d.texts = append(d.texts, textPart{into, d.keep(d.bytes(v))})
+}
+
+func (d *plainDecoder) keep(text []byte) span {
+	start := len(d.text)
+	d.text = append(d.text, text...)
+	return span{start, len(d.text)}
+}
+
+// number is the text of a number; it is valid until the next call.
+func (d *plainDecoder) number(v *fastjson.Value) []byte {
+	d.expect(v.Type() == fastjson.TypeNumber)
+	d.scratch = v.MarshalTo(d.scratch[:0])
+	d.expect(fastjson.ValidateBytes(d.scratch) == nil)
+	return d.scratch
+}
+
+func (d *plainDecoder) float(v *fastjson.Value) float64 {
+	f, err := strconv.ParseFloat(string(d.number(v)), 64)
+	d.expect(err == nil)
+	return f
+}
+
+func protocolName(b []byte) string {
+	switch string(b) {
+	case HTTP:
+		return HTTP
+	case HTTPS:
+		return HTTPS
+	case GRPC:
+		return GRPC
+	case TCP:
+		return TCP
+	case NATS:
+		return NATS
+	}
+	return ""
+}
+
+func status(b []byte) Status {
+	switch string(b) {
+	case string(Up):
+		return Up
+	case string(Draining):
+		return Draining
+	case string(NotReady):
+		return NotReady
+	}
+	return Status(b)
+}

@@ -1,0 +1,188 @@
+package events
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+// FieldError says which field of an instance, key or address breaks which rule.
+type FieldError struct {
+	Field string // as in the JSON, for example "service" or "endpoints.http"
+	Value string
+	Rule  string // what is wanted instead
+}
+
+// maxQuoted is how much of a value an error shows, in bytes.
+const maxQuoted = 80
+
+func (e *FieldError) Error() string {
+	v := e.Value
+	if len(v) > maxQuoted {
+		v = v[:maxQuoted] + "…"
+	}
+	return fmt.Sprintf("events: %s %q: %s", e.Field, v, e.Rule)
+}
+
+const (
+	serviceRule    = "want a DNS label: 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both ends"
+	textRule       = "want at most 255 bytes of printable text"
+	weightRule     = "want a whole number, 1 to 10000"
+	ttlRule        = `want whole seconds from 1s to 1h, such as "15s"`
+	startedRule    = "want a time of the years 1970 to 9999, such as 2026-11-21T08:00:00Z"
+	coordinateRule = "want finite seconds, at most 10"
+)
+
+// ValidateService checks a service name: a DNS label (RFC 1123), lower case.
+func ValidateService(s string) error {
+	ok := len(s) >= 1 && len(s) <= 63 && s[0] != '-' && s[len(s)-1] != '-'
+	for i := 0; ok && i < len(s); i++ {
+		c := s[i]
+		ok = 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-'
+	}
+	if !ok {
+		return &FieldError{"service", s, serviceRule}
+	}
+	return nil
+}
+
+// ValidateName checks a name that becomes one token of a subject: an id, a
+// region or a zone. Field is what the error calls it.
+func ValidateName(field, s string) error {
+	if !topology.ValidName(s) {
+		return &FieldError{field, s, topology.NameRule}
+	}
+	return nil
+}
+
+func validateText(field, s string) error {
+	if !topology.ValidText(s) {
+		return &FieldError{field, s, textRule}
+	}
+	return nil
+}
+
+// validateLocation calls the fields as they are called after prefix.
+func validateLocation(prefix string, l topology.Location) error {
+	err := l.Validate()
+	if fe, ok := errors.AsType[*topology.FieldError](err); ok {
+		return &FieldError{prefix + string(fe.Field), fe.Value, fe.Rule}
+	}
+	return err
+}
+
+// Validate checks every field, and names the first that breaks a rule.
+// Defaults must have been filled in; [Encode] and [Decode] do both.
+func (in *Instance) Validate() error {
+	if err := ValidateService(in.Service); err != nil {
+		return err
+	}
+	if err := validateLocation("location.", in.Location); err != nil {
+		return err
+	}
+	if err := ValidateName("id", in.ID); err != nil {
+		return err
+	}
+	if err := validateText("incarnation", in.Incarnation); err != nil {
+		return err
+	}
+	if err := validateText("version", in.Version); err != nil {
+		return err
+	}
+	switch in.Status {
+	case Up, Draining, NotReady:
+	default:
+		return &FieldError{"status", string(in.Status), "want up, draining or not_ready"}
+	}
+	if in.Weight < 1 || in.Weight > 10000 {
+		return &FieldError{"weight", strconv.Itoa(in.Weight), weightRule}
+	}
+	if in.TTL < time.Second || in.TTL > time.Hour || in.TTL%time.Second != 0 {
+		return &FieldError{"ttl", in.TTL.String(), ttlRule}
+	}
+	if y := in.Started.UTC().Year(); !in.Started.IsZero() && (y < 1970 || y > 9999) {
+		return &FieldError{"started", strconv.Itoa(y), startedRule}
+	}
+	if len(in.Endpoints) == 0 {
+		return &FieldError{"endpoints", "", "want at least one, such as http=10.0.0.5:8080"}
+	}
+	if err := validateEach(in.Endpoints, ValidateEndpoint); err != nil {
+		return err
+	}
+	if err := validateEach(in.Metadata, validateMetadata); err != nil {
+		return err
+	}
+	if in.Coordinate != nil {
+		return in.Coordinate.Validate()
+	}
+	return nil
+}
+
+// validateEach returns the error of the first of the sorted names that has
+// one, and sorts only then.
+func validateEach(m map[string]string, check func(name, value string) error) error {
+	for name, value := range m {
+		if check(name, value) == nil {
+			continue
+		}
+		for _, name := range slices.Sorted(maps.Keys(m)) {
+			if err := check(name, m[name]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func validateMetadata(name, value string) error {
+	if name == "" || !topology.ValidText(name) {
+		return &FieldError{"metadata", name, "want names of 1 to 255 bytes of printable text"}
+	}
+	if !utf8.ValidString(value) {
+		return &FieldError{"metadata." + name, value, "want UTF-8"}
+	}
+	return nil
+}
+
+// Validate refuses coordinates that are not finite or lie beyond 10 seconds.
+func (c *Coordinate) Validate() error {
+	for _, v := range c.Vec {
+		if err := validateSeconds("coordinate.vec", v); err != nil {
+			return err
+		}
+	}
+	if err := validateSeconds("coordinate.error", c.Error); err != nil {
+		return err
+	}
+	if err := validateSeconds("coordinate.adjustment", c.Adjustment); err != nil {
+		return err
+	}
+	if err := validateSeconds("coordinate.height", c.Height); err != nil {
+		return err
+	}
+	const rule = "want no negative value"
+	switch {
+	case c.Error < 0:
+		return &FieldError{"coordinate.error", formatFloat(c.Error), rule}
+	case c.Height < 0:
+		return &FieldError{"coordinate.height", formatFloat(c.Height), rule}
+	}
+	return nil
+}
+
+func validateSeconds(field string, v float64) error {
+	const limit = 10 // no round trip of this planet
+	if math.Abs(v) <= limit {
+		return nil
+	}
+	return &FieldError{field, formatFloat(v), coordinateRule} // NaN, too
+}
+
+func formatFloat(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }

@@ -1,0 +1,4 @@
+package topology
+
+// ParseLabels is what [File] reads a file with.
+var ParseLabels = parseLabels

@@ -1,0 +1,112 @@
+package topology
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Level is one of the keys that proximity is judged by: [Host], [Rack],
+// [Zone], [Region], or any metadata key ("room", "carrier").
+type Level string
+
+// The levels that [Location] has a field for.
+const (
+	Host   Level = "host"
+	Rack   Level = "rack"
+	Zone   Level = "zone"
+	Region Level = "region"
+)
+
+// Elsewhere is the name of the last circle: what shares no level.
+const Elsewhere = "elsewhere"
+
+// Levels are the levels that matter, nearest first. A nil Levels is
+// [DefaultLevels].
+type Levels []Level
+
+// DefaultLevels are same zone, then same region, then elsewhere.
+func DefaultLevels() Levels { return Levels{Zone, Region} }
+
+// ParseLevels checks names given by a user, nearest first. No names at all
+// are [DefaultLevels].
+func ParseLevels(names ...string) (Levels, error) {
+	if len(names) == 0 {
+		return DefaultLevels(), nil
+	}
+	levels := make(Levels, 0, len(names))
+	width := -1
+	for _, n := range names {
+		l := Level(n)
+		w := slices.Index([]Level{Host, Rack, Zone, Region}, l)
+		switch {
+		case n == "" || !ValidText(n):
+			return nil, fmt.Errorf("topology: level %.80q, want host, rack, zone, region or a metadata key", n)
+		case n == Elsewhere:
+			return nil, fmt.Errorf("topology: level %q is always there, leave it out", n)
+		case slices.Contains(levels, l):
+			return nil, fmt.Errorf("topology: level %q is listed twice", n)
+		case w >= 0 && w < width:
+			return nil, fmt.Errorf("topology: level %q comes after a wider one, want the nearest first: host, rack, zone, region", n)
+		}
+		width = max(width, w)
+		levels = append(levels, l)
+	}
+	return levels, nil
+}
+
+// Place is a location with the labels that metadata levels read.
+type Place struct {
+	Location
+	Labels map[string]string
+}
+
+// Circle is the index in ls of the nearest level that a and b share, or
+// len(ls) when they share none (2 for a nil ls). Sharing a level means: both
+// know it, it is equal, and no wider level of ls tells them apart ("zone a" of
+// two regions is two zones). A wider level that only one of them knows tells
+// them apart, one that neither knows does not.
+func (ls Levels) Circle(a, b Place) int {
+	ls = ls.orDefault()
+	nearest := len(ls)
+	for i := len(ls) - 1; i >= 0; i-- {
+		va, vb := a.value(ls[i]), b.value(ls[i])
+		if va != vb {
+			break
+		}
+		if va != "" {
+			nearest = i
+		}
+	}
+	return nearest
+}
+
+// Name is the name of the circle with index i: the level's, or [Elsewhere].
+func (ls Levels) Name(i int) string {
+	ls = ls.orDefault()
+	if i < 0 || i >= len(ls) {
+		return Elsewhere
+	}
+	return string(ls[i])
+}
+
+func (ls Levels) orDefault() Levels {
+	if ls == nil {
+		return DefaultLevels()
+	}
+	return ls
+}
+
+func (p *Place) value(l Level) string {
+	switch l {
+	case Host:
+		return p.Host
+	case Rack:
+		return p.Rack
+	case Zone:
+		return p.Zone
+	case Region:
+		return p.Region
+	default:
+		return p.Labels[string(l)]
+	}
+}

@@ -1,0 +1,84 @@
+package topology
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Unknown stands for an unknown field where something must be written: in
+// keys, subjects, headers and tables. In a [Location] unknown is empty.
+const Unknown = "_"
+
+// NameRule is what [ValidName] wants, for errors.
+const NameRule = "want 1 to 63 of A-Z, a-z, 0-9, '_' and '-'"
+
+const (
+	placeRule   = "want at most 255 bytes of printable text without '/'"
+	unknownRule = "want it empty when it is unknown"
+)
+
+// ValidName says whether s can be a region or a zone: it becomes one token of
+// a subject.
+func ValidName(s string) bool {
+	if len(s) < 1 || len(s) > 63 {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return true
+}
+
+// ValidText says whether s can be shown: at most 255 bytes of printable text.
+// The empty text is valid.
+func ValidText(s string) bool {
+	if len(s) > 255 {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' {
+			return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+		}
+	}
+	return true
+}
+
+// FieldError says which field of a location breaks which rule.
+type FieldError struct {
+	Field Level // [Region], [Zone], [Rack] or [Host]
+	Value string
+	Rule  string // what is wanted instead
+}
+
+func (e *FieldError) Error() string {
+	v := e.Value
+	if len(v) > 80 {
+		v = v[:80] + "…"
+	}
+	return fmt.Sprintf("%s %q: %s", e.Field, v, e.Rule)
+}
+
+// check refuses a value that the field cannot have. Empty is unknown and fine.
+func (l Level) check(value string) error {
+	rule := ""
+	switch {
+	case value == "":
+	case value == Unknown:
+		rule = unknownRule
+	case l == Region || l == Zone:
+		if !ValidName(value) {
+			rule = NameRule
+		}
+	case !ValidText(value) || strings.Contains(value, "/"):
+		rule = placeRule
+	}
+	if rule != "" {
+		return &FieldError{l, value, rule}
+	}
+	return nil
+}
