@@ -1,0 +1,113 @@
+package breaker
+
+import (
+	"context"
+	"errors"
+	"syscall"
+)
+
+// Pass is the permission for one call, given by [Breaker.Allow].
+type Pass struct {
+	breaker *Breaker
+	// ticket is, for a call through a closed breaker, its word at that time
+	// without the failedBit; for a trial, see circuit.startTrial.
+	ticket uint64
+}
+
+// Done reports how the call ended: nil is a success, an error that wraps
+// [context.Canceled] is nobody's failure, one that is [Refused] opens the
+// breaker at once. It must be called exactly once; for a trial, further calls
+// do nothing. A call that began before the breaker last changed its state says
+// nothing about the state now and is not counted. Done of the zero Pass does
+// nothing.
+func (p Pass) Done(err error) {
+	if err == nil && p.breaker != nil && p.breaker.word.Load() == p.ticket {
+		return // a success after a success
+	}
+	p.report(err)
+}
+
+func (p Pass) report(err error) {
+	b := p.breaker
+	if b == nil {
+		return
+	}
+	// The error's own methods run here, before any lock is taken.
+	o := outcomeOf(err)
+	if p.ticket&trialBit != 0 {
+		b.endTrial(p.ticket, o)
+		return
+	}
+	if b.word.Load()&^failedBit == p.ticket && o != excluded {
+		b.endCall(p.ticket, o)
+	}
+}
+
+// outcome is how a call ended, as far as a circuit is concerned.
+type outcome uint8
+
+const (
+	success outcome = iota
+	failure
+	refused
+	excluded // cancelled, or a trial not reported in time
+)
+
+func outcomeOf(err error) outcome {
+	switch {
+	case err == nil:
+		return success
+	case errors.Is(err, context.Canceled):
+		return excluded
+	case Refused(err):
+		return refused
+	default:
+		return failure
+	}
+}
+
+// wsaConnRefused is what Windows says; no other system has this number.
+const wsaConnRefused = syscall.Errno(10061)
+
+// Refused says whether err means that nobody listens at the instance's
+// address, so that there is no point in counting further failures.
+func Refused(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaConnRefused)
+}
+
+// endCall counts the end of a call that a closed breaker let through.
+func (b *Breaker) endCall(ticket uint64, o outcome) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	word := b.word.Load()
+	if word&^failedBit != ticket || word&endedBit != 0 {
+		return
+	}
+	if o == success && word&failedBit == 0 {
+		return // another success came first
+	}
+	if b.circuit == nil {
+		b.circuit = newCircuit(b)
+	}
+	b.circuit.count(o)
+	if b.word.Load() != word { // it opened
+		b.scheduleLocked()
+		b.tellLocked()
+		return
+	}
+	if o == success {
+		b.word.Store(word &^ failedBit)
+	} else {
+		b.word.Store(word | failedBit)
+	}
+}
+
+// endTrial counts the end of a trial, unless that has been done already.
+func (b *Breaker) endTrial(ticket uint64, o outcome) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.circuit.endTrial(ticket, o) {
+		b.scheduleLocked()
+		b.tellLocked()
+	}
+}

@@ -1,0 +1,40 @@
+package breaker
+
+// State is what a [Breaker] does with the next call.
+type State int32
+
+// The states of a breaker. The zero State is Closed.
+const (
+	// Closed lets every call through.
+	Closed State = iota
+	// HalfOpen lets [Settings.Trials] calls through and waits for their end.
+	HalfOpen
+	// Open lets none through.
+	Open
+)
+
+func (s State) String() string {
+	switch s {
+	case Closed:
+		return "closed"
+	case HalfOpen:
+		return "half-open"
+	case Open:
+		return "open"
+	default:
+		return "unknown"
+	}
+}
+
+// The bits of Breaker.word. Above them is the generation: a number that grows
+// with every change of state, so that a call which began before a change is
+// known by it.
+const (
+	stateBits  uint64 = 1<<2 - 1
+	failedBit  uint64 = 1 << 2 // a failure since the last success: the next success must be told to gobreaker
+	endedBit   uint64 = 1 << 3 // after Close
+	trialBit   uint64 = 1 << 4 // never in a word: only in a trial's ticket
+	generation uint64 = 1 << 5 // one generation
+)
+
+func stateOf(word uint64) State { return State(word & stateBits) }

@@ -1,0 +1,100 @@
+package latency_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/latency"
+)
+
+var sink time.Duration
+
+func BenchmarkMeasured(b *testing.B) {
+	b.Run("baseline=atomic", func(b *testing.B) {
+		var v atomic.Int64
+		v.Store(1)
+		b.ReportAllocs()
+		for b.Loop() {
+			sink = time.Duration(v.Load())
+		}
+	})
+	p := start(b, nil, latency.Options{Fresh: time.Hour})
+	pa := p.Path("")
+	pa.Observe(time.Millisecond)
+	b.Run("measured", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			sink, _ = pa.Measured()
+		}
+	})
+	b.Run("estimate", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			sink = pa.Estimate(time.Second).Distance
+		}
+	})
+	b.Run("parallel", func(b *testing.B) {
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			var d time.Duration
+			for pb.Next() {
+				d, _ = pa.Measured()
+			}
+			_ = d
+		})
+	})
+}
+
+func BenchmarkObserve(b *testing.B) {
+	p := start(b, nil, latency.Options{OnChange: func(string) {}})
+	pa := p.Path("")
+	p.Probe("user", []*latency.Path{pa})
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		pa.Observe(time.Millisecond + time.Duration(i%16)*time.Microsecond)
+	}
+}
+
+// Probe as a selector calls it after every rebuild of its table.
+func BenchmarkProbe(b *testing.B) {
+	refuse := func(context.Context, string, string) (net.Conn, error) { return nil, errRefused }
+	for _, paths := range []int{10, 10_000} {
+		p := start(b, nil, latency.Options{Dial: refuse})
+		list := makePaths(p, paths)
+		p.Probe("user", list)
+		b.Run(fmt.Sprintf("unchanged/paths=%d", paths), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				p.Probe("user", list)
+			}
+		})
+		less := slices.Delete(slices.Clone(list), paths/2, paths/2+1)
+		b.Run(fmt.Sprintf("one-leaves-or-comes/paths=%d", paths), func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if i%2 == 0 {
+					p.Probe("user", less)
+				} else {
+					p.Probe("user", list)
+				}
+			}
+		})
+		turned := slices.Clone(list)
+		slices.Reverse(turned)
+		b.Run(fmt.Sprintf("all-change-places/paths=%d", paths), func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if i%2 == 0 {
+					p.Probe("user", turned)
+				} else {
+					p.Probe("user", list)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,272 @@
+package latency_test
+
+import (
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/latency"
+)
+
+// calls remembers the calls of OnChange.
+type calls struct {
+	mu  sync.Mutex
+	all []call
+}
+
+type call struct {
+	group string
+	at    time.Time
+}
+
+func (c *calls) OnChange(group string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all = append(c.all, call{group, time.Now()})
+}
+
+// take waits for what is due and returns the groups that were called since.
+func (c *calls) take() []string {
+	time.Sleep(time.Second)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var groups []string
+	for _, one := range c.all {
+		groups = append(groups, one.group)
+	}
+	c.all = nil
+	slices.Sort(groups)
+	return groups
+}
+
+func TestTellsOfChangesThatMatter(t *testing.T) {
+	us, ms := time.Microsecond, time.Millisecond
+	tests := []struct {
+		name    string
+		samples []time.Duration // with a window of one
+		want    []bool          // told after each
+	}{
+		{"the first", []time.Duration{5 * ms}, []bool{true}},
+		{"the same again", []time.Duration{5 * ms, 5 * ms}, []bool{true, false}},
+		{"more than a tenth", []time.Duration{5 * ms, 5510 * us, 5 * ms, 4490 * us}, []bool{true, true, false, true}},
+		{"a tenth and less", []time.Duration{5 * ms, 5500 * us, 4500 * us}, []bool{true, false, false}},
+		{"much of nothing", []time.Duration{100 * us, 300 * us, 50 * us}, []bool{true, false, false}},
+		{"more than nothing", []time.Duration{100 * us, 301 * us, 100 * us}, []bool{true, true, true}},
+		{"a slow drift", []time.Duration{100 * ms, 104 * ms, 108 * ms, 112 * ms, 116 * ms}, []bool{true, false, false, true, false}},
+		{"rejected", []time.Duration{0, 11 * time.Second}, []bool{false, false}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var c calls
+				p := start(t, nil, latency.Options{Window: 1, OnChange: c.OnChange})
+				pa := p.Path("")
+				p.Probe("user", []*latency.Path{p.Path(""), pa})
+				if got := c.take(); len(got) > 0 {
+					t.Errorf("told %v before anything was measured", got)
+				}
+				for i, d := range tt.samples {
+					pa.Observe(d)
+					if got := len(c.take()); got > 1 || (got == 1) != tt.want[i] {
+						t.Errorf("told %d times after sample %d, want: %v", got, i, tt.want[i])
+					}
+				}
+				time.Sleep(28 * time.Second) // expires
+				want := tt.want[0]
+				if got := len(c.take()) + len(c.take()); (got == 1) != want {
+					t.Errorf("told %d times of the expiry, want: %v", got, want)
+				}
+			})
+		})
+	}
+}
+
+func TestTellsTheFirstChangeAtOnceAndTheNextTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c calls
+		p := start(t, nil, latency.Options{Window: 1, OnChange: c.OnChange})
+		list := []*latency.Path{p.Path(""), p.Path("")}
+		p.Probe("user", list[:1])
+		p.Probe("order", list[1:])
+		began := time.Now()
+		for i := range 250 { // a change every millisecond
+			list[0].Observe(time.Duration(1+i%2) * time.Millisecond)
+			if i == 50 {
+				list[1].Observe(time.Millisecond)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(time.Second)
+		at := make(map[string][]time.Duration) // in milliseconds
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, one := range c.all {
+			at[one.group] = append(at[one.group], one.at.Sub(began)/time.Millisecond)
+		}
+		if got, want := at["user"], []time.Duration{0, 100, 200, 300}; !slices.Equal(got, want) {
+			t.Errorf("user told at %d ms, want %d", got, want)
+		}
+		if got, want := at["order"], []time.Duration{50}; !slices.Equal(got, want) {
+			t.Errorf("order told at %d ms, want %d", got, want)
+		}
+	})
+}
+
+func TestTellsEveryGroupOfThePathAndNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c calls
+		p := start(t, nil, latency.Options{Window: 1, MaxPaths: 1, OnChange: c.OnChange})
+		a, b, far := p.Path(""), p.Path(""), p.Path("")
+		p.Probe("user", []*latency.Path{a, b, far, far}) // far is beyond MaxPaths
+		p.Probe("order", []*latency.Path{far})
+		p.Probe("cart", []*latency.Path{b})
+
+		check := func(what string, want ...string) {
+			t.Helper()
+			if got := c.take(); !slices.Equal(got, want) {
+				t.Errorf("%s: told %v, want %v", what, got, want)
+			}
+		}
+		far.Observe(time.Millisecond)
+		check("in two groups", "order", "user")
+		p.Probe("user", []*latency.Path{a, b, far})
+		far.Observe(2 * time.Millisecond)
+		check("listed once less", "order", "user")
+		p.Probe("user", []*latency.Path{a, b})
+		far.Observe(3 * time.Millisecond)
+		check("left one", "order")
+		p.Probe("user", []*latency.Path{far, b})
+		check("came to it measured", "user")
+		p.Probe("user", []*latency.Path{b, far})
+		check("moved in it")
+		far.Observe(4 * time.Millisecond)
+		p.Probe("user", nil)
+		p.Probe("order", nil)
+		c.take() // may still have been told
+		far.Observe(5 * time.Millisecond)
+		check("in no group")
+	})
+}
+
+func TestTellsWhenProbesBeginToFailAndSucceedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c calls
+		n := newNetwork(5 * time.Millisecond)
+		p := start(t, n, latency.Options{OnChange: c.OnChange})
+		pa := p.Path(address(0))
+		p.Probe("user", []*latency.Path{pa})
+		if got := len(c.take()); got != 1 {
+			t.Errorf("told %d times of the first sample", got)
+		}
+		time.Sleep(time.Hour)
+		if got := len(c.take()); got != 0 {
+			t.Errorf("told %d times of nothing", got)
+		}
+		n.set(refuses)
+		time.Sleep(time.Hour)
+		if got := len(c.take()); got != 2 {
+			t.Errorf("told %d times, want once of the first failure and once of the expiry", got)
+		}
+		n.set(5 * time.Millisecond)
+		time.Sleep(time.Hour)
+		if got := len(c.take()); got != 1 {
+			t.Errorf("told %d times of the recovery", got)
+		}
+		n.set(refuses)
+		for pa.Failures() == 0 {
+			time.Sleep(time.Second)
+		}
+		n.set(5 * time.Millisecond)
+		time.Sleep(20 * time.Second)
+		if got := len(c.take()); got != 2 || pa.Failures() != 0 {
+			t.Errorf("told %d times of a short failure, with %d failures left", got, pa.Failures())
+		}
+	})
+}
+
+func TestDoesNotTellOfAGroupThatHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c calls
+		p := start(t, nil, latency.Options{Window: 1, OnChange: c.OnChange})
+		pa := p.Path("")
+		p.Probe("user", []*latency.Path{pa})
+		pa.Observe(time.Millisecond)
+		synctest.Wait() // told at once
+		pa.Observe(2 * time.Millisecond)
+		p.Probe("user", nil)
+		if got := c.take(); len(got) != 1 {
+			t.Errorf("told %v, want only what was before its end", got)
+		}
+	})
+}
+
+// What a selector does: it makes its table anew and says which paths it has.
+func TestOnChangeMayCallBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(5 * time.Millisecond)
+		n.setFunc(func(a string) time.Duration {
+			if a == address(2) {
+				return time.Millisecond
+			}
+			return 5 * time.Millisecond
+		})
+		var p *latency.Prober
+		var all []*latency.Path
+		var mu sync.Mutex
+		rebuilt := 0
+		rebuild := func(group string) {
+			mu.Lock()
+			defer mu.Unlock()
+			rebuilt++
+			slices.SortStableFunc(all, func(a, b *latency.Path) int {
+				return int(a.Estimate(time.Second).Distance - b.Estimate(time.Second).Distance)
+			})
+			p.Probe(group, all)
+		}
+		p = start(t, n, latency.Options{MaxPaths: 3, OnChange: rebuild})
+		all = makePaths(p, 3)
+		nearest := all[2]
+		rebuild("user")
+		time.Sleep(10 * time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
+		if all[0] != nearest {
+			t.Error("the nearest is not the first")
+		}
+		if rebuilt > 4 {
+			t.Errorf("rebuilt %d times for three distances that stay", rebuilt)
+		}
+	})
+}
+
+func TestASlowOnChangeDelaysNoProbeAndIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(time.Millisecond)
+		entered, left := 0, 0
+		p := latency.New(latency.Options{Dial: n.Dial, OnChange: func(string) {
+			entered++
+			time.Sleep(time.Minute)
+			left++
+		}})
+		all := makePaths(p, 2)
+		p.Probe("user", all[:1])
+		p.Probe("order", all[1:])
+		time.Sleep(50 * time.Second)
+		for _, pa := range all {
+			if _, ok := pa.Measured(); !ok {
+				t.Error("a path is not measured")
+			}
+		}
+		if got := len(n.at(address(0))); got < 4 {
+			t.Errorf("%d probes in 50s", got)
+		}
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+		if entered != 1 || left != 1 {
+			t.Errorf("OnChange entered %d times and left %d times, want once, and Close to wait", entered, left)
+		}
+	})
+}

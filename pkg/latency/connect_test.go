@@ -1,0 +1,121 @@
+package latency_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/latency"
+)
+
+// On real sockets and real time: the one test that is not simulated.
+func TestMeasuresAndClosesARealConnection(t *testing.T) {
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(chan error, 100) // what the server reads
+	var server sync.WaitGroup
+	server.Go(func() {
+		for {
+			conn, err := lis.Accept()
+			if err != nil {
+				return
+			}
+			_, err = conn.Read(make([]byte, 1))
+			seen <- err
+			_ = conn.Close()
+		}
+	})
+	t.Cleanup(server.Wait)
+	t.Cleanup(func() { _ = lis.Close() })
+	_, port, err := net.SplitHostPort(lis.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	p := start(t, nil, latency.Options{})
+	list := []*latency.Path{p.Path(lis.Addr().String()), p.Path("localhost:" + port)}
+	p.Probe("user", list)
+	for i := range list {
+		select {
+		case err := <-seen:
+			if !errors.Is(err, io.EOF) {
+				t.Errorf("the server read %v, want a connection that was closed, not reset", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("no connection for path %d", i)
+		}
+	}
+	for i, pa := range list {
+		eventually(t, func() bool { _, ok := pa.Measured(); return ok })
+		if d, _ := pa.Measured(); d > time.Second {
+			t.Errorf("path %d: %v over the loopback interface", i, d)
+		}
+	}
+}
+
+func TestCountsWhatCannotBeConnectedTo(t *testing.T) {
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := lis.Addr().String()
+	if err := lis.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	var log lockedBuffer
+	logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	p := start(t, nil, latency.Options{Logger: logger})
+	for _, address := range []string{nobody, "no-port", "nobody.invalid:80", "127.0.0.1:http:80", "10.0.0.1:99999"} {
+		pa := p.Path(address)
+		p.Probe(address, []*latency.Path{pa})
+		eventually(t, func() bool { return pa.Failures() > 0 })
+		eventually(t, func() bool { return strings.Contains(log.String(), address) })
+		if d, ok := pa.Measured(); ok {
+			t.Errorf("%s: measured %v", address, d)
+		}
+	}
+	if !strings.Contains(log.String(), "service="+nobody) {
+		t.Errorf("no service in the log:\n%s", log.String())
+	}
+}
+
+// eventually waits for what other goroutines and the kernel do.
+func eventually(t *testing.T, ok func() bool) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline:
+			t.Fatal("not within 10s")
+		case <-tick.C:
+		}
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}

@@ -1,0 +1,160 @@
+package latency_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/latency"
+)
+
+var errRefused = errors.New("connection refused")
+
+const (
+	refuses = time.Duration(-1) // a delay: the dial fails at once
+	silent  = time.Duration(-2) // a delay: nothing answers, the dial ends with its context
+)
+
+// network is a simulated one, to be dialled inside a bubble. It remembers who
+// dialled what and when.
+type network struct {
+	mu       sync.Mutex
+	delay    func(address string) time.Duration
+	dials    map[string][]time.Time
+	inFlight int
+	most     int // in flight, ever
+}
+
+// newNetwork makes a network where every address is equally far.
+func newNetwork(delay time.Duration) *network {
+	n := &network{dials: make(map[string][]time.Time)}
+	n.set(delay)
+	return n
+}
+
+func (n *network) set(delay time.Duration) { n.setFunc(func(string) time.Duration { return delay }) }
+
+func (n *network) setFunc(delay func(address string) time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.delay = delay
+}
+
+func (n *network) Dial(ctx context.Context, _, address string) (net.Conn, error) {
+	n.mu.Lock()
+	n.dials[address] = append(n.dials[address], time.Now())
+	n.inFlight++
+	n.most = max(n.most, n.inFlight)
+	delay := n.delay(address)
+	n.mu.Unlock()
+	defer func() {
+		n.mu.Lock()
+		n.inFlight--
+		n.mu.Unlock()
+	}()
+
+	var answer <-chan time.Time
+	switch delay {
+	case refuses:
+		return nil, errRefused
+	case silent:
+	default:
+		answer = time.After(delay)
+	}
+	select {
+	case <-answer:
+		here, there := net.Pipe()
+		return closer{here, there}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// closer closes both ends of a pipe.
+type closer struct {
+	net.Conn
+	there net.Conn
+}
+
+func (c closer) Close() error {
+	_ = c.there.Close()
+	return c.Conn.Close()
+}
+
+// open is the number of dials in flight, and peak the largest it ever was.
+func (n *network) open() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.inFlight
+}
+
+func (n *network) peak() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.most
+}
+
+// at returns when the address was dialled.
+func (n *network) at(address string) []time.Time {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return append([]time.Time(nil), n.dials[address]...)
+}
+
+// gaps returns the times between dials of the address.
+func (n *network) gaps(address string) []time.Duration {
+	at := n.at(address)
+	var gaps []time.Duration
+	for i := 1; i < len(at); i++ {
+		gaps = append(gaps, at[i].Sub(at[i-1]))
+	}
+	return gaps
+}
+
+// dialled returns which addresses were dialled since the last call.
+func (n *network) dialled() map[string]bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	all := make(map[string]bool)
+	for a := range n.dials {
+		all[a] = true
+	}
+	clear(n.dials)
+	return all
+}
+
+// start makes a prober that is closed with the test; the network may be nil.
+func start(tb testing.TB, n *network, o latency.Options) *latency.Prober {
+	tb.Helper()
+	if n != nil {
+		o.Dial = n.Dial
+	}
+	p := latency.New(o)
+	tb.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			tb.Errorf("Close: %v", err)
+		}
+	})
+	return p
+}
+
+// address is the i-th address.
+func address(i int) string { return fmt.Sprintf("10.0.%d.%d:80", i/256, i%256) }
+
+// makePaths makes n paths with addresses of their own.
+func makePaths(p *latency.Prober, n int) []*latency.Path {
+	all := make([]*latency.Path, n)
+	for i := range all {
+		all[i] = p.Path(address(i))
+	}
+	return all
+}
+
+// within reports whether d is want ±20 %, and a bit for the probe itself.
+func within(d, want time.Duration) bool {
+	return d >= want*8/10 && d <= want*12/10+50*time.Millisecond
+}
