@@ -1,0 +1,266 @@
+package kv
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+// Phase is where an announcement is in its life.
+type Phase string
+
+// The phases of an announcement.
+const (
+	// Checking: not listed yet, its check has not passed.
+	Checking Phase = "checking"
+	// Registering: not listed, the registry has not taken it yet.
+	Registering Phase = "registering"
+	// Registered: listed, with a lease that is being renewed.
+	Registered Phase = "registered"
+	// Draining: listed as about to leave.
+	Draining Phase = "draining"
+	// Conflict: not listed, because another live instance has its id. It is
+	// tried again.
+	Conflict Phase = "conflict"
+	// Replaced: not listed any more, a newer incarnation has taken its id.
+	// Final: two processes must not fight for one id.
+	Replaced Phase = "replaced"
+	// Left: deregistered. Final.
+	Left Phase = "left"
+)
+
+// ErrConflict is in [State.Err] while another live instance has the same id,
+// and after a newer incarnation has taken it.
+var ErrConflict = errors.New("kv: the id belongs to another instance")
+
+// State is what an announcement knows of itself.
+type State struct {
+	Service, Instance string
+	Phase             Phase
+	// Status is what it says, or would say, of itself to callers.
+	Status events.Status
+	// Since is when the phase began.
+	Since time.Time
+	// Err is the last error of this phase, nil when all is well. In
+	// [Registered] it says that the lease could not be renewed lately.
+	Err error
+	// Revision of the record while it is listed.
+	Revision uint64
+}
+
+// Registered says whether the instance is listed, as far as its announcer knows.
+func (s State) Registered() bool { return s.Phase == Registered || s.Phase == Draining }
+
+// AnnounceOptions configure [Registry.Announce]. The zero value is ready to use.
+type AnnounceOptions struct {
+	// Check says whether the instance works. It is announced after the first
+	// pass; when the check fails twice in a row later it becomes not_ready,
+	// and up again after the next pass. Its context ends after CheckTimeout.
+	// A check that does not answer in time has failed. Default: always ready.
+	Check func(context.Context) error
+	// CheckInterval is the time between checks. Default 2s.
+	CheckInterval time.Duration
+	// CheckTimeout bounds one check. Default 2s.
+	CheckTimeout time.Duration
+	// Drain is how long Leave stays in draining, so that callers hear of it
+	// and calls end. Default 0: deregister at once.
+	Drain time.Duration
+	// InFlight is the number of calls being served, if it is known: draining
+	// ends when it is 0, though not before callers could hear of it.
+	InFlight func() int
+	// OnState is called after every change of the state, in order, with no
+	// lock held. It should return soon and must not wait for Leave: the lease
+	// is renewed by the same goroutine.
+	OnState func(State)
+	// Logger for changes of the state. Default: the registry's.
+	Logger *slog.Logger
+}
+
+// Announcement keeps one instance listed until [Announcement.Leave]. It is
+// safe for concurrent use.
+type Announcement struct {
+	r    *Registry
+	opts AnnounceOptions
+	log  *slog.Logger
+
+	in      atomic.Pointer[events.Instance] // as it is, or will be, announced
+	updated chan struct{}                   // it has changed
+	leave   chan struct{}                   // closed by Leave
+	hurry   chan struct{}                   // closed when draining must end at once
+	done    chan struct{}
+
+	interrupt            context.CancelFunc // ends the exchange under way
+	leaveOnce, hurryOnce sync.Once
+
+	mu    sync.Mutex // guards what follows
+	state State
+	goner error // why Leave did not deregister
+}
+
+// Announce lists an instance, and keeps it listed: it announces in after its
+// first passed check, renews the lease every third of the ttl, announces again
+// whenever the record was lost, and never gives up. It returns at once; the
+// error is about in and o only. An empty Incarnation and Started are filled in.
+func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcement, error) {
+	if in.Incarnation == "" {
+		in.Incarnation = rand.Text()[:12]
+	}
+	if in.Started.IsZero() {
+		in.Started = time.Now()
+	}
+	in.Started = in.Started.UTC().Truncate(time.Millisecond)
+	full, err := complete(in)
+	if err != nil {
+		return nil, err
+	}
+	if o.CheckInterval <= 0 {
+		o.CheckInterval = 2 * time.Second
+	}
+	if o.CheckTimeout <= 0 {
+		o.CheckTimeout = 2 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = r.log
+	}
+	a := &Announcement{
+		r: r, opts: o,
+		log:     o.Logger.With("service", full.Service, "instance", full.ID),
+		updated: make(chan struct{}, 1),
+		leave:   make(chan struct{}),
+		hurry:   make(chan struct{}),
+		done:    make(chan struct{}),
+	}
+	a.in.Store(full)
+	a.state = State{Service: full.Service, Instance: full.ID, Phase: Registering, Status: full.Status, Since: time.Now()}
+	if o.Check != nil {
+		a.state.Phase = Checking
+	}
+	go newAnnouncer(a).run() // ends with Leave, or when it is replaced
+	return a, nil
+}
+
+// State returns where the announcement is now.
+func (a *Announcement) State() State {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.state
+}
+
+// Instance returns the instance as it is announced. It is not to be changed.
+func (a *Announcement) Instance() events.Instance { return *a.in.Load() }
+
+// Done is closed when the announcement has ended: it has left, or was replaced.
+func (a *Announcement) Done() <-chan struct{} { return a.done }
+
+// Update changes what is announced, at once. What the record is found by
+// (service, region, zone and id), the incarnation and the ttl stay as they are.
+// change is given a copy that is its own, and called again when another Update
+// was faster.
+func (a *Announcement) Update(change func(*events.Instance)) error {
+	for {
+		before := a.in.Load()
+		after := *before
+		after.Endpoints, after.Metadata = maps.Clone(before.Endpoints), maps.Clone(before.Metadata)
+		if before.Coordinate != nil {
+			c := *before.Coordinate
+			after.Coordinate = &c
+		}
+		change(&after)
+		if after.Key() != before.Key() || after.Incarnation != before.Incarnation || after.TTL != before.TTL {
+			return fmt.Errorf("kv: update %s: service, region, zone, id, incarnation and ttl cannot be changed, announce another instance", before.Key())
+		}
+		full, err := complete(after)
+		if err != nil {
+			return err
+		}
+		select {
+		case <-a.leave:
+			return fmt.Errorf("kv: update %s: it is leaving", before.Key())
+		case <-a.done:
+			return fmt.Errorf("kv: update %s: it is not announced any more", before.Key())
+		default:
+		}
+		if !a.in.CompareAndSwap(before, full) {
+			continue
+		}
+		select {
+		case a.updated <- struct{}{}:
+		default: // it will see this one too
+		}
+		return nil
+	}
+}
+
+// complete is a valid copy of in with its defaults.
+func complete(in events.Instance) (*events.Instance, error) {
+	data, err := events.Encode(in)
+	if err != nil {
+		return nil, err
+	}
+	return events.Decode(data)
+}
+
+// Leave ends the announcement: it is announced as draining for the time of
+// [AnnounceOptions.Drain], then deregistered. When ctx ends, draining ends with
+// it. A registry that does not answer delays it by a few seconds, then the
+// lease ends by itself; the error says so. Leave may be called again.
+func (a *Announcement) Leave(ctx context.Context) error {
+	a.leaveOnce.Do(func() { close(a.leave); a.interrupt() })
+	select {
+	case <-a.done:
+	case <-ctx.Done():
+		a.hurryOnce.Do(func() { close(a.hurry) })
+		<-a.done
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.goner
+}
+
+// set changes the state and tells.
+func (a *Announcement) set(change func(*State)) {
+	a.mu.Lock()
+	before := a.state
+	change(&a.state)
+	after := a.state
+	if after.Phase != before.Phase {
+		after.Since = time.Now()
+		a.state.Since = after.Since
+	}
+	a.mu.Unlock()
+	if after.Phase == before.Phase && after.Status == before.Status && after.Revision == before.Revision && sameText(after.Err, before.Err) {
+		return
+	}
+	a.tell(before, after)
+	if a.opts.OnState != nil {
+		a.opts.OnState(after)
+	}
+}
+
+func (a *Announcement) tell(before, after State) {
+	switch {
+	case after.Phase == Conflict && before.Phase != Conflict, after.Phase == Replaced:
+		a.log.Error("not registered", "phase", after.Phase, "error", after.Err)
+	case after.Phase != before.Phase || after.Status != before.Status:
+		a.log.Info("announcement changed", "phase", after.Phase, "status", after.Status, "error", after.Err)
+	case after.Err != nil && before.Err == nil:
+		a.log.Warn("announcement is in trouble", "phase", after.Phase, "error", after.Err)
+	case after.Err == nil && before.Err != nil:
+		a.log.Info("announcement is well again", "phase", after.Phase)
+	}
+}
+
+func sameText(a, b error) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	return a.Error() == b.Error()
+}

@@ -1,0 +1,201 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+const (
+	retryEvery = 500 * time.Millisecond // after a failed exchange
+	retrySlow  = 5 * time.Second        // when it has failed for longer than retryLong
+	retryLong  = 30 * time.Second
+)
+
+// announcer is the goroutine of an [Announcement]; only it talks to the
+// registry, one exchange at a time.
+type announcer struct {
+	*Announcement
+	checker
+	ctx  context.Context // ends with the goroutine
+	stop context.CancelFunc
+	busy context.Context // ends when Leave is called: whatever waits, stops
+
+	revision uint64        // of our record, 0 when not listed
+	written  time.Time     // when the record was last written; zero: it must be
+	rewrite  time.Duration // and how long until it must be again
+	unsure   bool          // a write was sent and not answered
+	failing  time.Time     // since when the registry has not taken what we said
+	rival    rival
+}
+
+func newAnnouncer(a *Announcement) *announcer {
+	n := &announcer{Announcement: a, checker: newChecker(a.opts)}
+	n.ctx, n.stop = context.WithCancel(context.Background())
+	n.busy, a.interrupt = context.WithCancel(n.ctx)
+	return n
+}
+
+func (n *announcer) run() {
+	n.startChecks(n.ctx)
+	back := n.r.nc.StatusChanged(nats.CONNECTED)
+	timer := time.NewTimer(0)
+	defer func() {
+		timer.Stop()
+		n.r.nc.RemoveStatusListener(back)
+		n.stop()
+		n.awaitChecks()
+		close(n.done)
+	}()
+	for {
+		select {
+		case <-n.busy.Done():
+			n.depart()
+			return
+		case err := <-n.results:
+			if !n.judge(err) {
+				continue
+			}
+		case <-n.updated:
+			n.written = time.Time{}
+		case <-back:
+			// Everybody comes back at once: do not all speak at once.
+			timer.Reset(rand.N(min(time.Second, n.in.Load().TTL/3)))
+			continue
+		case <-timer.C:
+		}
+		if !n.passed {
+			continue
+		}
+		wait, final := n.step()
+		if final {
+			return
+		}
+		timer.Reset(wait)
+	}
+}
+
+// step does what is due, and says when to come again.
+func (n *announcer) step() (wait time.Duration, final bool) {
+	in := n.current()
+	err := n.keep(n.busy, in)
+	if err != nil && !errors.Is(err, ErrConflict) && !errors.Is(err, errWaiting) {
+		return n.trouble(err), false
+	}
+	n.failing = time.Time{}
+	switch {
+	case err == nil:
+		n.rival = rival{}
+		n.set(func(s *State) {
+			s.Phase, s.Status, s.Err, s.Revision = Registered, in.Status, nil, n.revision
+		})
+		return jitter(in.TTL / 3), false
+	case errors.Is(err, errReplaced):
+		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Replaced, err, 0 })
+		return 0, true
+	case errors.Is(err, errWaiting):
+		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Registering, err, 0 })
+		return jitter(in.TTL / 12), false
+	default:
+		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Conflict, err, 0 })
+		return jitter(in.TTL / 6), false
+	}
+}
+
+// keep does what is due for the instance to be, or to stay, listed.
+func (n *announcer) keep(ctx context.Context, in *events.Instance) error {
+	var err error
+	switch {
+	case n.revision == 0:
+		err = n.acquire(ctx, in)
+	case n.written.IsZero() || time.Since(n.written) >= n.rewrite:
+		err = n.write(ctx, in, n.revision)
+	default:
+		err = n.r.Renew(ctx, in, n.revision)
+	}
+	if errors.Is(err, ErrFenced) {
+		err = n.fenced(ctx, in)
+	}
+	return err
+}
+
+// trouble notes that the registry did not take what we said.
+func (n *announcer) trouble(err error) time.Duration {
+	if n.failing.IsZero() {
+		n.failing = time.Now()
+	}
+	n.rival = rival{} // it may have had no way to renew its lease
+	wait := min(retryEvery, n.in.Load().TTL/6)
+	if time.Since(n.failing) > retryLong {
+		wait = retrySlow
+	}
+	if errors.Is(err, ErrUnavailable) && n.r.nc.IsConnected() {
+		// Connected, and nobody there: perhaps the bucket is gone.
+		switch e := n.r.ensure(n.busy); {
+		case e == nil && n.revision == 0:
+			wait = min(wait, retryEvery/5)
+		case e != nil && !transient(e):
+			err = e // that says it better
+		}
+	}
+	if n.busy.Err() == nil { // else it was interrupted: Leave was called
+		n.set(func(s *State) {
+			s.Err = err
+			if n.revision == 0 {
+				s.Phase, s.Revision = Registering, 0
+			}
+		})
+	}
+	return jitter(wait)
+}
+
+// write writes the record over the given revision, with a fresh lease.
+func (n *announcer) write(ctx context.Context, in *events.Instance, revision uint64) error {
+	data, err := events.Encode(*in)
+	if err != nil {
+		return err
+	}
+	rev, err := n.r.register(ctx, in, data, revision)
+	if err != nil {
+		n.unsure = n.unsure || !errors.Is(err, ErrFenced)
+		return err
+	}
+	n.revision, n.written, n.unsure = rev, time.Now(), false
+	n.rewrite = jitter(recordTTL(in.TTL) / 2)
+	return nil
+}
+
+// current is the instance as it is to be announced now.
+func (n *announcer) current() *events.Instance {
+	in := *n.in.Load()
+	if n.health != events.Up {
+		in.Status = n.health
+	}
+	return &in
+}
+
+// judge takes in a result of the check and says whether there is anything to
+// announce.
+func (n *announcer) judge(err error) bool {
+	first := !n.passed
+	if !n.note(err) {
+		if first {
+			n.set(func(s *State) { s.Err = fmt.Errorf("kv: the check fails: %w", err) })
+		}
+		return false
+	}
+	switch {
+	case first:
+		n.set(func(s *State) { s.Phase, s.Err = Registering, nil })
+	case err != nil:
+		n.log.Warn("the check fails", "error", err)
+	}
+	n.written = time.Time{}
+	return true
+}

@@ -1,0 +1,24 @@
+// Package kv is the registry in NATS: one JetStream key-value bucket that
+// holds a record and a lease for every instance.
+//
+// [Open] returns a [Registry]. [Registry.Announce] keeps one instance listed
+// for as long as it lives; [Registry.Watch] hears of every change. It is the
+// only package of Proxima that knows JetStream.
+//
+// # Lease
+//
+// A record is written rarely, its lease often. The lease is a message that the
+// server will publish by itself, once the ttl has passed, as a purge of the
+// record; every heartbeat replaces it before that. So dead instances are
+// removed by the server, on the server's clock, and no watcher hears a
+// heartbeat. A heartbeat is fenced with the revision of the record: when the
+// record is gone or somebody else's, the server refuses it, and the announcer
+// knows at once. See docs/decisions for why it is built so.
+//
+// # Watch
+//
+// Changes are republished by the stream on plain subjects. A watcher
+// subscribes to them, reads a snapshot with batched direct gets, and merges
+// both by sequence. It needs no consumer, so it survives the loss of any
+// server, and it reads a new snapshot whenever it may have missed something.
+package kv

@@ -1,0 +1,95 @@
+package kv
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+// list is the instances of one service.
+type list struct {
+	records []*record
+	sorted  bool // by name: once it was published
+}
+
+func (l *list) add(rec *record) {
+	if !l.sorted {
+		l.records = append(l.records, rec)
+		return
+	}
+	i, _ := l.find(rec)
+	l.records = slices.Insert(l.records, i, rec)
+}
+
+func (l *list) remove(rec *record) {
+	l.sort()
+	if i, ok := l.find(rec); ok {
+		l.records = slices.Delete(l.records, i, i+1)
+	}
+}
+
+func (l *list) sort() {
+	if !l.sorted {
+		slices.SortFunc(l.records, byName)
+		l.sorted = true
+	}
+}
+
+func (l *list) find(rec *record) (int, bool) {
+	return slices.BinarySearchFunc(l.records, rec, byName)
+}
+
+func byName(a, b *record) int { return cmp.Compare(a.name, b.name) }
+
+func (l *list) entries() []events.Entry {
+	l.sort()
+	entries := make([]events.Entry, len(l.records))
+	for i, rec := range l.records {
+		entries[i] = events.Entry{Instance: rec.instance, Suspect: !rec.suspect.IsZero(), Revision: rec.seq}
+	}
+	return entries
+}
+
+func (v *view) list(service string) *list {
+	l := v.services[service]
+	if l == nil {
+		l = &list{}
+		v.services[service] = l
+	}
+	return l
+}
+
+func (v *view) touch(service string) { v.changed[service] = struct{}{} }
+
+func (v *view) touchAll() {
+	if v.service != "" {
+		v.touch(v.service)
+	}
+	for service := range v.services {
+		v.touch(service)
+	}
+}
+
+// publish calls apply for every service that has changed, in order of name.
+func (v *view) publish(stale bool, apply func(events.Snapshot)) {
+	if len(v.changed) == 0 {
+		return
+	}
+	names := make([]string, 0, len(v.changed))
+	for service := range v.changed {
+		names = append(names, service)
+	}
+	slices.Sort(names)
+	clear(v.changed)
+	for _, service := range names {
+		s := events.Snapshot{Service: service, Stale: stale}
+		if l := v.services[service]; l != nil {
+			s.Entries = l.entries()
+			if len(s.Entries) == 0 {
+				delete(v.services, service)
+			}
+		}
+		apply(s)
+	}
+}

@@ -1,0 +1,443 @@
+package kv_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv"
+)
+
+// remote is a registry at the end of a wire.
+func (f *fixture) remote(o kv.Options, opts ...nats.Option) (*wire, *nats.Conn, *kv.Registry) {
+	f.t.Helper()
+	w := newWire(f.ns)
+	nc := w.connect(f.t, opts...)
+	return w, nc, open(f.t, nc, o)
+}
+
+// guard watches and fails when fewer than n instances are ever shown, once
+// they were.
+func guard(t testing.TB, r *kv.Registry, n int) *viewer {
+	t.Helper()
+	v := watch(t, r, "user")
+	v.until("all listed", 5*time.Second, count(n))
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.least = n
+	return v
+}
+
+func unsuspected(n int) func(events.Snapshot) bool {
+	return func(s events.Snapshot) bool {
+		for _, e := range s.Entries {
+			if e.Suspect {
+				return false
+			}
+		}
+		return len(s.Entries) == n && !s.Stale
+	}
+}
+
+func TestPausedAnnouncerComesBackByItself(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		var pause time.Duration
+		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{OnState: func(kv.State) {
+			time.Sleep(pause) // the announcer does nothing meanwhile, as after SIGSTOP
+		}})
+		registered(t, a, time.Second)
+		v := watch(t, f.r, "user")
+		v.until("listed", time.Second, count(1))
+		for _, pause = range []time.Duration{20 * time.Second, 20 * time.Minute} {
+			before := a.State().Revision
+			if err := a.Update(func(in *events.Instance) { in.Version = pause.String() }); err != nil {
+				t.Fatal(err)
+			}
+			v.until("gone", 20*time.Second, count(0))
+			v.until("back", pause, count(1))
+			if rev := a.State().Revision; rev == before {
+				t.Error("the revision is the old one")
+			}
+		}
+	})
+}
+
+func TestAnnouncerWhoseConnectionWasCutComesBackByItself(t *testing.T) {
+	for _, outage := range []time.Duration{3 * time.Second, 30 * time.Second, 15 * time.Minute} {
+		t.Run(outage.String(), func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T) {
+				f := setup(t)
+				w, _, r := f.remote(kv.Options{})
+				a := f.announce(r, instance("a"), kv.AnnounceOptions{})
+				v := watch(t, f.r, "user")
+				v.until("listed", 2*time.Second, count(1))
+				w.cut()
+				time.Sleep(outage)
+				listed := len(v.get("user").Entries)
+				if want := outage < 15*time.Second; (listed == 1) != want {
+					t.Errorf("%d listed after an outage of %v", listed, outage)
+				}
+				if a.State().Err == nil && outage > 6*time.Second {
+					t.Error("the announcer has noticed nothing")
+				}
+				w.lead(f.ns)
+				v.until("back", 2*time.Second, count(1))
+				registered(t, a, 2*time.Second)
+			})
+		})
+	}
+}
+
+func TestViewsAreStaleWhileTheConnectionIsCut(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		w, _, r := f.remote(kv.Options{})
+		v := watch(t, r, "user")
+		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{})
+		v.until("listed", 2*time.Second, count(1))
+		w.cut()
+		v.until("stale", time.Second, func(s events.Snapshot) bool { return s.Stale && len(s.Entries) == 1 })
+		f.announce(f.r, instance("b"), kv.AnnounceOptions{}) // while nobody hears
+		if err := a.Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Minute)
+		n := v.applied()
+		time.Sleep(5 * time.Minute)
+		if v.applied() != n {
+			t.Errorf("an outage without news was reported %d times", v.applied()-n)
+		}
+		w.lead(f.ns)
+		v.until("the new state", 2*time.Second, func(s events.Snapshot) bool {
+			return count(1)(s) && s.Entries[0].ID == "b"
+		})
+	})
+}
+
+func TestBlackHoleIsNoticed(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		w, _, r := f.remote(kv.Options{}, nats.PingInterval(2*time.Second))
+		v := watch(t, r, "user")
+		a := f.announce(r, instance("a"), kv.AnnounceOptions{})
+		v.until("listed", 2*time.Second, count(1))
+		w.swallow()
+		time.Sleep(time.Minute)
+		if s := v.get("user"); !s.Stale || len(s.Entries) != 1 {
+			t.Errorf("after a minute the view is %s", show(s))
+		}
+		if s := a.State(); s.Err == nil {
+			t.Errorf("after a minute the announcer is %+v", s)
+		}
+		w.lead(f.ns)
+		v.until("listed again", 3*time.Second, count(1))
+		registered(t, a, 3*time.Second)
+	})
+}
+
+// many announces n instances and waits until they are listed.
+func (f *fixture) many(n int, ttl time.Duration) []*kv.Announcement {
+	f.t.Helper()
+	all := make([]*kv.Announcement, n)
+	for i := range all {
+		in := instance(fmt.Sprintf("i%03d", i))
+		in.TTL = ttl
+		all[i] = f.announce(f.r, in, kv.AnnounceOptions{})
+	}
+	for _, a := range all {
+		registered(f.t, a, 5*time.Second)
+	}
+	return all
+}
+
+func TestWipedBucketHealsAndNobodyIsReportedGone(t *testing.T) {
+	for name, subject := range map[string]string{
+		"on a record":       inst + "i000",
+		"on a lease":        lease + "i000",
+		"on a foreign key":  "$KV.proxima.inst.other._._.x",
+		"outside all names": "$KV.proxima.x",
+	} {
+		t.Run(name, func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T) {
+				f := setup(t)
+				const n, ttl = 30, 15 * time.Second
+				all := f.many(n, ttl)
+				v := guard(t, f.r, n)
+				if _, err := f.js().PublishMsg(t.Context(), &nats.Msg{
+					Subject: subject, Data: []byte("?"), Header: nats.Header{"Nats-Rollup": {"all"}},
+				}); err != nil {
+					t.Fatal(err)
+				}
+				if got := f.stream().State.Msgs; got != 1 {
+					t.Fatalf("%d messages are left", got)
+				}
+				time.Sleep(ttl/3 + ttl/30 + time.Second)
+				if e, err := f.r.Snapshot(t.Context(), "user"); err != nil || len(e) != 1 || len(e[0].Entries) != n {
+					t.Errorf("a third of the ttl later %v is listed, %v", e, err)
+				}
+				v.until("all well again", 6*time.Second, unsuspected(n))
+				for _, a := range all {
+					if !a.State().Registered() || a.State().Err != nil {
+						t.Errorf("%+v", a.State())
+					}
+				}
+				if f.r.Counts().Snapshots > 20 {
+					t.Errorf("it took %d snapshots", f.r.Counts().Snapshots)
+				}
+			})
+		})
+	}
+}
+
+func TestVanishedInstanceIsSuspectAndGoneAfterTenMinutes(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		in := instance("a")
+		in.TTL = time.Hour // nothing will expire
+		f.register(in)
+		v := guard(t, f.r, 1)
+		f.wipe()
+		began := time.Now()
+		v.until("suspect", time.Minute, func(s events.Snapshot) bool { return s.Entries[0].Suspect })
+		v.allow(0)
+		v.until("gone", time.Hour, count(0))
+		within(t, time.Since(began), 10*time.Minute, 11*time.Minute)
+	})
+}
+
+func TestDeletedStreamIsMadeAnew(t *testing.T) {
+	for _, again := range []string{"by us", "by somebody else"} {
+		t.Run(again, func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T) {
+				f := setup(t)
+				const n, ttl = 20, 15 * time.Second
+				f.many(n, ttl)
+				v := guard(t, f.r, n)
+				config := f.stream().Config
+				if err := f.js().DeleteStream(t.Context(), "KV_proxima"); err != nil {
+					t.Fatal(err)
+				}
+				if again != "by us" {
+					if _, err := f.js().CreateStream(t.Context(), config); err != nil {
+						t.Fatal(err)
+					}
+				}
+				time.Sleep(ttl/3 + ttl/30 + time.Second)
+				if e, err := f.r.Snapshot(t.Context(), "user"); err != nil || len(e) != 1 || len(e[0].Entries) != n {
+					t.Errorf("a third of the ttl later %v is listed, %v", e, err)
+				}
+				v.until("all well again", 6*time.Second, unsuspected(n))
+				// The new life is followed like the old.
+				f.announce(f.r, instance("new"), kv.AnnounceOptions{})
+				v.until("a new one", time.Second, unsuspected(n+1))
+			})
+		})
+	}
+}
+
+func TestServerRestart(t *testing.T) {
+	for _, memory := range []bool{true, false} {
+		for _, down := range []time.Duration{time.Second, 40 * time.Second, 30 * time.Minute} {
+			t.Run(fmt.Sprintf("memory=%v,down=%v", memory, down), func(t *testing.T) {
+				natstest.Bubble(t, func(t *testing.T) {
+					dir := t.TempDir()
+					at := func(o *server.Options) { o.StoreDir = dir }
+					f := &fixture{t: t, ns: natstest.Start(t, at)}
+					w, nc, r := f.remote(kv.Options{Memory: memory})
+					f.nc, f.r = nc, r
+					const n, ttl = 20, 5 * time.Second
+					f.many(n, ttl)
+					dead := instance("dead")
+					dead.TTL = ttl
+					f.register(dead)
+					v := guard(t, f.r, n+1)
+					v.allow(n) // the dead one may go
+					natstest.Stop(f.ns)
+					w.cut()
+					v.until("stale", 5*time.Second, func(s events.Snapshot) bool { return s.Stale })
+					time.Sleep(down)
+					f.ns = natstest.Start(t, at)
+					w.lead(f.ns)
+					v.until("the living are well", ttl+time.Second, func(s events.Snapshot) bool {
+						living := 0
+						for _, e := range s.Entries {
+							if !e.Suspect && e.ID != "dead" {
+								living++
+							}
+						}
+						return living == n && !s.Stale
+					})
+					v.until("the dead one is gone", 11*time.Minute, unsuspected(n))
+				})
+			})
+		}
+	}
+}
+
+func TestLostReplies(t *testing.T) {
+	in := func(s events.Snapshot, id string) *events.Instance {
+		for _, e := range s.Entries {
+			if e.ID == id {
+				return e.Instance
+			}
+		}
+		return nil
+	}
+	for n, what := range []string{"the lease", "the record"} {
+		t.Run("of the first registration: "+what, func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T) {
+				f := setup(t)
+				w, _, r := f.remote(kv.Options{})
+				w.losing(acks(n + 1))
+				a := f.announce(r, instance("a"), kv.AnnounceOptions{})
+				v := watch(t, f.r, "user")
+				registered(t, a, 5*time.Second)
+				v.until("listed", time.Second, count(1))
+				if w.lost() != 1 {
+					t.Errorf("%d replies were lost", w.lost())
+				}
+				if rev := v.get("user").Entries[0].Revision; rev != a.State().Revision {
+					t.Errorf("the record is at %d, the announcer says %d", rev, a.State().Revision)
+				}
+				time.Sleep(time.Minute)
+				if s := a.State(); !s.Registered() || s.Err != nil || len(v.get("user").Entries) != 1 {
+					t.Errorf("a minute later: %+v, %s", s, show(v.get("user")))
+				}
+			})
+		})
+		t.Run("of an update: "+what, func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T) {
+				f := setup(t)
+				w, _, r := f.remote(kv.Options{})
+				a := f.announce(r, instance("a"), kv.AnnounceOptions{})
+				registered(t, a, time.Second)
+				v := guard(t, f.r, 1)
+				w.losing(acks(n + 1))
+				if err := a.Update(func(in *events.Instance) { in.Weight = 7 }); err != nil {
+					t.Fatal(err)
+				}
+				v.until("updated", 5*time.Second, func(s events.Snapshot) bool { return in(s, "a").Weight == 7 })
+				registered(t, a, 5*time.Second)
+				time.Sleep(time.Minute)
+				if s := a.State(); w.lost() != 1 || s.Err != nil || s.Revision != v.get("user").Entries[0].Revision {
+					t.Errorf("a minute later, with %d lost: %+v, %s", w.lost(), s, show(v.get("user")))
+				}
+			})
+		})
+	}
+	t.Run("of a heartbeat", func(t *testing.T) {
+		natstest.Bubble(t, func(t *testing.T) {
+			f := setup(t)
+			w, _, r := f.remote(kv.Options{})
+			a := f.announce(r, instance("a"), kv.AnnounceOptions{})
+			registered(t, a, time.Second)
+			guard(t, f.r, 1)
+			rev := a.State().Revision
+			w.losing(acks(1))
+			time.Sleep(time.Minute)
+			if s := a.State(); w.lost() != 1 || s.Err != nil || s.Revision != rev {
+				t.Errorf("a minute later, with %d lost: %+v", w.lost(), s)
+			}
+		})
+	})
+	for _, drain := range []time.Duration{0, time.Second} {
+		for n := 1; n <= 1+int(2*drain/time.Second); n++ {
+			t.Run(fmt.Sprintf("of leaving: drain=%v, write %d", drain, n), func(t *testing.T) {
+				natstest.Bubble(t, func(t *testing.T) {
+					f := setup(t)
+					w, _, r := f.remote(kv.Options{})
+					a := f.announce(r, instance("a"), kv.AnnounceOptions{Drain: drain})
+					registered(t, a, time.Second)
+					v := watch(t, f.r, "user")
+					v.until("listed", time.Second, count(1))
+					w.losing(acks(n))
+					began := time.Now()
+					if err := a.Leave(t.Context()); err != nil {
+						t.Errorf("leave: %v", err)
+					}
+					within(t, time.Since(began), 0, drain+5*time.Second)
+					if w.lost() != 1 || f.get(lease+"a") != nil {
+						t.Errorf("%d lost; the lease: %+v", w.lost(), f.get(lease+"a"))
+					}
+					v.until("gone", time.Second, count(0))
+				})
+			})
+		}
+	}
+}
+
+func TestAnnouncerSaysWhatIsWrong(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{})
+		registered(t, a, time.Second)
+		// An operator puts something else in the place of the bucket.
+		if err := f.js().DeleteStream(t.Context(), "KV_proxima"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.js().CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "proxima"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		s := a.State()
+		if s.Err == nil {
+			t.Fatalf("no error: %+v", s)
+		}
+		// It is taken away again.
+		if err := f.js().DeleteStream(t.Context(), "KV_proxima"); err != nil {
+			t.Fatal(err)
+		}
+		registered(t, a, 10*time.Second)
+	})
+}
+
+func TestConnectionThatIsClosedForGood(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		nc := natstest.Connect(t, f.ns)
+		r := open(t, nc, kv.Options{})
+		a := f.announce(r, instance("a"), kv.AnnounceOptions{Drain: time.Minute})
+		v := watch(t, r, "user")
+		v.until("listed", time.Second, count(1))
+		nc.Close()
+		v.until("stale", time.Second, func(s events.Snapshot) bool { return s.Stale && len(s.Entries) == 1 })
+		time.Sleep(time.Minute)
+		if s := a.State(); s.Err == nil || !strings.Contains(s.Err.Error(), "not connected") {
+			t.Errorf("state %+v", s)
+		}
+		began := time.Now()
+		if err := a.Leave(context.Background()); err == nil {
+			t.Error("leave: no error")
+		}
+		within(t, time.Since(began), 0, time.Second)
+		v.close()
+		if _, err := r.Announce(instance("b"), kv.AnnounceOptions{}); err != nil {
+			t.Errorf("announce: %v", err)
+		} else if b, err := r.Announce(instance("b"), kv.AnnounceOptions{}); err == nil {
+			time.Sleep(time.Second)
+			_ = b.Leave(t.Context())
+		}
+		if err := r.Watch(t.Context(), "user", nil); err == nil {
+			t.Error("watch: no error")
+		}
+	})
+}
+
+// wipe empties the bucket, as anybody can who may write one key.
+func (f *fixture) wipe() {
+	f.t.Helper()
+	if _, err := f.js().PublishMsg(f.t.Context(), &nats.Msg{
+		Subject: "$KV.proxima.x", Header: nats.Header{"Nats-Rollup": {"all"}},
+	}); err != nil {
+		f.t.Fatal(err)
+	}
+}

@@ -1,0 +1,291 @@
+package kv
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+const (
+	pageSize = 1024            // records asked for at a time
+	pageIdle = 3 * time.Second // silence that ends a question
+)
+
+// reader asks the stream, one question at a time: for the newest message (a
+// check), or for a page of a read. A read is of everything, or of what has
+// changed since the last one. Because every key has one message, and a change
+// moves it to the end, a read that goes on after an interruption is as good as
+// one without.
+type reader struct {
+	filter  string // subjects in the stream
+	inbox   string
+	replies chan *nats.Msg
+
+	round int     // numbers the questions, so that late answers are known
+	asked int     // the question under way, 0 for none
+	about topic   // of it
+	want  finding // why there shall be a read; fine: no reason
+
+	cursor  uint64 // where the next page begins; 0: no read is under way
+	chain   uint64 // sequence of the last message of this page
+	unread  bool   // that message could not be read
+	floor   uint64 // the newest message must not lie before it
+	heard   uint64 // newest when the last check was asked
+	fullAt  time.Time
+	pause   time.Duration // before the next read, if this one finds no peace
+	retries int           // questions in a row without an answer
+
+	due     *time.Timer // the next question
+	soon    bool        // it is a read that somebody waits for
+	timeout *time.Timer // for the answer to this one
+}
+
+// topic is what a question is about.
+type topic int
+
+const (
+	newest topic = iota // the newest message
+	page                // a page of a read
+)
+
+func newReader(r *Registry, which string) reader {
+	rd := reader{
+		filter:  r.inst + which,
+		inbox:   r.nc.NewInbox() + ".",
+		replies: make(chan *nats.Msg, 2*pageSize),
+		pause:   settle,
+		due:     time.NewTimer(0), timeout: time.NewTimer(time.Hour),
+	}
+	rd.timeout.Stop()
+	return rd
+}
+
+// readSoon asks for a read, after a moment in which more may be found.
+func (w *watcher) readSoon(why finding) {
+	w.want = max(w.want, why)
+	if w.asked == 0 && !w.soon {
+		w.soon = true
+		w.due.Reset(rand.N(settle))
+	}
+}
+
+// reconnected begins again. Everybody comes back at once: not all ask at once.
+func (w *watcher) reconnected() {
+	w.timeout.Stop()
+	w.asked = 0
+	if w.cursor == 0 || !w.full {
+		w.cursor, w.want = 0, lost
+	}
+	w.soon = true
+	w.due.Reset(rand.N(2 * settle))
+}
+
+// next asks what is due: a page of the read under way, a new read, or a check.
+func (w *watcher) next() {
+	w.soon = false
+	if w.cursor == 0 {
+		switch {
+		case w.want == lost, !w.ready, !time.Now().Before(w.fullAt):
+			w.startRead(true)
+		case w.want == missed:
+			w.startRead(false)
+		default:
+			w.floor, w.heard = max(w.verified, w.heard), w.newest
+			w.ask(newest, getRequest{LastFor: w.filter})
+			return
+		}
+	}
+	w.askPage()
+}
+
+func (w *watcher) startRead(full bool) {
+	if full || w.want == missed {
+		w.want = fine
+	}
+	w.begin(full)
+	w.cursor = 1
+	if !full {
+		w.cursor = w.verified + 1
+	}
+}
+
+func (w *watcher) askPage() {
+	w.chain, w.unread = 0, false
+	w.ask(page, getRequest{Seq: w.cursor, NextFor: w.filter, Batch: pageSize})
+}
+
+func (w *watcher) ask(about topic, q getRequest) {
+	w.round++
+	w.asked, w.about = w.round, about
+	req, err := json.Marshal(q)
+	if err == nil && !w.r.nc.IsConnected() {
+		err = fmt.Errorf("%w: not connected", ErrUnavailable)
+	}
+	if err == nil {
+		err = w.r.nc.PublishRequest(w.r.direct, w.inbox+strconv.Itoa(w.asked), req)
+	}
+	if err != nil {
+		w.failed(err)
+		return
+	}
+	w.timeout.Reset(pageIdle)
+}
+
+// answer takes in an answer, or a part of it.
+func (w *watcher) answer(msg *nats.Msg) {
+	if w.asked == 0 || msg.Subject[len(w.inbox):] != strconv.Itoa(w.asked) {
+		return // too late
+	}
+	code := msg.Header.Get(hdrStatus)
+	switch {
+	case w.about == newest && stored(msg):
+		seq, _ := stampUint(msg.Header, hdrSequence)
+		w.checked(seq)
+	case w.about == newest && msg.Header == nil: // see listed
+		w.checked(max(w.floor, w.verified+1))
+	case w.about == newest && code == "404": // there is nothing
+		w.checked(0)
+	case w.about == newest:
+		w.refused(msg)
+	case stored(msg), msg.Header == nil:
+		w.listed(msg)
+	case code == "204":
+		w.pageEnded(msg)
+	case code == "404":
+		w.readEnded()
+	default:
+		w.refused(msg)
+	}
+}
+
+// checked compares the newest message with what is known.
+func (w *watcher) checked(seq uint64) {
+	w.answered()
+	w.expireSuspects()
+	switch {
+	case seq < w.floor:
+		// The stream was made anew or emptied, a copy lags behind, or what
+		// was heard was never stored.
+		w.r.counts.gaps.Add(1)
+		w.want = lost
+		w.schedule()
+	case seq > w.verified && w.want != lost:
+		// Heard, most likely; but a change that was not heard, followed by
+		// one that was, can be found in no other way.
+		w.startRead(false)
+		w.askPage()
+	default:
+		w.schedule()
+	}
+}
+
+// listed takes in a message of a page.
+func (w *watcher) listed(msg *nats.Msg) {
+	w.timeout.Reset(pageIdle)
+	if msg.Header == nil {
+		// Somebody wrote headers that cannot be read.
+		w.invalid(msg, errFrame)
+		w.unread = true
+		return
+	}
+	if !w.inOrder(msg) {
+		return
+	}
+	w.chain = w.mark(msg)
+	w.cursor = w.chain + 1
+}
+
+// inOrder says whether nothing was lost on the way before msg. If so, the page
+// is asked for again from there.
+func (w *watcher) inOrder(msg *nats.Msg) bool {
+	last, _ := stampUint(msg.Header, hdrLastSequence)
+	if last != w.chain && !w.unread {
+		w.failed(errors.New("kv: a part of an answer was lost"))
+		return false
+	}
+	w.unread = false
+	return true
+}
+
+func (w *watcher) pageEnded(msg *nats.Msg) {
+	if !w.inOrder(msg) {
+		return
+	}
+	last, _ := stampUint(msg.Header, hdrLastSequence)
+	w.highest = max(w.highest, last)
+	w.cursor = max(w.cursor, last+1)
+	if pending, _ := stampUint(msg.Header, hdrPending); pending > 0 {
+		w.askPage()
+		return
+	}
+	w.readEnded()
+}
+
+func (w *watcher) readEnded() {
+	w.cursor = 0
+	w.end()
+	w.answered()
+	if w.full {
+		w.r.counts.snapshots.Add(1)
+		w.heard = w.newest
+		w.fullAt = time.Now().Add(jitter(snapshotEvery))
+	}
+	if w.doubt {
+		w.want = lost
+	}
+	w.schedule()
+}
+
+// answered notes that the question under way has its answer.
+func (w *watcher) answered() {
+	w.asked = 0
+	w.timeout.Stop()
+	w.well()
+}
+
+// schedule says when to ask again. While reads find no peace, as when everybody
+// announces again after the registry was emptied, they become rarer.
+func (w *watcher) schedule() {
+	if w.want == fine {
+		w.pause, w.soon = settle, false
+		w.due.Reset(jitter(checkEvery))
+		return
+	}
+	w.soon = true
+	w.due.Reset(w.pause + rand.N(w.pause))
+	w.pause = min(2*w.pause, maxRetry/2)
+}
+
+// refused handles an answer that is an error: most often that nobody keeps
+// the bucket, or that it is not there.
+func (w *watcher) refused(msg *nats.Msg) {
+	err := fmt.Errorf("%w: %s", ErrUnavailable, status(msg))
+	if msg.Header.Get(hdrStatus) == "503" {
+		err = fmt.Errorf("%w: no server has bucket %q", ErrUnavailable, w.r.opts.Bucket)
+		if !w.r.opts.NoCreate {
+			if e := w.r.ensure(w.ctx); e != nil && !transient(e) {
+				err = e
+			}
+		}
+	}
+	w.failed(err)
+}
+
+// failed gives up the question and asks again later. One that fails is no
+// reason to call the view stale: a leader may be changing.
+func (w *watcher) failed(err error) {
+	w.timeout.Stop()
+	w.asked = 0
+	w.retries++
+	if w.retries > 1 || !w.r.nc.IsConnected() || !w.ready {
+		w.setStale(err)
+	}
+	delay := min(maxRetry, settle<<min(w.retries, 6))
+	w.soon = true
+	w.due.Reset(delay/2 + rand.N(delay))
+}

@@ -1,0 +1,290 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+var (
+	// ErrFenced is returned when the record of an instance is not the one
+	// that the caller knows: it was removed, or replaced by another incarnation.
+	ErrFenced = errors.New("kv: the record is gone or has been replaced")
+	// ErrNotFound is returned when no such instance is listed.
+	ErrNotFound = errors.New("kv: no such instance")
+	// ErrUnavailable is returned when the registry does not answer.
+	ErrUnavailable = errors.New("kv: the registry does not answer")
+)
+
+// DefaultBucket is the bucket's name unless [Options] says otherwise.
+const DefaultBucket = "proxima"
+
+// markerTTL is how long a removal stays readable: whoever reads a snapshot
+// within that time learns of it.
+const markerTTL = time.Hour
+
+// Options configure [Open]. The zero value is ready to use.
+type Options struct {
+	// Bucket is the name of the bucket. Default [DefaultBucket].
+	Bucket string
+	// Domain is the JetStream domain of the bucket. Default: the server's.
+	Domain string
+	// Replicas of the bucket, when Open creates it. Default: 3 in a cluster
+	// (1 if it has fewer servers), else 1.
+	Replicas int
+	// Memory keeps the bucket in memory instead of on disk, when Open creates it.
+	Memory bool
+	// NoCreate never creates the bucket, for users that may not.
+	NoCreate bool
+	// OpTimeout bounds each exchange with the server. Default 2s.
+	OpTimeout time.Duration
+	// Logger for what the registry notices by itself. Default [slog.Default].
+	Logger *slog.Logger
+}
+
+// Registry is an open bucket. It is safe for concurrent use and holds nothing
+// that must be closed: watches end with their contexts, announcements with
+// [Announcement.Leave]. The connection stays the caller's.
+type Registry struct {
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	opts   Options
+	log    *slog.Logger
+	stream string // KV_<bucket>
+	prefix string // $KV.<bucket>.
+	inst   string // $KV.<bucket>.inst.
+	live   string // <bucket>., the prefix of republished changes
+	direct string // subject of direct gets
+
+	counts counters
+	warned atomic.Int64 // when a message was last called invalid, unix nanoseconds
+
+	ensuring chan struct{} // full while somebody asks for the bucket, or makes it
+	ensured  atomic.Bool   // it has been seen
+}
+
+// Counts are totals since [Open].
+type Counts struct {
+	Invalid   uint64 // messages skipped because they are malformed
+	Forged    uint64 // messages ignored because a schedule wrote what it may not
+	Gaps      uint64 // changes that were missed and noticed
+	Snapshots uint64 // snapshots read
+}
+
+type counters struct{ invalid, forged, gaps, snapshots atomic.Uint64 }
+
+// Open opens the bucket, and creates it when it is not there and may be
+// created. ctx bounds the opening only. The error means that something must be
+// changed: an option, the server's configuration, an incompatible bucket. A
+// server that does not answer is no error: whatever needs the bucket tries
+// again until it does.
+func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
+	if nc == nil {
+		return nil, errors.New("kv: open: no NATS connection was given")
+	}
+	if o.Bucket == "" {
+		o.Bucket = DefaultBucket
+	}
+	if err := events.ValidateName("bucket", o.Bucket); err != nil {
+		return nil, fmt.Errorf("kv: open: %w", err)
+	}
+	if o.OpTimeout <= 0 {
+		o.OpTimeout = 2 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	r := &Registry{
+		nc: nc, opts: o, log: o.Logger,
+		stream: "KV_" + o.Bucket,
+		prefix: "$KV." + o.Bucket + ".",
+		inst:   "$KV." + o.Bucket + ".inst.",
+		live:   o.Bucket + ".",
+
+		ensuring: make(chan struct{}, 1),
+	}
+	api := "$JS.API."
+	var err error
+	if o.Domain != "" {
+		if err := events.ValidateName("domain", o.Domain); err != nil {
+			return nil, fmt.Errorf("kv: open: %w", err)
+		}
+		api = "$JS." + o.Domain + ".API."
+		r.js, err = jetstream.NewWithDomain(nc, o.Domain)
+	} else {
+		r.js, err = jetstream.New(nc)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("kv: open: %w", err)
+	}
+	r.direct = api + "DIRECT.GET." + r.stream
+	if !nc.Opts.AllowReconnect || nc.Opts.MaxReconnect >= 0 {
+		r.log.Warn("the NATS connection gives up after a number of reconnects, use nats.MaxReconnects(-1) for discovery that heals by itself",
+			"reconnects", nc.Opts.AllowReconnect, "max_reconnects", nc.Opts.MaxReconnect)
+	}
+	if err := r.open(ctx); err != nil && !transient(err) {
+		return nil, err
+	}
+	return r, nil
+}
+
+// open makes the bucket unless it is there. A server of a cluster that has
+// just started may not know yet where JetStream is, so that is asked again.
+func (r *Registry) open(ctx context.Context) error {
+	for end := time.Now().Add(r.opts.OpTimeout); ; {
+		err := r.ensure(ctx)
+		if !errors.Is(err, nats.ErrNoResponders) || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-time.After(r.opts.OpTimeout / 8):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// Counts returns the totals since Open.
+func (r *Registry) Counts() Counts {
+	return Counts{r.counts.invalid.Load(), r.counts.forged.Load(), r.counts.gaps.Load(), r.counts.snapshots.Load()}
+}
+
+// config is the stream under the bucket. It is not made by CreateKeyValue,
+// whose discard policy refuses schedules, yet it is an ordinary bucket to read.
+func (r *Registry) config(replicas int) jetstream.StreamConfig {
+	storage := jetstream.FileStorage
+	if r.opts.Memory {
+		storage = jetstream.MemoryStorage
+	}
+	return jetstream.StreamConfig{
+		Name:                   r.stream,
+		Description:            "Proxima's instances and their leases",
+		Subjects:               []string{r.prefix + ">"},
+		Storage:                storage,
+		Replicas:               replicas,
+		MaxMsgsPerSubject:      1,
+		MaxMsgSize:             events.MaxSize + 4096,
+		Discard:                jetstream.DiscardOld,
+		AllowMsgTTL:            true,
+		SubjectDeleteMarkerTTL: markerTTL,
+		AllowMsgSchedules:      true,
+		AllowRollup:            true,
+		AllowDirect:            true,
+		DenyDelete:             true,
+		RePublish: &jetstream.RePublish{
+			Source:      r.prefix + "inst.>",
+			Destination: r.live + "inst.>",
+		},
+	}
+}
+
+// ensure makes the bucket unless it is there. One caller at a time asks.
+func (r *Registry) ensure(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*r.opts.OpTimeout)
+	defer cancel()
+	select {
+	case r.ensuring <- struct{}{}:
+		defer func() { <-r.ensuring }()
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	}
+	if !r.nc.IsConnected() {
+		return fmt.Errorf("%w: not connected", ErrUnavailable)
+	}
+	s, err := r.js.Stream(ctx, r.stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if r.opts.NoCreate {
+			return fmt.Errorf("%w: there is no bucket %q and this user does not create it", ErrUnavailable, r.opts.Bucket)
+		}
+		s, err = r.create(ctx)
+	}
+	switch {
+	case err == nil:
+	case r.ensured.Load(), errors.Is(err, nats.ErrNoResponders) && r.opts.Domain != "":
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		return fmt.Errorf("%w (%w)", errNoJetStream, err)
+	case transient(err):
+		// Some users may read the bucket and not ask about the stream:
+		// to them this is a request without an answer.
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	default:
+		return fmt.Errorf("kv: open bucket %q: %w", r.opts.Bucket, err)
+	}
+	if missing := r.incompatible(s.CachedInfo().Config); missing != "" {
+		return fmt.Errorf("kv: bucket %q was not made by Proxima: %s; remove it or choose another name", r.opts.Bucket, missing)
+	}
+	r.ensured.Store(true)
+	return nil
+}
+
+func (r *Registry) create(ctx context.Context) (jetstream.Stream, error) {
+	replicas := r.opts.Replicas
+	if replicas == 0 {
+		replicas = 1
+		if r.nc.ConnectedClusterName() != "" {
+			replicas = 3
+		}
+	}
+	s, err := r.js.CreateStream(ctx, r.config(replicas))
+	if r.opts.Replicas == 0 && replicas > 1 && err != nil && !transient(err) {
+		s, err = r.js.CreateStream(ctx, r.config(1)) // a cluster of fewer servers
+	}
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // somebody else was faster
+		return r.js.Stream(ctx, r.stream)
+	}
+	if err == nil {
+		r.log.Info("made the registry's bucket", "bucket", r.opts.Bucket, "replicas", s.CachedInfo().Config.Replicas)
+	}
+	return s, err
+}
+
+var errNoJetStream = errors.New("kv: the NATS server has no JetStream for this user, start it with JetStream enabled (nats-server -js)")
+
+// incompatible says what a stream lacks to be a registry.
+func (r *Registry) incompatible(c jetstream.StreamConfig) string {
+	want := r.config(1)
+	var missing []string
+	for _, x := range []struct {
+		what string
+		ok   bool
+	}{
+		{"message TTLs", c.AllowMsgTTL},
+		{"message schedules", c.AllowMsgSchedules},
+		{"direct gets", c.AllowDirect},
+		{"one message per subject", c.MaxMsgsPerSubject == 1},
+		{"changes republished on " + want.RePublish.Destination, c.RePublish != nil && *c.RePublish == *want.RePublish},
+	} {
+		if !x.ok {
+			missing = append(missing, x.what)
+		}
+	}
+	if len(missing) == 0 {
+		return ""
+	}
+	return "it lacks " + strings.Join(missing, ", ")
+}
+
+// transient says that trying again may help.
+func transient(err error) bool {
+	if errors.Is(err, errNoJetStream) {
+		return false
+	}
+	if e, ok := errors.AsType[*jetstream.APIError](err); ok {
+		return e.Code == 503 && e.ErrorCode != jetstream.JSErrCodeJetStreamNotEnabled &&
+			e.ErrorCode != jetstream.JSErrCodeJetStreamNotEnabledForAccount
+	}
+	return errors.Is(err, ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
+		errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) ||
+		errors.Is(err, nats.ErrConnectionReconnecting) || errors.Is(err, nats.ErrReconnectBufExceeded) ||
+		errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed)
+}

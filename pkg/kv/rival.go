@@ -1,0 +1,109 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+var (
+	errReplaced = fmt.Errorf("%w: another incarnation has taken it", ErrConflict)
+	errWaiting  = errors.New("kv: another incarnation has this id, waiting to see whether it lives")
+)
+
+// rival is another incarnation that holds our id, and what we know of its lease.
+type rival struct {
+	incarnation string
+	lease       uint64    // sequence of its lease
+	since       time.Time // since when the lease has not been renewed
+	lives       bool      // it was seen to be renewed
+}
+
+// acquire lists the instance when its key is free, and finds out whether it is.
+func (n *announcer) acquire(ctx context.Context, in *events.Instance) error {
+	last, err := n.r.last(ctx, in.Key())
+	switch {
+	case errors.Is(err, ErrNotFound):
+	case err != nil:
+		return err
+	case last.instance == nil: // the mark of a removal
+	case last.instance.Incarnation == in.Incarnation: // ours: a reply was lost
+	default:
+		if err := n.watchRival(ctx, last.instance); err != nil {
+			return err
+		}
+	}
+	return n.write(ctx, in, last.seq)
+}
+
+// fenced finds out why the registry refused us, and announces again unless
+// somebody else has our id.
+func (n *announcer) fenced(ctx context.Context, in *events.Instance) error {
+	last, err := n.r.last(ctx, in.Key())
+	switch {
+	case errors.Is(err, ErrNotFound), err == nil && last.instance == nil:
+		if n.revision != 0 {
+			n.log.Info("the record was lost, announcing again", "revision", n.revision)
+		}
+		n.revision = 0
+	case err != nil:
+		return err
+	case last.instance.Incarnation == in.Incarnation:
+		if n.revision == last.seq {
+			return fmt.Errorf("%w: a copy of the bucket is behind", ErrUnavailable)
+		}
+		// The reply to a write was lost. What was written then may be old.
+		n.revision, n.written = last.seq, time.Time{}
+	case n.revision != 0 && last.seq > n.revision:
+		n.revision = 0
+		return fmt.Errorf("%w: %s", errReplaced, holder(last.instance))
+	default:
+		// Somebody was faster to a free id; or the stream was made anew, and
+		// somebody was faster then; or a copy is so far behind that it shows
+		// a life before ours.
+		n.revision = 0
+		if err := n.watchRival(ctx, last.instance); err != nil {
+			return err
+		}
+	}
+	err = n.write(ctx, in, last.seq)
+	if errors.Is(err, ErrFenced) {
+		return fmt.Errorf("%w: the record changes under our hands", ErrUnavailable)
+	}
+	return err
+}
+
+// watchRival tells whether the instance that holds our id lives: if so its
+// lease changes within a third of its ttl. Only the server's sequence is
+// compared, no clocks. It returns nil when the id may be taken.
+func (n *announcer) watchRival(ctx context.Context, other *events.Instance) error {
+	msg, err := n.r.lastMsg(ctx, n.r.prefix+other.Key().Lease())
+	var lease uint64
+	switch {
+	case err == nil:
+		lease, _ = stampUint(msg.Header, hdrSequence)
+	case !errors.Is(err, ErrNotFound):
+		return err
+	}
+	v := &n.rival
+	switch {
+	case v.incarnation != other.Incarnation:
+		*v = rival{incarnation: other.Incarnation, lease: lease, since: time.Now()}
+	case v.lease != lease:
+		v.lease, v.since, v.lives = lease, time.Now(), true
+	case time.Since(v.since) > other.TTL*4/9: // a third, and a third of that
+		return nil
+	}
+	if !v.lives {
+		return fmt.Errorf("%w: %s", errWaiting, holder(other))
+	}
+	return fmt.Errorf("%w: %s; give each instance an id of its own", ErrConflict, holder(other))
+}
+
+// holder says who has an id.
+func holder(in *events.Instance) string {
+	return fmt.Sprintf("%s is used by incarnation %s at %v, started %s", in.Key(), in.Incarnation, in.Endpoints, in.Started.Format(time.RFC3339))
+}

@@ -1,0 +1,266 @@
+package kv
+
+import (
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+// maxSuspect is how long an instance that vanished without a word is kept.
+const maxSuspect = 10 * time.Minute
+
+// view is what a watcher knows: every record by its key, and for each service
+// the list of those that are instances. One goroutine uses it.
+//
+// Messages come in any order, from changes as they happen and from reads that
+// may be answered by a copy that lags behind. Within one life of the stream the
+// higher sequence is the newer. When the stream was made anew, sequences start
+// again at 1: then the later time of the server tells, see [record.older].
+type view struct {
+	r        *Registry
+	service  string
+	seed     maphash.Seed
+	records  map[string]*record // by the rest of the subject: service.region.zone.id
+	services map[string]*list
+	changed  map[string]struct{} // services with something to publish
+	ready    bool                // a whole snapshot has been read
+	newest   uint64              // highest sequence known in this life of the stream
+	verified uint64              // nothing up to this sequence was missed
+
+	// Of the read under way, or the last.
+	full       bool   // it lists everything
+	generation uint32 // number of full reads
+	highest    uint64 // sequence in it
+	news       bool   // it told something that was not known
+	doubt      bool   // it contradicts what was heard: another shall decide
+}
+
+// record is the newest known message about one key.
+type record struct {
+	name       string
+	instance   *events.Instance // nil: removed, or never valid
+	seq        uint64
+	at         int64     // the server's clock, Unix nanoseconds
+	hash       uint64    // of the body
+	generation uint32    // of the snapshot that listed it last, or that it came after
+	missed     uint8     // snapshots in a row that do not agree with it
+	suspect    time.Time // since when; zero: it is not
+}
+
+// finding is what a change, as it is heard, says about others. The greater
+// asks for more.
+type finding int
+
+const (
+	fine   finding = iota
+	missed         // some change was not heard
+	lost           // the stream lost what it had, or was made anew
+)
+
+func newView(r *Registry, service string) *view {
+	return &view{
+		r: r, service: service, seed: maphash.MakeSeed(),
+		records: map[string]*record{}, services: map[string]*list{}, changed: map[string]struct{}{},
+	}
+}
+
+// hear merges a change as it happens, and says what it tells of others.
+func (v *view) hear(msg *nats.Msg) finding {
+	c, err := v.r.parse(msg)
+	if err == nil || !errors.Is(err, errFrame) {
+		if name := c.key.Inst(); msg.Subject[len(v.r.live):] != name {
+			err = fmt.Errorf("%w: a change of %s on another subject", errFrame, name)
+		}
+	}
+	if errors.Is(err, errFrame) {
+		v.invalid(msg, err)
+		return fine
+	}
+	rec, found := v.records[c.key.String()], fine
+	switch {
+	case rec == nil:
+		if c.last != 0 {
+			found = missed
+		}
+	case !rec.older(&c):
+		return fine // a read was faster
+	case c.last > rec.seq:
+		found = missed
+	case c.last < rec.seq && rec.instance != nil:
+		found = lost // it was there, and then it was not
+	}
+	if c.seq <= v.newest {
+		found = lost // sequences go back
+	}
+	v.newest = c.seq
+	v.merge(rec, &c, msg, err)
+	if !v.ready {
+		return fine // the read under way comes to all of it
+	}
+	return found
+}
+
+// older says whether c is newer than the record.
+func (rec *record) older(c *change) bool {
+	if c.seq > rec.seq {
+		return true
+	}
+	return c.at > rec.at // a lower sequence and a later time: another life of the stream
+}
+
+// merge puts a change in the place of what was known.
+func (v *view) merge(rec *record, c *change, msg *nats.Msg, err error) {
+	if rec == nil {
+		rec = &record{name: c.key.String()}
+		v.records[rec.name] = rec
+	}
+	rec.seq, rec.at, rec.missed, rec.generation = c.seq, c.at, 0, v.generation
+	if err != nil {
+		v.invalid(msg, err)
+		return // what was known stays
+	}
+	rec.suspect = time.Time{}
+	if c.instance == nil {
+		if rec.instance != nil {
+			v.list(c.key.Service).remove(rec)
+			rec.instance = nil
+			v.touch(c.key.Service)
+		}
+		return
+	}
+	v.touch(c.key.Service)
+	hash := maphash.Bytes(v.seed, msg.Data)
+	if rec.instance != nil && hash == rec.hash {
+		return // written again, and the same: only the revision is new
+	}
+	if rec.instance == nil {
+		v.list(c.key.Service).add(rec)
+	}
+	rec.instance, rec.hash = c.instance, hash
+}
+
+// begin starts to merge a read: of everything, or of the changes since the
+// last one.
+func (v *view) begin(full bool) {
+	v.full, v.highest, v.news, v.doubt = full, 0, false, false
+	if full {
+		v.generation++
+	}
+}
+
+// mark merges a message of the read and returns its sequence.
+func (v *view) mark(msg *nats.Msg) uint64 {
+	seq, _ := stampUint(msg.Header, hdrSequence)
+	v.highest = max(v.highest, seq)
+	name := strings.TrimPrefix(stamp(msg.Header, hdrSubject), v.r.inst)
+	if rec := v.records[name]; rec != nil && rec.seq == seq {
+		if at, err := time.Parse(time.RFC3339Nano, stamp(msg.Header, hdrTimestamp)); err == nil && at.UnixNano() == rec.at {
+			v.confirm(rec)
+			return seq // known: most of a read, and not worth decoding
+		}
+	}
+	c, err := v.r.parse(msg)
+	if errors.Is(err, errFrame) {
+		v.invalid(msg, err)
+		return seq
+	}
+	rec := v.records[c.key.String()]
+	switch {
+	case rec == nil || rec.older(&c):
+		v.news = true
+		v.merge(rec, &c, msg, err)
+	case !v.full || rec.generation == v.generation:
+		// It changed while this was read.
+	default:
+		// The snapshot is behind what was heard: a copy that lags, or what
+		// was heard was never stored. A second snapshot decides.
+		rec.generation = v.generation
+		if rec.missed++; rec.missed < 2 {
+			v.doubt = true
+		} else {
+			v.merge(rec, &c, msg, err)
+		}
+	}
+	return seq
+}
+
+func (v *view) confirm(rec *record) {
+	rec.generation, rec.missed = v.generation, 0
+	if !rec.suspect.IsZero() {
+		rec.suspect = time.Time{}
+		v.touch(rec.instance.Service)
+	}
+}
+
+// end concludes a read.
+func (v *view) end() {
+	if v.full {
+		v.newest, v.verified = v.highest, v.highest
+		v.sweep()
+	} else {
+		v.newest, v.verified = max(v.newest, v.highest), max(v.verified, v.highest)
+		if v.news {
+			v.r.counts.gaps.Add(1)
+		}
+	}
+	if !v.ready {
+		v.ready = true
+		if v.service != "" {
+			v.touch(v.service) // also when it has no instances
+		}
+	}
+	v.expireSuspects()
+}
+
+// sweep looks at what a snapshot did not list. A removal that is no longer
+// marked is forgotten; an instance that vanished without a word becomes suspect
+// when a second snapshot agrees.
+func (v *view) sweep() {
+	for name, rec := range v.records {
+		if rec.generation == v.generation {
+			v.newest = max(v.newest, rec.seq)
+			continue
+		}
+		if rec.instance == nil {
+			delete(v.records, name)
+			continue
+		}
+		if rec.missed++; rec.missed < 2 {
+			v.doubt = true
+		} else if rec.suspect.IsZero() {
+			rec.suspect = time.Now()
+			v.r.log.Warn("an instance vanished from the registry without a word, using it last", "service", rec.instance.Service, "instance", rec.instance.ID)
+			v.touch(rec.instance.Service)
+		}
+	}
+}
+
+// expireSuspects removes instances that have been suspect for too long.
+func (v *view) expireSuspects() {
+	for name, rec := range v.records {
+		if !rec.suspect.IsZero() && time.Since(rec.suspect) >= maxSuspect {
+			v.list(rec.instance.Service).remove(rec)
+			v.touch(rec.instance.Service)
+			delete(v.records, name)
+		}
+	}
+}
+
+func (v *view) invalid(msg *nats.Msg, err error) {
+	n := &v.r.counts.invalid
+	if errors.Is(err, errForged) {
+		n = &v.r.counts.forged
+	}
+	n.Add(1)
+	// Whoever writes garbage must not fill the log too.
+	now := time.Now().UnixNano()
+	if last := v.r.warned.Load(); now-last > int64(time.Minute) && v.r.warned.CompareAndSwap(last, now) {
+		v.r.log.Warn("ignoring a message that is not valid; more of them are only counted for a minute", "subject", msg.Subject, "error", err)
+	}
+}

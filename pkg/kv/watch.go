@@ -1,0 +1,219 @@
+package kv
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+const (
+	snapshotEvery = 5 * time.Minute  // even if nothing seems wrong
+	checkEvery    = 20 * time.Second // asks whether the stream is ahead
+	settle        = 100 * time.Millisecond
+	maxRetry      = 5 * time.Second
+	liveBuffer    = 4096 // messages; more unread ones cost a snapshot
+)
+
+// Watch calls apply with the complete snapshot of service whenever something
+// has changed, one call at a time, first when it is known. It blocks until ctx
+// ends. An empty service watches all: apply is then called for each service
+// that changed, with an empty snapshot for one whose last instance left.
+//
+// While the registry cannot be reached the last snapshot stays: apply is
+// called once with Stale set, and again when all is well. The error is ctx's,
+// or about service; nothing else ends a watch.
+func (r *Registry) Watch(ctx context.Context, service string, apply func(events.Snapshot)) error {
+	w, err := r.newWatcher(service)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	return w.run(ctx, apply)
+}
+
+// Snapshot reads what is listed now: one snapshot for each service, ordered by
+// name. An empty service reads all. A service that is not listed has none. It
+// tries until ctx ends.
+func (r *Registry) Snapshot(ctx context.Context, service string) ([]events.Snapshot, error) {
+	w, err := r.newWatcher(service)
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	w.once = true
+	var all []events.Snapshot
+	err = w.run(ctx, func(s events.Snapshot) {
+		if len(s.Entries) > 0 {
+			all = append(all, s)
+		}
+	})
+	if err != nil {
+		if w.err != nil {
+			err = w.err
+		}
+		return nil, fmt.Errorf("kv: read the registry: %w", err)
+	}
+	return all, nil
+}
+
+// watcher is one watch: a subscription, and reads to fill its gaps, merged in
+// a view by one goroutine.
+type watcher struct {
+	*view
+	reader
+
+	ctx     context.Context // of Watch
+	once    bool
+	live    chan *nats.Msg
+	status  chan nats.Status
+	subs    []*nats.Subscription
+	dropped int
+	stale   bool
+	err     error // why it is stale
+}
+
+func (r *Registry) newWatcher(service string) (*watcher, error) {
+	which := ">"
+	if service != "" {
+		if err := events.ValidateService(service); err != nil {
+			return nil, err
+		}
+		which = service + ".>"
+	}
+	w := &watcher{
+		view:   newView(r, service),
+		reader: newReader(r, which),
+		live:   make(chan *nats.Msg, liveBuffer),
+		status: r.nc.StatusChanged(),
+	}
+	for subject, ch := range map[string]chan *nats.Msg{r.live + "inst." + which: w.live, w.inbox + "*": w.replies} {
+		sub, err := r.nc.ChanSubscribe(subject, ch)
+		if err != nil {
+			w.close()
+			return nil, fmt.Errorf("kv: watch %s: %w", which, err)
+		}
+		w.subs = append(w.subs, sub)
+	}
+	return w, nil
+}
+
+func (w *watcher) close() {
+	for _, sub := range w.subs {
+		_ = sub.Unsubscribe() // fails only if the connection is closed
+	}
+	w.r.nc.RemoveStatusListener(w.status)
+	w.due.Stop()
+	w.timeout.Stop()
+}
+
+func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
+	w.ctx = ctx
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case msg := <-w.live:
+			w.listen(msg)
+		case msg := <-w.replies:
+			w.listen(nil) // so that what a read tells is news only if it was missed
+			w.answer(msg)
+			for range len(w.replies) {
+				w.answer(<-w.replies)
+			}
+		case <-w.status:
+			w.connection()
+		case <-w.due.C:
+			w.next()
+		case <-w.timeout.C:
+			w.failed(fmt.Errorf("%w: no answer for %v", ErrUnavailable, pageIdle))
+		}
+		if w.ready {
+			w.publish(w.stale, apply)
+			if w.once {
+				return nil
+			}
+		}
+	}
+}
+
+// listen takes in a change as it happens, and all that are waiting: a burst is
+// one change.
+func (w *watcher) listen(msg *nats.Msg) {
+	found := fine
+	if msg != nil {
+		found = w.hear(msg)
+	}
+	for range len(w.live) {
+		found = max(found, w.hear(<-w.live))
+	}
+	if w.overrun() {
+		found = max(found, missed)
+	}
+	if found != fine {
+		w.r.counts.gaps.Add(1)
+		w.readSoon(found)
+	}
+}
+
+// overrun notices that nats.go had to throw changes away.
+func (w *watcher) overrun() bool {
+	dropped := 0
+	for _, sub := range w.subs {
+		if n, err := sub.Dropped(); err == nil {
+			dropped += n
+		}
+	}
+	if dropped <= w.dropped {
+		return false
+	}
+	w.r.log.Warn("changes came faster than they were taken, reading them again", "service", w.service, "dropped", dropped-w.dropped)
+	w.dropped = dropped
+	return true
+}
+
+// connection takes note of a change of the connection. What it is now counts,
+// and not what it was: nats.go drops what it has to say when nobody listens.
+func (w *watcher) connection() {
+	for len(w.status) > 0 {
+		<-w.status
+	}
+	if !w.r.nc.IsConnected() {
+		w.setStale(fmt.Errorf("%w: the connection is %s", ErrUnavailable, w.r.nc.Status()))
+		return
+	}
+	w.reconnected()
+}
+
+func (w *watcher) setStale(err error) {
+	w.err = err
+	if w.stale {
+		return
+	}
+	w.stale = true
+	if w.ready {
+		w.r.log.Warn("the registry cannot be reached, keeping the last view", "service", w.service, "error", err)
+		w.touchAll()
+	}
+}
+
+// well notes that the registry has answered.
+func (w *watcher) well() {
+	w.err, w.retries = nil, 0
+	if w.stale {
+		w.stale = false
+		if w.ready {
+			w.r.log.Info("the registry is back", "service", w.service)
+			w.touchAll()
+		}
+	}
+}
+
+// jitter is d, give or take a tenth.
+func jitter(d time.Duration) time.Duration {
+	return d - d/10 + rand.N(d/5+1)
+}
