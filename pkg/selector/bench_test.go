@@ -1,0 +1,164 @@
+package selector_test
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+// fixed is a source of one list, changed by hand.
+type fixed struct {
+	lists chan events.Snapshot
+}
+
+func (f *fixed) Watch(ctx context.Context, _ string, apply func(events.Snapshot)) error {
+	for {
+		select {
+		case s := <-f.lists:
+			apply(s)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+var zones = []topology.Location{
+	{Region: "us-east-1", Zone: "us-east-1a"},
+	{Region: "us-east-1", Zone: "us-east-1b"},
+	{Region: "eu-west-1", Zone: "eu-west-1a"},
+}
+
+// fleet is n instances, a third of them in each of three circles.
+func fleet(n int) []events.Entry {
+	entries := make([]events.Entry, n)
+	for i := range entries {
+		entries[i].Instance = &events.Instance{
+			ID: fmt.Sprintf("user-%05d", i), Service: "user", Incarnation: "a",
+			Endpoints: map[string]string{events.NATS: "svc.user"},
+			Location:  zones[i%3], Status: events.Up, Weight: 100, Started: time.Now(), TTL: 15 * time.Second,
+		}
+	}
+	return sortEntries(entries)
+}
+
+func open(tb testing.TB, n int, o selector.Options) (*selector.Selector, *fixed) {
+	tb.Helper()
+	src := &fixed{lists: make(chan events.Snapshot)}
+	o.Source = src
+	if o.Location == (topology.Location{}) {
+		o.Location = zones[0]
+	}
+	s, err := selector.New(tb.Context(), nil, o)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = s.Close() })
+	go func() { src.lists <- events.Snapshot{Service: "user", Entries: fleet(n)} }()
+	p, err := s.Pick(tb.Context(), "user")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p.Done(nil)
+	return s, src
+}
+
+// BenchmarkPick is one pick and its end, by strategy and number of instances.
+// The baseline is the least that balancing costs: power of two choices on
+// in-flight × moving average over an array, with two readings of the clock.
+func BenchmarkPick(b *testing.B) {
+	for _, n := range []int{10, 1000, 10000} {
+		b.Run(fmt.Sprintf("strategy=baseline/instances=%d", n), func(b *testing.B) { baseline(b, max(1, n/3)) })
+		for _, strategy := range selector.Strategies() {
+			b.Run(fmt.Sprintf("strategy=%s/instances=%d", strategy, n), func(b *testing.B) {
+				s, _ := open(b, n, selector.Options{Strategy: strategy})
+				ctx := b.Context()
+				b.ReportAllocs()
+				for b.Loop() {
+					p, err := s.Pick(ctx, "user")
+					if err != nil {
+						b.Fatal(err)
+					}
+					p.Done(nil)
+				}
+			})
+		}
+	}
+}
+
+type plain struct {
+	inFlight atomic.Int64
+	average  atomic.Uint64
+	_        [48]byte
+}
+
+func baseline(b *testing.B, n int) {
+	nodes := make([]plain, n)
+	epoch := time.Now()
+	b.ReportAllocs()
+	for b.Loop() {
+		start := time.Since(epoch)
+		r := rand.Uint64()
+		x, y := &nodes[(r>>32)*uint64(n)>>32], &nodes[(r&(1<<32-1))*uint64(n)>>32]
+		if float64(y.inFlight.Load()+1)*math.Float64frombits(y.average.Load()) < float64(x.inFlight.Load()+1)*math.Float64frombits(x.average.Load()) {
+			x = y
+		}
+		x.inFlight.Add(1)
+		took := float64(time.Since(epoch) - start)
+		average := math.Float64frombits(x.average.Load())
+		x.average.Store(math.Float64bits(average + (took-average)/32))
+		x.inFlight.Add(-1)
+	}
+}
+
+func BenchmarkPickParallel(b *testing.B) {
+	for _, n := range []int{10, 10000} {
+		b.Run(fmt.Sprintf("instances=%d", n), func(b *testing.B) {
+			s, _ := open(b, n, selector.Options{})
+			ctx := b.Context()
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					p, err := s.Pick(ctx, "user")
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					p.Done(nil)
+				}
+			})
+		})
+	}
+}
+
+// BenchmarkApply is one change of one instance among many, from the source's
+// snapshot to the new table.
+func BenchmarkApply(b *testing.B) {
+	for _, n := range []int{100, 1000, 10000} {
+		b.Run(fmt.Sprintf("instances=%d", n), func(b *testing.B) {
+			_, src := open(b, n, selector.Options{})
+			entries := fleet(n)
+			src.lists <- events.Snapshot{Service: "user", Entries: entries}
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				changed := make([]events.Entry, n)
+				copy(changed, entries)
+				in := *changed[i%n].Instance
+				in.Version = fmt.Sprint(i)
+				changed[i%n].Instance = &in
+				entries = changed
+				i++
+				// The second send returns when the first has been applied.
+				src.lists <- events.Snapshot{Service: "user", Entries: entries}
+			}
+		})
+	}
+}

@@ -1,0 +1,95 @@
+package selector
+
+import (
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/breaker"
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+// member is one instance in the list of a service, with all that a table needs
+// to know of it side by side: making one reads no other memory.
+type member struct {
+	*node
+	in        *events.Instance
+	distance  time.Duration // from the selector's own place
+	circle    uint8         // seen from there
+	protocols protocols
+	condition condition
+	suspect   bool
+}
+
+// condition is what an instance is good for. Those before notReady are used in
+// this order: each when nothing of the ones before it can be had.
+type condition uint8
+
+const (
+	usable   condition = iota
+	suspect            // its lease is gone, nothing proves it dead
+	draining           // about to leave, and still working
+	open               // its breaker: calls fail
+	leaving            // draining, and calls fail
+	notReady           // never picked, as what follows
+	foreign            // no endpoint of the wanted protocol
+	conditions
+)
+
+// look sets what may have changed since the member was last looked at.
+func (m *member) look() {
+	m.distance = m.node.distance()
+	fails := m.breaker.State() == breaker.Open
+	switch {
+	case m.in.Status == events.NotReady:
+		m.condition = notReady
+	case m.in.Status == events.Draining && fails:
+		m.condition = leaving
+	case m.in.Status == events.Draining:
+		m.condition = draining
+	case fails:
+		m.condition = open
+	case m.suspect:
+		m.condition = suspect
+	default:
+		m.condition = usable
+	}
+}
+
+// protocols is a set of the protocols that an instance has endpoints of. As a
+// wish, the empty set is any.
+type protocols uint8
+
+const (
+	protocolHTTP protocols = 1 << iota
+	protocolHTTPS
+	protocolGRPC
+	protocolTCP
+	protocolNATS
+	protocolOther // wished for by name, and nobody has it
+)
+
+func protocolsOf(in *events.Instance) protocols {
+	var set protocols
+	for p := range in.Endpoints {
+		set |= wish(p) &^ protocolOther
+	}
+	return set
+}
+
+func wish(protocol string) protocols {
+	switch protocol {
+	case "":
+		return 0
+	case events.HTTP:
+		return protocolHTTP
+	case events.HTTPS:
+		return protocolHTTPS
+	case events.GRPC:
+		return protocolGRPC
+	case events.TCP:
+		return protocolTCP
+	case events.NATS:
+		return protocolNATS
+	default:
+		return protocolOther
+	}
+}

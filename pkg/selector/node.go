@@ -1,0 +1,119 @@
+package selector
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/breaker"
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/latency"
+)
+
+// node is all that this caller has learned about one incarnation of an
+// instance. It lives as long as that is listed. It is one cache line.
+type node struct {
+	// calls counts in its low bits the calls in flight and above them all
+	// picks ever: one atomic operation for both.
+	calls atomic.Uint64
+	// cost is the moving average of the durations of calls and the time of
+	// its last change, see [packCost].
+	cost     atomic.Uint64
+	breaker  *breaker.Breaker
+	instance atomic.Pointer[events.Instance]
+	scale    atomic.Uint32 // a float32: DefaultWeight / weight
+	home     uint8         // circle seen from the selector's own place
+
+	svc  *service
+	path *latency.Path
+}
+
+const (
+	inFlightBits = 20 // a million calls at once
+	inFlightMask = 1<<inFlightBits - 1
+	onePick      = 1<<inFlightBits | 1
+)
+
+// queue is what one more call would find: the calls in flight, by weight.
+func (n *node) queue() float64 {
+	return float64(n.inFlight()+1) * float64(math.Float32frombits(n.scale.Load()))
+}
+
+func (n *node) setWeight(weight int) {
+	n.scale.Store(math.Float32bits(events.DefaultWeight / float32(max(1, weight))))
+}
+
+func (n *node) inFlight() uint64 { return n.calls.Load() & inFlightMask }
+func (n *node) picks() uint64    { return n.calls.Load() >> inFlightBits }
+
+// distance from the selector's own place.
+func (n *node) distance() time.Duration {
+	return n.path.Estimate(n.svc.sel.assumed[n.home]).Distance
+}
+
+// The average of durations follows each sample by at least minWeight, so that
+// a busy instance is known after some 30 calls, and by the share that the time
+// since the last sample has of decay, so that a quiet one is not judged by the
+// past. A cost that is not renewed fades by a factor of e every decay, so an
+// instance that was slow is tried again: after 7 s if it was twice as slow,
+// after 46 s if a hundred times. (Finagle's and Linkerd's balancers keep a
+// like average with the same decay, for the same reasons.)
+const (
+	decay        = 10 * time.Second
+	decayMS      = uint32(decay / time.Millisecond)
+	fadeAfterMS  = decayMS / 16 // what busy instances are spared
+	minWeight    = 1.0 / 32
+	failWeight   = 1.0 / 4
+	failPenalty  = 4 // a failure counts as a call that took this many times longer
+	leastPenalty = float64(10 * time.Millisecond)
+	mostPenalty  = float64(5 * time.Second)
+)
+
+// packCost packs a duration in nanoseconds, as a float32, with the time of its
+// last change in milliseconds on the selector's clock, which may wrap.
+func packCost(ns float64, at uint32) uint64 {
+	return uint64(math.Float32bits(float32(ns)))<<32 | uint64(at)
+}
+
+func unpackCost(c uint64) (ns float64, at uint32) {
+	return float64(math.Float32frombits(uint32(c >> 32))), uint32(c)
+}
+
+// load is what power of two choices compares: calls in flight times their
+// duration, by weight. Known is false when no call has ended yet.
+func (n *node) load(nowMS uint32) (load float64, known bool) {
+	queue := n.queue()
+	ns, at := unpackCost(n.cost.Load())
+	if ns == 0 {
+		return queue, false
+	}
+	if idle := int32(nowMS - at); idle > int32(fadeAfterMS) {
+		ns *= math.Exp(-float64(idle) / float64(decayMS))
+	}
+	return queue * ns, true
+}
+
+// learn takes in the duration of a call. Two calls that end at the same
+// instant may lose one of the samples, never more.
+func (n *node) learn(took time.Duration, err error, nowMS uint32) {
+	ns, at := unpackCost(n.cost.Load())
+	sample := float64(max(took, 1))
+	weight := minWeight
+	if err != nil {
+		if isCanceled(err) {
+			return // how long it would have taken is not known
+		}
+		if fault(err) != nil {
+			// A fast failure must not look like a fast instance.
+			sample = max(sample, min(max(failPenalty*ns, leastPenalty), mostPenalty))
+			weight = failWeight
+		}
+	}
+	if dt := int32(nowMS - at); dt > 0 {
+		weight = max(weight, float64(dt)/(float64(dt)+float64(decayMS)))
+	}
+	if ns == 0 {
+		weight = 1
+	}
+	n.cost.Store(packCost(ns+(sample-ns)*weight, nowMS))
+}

@@ -1,0 +1,271 @@
+package selector
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/breaker"
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+// Pick is the instance that was picked for one call. Its end must be told with
+// Done or DoneAfter, once; further calls on the same variable do nothing.
+type Pick struct {
+	// Instance to call. It is shared: do not change it.
+	*events.Instance
+
+	node  *node
+	pass  breaker.Pass // zero: its breaker was not asked, there was nothing better
+	start time.Duration
+	index uint8 // of the circle
+	flags uint8
+}
+
+// Flags of a pick. They say what there is to do at its end.
+const (
+	pickLive   uint8 = 1 << iota // it has not ended
+	pickLearns                   // the strategy needs the durations of calls
+	pickCounts                   // the strategy needs the calls in flight to all instances
+)
+
+// Circle is the circle that it was picked from: zone, region … or elsewhere.
+func (p *Pick) Circle() string {
+	if p.node == nil {
+		return ""
+	}
+	return p.node.svc.sel.opts.Levels.Name(int(p.index))
+}
+
+// Done tells how the call ended. Nil is a success, [context.Canceled] nobody's
+// failure, an error marked [Permanent] an answer. The time since the pick is
+// what balancing learns.
+func (p *Pick) Done(err error) {
+	flags := p.flags
+	if flags == 0 {
+		return
+	}
+	p.flags = 0
+	p.node.calls.Add(^uint64(0))
+	if flags&pickLearns != 0 {
+		now := p.node.svc.sel.now()
+		p.node.learn(now-p.start, err, milliseconds(now))
+	}
+	if err == nil && flags&pickCounts == 0 {
+		p.pass.Done(nil)
+		return
+	}
+	p.finish(flags, err)
+}
+
+// DoneAfter is Done for calls that outlast the answer, such as a response
+// whose body is streamed: latency is the time until the instance had answered.
+func (p *Pick) DoneAfter(err error, latency time.Duration) {
+	flags := p.flags
+	if flags == 0 {
+		return
+	}
+	p.flags = 0
+	p.node.calls.Add(^uint64(0))
+	if flags&pickLearns != 0 {
+		p.node.learn(latency, err, milliseconds(p.node.svc.sel.now()))
+	}
+	p.finish(flags, err)
+}
+
+func (p *Pick) finish(flags uint8, err error) {
+	if flags&pickCounts != 0 {
+		p.node.svc.inFlight.Add(-1)
+	}
+	p.pass.Done(fault(err))
+}
+
+// Pick returns the nearest working instance of a service. The first pick of a
+// service waits for its list, bounded by ctx and [Options.FirstSnapshot];
+// after that Pick never waits and ctx is not looked at. The error is
+// [ErrUnknownService], [ErrNoSnapshot], [ErrClosed], a *[NoInstanceError], or
+// an [events.FieldError] about the name.
+func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
+	svc := s.slot(service).Load()
+	if svc == nil || svc.name != service {
+		svc = (*s.services.Load())[service]
+	}
+	if svc != nil && svc.plain {
+		v := svc.home
+		if t := v.table.Load(); t != nil && t.first != nil {
+			var start time.Duration
+			if v.ending&pickLearns != 0 {
+				start = s.now()
+			}
+			n := v.choose(t.first, milliseconds(start))
+			pass, ok := n.breaker.AllowClosed()
+			if !ok { // a trial, perhaps
+				var err error
+				pass, err = n.breaker.Allow()
+				ok = err == nil
+			}
+			if ok {
+				n.calls.Add(onePick)
+				return Pick{n.instance.Load(), n, pass, start, t.first.index, v.ending}, nil
+			}
+		}
+	}
+	return s.PickFor(ctx, Request{Service: service})
+}
+
+// PickFor is Pick with all that can be asked for.
+func (s *Selector) PickFor(ctx context.Context, r Request) (Pick, error) {
+	svc, err := s.service(r.Service)
+	if err != nil {
+		return Pick{}, err
+	}
+	v := svc.view(&r)
+	t := v.current()
+	if t == nil {
+		if v, t, err = s.await(ctx, svc, &r); err != nil {
+			return Pick{}, err
+		}
+	}
+	p, ok := v.pick(t, &r)
+	if !ok {
+		return Pick{}, v.nothing(t)
+	}
+	if s.opts.OnPick != nil {
+		told := p
+		told.flags = 0
+		s.opts.OnPick(told)
+	}
+	return p, nil
+}
+
+// await waits for the first snapshot of a service.
+func (s *Selector) await(ctx context.Context, svc *service, r *Request) (*view, *table, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.FirstSnapshot)
+	defer cancel()
+	for {
+		svc.asked.Store(int64(s.now()))
+		select {
+		case <-svc.ready:
+			v := svc.view(r)
+			if t := v.current(); t != nil {
+				return v, t, nil
+			}
+			<-svc.run.Done() // it is being closed
+		case <-svc.run.Done():
+		case <-ctx.Done():
+			return nil, nil, fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err())
+		}
+		// Forgotten in favour of others while we waited, if not for good.
+		var err error
+		if svc, err = s.service(svc.name); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// nothing is the error when a table had nothing to pick.
+func (v *view) nothing(t *table) error {
+	if t.total > 0 {
+		return v.noInstance(t)
+	}
+	v.svc.asked.Store(int64(v.svc.sel.now()))
+	return fmt.Errorf("%w %q", ErrUnknownService, v.svc.name)
+}
+
+// attempt is the search for one pick.
+type attempt struct {
+	*view
+	request *Request
+	start   time.Duration
+	any     bool // an instance whose breaker does not allow it will do
+}
+
+// pick goes through the circles in their order: those of usable instances
+// first. It is false when the request avoids all that there is.
+func (v *view) pick(t *table, r *Request) (Pick, bool) {
+	if t.first == nil {
+		return Pick{}, false
+	}
+	a := attempt{view: v, request: r}
+	if v.ending&pickLearns != 0 {
+		a.start = v.svc.sel.now()
+	}
+	for _, a.any = range [...]bool{false, true} {
+		for what := t.best; what < notReady; what++ {
+			if what >= open && !a.any {
+				break // their breakers allow nothing
+			}
+			begin := 0
+			if what == t.best && len(r.tried) >= 2 {
+				// Two instances failed: perhaps it is their circle. Begin
+				// with the next.
+				begin = int(t.first.index) + 1
+			}
+			for i := range t.levels {
+				c := &t.circles[t.index(what, uint8((begin+i)%t.levels))]
+				if p, ok := a.from(c); ok {
+					return p, true
+				}
+			}
+		}
+	}
+	return Pick{}, false
+}
+
+// from takes an instance of a circle: the strategy's choice, else any of the
+// near set, else the nearest of the others.
+func (a *attempt) from(c *circle) (p Pick, ok bool) {
+	if len(c.near) == 0 {
+		return Pick{}, false
+	}
+	switch a.kind {
+	case kindHash:
+		ok = a.ringOf(c).pick(a.request.Key, a.svc.inFlight.Load(), func(n *node) bool {
+			p, ok = a.take(n, c)
+			return ok
+		})
+	default:
+		if p, ok = a.take(a.choose(c, milliseconds(a.start)), c); !ok && a.kind != kindNearest {
+			p, ok = a.one(c.near, c)
+		}
+	}
+	if ok || len(c.space) == len(c.near) && a.kind != kindNearest {
+		return p, ok
+	}
+	for _, band := range a.farther(c) {
+		if p, ok = a.one(band, c); ok {
+			return p, true
+		}
+	}
+	return Pick{}, false
+}
+
+// one takes the first of a set that may be had, from a random start.
+func (a *attempt) one(set []*node, c *circle) (Pick, bool) {
+	from := rand.N(len(set))
+	for i := range set {
+		if p, ok := a.take(set[(from+i)%len(set)], c); ok {
+			return p, true
+		}
+	}
+	return Pick{}, false
+}
+
+// take takes n if it is wanted and its breaker allows, or need not.
+func (a *attempt) take(n *node, c *circle) (Pick, bool) {
+	in := n.instance.Load()
+	if slices.Contains(a.request.tried, n) || slices.Contains(a.request.Avoid, in.ID) {
+		return Pick{}, false
+	}
+	pass, err := n.breaker.Allow()
+	if err != nil && !a.any {
+		return Pick{}, false
+	}
+	n.calls.Add(onePick)
+	if a.ending&pickCounts != 0 {
+		a.svc.inFlight.Add(1)
+	}
+	return Pick{in, n, pass, a.start, c.index, a.ending}, true
+}

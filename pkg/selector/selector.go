@@ -1,0 +1,199 @@
+package selector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv"
+	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+// maxEmpty is how many services without instances are watched at most: names
+// that come from outside must not cost memory for ever.
+const maxEmpty = 128
+
+// Selector picks instances of any number of services. It is safe for
+// concurrent use. Make one per process and keep it: what it has learned is in it.
+type Selector struct {
+	opts    Options
+	source  Source
+	home    topology.Place
+	assumed []time.Duration // by circle
+	epoch   time.Time       // what the clock of costs counts from
+	prober  *latency.Prober
+	log     *slog.Logger
+
+	run  context.Context // ends with Close
+	stop context.CancelFunc
+	work sync.WaitGroup
+
+	services atomic.Pointer[map[string]*service] // replaced, never changed
+	recent   [16]atomic.Pointer[service]         // some of them by slot, so that most picks need no map
+	watches  atomic.Uint64                       // begun so far
+
+	mu     sync.Mutex // guards the making of a new map
+	closed bool
+}
+
+// New starts a selector on nc. ctx bounds the opening of the registry only.
+// With [Options.Source] set nc is not used and may be nil. The connection
+// stays the caller's.
+func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if o.Location == (topology.Location{}) {
+		found := topology.Detect(ctx, topology.Environment(os.Getenv)...)
+		if err := errors.Join(found.Errors...); err != nil {
+			o.Logger.Warn("the caller's location is not known in full", "error", err)
+		}
+		o.Location = found.Location
+	}
+	s := &Selector{
+		opts: o, source: o.Source, log: o.Logger,
+		home:    topology.Place{Location: o.Location, Labels: o.Labels},
+		assumed: make([]time.Duration, len(o.Levels)+1),
+		epoch:   time.Now(),
+	}
+	for i := range s.assumed {
+		s.assumed[i] = latency.Assumed(i, len(s.assumed))
+	}
+	if s.source == nil {
+		if s.source, err = kv.Open(ctx, nc, kv.Options{Bucket: o.Bucket, Logger: o.Logger}); err != nil {
+			return nil, fmt.Errorf("selector: %w", err)
+		}
+	}
+	o.Latency.OnChange = s.distanceChanged
+	s.prober = latency.New(o.Latency)
+	s.services.Store(&map[string]*service{})
+	s.run, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	return s, nil
+}
+
+// Location is where the selector is.
+func (s *Selector) Location() topology.Location { return s.home.Location }
+
+// Close ends all watches and probes and waits for them. Picks fail from then
+// on with [ErrClosed]. It may be called twice, and always returns nil.
+func (s *Selector) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.services.Store(&map[string]*service{})
+	for i := range s.recent {
+		s.recent[i].Store(nil)
+	}
+	s.mu.Unlock()
+	s.stop()
+	s.work.Wait()
+	return s.prober.Close()
+}
+
+// now is the clock of costs, in nanoseconds: the monotonic clock alone, which
+// takes half the time of time.Now.
+func (s *Selector) now() time.Duration { return time.Since(s.epoch) }
+
+func milliseconds(d time.Duration) uint32 { return uint32(d / time.Millisecond) }
+
+// service returns what is known of a service, and begins to watch it when it
+// is asked for the first time.
+func (s *Selector) service(name string) (*service, error) {
+	if svc := (*s.services.Load())[name]; svc != nil {
+		return svc, nil
+	}
+	if err := events.ValidateService(name); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	old := *s.services.Load()
+	if svc := old[name]; svc != nil {
+		return svc, nil
+	}
+	services := maps.Clone(old)
+	s.evictLocked(services)
+	svc := newService(s, name)
+	services[name] = svc
+	s.services.Store(&services)
+	s.slot(name).CompareAndSwap(nil, svc)
+	s.work.Go(svc.watch)
+	return svc, nil
+}
+
+// slot is where a service is in recent, if it was the first to come there.
+func (s *Selector) slot(name string) *atomic.Pointer[service] {
+	n := uint(len(name))
+	if n == 0 {
+		return &s.recent[0]
+	}
+	return &s.recent[(n+uint(name[0])+uint(name[n-1])*3)%uint(len(s.recent))]
+}
+
+// evictLocked forgets the service without instances that was asked for the
+// longest ago, when there are too many of them.
+func (s *Selector) evictLocked(services map[string]*service) {
+	var oldest *service
+	empty := 0
+	for _, svc := range services {
+		if svc.total.Load() > 0 {
+			continue
+		}
+		empty++
+		if oldest == nil || svc.asked.Load() < oldest.asked.Load() {
+			oldest = svc
+		}
+	}
+	if empty < maxEmpty {
+		return
+	}
+	delete(services, oldest.name)
+	s.slot(oldest.name).CompareAndSwap(oldest, nil)
+	oldest.stop()
+}
+
+// distanceChanged is the prober's: the table of the service is out of date.
+func (s *Selector) distanceChanged(group string) {
+	name, _, _ := strings.Cut(group, "#")
+	if svc := (*s.services.Load())[name]; svc != nil {
+		svc.rebuildSoon()
+	}
+	if s.opts.Latency.OnChange != nil {
+		s.opts.Latency.OnChange(name)
+	}
+}
+
+// CircleStats is what [Selector.Stats] says of one circle of a service.
+type CircleStats struct {
+	Service, Circle string
+	Picks           uint64 // since the start
+	Instances       int
+	Usable          int
+	InFlight        int
+	Stale           bool
+}
+
+// Stats returns, for every service that was asked for and every circle seen
+// from the selector's own place, what was picked there. Metrics read it, so
+// that a pick need not count for them.
+func (s *Selector) Stats() []CircleStats {
+	var all []CircleStats
+	for _, svc := range *s.services.Load() {
+		all = append(all, svc.stats()...)
+	}
+	return all
+}

@@ -1,0 +1,147 @@
+package selector
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/proxima-discovery/proxima/pkg/breaker"
+)
+
+// Strategy chooses among the instances of a near set.
+type Strategy string
+
+// The strategies.
+const (
+	// P2C draws two at random and takes the one with less load: calls in
+	// flight times their average duration, by weight. (Mitzenmacher, The
+	// Power of Two Choices in Randomized Load Balancing, 2001.)
+	P2C Strategy = "p2c"
+	// Nearest takes the one at the least distance.
+	Nearest Strategy = "nearest"
+	// RoundRobin takes one after the other.
+	RoundRobin Strategy = "round_robin"
+	// WeightedRoundRobin takes one after the other, each in proportion to
+	// its weight and evenly spread in time.
+	WeightedRoundRobin Strategy = "weighted_round_robin"
+	// Random draws one.
+	Random Strategy = "random"
+	// LeastRequest draws two at random and takes the one with fewer calls in
+	// flight, by weight.
+	LeastRequest Strategy = "least_request"
+	// ConsistentHash takes the same one for the same [Request.Key] for as
+	// long as it is there and not much busier than the others.
+	ConsistentHash Strategy = "consistent_hash"
+)
+
+// Strategies returns all strategies.
+func Strategies() []Strategy {
+	return []Strategy{
+		kindP2C: P2C, kindNearest: Nearest, kindRoundRobin: RoundRobin, kindWeighted: WeightedRoundRobin,
+		kindRandom: Random, kindLeastRequest: LeastRequest, kindHash: ConsistentHash,
+	}
+}
+
+// kind is a strategy as a pick tells it: comparing names takes as long as
+// choosing.
+type kind uint8
+
+const (
+	kindP2C kind = iota
+	kindNearest
+	kindRoundRobin
+	kindWeighted
+	kindRandom
+	kindLeastRequest
+	kindHash
+)
+
+func kindOf(s Strategy) kind { return kind(slices.Index(Strategies(), s)) }
+
+// ParseStrategy checks a name given by a user.
+func ParseStrategy(name string) (Strategy, error) {
+	if s := Strategy(name); slices.Contains(Strategies(), s) {
+		return s, nil
+	}
+	var names []string
+	for _, s := range Strategies() {
+		names = append(names, string(s))
+	}
+	return "", fmt.Errorf("selector: strategy %q, want one of %s", name, strings.Join(names, ", "))
+}
+
+// turn is the place of a round robin. It lives longer than the tables.
+type turn struct {
+	_ [64]byte // no other data on the line that every pick writes to
+	n atomic.Uint64
+	_ [56]byte
+}
+
+// choose picks from a near set that is not empty, for all strategies but
+// ConsistentHash. The choice may turn out not to be available: its breaker has
+// the last word. Time is only looked at by the strategies that learn from it.
+func (v *view) choose(c *circle, nowMS uint32) *node {
+	near := c.near
+	switch v.kind {
+	case kindRoundRobin:
+		return near[uint32(v.turn.n.Add(1))%uint32(len(near))]
+	case kindRandom:
+		return near[(rand.Uint64()>>32)*uint64(len(near))>>32]
+	case kindWeighted:
+		return near[c.stride.next(&v.turn.n)]
+	case kindP2C, kindLeastRequest:
+		if len(near) > 1 {
+			return v.better(near, nowMS)
+		}
+	}
+	return near[0]
+}
+
+// better is the better of two drawn at random.
+func (v *view) better(near []*node, nowMS uint32) *node {
+	a, b := two(near)
+	if sa, sb := a.breaker.State(), b.breaker.State(); sa != breaker.Closed || sb != breaker.Closed {
+		// One that is half-open is tried when it is drawn: nobody else will
+		// find out whether it is back. Its breaker limits how often.
+		if sb == breaker.HalfOpen && sa != breaker.HalfOpen || sb == breaker.Closed && sa == breaker.Open {
+			return b
+		}
+		return a
+	}
+	if v.kind == kindLeastRequest {
+		if b.queue() < a.queue() {
+			return b
+		}
+		return a
+	}
+	return lighter(a, b, nowMS)
+}
+
+// two draws two different nodes.
+func two(near []*node) (a, b *node) {
+	r := rand.Uint64()
+	n := uint64(len(near))
+	i := (r >> 32) * n >> 32
+	j := (r & (1<<32 - 1)) * (n - 1) >> 32
+	if j >= i {
+		j++
+	}
+	return near[i], near[j]
+}
+
+// lighter is the node with less load. While the duration of one is not known
+// only the calls in flight are compared, so a new instance is neither flooded
+// nor starved.
+func lighter(a, b *node, nowMS uint32) *node {
+	la, knownA := a.load(nowMS)
+	lb, knownB := b.load(nowMS)
+	if knownA != knownB {
+		la, lb = a.queue(), b.queue()
+	}
+	if lb < la {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,36 @@
+package selector
+
+import "sync/atomic"
+
+// stride is a weighted round robin without state but a counter: the static
+// stride scheduler of gRPC (proposal A58). Every generation passes all nodes
+// once and skips each as often as its weight is below the greatest, at evenly
+// spread generations. Picking costs on average greatest/mean weight steps.
+type stride struct{ weights []uint64 } // scaled so that the greatest is maxStride
+
+const maxStride = 1<<16 - 1
+
+func newStride(near []*node) stride {
+	greatest := 0
+	for _, n := range near {
+		greatest = max(greatest, n.instance.Load().Weight)
+	}
+	s := stride{make([]uint64, len(near))}
+	for i, n := range near {
+		s.weights[i] = uint64(max(1, n.instance.Load().Weight*maxStride/max(1, greatest)))
+	}
+	return s
+}
+
+func (s stride) next(turn *atomic.Uint64) int {
+	n := uint64(len(s.weights))
+	for {
+		t := turn.Add(1) - 1
+		i, generation := t%n, t/n
+		w := s.weights[i]
+		// The offset keeps nodes of one weight from being skipped together.
+		if (w*generation+i*(maxStride/2))%maxStride >= maxStride-w {
+			return int(i)
+		}
+	}
+}
