@@ -126,6 +126,11 @@ func typeError(within string, err error) error {
 		return err
 	}
 	field := strings.Trim(within+"."+te.Field, ".")
+	for _, f := range []string{"endpoints", "metadata", "coordinate.vec"} {
+		if strings.HasPrefix(field, f+".") {
+			field = f // what may follow is a name from the record, not checked yet
+		}
+	}
 	if field == "" {
 		field = "instance"
 	}

@@ -2,6 +2,7 @@ package events_test
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -73,17 +74,116 @@ func FuzzDecode(f *testing.F) {
 
 func FuzzDecodeAgrees(f *testing.F) {
 	addRecords(f)
-	f.Fuzz(func(t *testing.T, data []byte) {
-		in, err := events.Decode(data)
-		want, ok := decodeReference(data)
-		if (err == nil) != ok {
-			t.Fatalf("%q: %+v, %v, want %+v, %t", data, in, err, want, ok)
+	f.Fuzz(func(t *testing.T, data []byte) { checkAgrees(t, data) })
+}
+
+// checkAgrees wants of Decode what the reference says, and tells whether that
+// is an instance.
+func checkAgrees(t *testing.T, data []byte) bool {
+	t.Helper()
+	in, err := events.Decode(data)
+	want, ok := decodeReference(data)
+	if (err == nil) != ok {
+		t.Fatalf("%q: %+v, %v, want %+v, %t", data, in, err, want, ok)
+	}
+	if !ok {
+		return false
+	}
+	if diff := cmp.Diff(want, in, cmpopts.EquateEmpty()); diff != "" {
+		t.Fatalf("%q: %s", data, diff)
+	}
+	return true
+}
+
+func TestDecodeAgreesOnEveryByteAtEveryOffset(t *testing.T) {
+	for pad := range 17 {
+		for c := range 256 {
+			record := `{"id":"1","service":"user","endpoints":{"http":"h:1"},"metadata":{"m":"` + strings.Repeat("x", pad) + string([]byte{byte(c)}) + `"}}`
+			ok := checkAgrees(t, []byte(record))
+			if want := c >= ' ' && c < 0x80 && c != '"' && c != '\\'; ok != want {
+				t.Fatalf("%q: accepted %t, want %t", record, ok, want)
+			}
+			checkAgrees(t, []byte(least+strings.Repeat(" ", pad)+string([]byte{byte(c)})))
 		}
-		if !ok {
-			return
+	}
+}
+
+// A fuzzer that changes bytes seldom makes a record that is odd in a new way.
+func TestDecodeAgreesOnRandomRecords(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(7, 11))
+	one := func(of ...string) string { return of[rnd.IntN(len(of))] }
+	// odd is, one time out of some, a value that its field should not have.
+	odd := func(usual ...string) string {
+		if rnd.IntN(40) > 0 {
+			return one(usual...)
 		}
-		if diff := cmp.Diff(want, in, cmpopts.EquateEmpty()); diff != "" {
-			t.Fatalf("%q: %s", data, diff)
+		return one(`null`, `true`, `0`, `-0`, `1e2`, `15`, `01`, `+1`, `-`, `1.`, `nan`, `inf`, `""`, `"x"`, `"_"`, `"a b"`, `"é"`, `"\u0061"`,
+			`"\ud800"`, `"\x"`, "\"\x01\"", "\"\xff\"", "\"\x80\"", "\"\x7f\"", `[]`, `{}`, `[1,2]`, `{"a":"b","a":"c"}`, `{"a":null}`, ``)
+	}
+	text := func() string { return odd(`"a"`, `"b-1"`, `"user"`) }
+	number := func() string { return odd(`0`, `1`, `-0.5`, `9.75e0`, `1E-3`, `0.25`, `-0.0`) }
+	object := func(members ...func() string) string {
+		var b strings.Builder
+		b.WriteString(one("{", "{", "{", "{ "))
+		for i, n := 0, rnd.IntN(len(members)+2); i < n; i++ {
+			if i > 0 {
+				b.WriteString(one(",", ",", ",", " , "))
+			}
+			b.WriteString(members[rnd.IntN(len(members))]())
 		}
+		b.WriteString("}")
+		return b.String()
+	}
+	member := func(name string, value func() string) func() string {
+		return func() string {
+			if rnd.IntN(60) == 0 {
+				name := strings.ToUpper(name[:1]) + name[1:]
+				return `"` + name + `":` + value()
+			}
+			return `"` + name + `":` + value()
+		}
+	}
+	of := func(values ...string) func() string { return func() string { return odd(values...) } }
+	vec := func() string {
+		var n []string
+		for range 8 - rnd.IntN(20)/19 {
+			n = append(n, number())
+		}
+		return "[" + strings.Join(n, ",") + "]"
+	}
+	later := member("later", func() string {
+		return one(number(), text(), `[`+number()+`]`, `{"x":`+text()+`,"y":[`+number()+`]}`, `true`)
 	})
+	location := func() string {
+		return object(member("region", text), member("zone", text), member("rack", text), member("host", text), later)
+	}
+	coordinate := func() string {
+		return "{" + member("vec", vec)() + "," + strings.TrimPrefix(object(member("error", number), member("height", number),
+			member("adjustment", number), later), "{")
+	}
+	labels := func() string { return object(member("a", text), member("b", text), member("c", text)) }
+	optional := []func() string{
+		member("incarnation", text), member("location", location), member("status", of(`"up"`, `"draining"`, `"not_ready"`)),
+		member("version", text), member("weight", of(`1`, `100`, `10000`)), member("metadata", labels), member("coordinate", coordinate),
+		member("started", of(`"2026-11-21T08:00:00Z"`, `"2026-11-21T08:00:00.5+01:00"`)), member("ttl", of(`"15s"`, `"1m30s"`, `"1h"`)), later,
+	}
+	accepted := 0
+	const n = 5_000
+	for range n {
+		members := []string{member("id", text)(), member("service", text)(), `"endpoints":` + odd(`{"http":"h:1"}`, `{"tcp":"10.0.0.1:2","nats":"a.b"}`)}
+		for _, i := range rnd.Perm(len(optional))[:rnd.IntN(len(optional)+1)] {
+			members = append(members, optional[i]())
+		}
+		if rnd.IntN(10) == 0 {
+			members = append(members, members[rnd.IntN(len(members))])
+		}
+		rnd.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
+		if checkAgrees(t, []byte("{"+strings.Join(members, ",")+"}")) {
+			accepted++
+		}
+	}
+	if accepted < n/5 || accepted > n*9/10 {
+		t.Errorf("%d of %d records are valid: too few or too many to mean much", accepted, n)
+	}
+	t.Logf("%d of %d records are valid", accepted, n)
 }

@@ -12,17 +12,19 @@ import (
 
 // maxPlain is the largest record that decodePlain reads, in bytes: what is
 // larger is rare, and its buffers would stay.
-const maxPlain = 8 << 10
+const maxPlain = 4 << 10
 
+// plainDecoders keeps the parsers' buffers, which are worth more than a record.
 var plainDecoders = sync.Pool{New: func() any { return new(plainDecoder) }}
 
 // decodePlain reads the records that announcers usually write: ASCII without
-// escapes and control characters, every field once and of its type. It says false to
+// escapes and control characters, every field of its type. It says false to
 // everything else, be it right or wrong, and then in is undefined.
 //
-// The parser is lax about numbers, escapes, control characters, UTF-8 and
-// duplicates, so these are looked at here. What stays of a record is the
-// instance, its maps, and one string that all its texts are parts of.
+// The parser is lax about escapes, control characters, UTF-8 and numbers, so
+// these are looked at here; its limit on depth is harmless. What stays of a
+// record is the instance, its maps, and one string that all its texts are parts
+// of.
 func decodePlain(data []byte, in *Instance) bool {
 	if len(data) > maxPlain || !isPlain(data) {
 		return false
@@ -34,9 +36,10 @@ func decodePlain(data []byte, in *Instance) bool {
 	return ok
 }
 
-// isPlain says whether data is ASCII without control characters and backslashes. It looks
-// at eight bytes at a time: a high bit means a byte beyond ASCII, or, after the
-// subtraction, one below the space (or, rarely, a neighbour of one).
+// isPlain says whether data is ASCII without control characters, except
+// delete, and without backslashes. It looks at eight bytes at a time: one of
+// 0x80 or above has its high bit set, and one below the space gets it by the
+// subtraction.
 func isPlain(data []byte) bool {
 	if bytes.IndexByte(data, '\\') >= 0 {
 		return false
@@ -58,8 +61,8 @@ func isPlain(data []byte) bool {
 type plainDecoder struct {
 	parser fastjson.Parser
 	in     *Instance
-	odd    bool   // something is not as usual
-	seen   uint32 // a bit for each field
+	odd    bool // something is not as usual
+	vec    bool // the coordinate has a vector
 
 	text                []byte // of all texts, one after the other
 	texts               []textPart
@@ -86,7 +89,7 @@ type pair struct {
 // reset drops what belongs to the record and keeps the buffers.
 func (d *plainDecoder) reset() {
 	clear(d.texts)
-	d.in, d.odd, d.seen, d.ttl = nil, false, 0, span{}
+	d.in, d.odd, d.ttl = nil, false, span{}
 	d.text, d.texts, d.endpoints, d.metadata = d.text[:0], d.texts[:0], d.endpoints[:0], d.metadata[:0]
 }
 
@@ -109,7 +112,7 @@ func (d *plainDecoder) record(data []byte, in *Instance) bool {
 	}
 	in.Endpoints = makeMap(text, d.endpoints)
 	in.Metadata = makeMap(text, d.metadata)
-	return len(in.Endpoints) == len(d.endpoints) && len(in.Metadata) == len(d.metadata)
+	return true
 }
 
 func makeMap(text string, pairs []pair) map[string]string {
@@ -127,30 +130,6 @@ func makeMap(text string, pairs []pair) map[string]string {
 	return m
 }
 
-// The fields that a record may have, for plainDecoder.seen.
-const (
-	fieldID uint32 = 1 << iota
-	fieldService
-	fieldIncarnation
-	fieldEndpoints
-	fieldLocation
-	fieldStatus
-	fieldVersion
-	fieldWeight
-	fieldMetadata
-	fieldCoordinate
-	fieldStarted
-	fieldTTL
-	fieldRegion
-	fieldZone
-	fieldRack
-	fieldHost
-	fieldVec
-	fieldError
-	fieldAdjustment
-	fieldHeight
-)
-
 // The methods that read an object's members, and those that they read with,
 // set odd when something is not as usual, and go on.
 
@@ -158,42 +137,34 @@ func (d *plainDecoder) member(name []byte, v *fastjson.Value) {
 	in := d.in
 	switch string(name) {
 	case "id":
-		d.string(fieldID, v, &in.ID)
+		d.string(v, &in.ID)
 	case "service":
-		d.string(fieldService, v, &in.Service)
+		d.string(v, &in.Service)
 	case "incarnation":
-		d.string(fieldIncarnation, v, &in.Incarnation)
+		d.string(v, &in.Incarnation)
 	case "endpoints":
-		d.once(fieldEndpoints)
 		d.object(v, d.endpoint)
 	case "location":
-		d.once(fieldLocation)
 		d.object(v, d.place)
 	case "status":
-		d.once(fieldStatus)
 		in.Status = status(d.bytes(v))
 	case "version":
-		d.string(fieldVersion, v, &in.Version)
+		d.string(v, &in.Version)
 	case "weight":
-		d.once(fieldWeight)
 		var err error
 		in.Weight, err = strconv.Atoi(string(d.number(v)))
 		d.expect(err == nil && in.Weight != 0)
 	case "metadata":
-		d.once(fieldMetadata)
 		d.object(v, d.label)
 	case "coordinate":
-		d.once(fieldCoordinate)
-		in.Coordinate = new(Coordinate)
+		in.Coordinate, d.vec = new(Coordinate), false
 		d.object(v, d.coordinate)
-		d.expect(d.seen&fieldVec != 0)
+		d.expect(d.vec)
 	case "started":
-		d.once(fieldStarted)
 		var err error
 		in.Started, err = parseStarted(d.bytes(v))
 		d.expect(err == nil)
 	case "ttl":
-		d.once(fieldTTL)
 		d.ttl = d.keep(d.bytes(v))
 	default:
 		d.unknown(v, name, "id", "service", "incarnation", "endpoints", "location", "status",
@@ -205,13 +176,13 @@ func (d *plainDecoder) place(name []byte, v *fastjson.Value) {
 	l := &d.in.Location
 	switch string(name) {
 	case "region":
-		d.string(fieldRegion, v, &l.Region)
+		d.string(v, &l.Region)
 	case "zone":
-		d.string(fieldZone, v, &l.Zone)
+		d.string(v, &l.Zone)
 	case "rack":
-		d.string(fieldRack, v, &l.Rack)
+		d.string(v, &l.Rack)
 	case "host":
-		d.string(fieldHost, v, &l.Host)
+		d.string(v, &l.Host)
 	default:
 		d.unknown(v, name, "region", "zone", "rack", "host")
 	}
@@ -221,22 +192,19 @@ func (d *plainDecoder) coordinate(name []byte, v *fastjson.Value) {
 	c := d.in.Coordinate
 	switch string(name) {
 	case "vec":
-		d.once(fieldVec)
 		a, err := v.Array()
-		if d.expect(err == nil && len(a) == len(c.Vec)); d.odd {
+		d.vec = err == nil && len(a) == len(c.Vec)
+		if d.expect(d.vec); !d.vec {
 			return
 		}
 		for i, v := range a {
 			c.Vec[i] = d.float(v)
 		}
 	case "error":
-		d.once(fieldError)
 		c.Error = d.float(v)
 	case "adjustment":
-		d.once(fieldAdjustment)
 		c.Adjustment = d.float(v)
 	case "height":
-		d.once(fieldHeight)
 		c.Height = d.float(v)
 	default:
 		d.unknown(v, name, "vec", "error", "adjustment", "height")
@@ -268,11 +236,6 @@ func (d *plainDecoder) unknown(v *fastjson.Value, name []byte, known ...string) 
 
 func (d *plainDecoder) expect(ok bool) { d.odd = d.odd || !ok }
 
-func (d *plainDecoder) once(field uint32) {
-	d.expect(d.seen&field == 0)
-	d.seen |= field
-}
-
 func (d *plainDecoder) object(v *fastjson.Value, member func(name []byte, v *fastjson.Value)) {
 	o, err := v.Object()
 	if d.expect(err == nil); err == nil {
@@ -287,8 +250,7 @@ func (d *plainDecoder) bytes(v *fastjson.Value) []byte {
 	return b
 }
 
-func (d *plainDecoder) string(field uint32, v *fastjson.Value, into *string) {
-	d.once(field)
+func (d *plainDecoder) string(v *fastjson.Value, into *string) {
 	d.texts = append(d.texts, textPart{into, d.keep(d.bytes(v))})
 }
 

@@ -42,7 +42,7 @@ func TestTheLongestPrefixWins(t *testing.T) {
 		{"", "_/_", ""},
 	} {
 		var addrs []netip.Addr
-		for _, a := range strings.Fields(tt.addrs) {
+		for a := range strings.FieldsSeq(tt.addrs) {
 			addrs = append(addrs, netip.MustParseAddr(a))
 		}
 		got, prefix := topology.LocateCIDR(table, addrs...)

@@ -68,8 +68,8 @@ type Place struct {
 func (ls Levels) Circle(a, b Place) int {
 	ls = ls.orDefault()
 	nearest := len(ls)
-	for i := len(ls) - 1; i >= 0; i-- {
-		va, vb := a.value(ls[i]), b.value(ls[i])
+	for i, l := range slices.Backward(ls) {
+		va, vb := a.value(l), b.value(l)
 		if va != vb {
 			break
 		}

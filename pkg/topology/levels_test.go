@@ -95,7 +95,7 @@ func TestParseLevels(t *testing.T) {
 	} {
 		got, err := topology.ParseLevels(strings.Fields(tt.names)...)
 		var want topology.Levels
-		for _, n := range strings.Fields(tt.want) {
+		for n := range strings.FieldsSeq(tt.want) {
 			want = append(want, topology.Level(n))
 		}
 		if err != nil || !slices.Equal(got, want) {

@@ -1,0 +1,114 @@
+package proximahttp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/selector"
+)
+
+// answer is the body of a response. Its end is the end of the pick.
+type answer struct {
+	io.ReadCloser
+	req     *http.Request // the caller's
+	pick    *selector.Pick
+	result  error // when nothing goes wrong from now on
+	latency time.Duration
+	ended   atomic.Bool
+}
+
+// report ends pick when the body of resp has ended.
+func report(resp *http.Response, req *http.Request, pick *selector.Pick, result error, latency time.Duration) {
+	if resp.Body == http.NoBody {
+		pick.DoneAfter(result, latency)
+		return
+	}
+	a := &answer{ReadCloser: resp.Body, req: req, pick: pick, result: result, latency: latency}
+	resp.Body = a
+	if w, ok := a.ReadCloser.(io.Writer); ok {
+		resp.Body = &connection{a, w}
+	}
+}
+
+func (a *answer) Read(p []byte) (int, error) {
+	n, err := a.ReadCloser.Read(p)
+	switch {
+	case err == nil:
+	case err == io.EOF:
+		a.end(a.result)
+	case interrupted(a.req) != nil:
+		// Also a deadline: the instance answered, and how long its body may
+		// take is for the caller to know.
+		a.end(context.Canceled)
+	default:
+		a.end(fmt.Errorf("read the response's body: %w", err))
+	}
+	return n, err
+}
+
+func (a *answer) Close() error {
+	a.end(a.result) // first, because Close makes a Read of another goroutine fail
+	return a.ReadCloser.Close()
+}
+
+func (a *answer) end(result error) {
+	if a.ended.CompareAndSwap(false, true) {
+		a.pick.DoneAfter(result, a.latency)
+	}
+}
+
+// connection is the body of a response 101: the connection itself.
+type connection struct {
+	*answer
+	io.Writer
+}
+
+// CloseWrite is what [net/http/httputil.ReverseProxy] looks for.
+func (c *connection) CloseWrite() error {
+	if w, ok := c.Writer.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return fmt.Errorf("proximahttp: close the writing side: %w", http.ErrNotSupported)
+}
+
+// verdict is what a status says about the instance: nil, that it works.
+func verdict(status int) (failed bool, result error) {
+	switch {
+	case status == http.StatusBadGateway, status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout:
+		return true, errFailed
+	case status >= 500, status == http.StatusTooManyRequests:
+		return false, errAnswer
+	default:
+		return false, nil
+	}
+}
+
+var (
+	errFailed = errors.New("status 502, 503 or 504")
+	// errAnswer is reported as nobody's failure, of which nothing is learned:
+	// that an error came quickly must not attract more requests.
+	errAnswer = fmt.Errorf("status 429 or 5xx: %w", context.Canceled)
+)
+
+// interrupted says how the caller ended the request, if it did:
+// [context.Canceled] or [context.DeadlineExceeded].
+func interrupted(req *http.Request) error {
+	ctx := req.Context()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case <-req.Cancel: //nolint:staticcheck // http.Client.Timeout uses it, and may be ahead of the context
+		if t, ok := ctx.Deadline(); ok && !time.Now().Before(t) {
+			return context.DeadlineExceeded
+		}
+		return context.Canceled
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,165 @@
+package proximahttp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/selector"
+)
+
+// call is one request on its way, in one or more attempts.
+type call struct {
+	transport *Transport
+	req       *http.Request // the caller's
+	service   string
+	ask       selector.Request
+	body      outgoing
+	attempt   *Attempt       // the last one
+	resp      *http.Response // the last one
+}
+
+func newCall(t *Transport, req *http.Request, service, protocol string) *call {
+	c := &call{transport: t, req: req, service: service}
+	c.ask = selector.Request{Service: service, NonIdempotent: !idempotent(req)}
+	if t.options.Ask != nil {
+		t.options.Ask(req, &c.ask)
+	}
+	c.ask.Protocol = protocol
+	limit := t.options.MaxBody
+	if c.ask.NonIdempotent {
+		limit = 0 // tried again only when nothing was sent, and so nothing read
+	}
+	c.body = newOutgoing(req, limit)
+	return c
+}
+
+func (c *call) run() (*http.Response, error) {
+	err := c.transport.selector.DoPick(c.req.Context(), c.ask, c.try)
+	c.body.finish()
+	if err != nil && c.resp != nil && interrupted(c.req) != nil {
+		_ = c.resp.Body.Close() // of an earlier attempt: it cannot be read any more
+		c.resp = nil
+	}
+	if c.resp != nil {
+		return c.resp, nil
+	}
+	return nil, &callError{c.service, c.attempt, err}
+}
+
+// try makes one attempt. It reports the end of the pick itself, except for
+// errors that it returns without a mark.
+func (c *call) try(ctx context.Context, p *selector.Pick) error {
+	number := 1
+	if c.attempt != nil {
+		number = c.attempt.Number + 1
+	}
+	c.attempt = &Attempt{Instance: p.Instance, Circle: p.Circle(), Number: number}
+	ctx = context.WithValue(ctx, attemptKey{}, c.attempt)
+	sending := ctx
+	var w *wire
+	if c.ask.NonIdempotent {
+		w = new(wire)
+		sending = httptrace.WithClientTrace(ctx, w.trace())
+	}
+	out := c.req.WithContext(sending)
+	u := *c.req.URL
+	u.Host = p.Endpoints[c.ask.Protocol]
+	out.URL = &u
+	if out.Host == "" || out.Host == c.req.URL.Host {
+		out.Host = c.service
+	}
+	if err := c.body.attach(out); err != nil {
+		p.Done(context.Canceled)
+		return selector.Permanent(err)
+	}
+
+	start := time.Now()
+	resp, err := c.transport.base.RoundTrip(out) //nolint:bodyclose // by the caller, or by the next attempt
+	latency := time.Since(start)
+	if err != nil {
+		return c.failed(p, out, w, err)
+	}
+	if c.resp != nil {
+		_ = c.resp.Body.Close() // there is a later one
+	}
+	if resp.Body == nil {
+		resp.Body = http.NoBody
+	}
+	c.resp = resp
+	resp.Request = c.req.WithContext(ctx)
+	failed, result := verdict(resp.StatusCode)
+	if !failed {
+		report(resp, c.req, p, result, latency)
+		return nil
+	}
+	p.DoneAfter(result, latency) // now, so that the next pick knows
+	if !c.body.replayable() {
+		return selector.Permanent(result)
+	}
+	return result
+}
+
+// failed says what is to become of an attempt that got no response.
+func (c *call) failed(p *selector.Pick, out *http.Request, w *wire, err error) error {
+	switch end := interrupted(c.req); {
+	case end != nil:
+		p.Done(end)
+		return selector.Permanent(err)
+	case c.body.faulty() || malformed(out):
+		p.Done(context.Canceled) // nobody can send that
+		return selector.Permanent(err)
+	case !c.body.replayable():
+		p.Done(err)
+		return selector.Permanent(err)
+	case w.untouched():
+		return selector.NotSent(err)
+	default:
+		return err
+	}
+}
+
+// wire finds out whether anything of a request may have been sent.
+type wire struct{ asked, wrote atomic.Bool }
+
+func (w *wire) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		GetConn: func(string) { w.asked.Store(true) },
+		// Called before the field is written. WroteHeaders comes after, when
+		// the answer may be here already.
+		WroteHeaderField: func(string, []string) { w.wrote.Store(true) },
+	}
+}
+
+// untouched is only true when the base is one that calls traces.
+func (w *wire) untouched() bool { return w != nil && w.asked.Load() && !w.wrote.Load() }
+
+// callError is an error with the service and the instance tried last.
+type callError struct {
+	service string
+	attempt *Attempt // nil: none was picked
+	err     error
+}
+
+func (e *callError) Error() string {
+	if e.attempt == nil {
+		return fmt.Sprintf("proximahttp: service %s: %v", e.service, e.err)
+	}
+	return fmt.Sprintf("proximahttp: service %s, instance %s, attempt %d: %v",
+		e.service, e.attempt.ID, e.attempt.Number, e.err)
+}
+
+func (e *callError) Unwrap() error { return e.err }
+
+// Timeout is what [url.Error] asks.
+func (e *callError) Timeout() bool {
+	t, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](e.err)
+	return ok && t.Timeout()
+}

@@ -1,0 +1,129 @@
+package proximahttp
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+)
+
+// Options configure a [Transport]. The zero value is ready to use.
+type Options struct {
+	// Base sends the requests, with URLs that name the instance's address.
+	// Default [NewBase]. Certificates of https endpoints must name the host of
+	// the endpoint's address; where they name something else, take a NewBase
+	// with a TLSClientConfig of your own.
+	Base http.RoundTripper
+	// MaxBody is how many bytes of a request's body are kept for another
+	// attempt, for bodies without GetBody. Default 64 KiB.
+	MaxBody int64
+	// Fallthrough sends requests whose URL does not name a service to Base,
+	// unchanged. Default: they are refused with an error.
+	Fallthrough bool
+	// Ask may change what is asked of the selector for a request, for example
+	// the key of a consistent hash, the place to be near to, or whether the
+	// request may be sent twice. It must not change req.
+	Ask func(req *http.Request, r *selector.Request)
+}
+
+// Picker finds the instances for a request. [*selector.Selector] is the one.
+type Picker interface {
+	DoPick(ctx context.Context, r selector.Request, call func(context.Context, *selector.Pick) error) error
+}
+
+// Transport is an [http.RoundTripper] for URLs that name services. It is safe
+// for concurrent use.
+type Transport struct {
+	selector Picker
+	base     http.RoundTripper
+	options  Options
+}
+
+// New returns a Transport that asks sel, usually a [*selector.Selector].
+func New(sel Picker, o Options) *Transport {
+	if o.Base == nil {
+		o.Base = NewBase()
+	}
+	if o.MaxBody == 0 {
+		o.MaxBody = 64 << 10
+	}
+	return &Transport{selector: sel, base: o.Base, options: o}
+}
+
+// NewBase returns what [Options.Base] is by default, to be changed before it
+// is used: an [http.Transport] that ignores proxies, gives up dialling after
+// 1.5 s, so that a dead machine costs no more than that, and keeps up to 64
+// connections to each instance. It waits for the head of a response as long as
+// the request's context; set its ResponseHeaderTimeout to go on to another
+// instance sooner.
+func NewBase() *http.Transport {
+	base := &http.Transport{ForceAttemptHTTP2: true, ExpectContinueTimeout: time.Second}
+	if t, ok := http.DefaultTransport.(*http.Transport); ok {
+		base = t.Clone()
+	}
+	base.Proxy = nil
+	base.DialContext = (&net.Dialer{Timeout: 1500 * time.Millisecond, KeepAlive: 15 * time.Second}).DialContext
+	base.TLSHandshakeTimeout = 3 * time.Second
+	base.MaxIdleConns = 0 // unlimited: there may be many instances
+	base.MaxIdleConnsPerHost = 64
+	base.IdleConnTimeout = 90 * time.Second
+	return base
+}
+
+// RoundTrip sends req to an instance of the service that its URL names, and to
+// another one when that fails and it is safe. The Request of the response is
+// a copy of req whose context says which instance answered: see [Instance].
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	service, protocol, err := target(req.URL)
+	if err != nil {
+		if t.options.Fallthrough && req.URL != nil {
+			return t.base.RoundTrip(req)
+		}
+		if req.Body != nil {
+			_ = req.Body.Close()
+		}
+		return nil, err
+	}
+	return newCall(t, req, service, protocol).run()
+}
+
+// CloseIdleConnections is what the method of that name of [http.Client] calls.
+func (t *Transport) CloseIdleConnections() {
+	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+// Attempt says where a request was sent.
+type Attempt struct {
+	*events.Instance
+	// Circle is the instance's, seen from the caller.
+	Circle string
+	// Number is 1 for the first attempt of a request.
+	Number int
+}
+
+type attemptKey struct{}
+
+// AttemptFrom returns the attempt that a context belongs to: that of a request
+// that reaches [Options.Base], or of a response's Request.
+func AttemptFrom(ctx context.Context) (Attempt, bool) {
+	a, ok := ctx.Value(attemptKey{}).(*Attempt)
+	if !ok {
+		return Attempt{}, false
+	}
+	return *a, true
+}
+
+// Instance is who answered, or nil for a response that did not come through a
+// [Transport].
+func Instance(resp *http.Response) *events.Instance {
+	if resp == nil || resp.Request == nil {
+		return nil
+	}
+	a, _ := AttemptFrom(resp.Request.Context())
+	return a.Instance
+}

@@ -1,0 +1,155 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/proxima-discovery/proxima/pkg/breaker"
+	"github.com/proxima-discovery/proxima/pkg/kv"
+)
+
+// Metrics are Proxima's instruments. Their names are written as Prometheus
+// shows them, but for the _total of counters and the unit. Its methods are
+// hooks, safe for concurrent use.
+type Metrics struct {
+	announcerChanges metric.Int64Counter
+	breakerChanges   metric.Int64Counter
+	requests         metric.Int64Counter
+	durations        metric.Float64Histogram
+
+	registered metric.Int64ObservableGauge
+	views      viewInstruments
+	callback   metric.Registration
+
+	mu            sync.Mutex // guards the rest; not held while anybody is called
+	announcements map[announcement]kv.State
+	sources       map[*source]struct{}
+	ended         map[series]uint64 // picks of selectors that were taken away
+}
+
+type announcement struct{ service, instance string }
+
+// New makes the instruments of meter, such as
+//
+//	otel.Meter("github.com/proxima-discovery/proxima")
+func New(meter metric.Meter) (*Metrics, error) {
+	m := &Metrics{
+		announcements: make(map[announcement]kv.State),
+		sources:       make(map[*source]struct{}),
+		ended:         make(map[series]uint64),
+	}
+	b := builder{meter: meter}
+	m.announcerChanges = b.counter("proxima_announcer_changes", "Changes of the phase of announcements.")
+	m.breakerChanges = b.counter("proxima_breaker_changes", "Changes of the state of breakers.")
+	m.requests = b.counter("proxima_router_requests", "Requests that came through the router's doors.")
+	m.durations = b.seconds("proxima_router_request_duration", "Time from a request to the end of its answer.")
+	m.registered = b.gauge("proxima_announcer_registered", "1 while the instance is listed in the registry, else 0.")
+	m.views = newViewInstruments(&b)
+	if b.err != nil {
+		return nil, fmt.Errorf("telemetry: make an instrument: %w", b.err)
+	}
+
+	callback, err := meter.RegisterCallback(m.observe, append(m.views.all(), m.registered)...)
+	if err != nil {
+		return nil, fmt.Errorf("telemetry: register a callback: %w", err)
+	}
+	m.callback = callback
+	return m, nil
+}
+
+// Close ends the instruments that are read when somebody collects. It may be
+// called twice.
+func (m *Metrics) Close() error { return m.callback.Unregister() }
+
+// OnState is for kv.AnnounceOptions. An instance that has left, or was
+// replaced, is not reported any more: nobody must be woken because of it.
+func (m *Metrics) OnState(s kv.State) {
+	a := announcement{s.Service, s.Instance}
+	m.mu.Lock()
+	before, known := m.announcements[a]
+	if s.Phase == kv.Left || s.Phase == kv.Replaced {
+		delete(m.announcements, a)
+	} else {
+		m.announcements[a] = s
+	}
+	m.mu.Unlock()
+	if ctx := context.Background(); (!known || before.Phase != s.Phase) && m.announcerChanges.Enabled(ctx) {
+		m.announcerChanges.Add(ctx, 1, metric.WithAttributes(
+			attribute.String("service", s.Service), attribute.String("phase", string(s.Phase))))
+	}
+}
+
+// OnBreaker is for breaker.Settings.
+func (m *Metrics) OnBreaker(k breaker.Key, _, to breaker.State) {
+	if ctx := context.Background(); m.breakerChanges.Enabled(ctx) {
+		m.breakerChanges.Add(ctx, 1, metric.WithAttributes(
+			attribute.String("service", k.Service), attribute.String("to", to.String())))
+	}
+}
+
+// Request is for the router's doors. A service must be one that exists, or be
+// empty: each new name costs memory for ever.
+func (m *Metrics) Request(door, service, code string, d time.Duration) {
+	ctx := context.Background()
+	if !m.requests.Enabled(ctx) && !m.durations.Enabled(ctx) {
+		return
+	}
+	where := []attribute.KeyValue{attribute.String("door", door), attribute.String("service", service), attribute.String("code", code)}
+	m.requests.Add(ctx, 1, metric.WithAttributes(where...))
+	m.durations.Record(ctx, d.Seconds(), metric.WithAttributes(where[:2]...))
+}
+
+// observe is called by whoever collects.
+func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
+	m.mu.Lock()
+	announcements := maps.Clone(m.announcements)
+	m.mu.Unlock()
+	for a, state := range announcements {
+		n := int64(0)
+		if state.Registered() {
+			n = 1
+		}
+		o.ObserveInt64(m.registered, n, metric.WithAttributes(
+			attribute.String("service", a.service), attribute.String("instance", a.instance)))
+	}
+	m.observeViews(o)
+	return nil
+}
+
+// builder makes instruments and keeps what went wrong.
+type builder struct {
+	meter metric.Meter
+	err   error
+}
+
+func (b *builder) counter(name, description string) metric.Int64Counter {
+	c, err := b.meter.Int64Counter(name, metric.WithDescription(description))
+	b.err = errors.Join(b.err, err)
+	return c
+}
+
+func (b *builder) observedCounter(name, description string) metric.Int64ObservableCounter {
+	c, err := b.meter.Int64ObservableCounter(name, metric.WithDescription(description))
+	b.err = errors.Join(b.err, err)
+	return c
+}
+
+func (b *builder) gauge(name, description string) metric.Int64ObservableGauge {
+	g, err := b.meter.Int64ObservableGauge(name, metric.WithDescription(description))
+	b.err = errors.Join(b.err, err)
+	return g
+}
+
+func (b *builder) seconds(name, description string) metric.Float64Histogram {
+	h, err := b.meter.Float64Histogram(name, metric.WithDescription(description), metric.WithUnit("s"),
+		metric.WithExplicitBucketBoundaries(.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10))
+	b.err = errors.Join(b.err, err)
+	return h
+}

@@ -1,0 +1,276 @@
+package telemetry_test
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+
+	"github.com/proxima-discovery/proxima/pkg/breaker"
+	"github.com/proxima-discovery/proxima/pkg/kv"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/telemetry"
+)
+
+// metrics are read as Prometheus does.
+type metrics struct {
+	*telemetry.Metrics
+	page http.Handler
+}
+
+func newMetrics(t *testing.T) *metrics {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	exporter, err := otelprom.New(otelprom.WithRegisterer(registry), otelprom.WithoutScopeInfo(), otelprom.WithoutTargetInfo())
+	if err != nil {
+		t.Fatal(err)
+	}
+	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter))
+	t.Cleanup(func() { _ = provider.Shutdown(t.Context()) })
+	m, err := telemetry.New(provider.Meter("proxima"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = m.Close() })
+	return &metrics{m, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})}
+}
+
+// lines are those of the metrics whose name begins with one of names, in order.
+func (m *metrics) lines(names ...string) []string {
+	w := httptest.NewRecorder()
+	m.page.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	var got []string
+	for line := range strings.SplitSeq(w.Body.String(), "\n") {
+		if slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(line, name) }) {
+			got = append(got, line)
+		}
+	}
+	slices.Sort(got)
+	return got
+}
+
+func (m *metrics) want(t *testing.T, when string, names, lines []string) {
+	t.Helper()
+	if diff := cmp.Diff(lines, m.lines(names...)); diff != "" {
+		t.Errorf("%s: %s", when, diff)
+	}
+}
+
+func TestShowsWhichInstancesAreRegistered(t *testing.T) {
+	m := newMetrics(t)
+	names := []string{"proxima_announcer"}
+	m.want(t, "at first", names, nil)
+	m.OnState(kv.State{Service: "user", Instance: "u1", Phase: kv.Registering})
+	m.OnState(kv.State{Service: "user", Instance: "u1", Phase: kv.Registering, Err: errors.New("no reply")})
+	m.OnState(kv.State{Service: "user", Instance: "u2", Phase: kv.Registered})
+	m.OnState(kv.State{Service: "shop", Instance: "s1", Phase: kv.Draining})
+	m.want(t, "announced", names, []string{
+		`proxima_announcer_changes_total{phase="draining",service="shop"} 1`,
+		`proxima_announcer_changes_total{phase="registered",service="user"} 1`,
+		`proxima_announcer_changes_total{phase="registering",service="user"} 1`,
+		`proxima_announcer_registered{instance="s1",service="shop"} 1`,
+		`proxima_announcer_registered{instance="u1",service="user"} 0`,
+		`proxima_announcer_registered{instance="u2",service="user"} 1`,
+	})
+	m.OnState(kv.State{Service: "user", Instance: "u1", Phase: kv.Replaced})
+	m.OnState(kv.State{Service: "shop", Instance: "s1", Phase: kv.Left})
+	m.OnState(kv.State{Service: "user", Instance: "u2", Phase: kv.Conflict})
+	m.want(t, "left", []string{"proxima_announcer_registered"}, []string{
+		`proxima_announcer_registered{instance="u2",service="user"} 0`,
+	})
+}
+
+func TestCountsBreakersAndRequests(t *testing.T) {
+	m := newMetrics(t)
+	key := breaker.Key{Service: "user", Instance: "u1", Incarnation: "1"}
+	m.OnBreaker(key, breaker.Closed, breaker.Open)
+	m.OnBreaker(key, breaker.Open, breaker.HalfOpen)
+	m.OnBreaker(key, breaker.HalfOpen, breaker.Open)
+	m.want(t, "breakers", []string{"proxima_breaker"}, []string{
+		`proxima_breaker_changes_total{service="user",to="half-open"} 1`,
+		`proxima_breaker_changes_total{service="user",to="open"} 2`,
+	})
+	m.Request("route", "user", "200", 2*time.Millisecond)
+	m.Request("route", "user", "503", 20*time.Millisecond)
+	m.Request("proxy", "user", "200", 2*time.Second)
+	m.want(t, "requests", []string{
+		"proxima_router_requests", "proxima_router_request_duration_seconds_count", "proxima_router_request_duration_seconds_sum",
+		`proxima_router_request_duration_seconds_bucket{door="route",service="user",le="0.00`,
+	}, []string{
+		`proxima_router_request_duration_seconds_bucket{door="route",service="user",le="0.0005"} 0`,
+		`proxima_router_request_duration_seconds_bucket{door="route",service="user",le="0.001"} 0`,
+		`proxima_router_request_duration_seconds_bucket{door="route",service="user",le="0.0025"} 1`,
+		`proxima_router_request_duration_seconds_bucket{door="route",service="user",le="0.005"} 1`,
+		`proxima_router_request_duration_seconds_count{door="proxy",service="user"} 1`,
+		`proxima_router_request_duration_seconds_count{door="route",service="user"} 2`,
+		`proxima_router_request_duration_seconds_sum{door="proxy",service="user"} 2`,
+		`proxima_router_request_duration_seconds_sum{door="route",service="user"} 0.022`,
+		`proxima_router_requests_total{code="200",door="proxy",service="user"} 1`,
+		`proxima_router_requests_total{code="200",door="route",service="user"} 1`,
+		`proxima_router_requests_total{code="503",door="route",service="user"} 1`,
+	})
+}
+
+func TestShowsWhatASelectorPicks(t *testing.T) {
+	m := newMetrics(t)
+	sel := newSelector(t, instance("near", "a", "10.0.0.1:80"), instance("far", "b", "10.0.0.2:80"))
+	stop := m.Selector(sel)
+	for range 3 {
+		p, err := sel.Pick(t.Context(), "user")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Done(nil)
+	}
+	if _, err := sel.Pick(t.Context(), "user"); err != nil { // in flight from now on
+		t.Fatal(err)
+	}
+	got := m.lines("proxima_picks", "proxima_instances", "proxima_usable_instances", "proxima_in_flight", "proxima_stale_views")
+	for _, line := range []string{
+		`proxima_picks_total{circle="zone",service="user"} 4`,
+		`proxima_picks_total{circle="region",service="user"} 0`,
+		`proxima_instances{circle="zone",service="user"} 1`,
+		`proxima_instances{circle="region",service="user"} 1`,
+		`proxima_usable_instances{circle="region",service="user"} 1`,
+		`proxima_in_flight{circle="zone",service="user"} 1`,
+		`proxima_stale_views{service="user"} 0`,
+	} {
+		if !slices.Contains(got, line) {
+			t.Errorf("no %s in %s", line, strings.Join(got, "\n"))
+		}
+	}
+	stop()
+	stop()
+	m.want(t, "stopped", []string{"proxima_picks_total{circle=\"zone\"", "proxima_instances", "proxima_stale_views"}, []string{
+		`proxima_picks_total{circle="zone",service="user"} 4`,
+	})
+}
+
+// stats are fixed ones.
+type stats []selector.CircleStats
+
+func (s stats) Stats() []selector.CircleStats { return s }
+
+func TestAddsUpSelectors(t *testing.T) {
+	m := newMetrics(t)
+	one := stats{{Service: "user", Circle: "zone", Picks: 5, Instances: 2, Usable: 1, InFlight: 3}}
+	two := stats{
+		{Service: "user", Circle: "zone", Picks: 2, Instances: 2, Usable: 2, Stale: true},
+		{Service: "shop", Circle: "zone", Picks: 1, Instances: 1, Usable: 1, InFlight: 1},
+	}
+	stopOne, stopTwo := m.Selector(one), m.Selector(two)
+	names := []string{"proxima_picks", "proxima_instances", "proxima_usable", "proxima_in_flight", "proxima_stale"}
+	m.want(t, "both", names, []string{
+		`proxima_in_flight{circle="zone",service="shop"} 1`,
+		`proxima_in_flight{circle="zone",service="user"} 3`,
+		`proxima_instances{circle="zone",service="shop"} 1`,
+		`proxima_instances{circle="zone",service="user"} 4`,
+		`proxima_picks_total{circle="zone",service="shop"} 1`,
+		`proxima_picks_total{circle="zone",service="user"} 7`,
+		`proxima_stale_views{service="shop"} 0`,
+		`proxima_stale_views{service="user"} 1`,
+		`proxima_usable_instances{circle="zone",service="shop"} 1`,
+		`proxima_usable_instances{circle="zone",service="user"} 3`,
+	})
+	stopTwo()
+	m.want(t, "one stopped", []string{"proxima_picks", "proxima_stale"}, []string{
+		`proxima_picks_total{circle="zone",service="shop"} 1`,
+		`proxima_picks_total{circle="zone",service="user"} 7`,
+		`proxima_stale_views{service="user"} 0`,
+	})
+	stopOne()
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Close(); err != nil {
+		t.Errorf("closed twice: %v", err)
+	}
+	m.want(t, "closed", names, nil)
+}
+
+func TestHooksMayBeCalledWhileSomebodyCollects(t *testing.T) {
+	m := newMetrics(t)
+	var calls sync.WaitGroup
+	for range 4 {
+		calls.Go(func() {
+			for i := range 50 {
+				m.OnState(kv.State{Service: "user", Instance: "u1", Phase: []kv.Phase{kv.Registering, kv.Registered, kv.Left}[i%3]})
+				m.OnBreaker(breaker.Key{Service: "user"}, breaker.Closed, breaker.Open)
+				m.Request("route", "user", "200", time.Millisecond)
+				m.Selector(stats{{Service: "user", Circle: "zone", Picks: 1}})()
+				m.lines("proxima")
+			}
+		})
+	}
+	calls.Wait()
+	for _, line := range []string{
+		`proxima_breaker_changes_total{service="user",to="open"} 200`,
+		`proxima_picks_total{circle="zone",service="user"} 200`,
+		`proxima_router_requests_total{code="200",door="route",service="user"} 200`,
+	} {
+		if !slices.Contains(m.lines("proxima"), line) {
+			t.Errorf("no %s in %s", line, strings.Join(m.lines("proxima"), "\n"))
+		}
+	}
+}
+
+// refusingMeter cannot make one instrument, or register a callback.
+type refusingMeter struct {
+	noop.Meter
+	counter, callback error
+}
+
+func (m refusingMeter) Int64Counter(string, ...metric.Int64CounterOption) (metric.Int64Counter, error) {
+	return noop.Int64Counter{}, m.counter
+}
+
+func (m refusingMeter) RegisterCallback(metric.Callback, ...metric.Observable) (metric.Registration, error) {
+	return noop.Registration{}, m.callback
+}
+
+func TestSaysWhatAMeterRefuses(t *testing.T) {
+	for _, meter := range []refusingMeter{{counter: io.ErrClosedPipe}, {callback: io.ErrClosedPipe}} {
+		if _, err := telemetry.New(meter); !errors.Is(err, io.ErrClosedPipe) || !strings.HasPrefix(err.Error(), "telemetry: ") {
+			t.Errorf("got %v", err)
+		}
+	}
+	m, err := telemetry.New(refusingMeter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Request("route", "user", "200", time.Second) // goes nowhere
+	m.OnBreaker(breaker.Key{}, breaker.Closed, breaker.Open)
+	m.OnState(kv.State{})
+}
+
+// BenchmarkRequest is the hook of the router's doors, without and with an SDK.
+func BenchmarkRequest(b *testing.B) {
+	for name, meter := range map[string]metric.Meter{
+		"provider=none": noop.NewMeterProvider().Meter(""),
+		"provider=sdk":  sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader())).Meter(""),
+	} {
+		m, err := telemetry.New(meter)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				m.Request("route", "user", "200", time.Millisecond)
+			}
+		})
+	}
+}
