@@ -1,0 +1,259 @@
+package main
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+// prints waits until the command has written a line to standard output that
+// matches, and returns its groups.
+func (p *process) prints(line string) []string {
+	p.t.Helper()
+	re := regexp.MustCompile("(?m)^" + line + "$")
+	var found []string
+	eventually(p.t, "the command to print "+line, func() bool {
+		found = re.FindStringSubmatch(p.stdout.String())
+		return found != nil
+	})
+	return found
+}
+
+// ready waits until the command has started, and returns its process id.
+func (p *process) ready() int {
+	p.t.Helper()
+	pid, err := strconv.Atoi(p.prints(`ready (\d+)`)[1])
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return pid
+}
+
+func TestTheCommandIsListedOnceItListens(t *testing.T) {
+	r := newRegistry(t)
+	address := freeAddress(t)
+	seen := r.watch(user1)
+	p := start(t, nil, append(announce(r.url, address), wrapped("polite", address)...)...)
+	p.ready()
+	r.await(user1, events.Up)
+	p.says("(?m)^ready too$") // standard error goes straight through, too
+	p.signal(syscall.SIGTERM)
+	p.prints("got terminated")
+	if in := r.find(user1); in != nil {
+		t.Errorf("got its signal while listed as %s", in.Status)
+	}
+	if code := p.exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	eventually(t, "the whole history", func() bool { return seen.String() == "absent up draining absent" })
+}
+
+func TestTheCommandServesWhileItIsDraining(t *testing.T) {
+	r := newRegistry(t)
+	address := freeAddress(t)
+	p := start(t, nil, append(announce(r.url, address, "--drain", "500ms"), wrapped("polite", address)...)...)
+	r.await(user1, events.Up)
+	began := time.Now()
+	p.signal(syscall.SIGTERM)
+	for r.await(user1, events.Draining); r.find(user1) != nil; time.Sleep(5 * time.Millisecond) {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatalf("listed, and %v", err)
+		}
+		conn.Close()
+	}
+	if took := time.Since(began); took < 500*time.Millisecond {
+		t.Errorf("drained for %v only", took)
+	}
+	p.exit()
+}
+
+func TestTheCommandsExitCodeIsOurs(t *testing.T) {
+	r := newRegistry(t)
+	for _, tt := range []struct {
+		name    string
+		command []string
+		code    int
+	}{
+		{"0", []string{"exit", "0"}, 0},
+		{"7", []string{"exit", "7"}, 7},
+		{"killed", []string{"die", "9"}, 128 + 9},
+		{"terminated by somebody else", []string{"die", "15"}, 128 + 15},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := start(t, nil, append(announce(r.url, freeAddress(t), "--drain", "1m"), wrapped(tt.command...)...)...)
+			if code := p.exit(); code != tt.code {
+				t.Errorf("exit code %d, want %d", code, tt.code)
+			}
+		})
+	}
+}
+
+func TestACommandThatEndsByItselfIsDeregisteredAtOnce(t *testing.T) {
+	r := newRegistry(t)
+	p := start(t, nil, append(announce(r.url, freeAddress(t), "--check", "none", "--drain", "1m"), wrapped("signals")...)...)
+	pid := p.ready()
+	r.await(user1, events.Up)
+	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} { // the second ends it; the announcer gets none
+		if err := syscall.Kill(pid, s); err != nil {
+			t.Fatal(err)
+		}
+		p.prints("got " + s.String())
+	}
+	if code := p.exit(); code != 9 {
+		t.Errorf("exit code %d", code)
+	}
+	if in := r.find(user1); in != nil {
+		t.Errorf("still listed as %s", in.Status)
+	}
+}
+
+func TestSignalsArePassedOn(t *testing.T) {
+	r := newRegistry(t)
+	p := start(t, nil, append(announce(r.url, freeAddress(t), "--check", "none"), wrapped("signals")...)...)
+	p.ready()
+	for _, s := range []syscall.Signal{syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGQUIT} {
+		p.signal(s)
+		p.prints("got " + s.String())
+	}
+	r.await(user1, events.Up) // none of them ends it
+	p.signal(syscall.SIGINT)
+	p.prints("got interrupt")
+	p.signal(syscall.SIGTERM)
+	if code := p.exit(); code != 9 {
+		t.Errorf("exit code %d", code)
+	}
+	if got := p.stdout.String(); !strings.HasSuffix(got, "got interrupt\ngot terminated\n") {
+		t.Errorf("stdout %q", got)
+	}
+}
+
+func TestASecondSignalHurries(t *testing.T) {
+	r := newRegistry(t)
+	p := start(t, nil, append(announce(r.url, freeAddress(t), "--check", "none", "--drain", "1m"), wrapped("signals")...)...)
+	p.ready()
+	r.await(user1, events.Up)
+	p.signal(syscall.SIGTERM)
+	r.await(user1, events.Draining)
+	if strings.Contains(p.stdout.String(), "got") {
+		t.Errorf("stdout %q", p.stdout)
+	}
+	p.signal(syscall.SIGTERM) // passed on at once, and then the first when it has left
+	if code := p.exit(); code != 9 {
+		t.Errorf("exit code %d", code)
+	}
+	if in := r.find(user1); in != nil {
+		t.Errorf("still listed as %s", in.Status)
+	}
+}
+
+func TestASecondSignalHurriesWithoutACommand(t *testing.T) {
+	r := newRegistry(t)
+	p := start(t, nil, announce(r.url, freeAddress(t), "--check", "none", "--drain", "1m")...)
+	r.await(user1, events.Up)
+	p.signal(syscall.SIGTERM)
+	r.await(user1, events.Draining)
+	p.signal(syscall.SIGTERM)
+	if code := p.exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if in := r.find(user1); in != nil {
+		t.Errorf("still listed as %s", in.Status)
+	}
+}
+
+func TestACommandThatDiesOfThePassedSignalHasNotFailed(t *testing.T) {
+	r := newRegistry(t)
+	p := start(t, nil, append(announce(r.url, freeAddress(t), "--check", "none"), "--", "sleep", "100")...)
+	r.await(user1, events.Up)
+	p.signal(syscall.SIGTERM)
+	if code := p.exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	p = start(t, nil, append(announce(r.url, freeAddress(t), "--check", "none", "--drain", "1m"), "--", "sleep", "100")...)
+	r.await(user1, events.Up)
+	p.signal(syscall.SIGTERM)
+	r.await(user1, events.Draining)
+	p.signal(syscall.SIGTERM)
+	if code := p.exit(); code != 128+15 {
+		t.Errorf("hurried: exit code %d", code)
+	}
+}
+
+func TestTheCommandRunsWithoutNATS(t *testing.T) {
+	for name, adjust := range map[string]func(*server.Options){
+		"nowhere":      nil,
+		"refused":      func(o *server.Options) { o.Username, o.Password = "a", "b" },
+		"no JetStream": func(o *server.Options) { o.JetStream = false },
+	} {
+		t.Run(name, func(t *testing.T) {
+			url := "nats://" + freeAddress(t)
+			if adjust != nil {
+				url = natstest.Start(t, natstest.Listen, adjust).ClientURL()
+			}
+			p := start(t, nil, append(announce(url, freeAddress(t), "--check", "none", "--admin", "127.0.0.1:0"), wrapped("signals")...)...)
+			p.ready()
+			admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)[1]
+			eventually(t, "a reason why it is not ready", func() bool {
+				code, body := get(t, admin+"/readyz")
+				return code == 503 && strings.Contains(body, "reason")
+			})
+			p.says("cannot (reach NATS|announce), trying on")
+			began := time.Now()
+			p.signal(syscall.SIGTERM)
+			p.prints("got terminated")
+			p.signal(syscall.SIGTERM)
+			if code := p.exit(); code != 9 {
+				t.Errorf("exit code %d", code)
+			}
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+}
+
+func TestTheCommandIsListedWhenNATSComesLater(t *testing.T) {
+	address := freeAddress(t)
+	p := start(t, nil, append(announce("nats://"+address, freeAddress(t), "--check", "none"), wrapped("signals")...)...)
+	p.ready()
+	p.says("cannot reach NATS, trying on")
+	ns := natstest.Start(t, func(o *server.Options) {
+		a, _ := net.ResolveTCPAddr("tcp", address)
+		o.DontListen, o.Host, o.Port = false, a.IP.String(), a.Port
+	})
+	r := &registry{t: t, kv: openRegistry(t, ns)}
+	r.await(user1, events.Up)
+	p.says("msg=registered")
+}
+
+func TestProcessOneBuriesTheDead(t *testing.T) {
+	r := newRegistry(t)
+	// A new PID namespace makes the announcer process 1, as in a container.
+	attr := &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWPID | syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	probe := exec.Command("true")
+	probe.SysProcAttr = attr
+	if err := probe.Run(); err != nil {
+		t.Skipf("this system lets tests make no PID namespace: %v", err)
+	}
+	p := startWith(t, nil, attr, append(announce(r.url, freeAddress(t), "--check", "none"), wrapped("orphans")...)...)
+	if code := p.exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	p.prints("all are buried")
+}

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+// write replaces a file the way careful programs do.
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// list is the text of a file with instances that need no check.
+func list(entries ...string) string { return "[" + strings.Join(entries, ",\n") + "]" }
+
+func item(id, more string) string {
+	return fmt.Sprintf(`{"service":"user","id":%q,"endpoints":{"http":"10.0.0.5:80"},"ttl":"2s","check":"none","drain":"100ms"%s}`, id, more)
+}
+
+func key(id string) events.Key { return events.Key{Service: "user", Zone: "a", ID: id} }
+
+// startFile runs the announcer on a file with that text.
+func startFile(t *testing.T, r *registry, text string, more ...string) (p *process, path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "instances.json")
+	write(t, path, text)
+	return start(t, nil, append([]string{"file", path, "--nats-url", r.url, "--zone", "a", "--check-interval", "50ms", "--poll", "1h"}, more...)...), path
+}
+
+func TestTheRegistryFollowsTheFile(t *testing.T) {
+	r := newRegistry(t)
+	p, path := startFile(t, r, list(item("one", ""), item("two", ""), item("three", `,"location":{"zone":"b"}`)), "--admin", "127.0.0.1:0")
+	one, two := r.await(key("one"), events.Up), r.await(key("two"), events.Up)
+	r.await(events.Key{Service: "user", Zone: "b", ID: "three"}, events.Up)
+	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)[1]
+	if code, body := get(t, admin+"/readyz"); code != 200 {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+
+	// One changes, two goes, four comes.
+	seen := r.watch(key("two"))
+	write(t, path, list(
+		item("one", `,"weight":7,"metadata":{"team":"a"},"location":{"rack":"r1"}`),
+		item("three", `,"location":{"zone":"b"}`), item("four", "")))
+	r.await(key("four"), events.Up)
+	r.awaitGone(key("two"))
+	eventually(t, "the change of one", func() bool { return r.find(key("one")).Weight == 7 })
+	now := r.find(key("one"))
+	if now.Incarnation != one.Incarnation || !now.Started.Equal(one.Started) || now.Metadata["team"] != "a" || now.Location.Rack != "r1" {
+		t.Errorf("one is %+v, was %+v", now, one)
+	}
+	eventually(t, "two to drain", func() bool { return seen.String() == "up draining absent" })
+
+	// Two comes back, three moves, four's lease gets longer.
+	write(t, path, list(item("one", ""), item("two", ""), item("three", ""), strings.Replace(item("four", ""), `"ttl":"2s"`, `"ttl":"3s"`, 1)))
+	if again := r.await(key("two"), events.Up); again.Incarnation == two.Incarnation {
+		t.Error("two came back as the same incarnation")
+	}
+	r.await(key("three"), events.Up)
+	r.awaitGone(events.Key{Service: "user", Zone: "b", ID: "three"})
+	eventually(t, "four's new lease", func() bool { in := r.find(key("four")); return in != nil && in.TTL == 3*time.Second })
+
+	// And they stay: nobody has been forgotten.
+	eventually(t, "all to be ready", func() bool { code, _ := get(t, admin+"/readyz"); return code == 200 })
+	p.signal(syscall.SIGTERM)
+	if code := p.exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	snapshots, err := r.kv.Snapshot(t.Context(), "")
+	if err != nil || len(snapshots) != 0 {
+		t.Errorf("still listed: %v, error %v", snapshots, err)
+	}
+}
+
+func TestABadFileChangesNothing(t *testing.T) {
+	r := newRegistry(t)
+	p, path := startFile(t, r, list(item("one", "")))
+	r.await(key("one"), events.Up)
+	for _, tt := range []struct{ text, want string }{
+		{"[", "line 1: unexpected end"},
+		{list(item("two", ""), item("a b", "")), `entry 2: id .*a b`},
+		{list(item("two", ""), item("two", "")), `entry 2: id .*two.*: entry 1 of service user has it already`},
+	} {
+		write(t, path, tt.text)
+		p.says(`level=ERROR msg="the file is not used, what was good before stays" .*` + tt.want)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	p.says("what was good before stays.*no such file")
+	if r.find(key("one")) == nil || r.find(key("two")) != nil {
+		t.Errorf("one is %v, two is %v", r.find(key("one")), r.find(key("two")))
+	}
+	write(t, path, list(item("two", "")))
+	r.await(key("two"), events.Up)
+	r.awaitGone(key("one"))
+	write(t, path, "[]")
+	r.awaitGone(key("two"))
+}
+
+func TestAConfigMapIsFollowed(t *testing.T) {
+	// As a kubelet does it: the file is a link through ..data, which is
+	// replaced as a whole.
+	r := newRegistry(t)
+	dir := t.TempDir()
+	publish := func(version, text string) {
+		t.Helper()
+		data := filepath.Join(dir, "..data")
+		for _, err := range []error{
+			os.Mkdir(filepath.Join(dir, version), 0o700),
+			os.WriteFile(filepath.Join(dir, version, "instances.json"), []byte(text), 0o600),
+			os.Symlink(version, data+"_tmp"),
+			os.Rename(data+"_tmp", data),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	publish("..1", list(item("one", "")))
+	path := filepath.Join(dir, "instances.json")
+	if err := os.Symlink(filepath.Join("..data", "instances.json"), path); err != nil {
+		t.Fatal(err)
+	}
+	start(t, nil, "file", path, "--nats-url", r.url, "--zone", "a", "--poll", "1h")
+	r.await(key("one"), events.Up)
+	publish("..2", list(item("two", "")))
+	r.await(key("two"), events.Up)
+	r.awaitGone(key("one"))
+}
+
+func TestAChangeThatNobodyReportsIsSeenByThePoll(t *testing.T) {
+	r := newRegistry(t)
+	dir, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "instances.json")
+	write(t, elsewhere, list(item("one", "")))
+	path := filepath.Join(dir, "instances.json")
+	if err := os.Symlink(elsewhere, path); err != nil {
+		t.Fatal(err)
+	}
+	start(t, nil, "file", path, "--nats-url", r.url, "--zone", "a", "--poll", "100ms")
+	r.await(key("one"), events.Up)
+	write(t, elsewhere, list(item("two", ""))) // in a directory that is not watched
+	r.await(key("two"), events.Up)
+}
+
+func TestTheCheckOfAnEntryMayChange(t *testing.T) {
+	r := newRegistry(t)
+	backend := newHTTPServer(t)
+	backend.answer(503)
+	with := func(check string) string {
+		return list(fmt.Sprintf(`{"service":"user","id":"one","endpoints":{"http":%q},"check":%q}`, backend.Addr(), check))
+	}
+	p, path := startFile(t, r, with("http://"+backend.Addr().String()+"/healthz"))
+	p.says("waiting for the check to pass.*503")
+	write(t, path, with("none"))
+	before := r.await(key("one"), events.Up)
+	write(t, path, with("http://"+backend.Addr().String()+"/healthz"))
+	r.await(key("one"), events.NotReady)
+	write(t, path, with(""))
+	if now := r.await(key("one"), events.Up); now.Incarnation != before.Incarnation {
+		t.Error("announced anew for a change of its check")
+	}
+}
+
+func TestTheDrainOfAnEntryMayChange(t *testing.T) {
+	r := newRegistry(t)
+	long := strings.Replace(item("one", ""), "100ms", "1m", 1)
+	_, path := startFile(t, r, list(long))
+	r.await(key("one"), events.Up)
+	write(t, path, list(item("one", `,"weight":2`)))
+	eventually(t, "the change", func() bool { return r.find(key("one")).Weight == 2 })
+	write(t, path, "[]")
+	r.awaitGone(key("one"))
+}
+
+func TestASecondSignalHurriesAFile(t *testing.T) {
+	r := newRegistry(t)
+	p, _ := startFile(t, r, list(strings.Replace(item("one", ""), "100ms", "1m", 1)))
+	r.await(key("one"), events.Up)
+	p.signal(syscall.SIGTERM)
+	r.await(key("one"), events.Draining)
+	p.signal(syscall.SIGTERM)
+	if code := p.exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if in := r.find(key("one")); in != nil {
+		t.Errorf("still listed as %s", in.Status)
+	}
+}
+
+func TestAFileThatCannotBeUsedAtTheStartIsOneLine(t *testing.T) {
+	dir := t.TempDir()
+	bad := filepath.Join(dir, "bad.json")
+	write(t, bad, list(item("one", ""), `{"service":"user","id":"two"}`))
+	good := filepath.Join(dir, "good.json")
+	write(t, good, list(item("one", "")))
+	nowhere := "nats://" + freeAddress(t)
+	for _, tt := range []struct {
+		name string
+		args []string
+		code int
+		want string
+	}{
+		{"none", nil, 2, `expected "<file>"`},
+		{"missing", []string{filepath.Join(dir, "missing.json")}, 2, "missing.json: no such file"},
+		{"directory", []string{dir}, 2, "is a directory"},
+		{"bad entry", []string{bad}, 2, bad + `: entry 2: endpoints "": want at least one`},
+		{"drain", []string{good, "--drain=-1s"}, 2, "--drain -1s: want 0 or more"},
+		{"poll", []string{good, "--poll=0s"}, 2, "--poll 0s: want more than 0"},
+		{"zone", []string{good, "--zone=a b"}, 2, `--zone "a b": want`},
+		{"no server", []string{good, "--connect-timeout=300ms", "--nats-url", nowhere}, 1, "cannot reach NATS at " + nowhere},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := start(t, nil, append([]string{"file"}, tt.args...)...)
+			if code := p.exit(); code != tt.code {
+				t.Errorf("exit code %d, want %d", code, tt.code)
+			}
+			lines := complaints(p.stderr.String())
+			if len(lines) != 1 || !strings.HasPrefix(lines[0], "announcer: ") || !strings.Contains(lines[0], tt.want) {
+				t.Errorf("stderr %q, want one line with %q", p.stderr, tt.want)
+			}
+		})
+	}
+}

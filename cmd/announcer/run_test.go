@@ -1,0 +1,307 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+var user1 = events.Key{Service: "user", ID: "user-1"}
+
+// announce are the arguments for instance user-1 at address.
+func announce(url, address string, more ...string) []string {
+	return append([]string{
+		"run", "--nats-url", url, "--service", "user", "--id", "user-1", "--endpoint", "http=" + address,
+		"--ttl", "2s", "--check-interval", "50ms", "--drain", "100ms",
+	}, more...)
+}
+
+// wrapped is the test's child as the command of the announcer.
+func wrapped(args ...string) []string { return append([]string{"--", os.Args[0]}, args...) }
+
+func TestAnInstanceIsListedAndLeavesInOrder(t *testing.T) {
+	r := newRegistry(t)
+	backend := newHTTPServer(t)
+	key := events.Key{Service: "user", Region: "us-east-1", Zone: "us-east-1a", ID: "user-1"}
+	seen := r.watch(key)
+	p := start(t, []string{"SERVICE_ZONE=us-east-1a"}, announce(r.url, backend.Addr().String(), "--endpoint", "nats=user.calls",
+		"--region", "us-east-1", "--rack", "r12", "--host", "node-3",
+		"--metadata", "team=a", "--metadata", "note=a=b,c", "--weight", "50", "--service-version", "1.4.2",
+		"--check", "http://"+backend.Addr().String()+"/healthz", "--admin", "127.0.0.1:0")...)
+	in := r.await(key, events.Up)
+	if in.Weight != 50 || in.Version != "1.4.2" || in.TTL != 2*time.Second || in.Metadata["note"] != "a=b,c" || in.Metadata["team"] != "a" ||
+		in.Endpoints["nats"] != "user.calls" || in.Location.Rack != "r12" || in.Location.Host != "node-3" || in.Incarnation == "" || in.Started.IsZero() {
+		t.Errorf("announced %+v", in)
+	}
+	p.says(`msg=registered service=user instance=user-1 endpoints="http=.*,nats=user.calls" location=us-east-1/us-east-1a/r12/node-3 zone_by="env SERVICE"`)
+	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)[1]
+	if code, body := get(t, admin+"/readyz"); code != 200 || body != "{\"ready\":true}\n" {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	if code, _ := get(t, admin+"/healthz"); code != 200 {
+		t.Errorf("/healthz: %d", code)
+	}
+	if _, body := get(t, admin+"/metrics"); !regexp.MustCompile(`(?m)^proxima_announcer_registered\{.*instance="user-1".*\} 1$`).MatchString(body) {
+		t.Errorf("/metrics:\n%s", body)
+	}
+	p.signal(syscall.SIGTERM)
+	if code := p.exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if in := r.find(key); in != nil {
+		t.Errorf("still listed as %s", in.Status)
+	}
+	eventually(t, "the whole history", func() bool { return seen.String() == "absent up draining absent" })
+}
+
+func TestAnIDIsMadeUpWhenNoneIsGiven(t *testing.T) {
+	r := newRegistry(t)
+	p := start(t, nil, "run", "--nats-url", r.url, "--service", "user", "--endpoint", "nats=user.calls", "--drain", "0s")
+	id := p.says(`msg=registered service=user instance=(\S+)`)[1]
+	if !regexp.MustCompile(`^user-[a-z2-7]{8}$`).MatchString(id) {
+		t.Errorf("id %q", id)
+	}
+	if in := r.find(events.Key{Service: "user", ID: id}); in == nil || in.TTL != 15*time.Second || in.Weight != 100 {
+		t.Errorf("announced %+v", in)
+	}
+	p.says("the zone is unknown")
+	p.signal(os.Interrupt)
+	if code := p.exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+func TestNothingIsListedBeforeItListens(t *testing.T) {
+	r := newRegistry(t)
+	address := freeAddress(t)
+	p := start(t, nil, announce(r.url, address, "--admin", "127.0.0.1:0")...)
+	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)[1]
+	p.says(`msg="waiting for the check to pass" .*tcp://` + address + `: connect: connection refused`)
+	if in := r.find(user1); in != nil {
+		t.Errorf("listed %+v", in)
+	}
+	if code, body := get(t, admin+"/readyz"); code != 503 || !strings.Contains(body, "1 of 1 not registered: user/user-1: checking: ") {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	r.await(user1, events.Up)
+}
+
+func TestWithoutACheckItIsListedAtOnce(t *testing.T) {
+	r := newRegistry(t)
+	start(t, nil, announce(r.url, freeAddress(t), "--check", "none")...)
+	r.await(user1, events.Up)
+}
+
+func TestAFailingCheckMakesItNotReadyUntilItPasses(t *testing.T) {
+	r := newRegistry(t)
+	backend := newHTTPServer(t)
+	p := start(t, nil, announce(r.url, backend.Addr().String(), "--check", "http://"+backend.Addr().String()+"/")...)
+	r.await(user1, events.Up)
+	backend.answer(503)
+	r.await(user1, events.NotReady)
+	p.says("not ready, callers are told to stay away")
+	p.says("got 503 Service Unavailable, want 2xx or 3xx")
+	backend.answer(200)
+	r.await(user1, events.Up)
+	p.says(`msg="status changed" .* status=up`)
+}
+
+func TestTheDeadAreGoneAfterTheirTTL(t *testing.T) {
+	r := newRegistry(t)
+	p := start(t, nil, announce(r.url, freeAddress(t), "--check", "none", "--ttl", "1s")...)
+	r.await(user1, events.Up)
+	began := time.Now()
+	p.signal(os.Kill)
+	r.awaitGone(user1)
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("gone after %v", took)
+	}
+}
+
+func TestASecondAnnouncerWithTheSameIDIsTold(t *testing.T) {
+	r := newRegistry(t)
+	first := announce(r.url, freeAddress(t), "--check", "none")
+	start(t, nil, first...)
+	before := r.await(user1, events.Up)
+	p := start(t, nil, append(first, "--admin", "127.0.0.1:0")...)
+	p.says(`level=ERROR msg="not registered: another live instance has this id, give each one its own \(--id\)" service=user instance=user-1`)
+	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)[1]
+	if code, body := get(t, admin+"/readyz"); code != 503 || !strings.Contains(body, "conflict") {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	if now := r.find(user1); now == nil || now.Incarnation != before.Incarnation {
+		t.Errorf("listed is %+v, was %+v", now, before)
+	}
+	p.signal(syscall.SIGTERM)
+	if code := p.exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if r.find(user1) == nil {
+		t.Error("the second took the first with it")
+	}
+}
+
+func TestItComesBackAfterTheServerWasAway(t *testing.T) {
+	address := freeAddress(t)
+	dir := t.TempDir()
+	at := func(o *server.Options) {
+		a, _ := net.ResolveTCPAddr("tcp", address)
+		o.DontListen, o.Host, o.Port, o.StoreDir = false, a.IP.String(), a.Port, dir
+	}
+	ns := natstest.Start(t, at)
+	p := start(t, nil, announce("nats://"+address, freeAddress(t), "--check", "none")...)
+	p.says("msg=registered")
+	natstest.Stop(ns)
+	p.says("lost the connection to NATS")
+	p.says("the lease is not renewed, trying on")
+	if err := os.RemoveAll(filepath.Join(dir, "jetstream")); err != nil { // and it has forgotten everything
+		t.Fatal(err)
+	}
+	ns = natstest.Start(t, at)
+	r := &registry{t: t, kv: openRegistry(t, ns)}
+	r.await(user1, events.Up)
+	p.says("all is well again")
+}
+
+func TestNATSBeingAwayDoesNotHoldTheStopUp(t *testing.T) {
+	for _, name := range []string{"down", "silent"} {
+		t.Run(name, func(t *testing.T) {
+			ns := natstest.Start(t, natstest.Listen)
+			nats := newProxy(t, ns.ClientURL())
+			p := start(t, nil, announce(nats.url, freeAddress(t), "--check", "none", "--drain", "1m")...)
+			p.says("msg=registered")
+			if name == "down" {
+				natstest.Stop(ns)
+			} else {
+				nats.freeze()
+			}
+			began := time.Now()
+			p.signal(syscall.SIGTERM)
+			if code := p.exit(); code != 0 {
+				t.Errorf("exit code %d", code)
+			}
+			if took := time.Since(began); took > 7*time.Second {
+				t.Errorf("took %v", took)
+			}
+			p.says("not deregistered, its lease ends by itself")
+		})
+	}
+}
+
+func TestWhatIsWrongIsOneLineAndAnExitCode(t *testing.T) {
+	noJetStream := natstest.Start(t, natstest.Listen, func(o *server.Options) { o.JetStream = false })
+	locked := natstest.Start(t, natstest.Listen, func(o *server.Options) { o.Username, o.Password = "a", "b" })
+	taken := newHTTPServer(t).Addr().String()
+	nowhere := "nats://" + freeAddress(t)
+	good := []string{"--service", "user", "--endpoint", "http=10.0.0.5:80"}
+	for _, tt := range []struct {
+		name string
+		args []string
+		code int
+		want string
+	}{
+		{"no subcommand", nil, 2, `expected one of "run", "file"`},
+		{"no flags", []string{"run"}, 2, "missing flags: --endpoint=PROTOCOL=ADDRESS, --service=NAME"},
+		{"unknown flag", []string{"run", "--sevice", "user"}, 2, "unknown flag --sevice"},
+		{"unknown flag before the command", append([]string{"run"}, append(good, "--bogus", "true")...), 2, "unknown flag --bogus"},
+		{"service", []string{"run", "--service", "User", "--endpoint", "http=h:80"}, 2, `--service "User": want a DNS label`},
+		{"id", append([]string{"run", "--id", "a.b"}, good...), 2, `--id "a.b": want 1 to 63`},
+		{"endpoint without protocol", []string{"run", "--service", "user", "--endpoint", "h:80"}, 2, `--endpoint: "h:80": want key=value`},
+		{"endpoint without port", []string{"run", "--service", "user", "--endpoint", "http=h"}, 2, `--endpoint "http=h": want host:port`},
+		{"unknown protocol", []string{"run", "--service", "user", "--endpoint", "htp=h:80"}, 2, `--endpoint "htp`},
+		{"endpoint twice", append([]string{"run", "--endpoint", "http=h:81"}, good...), 2, `--endpoint: "http" is given twice`},
+		{"ttl", append([]string{"run", "--ttl", "1500ms"}, good...), 2, `--ttl "1.5s": want whole seconds`},
+		{"ttl 0", append([]string{"run", "--ttl", "0s"}, good...), 2, `--ttl 0s: want whole seconds`},
+		{"ttl text", append([]string{"run", "--ttl", "long"}, good...), 2, `--ttl: expected duration`},
+		{"weight", append([]string{"run", "--weight", "-1"}, good...), 2, `--weight`},
+		{"weight 0", append([]string{"run", "--weight", "0"}, good...), 2, `--weight 0: want 1 to 10000`},
+		{"drain", append([]string{"run", "--drain=-1s"}, good...), 2, `--drain -1s: want 0 or more`},
+		{"check", append([]string{"run", "--check", "localhost:80"}, good...), 2, `--check "localhost:80": want http://`},
+		{"check interval", append([]string{"run", "--check-interval", "0s"}, good...), 2, `--check-interval 0s: want more than 0`},
+		{"zone", append([]string{"run", "--zone", "a b"}, good...), 2, `--zone "a b": want 1 to 63`},
+		{"version", append([]string{"run", "--service-version", "\x01"}, good...), 2, `--service-version "\x01": want`},
+		{"metadata", append([]string{"run", "--metadata", "a"}, good...), 2, `--metadata: "a": want key=value`},
+		{"bucket", append([]string{"run", "--bucket", "a.b"}, good...), 2, `--bucket "a.b": want 1 to 63`},
+		{"url", append([]string{"run", "--nats-url", "http://h"}, good...), 2, `--nats-url http://h: want nats://host:port`},
+		{"url, with a command", append(append([]string{"run", "--nats-url", "http://h"}, good...), "--", "true"), 2, `--nats-url http://h: want nats://host:port`},
+		{"admin", append([]string{"run", "--admin", "here"}, good...), 2, `--admin here: want host:port`},
+		{"admin taken", append([]string{"run", "--admin", taken}, good...), 1, "address already in use"},
+		{"nowhere", append([]string{"run", "--connect-timeout", "300ms", "--nats-url", nowhere}, good...), 1, "connection refused (start one, or set --nats-url)"},
+		{"refused", append([]string{"run", "--nats-url", locked.ClientURL()}, good...), 1, "refuses this client"},
+		{"no JetStream", append([]string{"run", "--nats-url", noJetStream.ClientURL()}, good...), 1, "JetStream"},
+		{"no such command", append(append([]string{"run", "--nats-url", nowhere}, good...), "--", "no-such-command"), 127, `"no-such-command": executable file not found`},
+		{"no command at all", append(append([]string{"run", "--nats-url", nowhere}, good...), "--", "/etc"), 126, "/etc: permission denied"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := start(t, nil, tt.args...)
+			if code := p.exit(); code != tt.code {
+				t.Errorf("exit code %d, want %d", code, tt.code)
+			}
+			lines := complaints(p.stderr.String())
+			if len(lines) != 1 || !strings.HasPrefix(lines[0], "announcer: ") || !strings.Contains(lines[0], tt.want) {
+				t.Errorf("stderr %q, want one line with %q", p.stderr, tt.want)
+			}
+			if p.stdout.String() != "" {
+				t.Errorf("stdout %q", p.stdout)
+			}
+		})
+	}
+}
+
+// complaints are the lines of standard error, without those of success: a
+// server that is reached and then found wanting.
+func complaints(stderr string) []string {
+	var lines []string
+	for line := range strings.Lines(stderr) {
+		if !strings.Contains(line, "level=INFO") {
+			lines = append(lines, strings.TrimSuffix(line, "\n"))
+		}
+	}
+	return lines
+}
+
+func TestHelpAndVersionAreNoErrors(t *testing.T) {
+	for _, args := range [][]string{{"-h"}, {"--help"}, {"run", "-h"}, {"file", "-h"}, {"--version"}} {
+		p := start(t, nil, args...)
+		if code := p.exit(); code != 0 || p.stdout.String() == "" || p.stderr.String() != "" {
+			t.Errorf("%q: exit code %d, stdout %q, stderr %q", args, code, p.stdout, p.stderr)
+		}
+	}
+	p := start(t, nil, "run", "-h")
+	p.exit()
+	for _, flag := range []string{
+		"service", "endpoint", "region", "zone", "rack", "host", "id", "ttl", "check", "drain", "metadata", "admin", "nats-url", "weight", "log-level",
+	} {
+		if want := "$PROXIMA_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_")); !strings.Contains(p.stdout.String(), "--"+flag+"=") || !strings.Contains(p.stdout.String(), want) {
+			t.Errorf("help lacks --%s or %s", flag, want)
+		}
+	}
+}
+
+func TestTheEnvironmentIsAsGoodAsFlags(t *testing.T) {
+	r := newRegistry(t)
+	start(t, []string{
+		"PROXIMA_NATS_URL=" + r.url, "PROXIMA_SERVICE=user", "PROXIMA_ID=user-1", "PROXIMA_ENDPOINT=http=10.0.0.5:80,grpc=10.0.0.5:90",
+		"PROXIMA_CHECK=none", "PROXIMA_ZONE=a", "PROXIMA_METADATA=x=1,y=2", "PROXIMA_TTL=",
+	}, "run")
+	in := r.await(events.Key{Service: "user", Zone: "a", ID: "user-1"}, events.Up)
+	if got := fmt.Sprint(in.Endpoints, in.Metadata, in.TTL); got != "map[grpc:10.0.0.5:90 http:10.0.0.5:80] map[x:1 y:2] 15s" {
+		t.Errorf("announced %s", got)
+	}
+}

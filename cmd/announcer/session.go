@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/internal/daemon/check"
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv"
+	"github.com/proxima-discovery/proxima/pkg/telemetry"
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+const (
+	reopenEvery = 5 * time.Second // a registry that something is wrong with
+	adminGrace  = time.Second
+)
+
+// session is what every subcommand works with.
+type session struct {
+	app   *cli
+	log   *slog.Logger
+	where topology.Detection
+	board *board
+
+	sdk       *daemon.Telemetry
+	metrics   *telemetry.Metrics
+	admin     string // where it is served, "" for nowhere
+	stopAdmin context.CancelFunc
+	serving   sync.WaitGroup
+}
+
+// prepare checks the flags that all subcommands share. It leaves nothing that
+// must be ended.
+func (app *cli) prepare(ctx context.Context, p *daemon.Process) (*session, error) {
+	log := app.Log.Logger(p.Stderr)
+	if err := app.NATS.Validate(); err != nil {
+		return nil, err
+	}
+	for flag, name := range map[string]string{"bucket": app.Bucket, "nats-domain": app.NATSDomain} {
+		if name == "" {
+			continue
+		}
+		if err := events.ValidateName(flag, name); err != nil {
+			return nil, flagError(err)
+		}
+	}
+	if app.CheckInterval <= 0 {
+		return nil, daemon.Usagef("--check-interval %s: want more than 0", app.CheckInterval)
+	}
+	where, err := app.Location.Detect(ctx, p.Getenv, log)
+	if err != nil {
+		return nil, err
+	}
+	return &session{app: app, log: log, where: where, board: newBoard(log)}, nil
+}
+
+// start begins to measure, and to show it when --admin says where.
+func (s *session) start(ctx context.Context, getenv func(string) string) error {
+	var admin net.Listener
+	var err error
+	if s.app.Admin != "" {
+		if admin, err = daemon.Listen("--admin", s.app.Admin); err != nil {
+			return err
+		}
+	}
+	s.sdk, err = daemon.NewTelemetry(ctx, "announcer", getenv, s.log)
+	if err == nil {
+		s.metrics, err = telemetry.New(s.sdk.Meter("announcer"))
+	}
+	if err != nil {
+		if admin != nil {
+			err = errors.Join(err, admin.Close())
+		}
+		return err
+	}
+	if admin != nil {
+		s.serve(ctx, admin)
+	}
+	return nil
+}
+
+// serve answers /healthz, /readyz and /metrics until end, also while the
+// instances leave.
+func (s *session) serve(ctx context.Context, l net.Listener) {
+	mux := http.NewServeMux()
+	daemon.HandleHealth(mux, s.board.ready, s.sdk.Handler())
+	ctx, s.stopAdmin = context.WithCancel(context.WithoutCancel(ctx))
+	s.serving.Go(func() {
+		if err := daemon.Serve(ctx, daemon.NewHTTPServer(mux, s.log), l, adminGrace); err != nil {
+			s.log.Error("health and metrics are not served any more", "error", err)
+		}
+	})
+	s.admin = l.Addr().String()
+}
+
+// begun logs what is known before anything is announced.
+func (s *session) begun() {
+	if s.admin != "" {
+		s.log.Info("serving health and metrics", "address", s.admin)
+	}
+	if s.where.Location.Zone == "" {
+		s.log.Warn("the zone is unknown: nobody can tell that this is near (set --zone)")
+	}
+}
+
+// end undoes what start did.
+func (s *session) end(ctx context.Context) {
+	if s.stopAdmin != nil {
+		s.stopAdmin()
+	}
+	s.serving.Wait()
+	if err := errors.Join(s.metrics.Close(), s.sdk.Shutdown(ctx)); err != nil {
+		s.log.Warn("the last measurements were not sent", "error", err)
+	}
+}
+
+// list puts an instance on the board, as not registered yet.
+func (s *session) list(in events.Instance, won map[topology.Level]string) {
+	s.board.add(in, won)
+	s.metrics.OnState(kv.State{Service: in.Service, Instance: in.ID, Phase: kv.Checking, Status: in.Status, Since: time.Now()})
+}
+
+// connect waits for NATS, and opens the registry. Errors are those that only
+// a person can mend. The connection is to be closed.
+func (s *session) connect(ctx context.Context) (*nats.Conn, *kv.Registry, error) {
+	conn, err := s.app.NATS.Connect(ctx, "announcer", s.log)
+	if err != nil {
+		return nil, nil, err
+	}
+	registry, err := s.open(ctx, conn)
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	return conn, registry, nil
+}
+
+// connectAtLast is connect for those who go on without the registry: it tries
+// until ctx ends.
+func (s *session) connectAtLast(ctx context.Context) (*nats.Conn, *kv.Registry, error) {
+	conn, err := s.app.NATS.Keep("announcer", s.log)
+	if err != nil {
+		return nil, nil, err
+	}
+	for {
+		registry, err := s.open(ctx, conn)
+		if err == nil {
+			return conn, registry, nil
+		}
+		s.log.Error("cannot announce, trying on", "error", err)
+		s.board.fail(err)
+		select {
+		case <-ctx.Done():
+			conn.Close()
+			return nil, nil, ctx.Err()
+		case <-time.After(reopenEvery):
+		}
+	}
+}
+
+func (s *session) open(ctx context.Context, conn *nats.Conn) (*kv.Registry, error) {
+	return kv.Open(ctx, conn, kv.Options{Bucket: s.app.Bucket, Domain: s.app.NATSDomain, Logger: s.log})
+}
+
+// announce announces an instance that is on the board.
+func (s *session) announce(registry *kv.Registry, in events.Instance, ask check.Func, drain time.Duration) (*kv.Announcement, error) {
+	return registry.Announce(in, kv.AnnounceOptions{
+		Check:         ask,
+		CheckInterval: s.app.CheckInterval,
+		CheckTimeout:  check.Timeout,
+		Drain:         drain,
+		OnState: func(state kv.State) {
+			s.metrics.OnState(state)
+			s.board.onState(state)
+		},
+		Logger: slog.New(withoutPhases{s.log.Handler()}),
+	})
+}

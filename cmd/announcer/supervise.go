@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+
+	"github.com/proxima-discovery/proxima/internal/daemon"
+)
+
+// supervisor takes an announced instance to its end.
+//
+// Told to stop, it lets the instance leave, and only then passes the signal on
+// to the command: draining → wait → deregister → signal → wait for the exit.
+// In this order no call is lost. While the command still serves, its callers
+// hear first that others are to be preferred and then that it is gone; when it
+// stops listening nobody calls any more, and the calls under way are its own
+// to finish. A second signal hurries all of this.
+//
+// A command that ends by itself is deregistered at once.
+type supervisor struct {
+	log     *slog.Logger
+	command *command // nil: somebody else runs the instance
+	// leave ends the announcement, sooner when its context ends.
+	leave func(context.Context) error
+	again <-chan os.Signal // those who tell us to stop, once more
+	other <-chan os.Signal // what else is passed on
+}
+
+// run returns when all has ended. ctx ends when it is told to stop.
+func (s *supervisor) run(ctx context.Context) error {
+	leaving, hurry := context.WithCancel(context.WithoutCancel(ctx))
+	defer hurry()
+	var exited <-chan struct{}
+	if s.command != nil {
+		exited = s.command.exited
+	}
+	var (
+		stop    = ctx.Done()
+		left    chan error // of leave, nil unless it runs
+		first   os.Signal  // the one that told us to stop
+		hurried bool
+	)
+	begin := func() chan error {
+		done := make(chan error, 1)
+		go func() { done <- s.leave(leaving) }() // waited for below
+		return done
+	}
+	for {
+		select {
+		case <-stop:
+			stop = nil
+			first = daemon.Interrupt(ctx)
+			left = begin()
+		case err := <-left:
+			left = nil
+			s.notDeregistered(err)
+			if s.command == nil {
+				return nil
+			}
+			s.pass(first)
+		case again := <-s.again:
+			hurried = true
+			hurry()
+			s.pass(again)
+		case other := <-s.other:
+			s.pass(other)
+		case <-exited:
+			hurry()
+			if stop != nil {
+				left = begin()
+			}
+			if left != nil {
+				s.notDeregistered(<-left)
+			}
+			return s.exit(first, hurried)
+		}
+	}
+}
+
+func (s *supervisor) pass(signal os.Signal) {
+	if s.command == nil {
+		return
+	}
+	if err := s.command.signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		s.log.Warn("a signal did not reach the command", "signal", signal.String(), "error", err)
+	}
+}
+
+// notDeregistered is no failure of the stop: the lease ends by itself.
+func (s *supervisor) notDeregistered(err error) {
+	if err != nil {
+		s.log.Debug("left without being heard", "error", err)
+	}
+}
+
+// exit is the command's exit code. To be killed by the very signal that was
+// passed on after a clean leave is the end that was asked for, and no error.
+func (s *supervisor) exit(first os.Signal, hurried bool) error {
+	code := s.command.code()
+	if first != nil && !hurried && s.command.endedBy(first) {
+		code = 0
+	}
+	if s.command.err != nil {
+		return &daemon.ExitError{Code: code, Err: s.command.err}
+	}
+	s.log.Info("the command has ended", "code", code)
+	if code == 0 {
+		return nil
+	}
+	return &daemon.ExitError{Code: code}
+}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/internal/demo"
+)
+
+type demoCommand struct {
+	Duration time.Duration `default:"40s" placeholder:"DURATION" help:"How long the calls go on; 0s until Ctrl-C (${default})."`
+	Plain    bool          `help:"Print lines even on a terminal."`
+	Listen   string        `name:"nats-listen" default:"127.0.0.1:0" placeholder:"HOST:PORT" help:"Where the demo's NATS server listens, for other commands to look at; port 0 takes a free one (${default})."`
+}
+
+// Help is shown by -h.
+func (c *demoCommand) Help() string {
+	return `Starts a NATS server and six instances of a service, each a process that serves HTTP, in three zones of two regions and a far one. A caller in one of the zones calls all the time, while instances are killed, paused, drained and started again. The network between regions is slowed down to the round trips that CloudPing.co measured on AWS.
+
+Ends with a summary, and with exit code 0 only if no call failed after its retries.`
+}
+
+// Run gives the demo.
+func (c *demoCommand) Run(ctx context.Context, p *daemon.Process) error {
+	if c.Duration != 0 && c.Duration < demo.MinDuration {
+		return daemon.Usagef("--duration %v: want at least %v, or 0s for ever", c.Duration, demo.MinDuration)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("demo: cannot start instances: %w", err)
+	}
+	result, err := demo.Run(ctx, demo.Options{
+		Duration: c.Duration,
+		Command:  []string{self, "demo-instance"},
+		NATS:     c.Listen,
+		Out:      p.Stdout,
+		Live:     !c.Plain && isTerminal(p.Stdout),
+	})
+	if err == nil && result.Failed > 0 {
+		err = fmt.Errorf("demo: %d of %d calls failed after retries", result.Failed, result.Calls)
+	}
+	return err
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && info.Name() != "null"
+}
+
+// demoInstanceCommand is one instance of the demo, which starts it.
+type demoInstanceCommand struct {
+	Job string `arg:"" help:"What to be, as JSON."`
+}
+
+// Run serves until it is told to end.
+func (c *demoInstanceCommand) Run(ctx context.Context, p *daemon.Process) error {
+	return demo.Instance(ctx, c.Job, p.Stdin)
+}

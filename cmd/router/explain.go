@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+// measureWait is how long a selector of our own may measure before it explains.
+const measureWait = time.Second
+
+type explainCommand struct {
+	Service string `arg:"" help:"Service to explain."`
+	From    string `placeholder:"REGION/ZONE" help:"Place of the caller. Default: the router's."`
+
+	operatorFlags
+}
+
+// Help is shown by -h.
+func (c *explainCommand) Help() string {
+	return `A running router is asked, as its distances and breakers are those that decide. When there is none, this command measures the distances from where it runs.`
+}
+
+// Run prints what a pick would see.
+func (c *explainCommand) Run(ctx context.Context, p *daemon.Process) error {
+	if err := events.ValidateService(c.Service); err != nil {
+		return &daemon.UsageError{Err: err}
+	}
+	if c.From != "" {
+		if _, err := topology.ParseLocation(c.From); err != nil {
+			return daemon.Usagef("--from %s: want region/zone: %w", c.From, err)
+		}
+	}
+	s, err := c.open(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	e, err := c.askRouter(ctx, s)
+	if errors.Is(err, nats.ErrNoResponders) {
+		fmt.Fprintln(p.Stderr, "router: no router answers, so this is seen from here")
+		e, err = c.measure(ctx, p, s)
+	}
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(p.Stdout, e)
+	}
+	return printExplanation(p.Stdout, e)
+}
+
+// askRouter asks any router of the bucket.
+func (c *explainCommand) askRouter(ctx context.Context, s *session) (selector.Explanation, error) {
+	msg := nats.NewMsg(c.bucket() + ".explain." + c.Service)
+	if c.From != "" {
+		msg.Header.Set("Proxima-From", c.From)
+	}
+	answer, err := s.nc.RequestMsgWithContext(ctx, msg)
+	if err != nil {
+		return selector.Explanation{}, fmt.Errorf("asking a router: %w", err)
+	}
+	switch code := answer.Header.Get(micro.ErrorCodeHeader); code {
+	case "":
+	case "404":
+		return selector.Explanation{}, unknownService(c.Service)
+	default:
+		return selector.Explanation{}, fmt.Errorf("the router answers %s: %s", code, answer.Header.Get(micro.ErrorHeader))
+	}
+	var e selector.Explanation
+	if err := json.Unmarshal(answer.Data, &e); err != nil {
+		return selector.Explanation{}, fmt.Errorf("the router's answer: %w", err)
+	}
+	return e, nil
+}
+
+// measure explains by a selector of its own.
+func (c *explainCommand) measure(ctx context.Context, p *daemon.Process, s *session) (selector.Explanation, error) {
+	here, err := (&daemon.LocationFlags{}).Detect(ctx, p.Getenv, s.log)
+	if err != nil {
+		return selector.Explanation{}, err
+	}
+	sel, err := selector.New(ctx, s.nc, selector.Options{Source: s.registry, Location: here.Location, Logger: s.log})
+	if err != nil {
+		return selector.Explanation{}, err
+	}
+	defer sel.Close()
+	ask := selector.Request{Service: c.Service}
+	if c.From != "" {
+		from, err := topology.ParseLocation(c.From)
+		if err != nil {
+			return selector.Explanation{}, err
+		}
+		ask.From = &from
+	}
+	var e selector.Explanation
+	for began := time.Now(); ; {
+		if e, err = sel.Explain(ctx, ask); err != nil || measured(e) || time.Since(began) >= measureWait {
+			break
+		}
+		select {
+		case <-time.After(measureWait / 20):
+		case <-ctx.Done():
+			return e, ctx.Err()
+		}
+	}
+	if errors.Is(err, selector.ErrUnknownService) {
+		return e, unknownService(c.Service)
+	}
+	return e, err
+}
+
+func measured(e selector.Explanation) bool {
+	return !slices.ContainsFunc(e.Instances, func(c selector.Candidate) bool {
+		return c.DistanceSource == string(latency.SourceAssumed)
+	})
+}
+
+func printExplanation(w io.Writer, e selector.Explanation) error {
+	stale := ""
+	if e.Stale {
+		stale = ", stale: the registry cannot be reached"
+	}
+	fmt.Fprintf(w, "%s from %s by %s%s\n\n", e.Service, e.From, e.Strategy, stale)
+	t := newTable(w, "INSTANCE", "CIRCLE", "DISTANCE", "SOURCE", "STATUS", "BREAKER", "IN FLIGHT", "WHY")
+	for i := range e.Instances {
+		c := &e.Instances[i]
+		status := string(c.Status)
+		if c.Suspect {
+			status += ", suspect"
+		}
+		t.row(c.ID, c.Circle, fmt.Sprintf("%.3g ms", c.DistanceMS), c.DistanceSource, status, c.Breaker, c.InFlight, c.Reason)
+	}
+	return t.end()
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/internal/daemon/embedded"
+	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/telemetry"
+)
+
+type serveCommand struct {
+	HTTP        string               `name:"http" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Serve HTTP here; port 0 takes a free one (${default})."`
+	NATSListen  string               `name:"nats-listen" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Where the embedded NATS server listens, when there is no --nats-url; port 0 takes a free one (${default})."`
+	StoreDir    string               `placeholder:"DIR" help:"Where the embedded NATS server keeps its records. Default: a temporary directory, removed at the end."`
+	AllowCIDR   []string             `name:"allow-cidr" placeholder:"NETWORK" help:"Call only instances in this network; once for each. Link-local, multicast and metadata addresses are never called."`
+	Timeout     time.Duration        `default:"10s" placeholder:"DURATION" help:"How long an instance may take to answer (${default})."`
+	Concurrency int                  `default:"1024" placeholder:"NUMBER" help:"Calls by NATS at once; more are refused (${default})."`
+	Grace       time.Duration        `default:"10s" placeholder:"DURATION" help:"When told to stop: how long calls may run on (${default})."`
+	Strategy    string               `default:"p2c" placeholder:"NAME" help:"How one of about equally near instances is chosen (${default})."`
+	Location    daemon.LocationFlags `embed:""`
+	Log         daemon.LogFlags      `embed:""`
+
+	registryFlags
+}
+
+// Help is shown by -h.
+func (c *serveCommand) Help() string {
+	return `Without --nats-url the router runs a NATS server with JetStream in itself, on --nats-listen, which is all that a first try or a small fleet needs.
+
+Told to stop (SIGTERM, SIGINT), it lets the calls that run end, for --grace at most.`
+}
+
+// embeddedURL is the default of --nats-url: no URL, but a server of our own.
+const embeddedURL = "embedded"
+
+// plan is what the flags mean.
+type plan struct {
+	log   *slog.Logger
+	guard *router.Guard
+	pick  selector.Options
+}
+
+func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, error) {
+	log := c.Log.Logger(p.Stderr)
+	for flag, name := range map[string]string{"bucket": c.bucket(), "nats-domain": c.NATSDomain} {
+		if err := events.ValidateName("--"+flag, name); err != nil && name != "" {
+			return nil, &daemon.UsageError{Err: err}
+		}
+	}
+	for flag, ok := range map[string]bool{
+		"timeout": c.Timeout > 0, "grace": c.Grace > 0, "concurrency": c.Concurrency > 0,
+	} {
+		if !ok {
+			return nil, daemon.Usagef("--%s: want more than 0", flag)
+		}
+	}
+	strategy, err := selector.ParseStrategy(c.Strategy)
+	if err != nil {
+		return nil, daemon.Usagef("--strategy: %w", err)
+	}
+	var allow []netip.Prefix
+	for _, s := range c.AllowCIDR {
+		prefix, err := router.ParseCIDR(s)
+		if err != nil {
+			return nil, daemon.Usagef("--allow-cidr: %w", err)
+		}
+		allow = append(allow, prefix)
+	}
+	where, err := c.Location.Detect(ctx, p.Getenv, log)
+	if err != nil {
+		return nil, err
+	}
+	if where.Location.Zone == "" {
+		log.Warn("the zone is unknown: callers that do not say where they are get instances from anywhere (set --zone)")
+	}
+	return &plan{log, router.NewGuard(allow...), selector.Options{Location: where.Location, Strategy: strategy}}, nil
+}
+
+// Run runs a router until it is told to stop.
+func (c *serveCommand) Run(ctx context.Context, p *daemon.Process) error {
+	pl, err := c.plan(ctx, p)
+	if err != nil {
+		return err
+	}
+	l, err := daemon.Listen("--http", c.HTTP)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	nc, end, err := c.connect(ctx, p, pl.log)
+	if err != nil {
+		return err
+	}
+	err = c.serve(ctx, p, pl, nc, l)
+	return errors.Join(err, end())
+}
+
+// connect connects to the NATS server of the flags, or to one of our own. End
+// closes both.
+func (c *serveCommand) connect(ctx context.Context, p *daemon.Process, log *slog.Logger) (nc *nats.Conn, end func() error, err error) {
+	if c.NATS.URL != embeddedURL {
+		if nc, err = c.NATS.Connect(ctx, "proxima-router", log); err != nil {
+			return nil, nil, err
+		}
+		return nc, func() error { nc.Close(); return nil }, nil
+	}
+	server, err := embedded.Start(ctx, embedded.Options{
+		Listen: c.NATSListen, StoreDir: c.StoreDir, Domain: c.NATSDomain, Logger: log,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	fmt.Fprintf(p.Stdout, "NATS: an embedded server at %s (no --nats-url was given)\n", server.URL())
+	c.NATS.URL = server.URL()
+	if nc, err = c.NATS.Connect(ctx, "proxima-router", log, server.InProcess()); err != nil {
+		return nil, nil, errors.Join(err, server.Close())
+	}
+	return nc, func() error { nc.Close(); return server.Close() }, nil
+}
+
+func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, nc *nats.Conn, l net.Listener) error {
+	sdk, err := daemon.NewTelemetry(ctx, "router", p.Getenv, pl.log)
+	if err != nil {
+		return err
+	}
+	metrics, err := telemetry.New(sdk.Meter("router"))
+	if err != nil {
+		return errors.Join(err, sdk.Shutdown(ctx))
+	}
+	err = c.route(ctx, p, pl, nc, l, router.Options{
+		Selector: pl.pick, Bucket: c.bucket(), Guard: pl.guard,
+		Timeout: c.Timeout, Concurrency: c.Concurrency, Grace: c.Grace,
+		Metrics: metrics, MetricsHandler: sdk.Handler(), Logger: pl.log,
+	})
+	return errors.Join(err, metrics.Close(), sdk.Shutdown(ctx))
+}
+
+func (c *serveCommand) route(ctx context.Context, p *daemon.Process, pl *plan, nc *nats.Conn, l net.Listener, o router.Options) error {
+	registry, err := kv.Open(ctx, nc, c.options(pl.log))
+	if err != nil {
+		return err
+	}
+	r, err := router.New(ctx, nc, registry, o)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	fmt.Fprintf(p.Stdout, "HTTP: http://%s\n", l.Addr())
+	return r.Serve(ctx, l)
+}

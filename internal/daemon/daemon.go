@@ -1,0 +1,153 @@
+// Package daemon is what Proxima's commands share: how a program starts, reads
+// its flags, connects to NATS, shows its health and ends.
+//
+// A command is a struct of flags for [kong] whose subcommands have a method
+//
+//	Run(ctx context.Context, p *daemon.Process) error
+//
+// [Main] gives it the real process, a test calls [Process.Run] with its own.
+// The parts that not every command needs are packages below this one: check
+// and embedded.
+//
+// [kong]: https://pkg.go.dev/github.com/alecthomas/kong
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+)
+
+// Exit codes, besides those of a wrapped command.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// Process is what a program has from its surroundings.
+type Process struct {
+	// Args are the arguments without the name of the program.
+	Args []string
+	// Getenv reads the environment, as [os.Getenv] does.
+	Getenv func(string) string
+	// Stdin is what a wrapped command reads. Nil is empty.
+	Stdin  *os.File
+	Stdout io.Writer
+	Stderr io.Writer
+	// Again delivers every SIGINT and SIGTERM after the first, which ends
+	// the context: whoever sends one wants the end to hurry. Nil: none.
+	Again <-chan os.Signal
+}
+
+// Main runs a command in the real process and exits with its code. The first
+// SIGINT or SIGTERM ends the context of the program, [Interrupt] tells which
+// it was; the next ones go to [Process.Again], and end the process at once
+// where nobody reads them.
+func Main(name, description string, cli any) {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	again := make(chan os.Signal, 1)
+	go watchSignals(signals, cancel, again, func() { os.Exit(exitFailed) })
+	p := &Process{os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr, again}
+	os.Exit(p.Run(ctx, name, description, cli))
+}
+
+// watchSignals runs until the process ends.
+func watchSignals(signals <-chan os.Signal, cancel context.CancelCauseFunc, again chan<- os.Signal, exit func()) {
+	first := true
+	for s := range signals {
+		if first {
+			cancel(&interrupted{s})
+			first = false
+			continue
+		}
+		select {
+		case again <- s:
+		default:
+			exit()
+		}
+	}
+}
+
+type interrupted struct{ signal os.Signal }
+
+func (i *interrupted) Error() string { return i.signal.String() }
+
+// Interrupt is the signal that ended ctx, SIGTERM when none did.
+func Interrupt(ctx context.Context) os.Signal {
+	if i, ok := errors.AsType[*interrupted](context.Cause(ctx)); ok {
+		return i.signal
+	}
+	return syscall.SIGTERM
+}
+
+// Run parses the arguments into cli, runs the subcommand they name and returns
+// the exit code: 0, 2 for a [UsageError], what an [ExitError] says, 1 for every
+// other error. The error is one line on Stderr. A program that ends because
+// ctx did has not failed.
+func (p *Process) Run(ctx context.Context, name, description string, cli any) int {
+	selected, err := p.parse(name, description, cli)
+	if selected == nil && err == nil {
+		return 0 // help or version was asked for and printed
+	}
+	if err == nil {
+		selected.BindTo(ctx, (*context.Context)(nil))
+		err = selected.Run(p)
+	}
+	if err == nil || ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return 0 // it was told to end
+	}
+	code := exitFailed
+	if _, ok := errors.AsType[*UsageError](err); ok {
+		code = exitUsage
+	}
+	if exit, ok := errors.AsType[*ExitError](err); ok {
+		code = exit.Code
+		if exit.Err == nil {
+			return code
+		}
+	}
+	fmt.Fprintf(p.Stderr, "%s: %s\n", name, oneLine(err))
+	return code
+}
+
+func oneLine(err error) string {
+	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
+// ExitError ends the program with a code of its own. Without an Err it does so
+// without a word: the command that the program wraps has said what there was
+// to say.
+type ExitError struct {
+	Code int
+	Err  error
+}
+
+func (e *ExitError) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("exit code %d", e.Code)
+	}
+	return e.Err.Error()
+}
+
+// Unwrap is the error as it was found.
+func (e *ExitError) Unwrap() error { return e.Err }
+
+// UsageError marks what the caller of the program did wrong.
+type UsageError struct{ Err error }
+
+func (e *UsageError) Error() string { return e.Err.Error() }
+
+// Unwrap is the error as it was found.
+func (e *UsageError) Unwrap() error { return e.Err }
+
+// Usagef makes a [UsageError].
+func Usagef(format string, args ...any) error {
+	return &UsageError{fmt.Errorf(format, args...)}
+}

@@ -1,0 +1,192 @@
+// Package embedded runs a NATS server with JetStream inside a program, for
+// fleets so small, or so new, that they have none.
+//
+// It is a package of its own so that only programs which offer it contain a
+// NATS server.
+package embedded
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// DefaultListen is where a server listens unless [Options] say otherwise.
+const DefaultListen = "127.0.0.1:4222"
+
+// startTimeout bounds the start, which reads what the store holds.
+const startTimeout = 30 * time.Second
+
+// Options configure [Start]. The zero value is ready to use.
+type Options struct {
+	// Listen is the host:port for clients; port 0 takes a free one. Default
+	// [DefaultListen].
+	Listen string
+	// StoreDir keeps the records. Default: a directory that is removed by
+	// Close.
+	StoreDir string
+	// Domain is the JetStream domain. Default: none.
+	Domain string
+	// Logger for what the server says. Default [slog.Default].
+	Logger *slog.Logger
+}
+
+// Server is a running NATS server.
+type Server struct {
+	ns        *server.Server
+	temporary string // to be removed, "" for none
+}
+
+// Start runs a server and returns when clients can connect. ctx bounds the
+// start only.
+func Start(ctx context.Context, o Options) (*Server, error) {
+	log := o.Logger
+	if log == nil {
+		log = slog.Default()
+	}
+	address := cmp.Or(o.Listen, DefaultListen)
+	host, port, err := hostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("embedded NATS: listen on %s: %w", address, err)
+	}
+	s := &Server{}
+	dir := o.StoreDir
+	if dir == "" {
+		if dir, err = os.MkdirTemp("", "proxima-nats-"); err != nil {
+			return nil, fmt.Errorf("embedded NATS: no place for its records: %w", err)
+		}
+		s.temporary = dir
+	} else if err := usable(dir); err != nil {
+		return nil, fmt.Errorf("embedded NATS: store directory %s: %w", dir, err)
+	}
+	logs := &adapter{log: log, fatal: make(chan string, 1)}
+	s.ns, err = server.NewServer(&server.Options{
+		Host: host, Port: port,
+		JetStream: true, JetStreamDomain: o.Domain, StoreDir: dir,
+		NoSigs: true, MaxTracedMsgLen: 256,
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("embedded NATS: %w", err), s.removeTemporary())
+	}
+	s.ns.SetLoggerV2(logs, log.Enabled(ctx, slog.LevelDebug), false, false)
+	if err := s.start(ctx, address, logs.fatal); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if s.temporary != "" {
+		log.Warn("the embedded NATS server keeps its records in a temporary directory: they will not survive the end of this program", "dir", dir)
+	}
+	return s, nil
+}
+
+func (s *Server) start(ctx context.Context, address string, fatal <-chan string) error {
+	// The server would find a taken port only after it has opened the store,
+	// which may be another server's.
+	probe, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("embedded NATS: %w", err)
+	}
+	if err := probe.Close(); err != nil {
+		return fmt.Errorf("embedded NATS: %w", err)
+	}
+	s.ns.Start()
+	for deadline := time.Now().Add(startTimeout); ; {
+		select {
+		case why := <-fatal:
+			return fmt.Errorf("embedded NATS: %s", why)
+		case <-ctx.Done():
+			return fmt.Errorf("embedded NATS: %w", context.Cause(ctx))
+		default:
+		}
+		if s.ns.ReadyForConnections(100 * time.Millisecond) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("embedded NATS: not ready after %v", startTimeout)
+		}
+	}
+}
+
+// URL is where clients of other processes connect.
+func (s *Server) URL() string { return s.ns.ClientURL() }
+
+// InProcess connects without a socket.
+func (s *Server) InProcess() nats.Option { return nats.InProcessServer(s.ns) }
+
+// Close stops the server and waits until it has ended. It may be called twice.
+func (s *Server) Close() error {
+	s.ns.Shutdown()
+	s.ns.WaitForShutdown()
+	return s.removeTemporary()
+}
+
+func (s *Server) removeTemporary() error {
+	if s.temporary == "" {
+		return nil
+	}
+	if err := os.RemoveAll(s.temporary); err != nil {
+		return fmt.Errorf("embedded NATS: remove its records: %w", err)
+	}
+	return nil
+}
+
+func hostPort(address string) (string, int, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, fmt.Errorf("want host:port: %w", err)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return "", 0, fmt.Errorf("want host:port with a port of 0 to 65535")
+	}
+	if n == 0 {
+		return host, server.RANDOM_PORT, nil
+	}
+	return host, int(n), nil
+}
+
+// usable makes the directory and writes to it once.
+func usable(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".proxima-")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// adapter writes the server's log with slog. What the server calls notices are
+// details to us.
+type adapter struct {
+	log   *slog.Logger
+	fatal chan string // the first fatal error
+}
+
+func (a *adapter) Noticef(format string, v ...any) { a.say(slog.LevelDebug, format, v) }
+func (a *adapter) Debugf(format string, v ...any)  { a.say(slog.LevelDebug, format, v) }
+func (a *adapter) Tracef(format string, v ...any)  { a.say(slog.LevelDebug, format, v) }
+func (a *adapter) Warnf(format string, v ...any)   { a.say(slog.LevelWarn, format, v) }
+func (a *adapter) Errorf(format string, v ...any)  { a.say(slog.LevelError, format, v) }
+
+func (a *adapter) say(level slog.Level, format string, v []any) {
+	a.log.Log(context.Background(), level, "the embedded NATS server says", "text", fmt.Sprintf(format, v...))
+}
+
+// Fatalf is told before the server gives up; unlike the server's own logger it
+// does not end the process.
+func (a *adapter) Fatalf(format string, v ...any) {
+	select {
+	case a.fatal <- fmt.Sprintf(format, v...):
+	default:
+	}
+}

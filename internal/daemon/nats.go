@@ -1,0 +1,211 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+)
+
+// NATSFlags say where NATS is and who we are to it. The default of the URL is
+// the kong variable nats_url.
+type NATSFlags struct {
+	URL            string        `name:"nats-url" default:"${nats_url}" placeholder:"URL" help:"NATS server, or several joined by commas (${default})."`
+	Creds          string        `name:"nats-creds" placeholder:"FILE" help:"Credentials file (JWT and seed) for NATS."`
+	NKey           string        `name:"nats-nkey" placeholder:"FILE" help:"Seed file of an nkey for NATS."`
+	User           string        `name:"nats-user" placeholder:"NAME" help:"User name for NATS."`
+	Password       string        `name:"nats-password" placeholder:"SECRET" help:"Password for NATS; better given by the environment."`
+	CA             string        `name:"nats-ca" placeholder:"FILE" help:"PEM certificates that sign the server's."`
+	Cert           string        `name:"nats-cert" placeholder:"FILE" help:"PEM certificate of this client."`
+	Key            string        `name:"nats-key" placeholder:"FILE" help:"PEM key of this client."`
+	ConnectTimeout time.Duration `default:"10s" placeholder:"DURATION" help:"How long to wait for NATS at the start (${default})."`
+}
+
+// How a connection of a daemon behaves: it never gives up, notices a dead
+// server within 6 s, and keeps nothing to replay later: what is late is wrong.
+const (
+	reconnectWait   = 100 * time.Millisecond // and up to reconnectJitter more
+	reconnectJitter = 150 * time.Millisecond
+	pingInterval    = 2 * time.Second
+	maxPings        = 2
+	dialTimeout     = 2 * time.Second
+)
+
+// Connect connects and waits until the server has answered, at most
+// ConnectTimeout. Being refused (credentials, certificates) ends the wait at
+// once. The connection then stays until it is closed, whatever happens to the
+// server. Options are added to those of the flags.
+func (f *NATSFlags) Connect(ctx context.Context, name string, logger *slog.Logger, options ...nats.Option) (*nats.Conn, error) {
+	l := newLink(logger)
+	nc, err := f.dial(name, l, options)
+	if err != nil {
+		return nil, err
+	}
+	wait, cancel := context.WithTimeout(ctx, f.ConnectTimeout)
+	defer cancel()
+	select {
+	case <-l.connected:
+		l.complain()
+		return nc, nil
+	case <-l.refused:
+		nc.Close()
+		return nil, fmt.Errorf("NATS at %s refuses this client: %w", f.where(), l.last())
+	case <-wait.Done():
+		nc.Close()
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("connecting to NATS at %s: %w", f.where(), err)
+		}
+		why := cmp.Or(l.last(), nats.ErrTimeout)
+		if errors.Is(why, nats.ErrNoServers) { // what nats.go makes of it, at first
+			why = syscall.ECONNREFUSED
+		}
+		return nil, fmt.Errorf("cannot reach NATS at %s: %w (start one, or set --nats-url)", f.where(), why)
+	}
+}
+
+// Keep begins to connect and tries for ever. The connection that it returns
+// may be used at once: until the server is there, its calls fail. It returns
+// an error only for flags that can never work.
+func (f *NATSFlags) Keep(name string, logger *slog.Logger, options ...nats.Option) (*nats.Conn, error) {
+	l := newLink(logger)
+	l.complain()
+	return f.dial(name, l, options)
+}
+
+func (f *NATSFlags) dial(name string, l *link, more []nats.Option) (*nats.Conn, error) {
+	options, err := f.options()
+	if err != nil {
+		return nil, err
+	}
+	options = append(options,
+		nats.Name(name),
+		nats.RetryOnFailedConnect(true),
+		nats.Timeout(min(dialTimeout, f.ConnectTimeout)),
+		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(),
+		nats.CustomReconnectDelay(l.nextAttempt),
+		nats.ReconnectBufSize(-1),
+		nats.PingInterval(pingInterval),
+		nats.MaxPingsOutstanding(maxPings),
+		nats.NoCallbacksAfterClientClose(),
+		nats.ConnectHandler(l.onConnect),
+		nats.ReconnectHandler(l.onConnect),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { l.failed(err) }),
+		nats.DisconnectErrHandler(l.onDisconnect),
+		nats.ErrorHandler(l.onError),
+	)
+	nc, err := nats.Connect(f.URL, append(options, more...)...)
+	if err != nil {
+		return nil, Usagef("--nats-url %s: %w", f.where(), err)
+	}
+	l.conn.Store(nc)
+	return nc, nil
+}
+
+// Validate finds what can never work, without asking the network. The
+// commands that wait for nobody call it before they begin.
+func (f *NATSFlags) Validate() error {
+	_, err := f.options()
+	return err
+}
+
+func (f *NATSFlags) options() ([]nats.Option, error) {
+	if err := f.validateURL(); err != nil {
+		return nil, err
+	}
+	if f.ConnectTimeout <= 0 {
+		return nil, Usagef("--connect-timeout %s: want more than 0", f.ConnectTimeout)
+	}
+	if (f.Cert == "") != (f.Key == "") {
+		return nil, Usagef("--nats-cert and --nats-key belong together")
+	}
+	var options []nats.Option
+	// Options that read files do so when they are applied: try them here.
+	add := func(flag string, option nats.Option, err error) error {
+		if err == nil {
+			err = option(new(nats.Options))
+		}
+		if err != nil {
+			return Usagef("%s: %w", flag, err)
+		}
+		options = append(options, option)
+		return nil
+	}
+	var errs []error
+	if f.Creds != "" {
+		errs = append(errs, add("--nats-creds "+f.Creds, nats.UserCredentials(f.Creds), validateCreds(f.Creds)))
+	}
+	if f.NKey != "" {
+		option, err := nats.NkeyOptionFromSeed(f.NKey)
+		errs = append(errs, add("--nats-nkey "+f.NKey, option, err))
+	}
+	if f.User != "" {
+		options = append(options, nats.UserInfo(f.User, f.Password))
+	}
+	if f.CA != "" {
+		errs = append(errs, add("--nats-ca "+f.CA, nats.RootCAs(f.CA), nil))
+	}
+	if f.Cert != "" {
+		errs = append(errs, add("--nats-cert "+f.Cert+", --nats-key "+f.Key, nats.ClientCert(f.Cert, f.Key), nil))
+	}
+	return options, errors.Join(errs...)
+}
+
+func (f *NATSFlags) validateURL() error {
+	for one := range strings.SplitSeq(f.URL, ",") {
+		one = strings.TrimSpace(one)
+		if !strings.Contains(one, "://") {
+			one = "nats://" + one
+		}
+		u, err := url.Parse(one)
+		const want = "want nats://host:port (or tls://, ws://, wss://)"
+		if err != nil { // quotes nothing: the URL may hold a password
+			return Usagef("--nats-url is not a URL: %s", want)
+		}
+		switch u.Scheme {
+		case "nats", "tls", "ws", "wss":
+		default:
+			return Usagef("--nats-url %s: %s", u.Redacted(), want)
+		}
+		if u.Hostname() == "" {
+			return Usagef("--nats-url %s: %s", u.Redacted(), want)
+		}
+	}
+	return nil
+}
+
+// where is the URL without its passwords.
+func (f *NATSFlags) where() string {
+	var shown []string
+	for one := range strings.SplitSeq(f.URL, ",") {
+		one = strings.TrimSpace(one)
+		if u, err := url.Parse(one); err == nil {
+			one = u.Redacted()
+		}
+		shown = append(shown, one)
+	}
+	return strings.Join(shown, ",")
+}
+
+// validateCreds reads the file once. nats.go reads it at every connect, so
+// that it may be rotated.
+func validateCreds(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if _, err := nkeys.ParseDecoratedJWT(data); err != nil {
+		return err
+	}
+	_, err = nkeys.ParseDecoratedUserNKey(data)
+	return err
+}

@@ -1,0 +1,400 @@
+package daemon_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+
+	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/internal/natstest"
+)
+
+const patience = 10 * time.Second
+
+// journal keeps log lines.
+type journal struct {
+	mu  sync.Mutex
+	buf strings.Builder
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.Write(p)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.String()
+}
+
+func (j *journal) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: slog.LevelInfo}))
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+func flags(url string) *daemon.NATSFlags {
+	return &daemon.NATSFlags{URL: url, ConnectTimeout: patience}
+}
+
+// unused is an address nobody listens on.
+func unused(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// at makes a server listen on an address.
+func at(address string) func(*server.Options) {
+	return func(o *server.Options) {
+		a, err := net.ResolveTCPAddr("tcp", address)
+		if err != nil {
+			panic(err)
+		}
+		o.DontListen, o.Host, o.Port = false, a.IP.String(), a.Port
+	}
+}
+
+func TestConnectionsFollowTheDesign(t *testing.T) {
+	ns := natstest.Start(t, natstest.Listen)
+	nc, err := flags(ns.ClientURL()).Connect(t.Context(), "announcer", new(journal).logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	o := nc.Opts
+	if o.MaxReconnect != -1 || o.ReconnectBufSize != -1 || o.MaxPingsOut != 2 || !o.RetryOnFailedConnect || o.Name != "announcer" {
+		t.Errorf("options %+v", o)
+	}
+	if o.PingInterval < 2*time.Second || o.PingInterval > 5*time.Second {
+		t.Errorf("pings every %v", o.PingInterval)
+	}
+	shortest, longest := time.Hour, time.Duration(0)
+	for range 1000 {
+		d := o.CustomReconnectDelayCB(1)
+		shortest, longest = min(shortest, d), max(longest, d)
+	}
+	if shortest < 100*time.Millisecond || longest > 250*time.Millisecond || longest-shortest < 100*time.Millisecond {
+		t.Errorf("waits %v to %v between attempts", shortest, longest)
+	}
+}
+
+func TestConnectWaitsForAServerThatComesLater(t *testing.T) {
+	address := unused(t)
+	log := new(journal)
+	started := make(chan *nats.Conn, 1)
+	go func() {
+		nc, err := flags("nats://"+address).Connect(t.Context(), "test", log.logger())
+		if err != nil {
+			t.Error(err)
+		}
+		started <- nc
+	}()
+	time.Sleep(150 * time.Millisecond) // some attempts fail
+	natstest.Start(t, at(address))
+	nc := <-started
+	if nc == nil {
+		return
+	}
+	defer nc.Close()
+	if !nc.IsConnected() {
+		t.Error("not connected")
+	}
+	eventually(t, "a line about it", func() bool { return strings.Contains(log.String(), "connected to NATS") })
+	if got := log.String(); strings.Contains(got, "cannot reach") {
+		t.Errorf("complains while somebody waits: %s", got)
+	}
+}
+
+func TestAnUnreachableServerIsOneClearError(t *testing.T) {
+	log := new(journal)
+	f := flags("nats://proxima:secret@" + unused(t))
+	f.ConnectTimeout = 400 * time.Millisecond
+	began := time.Now()
+	_, err := f.Connect(t.Context(), "test", log.logger())
+	if err == nil {
+		t.Fatal("connected to nothing")
+	}
+	for _, want := range []string{"cannot reach NATS at nats://", "connection refused", "--nats-url"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q lacks %q", err, want)
+		}
+	}
+	if strings.Contains(err.Error(), "secret") {
+		t.Errorf("%q tells the password", err)
+	}
+	if took := time.Since(began); took < 400*time.Millisecond || took > 3*time.Second {
+		t.Errorf("took %v", took)
+	}
+	if log.String() != "" {
+		t.Errorf("logged %q", log)
+	}
+}
+
+func TestConnectEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := flags("nats://"+unused(t)).Connect(ctx, "test", new(journal).logger()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestARefusalIsNotWaitedOut(t *testing.T) {
+	password := func(o *server.Options) { o.Username, o.Password = "proxima", "secret" }
+	for _, tt := range []struct {
+		name  string
+		begin func(t *testing.T) string // returns the URL
+	}{
+		{"at the first attempt", func(t *testing.T) string {
+			return natstest.Start(t, natstest.Listen, password).ClientURL()
+		}},
+		{"by a server that comes later", func(t *testing.T) string {
+			address := unused(t)
+			go func() {
+				time.Sleep(150 * time.Millisecond)
+				natstest.Start(t, at(address), password)
+			}()
+			return "nats://" + address
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := flags(tt.begin(t))
+			f.ConnectTimeout = time.Minute
+			began := time.Now()
+			_, err := f.Connect(t.Context(), "test", new(journal).logger())
+			if !errors.Is(err, nats.ErrAuthorization) || !strings.Contains(err.Error(), "refuses this client") {
+				t.Errorf("error %v", err)
+			}
+			if took := time.Since(began); took > patience {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+}
+
+func TestKeepConnectsWhenTheServerIsThereAndAgainAfterItWas(t *testing.T) {
+	address := unused(t)
+	log := new(journal)
+	nc, err := flags("nats://"+address).Keep("test", log.logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if err := nc.Publish("x", nil); err == nil {
+		t.Error("publishing without a server: no error")
+	}
+	eventually(t, "a complaint", func() bool { return strings.Contains(log.String(), "cannot reach NATS, trying on") })
+	ns := natstest.Start(t, at(address))
+	eventually(t, "the connection", nc.IsConnected)
+	natstest.Stop(ns)
+	eventually(t, "the loss", func() bool { return strings.Contains(log.String(), "lost the connection to NATS") })
+	natstest.Start(t, at(address), func(o *server.Options) { o.Username, o.Password = "new", "rules" })
+	eventually(t, "the refusal", func() bool { return strings.Contains(strings.ToLower(log.String()), "authorization violation") })
+	time.Sleep(600 * time.Millisecond) // more refusals, unmentioned
+	if nc.IsClosed() {
+		t.Error("gave up")
+	}
+	if n := strings.Count(log.String(), "msg=\"cannot reach NATS, trying on\""); n > 3 {
+		t.Errorf("%d complaints:\n%s", n, log)
+	}
+}
+
+func TestCredentials(t *testing.T) {
+	dir := t.TempDir()
+	pair, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, _ := pair.Seed()
+	public, _ := pair.PublicKey()
+	seedFile := filepath.Join(dir, "user.nk")
+	if err := os.WriteFile(seedFile, seed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	certs := newCertificates(t, dir)
+
+	for _, tt := range []struct {
+		name   string
+		server func(*server.Options)
+		flags  daemon.NATSFlags
+	}{
+		{"user", func(o *server.Options) { o.Username, o.Password = "a", "b" }, daemon.NATSFlags{User: "a", Password: "b"}},
+		{"nkey", func(o *server.Options) { o.Nkeys = []*server.NkeyUser{{Nkey: public}} }, daemon.NATSFlags{NKey: seedFile}},
+		{"tls", certs.serverOnly, daemon.NATSFlags{CA: certs.ca}},
+		{"mutual tls", certs.mutual, daemon.NATSFlags{CA: certs.ca, Cert: certs.cert, Key: certs.key}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ns := natstest.Start(t, natstest.Listen, tt.server)
+			f := tt.flags
+			f.URL, f.ConnectTimeout = ns.ClientURL(), patience
+			nc, err := f.Connect(t.Context(), "test", new(journal).logger())
+			if err != nil {
+				t.Fatal(err)
+			}
+			nc.Close()
+			if _, err := flags(ns.ClientURL()).Connect(t.Context(), "test", new(journal).logger()); err == nil {
+				t.Error("let in without credentials")
+			}
+		})
+	}
+}
+
+func TestFlagsThatCanNeverWorkAreRefusedAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	garbage := filepath.Join(dir, "garbage")
+	if err := os.WriteFile(garbage, []byte("garbage"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	missing := filepath.Join(dir, "missing")
+	for _, tt := range []struct {
+		name  string
+		flags daemon.NATSFlags
+		want  string
+	}{
+		{"scheme", daemon.NATSFlags{URL: "http://127.0.0.1:4222"}, "--nats-url http://127.0.0.1:4222: want nats://host:port"},
+		{"no host", daemon.NATSFlags{URL: "nats://"}, "--nats-url nats:: want"},
+		{"empty", daemon.NATSFlags{}, "--nats-url nats:: want"},
+		{"second of two", daemon.NATSFlags{URL: "nats://a:4222,nats://b:port"}, "--nats-url is not a URL"},
+		{"password in a bad URL", daemon.NATSFlags{URL: "ftp://u:secret@h"}, "--nats-url ftp://u:xxxxx@h: want"},
+		{"creds missing", daemon.NATSFlags{URL: "a", Creds: missing}, "--nats-creds " + missing + ": open"},
+		{"creds garbage", daemon.NATSFlags{URL: "a", Creds: garbage}, "--nats-creds " + garbage + ": "},
+		{"nkey missing", daemon.NATSFlags{URL: "a", NKey: missing}, "--nats-nkey " + missing + ": "},
+		{"ca missing", daemon.NATSFlags{URL: "a", CA: missing}, "--nats-ca " + missing + ": "},
+		{"ca garbage", daemon.NATSFlags{URL: "a", CA: garbage}, "--nats-ca " + garbage + ": "},
+		{"cert without key", daemon.NATSFlags{URL: "a", Cert: garbage}, "--nats-cert and --nats-key belong together"},
+		{"cert garbage", daemon.NATSFlags{URL: "a", Cert: garbage, Key: garbage}, "--nats-cert " + garbage + ", --nats-key " + garbage + ": "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.flags.ConnectTimeout = time.Second
+			err := tt.flags.Validate()
+			if _, ok := errors.AsType[*daemon.UsageError](err); !ok || !strings.HasPrefix(err.Error(), tt.want) {
+				t.Errorf("error %v, want %s", err, tt.want)
+			}
+			if _, again := tt.flags.Keep("test", new(journal).logger()); again == nil {
+				t.Error("Keep takes them")
+			}
+			if _, again := tt.flags.Connect(t.Context(), "test", new(journal).logger()); again == nil {
+				t.Error("Connect takes them")
+			}
+		})
+	}
+	if err := (&daemon.NATSFlags{URL: "a"}).Validate(); err == nil || !strings.Contains(err.Error(), "--connect-timeout 0s") {
+		t.Errorf("no patience: %v", err)
+	}
+	if err := flags("127.0.0.1:4222, tls://b, wss://c:443").Validate(); err != nil {
+		t.Errorf("good URLs: %v", err)
+	}
+}
+
+func TestACredentialsFileIsRead(t *testing.T) {
+	pair, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, _ := pair.Seed()
+	file := filepath.Join(t.TempDir(), "user.creds")
+	text := "-----BEGIN NATS USER JWT-----\neyJ0.e30.x\n------END NATS USER JWT------\n\n" +
+		"-----BEGIN USER NKEY SEED-----\n" + string(seed) + "\n------END USER NKEY SEED------\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := flags("nats://127.0.0.1:4222")
+	f.Creds = file
+	if err := f.Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+// certificates are a CA and one certificate for server and client.
+type certificates struct {
+	t             *testing.T
+	ca, cert, key string
+	pool          *x509.CertPool
+}
+
+func newCertificates(t *testing.T, dir string) *certificates {
+	t.Helper()
+	c := &certificates{t, filepath.Join(dir, "ca.pem"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), x509.NewCertPool()}
+	key := func() *ecdsa.PrivateKey {
+		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	write := func(path, kind string, der []byte, err error) {
+		if err == nil {
+			err = os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	caKey, leafKey := key(), key()
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
+	write(c.ca, "CERTIFICATE", der, err)
+	if ca, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	c.pool.AddCert(ca)
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	der, err = x509.CreateCertificate(rand.Reader, leaf, ca, leafKey.Public(), caKey)
+	write(c.cert, "CERTIFICATE", der, err)
+	der, err = x509.MarshalECPrivateKey(leafKey)
+	write(c.key, "EC PRIVATE KEY", der, err)
+	return c
+}
+
+func (c *certificates) serverOnly(o *server.Options) {
+	cert, err := tls.LoadX509KeyPair(c.cert, c.key)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	o.TLS, o.TLSTimeout = true, 5
+	o.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+}
+
+func (c *certificates) mutual(o *server.Options) {
+	c.serverOnly(o)
+	o.TLSVerify = true
+	o.TLSConfig.ClientAuth, o.TLSConfig.ClientCAs = tls.RequireAndVerifyClientCert, c.pool
+}

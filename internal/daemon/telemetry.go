@@ -1,0 +1,93 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	otelprometheus "go.opentelemetry.io/otel/exporters/prometheus"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace/noop"
+)
+
+// flushTimeout bounds what is still sent when the program ends.
+const flushTimeout = 2 * time.Second
+
+// Telemetry is the OpenTelemetry SDK of a program: metrics for Prometheus,
+// and traces when the environment names a collector.
+type Telemetry struct {
+	registry *prometheus.Registry
+	meters   *sdkmetric.MeterProvider
+	tracers  *sdktrace.TracerProvider // nil without a collector
+}
+
+// NewTelemetry sets the SDK up as the global one: spans started anywhere
+// travel in W3C headers, and are exported by OTLP over HTTP when
+// OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set.
+func NewTelemetry(ctx context.Context, service string, getenv func(string) string, logger *slog.Logger) (*Telemetry, error) {
+	about, err := resource.Merge(resource.Default(), resource.NewSchemaless(
+		semconv.ServiceName(service), semconv.ServiceVersion(version())))
+	if err != nil {
+		return nil, fmt.Errorf("telemetry resource: %w", err)
+	}
+	t := &Telemetry{registry: prometheus.NewRegistry()}
+	t.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reader, err := otelprometheus.New(otelprometheus.WithRegisterer(t.registry), otelprometheus.WithoutScopeInfo())
+	if err != nil {
+		return nil, fmt.Errorf("metrics for Prometheus: %w", err)
+	}
+	t.meters = sdkmetric.NewMeterProvider(sdkmetric.WithResource(about), sdkmetric.WithReader(reader))
+
+	if getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") != "" {
+		exporter, err := otlptracehttp.New(ctx) // reads the environment itself
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("traces by OTLP: %w", err), t.meters.Shutdown(ctx))
+		}
+		t.tracers = sdktrace.NewTracerProvider(sdktrace.WithResource(about), sdktrace.WithBatcher(exporter))
+		otel.SetTracerProvider(t.tracers)
+	} else {
+		// Nobody reads spans, and callers' trace context passes unchanged.
+		otel.SetTracerProvider(noop.NewTracerProvider())
+	}
+	otel.SetMeterProvider(t.meters)
+	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
+		logger.Warn("telemetry is in trouble", "error", err)
+	}))
+	return t, nil
+}
+
+// Meter makes instruments whose values [Telemetry.Handler] shows.
+func (t *Telemetry) Meter(name string) metric.Meter { return t.meters.Meter(name) }
+
+// Handler answers in the format of Prometheus.
+func (t *Telemetry) Handler() http.Handler {
+	return promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{Registry: t.registry})
+}
+
+// Shutdown sends what is left, for 2 s at most, also when ctx has ended.
+func (t *Telemetry) Shutdown(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+	defer cancel()
+	err := t.meters.Shutdown(ctx)
+	if t.tracers != nil {
+		err = errors.Join(err, t.tracers.Shutdown(ctx))
+	}
+	if err != nil {
+		return fmt.Errorf("telemetry: %w", err)
+	}
+	return nil
+}

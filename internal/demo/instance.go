@@ -1,0 +1,94 @@
+package demo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv"
+)
+
+// The demo's leases are short, so that there is something to see in it.
+const (
+	ttl   = 2 * time.Second
+	drain = 500 * time.Millisecond
+)
+
+// job is what an instance's process is told on its command line.
+type job struct {
+	member
+	NATS string `json:"nats"`
+}
+
+// Instance is the program of one instance: it serves HTTP on a free port,
+// announces itself, and drains when ctx ends. Text is the job as JSON. It ends
+// at once when stdin does: then whoever started it is gone.
+func Instance(ctx context.Context, text string, stdin io.Reader) error {
+	var j job
+	if err := json.Unmarshal([]byte(text), &j); err != nil {
+		return fmt.Errorf("demo: an instance is started by the demo, not by hand: %w", err)
+	}
+	go func() {
+		_, _ = io.Copy(io.Discard, stdin)
+		os.Exit(1)
+	}()
+
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return fmt.Errorf("demo: instance %s: %w", j.ID, err)
+	}
+	srv := &http.Server{Handler: j.member, ReadHeaderTimeout: 5 * time.Second}
+	nc, err := nats.Connect(j.NATS, nats.Name(j.ID), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), nats.RetryOnFailedConnect(true))
+	if err != nil {
+		return fmt.Errorf("demo: instance %s: %w", j.ID, err)
+	}
+	defer nc.Close()
+	quiet := slog.New(slog.DiscardHandler)
+	registry, err := kv.Open(ctx, nc, kv.Options{Logger: quiet})
+	if err != nil {
+		return err
+	}
+	announcement, err := registry.Announce(events.Instance{
+		ID: j.ID, Service: service, Location: j.Location, TTL: ttl,
+		Endpoints: map[string]string{events.HTTP: listener.Addr().String()},
+	}, kv.AnnounceOptions{Drain: drain, Logger: quiet})
+	if err != nil {
+		return err
+	}
+
+	g, serving := errgroup.WithContext(context.WithoutCancel(ctx))
+	g.Go(func() error {
+		if err := srv.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+		case <-serving.Done():
+		}
+		// Leave first, stop serving after: no call is lost.
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		return errors.Join(announcement.Leave(stop), srv.Shutdown(stop))
+	})
+	return g.Wait()
+}
+
+// ServeHTTP says who answers. Half a millisecond of work is done first.
+func (m member) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	time.Sleep(500 * time.Microsecond)
+	fmt.Fprintf(w, "%s in %s\n", m.ID, m.Location.Zone)
+}

@@ -1,0 +1,95 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+var (
+	// ErrNotListed says that no such instance is listed: it has to register.
+	ErrNotListed = errors.New("router: no such instance is listed, register it")
+	// ErrConflict says that the id of an instance belongs to another one.
+	ErrConflict = errors.New("router: the id belongs to another instance")
+
+	errNoPath   = errors.New("router: there is nothing at this path")
+	errMethod   = errors.New("router: the method is not allowed here")
+	errBusy     = errors.New("router: too many calls at once, try again or add routers")
+	errStopping = errors.New("router: this router is stopping")
+	errStarting = errors.New("router: the registry has not been read yet")
+	errDeadline = errors.New("router: no answer in time")
+	errLoop     = errors.New("router: the call comes from this router: the instance's endpoint leads back here")
+)
+
+// statusCanceled is what is counted for callers that have gone. Nobody sees it.
+const statusCanceled = 499
+
+// foreign is what a browser does for another site's page.
+type foreign struct{ error }
+
+func (e *foreign) Unwrap() error { return e.error }
+
+// callError is the failure of an instance that may have got the call.
+type callError struct{ error }
+
+func (e *callError) Unwrap() error { return e.error }
+
+// codeOf chooses the status of an error for every door.
+func codeOf(err error) int {
+	switch {
+	case is[*badRequest](err), is[*events.FieldError](err), is[*topology.FieldError](err):
+		return http.StatusBadRequest
+	case is[*foreign](err):
+		return http.StatusForbidden
+	case errors.Is(err, errMethod):
+		return http.StatusMethodNotAllowed
+	case errors.Is(err, ErrConflict):
+		return http.StatusConflict
+	case is[*http.MaxBytesError](err):
+		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, errLoop):
+		return http.StatusLoopDetected
+	case errors.Is(err, errDeadline):
+		return http.StatusGatewayTimeout
+	case errors.Is(err, selector.ErrNoInstance), errors.Is(err, selector.ErrNoSnapshot), errors.Is(err, selector.ErrClosed),
+		errors.Is(err, kv.ErrUnavailable), errors.Is(err, kv.ErrFenced),
+		errors.Is(err, errBusy), errors.Is(err, errStopping), errors.Is(err, errStarting):
+		return http.StatusServiceUnavailable
+	case errors.Is(err, ErrNotListed), errors.Is(err, errNoPath), errors.Is(err, selector.ErrUnknownService), errors.Is(err, kv.ErrNotFound):
+		return http.StatusNotFound
+	case errors.Is(err, context.Canceled):
+		return statusCanceled
+	case is[*callError](err):
+		if !selector.Sent(err) {
+			return http.StatusServiceUnavailable // nobody got it: as if there were no instance
+		}
+		return http.StatusBadGateway
+	case errors.Is(err, context.DeadlineExceeded):
+		return http.StatusGatewayTimeout
+	default:
+		return http.StatusInternalServerError
+	}
+}
+
+func is[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}
+
+// called says how a call to an instance ended that was given up with err.
+func called(ctx context.Context, err error) error {
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return errors.Join(errDeadline, err)
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, selector.ErrUnknownService), errors.Is(err, selector.ErrNoInstance):
+		return err
+	}
+	return &callError{err}
+}

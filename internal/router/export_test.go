@@ -1,0 +1,9 @@
+package router
+
+// For fuzzing the parsers of what callers say.
+var (
+	ParsePath   = parsePath
+	ParseMethod = parseMethod
+	ParseFrom   = parseFrom
+	ParseLimit  = parseLimit
+)

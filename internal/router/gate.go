@@ -1,0 +1,72 @@
+package router
+
+import (
+	"context"
+	"sync"
+)
+
+// gate lets a bounded number of calls run at once, and waits for them in the
+// end.
+type gate struct {
+	limit int // 0: none
+
+	mu     sync.Mutex // guards what follows
+	inside int
+	closed bool
+	empty  chan struct{} // closed when the gate is and nobody is inside
+}
+
+func newGate(limit int) *gate { return &gate{limit: limit, empty: make(chan struct{})} }
+
+// enter must be followed by leave, unless it returns an error.
+func (g *gate) enter() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.closed:
+		return errStopping
+	case g.limit > 0 && g.inside >= g.limit:
+		return errBusy
+	}
+	g.inside++
+	return nil
+}
+
+func (g *gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.inside--
+	g.maybeEmptyLocked()
+}
+
+// close lets nobody in any more.
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.closed {
+		g.closed = true
+		g.maybeEmptyLocked()
+	}
+}
+
+func (g *gate) maybeEmptyLocked() {
+	if g.closed && g.inside == 0 {
+		close(g.empty)
+	}
+}
+
+// wait waits until everybody has left a closed gate, or ctx ends.
+func (g *gate) wait(ctx context.Context) error {
+	select {
+	case <-g.empty:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (g *gate) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.inside
+}

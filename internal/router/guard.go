@@ -1,0 +1,119 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// ErrForbidden says that an address must not be called.
+var ErrForbidden = errors.New("router: address not allowed")
+
+// dialTimeout is how long a machine that does not answer may hold up a call:
+// nothing was sent, so the next instance gets it.
+const dialTimeout = 1500 * time.Millisecond
+
+// Guard decides which addresses are called. It looks at the address that is
+// about to be connected to, after names were resolved, so that no name can
+// mean one address when it is checked and another when it is dialled.
+//
+// Never called are addresses that are link-local or those of a cloud's
+// metadata service, multicast, broadcast or unspecified, in any spelling and
+// also inside an IPv6 address that a gateway translates. A Guard with
+// prefixes calls nothing else than these.
+type Guard struct{ allow []netip.Prefix }
+
+// NewGuard returns a guard that allows only what is in a prefix, or, without
+// prefixes, all that is not forbidden anyway.
+func NewGuard(allow ...netip.Prefix) *Guard {
+	g := &Guard{allow: make([]netip.Prefix, 0, len(allow))}
+	for _, p := range allow {
+		if p.Addr().Is4In6() && p.Bits() >= 96 {
+			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		}
+		g.allow = append(g.allow, p.Masked())
+	}
+	return g
+}
+
+// DialContext is [net.Dialer.DialContext] for allowed addresses. The error for
+// others is [ErrForbidden].
+func (g *Guard) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	d := net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second, Control: g.control}
+	return d.DialContext(ctx, network, address)
+}
+
+// control is called with the numeric address, right before connecting.
+func (g *Guard) control(network, address string, _ syscall.RawConn) error {
+	switch network {
+	case "tcp4", "tcp6":
+	default:
+		return fmt.Errorf("%w: network %s", ErrForbidden, network)
+	}
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrForbidden, err)
+	}
+	return g.Check(to.Addr())
+}
+
+// Check says whether addr may be called.
+func (g *Guard) Check(addr netip.Addr) error {
+	addr = addr.WithZone("").Unmap()
+	for _, a := range []netip.Addr{addr, embedded(addr)} {
+		if a.IsValid() && never(a) {
+			return fmt.Errorf("%w: %s is never called", ErrForbidden, addr)
+		}
+	}
+	if len(g.allow) > 0 && !slices.ContainsFunc(g.allow, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+		return fmt.Errorf("%w: %s is in none of the allowed networks", ErrForbidden, addr)
+	}
+	return nil
+}
+
+func never(a netip.Addr) bool {
+	return a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() ||
+		slices.ContainsFunc(refused[:], func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+var refused = [...]netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), // this host, to some kernels
+	netip.MustParsePrefix("255.255.255.255/32"),
+	netip.MustParsePrefix("fec0::/10"), // link-local's predecessor
+	// Metadata services that are not link-local.
+	netip.MustParsePrefix("fd00:ec2::/32"),      // Amazon
+	netip.MustParsePrefix("fd20:ce::254/128"),   // Google
+	netip.MustParsePrefix("100.100.100.200/32"), // Alibaba
+	netip.MustParsePrefix("168.63.129.16/32"),   // Azure
+	netip.MustParsePrefix("192.0.0.192/32"),     // Oracle
+}
+
+// embedded is the IPv4 address that a gateway makes of an IPv6 address, if any.
+func embedded(a netip.Addr) netip.Addr {
+	if !a.Is6() {
+		return netip.Addr{}
+	}
+	b := a.As16()
+	for _, e := range translated {
+		if e.prefix.Contains(a) {
+			return netip.AddrFrom4([4]byte(b[e.at : e.at+4]))
+		}
+	}
+	return netip.Addr{}
+}
+
+var translated = [...]struct {
+	prefix netip.Prefix
+	at     int // where in the address the IPv4 address begins
+}{
+	{netip.MustParsePrefix("64:ff9b::/96"), 12},    // NAT64
+	{netip.MustParsePrefix("64:ff9b:1::/48"), 12},  // NAT64 of an operator
+	{netip.MustParsePrefix("2002::/16"), 2},        // 6to4
+	{netip.MustParsePrefix("::ffff:0:0:0/96"), 12}, // SIIT
+	{netip.MustParsePrefix("::/96"), 12},           // IPv4-compatible
+}

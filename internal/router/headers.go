@@ -1,0 +1,109 @@
+package router
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Headers that the router reads and writes.
+const (
+	headerFrom     = "Proxima-From"
+	headerPath     = "Proxima-Path"
+	headerMethod   = "Proxima-Method"
+	headerInstance = "Proxima-Instance"
+	headerStatus   = "Proxima-Status"
+)
+
+// hopByHop are headers about one connection, and those that whoever sends a
+// message makes himself.
+var hopByHop = map[string]bool{
+	"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Proxy-Authenticate": true,
+	"Proxy-Authorization": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
+	"Content-Length": true, "Host": true, "Expect": true, "Http2-Settings": true,
+}
+
+// ours says whether a header is the router's or the NATS server's to write.
+func ours(canonical string) bool {
+	return strings.HasPrefix(canonical, "Proxima-") || strings.HasPrefix(canonical, "Nats-")
+}
+
+// forwarding says whether a header tells an instance whom a call is for: only
+// the router may say so.
+func forwarding(canonical string) bool {
+	return canonical == "Forwarded" || canonical == "X-Real-Ip" || strings.HasPrefix(canonical, "X-Forwarded-")
+}
+
+// strip removes what a caller may not say to an instance.
+func strip(h http.Header) {
+	for name := range h {
+		if c := http.CanonicalHeaderKey(name); ours(c) || forwarding(c) {
+			delete(h, name)
+		}
+	}
+}
+
+// toHTTP are the headers of a NATS message as an instance gets them by HTTP.
+func toHTTP(from nats.Header) (http.Header, error) {
+	to := make(http.Header, len(from))
+	named := connectionHeaders(from)
+	for name, values := range from {
+		c := http.CanonicalHeaderKey(name)
+		if hopByHop[c] || named[c] || ours(c) || forwarding(c) {
+			continue
+		}
+		if !isToken(name) {
+			return nil, &badRequest{"header", name, "want a name of letters, digits and '-'"}
+		}
+		for _, v := range values {
+			if !isFieldValue(v) {
+				return nil, &badRequest{"header " + c, v, "want printable text"}
+			}
+			to[c] = append(to[c], v)
+		}
+	}
+	return to, nil
+}
+
+// toNATS are the headers of an instance's HTTP answer as the caller gets them.
+func toNATS(from http.Header) nats.Header {
+	to := make(nats.Header, len(from)+2)
+	named := connectionHeaders(from)
+	for name, values := range from {
+		if c := http.CanonicalHeaderKey(name); !hopByHop[c] && !named[c] && !ours(c) {
+			to[c] = values
+		}
+	}
+	return to
+}
+
+// passNATS are the headers of a NATS message passed on as NATS.
+func passNATS(from nats.Header) nats.Header {
+	to := make(nats.Header, len(from)+2)
+	for name, values := range from {
+		if c := http.CanonicalHeaderKey(name); !ours(c) {
+			to[name] = values
+		}
+	}
+	return to
+}
+
+// connectionHeaders are those that the header Connection names.
+func connectionHeaders[H ~map[string][]string](h H) map[string]bool {
+	var named map[string]bool
+	for name, values := range h {
+		if !strings.EqualFold(name, "Connection") {
+			continue
+		}
+		for _, v := range values {
+			for token := range strings.SplitSeq(v, ",") {
+				if named == nil {
+					named = map[string]bool{}
+				}
+				named[http.CanonicalHeaderKey(strings.TrimSpace(token))] = true
+			}
+		}
+	}
+	return named
+}

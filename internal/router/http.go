@@ -1,0 +1,239 @@
+package router
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/proximahttp"
+	"github.com/proxima-discovery/proxima/pkg/telemetry"
+)
+
+// ServeHTTP answers at the HTTP doors.
+func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) { r.handler.ServeHTTP(w, req) }
+
+// newHandler sends requests to the proxy before a mux sees them: it would
+// redirect paths that it finds untidy, and they are the instances' own.
+func (r *Router) newHandler() http.Handler {
+	mux := r.newMux()
+	return telemetry.Handler(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if err := r.requests.enter(); err != nil {
+			writeError(w, err)
+			return
+		}
+		defer r.requests.leave()
+		switch t, found := target(req); {
+		case found:
+			req.Pattern = t.pattern
+			r.proxy(w, req, t)
+		default:
+			mux.ServeHTTP(w, req)
+		}
+	}))
+}
+
+func (r *Router) newMux() *http.ServeMux {
+	mux := http.NewServeMux()
+	handle := func(method, path string, h http.Handler) {
+		mux.Handle(method+" "+path, h)
+		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
+			allow := method
+			if method == http.MethodGet {
+				allow += ", " + http.MethodHead
+			}
+			w.Header().Set("Allow", allow)
+			writeError(w, errMethod)
+		})
+	}
+	handle("GET", "/v1/services", r.door("services", r.listServices))
+	handle("GET", "/v1/services/{service}", r.door("service", r.listInstances))
+	handle("GET", "/v1/explain/{service}", r.door("explain", r.explain))
+	handle("GET", "/v1/events", http.HandlerFunc(r.streamChanges))
+	handle("POST", "/v1/register", r.door("register", r.register))
+	handle("PUT", "/v1/heartbeat", r.door("heartbeat", r.heartbeat))
+	handle("DELETE", "/v1/deregister", r.door("deregister", r.deregister))
+	handle("GET", "/healthz", http.HandlerFunc(healthz))
+	handle("GET", "/readyz", http.HandlerFunc(r.readyz))
+	if r.opts.MetricsHandler != nil {
+		handle("GET", "/metrics", r.opts.MetricsHandler)
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { writeError(w, errNoPath) })
+	return mux
+}
+
+// reply is what a JSON door answers.
+type reply struct {
+	service string
+	status  int // default 200
+	body    any
+}
+
+// door makes a handler of a function that answers JSON. Requests from other
+// sites' pages may only read.
+func (r *Router) door(name string, answer func(*http.Request) (reply, error)) http.Handler {
+	var origin http.CrossOriginProtection
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(req.Context(), r.opts.Timeout)
+		defer cancel()
+		// A body that does not come must not hold the handler up.
+		_ = http.NewResponseController(w).SetReadDeadline(began.Add(r.opts.Timeout + time.Second)) // fails only in tests' recorders
+		req = req.WithContext(ctx)
+		req.Body = http.MaxBytesReader(w, req.Body, maxBody)
+		if err := origin.Check(req); err != nil {
+			err = &foreign{err}
+			r.count(name, "", strconv.Itoa(writeError(w, err)), began)
+			return
+		}
+		a, err := answer(req)
+		status := a.status
+		switch {
+		case err != nil:
+			status = writeError(w, err)
+		default:
+			if status == 0 {
+				status = http.StatusOK
+			}
+			writeJSON(w, status, a.body)
+		}
+		r.count(name, a.service, strconv.Itoa(status), began)
+	})
+}
+
+// readBody reads a body of JSON into v.
+func readBody(req *http.Request, v any) error {
+	data, err := readAll(req)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return &badRequest{"body", string(data), "want JSON: " + err.Error()}
+	}
+	return nil
+}
+
+func readAll(req *http.Request) ([]byte, error) {
+	data, err := io.ReadAll(req.Body)
+	switch {
+	case err == nil:
+		return data, nil
+	case is[*http.MaxBytesError](err):
+		return nil, err
+	}
+	return nil, &badRequest{"body", "", "it did not arrive: " + err.Error()}
+}
+
+// writeError answers err and returns the status it chose.
+func writeError(w http.ResponseWriter, err error) int {
+	status := codeOf(err)
+	sent := status
+	if status == statusCanceled { // seen only if it is not the caller who has gone
+		sent = http.StatusServiceUnavailable
+	}
+	writeJSON(w, sent, errorBody{err.Error()})
+	return status
+}
+
+type errorBody struct {
+	Error string `json:"error"`
+}
+
+func writeJSON(w http.ResponseWriter, status int, body any) {
+	data, err := json.Marshal(body)
+	if err != nil { // nothing that is answered can fail to be written as JSON
+		status, data = http.StatusInternalServerError, []byte(`{"error":"router: the answer cannot be written as JSON"}`)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(data, '\n')) // fails only when the caller has gone
+}
+
+// beside writes the JSON of two structs as one object.
+func beside(a, b any) (json.RawMessage, error) {
+	first, err := json.Marshal(a)
+	if err != nil {
+		return nil, err
+	}
+	second, err := json.Marshal(b)
+	if err != nil {
+		return nil, err
+	}
+	first[len(first)-1] = ','
+	return append(first, bytes.TrimPrefix(second, []byte("{"))...), nil
+}
+
+func healthz(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, struct {
+		OK bool `json:"ok"`
+	}{true})
+}
+
+// readiness of a router: whether it knows the registry. A view that is stale
+// still works, so it says so and stays ready.
+type readiness struct {
+	Ready    bool   `json:"ready"`
+	Stale    bool   `json:"stale"`
+	Services int    `json:"services"`
+	Reason   string `json:"reason,omitempty"`
+}
+
+func (r *Router) readyz(w http.ResponseWriter, _ *http.Request) {
+	answer := readiness{Ready: true, Stale: r.stale(), Services: len(r.directory.all())}
+	status := http.StatusOK
+	if err := r.ready(); err != nil {
+		status, answer.Ready, answer.Reason = http.StatusServiceUnavailable, false, err.Error()
+	}
+	writeJSON(w, status, answer)
+}
+
+func (r *Router) ready() error {
+	select {
+	case <-r.stopping:
+		return errStopping
+	default:
+	}
+	if !r.directory.isWhole() {
+		return errStarting
+	}
+	return nil
+}
+
+func (r *Router) stale() bool { return r.directory.isStale() || !r.nc.IsConnected() }
+
+// target finds out whether a request is for the proxy: by its path, or by its
+// host, {service}.proxima.
+func target(req *http.Request) (destination, bool) {
+	path := req.URL.EscapedPath()
+	host := req.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	if service, ok := strings.CutSuffix(host, "."+proximahttp.Domain); ok {
+		return destination{service: service, path: path, pattern: "{service}." + proximahttp.Domain + "/{path...}"}, true
+	}
+	if rest, ok := strings.CutPrefix(path, proxyPrefix); ok {
+		service, path, _ := strings.Cut(rest, "/")
+		return destination{service, "/" + path, proxyPrefix + service, proxyPrefix + "{service}/{path...}"}, true
+	}
+	return destination{}, false
+}
+
+const proxyPrefix = "/proxy/"
+
+// destination is where a proxied request goes.
+type destination struct {
+	service string
+	path    string // escaped, as the instance gets it
+	prefix  string // what was in front of it
+	pattern string
+}

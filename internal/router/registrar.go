@@ -1,0 +1,236 @@
+package router
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv"
+)
+
+// leases are the verbs of the registry. *kv.Registry has them.
+type leases interface {
+	Register(ctx context.Context, in events.Instance, revision uint64) (uint64, error)
+	Renew(ctx context.Context, in *events.Instance, revision uint64) error
+	Deregister(ctx context.Context, in *events.Instance, revision uint64) error
+	Lookup(ctx context.Context, k events.Key) (events.Entry, error)
+}
+
+// ownView is how long a registration waits until this router lists it too.
+const ownView = time.Second
+
+// Registrar lists instances for clients that do not speak to the registry. It
+// has no timers: a lease lives exactly as long as its client sends heartbeats,
+// to this router or any other, for all that a heartbeat needs is found in the
+// router's own view of the registry.
+type Registrar struct {
+	leases    leases
+	directory *directory
+}
+
+// Registration is what a registration has led to.
+type Registration struct {
+	events.Instance
+	// Created says that the id was free; else the record was replaced.
+	Created bool
+	// HeartbeatEvery is how often the client must call Heartbeat.
+	HeartbeatEvery time.Duration
+}
+
+// Ref names a listed instance.
+type Ref struct {
+	Service string `json:"service"`
+	ID      string `json:"id"`
+	// Incarnation, if given, must be the listed one: so that a client which
+	// was replaced finds out.
+	Incarnation string `json:"incarnation,omitempty"`
+}
+
+func (r Ref) validate() error {
+	if err := events.ValidateService(r.Service); err != nil {
+		return err
+	}
+	return events.ValidateName("id", r.ID)
+}
+
+// Register lists in. If its id is listed already, that record is replaced when
+// it is an earlier record of the same incarnation, or an earlier life of the
+// same instance: one with the same endpoints, as nobody else can be there.
+// Anybody else's is [ErrConflict], until its lease ends. Who gives no
+// incarnation begins a new life and gets a new one.
+func (g *Registrar) Register(ctx context.Context, in events.Instance) (Registration, error) {
+	if in.Incarnation == "" {
+		in.Incarnation = rand.Text()[:12]
+	}
+	if in.Started.IsZero() {
+		in.Started = time.Now().UTC().Truncate(time.Millisecond)
+	}
+	data, err := events.Encode(in)
+	if err != nil {
+		return Registration{}, err
+	}
+	full, err := events.Decode(data) // with its defaults
+	if err != nil {
+		return Registration{}, err
+	}
+	former, err := g.elsewhere(full)
+	if err != nil {
+		return Registration{}, err
+	}
+	for range 3 {
+		var revision uint64
+		created := len(former) == 0
+		held, err := g.leases.Lookup(ctx, full.Key())
+		switch {
+		case errors.Is(err, kv.ErrNotFound):
+		case err != nil:
+			return Registration{}, err
+		case !replaces(full, held.Instance):
+			return Registration{}, conflict(full, held.Instance)
+		default:
+			revision, created = held.Revision, false
+		}
+		revision, err = g.leases.Register(ctx, *full, revision)
+		if errors.Is(err, kv.ErrFenced) {
+			continue // somebody else was faster
+		}
+		if err != nil {
+			return Registration{}, err
+		}
+		for _, l := range former { // it has moved
+			if err := g.leases.Deregister(ctx, l.Instance, l.Revision); err != nil && !errors.Is(err, kv.ErrFenced) {
+				return Registration{}, err
+			}
+		}
+		g.settle(ctx, full, revision)
+		return Registration{*full, created, heartbeatEvery(full.TTL)}, nil
+	}
+	return Registration{}, fmt.Errorf("%w: %s changes all the time", ErrConflict, full.Key())
+}
+
+func heartbeatEvery(ttl time.Duration) time.Duration { return ttl / 3 }
+
+// replaces says whether in may take the place of the listed instance.
+func replaces(in, held *events.Instance) bool {
+	return held.Incarnation == in.Incarnation || maps.Equal(held.Endpoints, in.Endpoints)
+}
+
+func conflict(in, held *events.Instance) error {
+	return fmt.Errorf("%w: %q of %s is at %v in %s since %s; if that one is dead its lease ends within %v and you can try again, else give each instance an id of its own",
+		ErrConflict, in.ID, in.Service, held.Endpoints, held.Location, held.Started.Format(time.RFC3339), held.TTL)
+}
+
+// elsewhere returns earlier lives of the instance in other zones. An id is
+// unique within its service, though the registry keeps it by its zone too.
+func (g *Registrar) elsewhere(in *events.Instance) ([]lease, error) {
+	var former []lease
+	for _, l := range g.directory.find(in.Service, in.ID) {
+		switch {
+		case l.Key() == in.Key():
+		case l.Suspect || replaces(in, l.Instance):
+			former = append(former, l)
+		default:
+			return nil, conflict(in, l.Instance)
+		}
+	}
+	return former, nil
+}
+
+// settle waits until this router lists the record too, so that the client
+// finds itself when it looks, and its next heartbeat finds the record.
+func (g *Registrar) settle(ctx context.Context, in *events.Instance, revision uint64) {
+	ctx, cancel := context.WithTimeout(ctx, ownView)
+	defer cancel()
+	g.directory.await(ctx, in.Service, func(events.Snapshot) bool {
+		for _, l := range g.directory.find(in.Service, in.ID) {
+			if l.Revision >= revision {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// Heartbeat renews the lease of a listed instance and says when the next one
+// is due. The error is [ErrNotListed] when the instance has to register, and
+// [ErrConflict] when another incarnation has its id.
+func (g *Registrar) Heartbeat(ctx context.Context, ref Ref) (time.Duration, error) {
+	l, err := g.lookup(ref)
+	if err != nil {
+		return 0, err
+	}
+	if time.Now().After(l.rewrite) {
+		_, err = g.leases.Register(ctx, *l.Instance, l.Revision)
+	} else {
+		err = g.leases.Renew(ctx, l.Instance, l.Revision)
+	}
+	if errors.Is(err, kv.ErrFenced) { // our view is late
+		err = g.again(ctx, ref, l.Key(), g.leases.Renew)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return heartbeatEvery(l.TTL), nil
+}
+
+// Deregister takes an instance out of the list. The error is [ErrNotListed]
+// when it is not in it.
+func (g *Registrar) Deregister(ctx context.Context, ref Ref) error {
+	l, err := g.lookup(ref)
+	if err != nil {
+		return err
+	}
+	err = g.leases.Deregister(ctx, l.Instance, l.Revision)
+	if errors.Is(err, kv.ErrFenced) {
+		err = g.again(ctx, ref, l.Key(), g.leases.Deregister)
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, ownView)
+	defer cancel()
+	g.directory.await(ctx, ref.Service, func(events.Snapshot) bool { return len(g.directory.find(ref.Service, ref.ID)) == 0 })
+	return nil
+}
+
+// lookup finds a listed instance in the router's view.
+func (g *Registrar) lookup(ref Ref) (lease, error) {
+	if err := ref.validate(); err != nil {
+		return lease{}, err
+	}
+	if !g.directory.isWhole() {
+		return lease{}, errStarting
+	}
+	found := g.directory.find(ref.Service, ref.ID)
+	for i := range found {
+		if ref.Incarnation == "" && len(found) == 1 || ref.Incarnation == found[i].Incarnation {
+			return found[i], nil
+		}
+	}
+	switch {
+	case len(found) == 0:
+		return lease{}, fmt.Errorf("%w: %q of %s", ErrNotListed, ref.ID, ref.Service)
+	case ref.Incarnation != "":
+		return lease{}, fmt.Errorf("%w: %q of %s is incarnation %s now", ErrConflict, ref.ID, ref.Service, found[0].Incarnation)
+	}
+	return lease{}, fmt.Errorf("%w: %q of %s is listed in %s and in %s, say which incarnation is meant",
+		ErrConflict, ref.ID, ref.Service, found[0].Location, found[1].Location)
+}
+
+// again does what was fenced to the record as it is now, once.
+func (g *Registrar) again(ctx context.Context, ref Ref, key events.Key, do func(context.Context, *events.Instance, uint64) error) error {
+	e, err := g.leases.Lookup(ctx, key)
+	switch {
+	case errors.Is(err, kv.ErrNotFound):
+		return fmt.Errorf("%w: %q of %s", ErrNotListed, ref.ID, ref.Service)
+	case err != nil:
+		return err
+	case ref.Incarnation != "" && ref.Incarnation != e.Incarnation:
+		return fmt.Errorf("%w: %q of %s is incarnation %s now", ErrConflict, ref.ID, ref.Service, e.Incarnation)
+	}
+	return do(ctx, e.Instance, e.Revision)
+}

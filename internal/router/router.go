@@ -1,0 +1,238 @@
+package router
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/pkg/kv"
+	"github.com/proxima-discovery/proxima/pkg/proximahttp"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/telemetry"
+)
+
+const (
+	maxHeaderBytes = 32 << 10
+	maxBody        = 64 << 10 // of a request to a JSON door
+	maxStreams     = 256      // of changes at once
+)
+
+// Registry is what a router needs of the registry. *kv.Registry is one.
+type Registry interface {
+	Lister
+	leases
+}
+
+// Options configure [New]. The zero value is ready to use.
+type Options struct {
+	// Selector options. The source, the prober's dialler and the metrics hook
+	// of the breakers are the router's own.
+	Selector selector.Options
+	// Bucket is the registry's, and begins the router's NATS subjects.
+	// Default [kv.DefaultBucket].
+	Bucket string
+	// Guard decides which addresses are called. Default: NewGuard().
+	Guard *Guard
+	// Timeout is how long an instance has for the head of its answer by HTTP,
+	// and for all of it by NATS. Default 10s.
+	Timeout time.Duration
+	// Concurrency is how many calls by NATS run at once; more are refused.
+	// Default 1024.
+	Concurrency int
+	// Grace is how long calls may run on when the router stops. Default 10s.
+	Grace time.Duration
+	// Metrics count requests, breakers and picks. Default: none.
+	Metrics *telemetry.Metrics
+	// MetricsHandler answers GET /metrics. Default: there is no such path.
+	MetricsHandler http.Handler
+	// Logger. Default [slog.Default].
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	if o.Bucket == "" {
+		o.Bucket = kv.DefaultBucket
+	}
+	if o.Guard == nil {
+		o.Guard = NewGuard()
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = 10 * time.Second
+	}
+	if o.Concurrency <= 0 {
+		o.Concurrency = 1024
+	}
+	if o.Grace <= 0 {
+		o.Grace = 10 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return o
+}
+
+// Router answers at all doors. It is safe for concurrent use.
+type Router struct {
+	opts      Options
+	nc        *nats.Conn
+	log       *slog.Logger
+	id        string // in the header Via, so that a call which comes back is known
+	directory *directory
+	selector  *selector.Selector
+	registrar *Registrar
+	base      *http.Transport
+	transport *proximahttp.Transport
+	reverse   *httputil.ReverseProxy
+	handler   http.Handler
+	streams   chan struct{} // one token for each stream of changes
+	requests  *gate         // HTTP
+	calls     *gate         // NATS
+	doors     micro.Service
+	counts    map[string]*doorCounts // of the NATS doors, by endpoint
+
+	run      context.Context // ends with Close
+	stop     context.CancelFunc
+	work     sync.WaitGroup
+	stopping chan struct{} // closed when a stop begins
+
+	stopOnce, doorsOnce, closeOnce sync.Once
+}
+
+// New starts a router: it follows the registry and answers at the NATS doors.
+// The HTTP doors are [Router.ServeHTTP], or [Router.Serve]. ctx bounds the
+// start only. The connection stays the caller's.
+func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Router, error) {
+	o = o.withDefaults()
+	r := &Router{
+		opts: o, nc: nc, log: o.Logger, id: "proxima-" + rand.Text()[:12],
+		directory: newDirectory(""),
+		streams:   make(chan struct{}, maxStreams),
+		requests:  newGate(0),
+		calls:     newGate(o.Concurrency),
+		stopping:  make(chan struct{}),
+	}
+	sel := o.Selector
+	sel.Source = r.directory
+	sel.Latency.Dial = o.Guard.DialContext
+	if sel.Logger == nil {
+		sel.Logger = o.Logger
+	}
+	if o.Metrics != nil {
+		sel.Breaker.OnChange = o.Metrics.OnBreaker
+	}
+	var err error
+	if r.selector, err = selector.New(ctx, nil, sel); err != nil {
+		return nil, fmt.Errorf("router: %w", err)
+	}
+	r.registrar = &Registrar{leases: registry, directory: r.directory}
+	r.base = proximahttp.NewBase()
+	r.base.DialContext = o.Guard.DialContext
+	r.base.DisableCompression = true // bytes pass as they are
+	r.transport = proximahttp.New(r.selector, proximahttp.Options{Base: telemetry.Transport(r.base), Ask: ask})
+	r.reverse = r.newProxy()
+	r.handler = r.newHandler()
+
+	r.run, r.stop = context.WithCancel(context.WithoutCancel(ctx))
+	r.work.Go(func() {
+		if err := r.directory.run(r.run, registry); err != nil && r.run.Err() == nil {
+			r.log.Error("the registry cannot be followed any more, the last view stays", "error", err)
+		}
+	})
+	if o.Metrics != nil {
+		away := o.Metrics.Selector(r.selector)
+		r.work.Go(func() {
+			<-r.run.Done()
+			away()
+		})
+	}
+	if err := r.openDoors(); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
+}
+
+// Registrar registers instances for clients, as the HTTP doors do.
+func (r *Router) Registrar() *Registrar { return r.registrar }
+
+// Wait waits until the registry has been read, or ctx ends.
+func (r *Router) Wait(ctx context.Context) error {
+	select {
+	case <-r.directory.whole:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", errStarting, ctx.Err())
+	}
+}
+
+// Serve answers HTTP on l until ctx ends. Then the router stops: it takes no
+// more calls, by HTTP or NATS, and lets those that run end for the time of
+// [Options.Grace]. Streams of changes end at once.
+func (r *Router) Serve(ctx context.Context, l net.Listener) error {
+	srv := daemon.NewHTTPServer(r, r.log)
+	srv.MaxHeaderBytes = maxHeaderBytes
+	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	srv.BaseContext = func(net.Listener) context.Context { return base }
+	srv.RegisterOnShutdown(r.announceStop)
+	served := make(chan struct{})
+	var doors sync.WaitGroup
+	doors.Go(func() {
+		select {
+		case <-ctx.Done():
+			r.closeDoors()
+		case <-served:
+		}
+	})
+	err := daemon.Serve(ctx, srv, l, r.opts.Grace)
+	close(served)
+	doors.Wait()
+	// Connections that were handed over, such as WebSockets, are nobody's but
+	// their handlers': these end with their context.
+	cancel()
+	r.requests.close()
+	<-r.requests.empty
+	return err
+}
+
+// announceStop makes /readyz fail and ends what would never end.
+func (r *Router) announceStop() { r.stopOnce.Do(func() { close(r.stopping) }) }
+
+// Close ends the router: it takes no more calls by NATS, lets those that run
+// end, and stops following the registry. [Router.Serve] must have ended before.
+// It may be called twice.
+func (r *Router) Close() error {
+	r.closeOnce.Do(func() {
+		r.announceStop()
+		r.closeDoors()
+		r.stop()
+		_ = r.selector.Close() // always nil
+		r.work.Wait()
+		r.base.CloseIdleConnections()
+	})
+	return nil
+}
+
+// label is a service's name for metrics: only names that exist are counted.
+func (r *Router) label(service string) string {
+	if _, known := r.directory.protocols(service); known {
+		return service
+	}
+	return ""
+}
+
+func (r *Router) count(door, service string, code string, since time.Time) {
+	if r.opts.Metrics != nil {
+		r.opts.Metrics.Request(door, r.label(service), code, time.Since(since))
+	}
+}

@@ -1,0 +1,152 @@
+package router
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+// Services answers GET /v1/services.
+type Services struct {
+	Services []Service `json:"services"` // ordered by name
+}
+
+// Service is one of [Services].
+type Service struct {
+	Name      string `json:"name"`
+	Instances int    `json:"instances"` // listed
+	Up        int    `json:"up"`        // of them, those that want calls
+	Stale     bool   `json:"stale"`     // the registry cannot be reached: this is the last that was known
+}
+
+// Summarize counts what snapshots list.
+func Summarize(snapshots []events.Snapshot, stale bool) Services {
+	list := Services{Services: make([]Service, 0, len(snapshots))}
+	for _, s := range snapshots {
+		svc := Service{Name: s.Service, Instances: len(s.Entries), Stale: s.Stale || stale}
+		for _, e := range s.Entries {
+			if e.Status == events.Up && !e.Suspect {
+				svc.Up++
+			}
+		}
+		list.Services = append(list.Services, svc)
+	}
+	return list
+}
+
+func (r *Router) listServices(*http.Request) (reply, error) {
+	if !r.directory.isWhole() {
+		return reply{}, errStarting
+	}
+	return reply{body: Summarize(r.directory.all(), r.stale())}, nil
+}
+
+// Instances answers GET /v1/services/{service} and proxima.resolve.<service>.
+type Instances struct {
+	Service   string     `json:"service"`
+	Stale     bool       `json:"stale"`
+	Instances []Instance `json:"instances"` // nearest first, those that take no calls last
+	// Truncated says that the farthest were left out: all of them do not fit
+	// into a message.
+	Truncated bool `json:"truncated,omitempty"`
+}
+
+// Instance is one of [Instances]. In JSON the fields stand beside those of the
+// instance.
+type Instance struct {
+	events.Instance
+	seen
+}
+
+type seen struct {
+	Circle         string  `json:"circle"`
+	DistanceMS     float64 `json:"distance_ms"`
+	DistanceSource string  `json:"distance_source"`
+	Breaker        string  `json:"breaker"`
+	Suspect        bool    `json:"suspect"`
+}
+
+// MarshalJSON writes the fields side by side.
+func (i Instance) MarshalJSON() ([]byte, error) { return beside(i.Instance, i.seen) }
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (i *Instance) UnmarshalJSON(data []byte) error {
+	if err := json.Unmarshal(data, &i.Instance); err != nil {
+		return err
+	}
+	return json.Unmarshal(data, &i.seen)
+}
+
+// List leaves out of an explanation what only people want to know.
+func List(e selector.Explanation) Instances {
+	list := Instances{Service: e.Service, Stale: e.Stale, Instances: make([]Instance, 0, len(e.Instances))}
+	for i := range e.Instances {
+		c := &e.Instances[i]
+		list.Instances = append(list.Instances, Instance{
+			c.Instance,
+			seen{c.Circle, c.DistanceMS, c.DistanceSource, c.Breaker, c.Suspect},
+		})
+	}
+	return list
+}
+
+func (r *Router) listInstances(req *http.Request) (reply, error) {
+	service := req.PathValue("service")
+	limit, err := parseLimit("limit", req.URL.Query().Get("limit"))
+	if err != nil {
+		return reply{}, err
+	}
+	e, err := r.explainHTTP(req)
+	if err != nil {
+		return reply{service: service}, err
+	}
+	list := List(e)
+	if limit > 0 && limit < len(list.Instances) {
+		list.Instances = list.Instances[:limit]
+	}
+	return reply{service: service, body: list}, nil
+}
+
+func (r *Router) explain(req *http.Request) (reply, error) {
+	e, err := r.explainHTTP(req)
+	return reply{service: req.PathValue("service"), body: e}, err
+}
+
+func (r *Router) explainHTTP(req *http.Request) (selector.Explanation, error) {
+	from, err := parseFrom("from", req.URL.Query().Get("from"))
+	if err != nil {
+		return selector.Explanation{}, err
+	}
+	return r.explanation(req.Context(), req.PathValue("service"), from)
+}
+
+// explanation is the selector's. Services that are not listed do not get as
+// far: whoever asks for names at random shall not make us follow them.
+func (r *Router) explanation(ctx context.Context, service string, from *topology.Location) (selector.Explanation, error) {
+	if _, err := r.protocols(service); err != nil {
+		return selector.Explanation{}, err
+	}
+	e, err := r.selector.Explain(ctx, selector.Request{Service: service, From: from})
+	e.Stale = e.Stale || r.stale()
+	return e, err
+}
+
+// protocols returns those of wanted that instances of the service have.
+func (r *Router) protocols(service string, wanted ...string) ([]string, error) {
+	if err := events.ValidateService(service); err != nil {
+		return nil, err
+	}
+	if !r.directory.isWhole() {
+		return nil, errStarting
+	}
+	have, known := r.directory.protocols(service, wanted...)
+	if !known {
+		return nil, fmt.Errorf("%w %q", selector.ErrUnknownService, service)
+	}
+	return have, nil
+}

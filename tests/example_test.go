@@ -1,0 +1,87 @@
+package tests
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/proxima-discovery/proxima/internal/daemon/embedded"
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv"
+	"github.com/proxima-discovery/proxima/pkg/proximahttp"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+)
+
+// hello is what README.md shows, to the letter.
+func hello(ctx context.Context, url string) error {
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1))
+	if err != nil {
+		return err
+	}
+	sel, err := selector.New(ctx, nc, selector.Options{})
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Transport: proximahttp.New(sel, proximahttp.Options{})}
+	resp, err := client.Get("http://user/hello") // the nearest instance of "user" that works
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	defer func() { _ = sel.Close() }()
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	fmt.Println(string(body))
+	return err
+}
+
+// A service that announces itself, and a caller that finds it.
+func Example() {
+	ctx := context.Background()
+	quiet := slog.New(slog.DiscardHandler)
+	server, err := embedded.Start(ctx, embedded.Options{Listen: "127.0.0.1:0", Logger: quiet})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = server.Close() }()
+
+	// The service.
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.URL.Path, " from user-1")
+	}))
+	defer service.Close()
+	nc, err := nats.Connect(server.URL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer nc.Close()
+	registry, err := kv.Open(ctx, nc, kv.Options{Logger: quiet})
+	if err != nil {
+		log.Fatal(err)
+	}
+	announcement, err := registry.Announce(events.Instance{
+		ID: "user-1", Service: "user",
+		Endpoints: map[string]string{events.HTTP: service.Listener.Addr().String()},
+	}, kv.AnnounceOptions{Logger: quiet})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = announcement.Leave(ctx) }()
+	for !announcement.State().Registered() {
+		if _, err := registry.Snapshot(ctx, "user"); err != nil { // takes a moment
+			log.Fatal(err)
+		}
+	}
+
+	// The caller.
+	if err := hello(ctx, server.URL()); err != nil {
+		log.Fatal(err)
+	}
+	// Output: /hello from user-1
+}
