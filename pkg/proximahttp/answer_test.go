@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -118,9 +119,9 @@ func TestABodyThatTheCallerGivesUpIsNobodysFailure(t *testing.T) {
 		client := f.client()
 		switch how {
 		case "deadline":
-			ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
+			ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
 		case "client timeout":
-			client.Timeout = 100 * time.Millisecond
+			client.Timeout = 300 * time.Millisecond
 		}
 		resp, err := client.Do(request(t, "GET", nil).WithContext(ctx))
 		if err != nil {
@@ -327,5 +328,29 @@ func TestQuickErrorsAttractNoRequests(t *testing.T) {
 		if s := share(t, f, 150, "fails"); s > 0.7 {
 			t.Errorf("the instance that answers %d at once gets %.0f %%", status, 100*s)
 		}
+	}
+}
+
+func TestOpeningAConnectionIsNotTheInstancesDuration(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer srv.Close()
+	f := newFleet(t, proximahttp.Options{}, at("a", "a", events.HTTP, srv.Listener.Addr().String()))
+	dial := f.base.DialContext
+	f.base.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		time.Sleep(300 * time.Millisecond) // a long way
+		return dial(ctx, network, address)
+	}
+	client := &http.Client{Transport: f}
+	resp, err := client.Get("http://user/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	e, err := f.selector.Explain(t.Context(), selector.Request{Service: "user"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ms := e.Instances[0].CallMS; ms <= 0 || ms > 250 {
+		t.Errorf("the call is said to have taken %v ms, the connection took 300 and the answer next to nothing", ms)
 	}
 }

@@ -60,13 +60,8 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 	}
 	c.attempt = &Attempt{Instance: p.Instance, Circle: p.Circle(), Number: number}
 	ctx = context.WithValue(ctx, attemptKey{}, c.attempt)
-	sending := ctx
-	var w *wire
-	if c.ask.NonIdempotent {
-		w = new(wire)
-		sending = httptrace.WithClientTrace(ctx, w.trace())
-	}
-	out := c.req.WithContext(sending)
+	w := &wire{nonIdempotent: c.ask.NonIdempotent}
+	out := c.req.WithContext(httptrace.WithClientTrace(ctx, w.trace()))
 	u := *c.req.URL
 	u.Host = p.Endpoints[c.ask.Protocol]
 	out.URL = &u
@@ -78,9 +73,9 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 		return selector.Permanent(err)
 	}
 
-	start := time.Now()
+	w.begin()
 	resp, err := c.transport.base.RoundTrip(out) //nolint:bodyclose // by the caller, or by the next attempt
-	latency := time.Since(start)
+	latency := w.latency()
 	if err != nil {
 		return c.failed(p, out, w, err)
 	}
@@ -123,20 +118,37 @@ func (c *call) failed(p *selector.Pick, out *http.Request, w *wire, err error) e
 	}
 }
 
-// wire finds out whether anything of a request may have been sent.
-type wire struct{ asked, wrote atomic.Bool }
+// wire finds out whether anything of a request may have been sent, and how long
+// the instance took to answer. Opening a connection is not counted: that is
+// distance, and it would make every new instance look slow.
+type wire struct {
+	nonIdempotent bool
+	asked, wrote  atomic.Bool
+	start         time.Time
+	connected     atomic.Int64 // nanoseconds after start
+}
+
+func (w *wire) begin() { w.start = time.Now() }
+
+func (w *wire) latency() time.Duration {
+	return time.Since(w.start) - time.Duration(w.connected.Load())
+}
 
 func (w *wire) trace() *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{
-		GetConn: func(string) { w.asked.Store(true) },
+	t := &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { w.connected.Store(int64(time.Since(w.start))) },
+	}
+	if w.nonIdempotent {
+		t.GetConn = func(string) { w.asked.Store(true) }
 		// Called before the field is written. WroteHeaders comes after, when
 		// the answer may be here already.
-		WroteHeaderField: func(string, []string) { w.wrote.Store(true) },
+		t.WroteHeaderField = func(string, []string) { w.wrote.Store(true) }
 	}
+	return t
 }
 
 // untouched is only true when the base is one that calls traces.
-func (w *wire) untouched() bool { return w != nil && w.asked.Load() && !w.wrote.Load() }
+func (w *wire) untouched() bool { return w.asked.Load() && !w.wrote.Load() }
 
 // callError is an error with the service and the instance tried last.
 type callError struct {

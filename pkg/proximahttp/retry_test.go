@@ -205,7 +205,7 @@ func TestABodyThatCannotBeMadeAgainBlamesNobodyElse(t *testing.T) {
 
 func TestASlowInstanceIsLeftWhenTheBaseLosesPatience(t *testing.T) {
 	base := proximahttp.NewBase()
-	base.ResponseHeaderTimeout = 50 * time.Millisecond
+	base.ResponseHeaderTimeout = 250 * time.Millisecond
 	release := make(chan struct{})
 	defer close(release)
 	f := newFleet(t, proximahttp.Options{Base: base},
