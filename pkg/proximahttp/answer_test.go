@@ -334,7 +334,7 @@ func TestQuickErrorsAttractNoRequests(t *testing.T) {
 func TestOpeningAConnectionIsNotTheInstancesDuration(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer srv.Close()
-	f := newFleet(t, proximahttp.Options{}, at("a", "a", events.HTTP, srv.Listener.Addr().String()))
+	f := newFleetWith(t, func(o *selector.Options) { o.Strategy = selector.P2C }, proximahttp.Options{}, at("a", "a", events.HTTP, srv.Listener.Addr().String()))
 	dial := f.base.DialContext
 	f.base.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		time.Sleep(300 * time.Millisecond) // a long way
