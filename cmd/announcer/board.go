@@ -82,7 +82,7 @@ func (b *board) remove(n name) {
 	delete(b.lines, n)
 }
 
-// fail notes that the registry cannot be used at all.
+// fail notes that the registry cannot be used at all, and with nil that it can.
 func (b *board) fail(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -151,11 +151,11 @@ func sameText(a, b error) bool {
 func entered(log *slog.Logger, s kv.State, was, seen bool) {
 	switch s.Phase {
 	case kv.Registered:
-		text := "registered"
 		if seen {
-			text = "registered again"
+			log.Info("registered again", "status", s.Status)
+		} else {
+			log.Info("registered", "status", s.Status)
 		}
-		log.Info(text, "status", s.Status)
 	case kv.Conflict:
 		log.Error("not registered: another live instance has this id, give each one its own (--id)", "error", s.Err)
 	case kv.Replaced:

@@ -51,7 +51,7 @@ func startCommand(argv []string, p *daemon.Process) (*command, error) {
 	}
 	c := &command{process: cmd.Process, exited: make(chan struct{})}
 	wait := c.wait
-	if os.Getpid() == 1111111 {
+	if os.Getpid() == 1 {
 		wait = c.waitAsInit
 	}
 	go func() { // ends with the command

@@ -2,8 +2,6 @@ package main
 
 import (
 	"net"
-	"os"
-	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
@@ -41,12 +39,16 @@ func (p *process) ready() int {
 }
 
 func TestTheCommandIsListedOnceItListens(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
-	address := freeAddress(t)
+	backend := newPort(t)
+	address := backend.addr
+	backend.release()
 	seen := r.watch(user1)
 	p := start(t, nil, append(announce(r.url, address), wrapped("polite", address)...)...)
 	p.ready()
 	r.await(user1, events.Up)
+	p.registered()
 	p.says("(?m)^ready too$") // standard error goes straight through, too
 	p.signal(syscall.SIGTERM)
 	p.prints("got terminated")
@@ -60,10 +62,14 @@ func TestTheCommandIsListedOnceItListens(t *testing.T) {
 }
 
 func TestTheCommandServesWhileItIsDraining(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
-	address := freeAddress(t)
+	backend := newPort(t)
+	address := backend.addr
+	backend.release()
 	p := start(t, nil, append(announce(r.url, address, "--drain", "500ms"), wrapped("polite", address)...)...)
 	r.await(user1, events.Up)
+	p.registered()
 	began := time.Now()
 	p.signal(syscall.SIGTERM)
 	for r.await(user1, events.Draining); r.find(user1) != nil; time.Sleep(5 * time.Millisecond) {
@@ -80,6 +86,7 @@ func TestTheCommandServesWhileItIsDraining(t *testing.T) {
 }
 
 func TestTheCommandsExitCodeIsOurs(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	for _, tt := range []struct {
 		name    string
@@ -92,7 +99,7 @@ func TestTheCommandsExitCodeIsOurs(t *testing.T) {
 		{"terminated by somebody else", []string{"die", "15"}, 128 + 15},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			p := start(t, nil, append(announce(r.url, freeAddress(t), "--drain", "1m"), wrapped(tt.command...)...)...)
+			p := start(t, nil, append(announce(r.url, deadAddress(t), "--drain", "1m"), wrapped(tt.command...)...)...)
 			if code := p.exit(); code != tt.code {
 				t.Errorf("exit code %d, want %d", code, tt.code)
 			}
@@ -101,10 +108,12 @@ func TestTheCommandsExitCodeIsOurs(t *testing.T) {
 }
 
 func TestACommandThatEndsByItselfIsDeregisteredAtOnce(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
-	p := start(t, nil, append(announce(r.url, freeAddress(t), "--check", "none", "--drain", "1m"), wrapped("signals")...)...)
+	p := start(t, nil, append(announce(r.url, deadAddress(t), "--check", "none", "--drain", "1m"), wrapped("signals")...)...)
 	pid := p.ready()
 	r.await(user1, events.Up)
+	p.registered()
 	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} { // the second ends it; the announcer gets none
 		if err := syscall.Kill(pid, s); err != nil {
 			t.Fatal(err)
@@ -120,8 +129,9 @@ func TestACommandThatEndsByItselfIsDeregisteredAtOnce(t *testing.T) {
 }
 
 func TestSignalsArePassedOn(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
-	p := start(t, nil, append(announce(r.url, freeAddress(t), "--check", "none"), wrapped("signals")...)...)
+	p := start(t, nil, append(announce(r.url, deadAddress(t), "--check", "none"), wrapped("signals")...)...)
 	p.ready()
 	for _, s := range []syscall.Signal{syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGQUIT} {
 		p.signal(s)
@@ -140,18 +150,26 @@ func TestSignalsArePassedOn(t *testing.T) {
 }
 
 func TestASecondSignalHurries(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
-	p := start(t, nil, append(announce(r.url, freeAddress(t), "--check", "none", "--drain", "1m"), wrapped("signals")...)...)
+	p := start(t, nil, append(announce(r.url, deadAddress(t), "--check", "none", "--drain", "1m"), wrapped("signals")...)...)
 	p.ready()
 	r.await(user1, events.Up)
+	p.registered()
 	p.signal(syscall.SIGTERM)
 	r.await(user1, events.Draining)
 	if strings.Contains(p.stdout.String(), "got") {
 		t.Errorf("stdout %q", p.stdout)
 	}
-	p.signal(syscall.SIGTERM) // passed on at once, and then the first when it has left
+	p.signal(syscall.SIGINT)
+	p.prints("got interrupt")
+	p.says("msg=deregistered")
+	p.signal(syscall.SIGTERM)
 	if code := p.exit(); code != 9 {
 		t.Errorf("exit code %d", code)
+	}
+	if got := p.stdout.String(); !strings.HasSuffix(got, "\ngot interrupt\ngot terminated\n") || strings.Count(got, "got") != 2 {
+		t.Errorf("stdout %q: the first signal must not be passed on too", got)
 	}
 	if in := r.find(user1); in != nil {
 		t.Errorf("still listed as %s", in.Status)
@@ -159,9 +177,11 @@ func TestASecondSignalHurries(t *testing.T) {
 }
 
 func TestASecondSignalHurriesWithoutACommand(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
-	p := start(t, nil, announce(r.url, freeAddress(t), "--check", "none", "--drain", "1m")...)
+	p := start(t, nil, announce(r.url, deadAddress(t), "--check", "none", "--drain", "1m")...)
 	r.await(user1, events.Up)
+	p.registered()
 	p.signal(syscall.SIGTERM)
 	r.await(user1, events.Draining)
 	p.signal(syscall.SIGTERM)
@@ -174,15 +194,18 @@ func TestASecondSignalHurriesWithoutACommand(t *testing.T) {
 }
 
 func TestACommandThatDiesOfThePassedSignalHasNotFailed(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
-	p := start(t, nil, append(announce(r.url, freeAddress(t), "--check", "none"), "--", "sleep", "100")...)
+	p := start(t, nil, append(announce(r.url, deadAddress(t), "--check", "none"), "--", "sleep", "100")...)
 	r.await(user1, events.Up)
+	p.registered()
 	p.signal(syscall.SIGTERM)
 	if code := p.exit(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	p = start(t, nil, append(announce(r.url, freeAddress(t), "--check", "none", "--drain", "1m"), "--", "sleep", "100")...)
+	p = start(t, nil, append(announce(r.url, deadAddress(t), "--check", "none", "--drain", "1m"), "--", "sleep", "100")...)
 	r.await(user1, events.Up)
+	p.registered()
 	p.signal(syscall.SIGTERM)
 	r.await(user1, events.Draining)
 	p.signal(syscall.SIGTERM)
@@ -192,17 +215,18 @@ func TestACommandThatDiesOfThePassedSignalHasNotFailed(t *testing.T) {
 }
 
 func TestTheCommandRunsWithoutNATS(t *testing.T) {
+	t.Parallel()
 	for name, adjust := range map[string]func(*server.Options){
 		"nowhere":      nil,
 		"refused":      func(o *server.Options) { o.Username, o.Password = "a", "b" },
 		"no JetStream": func(o *server.Options) { o.JetStream = false },
 	} {
 		t.Run(name, func(t *testing.T) {
-			url := "nats://" + freeAddress(t)
+			url := "nats://" + deadAddress(t)
 			if adjust != nil {
 				url = natstest.Start(t, natstest.Listen, adjust).ClientURL()
 			}
-			p := start(t, nil, append(announce(url, freeAddress(t), "--check", "none", "--admin", "127.0.0.1:0"), wrapped("signals")...)...)
+			p := start(t, nil, append(announce(url, deadAddress(t), "--check", "none", "--admin", "127.0.0.1:0"), wrapped("signals")...)...)
 			p.ready()
 			admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)[1]
 			eventually(t, "a reason why it is not ready", func() bool {
@@ -225,35 +249,15 @@ func TestTheCommandRunsWithoutNATS(t *testing.T) {
 }
 
 func TestTheCommandIsListedWhenNATSComesLater(t *testing.T) {
-	address := freeAddress(t)
-	p := start(t, nil, append(announce("nats://"+address, freeAddress(t), "--check", "none"), wrapped("signals")...)...)
+	t.Parallel()
+	later := newPort(t)
+	url := "nats://" + later.addr
+	p := start(t, nil, append(announce(url, deadAddress(t), "--check", "none"), wrapped("signals")...)...)
 	p.ready()
 	p.says("cannot reach NATS, trying on")
-	ns := natstest.Start(t, func(o *server.Options) {
-		a, _ := net.ResolveTCPAddr("tcp", address)
-		o.DontListen, o.Host, o.Port = false, a.IP.String(), a.Port
-	})
+	later.release()
+	ns := natstest.Start(t, at(url))
 	r := &registry{t: t, kv: openRegistry(t, ns)}
 	r.await(user1, events.Up)
 	p.says("msg=registered")
-}
-
-func TestProcessOneBuriesTheDead(t *testing.T) {
-	r := newRegistry(t)
-	// A new PID namespace makes the announcer process 1, as in a container.
-	attr := &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWPID | syscall.CLONE_NEWUSER,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
-	probe := exec.Command("true")
-	probe.SysProcAttr = attr
-	if err := probe.Run(); err != nil {
-		t.Skipf("this system lets tests make no PID namespace: %v", err)
-	}
-	p := startWith(t, nil, attr, append(announce(r.url, freeAddress(t), "--check", "none"), wrapped("orphans")...)...)
-	if code := p.exit(); code != 0 {
-		t.Errorf("exit code %d", code)
-	}
-	p.prints("all are buried")
 }

@@ -41,6 +41,7 @@ func startFile(t *testing.T, r *registry, text string, more ...string) (p *proce
 }
 
 func TestTheRegistryFollowsTheFile(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	p, path := startFile(t, r, list(item("one", ""), item("two", ""), item("three", `,"location":{"zone":"b"}`)), "--admin", "127.0.0.1:0")
 	one, two := r.await(key("one"), events.Up), r.await(key("two"), events.Up)
@@ -51,6 +52,7 @@ func TestTheRegistryFollowsTheFile(t *testing.T) {
 	}
 
 	// One changes, two goes, four comes.
+	p.says("msg=registered service=user instance=two")
 	seen := r.watch(key("two"))
 	write(t, path, list(
 		item("one", `,"weight":7,"metadata":{"team":"a"},"location":{"rack":"r1"}`),
@@ -86,6 +88,7 @@ func TestTheRegistryFollowsTheFile(t *testing.T) {
 }
 
 func TestABadFileChangesNothing(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	p, path := startFile(t, r, list(item("one", "")))
 	r.await(key("one"), events.Up)
@@ -112,6 +115,7 @@ func TestABadFileChangesNothing(t *testing.T) {
 }
 
 func TestAConfigMapIsFollowed(t *testing.T) {
+	t.Parallel()
 	// As a kubelet does it: the file is a link through ..data, which is
 	// replaced as a whole.
 	r := newRegistry(t)
@@ -143,6 +147,7 @@ func TestAConfigMapIsFollowed(t *testing.T) {
 }
 
 func TestAChangeThatNobodyReportsIsSeenByThePoll(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	dir, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "instances.json")
 	write(t, elsewhere, list(item("one", "")))
@@ -157,6 +162,7 @@ func TestAChangeThatNobodyReportsIsSeenByThePoll(t *testing.T) {
 }
 
 func TestTheCheckOfAnEntryMayChange(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	backend := newHTTPServer(t)
 	backend.answer(503)
@@ -176,6 +182,7 @@ func TestTheCheckOfAnEntryMayChange(t *testing.T) {
 }
 
 func TestTheDrainOfAnEntryMayChange(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	long := strings.Replace(item("one", ""), "100ms", "1m", 1)
 	_, path := startFile(t, r, list(long))
@@ -187,9 +194,11 @@ func TestTheDrainOfAnEntryMayChange(t *testing.T) {
 }
 
 func TestASecondSignalHurriesAFile(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	p, _ := startFile(t, r, list(strings.Replace(item("one", ""), "100ms", "1m", 1)))
 	r.await(key("one"), events.Up)
+	p.registered()
 	p.signal(syscall.SIGTERM)
 	r.await(key("one"), events.Draining)
 	p.signal(syscall.SIGTERM)
@@ -202,12 +211,13 @@ func TestASecondSignalHurriesAFile(t *testing.T) {
 }
 
 func TestAFileThatCannotBeUsedAtTheStartIsOneLine(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	bad := filepath.Join(dir, "bad.json")
 	write(t, bad, list(item("one", ""), `{"service":"user","id":"two"}`))
 	good := filepath.Join(dir, "good.json")
 	write(t, good, list(item("one", "")))
-	nowhere := "nats://" + freeAddress(t)
+	nowhere := "nats://" + deadAddress(t)
 	for _, tt := range []struct {
 		name string
 		args []string

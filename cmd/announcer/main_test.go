@@ -144,6 +144,13 @@ func (p *process) says(pattern string) []string {
 	return found
 }
 
+// registered waits until the announcer knows that its instance is listed,
+// which is later than others can.
+func (p *process) registered() {
+	p.t.Helper()
+	p.says(`msg="?registered`)
+}
+
 // eventually polls until ok, and fails the test when that takes too long.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
@@ -177,6 +184,17 @@ func openRegistry(t testing.TB, ns *server.Server) *kv.Registry {
 		t.Fatal(err)
 	}
 	return r
+}
+
+// at makes a server listen where the URL says.
+func at(url string) func(*server.Options) {
+	return func(o *server.Options) {
+		a, err := net.ResolveTCPAddr("tcp", strings.TrimPrefix(url, "nats://"))
+		if err != nil {
+			panic(err)
+		}
+		o.DontListen, o.Host, o.Port = false, a.IP.String(), a.Port
+	}
 }
 
 // find is the instance as it is listed now, nil when it is not.
@@ -266,8 +284,12 @@ func newHTTPServer(t testing.TB) *httpServer {
 		defer s.mu.Unlock()
 		w.WriteHeader(s.status)
 	})}
-	go srv.Serve(l)
-	t.Cleanup(func() { srv.Close() })
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = srv.Serve(l) }) // says that it was closed
+	t.Cleanup(func() {
+		srv.Close()
+		serving.Wait()
+	})
 	return s
 }
 
@@ -277,15 +299,53 @@ func (s *httpServer) answer(status int) {
 	s.status = status
 }
 
-// freeAddress is an address nobody listens on.
-func freeAddress(t testing.TB) string {
+// port is a port that is ours and refuses connections, until somebody
+// listens: other tests do not get it meanwhile.
+type port struct {
+	t    testing.TB
+	file *os.File
+	addr string
+}
+
+func newPort(t testing.TB) *port {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	syscall.ForkLock.RLock()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err == nil {
+		syscall.CloseOnExec(fd)
+	}
+	syscall.ForkLock.RUnlock()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	p := &port{t, os.NewFile(uintptr(fd), "port"), ""}
+	t.Cleanup(p.release)
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.addr = fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port)
+	return p
+}
+
+// release gives the port to a program that will listen itself.
+func (p *port) release() { p.file.Close() }
+
+// listen lets connections in.
+func (p *port) listen() {
+	p.t.Helper()
+	if err := syscall.Listen(int(p.file.Fd()), 10); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// deadAddress is an address that refuses connections as long as the test runs.
+func deadAddress(t testing.TB) string {
+	t.Helper()
+	return newPort(t).addr
 }
 
 func get(t testing.TB, url string) (int, string) {

@@ -41,7 +41,7 @@ type runCommand struct {
 func (c *runCommand) Help() string {
 	return `The instance is announced when its check has passed for the first time. While the check fails later it stays listed as not_ready.
 
-Told to stop (SIGTERM, SIGINT), the announcer says that the instance is draining, waits for --drain, deregisters it, and then passes the signal on to the command; a second signal hurries. When the command ends by itself the instance is deregistered at once.
+Told to stop (SIGTERM, SIGINT), the announcer says that the instance is draining, waits for --drain, deregisters it, and then passes the signal on to the command; a second signal hurries. When the command ends by itself the instance is deregistered at once. (A systemd unit needs KillMode=mixed, or the command hears of the stop first.)
 
 NATS never keeps the command from starting, running or ending. Without a command, NATS must be reachable at the start (--connect-timeout).`
 }

@@ -2,8 +2,8 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -31,6 +31,7 @@ func announce(url, address string, more ...string) []string {
 func wrapped(args ...string) []string { return append([]string{"--", os.Args[0]}, args...) }
 
 func TestAnInstanceIsListedAndLeavesInOrder(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	backend := newHTTPServer(t)
 	key := events.Key{Service: "user", Region: "us-east-1", Zone: "us-east-1a", ID: "user-1"}
@@ -66,6 +67,7 @@ func TestAnInstanceIsListedAndLeavesInOrder(t *testing.T) {
 }
 
 func TestAnIDIsMadeUpWhenNoneIsGiven(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	p := start(t, nil, "run", "--nats-url", r.url, "--service", "user", "--endpoint", "nats=user.calls", "--drain", "0s")
 	id := p.says(`msg=registered service=user instance=(\S+)`)[1]
@@ -83,32 +85,31 @@ func TestAnIDIsMadeUpWhenNoneIsGiven(t *testing.T) {
 }
 
 func TestNothingIsListedBeforeItListens(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
-	address := freeAddress(t)
-	p := start(t, nil, announce(r.url, address, "--admin", "127.0.0.1:0")...)
+	backend := newPort(t)
+	p := start(t, nil, announce(r.url, backend.addr, "--admin", "127.0.0.1:0")...)
 	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)[1]
-	p.says(`msg="waiting for the check to pass" .*tcp://` + address + `: connect: connection refused`)
+	p.says(`msg="waiting for the check to pass" .*tcp://` + backend.addr + `: connect: connection refused`)
 	if in := r.find(user1); in != nil {
 		t.Errorf("listed %+v", in)
 	}
 	if code, body := get(t, admin+"/readyz"); code != 503 || !strings.Contains(body, "1 of 1 not registered: user/user-1: checking: ") {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	backend.listen()
 	r.await(user1, events.Up)
 }
 
 func TestWithoutACheckItIsListedAtOnce(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
-	start(t, nil, announce(r.url, freeAddress(t), "--check", "none")...)
+	start(t, nil, announce(r.url, deadAddress(t), "--check", "none")...)
 	r.await(user1, events.Up)
 }
 
 func TestAFailingCheckMakesItNotReadyUntilItPasses(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	backend := newHTTPServer(t)
 	p := start(t, nil, announce(r.url, backend.Addr().String(), "--check", "http://"+backend.Addr().String()+"/")...)
@@ -123,9 +124,11 @@ func TestAFailingCheckMakesItNotReadyUntilItPasses(t *testing.T) {
 }
 
 func TestTheDeadAreGoneAfterTheirTTL(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
-	p := start(t, nil, announce(r.url, freeAddress(t), "--check", "none", "--ttl", "1s")...)
+	p := start(t, nil, announce(r.url, deadAddress(t), "--check", "none", "--ttl", "1s")...)
 	r.await(user1, events.Up)
+	p.registered()
 	began := time.Now()
 	p.signal(os.Kill)
 	r.awaitGone(user1)
@@ -135,8 +138,9 @@ func TestTheDeadAreGoneAfterTheirTTL(t *testing.T) {
 }
 
 func TestASecondAnnouncerWithTheSameIDIsTold(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
-	first := announce(r.url, freeAddress(t), "--check", "none")
+	first := announce(r.url, deadAddress(t), "--check", "none")
 	start(t, nil, first...)
 	before := r.await(user1, events.Up)
 	p := start(t, nil, append(first, "--admin", "127.0.0.1:0")...)
@@ -158,14 +162,11 @@ func TestASecondAnnouncerWithTheSameIDIsTold(t *testing.T) {
 }
 
 func TestItComesBackAfterTheServerWasAway(t *testing.T) {
-	address := freeAddress(t)
+	t.Parallel()
 	dir := t.TempDir()
-	at := func(o *server.Options) {
-		a, _ := net.ResolveTCPAddr("tcp", address)
-		o.DontListen, o.Host, o.Port, o.StoreDir = false, a.IP.String(), a.Port, dir
-	}
-	ns := natstest.Start(t, at)
-	p := start(t, nil, announce("nats://"+address, freeAddress(t), "--check", "none")...)
+	ns := natstest.Start(t, natstest.Listen, func(o *server.Options) { o.StoreDir = dir })
+	url := ns.ClientURL()
+	p := start(t, nil, announce(url, deadAddress(t), "--check", "none")...)
 	p.says("msg=registered")
 	natstest.Stop(ns)
 	p.says("lost the connection to NATS")
@@ -173,18 +174,19 @@ func TestItComesBackAfterTheServerWasAway(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(dir, "jetstream")); err != nil { // and it has forgotten everything
 		t.Fatal(err)
 	}
-	ns = natstest.Start(t, at)
+	ns = natstest.Start(t, at(url), func(o *server.Options) { o.StoreDir = dir })
 	r := &registry{t: t, kv: openRegistry(t, ns)}
 	r.await(user1, events.Up)
 	p.says("all is well again")
 }
 
 func TestNATSBeingAwayDoesNotHoldTheStopUp(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"down", "silent"} {
 		t.Run(name, func(t *testing.T) {
 			ns := natstest.Start(t, natstest.Listen)
 			nats := newProxy(t, ns.ClientURL())
-			p := start(t, nil, announce(nats.url, freeAddress(t), "--check", "none", "--drain", "1m")...)
+			p := start(t, nil, announce(nats.url, deadAddress(t), "--check", "none", "--drain", "1m")...)
 			p.says("msg=registered")
 			if name == "down" {
 				natstest.Stop(ns)
@@ -204,11 +206,41 @@ func TestNATSBeingAwayDoesNotHoldTheStopUp(t *testing.T) {
 	}
 }
 
+func TestALogThatNobodyReadsDoesNotEndIt(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	backend := newHTTPServer(t)
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary, announce(r.url, backend.Addr().String(), "--check", "http://"+backend.Addr().String()+"/")...)
+	cmd.Env, cmd.Stderr = []string{}, write
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	write.Close()
+	read.Close()
+	r.await(user1, events.Up)
+	backend.answer(503) // logs a line, and another one
+	r.await(user1, events.NotReady)
+	backend.answer(200)
+	r.await(user1, events.Up)
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWhatIsWrongIsOneLineAndAnExitCode(t *testing.T) {
+	t.Parallel()
 	noJetStream := natstest.Start(t, natstest.Listen, func(o *server.Options) { o.JetStream = false })
 	locked := natstest.Start(t, natstest.Listen, func(o *server.Options) { o.Username, o.Password = "a", "b" })
 	taken := newHTTPServer(t).Addr().String()
-	nowhere := "nats://" + freeAddress(t)
+	nowhere := "nats://" + deadAddress(t)
 	good := []string{"--service", "user", "--endpoint", "http=10.0.0.5:80"}
 	for _, tt := range []struct {
 		name string
@@ -218,7 +250,7 @@ func TestWhatIsWrongIsOneLineAndAnExitCode(t *testing.T) {
 	}{
 		{"no subcommand", nil, 2, `expected one of "run", "file"`},
 		{"no flags", []string{"run"}, 2, "missing flags: --endpoint=PROTOCOL=ADDRESS, --service=NAME"},
-		{"unknown flag", []string{"run", "--sevice", "user"}, 2, "unknown flag --sevice"},
+		{"unknown flag", []string{"run", "--bogus", "user"}, 2, "unknown flag --bogus"},
 		{"unknown flag before the command", append([]string{"run"}, append(good, "--bogus", "true")...), 2, "unknown flag --bogus"},
 		{"service", []string{"run", "--service", "User", "--endpoint", "http=h:80"}, 2, `--service "User": want a DNS label`},
 		{"id", append([]string{"run", "--id", "a.b"}, good...), 2, `--id "a.b": want 1 to 63`},
@@ -277,6 +309,7 @@ func complaints(stderr string) []string {
 }
 
 func TestHelpAndVersionAreNoErrors(t *testing.T) {
+	t.Parallel()
 	for _, args := range [][]string{{"-h"}, {"--help"}, {"run", "-h"}, {"file", "-h"}, {"--version"}} {
 		p := start(t, nil, args...)
 		if code := p.exit(); code != 0 || p.stdout.String() == "" || p.stderr.String() != "" {
@@ -295,6 +328,7 @@ func TestHelpAndVersionAreNoErrors(t *testing.T) {
 }
 
 func TestTheEnvironmentIsAsGoodAsFlags(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	start(t, []string{
 		"PROXIMA_NATS_URL=" + r.url, "PROXIMA_SERVICE=user", "PROXIMA_ID=user-1", "PROXIMA_ENDPOINT=http=10.0.0.5:80,grpc=10.0.0.5:90",

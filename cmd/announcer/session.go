@@ -6,7 +6,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -65,6 +68,9 @@ func (app *cli) prepare(ctx context.Context, p *daemon.Process) (*session, error
 
 // start begins to measure, and to show it when --admin says where.
 func (s *session) start(ctx context.Context, getenv func(string) string) error {
+	// A log that nobody reads any more is no reason to end: caught, the
+	// signal makes a failed write of it.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	var admin net.Listener
 	var err error
 	if s.app.Admin != "" {
@@ -153,11 +159,11 @@ func (s *session) connectAtLast(ctx context.Context) (*nats.Conn, *kv.Registry, 
 	}
 	for {
 		registry, err := s.open(ctx, conn)
+		s.board.fail(err)
 		if err == nil {
 			return conn, registry, nil
 		}
 		s.log.Error("cannot announce, trying on", "error", err)
-		s.board.fail(err)
 		select {
 		case <-ctx.Done():
 			conn.Close()

@@ -40,7 +40,7 @@ func (s *supervisor) run(ctx context.Context) error {
 		stop    = ctx.Done()
 		left    chan error // of leave, nil unless it runs
 		first   os.Signal  // the one that told us to stop
-		hurried bool
+		hurried bool       // by another one before it had left
 	)
 	begin := func() chan error {
 		done := make(chan error, 1)
@@ -59,9 +59,11 @@ func (s *supervisor) run(ctx context.Context) error {
 			if s.command == nil {
 				return nil
 			}
-			s.pass(first)
+			if !hurried {
+				s.pass(first)
+			}
 		case again := <-s.again:
-			hurried = true
+			hurried = hurried || stop != nil || left != nil
 			hurry()
 			s.pass(again)
 		case other := <-s.other:

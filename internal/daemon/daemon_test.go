@@ -84,7 +84,7 @@ func TestAnErrorIsOneLineAndAnExitCode(t *testing.T) {
 	}{
 		{"no subcommand", nil, 2, `greeter: expected "greet" (see greeter -h)`},
 		{"unknown subcommand", []string{"shout"}, 2, `greeter: unexpected argument shout (see greeter -h)`},
-		{"unknown flag", []string{"greet", "--nmae=x"}, 2, `greeter: unknown flag --nmae, did you mean "--name"? (see greeter greet -h)`},
+		{"unknown flag", []string{"greet", "--nam=x"}, 2, `greeter: unknown flag --nam, did you mean "--name"? (see greeter greet -h)`},
 		{"missing flag", []string{"greet"}, 2, "greeter: missing flags: --name=STRING (see greeter greet -h)"},
 		{"bad value", []string{"greet", "--name=x", "--wait=x"}, 2, `greeter: --wait: expected duration but got "x": time: invalid duration "x" (see greeter greet -h)`},
 		{"bad level", []string{"greet", "--name=x", "--log-level=loud"}, 2, `greeter: --log-level must be one of "debug","info","warn","error" but got "loud" (see greeter greet -h)`},
@@ -149,32 +149,43 @@ func TestFlagsReadTheEnvironment(t *testing.T) {
 		stdout string
 	}{
 		{
-			"variable", map[string]string{"PROXIMA_NAME": "Ada", "PROXIMA_WAIT": "3s"}, nil,
+			"variable",
+			map[string]string{"PROXIMA_NAME": "Ada", "PROXIMA_WAIT": "3s"},
+			nil,
 			`Ada 3s map[] "" []`,
 		},
 		{
-			"the command line wins", map[string]string{"PROXIMA_NAME": "Ada", "PROXIMA_LABEL": "a=1"},
+			"the command line wins",
+			map[string]string{"PROXIMA_NAME": "Ada", "PROXIMA_LABEL": "a=1"},
 			[]string{"--name=Eve", "--label=b=2"},
 			`Eve 1s map[b:2] "" []`,
 		},
 		{
-			"an empty variable is none", map[string]string{"PROXIMA_NAME": "Ada", "PROXIMA_WAIT": ""}, nil,
+			"an empty variable is none",
+			map[string]string{"PROXIMA_NAME": "Ada", "PROXIMA_WAIT": ""},
+			nil,
 			`Ada 1s map[] "" []`,
 		},
 		{
-			"pairs are joined by commas", map[string]string{"PROXIMA_NAME": "Ada", "PROXIMA_LABEL": "a=1, b=2=3"}, nil,
+			"pairs are joined by commas",
+			map[string]string{"PROXIMA_NAME": "Ada", "PROXIMA_LABEL": "a=1, b=2=3"},
+			nil,
 			`Ada 1s map[a:1 b:2=3] "" []`,
 		},
 		{
-			"no variable", map[string]string{"PROXIMA_NAME": "Ada", "PROXIMA_ZONE": "z"}, nil,
+			"no variable",
+			map[string]string{"PROXIMA_NAME": "Ada", "PROXIMA_ZONE": "z"},
+			nil,
 			`Ada 1s map[] "" []`,
 		},
 		{
-			"commas stay on the command line", nil, []string{"--name=x", "--label", "a=1,b=2"},
+			"commas stay on the command line", nil,
+			[]string{"--name=x", "--label", "a=1,b=2"},
 			`x 1s map[a:1,b=2] "" []`,
 		},
 		{
-			"what follows -- is left alone", nil, []string{"--name=x", "--", "ls", "--name=y", "-h"},
+			"what follows -- is left alone", nil,
+			[]string{"--name=x", "--", "ls", "--name=y", "-h"},
 			`x 1s map[] "" ["--" "ls" "--name=y" "-h"]`,
 		},
 	} {

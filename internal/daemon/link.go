@@ -112,6 +112,12 @@ func (l *link) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
 	l.logger.Warn("NATS reports an error", "subject", subject, "error", err)
 }
 
+// onClosed hears of it only when we have not closed the connection ourselves:
+// nats.go does so when a server speaks no NATS.
+func (l *link) onClosed(nc *nats.Conn) {
+	l.logger.Error("the connection to NATS is closed for good", "error", nc.LastError())
+}
+
 // isRefusal tells a server that does not want us from one that is not there.
 func isRefusal(err error) bool {
 	for _, refusal := range []error{

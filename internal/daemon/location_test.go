@@ -35,15 +35,21 @@ func TestTheLocationIsFoundInOrder(t *testing.T) {
 	}{
 		{"nothing", daemon.LocationFlags{}, nil, "_/_", map[topology.Level]string{}},
 		{
-			"environment", daemon.LocationFlags{}, env, "env-region/service-zone",
+			"environment",
+			daemon.LocationFlags{},
+			env, "env-region/service-zone",
 			map[topology.Level]string{topology.Region: "env PROXIMA", topology.Zone: "env SERVICE"},
 		},
 		{
-			"flags first", daemon.LocationFlags{Region: "r", Zone: "_", Host: "h"}, env, "r/service-zone/_/h",
+			"flags first",
+			daemon.LocationFlags{Region: "r", Zone: "_", Host: "h"},
+			env, "r/service-zone/_/h",
 			map[topology.Level]string{topology.Region: "flags", topology.Zone: "env SERVICE", topology.Host: "flags"},
 		},
 		{
-			"files last", daemon.LocationFlags{Region: "r", File: labels, CIDR: networks}, nil, "r/file-zone/file-rack/net-host",
+			"files last",
+			daemon.LocationFlags{Region: "r", File: labels, CIDR: networks},
+			nil, "r/file-zone/file-rack/net-host",
 			map[topology.Level]string{
 				topology.Region: "flags", topology.Zone: "file " + labels,
 				topology.Rack: "file " + labels, topology.Host: "cidr " + networks,

@@ -102,6 +102,7 @@ func (f *NATSFlags) dial(name string, l *link, more []nats.Option) (*nats.Conn, 
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { l.failed(err) }),
 		nats.DisconnectErrHandler(l.onDisconnect),
 		nats.ErrorHandler(l.onError),
+		nats.ClosedHandler(l.onClosed),
 	)
 	nc, err := nats.Connect(f.URL, append(options, more...)...)
 	if err != nil {

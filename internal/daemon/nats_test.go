@@ -231,6 +231,28 @@ func TestKeepConnectsWhenTheServerIsThereAndAgainAfterItWas(t *testing.T) {
 	}
 }
 
+func TestWhatTheServerForbidsIsLogged(t *testing.T) {
+	ns := natstest.Start(t, natstest.Listen, func(o *server.Options) {
+		o.Users = []*server.User{{Username: "a", Password: "b", Permissions: &server.Permissions{
+			Publish: &server.SubjectPermission{Deny: []string{"secrets"}},
+		}}}
+	})
+	f := flags(ns.ClientURL())
+	f.User, f.Password = "a", "b"
+	log := new(journal)
+	nc, err := f.Connect(t.Context(), "test", log.logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if err := nc.Publish("secrets", nil); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the violation", func() bool {
+		return strings.Contains(log.String(), "NATS reports an error") && strings.Contains(log.String(), "secrets")
+	})
+}
+
 func TestCredentials(t *testing.T) {
 	dir := t.TempDir()
 	pair, err := nkeys.CreateUser()

@@ -19,12 +19,22 @@ import (
 
 func none(string) string { return "" }
 
-func TestMetricsAreShownToPrometheus(t *testing.T) {
-	sdk, err := daemon.NewTelemetry(t.Context(), "announcer", none, new(journal).logger())
+func telemetry(t *testing.T, service string) *daemon.Telemetry {
+	t.Helper()
+	sdk, err := daemon.NewTelemetry(t.Context(), service, none, new(journal).logger())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer sdk.Shutdown(t.Context())
+	t.Cleanup(func() {
+		if err := sdk.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	return sdk
+}
+
+func TestMetricsAreShownToPrometheus(t *testing.T) {
+	sdk := telemetry(t, "announcer")
 	counter, err := sdk.Meter("test").Int64Counter("proxima.tests")
 	if err != nil {
 		t.Fatal(err)
@@ -65,11 +75,7 @@ func passOn(ctx context.Context) string {
 }
 
 func TestWithoutACollectorTracesPassUnchanged(t *testing.T) {
-	sdk, err := daemon.NewTelemetry(t.Context(), "router", none, new(journal).logger())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sdk.Shutdown(t.Context())
+	telemetry(t, "router")
 	if got := passOn(t.Context()); got != traceparent {
 		t.Errorf("sent on %q", got)
 	}

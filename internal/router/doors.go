@@ -12,7 +12,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
-	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
 )
 
@@ -95,7 +94,7 @@ func (r *Router) drainDoors() {
 		// What the server has sent until now is in our queues after a flush,
 		// and with its handlers after a barrier.
 		handled := make(chan struct{})
-		if r.nc.FlushWithContext(ctx) == nil && r.nc.Barrier(func() { close(handled) }) == nil {
+		if r.nc.IsConnected() && r.nc.FlushWithContext(ctx) == nil && r.nc.Barrier(func() { close(handled) }) == nil {
 			select {
 			case <-handled:
 			case <-ctx.Done():
@@ -238,6 +237,5 @@ func (r *Router) fit(n int, body func(n int) any) (*nats.Msg, error) {
 // routers. Calls go out with the router's rights.
 func (r *Router) forbiddenSubject(subject string) bool {
 	first, _, _ := strings.Cut(subject, ".")
-	return strings.HasPrefix(first, "$") || strings.HasPrefix(first, "_") || first == r.opts.Bucket ||
-		first == serviceName || events.ValidateEndpoint(events.NATS, subject) != nil
+	return strings.HasPrefix(first, "$") || strings.HasPrefix(first, "_") || first == r.opts.Bucket || first == serviceName
 }

@@ -28,6 +28,12 @@ func (r *Router) newHandler() http.Handler {
 			return
 		}
 		defer r.requests.leave()
+		if req.ProtoMajor == 1 && len(req.TransferEncoding) > 0 {
+			// It may have had a Content-Length too, which net/http removes
+			// without a word. Whoever is in front of us may have believed
+			// that one: what follows must not be taken for another request.
+			w.Header().Set("Connection", "close")
+		}
 		switch t, found := target(req); {
 		case found:
 			req.Pattern = t.pattern

@@ -1,11 +1,13 @@
 package router
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -70,7 +72,7 @@ func (r *Router) proxy(w http.ResponseWriter, req *http.Request, to destination)
 		req.Body = &upload{req.Body, p.patience}
 	}
 	w.Header()["Content-Type"] = nil // it is not for us to guess
-	r.reverse.ServeHTTP(w, req)
+	r.reverse.ServeHTTP(&upgradable{w, p.patience}, req)
 }
 
 // refuse answers for an instance. That there is none is 503: what is not found
@@ -116,6 +118,26 @@ func (u *upload) Read(b []byte) (int, error) {
 	n, err := u.ReadCloser.Read(b)
 	u.patience.extend()
 	return n, err
+}
+
+// upgradable closes a connection that is handed over, as for a WebSocket, when
+// its request's context ends: the proxy itself then only closes the instance's
+// side, and would wait for the caller to close the other.
+type upgradable struct {
+	http.ResponseWriter
+	ctx context.Context
+}
+
+// Unwrap is for [http.ResponseController].
+func (u *upgradable) Unwrap() http.ResponseWriter { return u.ResponseWriter }
+
+// Hijack is what [http.ResponseController] calls.
+func (u *upgradable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(u.ResponseWriter).Hijack()
+	if err == nil {
+		context.AfterFunc(u.ctx, func() { _ = conn.Close() }) // perhaps it is closed already
+	}
+	return conn, rw, err
 }
 
 func (r *Router) newProxy() *httputil.ReverseProxy {

@@ -3,6 +3,7 @@ package router_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -158,7 +159,7 @@ func TestHeartbeatsMayGoToAnyRouterAndToOneThatWasRestarted(t *testing.T) {
 }
 
 func TestALeaseLivesAsLongAsItsHeartbeatsAndNoLonger(t *testing.T) {
-	natstest.Bubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		r := newBubbleRouter(t)
 		in := events.Instance{
 			Service: "user", ID: "u1", Location: zoneA, TTL: 15 * time.Second,
@@ -188,7 +189,7 @@ func TestALeaseLivesAsLongAsItsHeartbeatsAndNoLonger(t *testing.T) {
 }
 
 func TestARestartedRouterWritesRecordsAgainBeforeTheyAreLost(t *testing.T) {
-	natstest.Bubble(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		ns := natstest.Start(t)
 		nc := natstest.Connect(t, ns)
 		reg, err := kv.Open(t.Context(), nc, kv.Options{Memory: true, Logger: quiet()})
@@ -224,6 +225,17 @@ func TestARestartedRouterWritesRecordsAgainBeforeTheyAreLost(t *testing.T) {
 			}
 		}
 	})
+}
+
+// bubble is for a package that also has tests outside of one: it leaves no
+// timer of the bubble in the pool of nats.go.
+func bubble(t *testing.T, f func(*testing.T)) {
+	t.Helper()
+	defer func() {
+		runtime.GC()
+		runtime.GC()
+	}()
+	natstest.Bubble(t, f)
 }
 
 func newBubbleRouter(t *testing.T) *router.Router {

@@ -66,6 +66,7 @@ func (n *announcer) run() {
 			n.written = time.Time{}
 		case <-back:
 			// Everybody comes back at once: do not all speak at once.
+			n.failing = time.Time{}
 			timer.Reset(rand.N(min(time.Second, n.in.Load().TTL/3)))
 			continue
 		case <-timer.C:

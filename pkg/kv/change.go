@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 type change struct {
 	key      events.Key
 	instance *events.Instance // nil: removed
+	expired  bool             // removed because its lease has ended
 	seq      uint64           // the revision
 	at       int64            // the server's clock, Unix nanoseconds
 	last     uint64           // the sequence of the message it replaced; only of live messages
@@ -63,6 +65,7 @@ func (r *Registry) parse(msg *nats.Msg) (change, error) {
 		}
 	}
 	if op != "" || h.Get(hdrMarker) != "" {
+		c.expired = h.Get(hdrMarker) != "" || bytes.Equal(msg.Data, bodyExpired)
 		return c, nil
 	}
 	in, err := events.Decode(msg.Data)
@@ -94,4 +97,4 @@ func stampUint(h nats.Header, name string) (uint64, bool) {
 // stored says whether msg is a message of the stream, and not a status of the
 // server: a writer can name a header "Status", but cannot take away the
 // server's stamp.
-func stored(msg *nats.Msg) bool { return stamp(msg.Header, hdrSubject) != "" }
+func stored(msg *nats.Msg) bool { return stamp(msg.Header, hdrSequence) != "" }

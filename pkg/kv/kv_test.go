@@ -31,9 +31,12 @@ func setup(t *testing.T) *fixture { return setupWith(t, kv.Options{}) }
 func setupWith(t *testing.T, o kv.Options) *fixture {
 	t.Helper()
 	ns := natstest.Start(t)
-	nc := natstest.Connect(t, ns)
+	nc := natstest.Connect(t, ns, silent)
 	return &fixture{t, ns, nc, open(t, nc, o)}
 }
+
+// silent keeps nats.go from writing to standard error.
+var silent = nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})
 
 // reconnectWait is how long connections of tests wait between attempts.
 const reconnectWait = 200 * time.Millisecond
@@ -82,6 +85,7 @@ type viewer struct {
 	last  map[string]events.Snapshot
 	n     int
 	least int // fewer instances of user fail the test
+	check func(events.Snapshot)
 	bell  chan struct{}
 	stop  context.CancelFunc
 	done  chan struct{}
@@ -108,8 +112,11 @@ func (v *viewer) apply(s events.Snapshot) {
 	v.mu.Lock()
 	v.last[s.Service] = s
 	v.n++
-	least := v.least
+	least, check := v.least, v.check
 	v.mu.Unlock()
+	if check != nil {
+		check(s)
+	}
 	if s.Service == "user" && len(s.Entries) < least {
 		v.t.Errorf("only %d are left: %s", len(s.Entries), show(s))
 	}

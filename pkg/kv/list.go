@@ -11,6 +11,8 @@ import (
 type list struct {
 	records []*record
 	sorted  bool // by name: once it was published
+	expired int  // how many of them are kept though they have expired
+	gone    []gone
 }
 
 func (l *list) add(rec *record) {
@@ -86,7 +88,7 @@ func (v *view) publish(stale bool, apply func(events.Snapshot)) {
 		s := events.Snapshot{Service: service, Stale: stale}
 		if l := v.services[service]; l != nil {
 			s.Entries = l.entries()
-			if len(s.Entries) == 0 {
+			if l.empty() {
 				delete(v.services, service)
 			}
 		}

@@ -77,7 +77,7 @@ func (w *watcher) readSoon(why finding) {
 // reconnected begins again. Everybody comes back at once: not all ask at once.
 func (w *watcher) reconnected() {
 	w.timeout.Stop()
-	w.asked = 0
+	w.asked, w.retries = 0, 0
 	if w.cursor == 0 || !w.full {
 		w.cursor, w.want = 0, lost
 	}
@@ -166,7 +166,7 @@ func (w *watcher) answer(msg *nats.Msg) {
 // checked compares the newest message with what is known.
 func (w *watcher) checked(seq uint64) {
 	w.answered()
-	w.expireSuspects()
+	w.dropSuspects()
 	switch {
 	case seq < w.floor:
 		// The stream was made anew or emptied, a copy lags behind, or what
@@ -282,6 +282,7 @@ func (w *watcher) failed(err error) {
 	w.timeout.Stop()
 	w.asked = 0
 	w.retries++
+	w.outage = time.Now()
 	if w.retries > 1 || !w.r.nc.IsConnected() || !w.ready {
 		w.setStale(err)
 	}

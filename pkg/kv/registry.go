@@ -45,6 +45,10 @@ type Options struct {
 	Memory bool
 	// NoCreate never creates the bucket, for users that may not.
 	NoCreate bool
+	// NoSuspects removes whoever expires at once. Without it, instances of a
+	// service that expire together, or just after an outage, are kept as
+	// suspects: see [events.Entry].
+	NoSuspects bool
 	// OpTimeout bounds each exchange with the server. Default 2s.
 	OpTimeout time.Duration
 	// Logger for what the registry notices by itself. Default [slog.Default].

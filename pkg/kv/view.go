@@ -12,9 +12,6 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// maxSuspect is how long an instance that vanished without a word is kept.
-const maxSuspect = 10 * time.Minute
-
 // view is what a watcher knows: every record by its key, and for each service
 // the list of those that are instances. One goroutine uses it.
 //
@@ -32,6 +29,7 @@ type view struct {
 	ready    bool                // a whole snapshot has been read
 	newest   uint64              // highest sequence known in this life of the stream
 	verified uint64              // nothing up to this sequence was missed
+	outage   time.Time           // when the registry was last out of reach
 
 	// Of the read under way, or the last.
 	full       bool   // it lists everything
@@ -50,7 +48,9 @@ type record struct {
 	hash       uint64    // of the body
 	generation uint32    // of the snapshot that listed it last, or that it came after
 	missed     uint8     // snapshots in a row that do not agree with it
+	expired    bool      // its lease has ended; instance is what it was
 	suspect    time.Time // since when; zero: it is not
+	patience   time.Duration
 }
 
 // finding is what a change, as it is heard, says about others. The greater
@@ -125,24 +125,36 @@ func (v *view) merge(rec *record, c *change, msg *nats.Msg, err error) {
 		v.invalid(msg, err)
 		return // what was known stays
 	}
-	rec.suspect = time.Time{}
-	if c.instance == nil {
-		if rec.instance != nil {
-			v.list(c.key.Service).remove(rec)
-			rec.instance = nil
-			v.touch(c.key.Service)
-		}
+	if c.instance == nil && rec.instance == nil {
+		return
+	}
+	l := v.list(c.key.Service)
+	switch {
+	case c.instance == nil && c.expired:
+		v.expire(l, rec)
+		return
+	case c.instance == nil:
+		v.drop(l, rec)
 		return
 	}
 	v.touch(c.key.Service)
+	l.clear(rec)
 	hash := maphash.Bytes(v.seed, msg.Data)
 	if rec.instance != nil && hash == rec.hash {
 		return // written again, and the same: only the revision is new
 	}
 	if rec.instance == nil {
-		v.list(c.key.Service).add(rec)
+		l.add(rec)
 	}
 	rec.instance, rec.hash = c.instance, hash
+}
+
+// drop removes an instance.
+func (v *view) drop(l *list, rec *record) {
+	v.touch(rec.instance.Service)
+	l.clear(rec)
+	l.remove(rec)
+	rec.instance = nil
 }
 
 // begin starts to merge a read: of everything, or of the changes since the
@@ -192,7 +204,7 @@ func (v *view) mark(msg *nats.Msg) uint64 {
 
 func (v *view) confirm(rec *record) {
 	rec.generation, rec.missed = v.generation, 0
-	if !rec.suspect.IsZero() {
+	if !rec.suspect.IsZero() && !rec.expired {
 		rec.suspect = time.Time{}
 		v.touch(rec.instance.Service)
 	}
@@ -215,7 +227,7 @@ func (v *view) end() {
 			v.touch(v.service) // also when it has no instances
 		}
 	}
-	v.expireSuspects()
+	v.dropSuspects()
 }
 
 // sweep looks at what a snapshot did not list. A removal that is no longer
@@ -234,20 +246,7 @@ func (v *view) sweep() {
 		if rec.missed++; rec.missed < 2 {
 			v.doubt = true
 		} else if rec.suspect.IsZero() {
-			rec.suspect = time.Now()
-			v.r.log.Warn("an instance vanished from the registry without a word, using it last", "service", rec.instance.Service, "instance", rec.instance.ID)
-			v.touch(rec.instance.Service)
-		}
-	}
-}
-
-// expireSuspects removes instances that have been suspect for too long.
-func (v *view) expireSuspects() {
-	for name, rec := range v.records {
-		if !rec.suspect.IsZero() && time.Since(rec.suspect) >= maxSuspect {
-			v.list(rec.instance.Service).remove(rec)
-			v.touch(rec.instance.Service)
-			delete(v.records, name)
+			v.vanish(rec)
 		}
 	}
 }

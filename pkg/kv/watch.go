@@ -179,6 +179,7 @@ func (w *watcher) overrun() bool {
 // connection takes note of a change of the connection. What it is now counts,
 // and not what it was: nats.go drops what it has to say when nobody listens.
 func (w *watcher) connection() {
+	w.outage = time.Now()
 	for len(w.status) > 0 {
 		<-w.status
 	}
@@ -205,7 +206,7 @@ func (w *watcher) setStale(err error) {
 func (w *watcher) well() {
 	w.err, w.retries = nil, 0
 	if w.stale {
-		w.stale = false
+		w.stale, w.outage = false, time.Now()
 		if w.ready {
 			w.r.log.Info("the registry is back", "service", w.service)
 			w.touchAll()

@@ -36,7 +36,7 @@ func (w *wire) connect(t testing.TB, opts ...nats.Option) *nats.Conn {
 	t.Cleanup(w.cut) // after the connection was closed
 	return natstest.Connect(t, w.ns, append([]nats.Option{
 		nats.InProcessServer(w), nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(0, 0),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
+		silent,
 	}, opts...)...)
 }
 

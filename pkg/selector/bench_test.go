@@ -1,7 +1,6 @@
 package selector_test
 
 import (
-	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -13,22 +12,6 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
-
-// fixed is a source of one list, changed by hand.
-type fixed struct {
-	lists chan events.Snapshot
-}
-
-func (f *fixed) Watch(ctx context.Context, _ string, apply func(events.Snapshot)) error {
-	for {
-		select {
-		case s := <-f.lists:
-			apply(s)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
 
 var zones = []topology.Location{
 	{Region: "us-east-1", Zone: "us-east-1a"},
@@ -51,7 +34,7 @@ func fleet(n int) []events.Entry {
 
 func open(tb testing.TB, n int, o selector.Options) (*selector.Selector, *fixed) {
 	tb.Helper()
-	src := &fixed{lists: make(chan events.Snapshot)}
+	src := &fixed{make(chan events.Snapshot)}
 	o.Source = src
 	if o.Location == (topology.Location{}) {
 		o.Location = zones[0]

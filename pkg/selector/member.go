@@ -17,6 +17,7 @@ type member struct {
 	protocols protocols
 	condition condition
 	suspect   bool
+	trial     bool // its breaker is half-open
 }
 
 // condition is what an instance is good for. Those before notReady are used in
@@ -37,7 +38,9 @@ const (
 // look sets what may have changed since the member was last looked at.
 func (m *member) look() {
 	m.distance = m.node.distance()
-	fails := m.breaker.State() == breaker.Open
+	state := m.breaker.State()
+	m.trial = state == breaker.HalfOpen
+	fails := state == breaker.Open
 	switch {
 	case m.in.Status == events.NotReady:
 		m.condition = notReady

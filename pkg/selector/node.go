@@ -35,8 +35,8 @@ const (
 )
 
 // queue is what one more call would find: the calls in flight, by weight.
-func (n *node) queue() float64 {
-	return float64(n.inFlight()+1) * float64(math.Float32frombits(n.scale.Load()))
+func (n *node) queue() float32 {
+	return float32(n.inFlight()+1) * math.Float32frombits(n.scale.Load())
 }
 
 func (n *node) setWeight(weight int) {
@@ -52,53 +52,52 @@ func (n *node) distance() time.Duration {
 }
 
 // The average of durations follows each sample by at least minWeight, so that
-// a busy instance is known after some 30 calls, and by the share that the time
-// since the last sample has of decay, so that a quiet one is not judged by the
-// past. A cost that is not renewed fades by a factor of e every decay, so an
-// instance that was slow is tried again: after 7 s if it was twice as slow,
-// after 46 s if a hundred times. (Finagle's and Linkerd's balancers keep a
-// like average with the same decay, for the same reasons.)
+// a busy instance is known after some 30 calls, and by as much as has faded of
+// it since the last sample, so that a quiet one is not judged by the past. A
+// cost that is not renewed fades by a factor of e every decay, so an instance
+// that was slow is tried again: after 7 s if it was twice as slow, after 46 s
+// if a hundred times. (Finagle's and Linkerd's balancers keep a like average
+// with the same decay, for the same reasons.)
 const (
 	decay        = 10 * time.Second
 	decayMS      = uint32(decay / time.Millisecond)
-	fadeAfterMS  = decayMS / 16 // what busy instances are spared
+	fadeAfterMS  = decayMS / 16 // busy instances are spared the computation
 	minWeight    = 1.0 / 32
 	failWeight   = 1.0 / 4
 	failPenalty  = 4 // a failure counts as a call that took this many times longer
-	leastPenalty = float64(10 * time.Millisecond)
-	mostPenalty  = float64(5 * time.Second)
+	leastPenalty = float32(10 * time.Millisecond)
+	mostPenalty  = float32(5 * time.Second)
 )
 
 // packCost packs a duration in nanoseconds, as a float32, with the time of its
 // last change in milliseconds on the selector's clock, which may wrap.
-func packCost(ns float64, at uint32) uint64 {
-	return uint64(math.Float32bits(float32(ns)))<<32 | uint64(at)
+func packCost(ns float32, at uint32) uint64 {
+	return uint64(math.Float32bits(ns))<<32 | uint64(at)
 }
 
-func unpackCost(c uint64) (ns float64, at uint32) {
-	return float64(math.Float32frombits(uint32(c >> 32))), uint32(c)
+func unpackCost(c uint64) (ns float32, at uint32) {
+	return math.Float32frombits(uint32(c >> 32)), uint32(c)
 }
 
-// load is what power of two choices compares: calls in flight times their
-// duration, by weight. Known is false when no call has ended yet.
-func (n *node) load(nowMS uint32) (load float64, known bool) {
-	queue := n.queue()
+// duration is what a call may be expected to take, in nanoseconds; 0 when none
+// has ended yet.
+func (n *node) duration(nowMS uint32) float32 {
 	ns, at := unpackCost(n.cost.Load())
-	if ns == 0 {
-		return queue, false
-	}
 	if idle := int32(nowMS - at); idle > int32(fadeAfterMS) {
-		ns *= math.Exp(-float64(idle) / float64(decayMS))
+		ns *= float32(faded(idle))
 	}
-	return queue * ns, true
+	return ns
 }
+
+// faded is what is left of a cost after so many milliseconds.
+func faded(idle int32) float64 { return math.Exp(-float64(idle) / float64(decayMS)) }
 
 // learn takes in the duration of a call. Two calls that end at the same
 // instant may lose one of the samples, never more.
 func (n *node) learn(took time.Duration, err error, nowMS uint32) {
 	ns, at := unpackCost(n.cost.Load())
-	sample := float64(max(took, 1))
-	weight := minWeight
+	sample := float32(max(took, 1))
+	weight := float32(minWeight)
 	if err != nil {
 		if isCanceled(err) {
 			return // how long it would have taken is not known
@@ -109,8 +108,8 @@ func (n *node) learn(took time.Duration, err error, nowMS uint32) {
 			weight = failWeight
 		}
 	}
-	if dt := int32(nowMS - at); dt > 0 {
-		weight = max(weight, float64(dt)/(float64(dt)+float64(decayMS)))
+	if idle := int32(nowMS - at); idle > int32(fadeAfterMS)/2 {
+		weight = max(weight, 1-float32(faded(idle)))
 	}
 	if ns == 0 {
 		weight = 1

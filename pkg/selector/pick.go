@@ -47,8 +47,8 @@ func (p *Pick) Done(err error) {
 	if flags == 0 {
 		return
 	}
-	p.flags = 0
 	p.node.calls.Add(^uint64(0))
+	p.flags = 0
 	if flags&pickLearns != 0 {
 		now := p.node.svc.sel.now()
 		p.node.learn(now-p.start, err, milliseconds(now))
@@ -107,8 +107,9 @@ func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 				ok = err == nil
 			}
 			if ok {
+				in, index, flags := n.instance.Load(), t.first.index, v.ending
 				n.calls.Add(onePick)
-				return Pick{n.instance.Load(), n, pass, start, t.first.index, v.ending}, nil
+				return Pick{in, n, pass, start, index, flags}, nil
 			}
 		}
 	}

@@ -1,12 +1,277 @@
 package selector_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
 	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
+// fixed is a source of lists that come through a channel, whatever the service.
+type fixed struct{ lists chan events.Snapshot }
+
+func (f *fixed) Watch(ctx context.Context, _ string, apply func(events.Snapshot)) error {
+	for {
+		select {
+		case s := <-f.lists:
+			apply(s)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// watching is a source that is a function.
+type watching func(ctx context.Context, service string, apply func(events.Snapshot)) error
+
+func (w watching) Watch(ctx context.Context, service string, apply func(events.Snapshot)) error {
+	return w(ctx, service, apply)
+}
+
+// always is a source of one list that never changes.
+func always(entries ...events.Entry) selector.Source {
+	return watching(func(ctx context.Context, service string, apply func(events.Snapshot)) error {
+		apply(events.Snapshot{Service: service, Entries: sortEntries(entries)})
+		<-ctx.Done()
+		return ctx.Err()
+	})
+}
+
 func sortEntries(entries []events.Entry) []events.Entry {
+	entries = slices.Clone(entries)
 	slices.SortFunc(entries, func(a, b events.Entry) int { return a.Compare(b.Instance) })
 	return entries
+}
+
+// Places of the tests: home is the selector's own, unless it says otherwise.
+var (
+	home     = topology.Location{Region: "us", Zone: "us-a"}
+	nextDoor = topology.Location{Region: "us", Zone: "us-b"}
+	farAway  = topology.Location{Region: "eu", Zone: "eu-a"}
+	nowhere  = topology.Location{}
+)
+
+// instance is one that works. It has no address, so that it is not probed.
+func instance(id string, at topology.Location, change ...func(*events.Entry)) events.Entry {
+	e := events.Entry{Instance: &events.Instance{
+		ID: id, Service: "user", Incarnation: "1", Endpoints: map[string]string{events.NATS: "user"},
+		Location: at, Status: events.Up, Weight: 100, TTL: 15 * time.Second,
+	}}
+	for _, f := range change {
+		f(&e)
+	}
+	return e
+}
+
+func status(s events.Status) func(*events.Entry) { return func(e *events.Entry) { e.Status = s } }
+func weight(w int) func(*events.Entry)           { return func(e *events.Entry) { e.Weight = w } }
+func suspect(e *events.Entry)                    { e.Suspect = true }
+func incarnation(s string) func(*events.Entry)   { return func(e *events.Entry) { e.Incarnation = s } }
+
+func endpoint(protocol, address string) func(*events.Entry) {
+	return func(e *events.Entry) { e.Endpoints = map[string]string{protocol: address} }
+}
+
+func label(name, value string) func(*events.Entry) {
+	return func(e *events.Entry) { e.Metadata = map[string]string{name: value} }
+}
+
+// distances are what the network of a test measures, by address. To an address
+// that has none, nobody answers.
+type distances struct {
+	mu sync.Mutex
+	to map[string]time.Duration
+}
+
+func (d *distances) set(address string, distance time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.to == nil {
+		d.to = make(map[string]time.Duration)
+	}
+	d.to[address] = distance
+}
+
+func (d *distances) dial(ctx context.Context, _, address string) (net.Conn, error) {
+	d.mu.Lock()
+	distance, ok := d.to[address]
+	d.mu.Unlock()
+	if !ok {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	time.Sleep(distance)
+	a, b := net.Pipe()
+	_ = b.Close()
+	return a, nil
+}
+
+// at is an instance with an address at a distance.
+func (d *distances) at(id string, where topology.Location, distance time.Duration, change ...func(*events.Entry)) events.Entry {
+	address := id + ".example:80"
+	d.set(address, distance)
+	return instance(id, where, append(change, endpoint(events.TCP, address))...)
+}
+
+// world is a selector in a bubble, and what it sees.
+type world struct {
+	*selector.Selector
+	t *testing.T
+	*fixed
+	distances
+}
+
+// start makes a selector at home that sees entries. It is closed with the test.
+func start(t *testing.T, o selector.Options, entries ...events.Entry) *world {
+	t.Helper()
+	w := newWorld(t, o)
+	w.list(entries...)
+	return w
+}
+
+// newWorld is start without a first list.
+func newWorld(t *testing.T, o selector.Options) *world {
+	t.Helper()
+	w := &world{t: t, fixed: &fixed{make(chan events.Snapshot)}}
+	if o.Source == nil {
+		o.Source = w.fixed
+	}
+	if o.Location == (topology.Location{}) {
+		o.Location = home
+	}
+	if o.Latency.Dial == nil {
+		o.Latency.Dial = w.dial
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	s, err := selector.New(t.Context(), nil, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	w.Selector = s
+	return w
+}
+
+// list is what the source says from now on. It waits until that has been taken
+// in and everything new has been measured.
+func (w *world) list(entries ...events.Entry) {
+	w.t.Helper()
+	w.send(events.Snapshot{Service: "user", Entries: sortEntries(entries)})
+	time.Sleep(time.Second)
+	synctest.Wait()
+}
+
+func (w *world) send(s events.Snapshot) {
+	w.t.Helper()
+	var asked sync.WaitGroup // the source is watched when somebody asks
+	asked.Go(func() { _, _ = w.Explain(w.t.Context(), selector.Request{Service: "user"}) })
+	w.lists <- s
+	asked.Wait()
+	synctest.Wait()
+}
+
+// pick fails the test when there is no instance.
+func (w *world) pick(r ...selector.Request) selector.Pick {
+	w.t.Helper()
+	p, err := w.try(r...)
+	if err != nil {
+		w.t.Fatalf("pick: %v", err)
+	}
+	return p
+}
+
+func (w *world) try(r ...selector.Request) (selector.Pick, error) {
+	if len(r) == 0 {
+		return w.Pick(w.t.Context(), "user")
+	}
+	r[0].Service = "user"
+	return w.PickFor(w.t.Context(), r[0])
+}
+
+// picks makes n successful calls and counts them by instance.
+func (w *world) picks(n int, r ...selector.Request) map[string]int {
+	w.t.Helper()
+	count := make(map[string]int)
+	for range n {
+		p := w.pick(r...)
+		count[p.ID]++
+		p.Done(nil)
+	}
+	return count
+}
+
+// only is who gets all of many picks.
+func (w *world) only(r ...selector.Request) []string {
+	w.t.Helper()
+	var ids []string
+	for id := range w.picks(200, r...) {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// call calls one instance, whatever else there is.
+func (w *world) call(id string, result error) {
+	w.t.Helper()
+	p := w.aim(id)
+	p.Done(result)
+}
+
+func (w *world) aim(id string) selector.Pick {
+	w.t.Helper()
+	var others []string
+	for _, c := range w.explain().Instances {
+		if c.ID != id {
+			others = append(others, c.ID)
+		}
+	}
+	p := w.pick(selector.Request{Avoid: others})
+	if p.ID != id {
+		w.t.Fatalf("picked %s, want %s", p.ID, id)
+	}
+	return p
+}
+
+// errRefused is what dialling an address says where nobody listens.
+var errRefused = &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("connect: %w", syscall.ECONNREFUSED)}
+
+var errCall = errors.New("the call failed")
+
+func (w *world) explain(r ...selector.Request) selector.Explanation {
+	w.t.Helper()
+	ask := selector.Request{}
+	if len(r) > 0 {
+		ask = r[0]
+	}
+	ask.Service = "user"
+	e, err := w.Explain(w.t.Context(), ask)
+	if err != nil {
+		w.t.Fatalf("explain: %v", err)
+	}
+	return e
+}
+
+func (w *world) candidate(id string, r ...selector.Request) selector.Candidate {
+	w.t.Helper()
+	for _, c := range w.explain(r...).Instances {
+		if c.ID == id {
+			return c
+		}
+	}
+	w.t.Fatalf("%s is not listed", id)
+	panic("unreachable")
 }

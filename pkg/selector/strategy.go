@@ -92,31 +92,29 @@ func (v *view) choose(c *circle, nowMS uint32) *node {
 	case kindWeighted:
 		return near[c.stride.next(&v.turn.n)]
 	case kindP2C, kindLeastRequest:
-		if len(near) > 1 {
-			return v.better(near, nowMS)
+		if len(near) == 1 {
+			break
 		}
-	}
-	return near[0]
-}
-
-// better is the better of two drawn at random.
-func (v *view) better(near []*node, nowMS uint32) *node {
-	a, b := two(near)
-	if sa, sb := a.breaker.State(), b.breaker.State(); sa != breaker.Closed || sb != breaker.Closed {
-		// One that is half-open is tried when it is drawn: nobody else will
-		// find out whether it is back. Its breaker limits how often.
-		if sb == breaker.HalfOpen && sa != breaker.HalfOpen || sb == breaker.Closed && sa == breaker.Open {
-			return b
+		a, b := two(near)
+		if c.trials {
+			// One that is half-open is tried when it is drawn, for nobody else
+			// will find out whether it is back. Its breaker limits how often.
+			if a.breaker.State() == breaker.HalfOpen {
+				return a
+			}
+			if b.breaker.State() == breaker.HalfOpen {
+				return b
+			}
 		}
-		return a
-	}
-	if v.kind == kindLeastRequest {
+		if v.kind == kindP2C {
+			return lighter(a, b, nowMS)
+		}
 		if b.queue() < a.queue() {
 			return b
 		}
 		return a
 	}
-	return lighter(a, b, nowMS)
+	return near[0]
 }
 
 // two draws two different nodes.
@@ -131,14 +129,19 @@ func two(near []*node) (a, b *node) {
 	return near[i], near[j]
 }
 
-// lighter is the node with less load. While the duration of one is not known
-// only the calls in flight are compared, so a new instance is neither flooded
-// nor starved.
+// alike is how much longer calls of one node may take than of another and still
+// be taken for equally long. Without it the slightly faster of two would get
+// all calls that come one at a time.
+const alike = 1.25
+
+// lighter is the node with less load: calls in flight times their duration, by
+// weight. While the duration of one is not known only the calls in flight are
+// compared, so a new instance is neither flooded nor starved.
 func lighter(a, b *node, nowMS uint32) *node {
-	la, knownA := a.load(nowMS)
-	lb, knownB := b.load(nowMS)
-	if knownA != knownB {
-		la, lb = a.queue(), b.queue()
+	la, lb := a.queue(), b.queue()
+	da, db := a.duration(nowMS), b.duration(nowMS)
+	if (da > alike*db || db > alike*da) && da != 0 && db != 0 {
+		la, lb = la*da, lb*db
 	}
 	if lb < la {
 		return b

@@ -25,6 +25,7 @@ type table struct {
 // circle is the instances at one proximity that are in one condition.
 type circle struct {
 	index   uint8
+	trials  bool          // some of near were half-open when the table was made
 	nearest uint32        // member with the least distance
 	best    time.Duration // its distance
 	limit   time.Duration // the greatest of the near set
@@ -91,6 +92,7 @@ func (v *view) build(members []member, generation uint64) *table {
 			continue
 		}
 		c.near = append(c.near, members[i].node)
+		c.trials = c.trials || members[i].trial
 		if nearestFirst && c.nearest == uint32(i) {
 			first, last := &c.near[0], &c.near[len(c.near)-1]
 			*first, *last = *last, *first

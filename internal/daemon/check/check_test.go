@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -133,8 +134,7 @@ func TestGRPCAsksTheHealthService(t *testing.T) {
 	}
 	srv, states := grpc.NewServer(), health.NewServer()
 	grpc_health_v1.RegisterHealthServer(srv, states)
-	go srv.Serve(l)
-	defer srv.Stop()
+	serve(t, srv, l)
 	states.SetServingStatus("user.v1.Users", grpc_health_v1.HealthCheckResponse_SERVING)
 
 	whole := parse(t, "grpc://"+l.Addr().String())
@@ -151,9 +151,17 @@ func TestGRPCAsksTheHealthService(t *testing.T) {
 		t.Fatal(err)
 	}
 	bare := grpc.NewServer()
-	go bare.Serve(l)
-	defer bare.Stop()
+	serve(t, bare, l)
 	wants(t, parse(t, "grpc://"+l.Addr().String())(t.Context()), "the server has no grpc.health.v1.Health")
+}
+
+func serve(t *testing.T, srv *grpc.Server, l net.Listener) {
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = srv.Serve(l) }) // says that it was stopped
+	t.Cleanup(func() {
+		srv.Stop()
+		serving.Wait()
+	})
 }
 
 // A server that accepts and never answers.

@@ -139,11 +139,16 @@ func TestWhatCannotWorkIsOneClearLine(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	broken := t.TempDir()
+	if err := os.WriteFile(filepath.Join(broken, "jetstream"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		name    string
 		options embedded.Options
 		want    string
 	}{
+		{"store that JetStream cannot use", embedded.Options{Listen: "127.0.0.1:0", StoreDir: broken}, "JetStream: "},
 		{"taken port", embedded.Options{Listen: taken.Addr().String()}, taken.Addr().String() + ": bind: address already in use"},
 		{"no port", embedded.Options{Listen: "127.0.0.1"}, "listen on 127.0.0.1: want host:port"},
 		{"bad port", embedded.Options{Listen: "127.0.0.1:nats"}, "listen on 127.0.0.1:nats: want host:port with a port"},

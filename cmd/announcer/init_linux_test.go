@@ -1,0 +1,29 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+)
+
+func TestProcessOneBuriesTheDead(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	// A new PID namespace makes the announcer process 1, as in a container.
+	attr := &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWPID | syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	probe := exec.Command("true")
+	probe.SysProcAttr = attr
+	if err := probe.Run(); err != nil {
+		t.Skipf("this system lets tests make no PID namespace: %v", err)
+	}
+	p := startWith(t, nil, attr, append(announce(r.url, deadAddress(t), "--check", "none"), wrapped("orphans")...)...)
+	if code := p.exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	p.prints("all are buried")
+}

@@ -1,0 +1,417 @@
+package router_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+func TestProxiesToTheNearestInstance(t *testing.T) {
+	d := newFleet(t).router(router.Options{})
+	d.instance("user", "u-b", zoneB, says("b"))
+	d.instance("user", "u-a", zoneA, echo())
+	got := d.do("PUT", "/proxy/user/a//b%2Fc/../d?x=1", "payload",
+		"X-Test", "1", "X-Forwarded-For", "6.6.6.6", "Proxima-From", "r1/a", "Connection", "X-Hop", "X-Hop", "1")
+	if got.status != 202 || got.header.Get("Proxima-Instance") != "u-a" || got.header.Get("X-Answer") != "yes" || got.header.Get("X-Hop") != "" {
+		t.Errorf("got %d %v", got.status, got.header)
+	}
+	if len(got.header.Values("Proxima-Instance")) != 1 || got.header.Get("Nats-Service-Error") != "" {
+		t.Errorf("the instance's own headers came through: %v", got.header)
+	}
+	if !strings.HasPrefix(got.body, "PUT /a//b%2Fc/../d?x=1 payload\nHost: user\nX-Test: 1\nX-Forwarded-For: 127.0.0.1\nVia: 1.1 proxima-") {
+		t.Errorf("the instance saw %s", got.body)
+	}
+	if got := d.get("/proxy/user/", "Proxima-From", "r1/b"); got.header.Get("Proxima-Instance") != "u-b" {
+		t.Errorf("from zone b: %v", got.header)
+	}
+	if got := d.get("/proxy/user/", "Proxima-From", "a b"); got.status != 400 || !strings.Contains(got.err(), "Proxima-From") {
+		t.Errorf("a bad place: %d %s", got.status, got.body)
+	}
+	for path, want := range map[string]string{"/proxy/user": "GET / ", "/proxy/user/": "GET / ", "/proxy/user/v1/services": "GET /v1/services "} {
+		if got := d.get(path); !strings.HasPrefix(got.body, want) {
+			t.Errorf("%s: the instance saw %s", path, got.body)
+		}
+	}
+}
+
+func TestProxiesByHost(t *testing.T) {
+	d := newFleet(t).router(router.Options{})
+	d.instance("user", "u", zoneA, echo())
+	for _, host := range []string{"user.proxima", "user.proxima:8080", "USER.Proxima."} {
+		got := d.get("/v1/services?a=b", "Host", host)
+		if got.status != 202 || !strings.HasPrefix(got.body, "GET /v1/services?a=b ") {
+			t.Errorf("%s: %d %s", host, got.status, got.body)
+		}
+	}
+	if got := d.get("/", "Host", "a.b.proxima"); got.status != 400 {
+		t.Errorf("a host that is no service: %d %s", got.status, got.body)
+	}
+	if got := d.get("/v1/services", "Host", "proxima"); got.status != 200 {
+		t.Errorf("the router itself: %d %s", got.status, got.body)
+	}
+}
+
+func TestTheAnswerIsPassedOnAsItIs(t *testing.T) {
+	d := newFleet(t).router(router.Options{})
+	d.instance("user", "u", zoneA, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/redirect":
+			http.Redirect(w, r, "http://169.254.169.254/secret", http.StatusFound)
+		case "/teapot":
+			w.WriteHeader(http.StatusTeapot)
+		case "/untyped":
+			w.Header()["Content-Type"] = nil
+			_, _ = io.WriteString(w, "<html>")
+		case "/trailer":
+			w.Header().Set("Trailer", "X-Sum")
+			_, _ = io.WriteString(w, "body")
+			w.Header().Set("X-Sum", "7")
+		}
+	}))
+	if got := d.get("/proxy/user/redirect"); got.status != 302 || got.header.Get("Location") != "http://169.254.169.254/secret" {
+		t.Errorf("a redirect was followed or changed: %d %v", got.status, got.header)
+	}
+	if got := d.get("/proxy/user/teapot"); got.status != 418 {
+		t.Errorf("got %d", got.status)
+	}
+	if got := d.get("/proxy/user/untyped"); got.header.Get("Content-Type") != "" {
+		t.Errorf("a type was guessed: %v", got.header)
+	}
+	resp, err := http.Get(d.url + "/proxy/user/trailer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.ReadAll(resp.Body); err != nil || resp.Trailer.Get("X-Sum") != "7" {
+		t.Errorf("trailer %v, %v", resp.Trailer, err)
+	}
+}
+
+func TestStreamsAnAnswerAsItComes(t *testing.T) {
+	// It may take longer than the timeout, once it has begun.
+	d := newFleet(t).router(router.Options{Timeout: 200 * time.Millisecond})
+	next := make(chan string)
+	d.instance("user", "u", zoneA, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		out := http.NewResponseController(w)
+		_ = out.Flush()
+		for text := range next {
+			_, _ = io.WriteString(w, text)
+			_ = out.Flush()
+		}
+	}))
+	resp, err := http.Get(d.url + "/proxy/user/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for i := range 4 {
+		text := fmt.Sprintf("data: %d\n\n", i)
+		next <- text
+		got := make([]byte, len(text))
+		if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != text {
+			t.Fatalf("got %q, %v", got, err)
+		}
+		time.Sleep(100 * time.Millisecond) // the stream must outlast the timeout
+	}
+	close(next)
+	if rest, err := io.ReadAll(resp.Body); err != nil || len(rest) > 0 {
+		t.Errorf("after the end: %q, %v", rest, err)
+	}
+}
+
+func TestASlowUploadIsNotASlowInstance(t *testing.T) {
+	d := newFleet(t).router(router.Options{Timeout: 300 * time.Millisecond})
+	d.instance("user", "u", zoneA, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n)
+	}))
+	send, body := io.Pipe()
+	go func() {
+		for range 6 {
+			_, _ = io.WriteString(body, "x")
+			time.Sleep(100 * time.Millisecond) // twice the timeout in all
+		}
+		body.Close()
+	}()
+	req, err := http.NewRequestWithContext(t.Context(), "POST", d.url+"/proxy/user/", send)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if all, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 || string(all) != "6" {
+		t.Errorf("got %d %s", resp.StatusCode, all)
+	}
+}
+
+func TestAnInstanceThatDoesNotAnswerIs504AndItsFault(t *testing.T) {
+	d := newFleet(t).router(router.Options{Timeout: 50 * time.Millisecond})
+	d.instance("user", "u", zoneA, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	for range 5 {
+		if got := d.get("/proxy/user/"); got.status != 504 || !strings.Contains(got.err(), "no answer in time") {
+			t.Fatalf("got %d %s", got.status, got.body)
+		}
+	}
+	if got := d.get("/v1/services/user"); !strings.Contains(got.body, `"breaker":"open"`) {
+		t.Errorf("after five of them: %s", got.body)
+	}
+}
+
+func TestACallerThatGoesAwayIsNobodysFailure(t *testing.T) {
+	d := newFleet(t).router(router.Options{})
+	inside := make(chan struct{})
+	d.instance("user", "u", zoneA, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		inside <- struct{}{}
+		<-r.Context().Done() // and the instance hears of it
+		inside <- struct{}{}
+	}))
+	for range 6 {
+		ctx, cancel := context.WithCancel(t.Context())
+		req, err := http.NewRequestWithContext(ctx, "GET", d.url+"/proxy/user/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		gone := make(chan error, 1)
+		go func() {
+			resp, err := http.DefaultTransport.RoundTrip(req)
+			if err == nil {
+				resp.Body.Close()
+			}
+			gone <- err
+		}()
+		<-inside
+		cancel()
+		if err := <-gone; !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		<-inside
+	}
+	if got := d.get("/v1/services/user"); !strings.Contains(got.body, `"breaker":"closed"`) {
+		t.Errorf("got %s", got.body)
+	}
+}
+
+func TestNoInstanceIs503WithTheReason(t *testing.T) {
+	d := newFleet(t).router(router.Options{})
+	d.list(events.Instance{Service: "drained", ID: "d", Location: zoneA, Status: events.NotReady, Endpoints: map[string]string{"http": "127.0.0.1:9"}})
+	d.list(events.Instance{Service: "grpc-only", ID: "g", Location: zoneA, Endpoints: map[string]string{"grpc": "127.0.0.1:9"}})
+	gone := d.instance("gone", "g", zoneA, says(""))
+	gone.Close()
+	for service, reason := range map[string]string{
+		"drained": "zone has 1, 1 not ready", "grpc-only": "1 without the protocol", "gone": "connection refused", "nobody": "not listed",
+	} {
+		got := d.get("/proxy/" + service + "/")
+		if got.status != 503 || !strings.Contains(got.err(), reason) || got.header.Get("Content-Type") != "application/json" {
+			t.Errorf("%s: %d %s", service, got.status, got.body)
+		}
+	}
+}
+
+func TestUpgradesToWebSockets(t *testing.T) {
+	d := newFleet(t).router(router.Options{})
+	backend := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "" {
+			_, _ = io.WriteString(w, "plain")
+			return
+		}
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+r.Header.Get("Upgrade")+"\r\n\r\n")
+		line, _ := rw.ReadString('\n')
+		_, _ = io.WriteString(conn, "echo "+line)
+	})
+	d.instance("user", "u", zoneA, backend)
+	upgrade := func(protocol string) (*bufio.Reader, *http.Response, net.Conn) {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(d.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		fmt.Fprintf(conn, "GET /proxy/user/ HTTP/1.1\r\nHost: r\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", protocol)
+		in := bufio.NewReader(conn)
+		resp, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return in, resp, conn
+	}
+	in, resp, conn := upgrade("websocket")
+	if resp.StatusCode != 101 || resp.Header.Get("Proxima-Instance") != "u" {
+		t.Fatalf("got %v", resp)
+	}
+	fmt.Fprint(conn, "hello\n")
+	if line, err := in.ReadString('\n'); line != "echo hello\n" {
+		t.Errorf("got %q, %v", line, err)
+	}
+	// An upgraded protocol that carries requests would carry them past us.
+	for _, protocol := range []string{"h2c", "proxima"} {
+		_, resp, _ := upgrade(protocol)
+		if body, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 || string(body) != "plain" {
+			t.Errorf("%s: got %d %q", protocol, resp.StatusCode, body)
+		}
+	}
+	// A WebSocket that is open does not keep the router from stopping.
+	_, _, _ = upgrade("websocket")
+	done := make(chan struct{})
+	go func() { d.end(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(8 * time.Second):
+		t.Error("the router does not stop")
+	}
+}
+
+func TestAnEndpointThatLeadsBackToTheRouterIsNoLoop(t *testing.T) {
+	f := newFleet(t)
+	d := f.router(router.Options{})
+	self, err := url.Parse(d.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.list(events.Instance{Service: "loop", ID: "l", Location: zoneA, Endpoints: map[string]string{"http": self.Host}})
+	got := d.get("/proxy/loop/proxy/loop/proxy/loop/x")
+	if got.status != 508 || !strings.Contains(got.err(), "comes from this router") {
+		t.Errorf("got %d %s", got.status, got.body)
+	}
+	if reply, _ := d.ask("proxima.route.loop", "", "Proxima-Path", "/proxy/loop/x"); reply.Header.Get("Proxima-Status") != "508" {
+		t.Errorf("by NATS: %v", reply.Header)
+	}
+}
+
+func TestOnlyAllowedNetworksAreCalled(t *testing.T) {
+	f := newFleet(t)
+	var called atomic.Int64
+	h := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { called.Add(1) })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted := &counter{Listener: l}
+	srv := &httptest.Server{Listener: counted, Config: &http.Server{Handler: h, ReadHeaderTimeout: time.Second}}
+	srv.Start()
+	defer srv.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := f.router(router.Options{Guard: router.NewGuard(netip.MustParsePrefix("10.0.0.0/8"))})
+	for i, host := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]"} {
+		service := fmt.Sprint("s", i)
+		d.list(events.Instance{Service: service, ID: "i", Location: zoneA, Endpoints: map[string]string{"http": host + ":" + port}})
+		if got := d.get("/proxy/" + service + "/"); got.status != 503 || !strings.Contains(got.err(), "not allowed") {
+			t.Errorf("%s: got %d %s", host, got.status, got.body)
+		}
+		if reply, code := d.ask("proxima.route."+service, ""); code != "503" {
+			t.Errorf("%s by NATS: got %s %v", host, code, reply.Header)
+		}
+		_ = d.get("/v1/services/" + service) // and it is probed
+	}
+	if called.Load() != 0 || counted.n.Load() != 0 {
+		t.Errorf("%d calls and %d connections came through", called.Load(), counted.n.Load())
+	}
+	allowed := f.router(router.Options{Guard: router.NewGuard(netip.MustParsePrefix("127.0.0.0/8"))})
+	if got := allowed.get("/proxy/s0/"); got.status != 200 {
+		t.Errorf("an allowed network: %d %s", got.status, got.body)
+	}
+}
+
+// counter counts connections.
+type counter struct {
+	net.Listener
+	n atomic.Int64
+}
+
+func (c *counter) Accept() (net.Conn, error) {
+	conn, err := c.Listener.Accept()
+	if err == nil {
+		c.n.Add(1)
+	}
+	return conn, err
+}
+
+func TestGoesOnWithoutNATS(t *testing.T) {
+	f := newFleet(t)
+	d := f.router(router.Options{})
+	d.instance("user", "u", zoneA, says("hello"))
+	if got := d.get("/readyz"); got.status != 200 || !strings.Contains(got.body, `"ready":true,"stale":false,"services":1`) {
+		t.Errorf("ready: %d %s", got.status, got.body)
+	}
+	d.get("/proxy/user/")
+	natstest.Stop(f.ns)
+	eventually(t, "the view is called stale", func() bool {
+		return strings.Contains(d.get("/readyz").body, `"stale":true`)
+	})
+	if got := d.get("/readyz"); got.status != 200 {
+		t.Errorf("a router with a stale view still works, and says %d %s", got.status, got.body)
+	}
+	for range 20 {
+		if got := d.get("/proxy/user/"); got.body != "hello" {
+			t.Fatalf("got %d %s", got.status, got.body)
+		}
+	}
+	if got := d.get("/v1/services"); !strings.Contains(got.body, `"stale":true`) {
+		t.Errorf("got %s", got.body)
+	}
+	if got := d.get("/v1/services/user"); !strings.Contains(got.body, `"stale":true`) {
+		t.Errorf("got %s", got.body)
+	}
+	if got := d.do("PUT", "/v1/heartbeat", `{"service":"user","id":"u"}`); got.status != 503 {
+		t.Errorf("a heartbeat: %d %s", got.status, got.body)
+	}
+	if got := d.do("POST", "/v1/register", u1Body); got.status != 503 {
+		t.Errorf("a registration: %d %s", got.status, got.body)
+	}
+}
+
+func TestIsNotReadyBeforeTheRegistryHasBeenRead(t *testing.T) {
+	f := newFleet(t)
+	nc := natstest.Connect(t, f.ns)
+	natstest.Stop(f.ns)
+	r, err := router.New(t.Context(), nc, f.reg, router.Options{Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for path, status := range map[string]int{
+		"/readyz": 503, "/healthz": 200, "/v1/services": 503, "/v1/services/user": 503, "/v1/events": 503, "/proxy/user/": 503, "/metrics": 404,
+	} {
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if w.Code != status {
+			t.Errorf("%s: %d %s, want %d", path, w.Code, w.Body, status)
+		}
+	}
+	w := httptest.NewRecorder()
+	r.ServeHTTP(w, httptest.NewRequest("PUT", "/v1/heartbeat", strings.NewReader(u1Ref)))
+	if w.Code != 503 {
+		t.Errorf("a heartbeat: %d %s", w.Code, w.Body)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := r.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("wait: %v", err)
+	}
+}

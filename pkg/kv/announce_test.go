@@ -1,0 +1,524 @@
+package kv_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv"
+)
+
+// phases remembers what OnState was told.
+type phases struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (p *phases) add(s kv.State) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	word := string(s.Phase)
+	if s.Phase == kv.Registered {
+		word += " " + string(s.Status)
+	}
+	if s.Err != nil {
+		word += " with an error"
+	}
+	p.all = append(p.all, word)
+}
+
+func (p *phases) get() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]string(nil), p.all...)
+}
+
+// health is a check that a test decides.
+type health struct{ ill, calls atomic.Int32 }
+
+func (h *health) check(context.Context) error {
+	h.calls.Add(1)
+	if h.ill.Load() != 0 {
+		return errors.New("ill")
+	}
+	return nil
+}
+
+func status(want events.Status) func(events.Snapshot) bool {
+	return func(s events.Snapshot) bool { return len(s.Entries) == 1 && s.Entries[0].Status == want }
+}
+
+func TestAnnouncedOnlyAfterItsFirstPassedCheck(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		var h health
+		h.ill.Store(1)
+		var told phases
+		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{Check: h.check, OnState: told.add})
+		v := watch(t, f.r, "user")
+		time.Sleep(time.Minute)
+		s := a.State()
+		if s.Phase != kv.Checking || s.Err == nil || !strings.Contains(s.Err.Error(), "ill") || len(v.get("user").Entries) != 0 {
+			t.Errorf("while ill: %+v, %s", s, show(v.get("user")))
+		}
+		if n := h.calls.Load(); n < 27 || n > 34 {
+			t.Errorf("%d checks in a minute, want one each 2s", n)
+		}
+		h.ill.Store(0)
+		v.until("listed", 3*time.Second, status(events.Up))
+		if err := a.Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"checking with an error", "registering", "registered up", "left"}
+		if diff := cmp.Diff(want, told.get()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestFailingCheckMakesItNotReadyUntilItPasses(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		var h health
+		var told phases
+		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{Check: h.check, OnState: told.add})
+		v := watch(t, f.r, "user")
+		v.until("up", time.Second, status(events.Up))
+		n := h.calls.Load()
+		h.ill.Store(1)
+		await(t, 3*time.Second, "a failed check", func() bool { return h.calls.Load() == n+1 })
+		time.Sleep(time.Second)
+		if !status(events.Up)(v.get("user")) {
+			t.Errorf("one failed check: %s", show(v.get("user")))
+		}
+		v.until("not ready", 3*time.Second, status(events.NotReady))
+		if s := a.State(); !s.Registered() || s.Status != events.NotReady {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(time.Minute)
+		if !status(events.NotReady)(v.get("user")) {
+			t.Errorf("a minute later: %s", show(v.get("user")))
+		}
+		h.ill.Store(0)
+		v.until("up again", 3*time.Second, status(events.Up))
+		v.close()
+		await(t, time.Second, "told", func() bool { return a.State().Status == events.Up })
+		registeredTwice := 0
+		for _, w := range told.get() {
+			if w == "registered not_ready" {
+				registeredTwice++
+			}
+		}
+		if registeredTwice != 1 {
+			t.Errorf("told %v", told.get())
+		}
+	})
+}
+
+func TestHangingCheckStopsNoHeartbeat(t *testing.T) {
+	for _, heeds := range []bool{true, false} {
+		t.Run(fmt.Sprintf("heeds its context=%v", heeds), func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T) {
+				f := setup(t)
+				var hang atomic.Bool
+				release := make(chan struct{})
+				a := f.announce(f.r, instance("a"), kv.AnnounceOptions{Check: func(ctx context.Context) error {
+					if !hang.Load() {
+						return nil
+					}
+					if !heeds {
+						<-release
+						return nil
+					}
+					<-ctx.Done()
+					return ctx.Err()
+				}})
+				v := watch(t, f.r, "user")
+				v.until("up", time.Second, status(events.Up))
+				hang.Store(true)
+				v.until("not ready", 12*time.Second, status(events.NotReady))
+				time.Sleep(time.Minute)
+				if s := a.State(); s.Err != nil || !status(events.NotReady)(v.get("user")) {
+					t.Errorf("a minute later: %+v, %s", s, show(v.get("user")))
+				}
+				if heeds {
+					hang.Store(false)
+					v.until("up", 6*time.Second, status(events.Up))
+					hang.Store(true)
+					time.Sleep(3 * time.Second)
+				}
+				began := time.Now()
+				if err := a.Leave(t.Context()); err != nil {
+					t.Errorf("leave: %v", err)
+				}
+				within(t, time.Since(began), 0, 1100*time.Millisecond)
+				v.until("gone", time.Second, count(0))
+				close(release)
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+func TestUpdateIsAnnouncedAtOnce(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		in := instance("a")
+		in.Metadata = map[string]string{"color": "red"}
+		in.Coordinate = &events.Coordinate{Error: 1}
+		a := f.announce(f.r, in, kv.AnnounceOptions{})
+		v := watch(t, f.r, "user")
+		v.until("listed", time.Second, status(events.Up))
+		before := a.Instance()
+		if err := a.Update(func(in *events.Instance) {
+			in.Metadata["color"] = "blue"
+			in.Endpoints[events.GRPC] = "10.0.0.5:9090"
+			in.Coordinate.Error = 0.5
+			in.Weight = 7
+			in.Status = events.NotReady
+		}); err != nil {
+			t.Fatal(err)
+		}
+		v.until("updated", 100*time.Millisecond, func(s events.Snapshot) bool {
+			e := s.Entries[0]
+			return e.Weight == 7 && e.Metadata["color"] == "blue" && len(e.Endpoints) == 2 && e.Coordinate.Error == 0.5 && e.Status == events.NotReady
+		})
+		if before.Metadata["color"] != "red" || len(before.Endpoints) != 1 || before.Coordinate.Error != 1 {
+			t.Errorf("the update wrote to what was announced before: %+v", before)
+		}
+		for name, change := range map[string]func(*events.Instance){
+			"service":     func(in *events.Instance) { in.Service = "other" },
+			"zone":        func(in *events.Instance) { in.Location.Zone = "b" },
+			"id":          func(in *events.Instance) { in.ID = "b" },
+			"incarnation": func(in *events.Instance) { in.Incarnation = "b" },
+			"ttl":         func(in *events.Instance) { in.TTL = time.Minute },
+			"weight":      func(in *events.Instance) { in.Weight = -1 },
+			"endpoints":   func(in *events.Instance) { clear(in.Endpoints) },
+			"shorten":     func(in *events.Instance) { in.Metadata["x"] = strings.Repeat("x", events.MaxSize) },
+		} {
+			if err := a.Update(change); err == nil || !strings.Contains(err.Error(), name[:2]) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if got := a.Instance(); got.Weight != 7 || len(got.Endpoints) != 2 {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+func TestUpdatesOfManyAreAllTaken(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{})
+		v := watch(t, f.r, "user")
+		v.until("listed", time.Second, count(1))
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				for range 10 {
+					if err := a.Update(func(in *events.Instance) { in.Weight++ }); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		v.until("all", 2*time.Second, func(s events.Snapshot) bool { return s.Entries[0].Weight == events.DefaultWeight+200 })
+	})
+}
+
+func TestUpdateBeforeItIsListed(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		var h health
+		h.ill.Store(1)
+		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{Check: h.check})
+		if err := a.Update(func(in *events.Instance) { in.Weight = 7 }); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if s := a.State(); s.Phase != kv.Checking {
+			t.Errorf("%+v", s)
+		}
+		h.ill.Store(0)
+		v := watch(t, f.r, "user")
+		v.until("listed", 3*time.Second, func(s events.Snapshot) bool { return len(s.Entries) == 1 && s.Entries[0].Weight == 7 })
+	})
+}
+
+func TestDrainingEndsWhenNoCallsAreInFlight(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		var calls atomic.Int32
+		calls.Store(2)
+		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{Drain: time.Minute, InFlight: func() int { return int(calls.Load()) }})
+		v := watch(t, f.r, "user")
+		v.until("listed", time.Second, status(events.Up))
+		began := time.Now()
+		time.AfterFunc(40*time.Second, func() { calls.Store(0) })
+		left := make(chan error, 1)
+		go func() { left <- a.Leave(t.Context()) }()
+		v.until("draining", 100*time.Millisecond, status(events.Draining))
+		time.Sleep(30 * time.Second) // longer than the lease
+		if s := a.State(); s.Phase != kv.Draining || !s.Registered() || !status(events.Draining)(v.get("user")) {
+			t.Errorf("while draining: %+v, %s", s, show(v.get("user")))
+		}
+		if err := a.Update(func(in *events.Instance) { in.Weight = 1 }); err == nil {
+			t.Error("update while leaving: no error")
+		}
+		if err := <-left; err != nil {
+			t.Error(err)
+		}
+		within(t, time.Since(began), 40*time.Second, 40*time.Second+200*time.Millisecond)
+	})
+}
+
+func TestDrainingLastsUntilCallersCouldHear(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{Drain: time.Minute, InFlight: func() int { return 0 }})
+		registered(t, a, time.Second)
+		began := time.Now()
+		if err := a.Leave(t.Context()); err != nil {
+			t.Error(err)
+		}
+		within(t, time.Since(began), 250*time.Millisecond, 400*time.Millisecond)
+	})
+}
+
+func TestDrainingSurvivesTheLossOfTheRecord(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{Drain: 20 * time.Minute})
+		registered(t, a, time.Second)
+		v := guard(t, f.r, 1)
+		began := time.Now()
+		left := make(chan error, 1)
+		go func() { left <- a.Leave(t.Context()) }()
+		v.until("draining", time.Second, status(events.Draining))
+		time.Sleep(time.Minute)
+		f.wipe()
+		time.Sleep(ttl15)
+		if e, err := f.r.Lookup(t.Context(), instanceKey("a")); err != nil || e.Status != events.Draining {
+			t.Errorf("it is not announced again: %+v, %v", e.Instance, err)
+		}
+		v.allow(0)
+		if err := <-left; err != nil {
+			t.Error(err)
+		}
+		within(t, time.Since(began), 20*time.Minute, 20*time.Minute+time.Second)
+		v.until("gone", time.Second, count(0))
+	})
+}
+
+func instanceKey(id string) events.Key {
+	in := instance(id)
+	return in.Key()
+}
+
+func TestLeaveEndsDrainingWithItsContext(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{Drain: time.Hour})
+		registered(t, a, time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		began := time.Now()
+		if err := a.Leave(ctx); err != nil {
+			t.Error(err)
+		}
+		within(t, time.Since(began), 3*time.Second, 3100*time.Millisecond)
+		if f.get(lease+"a") != nil {
+			t.Error("the lease is left")
+		}
+	})
+}
+
+func TestLeaveMayBeCalledByManyAndAgain(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		var told phases
+		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{OnState: told.add, Drain: time.Second})
+		registered(t, a, time.Second)
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				if err := a.Leave(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		<-a.Done()
+		if err := a.Leave(t.Context()); err != nil {
+			t.Error(err)
+		}
+		want := []string{"registered up", "draining", "left"}
+		if diff := cmp.Diff(want, told.get()); diff != "" {
+			t.Error(diff)
+		}
+		if s := a.State(); s.Phase != kv.Left || s.Registered() || s.Err != nil || s.Revision != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestLeaveWithoutNATSTakesSeconds(t *testing.T) {
+	for _, how := range []string{"cut", "black hole", "no JetStream answer"} {
+		for _, drain := range []time.Duration{0, time.Minute} {
+			t.Run(fmt.Sprintf("%s,drain=%v", how, drain), func(t *testing.T) {
+				natstest.Bubble(t, func(t *testing.T) {
+					f := setup(t)
+					w, _, r := f.remote(kv.Options{})
+					a := f.announce(r, instance("a"), kv.AnnounceOptions{Drain: drain})
+					registered(t, a, time.Second)
+					switch how {
+					case "cut":
+						w.cut()
+					case "black hole":
+						w.swallow()
+					default:
+						w.losing(func(string, []byte) bool { return true })
+					}
+					time.Sleep(time.Second)
+					began := time.Now()
+					if err := a.Leave(t.Context()); err == nil {
+						t.Error("no error")
+					}
+					within(t, time.Since(began), 0, 6*time.Second)
+				})
+			})
+		}
+	}
+}
+
+func TestLeaveBeforeItIsListed(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		var h health
+		h.ill.Store(1)
+		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{Check: h.check, Drain: time.Minute})
+		b := f.announce(f.r, instance("b"), kv.AnnounceOptions{}) // at once
+		began := time.Now()
+		for _, x := range []*kv.Announcement{a, b} {
+			if err := x.Leave(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		within(t, time.Since(began), 0, 100*time.Millisecond)
+		if s := a.State(); s.Phase != kv.Left {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(time.Second)
+		if all, err := f.r.Snapshot(t.Context(), ""); err != nil || len(all) != 0 {
+			t.Errorf("%v is listed, %v", all, err)
+		}
+	})
+}
+
+func TestInvalidInstancesAreRefused(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		for field, change := range map[string]func(*events.Instance){
+			"id":              func(in *events.Instance) { in.ID = "" },
+			"service":         func(in *events.Instance) { in.Service = "User" },
+			"location.region": func(in *events.Instance) { in.Location.Region = "a.b" },
+			"endpoints":       func(in *events.Instance) { in.Endpoints = nil },
+			"endpoints.http":  func(in *events.Instance) { in.Endpoints = map[string]string{events.HTTP: "nowhere"} },
+			"weight":          func(in *events.Instance) { in.Weight = -1 },
+			"status":          func(in *events.Instance) { in.Status = "well" },
+			"ttl":             func(in *events.Instance) { in.TTL = time.Millisecond },
+		} {
+			in := instance("a")
+			change(&in)
+			a, err := f.r.Announce(in, kv.AnnounceOptions{})
+			var want *events.FieldError
+			if a != nil || !errors.As(err, &want) || want.Field != field {
+				t.Errorf("%s: %v", field, err)
+			}
+		}
+		for _, ttl := range []time.Duration{500 * time.Millisecond, 1500 * time.Millisecond, 2 * time.Hour, -time.Second} {
+			in := instance("a")
+			in.TTL = ttl
+			if _, err := f.r.Announce(in, kv.AnnounceOptions{}); err == nil {
+				t.Errorf("a ttl of %v is taken", ttl)
+			}
+		}
+		in := instance("a")
+		in.TTL = 0
+		a := f.announce(f.r, in, kv.AnnounceOptions{})
+		got := a.Instance()
+		if got.TTL != events.DefaultTTL || got.Incarnation == "" || got.Started.IsZero() || got.Status != events.Up {
+			t.Errorf("defaults: %+v", got)
+		}
+	})
+}
+
+func TestCallerMayChangeItsMapsAfterwards(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		in := instance("a")
+		a := f.announce(f.r, in, kv.AnnounceOptions{})
+		in.Endpoints[events.HTTP] = "6.6.6.6:6"
+		if got := a.Instance().Endpoints[events.HTTP]; got != "10.0.0.5:8080" {
+			t.Errorf("announced is %s", got)
+		}
+	})
+}
+
+func TestHooksMayAskForTheState(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		var self atomic.Pointer[kv.Announcement]
+		updated := make(chan error, 100)
+		var told phases
+		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{Drain: time.Second, OnState: func(s kv.State) {
+			told.add(s)
+			a := self.Load()
+			if a == nil {
+				return
+			}
+			if got := a.State(); got.Phase != s.Phase {
+				t.Errorf("told %+v, is %+v", s, got)
+			}
+			if s.Phase == kv.Registered && a.Instance().Weight != 7 {
+				updated <- a.Update(func(in *events.Instance) { in.Weight = 7 })
+			}
+		}})
+		self.Store(a)
+		v := watch(t, f.r, "user")
+		v.until("listed", time.Second, count(1))
+		if err := a.Update(func(in *events.Instance) { in.Weight = 2 }); err != nil {
+			t.Fatal(err)
+		}
+		v.until("updated from the hook", time.Second, func(s events.Snapshot) bool { return s.Entries[0].Weight == 7 })
+		if err := <-updated; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestShortTTLsHold(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		in := instance("a")
+		in.TTL = time.Second
+		a := f.announce(f.r, in, kv.AnnounceOptions{})
+		registered(t, a, time.Second)
+		v := guard(t, f.r, 1)
+		time.Sleep(2 * time.Minute)
+		if s := v.get("user"); !of(0, 1)(s) || a.State().Err != nil {
+			t.Errorf("%s, %+v", show(s), a.State())
+		}
+	})
+}

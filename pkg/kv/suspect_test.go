@@ -1,0 +1,183 @@
+package kv_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv"
+)
+
+const ttl15 = 15 * time.Second
+
+// suspects counts them, and those that are not.
+func suspects(s events.Snapshot) (suspect, well int) {
+	for _, e := range s.Entries {
+		if e.Suspect {
+			suspect++
+		} else {
+			well++
+		}
+	}
+	return suspect, well
+}
+
+func of(suspect, well int) func(events.Snapshot) bool {
+	return func(s events.Snapshot) bool {
+		n, m := suspects(s)
+		return n == suspect && m == well
+	}
+}
+
+// dying registers n instances that nobody renews, next to some that live.
+func (f *fixture) dying(n, living int) {
+	f.t.Helper()
+	for i := range living {
+		in := instance(fmt.Sprintf("living%d", i))
+		in.TTL = time.Hour
+		f.register(in)
+	}
+	for i := range n {
+		f.register(instance(fmt.Sprintf("dead%d", i)))
+	}
+}
+
+func TestOneThatExpiresAloneIsGoneAtOnce(t *testing.T) {
+	for _, living := range []int{0, 1, 9} {
+		natstest.Bubble(t, func(t *testing.T) {
+			f := setup(t)
+			f.dying(1, living)
+			v := watch(t, f.r, "user")
+			time.Sleep(ttl15 + time.Second)
+			if !of(0, living)(v.get("user")) {
+				t.Errorf("among %d: %s", living, show(v.get("user")))
+			}
+		})
+	}
+}
+
+func TestFewOfManyThatExpireAreGoneAtOnce(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		f.dying(3, 18) // 14 %
+		v := watch(t, f.r, "user")
+		time.Sleep(ttl15 + time.Second)
+		if !of(0, 18)(v.get("user")) {
+			t.Error(show(v.get("user")))
+		}
+	})
+}
+
+func TestManyThatExpireTogetherAreSuspectForTenMinutes(t *testing.T) {
+	for _, x := range []struct{ dead, living int }{{2, 0}, {2, 1}, {4, 18}, {20, 0}} {
+		natstest.Bubble(t, func(t *testing.T) {
+			f := setup(t)
+			f.dying(x.dead, x.living)
+			v := watch(t, f.r, "user")
+			time.Sleep(ttl15 + time.Second)
+			for range 38 {
+				if !of(x.dead, x.living)(v.get("user")) {
+					t.Fatalf("%+v: %s", x, show(v.get("user")))
+				}
+				time.Sleep(ttl15)
+			}
+			v.until("gone", 2*time.Minute, of(0, x.living))
+		})
+	}
+}
+
+func TestSuspectsComeBack(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		w, _, r := f.remote(kv.Options{}) // of the announcers, say of one zone
+		for i := range 5 {
+			f.announce(r, instance(fmt.Sprint("far", i)), kv.AnnounceOptions{})
+		}
+		f.dying(0, 5)
+		v := watch(t, f.r, "user")
+		v.until("listed", 2*time.Second, of(0, 10))
+		w.cut()
+		v.until("the zone is suspect", 20*time.Second, of(5, 5))
+		w.lead(f.ns)
+		v.until("and back", 2*time.Second, of(0, 10))
+	})
+}
+
+func TestTheLastSuspectIsGoneWhenItsLeaseFiresAgain(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		w, _, r := f.remote(kv.Options{})
+		f.announce(r, instance("alive"), kv.AnnounceOptions{})
+		f.register(instance("dead"))
+		f.dying(0, 3)
+		v := watch(t, f.r, "user")
+		v.until("listed", 2*time.Second, of(0, 5))
+		w.cut()
+		v.until("both are suspect", 30*time.Second, of(2, 3))
+		w.lead(f.ns)
+		v.until("one is back", 2*time.Second, of(1, 4))
+		v.until("the other is gone", ttl15+time.Second, of(0, 4))
+	})
+}
+
+func TestOneThatExpiredDuringAnOutageIsGoneATTLLater(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		w, _, r := f.remote(kv.Options{})
+		f.dying(1, 4)
+		v := watch(t, r, "user")
+		v.until("listed", 2*time.Second, of(0, 5))
+		w.cut()
+		time.Sleep(time.Minute)
+		w.lead(f.ns)
+		v.until("suspect", 2*time.Second, of(1, 4))
+		v.until("gone", ttl15+time.Second, of(0, 4))
+	})
+}
+
+func TestSuspectsCanBeSwitchedOff(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setupWith(t, kv.Options{NoSuspects: true})
+		f.dying(5, 1)
+		v := watch(t, f.r, "user")
+		v.until("listed", time.Second, of(0, 6))
+		v.until("expired", ttl15+time.Second, of(0, 1))
+		f.wipe()
+		v.until("vanished", time.Minute, of(0, 0))
+	})
+}
+
+func TestOperatorWhoDeletesARecordIsObeyedAtOnce(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		f.dying(0, 4)
+		v := watch(t, f.r, "user")
+		v.until("listed", time.Second, of(0, 4))
+		bucket, err := f.js().KeyValue(t.Context(), "proxima")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 2 {
+			if err := bucket.Delete(t.Context(), fmt.Sprint("inst.user.us-east-1.us-east-1a.living", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		v.until("gone", time.Second, of(0, 2))
+	})
+}
+
+func TestDrainingInstancesThatExpireAreGone(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		for i := range 4 {
+			in := instance(fmt.Sprint("i", i))
+			in.Status = events.Draining
+			f.register(in)
+		}
+		v := watch(t, f.r, "user")
+		v.until("listed", time.Second, of(0, 4))
+		v.until("gone", ttl15+time.Second, of(0, 0))
+	})
+}

@@ -1,0 +1,387 @@
+package selector_test
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+)
+
+// several are n instances at home: i0, i1, …
+func several(n int, change ...func(*events.Entry)) []events.Entry {
+	entries := make([]events.Entry, n)
+	for i := range entries {
+		entries[i] = instance(fmt.Sprint("i", i), home, change...)
+	}
+	return entries
+}
+
+// wantShares fails when counts are not what shares make probable: chi-square,
+// at a level that a sound test passes 999,999 times of a million.
+func wantShares(t *testing.T, counts map[string]int, shares map[string]float64) {
+	t.Helper()
+	total, weights := 0, 0.0
+	for id, n := range counts {
+		total += n
+		if _, ok := shares[id]; !ok {
+			t.Errorf("%s was picked %d times, want never", id, n)
+		}
+	}
+	for _, s := range shares {
+		weights += s
+	}
+	chi := 0.0
+	for id, s := range shares {
+		want := float64(total) * s / weights
+		chi += (float64(counts[id]) - want) * (float64(counts[id]) - want) / want
+	}
+	// The quantile of 1-1e-6 by Wilson and Hilferty.
+	df := float64(len(shares) - 1)
+	limit := df * math.Pow(1-2/(9*df)+4.7534*math.Sqrt(2/(9*df)), 3)
+	if chi > limit {
+		t.Errorf("chi-square %.1f, want at most %.1f: picks %v, shares %v", chi, limit, counts, shares)
+	}
+}
+
+func equalShares(n int) map[string]float64 {
+	shares := make(map[string]float64)
+	for i := range n {
+		shares[fmt.Sprint("i", i)] = 1
+	}
+	return shares
+}
+
+func TestRandomPicksAllAlike(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{Strategy: selector.Random}, several(7)...)
+		wantShares(t, w.picks(20000), equalShares(7))
+	})
+}
+
+// Drawing two that have no calls decides nothing, so what remains is the draw.
+func TestTwoChoicesPickAllAlikeWhenAllAreAlike(t *testing.T) {
+	for _, strategy := range []selector.Strategy{selector.P2C, selector.LeastRequest} {
+		t.Run(string(strategy), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := start(t, selector.Options{Strategy: strategy}, several(7)...)
+				wantShares(t, w.picks(20000), equalShares(7))
+			})
+		})
+	}
+}
+
+func TestRoundRobinPicksOneAfterTheOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{Strategy: selector.RoundRobin}, several(5)...)
+		var order []string
+		for range 5 {
+			p := w.pick()
+			order = append(order, p.ID)
+			p.Done(nil)
+		}
+		if got := slices.Sorted(slices.Values(order)); !slices.Equal(got, slices.Sorted(maps.Keys(equalShares(5)))) {
+			t.Fatalf("five picks went to %v, want each once", order)
+		}
+		for i := range 1000 {
+			p := w.pick()
+			if p.ID != order[i%5] {
+				t.Fatalf("pick %d is %s, want %s as in the first round %v", i, p.ID, order[i%5], order)
+			}
+			p.Done(nil)
+		}
+	})
+}
+
+func TestCallersBeginTheirRoundsWithDifferentInstances(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first := make(map[string]int)
+		for range 100 {
+			w := start(t, selector.Options{Strategy: selector.RoundRobin}, several(4)...)
+			p := w.pick()
+			first[p.ID]++
+			p.Done(nil)
+		}
+		for i := range 4 {
+			if n := first[fmt.Sprint("i", i)]; n < 5 {
+				t.Errorf("i%d was the first of %d in 100 callers, want about 25", i, n)
+			}
+		}
+	})
+}
+
+func TestWeightedRoundRobinPicksInProportionToWeight(t *testing.T) {
+	for _, weights := range [][]int{{100, 100, 100}, {5, 1, 1}, {1, 10000}, {7, 100, 33, 60}, {100}} {
+		t.Run(fmt.Sprint(weights), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var entries []events.Entry
+				sum := 0
+				for i, n := range weights {
+					entries = append(entries, instance(fmt.Sprint("i", i), home, weight(n)))
+					sum += n
+				}
+				w := start(t, selector.Options{Strategy: selector.WeightedRoundRobin}, entries...)
+				const n = 100000
+				counts := w.picks(n)
+				for i, weight := range weights {
+					want := float64(n*weight) / float64(sum)
+					if got := float64(counts[fmt.Sprint("i", i)]); math.Abs(got-want) > 0.01*want+10 {
+						t.Errorf("weight %d of %v was picked %v times of %d, want %.0f", weight, weights, got, n, want)
+					}
+				}
+			})
+		})
+	}
+}
+
+// Smooth: the light ones are spread between the picks of the heavy one.
+func TestWeightedRoundRobinIsSmooth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{Strategy: selector.WeightedRoundRobin},
+			instance("heavy", home, weight(500)), instance("light", home, weight(100)))
+		run, longest := 0, 0
+		var gaps []int
+		for range 6000 {
+			p := w.pick()
+			p.Done(nil)
+			if p.ID == "heavy" {
+				run++
+				longest = max(longest, run)
+				continue
+			}
+			gaps = append(gaps, run)
+			run = 0
+		}
+		if longest > 6 {
+			t.Errorf("%d picks of the heavy one in a row, want about 5", longest)
+		}
+		for _, gap := range gaps[1:] {
+			if gap < 4 {
+				t.Fatalf("%d picks of the heavy one between two of the light one, want about 5", gap)
+			}
+		}
+	})
+}
+
+func TestNearestPicksTheNearestUntilItCannot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, selector.Options{Strategy: selector.Nearest})
+		w.list(w.at("a", home, 700*time.Microsecond), w.at("b", home, 300*time.Microsecond), w.at("c", home, 500*time.Microsecond))
+		for _, want := range []string{"b", "c", "a"} {
+			if got := w.only(); !slices.Equal(got, []string{want}) {
+				t.Errorf("picked %v, want %s", got, want)
+			}
+			w.call(want, errRefused)
+		}
+	})
+}
+
+func TestLeastRequestPrefersTheOneWithFewerCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{Strategy: selector.LeastRequest}, several(2)...)
+		var held []selector.Pick
+		for range 10 {
+			held = append(held, w.pick())
+		}
+		// Of two, both are drawn every time: they never differ by more than one.
+		if a, b := w.candidate("i0").InFlight, w.candidate("i1").InFlight; a != 5 || b != 5 {
+			t.Errorf("ten calls are divided %d to %d, want equally", a, b)
+		}
+		for i := range held {
+			if held[i].ID == "i0" {
+				held[i].Done(nil)
+			}
+		}
+		for range 5 {
+			if p := w.pick(); p.ID != "i0" {
+				t.Fatalf("picked %s, which has more calls", p.ID)
+			}
+		}
+	})
+}
+
+func TestLeastRequestAndP2CDivideConcurrentCallsByWeight(t *testing.T) {
+	for _, strategy := range []selector.Strategy{selector.P2C, selector.LeastRequest} {
+		t.Run(string(strategy), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := start(t, selector.Options{Strategy: strategy}, instance("heavy", home, weight(300)), instance("light", home, weight(100)))
+				for range 400 {
+					w.pick()
+				}
+				if got := w.candidate("heavy").InFlight; got < 295 || got > 305 {
+					t.Errorf("the one of weight 300 has %d of 400 calls, want about 300", got)
+				}
+			})
+		})
+	}
+}
+
+func TestP2CAvoidsTheBusyOneAndComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(3)...)
+		for range 60 {
+			p := w.pick()
+			p.DoneAfter(nil, time.Millisecond)
+		}
+		var held []selector.Pick
+		for range 20 {
+			held = append(held, w.aim("i0"))
+		}
+		count := w.timed(300, func(string) time.Duration { return time.Millisecond })
+		if count["i0"] > 0 {
+			t.Errorf("the busy one got %d of 300 picks, want none", count["i0"])
+		}
+		for i := range held {
+			held[i].DoneAfter(nil, time.Millisecond)
+		}
+		count = w.timed(300, func(string) time.Duration { return time.Millisecond })
+		if count["i0"] < 50 {
+			t.Errorf("the one that was busy got %d of 300 picks, want about 100", count["i0"])
+		}
+	})
+}
+
+// timed makes n calls, one after the other, that take as long as took says.
+func (w *world) timed(n int, took func(id string) time.Duration) map[string]int {
+	w.t.Helper()
+	count := make(map[string]int)
+	for range n {
+		p := w.pick()
+		count[p.ID]++
+		time.Sleep(took(p.ID))
+		p.Done(nil)
+	}
+	return count
+}
+
+func TestP2CAvoidsTheSlowOneAndTriesItAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(3)...)
+		slow := 100 * time.Millisecond
+		took := func(id string) time.Duration {
+			if id == "i0" {
+				return slow
+			}
+			return time.Millisecond
+		}
+		w.timed(100, took) // learns
+		if n := w.timed(1000, took)["i0"]; n > 10 {
+			t.Errorf("the slow one got %d of 1000 picks, want next to none", n)
+		}
+		if got := w.candidate("i0").CallMS; got < 50 {
+			t.Errorf("its calls take %v ms on average, want about 100", got)
+		}
+		slow = time.Millisecond // it is well again
+		begin := time.Now()
+		for w.timed(10, took)["i0"] == 0 {
+			time.Sleep(100 * time.Millisecond)
+			if time.Since(begin) > 2*time.Minute {
+				t.Fatal("it is fast again and was not tried for two minutes")
+			}
+		}
+		for range 60 { // seconds, with 20 calls each
+			w.timed(20, took)
+			time.Sleep(980 * time.Millisecond)
+		}
+		if n := w.timed(300, took)["i0"]; n < 50 {
+			t.Errorf("it is fast again for a minute and got %d of 300 picks, want about 100", n)
+		}
+	})
+}
+
+func TestOneSlowCallDoesNotBanAnInstance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(2)...)
+		took := func(string) time.Duration { return time.Millisecond }
+		w.timed(200, took)
+		p := w.aim("i0")
+		p.DoneAfter(nil, time.Second)
+		for range 90 { // seconds, with 20 calls each
+			w.timed(20, took)
+			time.Sleep(980 * time.Millisecond)
+		}
+		if n := w.timed(200, took)["i0"]; n < 20 {
+			t.Errorf("90 s after one call that took a second it got %d of 200 picks, want about 100", n)
+		}
+	})
+}
+
+// A server that fails fast looks fast, and would attract everybody.
+func TestP2CDoesNotTakeFastFailuresForSpeed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := selector.Options{}
+		o.Breaker.Failures = 1000 // it is not the breaker that helps
+		w := start(t, o, several(3)...)
+		count := make(map[string]int)
+		for range 600 {
+			p := w.pick()
+			count[p.ID]++
+			if p.ID == "i0" {
+				time.Sleep(10 * time.Microsecond)
+				p.Done(errCall)
+				continue
+			}
+			time.Sleep(5 * time.Millisecond)
+			p.Done(nil)
+		}
+		if n := count["i0"]; n > 30 {
+			t.Errorf("the one that fails at once got %d of 600 picks, want next to none", n)
+		}
+	})
+}
+
+func TestANewInstanceIsNeitherFloodedNorStarved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(3)...)
+		w.timed(300, func(string) time.Duration { return 20 * time.Millisecond })
+		w.list(several(4)...)
+		// Ten at a time, so that calls in flight are what is compared.
+		count := make(map[string]int)
+		for range 40 {
+			var held []selector.Pick
+			for range 10 {
+				p := w.pick()
+				count[p.ID]++
+				held = append(held, p)
+			}
+			time.Sleep(20 * time.Millisecond)
+			for i := range held {
+				held[i].Done(nil)
+			}
+		}
+		if n := count["i3"]; n < 60 || n > 140 {
+			t.Errorf("the new one of four got %d of 400 picks, want about 100", n)
+		}
+	})
+}
+
+func TestParseStrategyKnowsAllAndNoOther(t *testing.T) {
+	for _, s := range selector.Strategies() {
+		if got, err := selector.ParseStrategy(string(s)); got != s || err != nil {
+			t.Errorf("ParseStrategy(%q) = %q, %v", s, got, err)
+		}
+	}
+	_, err := selector.ParseStrategy("fastest")
+	want := `selector: strategy "fastest", want one of p2c, nearest, round_robin, weighted_round_robin, random, least_request, consistent_hash`
+	if err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+}
+
+func TestEveryStrategyWorksWithOneInstance(t *testing.T) {
+	for _, s := range selector.Strategies() {
+		t.Run(string(s), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := start(t, selector.Options{Strategy: s}, several(1)...)
+				if got := w.picks(50)["i0"]; got != 50 {
+					t.Errorf("%d of 50 picks, want all", got)
+				}
+			})
+		})
+	}
+}
