@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -47,7 +46,7 @@ func Example() {
 	quiet := slog.New(slog.DiscardHandler)
 	server, err := embedded.Start(ctx, embedded.Options{Listen: "127.0.0.1:0", Logger: quiet})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer func() { _ = server.Close() }()
 
@@ -58,30 +57,30 @@ func Example() {
 	defer service.Close()
 	nc, err := nats.Connect(server.URL())
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer nc.Close()
 	registry, err := kv.Open(ctx, nc, kv.Options{Logger: quiet})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	announcement, err := registry.Announce(events.Instance{
 		ID: "user-1", Service: "user",
 		Endpoints: map[string]string{events.HTTP: service.Listener.Addr().String()},
 	}, kv.AnnounceOptions{Logger: quiet})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer func() { _ = announcement.Leave(ctx) }()
 	for !announcement.State().Registered() {
 		if _, err := registry.Snapshot(ctx, "user"); err != nil { // takes a moment
-			log.Fatal(err)
+			panic(err)
 		}
 	}
 
 	// The caller.
 	if err := hello(ctx, server.URL()); err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	// Output: /hello from user-1
 }

@@ -52,6 +52,10 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 	if err != nil {
 		return err
 	}
+	argv, err := c.argv()
+	if err != nil {
+		return err
+	}
 	in, ask, err := c.instance(s)
 	if err != nil {
 		return err
@@ -63,7 +67,7 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 	s.list(in, s.where.Won)
 
 	sup := &supervisor{log: s.log, again: p.Again}
-	if argv := c.argv(); len(argv) > 0 {
+	if len(argv) > 0 {
 		other := make(chan os.Signal, 8)
 		signal.Notify(other, passedOn()...)
 		defer signal.Stop(other)
@@ -126,12 +130,16 @@ func (c *runCommand) announceAtLast(ctx context.Context, s *session, in events.I
 	}
 }
 
-// argv is the command without the -- before it.
-func (c *runCommand) argv() []string {
-	if len(c.Command) > 0 && c.Command[0] == "--" {
-		return c.Command[1:]
+// argv is the command without the -- before it, nil for none.
+func (c *runCommand) argv() ([]string, error) {
+	argv := c.Command
+	if len(argv) > 0 && argv[0] == "--" {
+		argv = argv[1:]
 	}
-	return c.Command
+	if len(c.Command) > 0 && (len(argv) == 0 || argv[0] == "") {
+		return nil, daemon.Usagef("want a command after --")
+	}
+	return argv, nil
 }
 
 // instance is what the flags describe, and its check.

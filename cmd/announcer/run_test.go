@@ -277,6 +277,8 @@ func TestWhatIsWrongIsOneLineAndAnExitCode(t *testing.T) {
 		{"nowhere", append([]string{"run", "--connect-timeout", "300ms", "--nats-url", nowhere}, good...), 1, "connection refused (start one, or set --nats-url)"},
 		{"refused", append([]string{"run", "--nats-url", locked.ClientURL()}, good...), 1, "refuses this client"},
 		{"no JetStream", append([]string{"run", "--nats-url", noJetStream.ClientURL()}, good...), 1, "JetStream"},
+		{"empty command", append(append([]string{"run"}, good...), "--"), 2, "want a command after --"},
+		{"command without a name", append(append([]string{"run"}, good...), "--", ""), 2, "want a command after --"},
 		{"no such command", append(append([]string{"run", "--nats-url", nowhere}, good...), "--", "no-such-command"), 127, `"no-such-command": executable file not found`},
 		{"no command at all", append(append([]string{"run", "--nats-url", nowhere}, good...), "--", "/etc"), 126, "/etc: permission denied"},
 	} {

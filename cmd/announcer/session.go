@@ -48,11 +48,11 @@ func (app *cli) prepare(ctx context.Context, p *daemon.Process) (*session, error
 	if err := app.NATS.Validate(); err != nil {
 		return nil, err
 	}
-	for flag, name := range map[string]string{"bucket": app.Bucket, "nats-domain": app.NATSDomain} {
-		if name == "" {
-			continue
-		}
-		if err := events.ValidateName(flag, name); err != nil {
+	if err := events.ValidateName("bucket", app.Bucket); err != nil {
+		return nil, flagError(err)
+	}
+	if app.NATSDomain != "" {
+		if err := events.ValidateName("nats-domain", app.NATSDomain); err != nil {
 			return nil, flagError(err)
 		}
 	}

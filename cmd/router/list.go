@@ -20,7 +20,7 @@ func (c *servicesCommand) Run(ctx context.Context, p *daemon.Process) error {
 	if err != nil {
 		return err
 	}
-	list := router.Summarize(snapshots, false)
+	list := router.Summarize(snapshots)
 	if c.JSON {
 		return printJSON(p.Stdout, list)
 	}

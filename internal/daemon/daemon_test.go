@@ -92,7 +92,7 @@ func TestAnErrorIsOneLineAndAnExitCode(t *testing.T) {
 		{"fails", []string{"greet", "--name=x", "--outcome=fails"}, 1, "greeter: no voice; and no hands"},
 		{"silent", []string{"greet", "--name=x", "--outcome=silent 7"}, 7, ""},
 		{"loud", []string{"greet", "--name=x", "--outcome=loud 127"}, 127, "greeter: not found"},
-		{"interrupted, and nobody asked for it", []string{"greet", "--name=x", "--outcome=fine"}, 0, ""},
+		{"well", []string{"greet", "--name=x", "--outcome=fine"}, 0, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			code, _, stderr := run(t.Context(), nil, tt.args...)
@@ -240,5 +240,25 @@ func TestLogFlags(t *testing.T) {
 		if got != tt.want {
 			t.Errorf("%+v: got %q, want %q", tt.flags, got, tt.want)
 		}
+	}
+}
+
+// serving has a default of its own for --nats-url.
+type serving struct {
+	NATS daemon.NATSFlags `kong:"embed,set='nats_url=',set='nats_default=ours'"`
+	Run  struct{}         `cmd:""`
+}
+
+func TestACommandMayHaveAnotherDefaultForTheURL(t *testing.T) {
+	var cli serving
+	p := &daemon.Process{
+		Args: []string{"run", "-h"}, Getenv: func(string) string { return "" },
+		Stdout: new(bytes.Buffer), Stderr: new(bytes.Buffer),
+	}
+	if code := p.Run(t.Context(), "server", "Serves.", &cli); code != 0 || cli.NATS.URL != "" {
+		t.Errorf("exit code %d, stderr %s, URL %q", code, p.Stderr, cli.NATS.URL)
+	}
+	if help := fmt.Sprint(p.Stdout); !strings.Contains(help, "(ours)") || strings.Contains(help, daemon.DefaultNATSURL) {
+		t.Errorf("help:\n%s", help)
 	}
 }

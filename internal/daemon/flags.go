@@ -27,9 +27,9 @@ func (p *Process) parse(name, description string, cli any) (*kong.Context, error
 		kong.ConfigureHelp(kong.HelpOptions{FlagsLast: true, WrapUpperBound: 110}),
 		kong.ValueFormatter(helpWithVariable),
 		kong.Resolvers(kong.ResolverFunc(p.resolve)),
-		// Defaults for the variables of tags; set:"nats_url=" changes one for
-		// a subcommand.
-		kong.Vars{"version": version(), "nats_url": DefaultNATSURL},
+		// Variables of tags, which a subcommand may have set otherwise:
+		// `kong:"embed,set='nats_url=',set='nats_default=none'"`.
+		kong.Vars{"version": version(), "nats_url": DefaultNATSURL, "nats_default": DefaultNATSURL},
 	)
 	if err != nil {
 		return nil, fmt.Errorf("the flags of %s are ill defined: %w", name, err)

@@ -17,9 +17,9 @@ import (
 )
 
 // NATSFlags say where NATS is and who we are to it. The default of the URL is
-// the kong variable nats_url.
+// the kong variable nats_url; help says nats_default of it.
 type NATSFlags struct {
-	URL            string        `name:"nats-url" default:"${nats_url}" placeholder:"URL" help:"NATS server, or several joined by commas (${default})."`
+	URL            string        `name:"nats-url" default:"${nats_url}" placeholder:"URL" help:"NATS server, or several joined by commas (${nats_default})."`
 	Creds          string        `name:"nats-creds" placeholder:"FILE" help:"Credentials file (JWT and seed) for NATS."`
 	NKey           string        `name:"nats-nkey" placeholder:"FILE" help:"Seed file of an nkey for NATS."`
 	User           string        `name:"nats-user" placeholder:"NAME" help:"User name for NATS."`

@@ -165,16 +165,6 @@ func (d *directory) find(service, id string) []lease {
 	return nil
 }
 
-// service is the last known list of one service.
-func (d *directory) service(name string) (events.Snapshot, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if svc := d.services[name]; svc != nil {
-		return svc.Snapshot, true
-	}
-	return events.Snapshot{Service: name, Stale: d.stale}, false
-}
-
 // protocols returns those of wanted that instances of the service have, in
 // that order. Known says whether the service is listed at all.
 func (d *directory) protocols(service string, wanted ...string) (have []string, known bool) {

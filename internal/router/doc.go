@@ -27,8 +27,12 @@
 //	ANY    /proxy/{service}/{path…}  and every path of the host {service}.proxima
 //	GET    /healthz, /readyz, /metrics
 //
-// Errors are {"error":"…"} with the status 400, 404, 405, 409, 413, 502, 503
-// or 504.
+// Errors are {"error":"…"}. The status is 400, 404 or 413 for what the caller
+// did wrong, 403 for a browser that acts for another site's page, 405 with
+// Allow, 409 for an id that is taken, 503 when there is no usable instance or
+// no registry, 504 when there was no answer in time, 502 when an instance
+// failed that may have got the call, and 508 for a call that comes from the
+// router itself.
 //
 // # NATS
 //
@@ -36,5 +40,6 @@
 //	proxima.resolve.<service>  what GET /v1/services/{service} answers
 //	proxima.explain.<service>  what GET /v1/explain/{service} answers
 //
-// Errors are in the headers Nats-Service-Error-Code and Nats-Service-Error.
+// Errors are in the headers Nats-Service-Error-Code and Nats-Service-Error,
+// with the same codes. With Proxima-Instance it is the instance who says so.
 package router

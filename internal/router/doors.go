@@ -120,6 +120,10 @@ func (r *Router) endpoint(door string, answer func(context.Context, *call) (*nat
 		c := &call{door: door, service: subject[strings.LastIndexByte(subject, '.')+1:], msg: &nats.Msg{
 			Subject: subject, Reply: req.Reply(), Header: nats.Header(req.Headers()), Data: req.Data(),
 		}}
+		if r.forbiddenReply(c.msg.Reply) {
+			counts.errors.Add(1)
+			return
+		}
 		if err := r.calls.enter(); err != nil {
 			r.finish(c, counts, nil, err, began)
 			return
@@ -236,6 +240,13 @@ func (r *Router) fit(n int, body func(n int) any) (*nats.Msg, error) {
 // is: to the server itself, to somebody's inbox, or to the registry and the
 // routers. Calls go out with the router's rights.
 func (r *Router) forbiddenSubject(subject string) bool {
+	return strings.HasPrefix(subject, "_") || r.forbiddenReply(subject)
+}
+
+// forbiddenReply says whether a caller wants the answer to go where it might
+// be taken for a command, or for a record. NATS does not check that callers
+// may write there themselves.
+func (r *Router) forbiddenReply(subject string) bool {
 	first, _, _ := strings.Cut(subject, ".")
-	return strings.HasPrefix(first, "$") || strings.HasPrefix(first, "_") || first == r.opts.Bucket || first == serviceName
+	return strings.HasPrefix(first, "$") || first == r.opts.Bucket || first == serviceName
 }

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
@@ -85,7 +86,7 @@ func is[E error](err error) bool {
 func called(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return errors.Join(errDeadline, err)
+		return fmt.Errorf("%w: %w", errDeadline, err)
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, selector.ErrUnknownService), errors.Is(err, selector.ErrNoInstance):

@@ -136,6 +136,10 @@ func (d *door) instance(service, id string, at topology.Location, h http.Handler
 	return srv
 }
 
+func onSubject(service, id, subject string) events.Instance {
+	return events.Instance{Service: service, ID: id, Location: zoneA, Endpoints: map[string]string{"nats": subject}}
+}
+
 // says answers with a text.
 func says(text string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, text) })

@@ -65,10 +65,8 @@ func (g *Guard) control(network, address string, _ syscall.RawConn) error {
 // Check says whether addr may be called.
 func (g *Guard) Check(addr netip.Addr) error {
 	addr = addr.WithZone("").Unmap()
-	for _, a := range []netip.Addr{addr, embedded(addr)} {
-		if a.IsValid() && never(a) {
-			return fmt.Errorf("%w: %s is never called", ErrForbidden, addr)
-		}
+	if never(addr) || slices.ContainsFunc(embedded(addr), never) {
+		return fmt.Errorf("%w: %s is never called", ErrForbidden, addr)
 	}
 	if len(g.allow) > 0 && !slices.ContainsFunc(g.allow, func(p netip.Prefix) bool { return p.Contains(addr) }) {
 		return fmt.Errorf("%w: %s is in none of the allowed networks", ErrForbidden, addr)
@@ -93,27 +91,30 @@ var refused = [...]netip.Prefix{
 	netip.MustParsePrefix("192.0.0.192/32"),     // Oracle
 }
 
-// embedded is the IPv4 address that a gateway makes of an IPv6 address, if any.
-func embedded(a netip.Addr) netip.Addr {
+// embedded are the IPv4 addresses that a gateway may make of an IPv6 address.
+func embedded(a netip.Addr) []netip.Addr {
 	if !a.Is6() {
-		return netip.Addr{}
+		return nil
 	}
+	var all []netip.Addr
 	b := a.As16()
 	for _, e := range translated {
 		if e.prefix.Contains(a) {
-			return netip.AddrFrom4([4]byte(b[e.at : e.at+4]))
+			all = append(all, netip.AddrFrom4([4]byte{b[e.at[0]], b[e.at[1]], b[e.at[2]], b[e.at[3]]}))
 		}
 	}
-	return netip.Addr{}
+	return all
 }
 
+// translated are prefixes, and where behind them the IPv4 address is.
 var translated = [...]struct {
 	prefix netip.Prefix
-	at     int // where in the address the IPv4 address begins
+	at     [4]int
 }{
-	{netip.MustParsePrefix("64:ff9b::/96"), 12},    // NAT64
-	{netip.MustParsePrefix("64:ff9b:1::/48"), 12},  // NAT64 of an operator
-	{netip.MustParsePrefix("2002::/16"), 2},        // 6to4
-	{netip.MustParsePrefix("::ffff:0:0:0/96"), 12}, // SIIT
-	{netip.MustParsePrefix("::/96"), 12},           // IPv4-compatible
+	{netip.MustParsePrefix("64:ff9b::/96"), [4]int{12, 13, 14, 15}},    // NAT64
+	{netip.MustParsePrefix("64:ff9b:1::/48"), [4]int{12, 13, 14, 15}},  // NAT64 of an operator,
+	{netip.MustParsePrefix("64:ff9b:1::/48"), [4]int{6, 7, 9, 10}},     // in two layouts
+	{netip.MustParsePrefix("2002::/16"), [4]int{2, 3, 4, 5}},           // 6to4
+	{netip.MustParsePrefix("::ffff:0:0:0/96"), [4]int{12, 13, 14, 15}}, // SIIT
+	{netip.MustParsePrefix("::/96"), [4]int{12, 13, 14, 15}},           // IPv4-compatible, and ::1
 }

@@ -19,7 +19,7 @@ var forbidden = []string{
 	// The metadata service of most clouds, and what else is link-local.
 	"169.254.169.254", "169.254.0.1", "169.254.255.255", "169.254.170.2", "169.254.169.253", "169.254.169.123",
 	"::ffff:169.254.169.254", "::ffff:a9fe:a9fe", "0:0:0:0:0:ffff:a9fe:a9fe", "::FFFF:A9FE:A9FE",
-	"64:ff9b::169.254.169.254", "64:ff9b::a9fe:a9fe", "64:ff9b:1::a9fe:a9fe", "64:ff9b:1:2:3::a9fe:a9fe",
+	"64:ff9b::169.254.169.254", "64:ff9b::a9fe:a9fe", "64:ff9b:1::a9fe:a9fe", "64:ff9b:1:2:3::a9fe:a9fe", "64:ff9b:1:a9fe:a9:fe00::",
 	"2002:a9fe:a9fe::", "2002:a9fe:a9fe::1", "::169.254.169.254", "::a9fe:a9fe", "::ffff:0:a9fe:a9fe", "::ffff:0:169.254.169.254",
 	"fe80::1", "fe80::1%lo", "fe80::a9fe:a9fe", "febf:ffff::1", "fe90::1", "fec0::1", "feff::1",
 	"fd00:ec2::254", "fd00:ec2::253", "fd00:ec2::23", "fd20:ce::254",
@@ -106,8 +106,10 @@ func TestAllowsWhatIsInAnAllowedNetwork(t *testing.T) {
 			t.Errorf("%s: %v, want allowed %v", s, err, want)
 		}
 	}
-	if err := router.NewGuard().Check(netip.MustParseAddr("127.0.0.1")); err != nil {
-		t.Errorf("without networks: %v", err)
+	for _, s := range []string{"127.0.0.1", "10.0.0.1", "192.168.0.1", "8.8.8.8", "2001:db8::1", "fd00::1", "64:ff9b::a00:1"} {
+		if err := router.NewGuard().Check(netip.MustParseAddr(s)); err != nil {
+			t.Errorf("without networks: %v", err)
+		}
 	}
 	for _, s := range []string{"", "10.0.0.0/33", "ten", "10.0.0.0/", "fe80::1%eth0", "10.0.0.1:80"} {
 		if p, err := router.ParseCIDR(s); err == nil || !strings.Contains(err.Error(), "network") {

@@ -193,7 +193,7 @@ type readiness struct {
 }
 
 func (r *Router) readyz(w http.ResponseWriter, _ *http.Request) {
-	answer := readiness{Ready: true, Stale: r.stale(), Services: len(r.directory.all())}
+	answer := readiness{Ready: true, Stale: r.directory.isStale() || !r.nc.IsConnected(), Services: len(r.directory.all())}
 	status := http.StatusOK
 	if err := r.ready(); err != nil {
 		status, answer.Ready, answer.Reason = http.StatusServiceUnavailable, false, err.Error()
@@ -212,8 +212,6 @@ func (r *Router) ready() error {
 	}
 	return nil
 }
-
-func (r *Router) stale() bool { return r.directory.isStale() || !r.nc.IsConnected() }
 
 // target finds out whether a request is for the proxy: by its path, or by its
 // host, {service}.proxima.

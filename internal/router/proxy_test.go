@@ -1,7 +1,6 @@
 package router_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,13 +9,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/router"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
@@ -226,81 +223,6 @@ func TestNoInstanceIs503WithTheReason(t *testing.T) {
 	}
 }
 
-func TestUpgradesToWebSockets(t *testing.T) {
-	d := newFleet(t).router(router.Options{})
-	backend := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Upgrade") == "" {
-			_, _ = io.WriteString(w, "plain")
-			return
-		}
-		conn, rw, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer conn.Close()
-		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+r.Header.Get("Upgrade")+"\r\n\r\n")
-		line, _ := rw.ReadString('\n')
-		_, _ = io.WriteString(conn, "echo "+line)
-	})
-	d.instance("user", "u", zoneA, backend)
-	upgrade := func(protocol string) (*bufio.Reader, *http.Response, net.Conn) {
-		conn, err := net.Dial("tcp", strings.TrimPrefix(d.url, "http://"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conn.Close() })
-		fmt.Fprintf(conn, "GET /proxy/user/ HTTP/1.1\r\nHost: r\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", protocol)
-		in := bufio.NewReader(conn)
-		resp, err := http.ReadResponse(in, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return in, resp, conn
-	}
-	in, resp, conn := upgrade("websocket")
-	if resp.StatusCode != 101 || resp.Header.Get("Proxima-Instance") != "u" {
-		t.Fatalf("got %v", resp)
-	}
-	fmt.Fprint(conn, "hello\n")
-	if line, err := in.ReadString('\n'); line != "echo hello\n" {
-		t.Errorf("got %q, %v", line, err)
-	}
-	// An upgraded protocol that carries requests would carry them past us.
-	for _, protocol := range []string{"h2c", "proxima"} {
-		_, resp, _ := upgrade(protocol)
-		if body, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 || string(body) != "plain" {
-			t.Errorf("%s: got %d %q", protocol, resp.StatusCode, body)
-		}
-	}
-	// A WebSocket that is open does not keep the router from stopping.
-	_, _, _ = upgrade("websocket")
-	done := make(chan struct{})
-	go func() { d.end(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(8 * time.Second):
-		t.Error("the router does not stop")
-	}
-}
-
-func TestAnEndpointThatLeadsBackToTheRouterIsNoLoop(t *testing.T) {
-	f := newFleet(t)
-	d := f.router(router.Options{})
-	self, err := url.Parse(d.url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.list(events.Instance{Service: "loop", ID: "l", Location: zoneA, Endpoints: map[string]string{"http": self.Host}})
-	got := d.get("/proxy/loop/proxy/loop/proxy/loop/x")
-	if got.status != 508 || !strings.Contains(got.err(), "comes from this router") {
-		t.Errorf("got %d %s", got.status, got.body)
-	}
-	if reply, _ := d.ask("proxima.route.loop", "", "Proxima-Path", "/proxy/loop/x"); reply.Header.Get("Proxima-Status") != "508" {
-		t.Errorf("by NATS: %v", reply.Header)
-	}
-}
-
 func TestOnlyAllowedNetworksAreCalled(t *testing.T) {
 	f := newFleet(t)
 	var called atomic.Int64
@@ -350,68 +272,4 @@ func (c *counter) Accept() (net.Conn, error) {
 		c.n.Add(1)
 	}
 	return conn, err
-}
-
-func TestGoesOnWithoutNATS(t *testing.T) {
-	f := newFleet(t)
-	d := f.router(router.Options{})
-	d.instance("user", "u", zoneA, says("hello"))
-	if got := d.get("/readyz"); got.status != 200 || !strings.Contains(got.body, `"ready":true,"stale":false,"services":1`) {
-		t.Errorf("ready: %d %s", got.status, got.body)
-	}
-	d.get("/proxy/user/")
-	natstest.Stop(f.ns)
-	eventually(t, "the view is called stale", func() bool {
-		return strings.Contains(d.get("/readyz").body, `"stale":true`)
-	})
-	if got := d.get("/readyz"); got.status != 200 {
-		t.Errorf("a router with a stale view still works, and says %d %s", got.status, got.body)
-	}
-	for range 20 {
-		if got := d.get("/proxy/user/"); got.body != "hello" {
-			t.Fatalf("got %d %s", got.status, got.body)
-		}
-	}
-	if got := d.get("/v1/services"); !strings.Contains(got.body, `"stale":true`) {
-		t.Errorf("got %s", got.body)
-	}
-	if got := d.get("/v1/services/user"); !strings.Contains(got.body, `"stale":true`) {
-		t.Errorf("got %s", got.body)
-	}
-	if got := d.do("PUT", "/v1/heartbeat", `{"service":"user","id":"u"}`); got.status != 503 {
-		t.Errorf("a heartbeat: %d %s", got.status, got.body)
-	}
-	if got := d.do("POST", "/v1/register", u1Body); got.status != 503 {
-		t.Errorf("a registration: %d %s", got.status, got.body)
-	}
-}
-
-func TestIsNotReadyBeforeTheRegistryHasBeenRead(t *testing.T) {
-	f := newFleet(t)
-	nc := natstest.Connect(t, f.ns)
-	natstest.Stop(f.ns)
-	r, err := router.New(t.Context(), nc, f.reg, router.Options{Logger: quiet()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	for path, status := range map[string]int{
-		"/readyz": 503, "/healthz": 200, "/v1/services": 503, "/v1/services/user": 503, "/v1/events": 503, "/proxy/user/": 503, "/metrics": 404,
-	} {
-		w := httptest.NewRecorder()
-		r.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
-		if w.Code != status {
-			t.Errorf("%s: %d %s, want %d", path, w.Code, w.Body, status)
-		}
-	}
-	w := httptest.NewRecorder()
-	r.ServeHTTP(w, httptest.NewRequest("PUT", "/v1/heartbeat", strings.NewReader(u1Ref)))
-	if w.Code != 503 {
-		t.Errorf("a heartbeat: %d %s", w.Code, w.Body)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	if err := r.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("wait: %v", err)
-	}
 }

@@ -25,10 +25,10 @@ type Service struct {
 }
 
 // Summarize counts what snapshots list.
-func Summarize(snapshots []events.Snapshot, stale bool) Services {
+func Summarize(snapshots []events.Snapshot) Services {
 	list := Services{Services: make([]Service, 0, len(snapshots))}
 	for _, s := range snapshots {
-		svc := Service{Name: s.Service, Instances: len(s.Entries), Stale: s.Stale || stale}
+		svc := Service{Name: s.Service, Instances: len(s.Entries), Stale: s.Stale}
 		for _, e := range s.Entries {
 			if e.Status == events.Up && !e.Suspect {
 				svc.Up++
@@ -43,7 +43,7 @@ func (r *Router) listServices(*http.Request) (reply, error) {
 	if !r.directory.isWhole() {
 		return reply{}, errStarting
 	}
-	return reply{body: Summarize(r.directory.all(), r.stale())}, nil
+	return reply{body: Summarize(r.directory.all())}, nil
 }
 
 // Instances answers GET /v1/services/{service} and proxima.resolve.<service>.
@@ -131,9 +131,7 @@ func (r *Router) explanation(ctx context.Context, service string, from *topology
 	if _, err := r.protocols(service); err != nil {
 		return selector.Explanation{}, err
 	}
-	e, err := r.selector.Explain(ctx, selector.Request{Service: service, From: from})
-	e.Stale = e.Stale || r.stale()
-	return e, err
+	return r.selector.Explain(ctx, selector.Request{Service: service, From: from})
 }
 
 // protocols returns those of wanted that instances of the service have.

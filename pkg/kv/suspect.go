@@ -47,6 +47,9 @@ func (v *view) expire(l *list, rec *record) {
 			v.r.log.Warn("instances expired together, using them last", "service", in.Service, "instance", in.ID, "expired", others+1)
 		}
 		for _, g := range l.gone {
+			if v.records[g.rec.name] != g.rec {
+				continue // forgotten
+			}
 			g.rec.instance = g.instance
 			l.add(g.rec)
 			l.keep(g.rec, maxSuspect)

@@ -60,8 +60,7 @@ func (n *node) distance() time.Duration {
 // with the same decay, for the same reasons.)
 const (
 	decay        = 10 * time.Second
-	decayMS      = uint32(decay / time.Millisecond)
-	fadeAfterMS  = decayMS / 16 // busy instances are spared the computation
+	fadeAfter    = int32(decay / tick / 16) // busy instances are spared the computation
 	minWeight    = 1.0 / 32
 	failWeight   = 1.0 / 4
 	failPenalty  = 4 // a failure counts as a call that took this many times longer
@@ -70,7 +69,7 @@ const (
 )
 
 // packCost packs a duration in nanoseconds, as a float32, with the time of its
-// last change in milliseconds on the selector's clock, which may wrap.
+// last change in ticks of the selector's clock, which may wrap.
 func packCost(ns float32, at uint32) uint64 {
 	return uint64(math.Float32bits(ns))<<32 | uint64(at)
 }
@@ -81,20 +80,20 @@ func unpackCost(c uint64) (ns float32, at uint32) {
 
 // duration is what a call may be expected to take, in nanoseconds; 0 when none
 // has ended yet.
-func (n *node) duration(nowMS uint32) float32 {
+func (n *node) duration(now uint32) float32 {
 	ns, at := unpackCost(n.cost.Load())
-	if idle := int32(nowMS - at); idle > int32(fadeAfterMS) {
-		ns *= float32(faded(idle))
+	if idle := int32(now - at); idle > fadeAfter {
+		ns *= faded(idle)
 	}
 	return ns
 }
 
-// faded is what is left of a cost after so many milliseconds.
-func faded(idle int32) float64 { return math.Exp(-float64(idle) / float64(decayMS)) }
+// faded is what is left of a cost after so many ticks.
+func faded(idle int32) float32 { return float32(math.Exp(-float64(idle) / float64(decay/tick))) }
 
 // learn takes in the duration of a call. Two calls that end at the same
 // instant may lose one of the samples, never more.
-func (n *node) learn(took time.Duration, err error, nowMS uint32) {
+func (n *node) learn(took time.Duration, err error, now uint32) {
 	ns, at := unpackCost(n.cost.Load())
 	sample := float32(max(took, 1))
 	weight := float32(minWeight)
@@ -108,11 +107,11 @@ func (n *node) learn(took time.Duration, err error, nowMS uint32) {
 			weight = failWeight
 		}
 	}
-	if idle := int32(nowMS - at); idle > int32(fadeAfterMS)/2 {
-		weight = max(weight, 1-float32(faded(idle)))
+	if idle := int32(now - at); idle > fadeAfter/2 { // before, it is less than minWeight
+		weight = max(weight, 1-faded(idle))
 	}
 	if ns == 0 {
 		weight = 1
 	}
-	n.cost.Store(packCost(ns+(sample-ns)*weight, nowMS))
+	n.cost.Store(packCost(ns+(sample-ns)*weight, now))
 }

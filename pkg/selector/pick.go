@@ -51,7 +51,7 @@ func (p *Pick) Done(err error) {
 	p.flags = 0
 	if flags&pickLearns != 0 {
 		now := p.node.svc.sel.now()
-		p.node.learn(now-p.start, err, milliseconds(now))
+		p.node.learn(now-p.start, err, ticks(now))
 	}
 	if err == nil && flags&pickCounts == 0 {
 		p.pass.Done(nil)
@@ -70,7 +70,7 @@ func (p *Pick) DoneAfter(err error, latency time.Duration) {
 	p.flags = 0
 	p.node.calls.Add(^uint64(0))
 	if flags&pickLearns != 0 {
-		p.node.learn(latency, err, milliseconds(p.node.svc.sel.now()))
+		p.node.learn(latency, err, ticks(p.node.svc.sel.now()))
 	}
 	p.finish(flags, err)
 }
@@ -99,7 +99,7 @@ func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 			if v.ending&pickLearns != 0 {
 				start = s.now()
 			}
-			n := v.choose(t.first, milliseconds(start))
+			n := v.choose(t.first, ticks(start))
 			pass, ok := n.breaker.AllowClosed()
 			if !ok { // a trial, perhaps
 				var err error
@@ -228,7 +228,7 @@ func (a *attempt) from(c *circle) (p Pick, ok bool) {
 			return ok
 		})
 	default:
-		if p, ok = a.take(a.choose(c, milliseconds(a.start)), c); !ok && a.kind != kindNearest {
+		if p, ok = a.take(a.choose(c, ticks(a.start)), c); !ok && a.kind != kindNearest {
 			p, ok = a.one(c.near, c)
 		}
 	}

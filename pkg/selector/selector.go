@@ -105,7 +105,11 @@ func (s *Selector) Close() error {
 // takes half the time of time.Now.
 func (s *Selector) now() time.Duration { return time.Since(s.epoch) }
 
-func milliseconds(d time.Duration) uint32 { return uint32(d / time.Millisecond) }
+// tick is the unit of times that are kept in few bits: about a millisecond, and
+// a power of two, for dividing takes long.
+const tick = 1 << 20 * time.Nanosecond
+
+func ticks(d time.Duration) uint32 { return uint32(uint64(d) / uint64(tick)) }
 
 // service returns what is known of a service, and begins to watch it when it
 // is asked for the first time.

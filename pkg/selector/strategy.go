@@ -82,7 +82,7 @@ type turn struct {
 // choose picks from a near set that is not empty, for all strategies but
 // ConsistentHash. The choice may turn out not to be available: its breaker has
 // the last word. Time is only looked at by the strategies that learn from it.
-func (v *view) choose(c *circle, nowMS uint32) *node {
+func (v *view) choose(c *circle, now uint32) *node {
 	near := c.near
 	switch v.kind {
 	case kindRoundRobin:
@@ -107,7 +107,7 @@ func (v *view) choose(c *circle, nowMS uint32) *node {
 			}
 		}
 		if v.kind == kindP2C {
-			return lighter(a, b, nowMS)
+			return lighter(a, b, now)
 		}
 		if b.queue() < a.queue() {
 			return b
@@ -137,9 +137,9 @@ const alike = 1.25
 // lighter is the node with less load: calls in flight times their duration, by
 // weight. While the duration of one is not known only the calls in flight are
 // compared, so a new instance is neither flooded nor starved.
-func lighter(a, b *node, nowMS uint32) *node {
+func lighter(a, b *node, now uint32) *node {
 	la, lb := a.queue(), b.queue()
-	da, db := a.duration(nowMS), b.duration(nowMS)
+	da, db := a.duration(now), b.duration(now)
 	if (da > alike*db || db > alike*da) && da != 0 && db != 0 {
 		la, lb = la*da, lb*db
 	}

@@ -1,0 +1,77 @@
+package router_test
+
+import (
+	"context"
+	"errors"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/router"
+)
+
+func TestGoesOnWithoutNATS(t *testing.T) {
+	f := newFleet(t)
+	d := f.router(router.Options{})
+	d.instance("user", "u", zoneA, says("hello"))
+	if got := d.get("/readyz"); got.status != 200 || !strings.Contains(got.body, `"ready":true,"stale":false,"services":1`) {
+		t.Errorf("ready: %d %s", got.status, got.body)
+	}
+	d.get("/proxy/user/")
+	natstest.Stop(f.ns)
+	eventually(t, "the view is called stale", func() bool {
+		return strings.Contains(d.get("/readyz").body, `"stale":true`)
+	})
+	if got := d.get("/readyz"); got.status != 200 {
+		t.Errorf("a router with a stale view still works, and says %d %s", got.status, got.body)
+	}
+	for range 20 {
+		if got := d.get("/proxy/user/"); got.body != "hello" {
+			t.Fatalf("got %d %s", got.status, got.body)
+		}
+	}
+	if got := d.get("/v1/services"); !strings.Contains(got.body, `"stale":true`) {
+		t.Errorf("got %s", got.body)
+	}
+	if got := d.get("/v1/services/user"); !strings.Contains(got.body, `"stale":true`) {
+		t.Errorf("got %s", got.body)
+	}
+	if got := d.do("PUT", "/v1/heartbeat", `{"service":"user","id":"u"}`); got.status != 503 {
+		t.Errorf("a heartbeat: %d %s", got.status, got.body)
+	}
+	if got := d.do("POST", "/v1/register", u1Body); got.status != 503 {
+		t.Errorf("a registration: %d %s", got.status, got.body)
+	}
+}
+
+func TestIsNotReadyBeforeTheRegistryHasBeenRead(t *testing.T) {
+	f := newFleet(t)
+	nc := natstest.Connect(t, f.ns)
+	natstest.Stop(f.ns)
+	r, err := router.New(t.Context(), nc, f.reg, router.Options{Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for path, status := range map[string]int{
+		"/readyz": 503, "/healthz": 200, "/v1/services": 503, "/v1/services/user": 503, "/v1/events": 503, "/proxy/user/": 503, "/metrics": 404,
+	} {
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if w.Code != status {
+			t.Errorf("%s: %d %s, want %d", path, w.Code, w.Body, status)
+		}
+	}
+	w := httptest.NewRecorder()
+	r.ServeHTTP(w, httptest.NewRequest("PUT", "/v1/heartbeat", strings.NewReader(u1Ref)))
+	if w.Code != 503 {
+		t.Errorf("a heartbeat: %d %s", w.Code, w.Body)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := r.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("wait: %v", err)
+	}
+}

@@ -1,0 +1,172 @@
+package kv
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+// bare is a registry without a connection, to read messages with.
+func bare() *Registry {
+	return &Registry{
+		log: slog.New(slog.DiscardHandler), stream: "KV_proxima", prefix: "$KV.proxima.", inst: "$KV.proxima.inst.", live: "proxima.",
+	}
+}
+
+const body = `{"id":"a","service":"user","incarnation":"x","endpoints":{"http":"10.0.0.5:8080"},"location":{"region":"r","zone":"z"},"status":"up","weight":100,"ttl":"15s"}`
+
+func FuzzParse(f *testing.F) {
+	stamps := "Nats-Stream: KV_proxima\r\nNats-Subject: $KV.proxima.inst.user.r.z.a\r\nNats-Sequence: 7\r\nNats-Time-Stamp: 2026-11-21T08:00:00.123456789Z\r\n"
+	for _, h := range []string{
+		"", "NATS/1.0\r\n\r\n", "NATS/1.0 503\r\n\r\n",
+		"NATS/1.0\r\n" + stamps + "\r\n",
+		"NATS/1.0\r\n" + stamps + "Nats-Last-Sequence: 6\r\n\r\n",
+		"NATS/1.0\r\nKV-Operation: PURGE\r\nNats-Scheduler: $KV.proxima.lease.user.r.z.a\r\n" + stamps + "\r\n",
+		"NATS/1.0\r\nKV-Operation: PURGE\r\nNats-Scheduler: $KV.proxima.lease.user.r.z.b\r\n" + stamps + "\r\n",
+		"NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\n" + stamps + "\r\n",
+		"NATS/1.0\r\nNats-Subject: x\r\nNats-Sequence: -1\r\nNats-Sequence: 99999999999999999999\r\n\r\n",
+		"NATS/1.0\r\nno colon\r\n\r\n",
+	} {
+		for _, data := range []string{"", "{", body, strings.Repeat(`{"a":`, 100), `{"reason":"expired"}`} {
+			f.Add([]byte(h), []byte(data))
+		}
+	}
+	r := bare()
+	f.Fuzz(func(t *testing.T, header, data []byte) {
+		msg := &nats.Msg{Data: data}
+		if len(header) > 0 {
+			msg.Header, _ = nats.DecodeHeadersMsg(header) // nil when it cannot be read, as nats.go has it
+		}
+		c, err := r.parse(msg)
+		if errors.Is(err, errFrame) {
+			return
+		}
+		if e := c.key.Validate(); e != nil {
+			t.Fatalf("a key is taken: %v", e)
+		}
+		if c.seq == 0 || r.prefix+c.key.Inst() != stamp(msg.Header, hdrSubject) || !stored(msg) {
+			t.Fatalf("%+v from %q", c, header)
+		}
+		if err != nil || c.instance == nil {
+			return
+		}
+		if e := c.instance.Validate(); e != nil || c.instance.Key() != c.key || len(msg.Header[hdrScheduler]) > 0 {
+			t.Fatalf("an instance is taken: %+v, %v", c.instance, e)
+		}
+	})
+}
+
+// FuzzView feeds a view with any sequence of changes and reads: what it lists
+// must stay what it knows.
+func FuzzView(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte("0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz"))
+	f.Add([]byte{3, 0, 1, 0, 0, 0, 0, 1, 1, 0, 4, 0, 0, 0, 0, 0, 2, 0, 3, 0, 3, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, script []byte) {
+		r := bare()
+		r.opts.NoSuspects = len(script)%5 == 4
+		v := newView(r, "user")
+		script = script[:min(len(script), 1200)]
+		for ; len(script) >= 6; script = script[6:] {
+			switch msg := fuzzed(script); script[0] % 8 {
+			case 0:
+				v.begin(true)
+			case 1:
+				v.begin(false)
+			case 2:
+				v.end()
+			case 3, 4:
+				v.mark(msg)
+			case 5:
+				v.outage = time.Now()
+			case 6:
+				v.publish(false, func(s events.Snapshot) { consistent(t, v, s) })
+			default:
+				v.hear(msg)
+			}
+			for service := range v.services {
+				v.touch(service)
+			}
+			v.publish(true, func(s events.Snapshot) { consistent(t, v, s) })
+		}
+	})
+}
+
+// fuzzed is a message about one of five instances.
+func fuzzed(b []byte) *nats.Msg {
+	id := string(rune('a' + b[1]%5))
+	seq, last := uint64(b[2]), uint64(b[3])
+	if b[2] == 255 {
+		seq = 1 << 63
+	}
+	at := time.Unix(1e9+int64(binary.BigEndian.Uint16(b[3:])), 0).UTC()
+	h := nats.Header{
+		hdrStream: {"KV_proxima"}, hdrSubject: {"$KV.proxima.inst.user.r.z." + id}, hdrSequence: {strconv.FormatUint(seq, 10)},
+		hdrTimestamp: {at.Format(time.RFC3339Nano)}, hdrLastSequence: {strconv.FormatUint(last, 10)},
+	}
+	msg := &nats.Msg{Subject: "proxima.inst.user.r.z." + id, Header: h}
+	switch b[5] % 7 {
+	case 0:
+		h[hdrOperation] = []string{purge}
+		msg.Data = bodyExpired
+	case 1:
+		h[hdrOperation] = []string{purge}
+		msg.Data = bodyDeregistered
+	case 2:
+		h[hdrScheduler] = []string{"$KV.proxima.lease.user.r.z.x"}
+	case 3:
+		msg.Data = []byte("garbage")
+	default:
+		msg.Data = []byte(strings.Replace(strings.Replace(body, `"a"`, strconv.Quote(id), 1), `"x"`, fmt.Sprintf(`"n%d"`, b[5]%7), 1))
+	}
+	return msg
+}
+
+func consistent(t *testing.T, v *view, s events.Snapshot) {
+	t.Helper()
+	known, expired := 0, 0
+	for name, rec := range v.records {
+		if rec.name != name {
+			t.Fatalf("%s lies under %s", rec.name, name)
+		}
+		if rec.instance == nil {
+			if rec.expired || !rec.suspect.IsZero() {
+				t.Fatalf("%s is suspect and not there", name)
+			}
+			continue
+		}
+		known++
+		if rec.expired {
+			expired++
+		}
+	}
+	l := v.services[s.Service]
+	if l == nil {
+		l = &list{}
+	}
+	if len(s.Entries) != known || len(l.records) != known || l.expired != expired {
+		t.Fatalf("%d are known, %d expired; listed are %d, %d; published %d", known, expired, len(l.records), l.expired, len(s.Entries))
+	}
+	for i, e := range s.Entries {
+		if e.Instance == nil || i > 0 && s.Entries[i-1].ID >= e.ID {
+			t.Fatalf("entry %d of %+v", i, s.Entries)
+		}
+		if rec := v.records[e.Key().String()]; rec == nil || rec.instance != e.Instance || rec.suspect.IsZero() == e.Suspect {
+			t.Fatalf("%s is published as %+v, known as %+v", e.ID, e, rec)
+		}
+	}
+	for _, g := range l.gone {
+		if g.rec.instance != nil {
+			t.Fatalf("%s is gone and there", g.rec.name)
+		}
+	}
+}

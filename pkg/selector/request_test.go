@@ -1,0 +1,185 @@
+package selector_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+func TestPicksOnlyInstancesWithTheProtocol(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{},
+			instance("nats", home),
+			instance("grpc", nextDoor, endpoint(events.GRPC, "10.0.0.1:1")),
+			instance("http", farAway, endpoint(events.HTTP, "10.0.0.2:1")),
+			instance("tcp", farAway, endpoint(events.TCP, "10.0.0.3:1")),
+			instance("https", farAway, endpoint(events.HTTPS, "10.0.0.4:1")),
+		)
+		for _, protocol := range []string{events.NATS, events.GRPC, events.HTTP, events.HTTPS, events.TCP} {
+			for range 2 { // the view is made, and found
+				if got := w.only(selector.Request{Protocol: protocol}); !slices.Equal(got, []string{protocol}) {
+					t.Errorf("%s: picked %v", protocol, got)
+				}
+			}
+		}
+		_, err := w.try(selector.Request{Protocol: "smtp"})
+		none, ok := errors.AsType[*selector.NoInstanceError](err)
+		if !ok {
+			t.Fatalf("error %v, want NoInstanceError", err)
+		}
+		if got := none.Circles[0]; got.Other != 1 || got.Total != 1 {
+			t.Errorf("%+v, want one without the protocol", got)
+		}
+		// The views follow the list.
+		w.list(instance("here", home, endpoint(events.HTTP, "10.0.0.5:1")))
+		if got := w.only(selector.Request{Protocol: events.HTTP}); !slices.Equal(got, []string{"here"}) {
+			t.Errorf("picked %v after here has come", got)
+		}
+	})
+}
+
+func TestPicksFromAnotherPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, selector.Options{})
+		w.list(
+			w.at("here", home, time.Millisecond),
+			w.at("door", nextDoor, 2*time.Millisecond),
+			w.at("far1", farAway, 80*time.Millisecond),
+			w.at("far2", farAway, 95*time.Millisecond),
+		)
+		// What was measured here is not the distance from there.
+		if got := w.only(selector.Request{From: &farAway}); !slices.Equal(got, []string{"far1", "far2"}) {
+			t.Errorf("from far away: picked %v", got)
+		}
+		if got := w.only(selector.Request{From: &nextDoor}); !slices.Equal(got, []string{"door"}) {
+			t.Errorf("from next door: picked %v", got)
+		}
+		c := w.candidate("far2", selector.Request{From: &farAway})
+		if c.Circle != "zone" || c.DistanceSource != "assumed" || !c.Near {
+			t.Errorf("far2 from far away: %+v", c)
+		}
+		// Another rack of our own zone is as good as here.
+		rack := topology.Location{Region: "us", Zone: "us-a", Rack: "r9"}
+		if c := w.candidate("here", selector.Request{From: &rack}); c.DistanceSource != "measured" {
+			t.Errorf("from another rack: %+v", c)
+		}
+		// The tables of other places follow the list, too.
+		w.list(w.at("far3", farAway, 80*time.Millisecond))
+		if got := w.only(selector.Request{From: &farAway}); !slices.Equal(got, []string{"far3"}) {
+			t.Errorf("from far away, after the change: picked %v", got)
+		}
+		p := w.pick(selector.Request{From: &farAway})
+		if p.Circle() != "zone" {
+			t.Errorf("circle %q from far away, want zone", p.Circle())
+		}
+	})
+}
+
+func TestAnyNumberOfPlacesMayAsk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var entries []events.Entry
+		for i := range 200 {
+			entries = append(entries, instance(fmt.Sprint("i", i), topology.Location{Region: "us", Zone: fmt.Sprint("z", i)}))
+		}
+		w := start(t, selector.Options{}, entries...)
+		for range 2 {
+			for i := range 200 {
+				from := topology.Location{Region: "us", Zone: fmt.Sprint("z", i)}
+				if got := w.picks(5, selector.Request{From: &from})[fmt.Sprint("i", i)]; got != 5 {
+					t.Fatalf("from %v: %d of 5 picks went to the instance there", from, got)
+				}
+			}
+		}
+	})
+}
+
+func TestAvoidsWhoIsNotWanted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, instance("a", home), instance("b", home), instance("c", nextDoor))
+		for _, step := range []struct{ avoid, want []string }{
+			{[]string{"a"}, []string{"b"}},
+			{[]string{"a", "b"}, []string{"c"}},
+			{[]string{"c", "x"}, []string{"a", "b"}},
+		} {
+			if got := w.only(selector.Request{Avoid: step.avoid}); !slices.Equal(got, step.want) {
+				t.Errorf("avoiding %v: picked %v, want %v", step.avoid, got, step.want)
+			}
+		}
+		_, err := w.try(selector.Request{Avoid: []string{"a", "b", "c"}})
+		none, ok := errors.AsType[*selector.NoInstanceError](err)
+		if !ok || none.Avoided != 3 {
+			t.Errorf("error %v, want a NoInstanceError with three avoided", err)
+		}
+		if want := "selector: no usable instance of user: zone has 2, 2 usable; region has 1, 1 usable; 3 not wanted or tried already"; err.Error() != want {
+			t.Errorf("error %q, want %q", err, want)
+		}
+	})
+}
+
+func TestOnPickHearsOfEveryPickAndCannotEndIt(t *testing.T) {
+	for _, strategy := range selector.Strategies() {
+		t.Run(string(strategy), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				heard := make(map[string]int)
+				w := start(t, selector.Options{Strategy: strategy, OnPick: func(p selector.Pick) {
+					heard[p.ID+" "+p.Circle()]++
+					p.Done(errRefused)
+				}}, instance("a", home))
+				w.picks(10)
+				p := w.pick(selector.Request{Protocol: events.NATS})
+				if heard["a zone"] != 11 || len(heard) != 1 {
+					t.Errorf("heard of %v, want 11 times a zone", heard)
+				}
+				if c := w.candidate("a"); c.InFlight != 1 || c.Breaker != "closed" {
+					t.Errorf("in flight %d, breaker %s, want 1, closed", c.InFlight, c.Breaker)
+				}
+				p.Done(nil)
+			})
+		})
+	}
+}
+
+func TestDoneTwiceIsHarmless(t *testing.T) {
+	for _, strategy := range selector.Strategies() {
+		t.Run(string(strategy), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := start(t, selector.Options{Strategy: strategy}, instance("a", home))
+				p, q := w.pick(), w.pick()
+				p.Done(nil)
+				p.Done(errRefused)
+				p.DoneAfter(errRefused, time.Second)
+				if c := w.candidate("a"); c.InFlight != 1 || c.Breaker != "closed" {
+					t.Errorf("in flight %d, breaker %s, want 1, closed", c.InFlight, c.Breaker)
+				}
+				q.DoneAfter(nil, time.Millisecond)
+				q.Done(errRefused)
+				if c := w.candidate("a"); c.InFlight != 0 || c.Breaker != "closed" {
+					t.Errorf("in flight %d, breaker %s, want 0, closed", c.InFlight, c.Breaker)
+				}
+			})
+		})
+	}
+}
+
+// Who forgets to look at the error must not crash for it.
+func TestThePickOfAnErrorCanBeEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{})
+		p, err := w.try()
+		if !errors.Is(err, selector.ErrUnknownService) || p.Instance != nil {
+			t.Fatalf("picked %v, %v", p.Instance, err)
+		}
+		p.Done(nil)
+		p.DoneAfter(nil, 0)
+		if c := p.Circle(); c != "" {
+			t.Errorf("circle %q, want none", c)
+		}
+	})
+}

@@ -1,0 +1,184 @@
+package selector_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+// learned is what a candidate shows of what this caller has learned.
+func learned(c selector.Candidate) string {
+	return fmt.Sprintf("%d picks, %d in flight, %v ms, breaker %s, %v ms %s away",
+		c.Picks, c.InFlight, c.CallMS, c.Breaker, c.DistanceMS, c.DistanceSource)
+}
+
+// Whatever changes around an instance, or about it short of a restart or a
+// move, does not make this caller forget what it has learned.
+func TestWhatWasLearnedSurvivesChangesOfTheList(t *testing.T) {
+	type change = func(w *world, all []events.Entry) []events.Entry
+	copyOf := func(e events.Entry, f func(*events.Entry)) events.Entry {
+		in := *e.Instance
+		e.Instance = &in
+		f(&e)
+		return e
+	}
+	each := func(f func(*events.Entry)) change {
+		return func(_ *world, all []events.Entry) []events.Entry {
+			for i := range all {
+				all[i] = copyOf(all[i], f)
+			}
+			return all
+		}
+	}
+	for _, tt := range []struct {
+		name   string
+		change change
+	}{
+		{"the same list", func(_ *world, all []events.Entry) []events.Entry { return all }},
+		{"equal instances at other addresses in memory", each(func(*events.Entry) {})},
+		{"another weight", each(weight(7))},
+		{"other metadata", each(label("team", "b"))},
+		{"another version", each(func(e *events.Entry) { e.Version = "2" })},
+		{"another status", each(status(events.NotReady))},
+		{"draining", each(status(events.Draining))},
+		{"suspect", each(suspect)},
+		{"a further endpoint", each(func(e *events.Entry) {
+			e.Endpoints = map[string]string{events.TCP: e.Endpoints[events.TCP], events.NATS: "x"}
+		})},
+		{"another revision", func(_ *world, all []events.Entry) []events.Entry {
+			all[0].Revision++
+			return all
+		}},
+		{"others come before, between and after", func(w *world, all []events.Entry) []events.Entry {
+			return append(all, w.at("a", home, time.Millisecond), w.at("bb", home, time.Millisecond), w.at("z", farAway, time.Millisecond), w.at("a", farAway, time.Millisecond))
+		}},
+		{"others leave", func(w *world, all []events.Entry) []events.Entry {
+			w.list(append(all, w.at("a", home, time.Millisecond), w.at("bb", home, time.Millisecond))...)
+			return all
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, selector.Options{})
+				all := []events.Entry{
+					w.at("b", home, 300*time.Microsecond), w.at("c", home, 400*time.Microsecond), w.at("d", nextDoor, 2*time.Millisecond),
+				}
+				w.list(all...)
+				for _, id := range []string{"b", "c", "d"} {
+					p := w.aim(id)
+					p.DoneAfter(nil, 7*time.Millisecond)
+				}
+				w.aim("b")
+				w.call("c", errRefused)
+				before := make(map[string]string)
+				for _, id := range []string{"b", "c", "d"} {
+					before[id] = learned(w.candidate(id))
+				}
+				w.list(tt.change(w, slices.Clone(all))...)
+				for _, id := range []string{"b", "c", "d"} {
+					if got := learned(w.candidate(id)); got != before[id] {
+						t.Errorf("%s: %s, before %s", id, got, before[id])
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestWhatWasLearnedIsForgottenWhenItIsNotTheSameAnyMore(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		now  func(w *world) events.Entry
+	}{
+		{"another incarnation", func(w *world) events.Entry { return w.at("b", home, time.Millisecond, incarnation("2")) }},
+		{"another address", func(*world) events.Entry { return instance("b", home, endpoint(events.TCP, "10.9.9.9:9")) }},
+		{"another place", func(w *world) events.Entry { return w.at("b", nextDoor, time.Millisecond) }},
+		{"another host", func(w *world) events.Entry {
+			return w.at("b", topology.Location{Region: "us", Zone: "us-a", Host: "h2"}, time.Millisecond)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, selector.Options{
+					Location: topology.Location{Region: "us", Zone: "us-a", Host: "h2"},
+					Levels:   topology.Levels{topology.Host, topology.Zone, topology.Region},
+				})
+				w.list(w.at("b", home, time.Millisecond))
+				w.call("b", errRefused)
+				w.list(tt.now(w))
+				if c := w.candidate("b"); c.Picks != 0 || c.Breaker != "closed" {
+					t.Errorf("%s, want nothing learned", learned(c))
+				}
+			})
+		})
+	}
+}
+
+func TestStatsCountPicksOfThoseWhoLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, instance("a", home), instance("b", nextDoor), instance("c", nextDoor, status(events.NotReady)), instance("d", farAway))
+		w.picks(10)
+		w.picks(5, selector.Request{Avoid: []string{"a"}})
+		w.pick(selector.Request{Avoid: []string{"a", "b"}})
+		want := []selector.CircleStats{
+			{Service: "user", Circle: "zone", Picks: 10, Instances: 1, Usable: 1},
+			{Service: "user", Circle: "region", Picks: 5, Instances: 2, Usable: 1},
+			{Service: "user", Circle: "elsewhere", Picks: 1, Instances: 1, Usable: 1, InFlight: 1},
+		}
+		if got := w.Stats(); !slices.Equal(got, want) {
+			t.Errorf("stats %+v, want %+v", got, want)
+		}
+		w.list(instance("d", farAway))
+		w.send(events.Snapshot{Service: "user", Entries: []events.Entry{instance("d", farAway)}, Stale: true})
+		want = []selector.CircleStats{
+			{Service: "user", Circle: "zone", Picks: 10, Stale: true},
+			{Service: "user", Circle: "region", Picks: 5, Stale: true},
+			{Service: "user", Circle: "elsewhere", Picks: 1, Instances: 1, Usable: 1, InFlight: 1, Stale: true},
+		}
+		if got := w.Stats(); !slices.Equal(got, want) {
+			t.Errorf("after two have left: stats %+v, want %+v", got, want)
+		}
+	})
+}
+
+func TestStatsKnowNothingBeforeTheFirstSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, selector.Options{FirstSnapshot: time.Millisecond})
+		_, _ = w.try()
+		if got := w.Stats(); got != nil {
+			t.Errorf("stats %+v, want none", got)
+		}
+	})
+}
+
+func TestAStaleListIsUsedAndSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := instance("a", home)
+		w := start(t, selector.Options{}, a)
+		if w.explain().Stale {
+			t.Error("stale, want fresh")
+		}
+		w.send(events.Snapshot{Service: "user", Entries: []events.Entry{a}, Stale: true})
+		if !w.explain().Stale {
+			t.Error("fresh, want stale")
+		}
+		w.picks(3)
+		// Breakers still take out who is dead.
+		w.list(a, instance("b", home))
+		w.send(events.Snapshot{Service: "user", Entries: []events.Entry{a, instance("b", home)}, Stale: true})
+		w.call("a", errRefused)
+		if got := w.only(); !slices.Equal(got, []string{"b"}) {
+			t.Errorf("picked %v from the stale list, want b", got)
+		}
+		w.send(events.Snapshot{Service: "user", Entries: []events.Entry{a}})
+		if w.explain().Stale {
+			t.Error("stale again, want fresh")
+		}
+	})
+}

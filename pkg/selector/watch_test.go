@@ -1,0 +1,493 @@
+package selector_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+// board is a source of many services. It is empty until it is written to.
+type board struct {
+	mu       sync.Mutex
+	entries  map[string][]events.Entry
+	changed  chan struct{} // closed by a change
+	watching map[string]int
+	begun    atomic.Int64
+}
+
+func newBoard() *board {
+	return &board{entries: map[string][]events.Entry{}, changed: make(chan struct{}), watching: map[string]int{}}
+}
+
+func (b *board) write(service string, entries ...events.Entry) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.entries[service] = sortEntries(entries)
+	close(b.changed)
+	b.changed = make(chan struct{})
+}
+
+func (b *board) Watch(ctx context.Context, service string, apply func(events.Snapshot)) error {
+	b.begun.Add(1)
+	b.mu.Lock()
+	b.watching[service]++
+	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.watching[service]--; b.watching[service] == 0 {
+			delete(b.watching, service)
+		}
+	}()
+	for ctx.Err() == nil {
+		b.mu.Lock()
+		entries, changed := b.entries[service], b.changed
+		b.mu.Unlock()
+		apply(events.Snapshot{Service: service, Entries: entries})
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+	return ctx.Err()
+}
+
+// watches is how many services are watched, and fails if one is twice.
+func (b *board) watches(t *testing.T) int {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for service, n := range b.watching {
+		if n > 1 {
+			t.Errorf("%s is watched %d times", service, n)
+		}
+	}
+	return len(b.watching)
+}
+
+func TestTheFirstPickWaitsForTheFirstSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, selector.Options{})
+		begin := time.Now()
+		var picks sync.WaitGroup
+		for range 10 {
+			picks.Go(func() {
+				p, err := w.Pick(t.Context(), "user")
+				if err != nil || p.ID != "a" {
+					t.Errorf("picked %v, %v, want a", p.Instance, err)
+				}
+				if took := time.Since(begin); took != time.Second {
+					t.Errorf("waited %v, want 1s", took)
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		w.lists <- events.Snapshot{Service: "user", Entries: []events.Entry{instance("a", home)}}
+		picks.Wait()
+	})
+}
+
+func TestTheWaitForTheFirstSnapshotIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, selector.Options{})
+		for _, tt := range []struct {
+			name  string
+			limit time.Duration
+			want  time.Duration
+			cause error
+		}{
+			{"by the option", time.Minute, 5 * time.Second, context.DeadlineExceeded},
+			{"by the context", time.Second, time.Second, context.DeadlineExceeded},
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), tt.limit)
+			begin := time.Now()
+			_, err := w.Pick(ctx, "user")
+			if took := time.Since(begin); took != tt.want {
+				t.Errorf("%s: waited %v, want %v", tt.name, took, tt.want)
+			}
+			if !errors.Is(err, selector.ErrNoSnapshot) || !errors.Is(err, tt.cause) {
+				t.Errorf("%s: error %v, want ErrNoSnapshot and %v", tt.name, err, tt.cause)
+			}
+			if want := `selector: the registry has not answered yet, nothing is known of service "user": context deadline exceeded`; err.Error() != want {
+				t.Errorf("%s: error %q, want %q", tt.name, err, want)
+			}
+			cancel()
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := w.Explain(ctx, selector.Request{Service: "user"}); !errors.Is(err, selector.ErrNoSnapshot) || !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v, want ErrNoSnapshot and context.Canceled", err)
+		}
+	})
+}
+
+func TestErrorsTellUnknownFromUnusableFromUnanswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoard()
+		b.write("sick", instance("a", home, status(events.NotReady)))
+		w := newWorld(t, selector.Options{Source: b})
+		ask := map[string]func(service string) error{
+			"Pick":    func(service string) error { _, err := w.Pick(t.Context(), service); return err },
+			"PickFor": func(service string) error { _, err := w.PickFor(t.Context(), selector.Request{Service: service}); return err },
+			"Do": func(service string) error {
+				return w.Do(t.Context(), service, func(context.Context, *events.Instance) error {
+					t.Error("called")
+					return nil
+				})
+			},
+			"Explain": func(service string) error {
+				_, err := w.Explain(t.Context(), selector.Request{Service: service})
+				if service == "sick" && err == nil {
+					return &selector.NoInstanceError{} // it explains why
+				}
+				return err
+			},
+		}
+		for name, f := range ask {
+			if err := f("nobody"); !errors.Is(err, selector.ErrUnknownService) || err.Error() != `selector: unknown service "nobody"` {
+				t.Errorf("%s: error %v, want ErrUnknownService", name, err)
+			}
+			if err := f("sick"); !errors.Is(err, selector.ErrNoInstance) || errors.Is(err, selector.ErrUnknownService) {
+				t.Errorf("%s: error %v, want ErrNoInstance", name, err)
+			}
+			for _, bad := range []string{"", "a.b", "*", ">", "Ä", "a b", "A", "-a", strings.Repeat("a", 64), "$SYS"} {
+				err := f(bad)
+				if _, ok := errors.AsType[*events.FieldError](err); !ok {
+					t.Errorf("%s(%q): error %v, want a FieldError", name, bad, err)
+				}
+			}
+		}
+		if got := w.Close(); got != nil {
+			t.Errorf("Close: %v", got)
+		}
+		for name, f := range ask {
+			if err := f("sick"); !errors.Is(err, selector.ErrClosed) {
+				t.Errorf("%s after Close: error %v, want ErrClosed", name, err)
+			}
+		}
+		if b.watches(t) != 0 {
+			t.Error("something is still watched")
+		}
+	})
+}
+
+func TestNoInstanceErrorCountsEveryCircle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{},
+			instance("a", home, status(events.NotReady)), instance("b", home, status(events.NotReady), suspect),
+			instance("c", home), instance("d", home, status(events.Draining)), instance("e", home, status(events.Draining)),
+			instance("f", farAway, suspect), instance("g", farAway), instance("h", farAway, endpoint(events.GRPC, "10.0.0.1:1")),
+		)
+		w.call("c", errRefused)
+		w.call("e", errRefused)
+		time.Sleep(time.Second)
+		_, err := w.try(selector.Request{Protocol: events.NATS, Avoid: []string{"c", "d", "e", "f", "g"}})
+		none, ok := errors.AsType[*selector.NoInstanceError](err)
+		if !ok {
+			t.Fatalf("error %v, want a NoInstanceError", err)
+		}
+		want := []selector.CircleCount{
+			{Circle: "zone", Total: 5, Open: 1, Draining: 2, NotReady: 2},
+			{Circle: "elsewhere", Total: 3, Usable: 1, Suspect: 1, Other: 1},
+		}
+		if len(none.Circles) != 2 || none.Circles[0] != want[0] || none.Circles[1] != want[1] || none.Avoided != 5 || none.Service != "user" {
+			t.Errorf("%+v, want %+v and 5 avoided", none, want)
+		}
+		text := "selector: no usable instance of user: zone has 5, 1 with an open breaker, 2 draining, 2 not ready; " +
+			"elsewhere has 3, 1 usable, 1 suspect, 1 without the protocol; 5 not wanted or tried already"
+		if err.Error() != text {
+			t.Errorf("error %q, want %q", err, text)
+		}
+	})
+}
+
+func TestAServiceThatBecomesKnownLaterIsPicked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoard()
+		w := newWorld(t, selector.Options{Source: b})
+		if _, err := w.try(); !errors.Is(err, selector.ErrUnknownService) {
+			t.Fatalf("error %v, want ErrUnknownService", err)
+		}
+		b.write("user", instance("a", home))
+		synctest.Wait()
+		if got := w.picks(3)["a"]; got != 3 {
+			t.Errorf("%d of 3 picks", got)
+		}
+		b.write("user")
+		synctest.Wait()
+		if _, err := w.try(); !errors.Is(err, selector.ErrUnknownService) {
+			t.Errorf("error %v after the last has left, want ErrUnknownService", err)
+		}
+	})
+}
+
+func TestUnknownNamesDoNotAddUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoard()
+		for i := range 50 {
+			b.write(fmt.Sprint("real", i), instance("a", home))
+		}
+		w := newWorld(t, selector.Options{Source: b})
+		for i := range 50 {
+			if _, err := w.Pick(t.Context(), fmt.Sprint("real", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range 2000 {
+			time.Sleep(time.Microsecond)
+			if _, err := w.Pick(t.Context(), fmt.Sprint("fake", i)); !errors.Is(err, selector.ErrUnknownService) {
+				t.Fatalf("fake%d: %v", i, err)
+			}
+			if i%3 == 0 { // one that is asked for all the time
+				if _, err := w.Pick(t.Context(), "soon"); !errors.Is(err, selector.ErrUnknownService) {
+					t.Fatal(err)
+				}
+			}
+		}
+		synctest.Wait()
+		if got := b.watches(t); got > 50+128 {
+			t.Errorf("%d services are watched after 2000 unknown names, want at most 178", got)
+		}
+		if begun := b.begun.Load(); begun != 50+2000+1 {
+			t.Errorf("%d watches were begun, want 2051: what is asked for all the time is kept", begun)
+		}
+		if got := len(w.Stats()); got > 3*(50+128) {
+			t.Errorf("stats of %d circles", got)
+		}
+		// All that exist, and may come to exist, are still picked.
+		b.write("soon", instance("a", home))
+		b.write("fake3", instance("a", home))
+		synctest.Wait()
+		for _, name := range []string{"real0", "real49", "soon", "fake3"} {
+			if _, err := w.Pick(t.Context(), name); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	})
+}
+
+// Names that push each other out while the registry does not answer must not
+// look as if the selector were closed.
+func TestAPickThatWaitsSurvivesAFloodOfNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoard()
+		answer := make(chan struct{})
+		w := newWorld(t, selector.Options{Source: watching(func(ctx context.Context, service string, apply func(events.Snapshot)) error {
+			select {
+			case <-answer:
+				return b.Watch(ctx, service, apply)
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})})
+		b.write("user", instance("a", home))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var waiting sync.WaitGroup
+		var picked atomic.Int64
+		for i := range 1000 {
+			waiting.Go(func() {
+				_, err := w.Pick(ctx, fmt.Sprint("fake", i))
+				if !errors.Is(err, selector.ErrUnknownService) && !errors.Is(err, selector.ErrNoSnapshot) {
+					t.Errorf("fake%d: %v", i, err)
+				}
+			})
+			if i%250 == 0 {
+				waiting.Go(func() {
+					p, err := w.Pick(ctx, "user")
+					if err != nil {
+						t.Errorf("user: %v", err)
+						return
+					}
+					picked.Add(1)
+					p.Done(nil)
+				})
+			}
+		}
+		time.Sleep(time.Second)
+		close(answer)
+		waiting.Wait()
+		if got := picked.Load(); got != 4 {
+			t.Errorf("%d of 4 picks of a service that exists", got)
+		}
+		synctest.Wait()
+		if got := b.watches(t); got > 129 {
+			t.Errorf("%d services are watched, want at most 129", got)
+		}
+	})
+}
+
+func TestASourceThatEndsLeavesTheLastView(t *testing.T) {
+	for _, end := range []error{nil, errors.New("the disk is gone")} {
+		t.Run(fmt.Sprint(end), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log strings.Builder
+				w := newWorld(t, selector.Options{
+					Logger: slog.New(slog.NewTextHandler(&log, nil)),
+					Source: watching(func(_ context.Context, service string, apply func(events.Snapshot)) error {
+						apply(events.Snapshot{Service: service, Entries: []events.Entry{instance("a", home)}})
+						return end
+					}),
+				})
+				w.picks(3)
+				synctest.Wait()
+				if said := strings.Contains(log.String(), "the source of instances ended"); said != (end != nil) {
+					t.Errorf("log: %s", log.String())
+				}
+			})
+		})
+	}
+}
+
+func TestCloseMayBeCalledTwiceAndDuringCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(3)...)
+		p := w.pick()
+		var all sync.WaitGroup
+		for i := range 20 {
+			all.Go(func() {
+				for {
+					p, err := w.Pick(t.Context(), "user")
+					if errors.Is(err, selector.ErrClosed) {
+						return
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					time.Sleep(time.Millisecond)
+					if i%4 == 0 {
+						p.Done(errRefused)
+					} else {
+						p.Done(nil)
+					}
+				}
+			})
+		}
+		time.Sleep(20 * time.Millisecond)
+		for range 3 {
+			all.Go(func() {
+				if err := w.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+		p.Done(errRefused) // late, and harmless
+	})
+}
+
+func TestClosePutsAnEndToWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, selector.Options{})
+		var waiting sync.WaitGroup
+		waiting.Go(func() {
+			if _, err := w.Pick(t.Context(), "user"); !errors.Is(err, selector.ErrClosed) {
+				t.Errorf("error %v, want ErrClosed", err)
+			}
+		})
+		synctest.Wait()
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+		waiting.Wait()
+	})
+}
+
+func TestCloseWaitsForATableThatIsDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(3)...)
+		w.call("i0", errRefused) // a new table at once
+		w.call("i1", errRefused) // and one that waits
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestNewRefusesWhatCannotWork(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		o    selector.Options
+		want string
+	}{
+		{"strategy", selector.Options{Strategy: "best"}, `selector: strategy "best"`},
+		{"levels", selector.Options{Levels: topology.Levels{"region", "zone"}}, "selector: topology: level \"zone\" comes after a wider one"},
+		{"too many levels", selector.Options{Levels: manyLevels(33)}, "selector: 33 levels, want at most 32"},
+		{"slack", selector.Options{NearSlack: -1}, "selector: near slack -1ns"},
+		{"factor", selector.Options{NearFactor: 0.5}, "selector: near factor 0.5"},
+		{"wait", selector.Options{FirstSnapshot: -1}, "selector: wait for the first snapshot -1ns"},
+		{"attempts", selector.Options{Attempts: -1}, "selector: -1 attempts"},
+		{"backoff", selector.Options{Backoff: -1}, "selector: backoff -1ns"},
+		{"budget", selector.Options{Budget: nan()}, "selector: the retry budget is not a number"},
+		{"connection", selector.Options{}, "selector: kv: open: no NATS connection was given"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, err := selector.New(t.Context(), nil, tt.o)
+			if err == nil {
+				_ = s.Close()
+				t.Fatal("no error")
+			}
+			if !strings.HasPrefix(err.Error(), tt.want) {
+				t.Errorf("error %q, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func manyLevels(n int) topology.Levels {
+	var levels topology.Levels
+	for i := range n {
+		levels = append(levels, topology.Level(fmt.Sprint("l", i)))
+	}
+	return levels
+}
+
+func nan() float64 { zero := 0.0; return zero / zero }
+
+func TestTheLocationComesFromTheEnvironment(t *testing.T) {
+	t.Setenv("PROXIMA_REGION", "us")
+	t.Setenv("PROXIMA_ZONE", "us-b")
+	synctest.Test(t, func(t *testing.T) {
+		s, err := selector.New(t.Context(), nil, selector.Options{Source: always(instance("here", home), instance("door", nextDoor))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = s.Close() }()
+		if got := s.Location(); got != nextDoor {
+			t.Errorf("location %v, want %v", got, nextDoor)
+		}
+		p, err := s.Pick(t.Context(), "user")
+		if err != nil || p.ID != "door" {
+			t.Errorf("picked %v, %v, want door", p.Instance, err)
+		}
+	})
+}
+
+func TestALocationThatCannotBeReadIsLoggedAndUnknown(t *testing.T) {
+	t.Setenv("PROXIMA_REGION", "not a region")
+	t.Setenv("PROXIMA_ZONE", "")
+	var log strings.Builder
+	s, err := selector.New(t.Context(), nil, selector.Options{Source: always(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	if s.Location().Region != "" || !strings.Contains(log.String(), "not a region") {
+		t.Errorf("location %v, log %s", s.Location(), log.String())
+	}
+}
