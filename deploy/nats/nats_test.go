@@ -1,19 +1,25 @@
 // Package nats_test starts the configurations of this folder, for real, and
-// checks that they offer what the registry is made of.
+// checks that the registry runs on them.
 package nats_test
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
 // patience is how long something may take that takes seconds: a first
@@ -57,44 +63,42 @@ func TestOneNodeRunsTheRegistryAndKeepsItOverAKill(t *testing.T) {
 	t.Parallel()
 	n := startSingle(t)
 	nc := connect(t, n)
-	js := createRegistry(t, nc, 1)
-	seq := put(t, js, "user", "before the kill")
-	leasesExpire(t, nc, js)
+	r := announce(t, nc, 20)
+	v := watch(t, nc)
+	v.until(t, "all listed", v.all(20))
 
 	n.kill()
+	v.until(t, "stale", func(s events.Snapshot) bool { return s.Stale })
 	n.start(t)
 
-	if got := get(t, js, "user"); got.Sequence != seq || string(got.Data) != "before the kill" {
-		t.Errorf("after the restart: sequence %d, %q; want %d", got.Sequence, got.Data, seq)
+	v.until(t, "all listed by a registry that answers", v.all(20))
+	leavesAndExpires(t, nc, v, r)
+	if v.fewest() < 20 {
+		t.Errorf("there was a view of %d of 20 instances", v.fewest())
 	}
-	put(t, js, "user", "after the kill")
-	leasesExpire(t, nc, js)
 }
 
-func TestThreeNodesRunTheRegistryAndLoseOneWithoutLosingAWrite(t *testing.T) {
+func TestThreeNodesRunTheRegistryAndLoseOneWithoutLosingAnInstance(t *testing.T) {
 	t.Parallel()
 	nodes := startCluster(t)
 	nc := connect(t, nodes...)
-	js := createRegistry(t, nc, len(nodes))
-	seq := put(t, js, "user", "before the kill")
-	leasesExpire(t, nc, js)
+	r := announce(t, nc, 20)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := len(clusterOf(t, js).Replicas) + 1; got != len(nodes) {
+		t.Fatalf("the bucket has %d replicas, want %d", got, len(nodes))
+	}
 
 	// The worst of the three: the one that leads the stream.
 	leader, others := split(t, nodes, clusterOf(t, js).Leader)
-	watcher := connect(t, others[0])
-	heard := subscribe(t, watcher)
+	v := watch(t, connect(t, others[0]))
+	v.until(t, "all listed", v.all(20))
 	leader.kill()
 	killed := time.Now()
-	put(t, js, "order", "without a leader")
-	t.Logf("written %.1f s after the leader was killed", time.Since(killed).Seconds())
-
-	if got := get(t, js, "user"); got.Sequence != seq {
-		t.Errorf("the record is at sequence %d after the kill, want %d", got.Sequence, seq)
-	}
-	if msg := next(t, heard); msg.Subject != "proxima.inst.order" {
-		t.Errorf("a watcher of another node heard of %s", msg.Subject)
-	}
-	leasesExpire(t, nc, js)
+	leavesAndExpires(t, connect(t, others[1]), v, r)
+	t.Logf("a change was made and seen %.1f s after the leader was killed", time.Since(killed).Seconds())
 
 	leader.start(t)
 	eventually(t, "the killed node catches up", func(context.Context) error {
@@ -105,6 +109,10 @@ func TestThreeNodesRunTheRegistryAndLoseOneWithoutLosingAWrite(t *testing.T) {
 		}
 		return nil
 	})
+	v.until(t, "all listed still", v.all(20))
+	if v.fewest() < 20 {
+		t.Errorf("there was a view of %d of 20 instances", v.fewest())
+	}
 }
 
 // connect connects to the nodes as the commands do: for ever, and without a
@@ -125,124 +133,124 @@ func connect(t *testing.T, nodes ...*node) *nats.Conn {
 	return nc
 }
 
-// createRegistry makes a stream with every feature that the registry's has,
-// once JetStream has a leader.
-func createRegistry(t *testing.T, nc *nats.Conn, replicas int) jetstream.JetStream {
+// open opens the registry, once JetStream has a leader.
+func open(t *testing.T, nc *nats.Conn) *kv.Registry {
 	t.Helper()
-	js, err := jetstream.New(nc)
+	var r *kv.Registry
+	eventually(t, "the registry is open", func(ctx context.Context) (err error) {
+		r, err = kv.Open(ctx, nc, kv.Options{Logger: slog.New(slog.DiscardHandler)})
+		return err
+	})
+	return r
+}
+
+func instance(id string) events.Instance {
+	return events.Instance{ID: id, Service: "user", Endpoints: map[string]string{events.NATS: "user." + id}, TTL: 15 * time.Second}
+}
+
+// announce keeps n instances announced until the test ends.
+func announce(t *testing.T, nc *nats.Conn, n int) *kv.Registry {
+	t.Helper()
+	r := open(t, nc)
+	for i := range n {
+		a, err := r.Announce(instance(fmt.Sprintf("i%d", i)), kv.AnnounceOptions{Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = a.Leave(context.Background()) }) // the server may be gone
+	}
+	return r
+}
+
+// leavesAndExpires lists two more instances: one leaves, one dies.
+func leavesAndExpires(t *testing.T, nc *nats.Conn, v *viewer, announced *kv.Registry) {
+	t.Helper()
+	n := len(v.get().Entries)
+	a, err := announced.Announce(instance("leaver"), kv.AnnounceOptions{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "JetStream has a leader", func(ctx context.Context) error {
-		_, err := js.AccountInfo(ctx)
+	mortal := instance("mortal")
+	mortal.TTL = time.Second
+	r := open(t, nc)
+	eventually(t, "an instance that nobody renews is listed", func(ctx context.Context) error {
+		_, err := r.Register(ctx, mortal, 0)
 		return err
 	})
-	eventually(t, "the stream is made", func(ctx context.Context) error {
-		_, err := js.CreateStream(ctx, jetstream.StreamConfig{
-			Name: "KV_proxima", Subjects: []string{"$KV.proxima.>"}, Replicas: replicas,
-			MaxMsgsPerSubject: 1, Discard: jetstream.DiscardOld,
-			AllowMsgTTL: true, SubjectDeleteMarkerTTL: time.Hour, AllowMsgSchedules: true,
-			AllowRollup: true, AllowDirect: true, DenyDelete: true,
-			RePublish: &jetstream.RePublish{Source: "$KV.proxima.inst.>", Destination: "proxima.inst.>"},
-		})
-		return err
-	})
-	return js
-}
-
-// put writes a record until a server has acknowledged it.
-func put(t *testing.T, js jetstream.JetStream, id, data string) uint64 {
-	t.Helper()
-	var seq uint64
-	eventually(t, "a record is written", func(ctx context.Context) error {
-		ack, err := js.Publish(ctx, "$KV.proxima.inst."+id, []byte(data), jetstream.WithMsgTTL(time.Hour))
-		if err == nil {
-			seq = ack.Sequence
-		}
-		return err
-	})
-	return seq
-}
-
-func get(t *testing.T, js jetstream.JetStream, id string) *jetstream.RawStreamMsg {
-	t.Helper()
-	var msg *jetstream.RawStreamMsg
-	eventually(t, "a record is read", func(ctx context.Context) error {
-		stream, err := js.Stream(ctx, "KV_proxima")
-		if err != nil {
-			return err
-		}
-		msg, err = stream.GetLastMsgForSubject(ctx, "$KV.proxima.inst."+id)
-		return err
-	})
-	return msg
-}
-
-// leasesExpire checks that a record goes when its schedule fires, and that
-// watchers hear of it.
-func leasesExpire(t *testing.T, nc *nats.Conn, js jetstream.JetStream) {
-	t.Helper()
-	heard := subscribe(t, nc)
-	put(t, js, "mortal", "a second to live")
-	if msg := next(t, heard); msg.Subject != "proxima.inst.mortal" || string(msg.Data) != "a second to live" {
-		t.Fatalf("heard %q on %s, want the record", msg.Data, msg.Subject)
+	v.until(t, "the instance that leaves", v.lists("leaver", true))
+	if err := a.Leave(t.Context()); err != nil {
+		t.Errorf("leave: %v", err)
 	}
-	lease := &nats.Msg{Subject: "$KV.proxima.lease.mortal", Header: nats.Header{"Kv-Operation": {"PURGE"}}}
-	eventually(t, "a lease is written", func(ctx context.Context) error {
-		_, err := js.PublishMsg(ctx, lease,
-			jetstream.WithScheduleEvery(time.Second), jetstream.WithScheduleTTL(time.Hour),
-			jetstream.WithScheduleTarget("$KV.proxima.inst.mortal"), jetstream.WithMsgTTL(time.Minute))
-		return err
-	})
-	for msg := next(t, heard); msg.Header.Get("Nats-Scheduler") != lease.Subject; msg = next(t, heard) {
-		if msg.Subject != "proxima.inst.mortal" || len(msg.Data) == 0 {
-			t.Fatalf("heard of %s, header %v; want its removal by the lease", msg.Subject, msg.Header)
-		}
-	}
-
-	// Removes record and schedule in one message, as a deregistration does.
-	eventually(t, "the schedule is removed", func(ctx context.Context) error {
-		_, err := js.PublishMsg(ctx, &nats.Msg{Subject: "$KV.proxima.inst.mortal", Header: nats.Header{
-			"Kv-Operation": {"PURGE"}, "Nats-Schedule-Next": {"purge"}, "Nats-Scheduler": {lease.Subject},
-		}}, jetstream.WithMsgTTL(time.Hour))
-		return err
-	})
-	eventually(t, "the lease is gone", func(ctx context.Context) error {
-		stream, err := js.Stream(ctx, "KV_proxima")
-		if err != nil {
-			return err
-		}
-		_, err = stream.GetLastMsgForSubject(ctx, lease.Subject)
-		switch {
-		case errors.Is(err, jetstream.ErrMsgNotFound):
-			return nil
-		case err != nil:
-			return err
-		default:
-			return errors.New("it is still there")
-		}
-	})
+	v.until(t, "neither the one that left nor the one that died", v.all(n))
 }
 
-// subscribe hears of the registry's changes.
-func subscribe(t *testing.T, nc *nats.Conn) *nats.Subscription {
-	t.Helper()
-	sub, err := nc.SubscribeSync("proxima.inst.>")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = sub.Unsubscribe() })
-	eventually(t, "the subscription stands", nc.FlushWithContext)
-	return sub
+// viewer is what a caller sees.
+type viewer struct {
+	mu     sync.Mutex
+	last   events.Snapshot
+	least  int // instances in a view, after the first whole one
+	change chan struct{}
 }
 
-func next(t *testing.T, sub *nats.Subscription) *nats.Msg {
+func watch(t *testing.T, nc *nats.Conn) *viewer {
 	t.Helper()
-	msg, err := sub.NextMsg(patience)
-	if err != nil {
-		t.Fatalf("no change was heard: %v", err)
+	v := &viewer{change: make(chan struct{}, 1), least: 1 << 30}
+	r := open(t, nc)
+	ctx, cancel := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	watching.Go(func() { _ = r.Watch(ctx, "user", v.apply) }) // until ctx ends
+	t.Cleanup(func() { cancel(); watching.Wait() })
+	return v
+}
+
+func (v *viewer) apply(s events.Snapshot) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(s.Entries) < len(v.last.Entries) {
+		v.least = min(v.least, len(s.Entries))
 	}
-	return msg
+	v.last = s
+	select {
+	case v.change <- struct{}{}:
+	default:
+	}
+}
+
+func (v *viewer) get() events.Snapshot {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.last
+}
+
+// fewest is the smallest view that a larger one shrank to.
+func (v *viewer) fewest() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.least
+}
+
+func (v *viewer) all(n int) func(events.Snapshot) bool {
+	return func(s events.Snapshot) bool { return !s.Stale && len(s.Entries) == n }
+}
+
+func (v *viewer) lists(id string, want bool) func(events.Snapshot) bool {
+	return func(s events.Snapshot) bool {
+		return want == slices.ContainsFunc(s.Entries, func(e events.Entry) bool { return e.ID == id })
+	}
+}
+
+func (v *viewer) until(t *testing.T, what string, ok func(events.Snapshot) bool) {
+	t.Helper()
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	for !ok(v.get()) {
+		select {
+		case <-v.change:
+		case <-late.C:
+			s := v.get()
+			t.Fatalf("after %v still not: %s; %d instances, stale %t", patience, what, len(s.Entries), s.Stale)
+		}
+	}
 }
 
 // clusterOf is who keeps the stream.

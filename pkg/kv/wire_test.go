@@ -26,6 +26,7 @@ type wire struct {
 	lose  func(subject string, msg []byte) bool // of what the server sends
 	drops int
 	deaf  bool // nothing gets through, and nobody is told
+	dead  bool // cut for ever
 }
 
 func newWire(ns *server.Server) *wire { return &wire{ns: ns} }
@@ -120,10 +121,21 @@ func (w *wire) forward(client io.Writer, from io.Reader) {
 // cut closes all connections and refuses new ones.
 func (w *wire) cut() { w.lead(nil) }
 
+// kill cuts the wire for ever.
+func (w *wire) kill() {
+	w.mu.Lock()
+	w.dead = true
+	w.mu.Unlock()
+	w.cut()
+}
+
 // lead closes all connections; new ones go to ns.
 func (w *wire) lead(ns *server.Server) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.dead {
+		ns = nil
+	}
 	w.ns, w.deaf = ns, false
 	for _, c := range w.ends {
 		c.Close()
