@@ -93,7 +93,7 @@ func parseEntry(data []byte, d defaults) (*entry, error) {
 	if e.record, err = events.Encode(e.instance); err != nil {
 		return nil, fieldError(err)
 	}
-	if e.ask, err = checkFor(e.check, e.instance.Endpoints); err != nil {
+	if e.ask, err = checkFor(e.check, e.instance.Endpoints, false); err != nil {
 		return nil, err
 	}
 	return e, nil

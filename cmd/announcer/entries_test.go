@@ -85,7 +85,7 @@ func TestEntriesAreFilledIn(t *testing.T) {
 				t.Errorf("zone by %q, want %q", got, tt.zoneBy)
 			}
 			if e.instance.TTL != events.DefaultTTL || e.instance.Weight != events.DefaultWeight || e.instance.Status != events.Up ||
-				e.drain != here.drain || e.ask == nil {
+				e.drain != here.drain || e.ask != nil {
 				t.Errorf("entry %+v", e)
 			}
 		})

@@ -21,7 +21,7 @@ func (c *fileCommand) Help() string {
 
   [{"service":"user", "id":"user-1", "endpoints":{"http":"10.0.0.5:8080"}, "check":"http://10.0.0.5:8080/healthz", "drain":"5s"}]
 
-Entries may have all fields of the registry's record. Where an entry does not say where its instance runs, it is taken to run where the announcer does. Without a check, one connects to its first host:port; "none" checks nothing.
+Entries may have all fields of the registry's record. Where an entry does not say where its instance runs, it is taken to run where the announcer does. Without a check, an instance is taken to work.
 
 When the file changes, instances are added, changed and taken out. A file with a fault is reported and changes nothing.`
 }

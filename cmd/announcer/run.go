@@ -28,7 +28,7 @@ type runCommand struct {
 	Endpoint       daemon.Pairs  `required:"" placeholder:"PROTOCOL=ADDRESS" help:"Where it is called: http, https, grpc or tcp=host:port, or nats=subject. Once for each."`
 	ID             string        `name:"id" placeholder:"ID" help:"Its name within the service. Default: the service and 8 random characters."`
 	TTL            time.Duration `name:"ttl" default:"15s" placeholder:"DURATION" help:"Lease: so long after its announcer died it is taken out; whole seconds (${default})."`
-	Check          string        `placeholder:"URL" help:"What must pass before it is announced, and keeps it ready: http://…, https://…, tcp://host:port, grpc://host:port[/service], or none. Default: a TCP connection to its first host:port."`
+	Check          string        `placeholder:"URL" help:"What must pass before it is announced, and keeps it ready: http://…, https://…, tcp://host:port, grpc://host:port[/service], or none. Default: none; with a command, it is announced when its first host:port accepts a connection, after 3s at the latest."`
 	Drain          time.Duration `default:"5s" placeholder:"DURATION" help:"When told to stop: how long it is announced as draining before it leaves (${default})."`
 	Metadata       daemon.Pairs  `placeholder:"KEY=VALUE" help:"Metadata, once for each."`
 	Weight         int           `default:"100" placeholder:"NUMBER" help:"Share of calls relative to the others', 1 to 10000 (${default})."`
@@ -166,28 +166,52 @@ func (c *runCommand) instance(s *session) (events.Instance, check.Func, error) {
 	if c.Drain < 0 {
 		return in, nil, daemon.Usagef("--drain %s: want 0 or more", c.Drain)
 	}
-	ask, err := checkFor(c.Check, in.Endpoints)
+	ask, err := checkFor(c.Check, in.Endpoints, len(c.Command) > 0)
 	if err != nil {
 		return in, nil, daemon.Usagef("--%w", err) // it begins with "check"
 	}
 	return in, ask, nil
 }
 
-// checkFor reads a check; the default is a connection to the first endpoint
-// that is an address, for nothing may be listed before it listens.
-func checkFor(text string, endpoints map[string]string) (check.Func, error) {
-	switch text {
-	case noCheck:
+// startPatience is how long a command without a --check may take to listen.
+const startPatience = 3 * time.Second
+
+// checkFor reads a check. The default is none: whoever announces what runs
+// already knows that it does. A command that was just started does not listen
+// yet, so its default waits for that, though not for ever: it says nothing about
+// what the command is like later.
+func checkFor(text string, endpoints map[string]string, starts bool) (check.Func, error) {
+	switch {
+	case text == noCheck, text == "" && !starts:
 		return nil, nil
-	case "":
-		for _, protocol := range []string{events.HTTP, events.HTTPS, events.GRPC, events.TCP} {
-			if address, ok := endpoints[protocol]; ok {
-				return check.TCP(address), nil
-			}
-		}
-		return nil, nil
+	case text != "":
+		return check.Parse(text)
 	}
-	return check.Parse(text)
+	for _, protocol := range []string{events.HTTP, events.HTTPS, events.GRPC, events.TCP} {
+		if address, ok := endpoints[protocol]; ok {
+			return listening(check.TCP(address)), nil
+		}
+	}
+	return nil, nil
+}
+
+// listening passes for good when ask has passed once, or has failed for too long.
+func listening(ask check.Func) check.Func {
+	var since time.Time
+	passed := false
+	return func(ctx context.Context) error {
+		if passed {
+			return nil
+		}
+		if since.IsZero() {
+			since = time.Now()
+		}
+		err := ask(ctx)
+		if passed = err == nil || time.Since(since) >= startPatience; passed {
+			return nil
+		}
+		return err
+	}
 }
 
 // randomID is the service and 8 random characters, short enough for an id.

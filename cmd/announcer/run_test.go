@@ -88,7 +88,7 @@ func TestNothingIsListedBeforeItListens(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	backend := newPort(t)
-	p := start(t, nil, announce(r.url, backend.addr, "--admin", "127.0.0.1:0")...)
+	p := start(t, nil, announce(r.url, backend.addr, "--check", "tcp://"+backend.addr, "--admin", "127.0.0.1:0")...)
 	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)[1]
 	p.says(`msg="waiting for the check to pass" .*tcp://` + backend.addr + `: connect: connection refused`)
 	if in := r.find(user1); in != nil {
@@ -104,7 +104,15 @@ func TestNothingIsListedBeforeItListens(t *testing.T) {
 func TestWithoutACheckItIsListedAtOnce(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
-	start(t, nil, announce(r.url, deadAddress(t), "--check", "none")...)
+	start(t, nil, announce(r.url, deadAddress(t))...)
+	r.await(user1, events.Up)
+}
+
+func TestACommandThatNeverListensIsListedAllTheSame(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	p := start(t, nil, announce(r.url, deadAddress(t), "--", "sleep", "60")...)
+	p.says(`msg="waiting for the check to pass"`)
 	r.await(user1, events.Up)
 }
 

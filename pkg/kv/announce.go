@@ -66,7 +66,8 @@ type AnnounceOptions struct {
 	// and up again after the next pass. Its context ends after CheckTimeout.
 	// A check that does not answer in time has failed. Default: always ready.
 	Check func(context.Context) error
-	// CheckInterval is the time between checks. Default 2s.
+	// CheckInterval is the time between checks, less until the first pass.
+	// Default 2s.
 	CheckInterval time.Duration
 	// CheckTimeout bounds one check. Default 2s.
 	CheckTimeout time.Duration

@@ -9,6 +9,10 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
+// firstChecks is the time between checks until one passes, unless it is
+// shorter anyway.
+const firstChecks = 200 * time.Millisecond
+
 // checker runs the check of an announcement again and again, and knows how its
 // instance fares.
 type checker struct {
@@ -53,18 +57,22 @@ func (c *checker) startChecks(ctx context.Context) {
 }
 
 func (c *checker) run(ctx context.Context) {
+	// Until it passes for the first time everybody waits for that.
+	interval := min(c.interval, firstChecks)
 	for ctx.Err() == nil {
-		c.once(ctx)
+		if c.once(ctx) {
+			interval = c.interval
+		}
 		select {
-		case <-time.After(jitter(c.interval)):
+		case <-time.After(jitter(interval)):
 		case <-ctx.Done():
 		}
 	}
 }
 
-// once runs the check. While it hangs it fails again and again, whether it
-// heeds its context or not.
-func (c *checker) once(ctx context.Context) {
+// once runs the check and says whether it passed. While it hangs it fails again
+// and again, whether it heeds its context or not.
+func (c *checker) once(ctx context.Context) bool {
 	bounded, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	answer := make(chan error, 1)
@@ -80,15 +88,15 @@ func (c *checker) once(ctx context.Context) {
 			late.Reset(c.interval)
 			hangs, err = true, fmt.Errorf("no answer within %v", c.timeout)
 		case <-ctx.Done():
-			return
+			return false
 		}
 		select {
 		case c.results <- err:
 		case <-ctx.Done():
-			return
+			return false
 		}
 		if !hangs {
-			return
+			return err == nil
 		}
 	}
 }

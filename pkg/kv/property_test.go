@@ -20,7 +20,7 @@ import (
 // Whatever happened, when it is over every view is the bucket, and the bucket
 // is those who live.
 func TestViewsAgreeWithTheBucketWhateverHappened(t *testing.T) {
-	seeds := 400
+	seeds := 500
 	if testing.Short() {
 		seeds = 3
 	}
@@ -116,7 +116,8 @@ func chaos(t *testing.T, rnd *rand.Rand) {
 		time.Sleep(time.Duration(rnd.IntN(3000)) * time.Millisecond)
 	}
 
-	time.Sleep(12 * time.Minute) // until also suspects are gone
+	// Until the next snapshot at the latest, then until suspects are gone.
+	time.Sleep(6*time.Minute + 11*time.Minute)
 	all, err := f.r.Snapshot(t.Context(), "user")
 	if err != nil {
 		t.Fatal(err)
