@@ -52,12 +52,15 @@ func (c *explainCommand) Run(ctx context.Context, p *daemon.Process) error {
 	ctx, cancel := context.WithTimeout(ctx, answerWait)
 	defer cancel()
 	e, err := c.askRouter(ctx, s)
-	if errors.Is(err, nats.ErrNoResponders) {
-		fmt.Fprintln(p.Stderr, "router: no router answers, so this is seen from here")
+	alone := errors.Is(err, nats.ErrNoResponders)
+	if alone {
 		e, err = c.measure(ctx, p, s)
 	}
 	if err != nil {
 		return err
+	}
+	if alone {
+		fmt.Fprintln(p.Stderr, "router: no router answers, so this is seen from here")
 	}
 	if c.JSON {
 		return printJSON(p.Stdout, e)

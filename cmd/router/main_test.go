@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"log/slog"
 	"os"
 	"os/exec"
 	"regexp"
@@ -152,7 +153,7 @@ type registry struct {
 func newRegistry(tb testing.TB) *registry {
 	tb.Helper()
 	ns := natstest.Start(tb, natstest.Listen)
-	r, err := kv.Open(tb.Context(), natstest.Connect(tb, ns), kv.Options{Memory: true})
+	r, err := kv.Open(tb.Context(), natstest.Connect(tb, ns), kv.Options{Memory: true, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 // answerWait bounds how long an operator's command waits for the registry.
-const answerWait = 5 * time.Second
+const answerWait = 3 * time.Second
 
 // registryFlags say which registry is meant.
 type registryFlags struct {

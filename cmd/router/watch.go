@@ -30,6 +30,9 @@ func (c *watchCommand) Run(ctx context.Context, p *daemon.Process) error {
 		return err
 	}
 	defer s.close()
+	if err := s.reachable(ctx, c.Service); err != nil {
+		return err
+	}
 	show := printChange
 	if c.JSON {
 		show = func(w io.Writer, c router.Change) error { return json.NewEncoder(w).Encode(c) }
@@ -40,6 +43,15 @@ func (c *watchCommand) Run(ctx context.Context, p *daemon.Process) error {
 	if ctx.Err() != nil {
 		return nil // told to stop
 	}
+	return err
+}
+
+// reachable says so at once when there is nothing to watch; once it has begun,
+// a watch waits for ever.
+func (s *session) reachable(ctx context.Context, service string) error {
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	_, err := s.registry.Snapshot(ctx, service)
 	return err
 }
 

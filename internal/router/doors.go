@@ -142,6 +142,9 @@ func (r *Router) serve(c *call, counts *doorCounts, answer func(context.Context,
 	defer cancel()
 	ctx, c.span = telemetry.Start(telemetry.Extract(ctx, c.msg.Header), r.opts.Bucket+"."+c.door, r.label(c.service))
 	reply, err := answer(ctx, c)
+	if err != nil && r.run.Err() != nil {
+		err = errStopping
+	}
 	c.span.End(err)
 	r.finish(c, counts, reply, err, began)
 }

@@ -176,12 +176,20 @@ func TestCallsThatDoNotEndAreGivenUp(t *testing.T) {
 		close(inside)
 		<-r.Context().Done()
 	}))
-	if err := f.nc.Publish("proxima.route.user", nil); err != nil { // and nobody waits for the answer
+	inbox := f.nc.NewInbox()
+	answers, err := f.nc.SubscribeSync(inbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.nc.PublishRequest("proxima.route.user", inbox, nil); err != nil {
 		t.Fatal(err)
 	}
 	<-inside
 	began := time.Now()
 	d.end()
+	if m, err := answers.NextMsg(5 * time.Second); err != nil || m.Header.Get(micro.ErrorCodeHeader) != "503" {
+		t.Errorf("the caller hears %v, %v", m, err)
+	}
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("stopping took %v", took)
 	}

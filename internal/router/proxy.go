@@ -100,7 +100,7 @@ func (r *Router) prepare(req *http.Request, p *passage) error {
 	if err != nil {
 		return &badRequest{"path", p.to.path, "want valid escapes"}
 	}
-	p.url = url.URL{Scheme: events.HTTP, Host: p.to.service, Path: path, RawPath: p.to.path, RawQuery: req.URL.RawQuery}
+	p.url = url.URL{Scheme: events.HTTP, Host: p.to.service, Path: path, RawPath: p.to.path}
 	if len(have) > 0 {
 		p.url.Scheme = have[0]
 	}

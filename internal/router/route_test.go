@@ -102,6 +102,27 @@ func TestRoutesAMessageToASubject(t *testing.T) {
 	}
 }
 
+func TestACallThatNobodyWaitsForIsExecuted(t *testing.T) {
+	f := newFleet(t)
+	d := f.router(router.Options{})
+	called := make(chan string, 1)
+	d.instance("user", "u", zoneA, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		called <- string(body)
+	}))
+	if err := f.nc.Publish("proxima.route.user", []byte("fire and forget")); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case got := <-called:
+		if got != "fire and forget" {
+			t.Errorf("got %q", got)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it was not")
+	}
+}
+
 func TestRetriesOnASubjectWhatNobodyGot(t *testing.T) {
 	f := newFleet(t)
 	d := f.router(router.Options{})

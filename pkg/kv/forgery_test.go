@@ -3,6 +3,7 @@ package kv_test
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"net"
 	"strings"
 	"testing"
@@ -66,11 +67,7 @@ func TestForgedScheduleIsIgnoredAndHealed(t *testing.T) {
 				f.announce(f.r, instance("thief"), kv.AnnounceOptions{}) // what it may
 				v := guard(t, f.r, 2)
 				honest(t, v)
-				h := nats.Header{}
-				for k, s := range x.header {
-					h[k] = s
-				}
-				if _, err := f.js().PublishMsg(t.Context(), &nats.Msg{Subject: lease + "evil", Header: h, Data: x.body},
+				if _, err := f.js().PublishMsg(t.Context(), &nats.Msg{Subject: lease + "evil", Header: maps.Clone(x.header), Data: x.body},
 					jetstream.WithScheduleEvery(time.Second), jetstream.WithScheduleTarget(inst+"victim"), jetstream.WithScheduleTTL(time.Hour)); err != nil {
 					t.Fatal(err)
 				}

@@ -194,7 +194,7 @@ func (r *Registry) publish(ctx context.Context, msg *nats.Msg, opts ...jetstream
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.opts.OpTimeout)
 	defer cancel()
-	ack, err := r.js.PublishMsg(ctx, msg, append(opts, jetstream.WithExpectStream(r.stream), jetstream.WithRetryAttempts(0))...)
+	ack, err := r.js.PublishMsg(ctx, msg, append(opts, jetstream.WithRetryAttempts(0))...)
 	if err == nil {
 		return ack, nil
 	}

@@ -249,7 +249,6 @@ func TestNamesAreCheckedBeforeNATSSeesThem(t *testing.T) {
 		} {
 			in := instance("a")
 			change(&in)
-			var want *events.FieldError
 			_, err := f.r.Register(t.Context(), in, 0)
 			_, lerr := f.r.Lookup(t.Context(), in.Key())
 			for verb, err := range map[string]error{
@@ -258,7 +257,7 @@ func TestNamesAreCheckedBeforeNATSSeesThem(t *testing.T) {
 				"deregister": f.r.Deregister(t.Context(), &in, 1),
 				"watch":      f.r.Watch(t.Context(), in.Service+"\x00", nil),
 			} {
-				if !errors.As(err, &want) {
+				if _, ok := errors.AsType[*events.FieldError](err); !ok {
 					t.Errorf("%s %.40q: %v", verb, in.Key(), err)
 				}
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,20 +51,21 @@ func unsuspected(n int) func(events.Snapshot) bool {
 func TestPausedAnnouncerComesBackByItself(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
-		var pause time.Duration
+		var pause atomic.Int64
 		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{OnState: func(kv.State) {
-			time.Sleep(pause) // the announcer does nothing meanwhile, as after SIGSTOP
+			time.Sleep(time.Duration(pause.Load())) // the announcer does nothing meanwhile, as after SIGSTOP
 		}})
 		registered(t, a, time.Second)
 		v := watch(t, f.r, "user")
 		v.until("listed", time.Second, count(1))
-		for _, pause = range []time.Duration{20 * time.Second, 20 * time.Minute} {
+		for _, d := range []time.Duration{20 * time.Second, 20 * time.Minute} {
+			pause.Store(int64(d))
 			before := a.State().Revision
-			if err := a.Update(func(in *events.Instance) { in.Version = pause.String() }); err != nil {
+			if err := a.Update(func(in *events.Instance) { in.Version = d.String() }); err != nil {
 				t.Fatal(err)
 			}
 			v.until("gone", 20*time.Second, count(0))
-			v.until("back", pause, count(1))
+			v.until("back", d, count(1))
 			await(t, time.Second, "a new revision", func() bool { return a.State().Revision > before })
 			time.Sleep(time.Second)
 		}
@@ -245,7 +247,7 @@ func TestDeletedStreamIsMadeAnew(t *testing.T) {
 
 func TestServerRestart(t *testing.T) {
 	for _, memory := range []bool{true, false} {
-		for _, down := range []time.Duration{time.Second, 40 * time.Second, 30 * time.Minute} {
+		for _, down := range []time.Duration{time.Second, 40 * time.Second, 12 * time.Minute} {
 			t.Run(fmt.Sprintf("memory=%v,down=%v", memory, down), func(t *testing.T) {
 				natstest.Bubble(t, func(t *testing.T) {
 					dir := t.TempDir()

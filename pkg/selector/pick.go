@@ -146,24 +146,33 @@ func (s *Selector) await(ctx context.Context, svc *service, r *Request) (*view, 
 	ctx, cancel := context.WithTimeout(ctx, s.opts.FirstSnapshot)
 	defer cancel()
 	for {
-		svc.asked.Store(int64(s.now()))
-		select {
-		case <-svc.ready:
-			v := svc.view(r)
-			if t := v.current(); t != nil {
-				return v, t, nil
-			}
-			<-svc.run.Done() // it is being closed
-		case <-svc.run.Done():
-		case <-ctx.Done():
-			return nil, nil, fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err())
+		if err := svc.await(ctx); err != nil {
+			return nil, nil, err
 		}
-		// Forgotten in favour of others while we waited, if not for good.
+		v := svc.view(r)
+		if t := v.current(); t != nil {
+			return v, t, nil
+		}
+		// Forgotten in favour of others, if not for good.
 		var err error
 		if svc, err = s.service(svc.name); err != nil {
 			return nil, nil, err
 		}
 	}
+}
+
+// await waits for the first snapshot, or until the service is forgotten.
+func (svc *service) await(ctx context.Context) error {
+	svc.waiting.Add(1)
+	defer svc.waiting.Add(-1)
+	svc.asked.Store(int64(svc.sel.now()))
+	select {
+	case <-svc.ready:
+	case <-svc.run.Done():
+	case <-ctx.Done():
+		return fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err())
+	}
+	return nil
 }
 
 // nothing is the error when a table had nothing to pick.

@@ -1,12 +1,14 @@
 package selector
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,9 +22,11 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// maxEmpty is how many services without instances are watched at most: names
-// that come from outside must not cost memory for ever.
-const maxEmpty = 128
+// Names that come from outside must not cost memory for ever.
+const (
+	maxEmpty   = 128  // services without instances that are watched, when nobody waits for them
+	maxWaiting = 1024 // and with those that somebody waits for
+)
 
 // Selector picks instances of any number of services. It is safe for
 // concurrent use. Make one per process and keep it: what it has learned is in it.
@@ -130,7 +134,9 @@ func (s *Selector) service(name string) (*service, error) {
 		return svc, nil
 	}
 	services := maps.Clone(old)
-	s.evictLocked(services)
+	if left := s.evictLocked(services); left >= maxWaiting {
+		return nil, fmt.Errorf("%w, and %d other services are waited for: nothing is known of service %q", ErrNoSnapshot, left, name)
+	}
 	svc := newService(s, name)
 	services[name] = svc
 	s.services.Store(&services)
@@ -148,26 +154,30 @@ func (s *Selector) slot(name string) *atomic.Pointer[service] {
 	return &s.recent[(n+uint(name[0])+uint(name[n-1])*3)%uint(len(s.recent))]
 }
 
-// evictLocked forgets the service without instances that was asked for the
-// longest ago, when there are too many of them.
-func (s *Selector) evictLocked(services map[string]*service) {
-	var oldest *service
+// evictLocked makes room for one more service without instances: it forgets
+// those that were asked for the longest ago. It returns how many there are now.
+func (s *Selector) evictLocked(services map[string]*service) int {
+	var idle []*service
 	empty := 0
 	for _, svc := range services {
 		if svc.total.Load() > 0 {
 			continue
 		}
-		empty++
-		if oldest == nil || svc.asked.Load() < oldest.asked.Load() {
-			oldest = svc
+		if empty++; svc.waiting.Load() == 0 {
+			idle = append(idle, svc)
 		}
 	}
 	if empty < maxEmpty {
-		return
+		return empty
 	}
-	delete(services, oldest.name)
-	s.slot(oldest.name).CompareAndSwap(oldest, nil)
-	oldest.stop()
+	slices.SortFunc(idle, func(a, b *service) int { return cmp.Compare(a.asked.Load(), b.asked.Load()) })
+	for _, svc := range idle[:min(len(idle), empty-maxEmpty+1)] {
+		delete(services, svc.name)
+		s.slot(svc.name).CompareAndSwap(svc, nil)
+		svc.stop()
+		empty--
+	}
+	return empty
 }
 
 // distanceChanged is the prober's: the table of the service is out of date.

@@ -40,6 +40,7 @@ type service struct {
 	total      atomic.Int64                    // instances listed
 	generation atomic.Uint64                   // counts changes of what tables are made from
 	asked      atomic.Int64                    // when an empty service was last asked for, on the selector's clock
+	waiting    atomic.Int64                    // picks that wait for the first snapshot
 	budget     budget
 	offset     uint64 // where this caller begins when it can only probe some
 

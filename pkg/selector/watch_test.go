@@ -138,8 +138,11 @@ func TestErrorsTellUnknownFromUnusableFromUnanswered(t *testing.T) {
 		b.write("sick", instance("a", home, status(events.NotReady)))
 		w := newWorld(t, selector.Options{Source: b})
 		ask := map[string]func(service string) error{
-			"Pick":    func(service string) error { _, err := w.Pick(t.Context(), service); return err },
-			"PickFor": func(service string) error { _, err := w.PickFor(t.Context(), selector.Request{Service: service}); return err },
+			"Pick": func(service string) error { _, err := w.Pick(t.Context(), service); return err },
+			"PickFor": func(service string) error {
+				_, err := w.PickFor(t.Context(), selector.Request{Service: service})
+				return err
+			},
 			"Do": func(service string) error {
 				return w.Do(t.Context(), service, func(context.Context, *events.Instance) error {
 					t.Error("called")
@@ -295,31 +298,35 @@ func TestAPickThatWaitsSurvivesAFloodOfNames(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		var waiting sync.WaitGroup
-		var picked atomic.Int64
-		for i := range 1000 {
+		waiting.Go(func() {
+			p, err := w.Pick(ctx, "user")
+			if err != nil {
+				t.Errorf("user: %v", err)
+				return
+			}
+			p.Done(nil)
+		})
+		synctest.Wait()
+		var refused atomic.Int64
+		for i := range 1500 {
 			waiting.Go(func() {
 				_, err := w.Pick(ctx, fmt.Sprint("fake", i))
-				if !errors.Is(err, selector.ErrUnknownService) && !errors.Is(err, selector.ErrNoSnapshot) {
+				switch {
+				case errors.Is(err, selector.ErrNoSnapshot):
+					refused.Add(1)
+				case !errors.Is(err, selector.ErrUnknownService):
 					t.Errorf("fake%d: %v", i, err)
 				}
 			})
-			if i%250 == 0 {
-				waiting.Go(func() {
-					p, err := w.Pick(ctx, "user")
-					if err != nil {
-						t.Errorf("user: %v", err)
-						return
-					}
-					picked.Add(1)
-					p.Done(nil)
-				})
-			}
 		}
 		time.Sleep(time.Second)
 		close(answer)
 		waiting.Wait()
-		if got := picked.Load(); got != 4 {
-			t.Errorf("%d of 4 picks of a service that exists", got)
+		if got := refused.Load(); got != 1500-1023 {
+			t.Errorf("%d names were refused, want 477: 1024 may wait", got)
+		}
+		if _, err := w.Pick(ctx, "another"); !errors.Is(err, selector.ErrUnknownService) {
+			t.Errorf("another: %v", err)
 		}
 		synctest.Wait()
 		if got := b.watches(t); got > 129 {

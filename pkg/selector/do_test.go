@@ -1,0 +1,397 @@
+package selector_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+)
+
+// do calls until an answer is nil and returns who was called, in order.
+func (w *world) do(r selector.Request, answers ...error) (called []string, err error) {
+	w.t.Helper()
+	r.Service = "user"
+	err = w.DoFor(w.t.Context(), r, func(_ context.Context, in *events.Instance) error {
+		called = append(called, in.ID)
+		if len(called) > len(answers) {
+			return nil
+		}
+		return answers[len(called)-1]
+	})
+	for _, c := range w.explain().Instances {
+		if c.InFlight != 0 {
+			w.t.Errorf("%s has %d calls in flight after all have ended", c.ID, c.InFlight)
+		}
+	}
+	return called, err
+}
+
+func TestDoCallsTheNearestOnceWhenThatWorks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, instance("here", home), instance("door", nextDoor))
+		err := w.Do(t.Context(), "user", func(_ context.Context, in *events.Instance) error {
+			if in.ID != "here" {
+				t.Errorf("called %s", in.ID)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if c := w.candidate("here"); c.Picks != 1 || c.InFlight != 0 {
+			t.Errorf("%d picks, %d in flight, want 1, 0", c.Picks, c.InFlight)
+		}
+	})
+}
+
+func TestDoTriesOthersAndTheNextCircleAfterTwo(t *testing.T) {
+	for _, strategy := range selector.Strategies() {
+		t.Run(string(strategy), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := selector.Options{Strategy: strategy, Attempts: 5}
+				w := start(t, o, append(several(4), instance("door", nextDoor), instance("far", farAway))...)
+				for range 20 {
+					w.list(append(several(4), instance("door", nextDoor), instance("far", farAway))...)
+					called, err := w.do(selector.Request{}, errCall, errCall, errCall, errCall)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if !slices.Equal(called[2:4], []string{"door", "far"}) {
+						t.Fatalf("called %v, want two of the zone, then door, then far", called)
+					}
+					slices.Sort(called)
+					if len(slices.Compact(called)) != 5 {
+						t.Fatalf("called %v, want five different ones", called)
+					}
+					time.Sleep(10 * time.Second) // refills the budget
+				}
+			})
+		})
+	}
+}
+
+func TestDoGivesUpWithTheLastError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, last := errors.New("first"), errors.New("last")
+		w := start(t, selector.Options{}, several(8)...)
+		called, err := w.do(selector.Request{}, first, first, first, last)
+		if len(called) != 4 || err != last {
+			t.Errorf("called %v, error %v, want four and %v", called, err, last)
+		}
+		// All that there are were tried before the attempts were used up.
+		w.list(several(2)...)
+		called, err = w.do(selector.Request{}, first, last)
+		if len(called) != 2 || err != last {
+			t.Errorf("called %v, error %v, want two and %v", called, err, last)
+		}
+		// The caller's own wishes hold for all attempts.
+		avoid := []string{"i0"}
+		called, err = w.do(selector.Request{Avoid: avoid}, last)
+		if !slices.Equal(called, []string{"i1"}) || err != last || len(avoid) != 1 {
+			t.Errorf("called %v, error %v, want i1 and %v", called, err, last)
+		}
+	})
+}
+
+func TestDoRetriesOnlyWhatIsSafe(t *testing.T) {
+	reset := &net.OpError{Op: "read", Net: "tcp", Err: io.ErrUnexpectedEOF}
+	timeout := &net.OpError{Op: "dial", Net: "tcp", Err: context.DeadlineExceeded}
+	for _, tt := range []struct {
+		name       string
+		err        error
+		idempotent bool // retried when the call is idempotent
+		other      bool // and when it is not
+	}{
+		{"an error of unknown kind", errCall, true, false},
+		{"a lost connection", reset, true, false},
+		{"refused", errRefused, true, true},
+		{"refused, wrapped", fmt.Errorf("get: %w", errRefused), true, true},
+		{"no connection in time", timeout, true, true},
+		{"not sent", selector.NotSent(errCall), true, true},
+		{"not sent, wrapped", fmt.Errorf("get: %w", selector.NotSent(errCall)), true, true},
+		{"a deadline of one attempt", context.DeadlineExceeded, true, false},
+		{"permanent", selector.Permanent(errCall), false, false},
+		{"permanent, wrapped", fmt.Errorf("get: %w", selector.Permanent(errCall)), false, false},
+		{"permanent, joined", errors.Join(errCall, selector.Permanent(errCall)), false, false},
+		{"permanent and not sent", selector.Permanent(selector.NotSent(errCall)), false, false},
+		{"not sent and permanent", selector.NotSent(selector.Permanent(errCall)), false, false},
+		{"cancelled", context.Canceled, false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				for _, nonIdempotent := range []bool{false, true} {
+					w := start(t, selector.Options{}, several(3)...)
+					want := 1
+					if tt.other || tt.idempotent && !nonIdempotent {
+						want = 2
+					}
+					called, err := w.do(selector.Request{NonIdempotent: nonIdempotent}, tt.err)
+					if len(called) != want {
+						t.Errorf("non-idempotent %v: %d attempts, want %d", nonIdempotent, len(called), want)
+					}
+					if want == 1 && !errors.Is(err, errCall) && !errors.Is(err, tt.err) || want == 2 && err != nil {
+						t.Errorf("non-idempotent %v: error %v", nonIdempotent, err)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestMarksSayNothingAboutNoError(t *testing.T) {
+	if selector.Permanent(nil) != nil || selector.NotSent(nil) != nil {
+		t.Error("a mark made an error of nil")
+	}
+	if !selector.Sent(nil) || !selector.Sent(errCall) || !selector.Sent(selector.Permanent(errCall)) {
+		t.Error("not sent, want sent")
+	}
+	if selector.Sent(errRefused) || selector.Sent(selector.Permanent(selector.NotSent(errCall))) {
+		t.Error("sent, want not sent")
+	}
+	for _, err := range []error{selector.Permanent(errCall), selector.NotSent(errCall)} {
+		if err.Error() != errCall.Error() || !errors.Is(err, errCall) {
+			t.Errorf("%v hides what it marks", err)
+		}
+	}
+}
+
+func TestDoReturnsAPermanentErrorAsItWas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(2)...)
+		if _, err := w.do(selector.Request{}, selector.Permanent(errCall)); err != errCall {
+			t.Errorf("error %#v, want the one that was marked", err)
+		}
+		for range 10 {
+			if _, err := w.do(selector.Request{}, selector.Permanent(errCall)); err != errCall {
+				t.Error(err)
+			}
+		}
+		for _, c := range w.explain().Instances {
+			if c.Breaker != "closed" {
+				t.Errorf("%s: breaker %s, though answers are nobody's failure", c.ID, c.Breaker)
+			}
+		}
+	})
+}
+
+func TestDoWaitsBetweenAttemptsLongerEachTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const backoff = 100 * time.Millisecond
+		longest := make([]time.Duration, 9)
+		for range 60 {
+			w := start(t, selector.Options{Attempts: 10, Backoff: backoff, Budget: 10}, several(10)...)
+			var before time.Time
+			n := 0
+			_ = w.Do(t.Context(), "user", func(context.Context, *events.Instance) error {
+				if n > 0 {
+					longest[n-1] = max(longest[n-1], time.Since(before))
+				}
+				n++
+				before = time.Now()
+				return errCall
+			})
+			if n != 10 {
+				t.Fatalf("%d attempts, want 10", n)
+			}
+			_ = w.Close()
+		}
+		for i, got := range longest {
+			limit := backoff << min(i, 6)
+			if got > limit || got < limit*3/4 {
+				t.Errorf("the longest of 60 waits before retry %d is %v, want a little below %v", i+1, got, limit)
+			}
+		}
+	})
+}
+
+func TestDoStaysWithinTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{Backoff: time.Second}, several(4)...)
+		for range 50 {
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			begin := time.Now()
+			n := 0
+			err := w.Do(ctx, "user", func(context.Context, *events.Instance) error {
+				n++
+				return errCall
+			})
+			cancel()
+			// What is left of the time is not waited for in vain.
+			if took := time.Since(begin); !errors.Is(err, errCall) || took >= 50*time.Millisecond {
+				t.Fatalf("%d attempts, %v, error %v, want the call's own error before the deadline", n, took, err)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+func TestDoEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{Backoff: time.Minute}, several(4)...)
+		ctx, cancel := context.WithCancel(t.Context())
+		var calling sync.WaitGroup
+		calling.Go(func() {
+			n := 0
+			err := w.Do(ctx, "user", func(context.Context, *events.Instance) error { n++; return errCall })
+			if n != 1 || err != errCall {
+				t.Errorf("%d attempts, error %v, want one and %v", n, err, errCall)
+			}
+		})
+		synctest.Wait() // it waits to try again
+		begin := time.Now()
+		cancel()
+		calling.Wait()
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("it went on for %v", took)
+		}
+
+		// One that is over before it begins is nobody's failure.
+		for range 10 {
+			called, err := 0, w.Do(ctx, "user", func(ctx context.Context, _ *events.Instance) error {
+				t.Error("called")
+				return ctx.Err()
+			})
+			if called != 0 || !errors.Is(err, context.Canceled) {
+				t.Errorf("error %v, want %v", err, context.Canceled)
+			}
+		}
+
+		// Nor is it tried again when it ends during the call.
+		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		n := 0
+		err := w.Do(ctx, "user", func(ctx context.Context, _ *events.Instance) error {
+			n++
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		if n != 1 || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%d attempts, error %v, want one and %v", n, err, context.DeadlineExceeded)
+		}
+	})
+}
+
+func TestTheBudgetBoundsRetriesToAShareOfCalls(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		budget float64
+		least  int // of retries
+		most   int
+	}{
+		{"a fifth and ten a second", 0, 280, 330},
+		{"a half and ten a second", 0.5, 570, 630},
+		{"none", -1, 0, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := selector.Options{Budget: tt.budget, Backoff: time.Nanosecond}
+				o.Breaker.Failures = 1 << 30
+				w := start(t, o, several(4)...)
+				attempts, refused := 0, 0
+				for range 1000 { // in ten seconds
+					err := w.Do(t.Context(), "user", func(context.Context, *events.Instance) error {
+						attempts++
+						return errCall
+					})
+					if !errors.Is(err, errCall) {
+						t.Fatal(err)
+					}
+					if errors.Is(err, selector.ErrBudget) {
+						refused++
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+				if retries := attempts - 1000; retries < tt.least || retries > tt.most {
+					t.Errorf("%d retries of 1000 calls, want %d to %d", retries, tt.least, tt.most)
+				}
+				if refused < 500 {
+					t.Errorf("%d calls were not retried because of the budget", refused)
+				}
+			})
+		})
+	}
+}
+
+func TestTheRareCallerMayAlwaysRetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(4)...)
+		for range 100 {
+			if called, err := w.do(selector.Request{}, errCall, errCall); err != nil || len(called) != 3 {
+				t.Fatalf("called %v, error %v", called, err)
+			}
+			time.Sleep(10 * time.Second)
+		}
+	})
+}
+
+func TestDoPickMayEndThePickLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, instance("a", home))
+		var body *selector.Pick
+		err := w.DoPick(t.Context(), selector.Request{Service: "user"}, func(_ context.Context, p *selector.Pick) error {
+			body = p
+			return nil
+		})
+		if err != nil || w.candidate("a").InFlight != 1 {
+			t.Fatalf("error %v, %d in flight, want 1", err, w.candidate("a").InFlight)
+		}
+		time.Sleep(time.Minute)
+		body.DoneAfter(nil, 3*time.Millisecond)
+		if c := w.candidate("a"); c.InFlight != 0 || c.CallMS != 3 {
+			t.Errorf("%d in flight, %v ms, want 0 and 3", c.InFlight, c.CallMS)
+		}
+		// An error that was not reported is.
+		err = w.DoPick(t.Context(), selector.Request{Service: "user"}, func(context.Context, *selector.Pick) error { return errRefused })
+		if c := w.candidate("a"); !errors.Is(err, errRefused) || c.InFlight != 0 || c.Breaker != "open" {
+			t.Errorf("error %v, %d in flight, breaker %s", err, c.InFlight, c.Breaker)
+		}
+	})
+}
+
+func TestACallThatPanicsIsNotInFlightForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, instance("a", home))
+		for range 20 {
+			func() {
+				defer func() {
+					if got := recover(); got != "oops" {
+						t.Errorf("recovered %v, want oops", got)
+					}
+				}()
+				_ = w.Do(t.Context(), "user", func(context.Context, *events.Instance) error { panic("oops") })
+			}()
+			var gone sync.WaitGroup
+			gone.Go(func() {
+				_ = w.Do(t.Context(), "user", func(context.Context, *events.Instance) error {
+					runtime.Goexit()
+					return nil
+				})
+			})
+			gone.Wait()
+		}
+		if c := w.candidate("a"); c.InFlight != 0 || c.Breaker != "closed" || c.CallMS != 0 {
+			t.Errorf("%s, want nothing in flight and nothing learned", learned(c))
+		}
+		// Nor does it keep the place of a trial.
+		w.call("a", errRefused)
+		time.Sleep(5100 * time.Millisecond)
+		func() {
+			defer func() { _ = recover() }()
+			_ = w.Do(t.Context(), "user", func(context.Context, *events.Instance) error { panic("oops") })
+		}()
+		w.call("a", nil)
+		if c := w.candidate("a"); c.Breaker != "closed" {
+			t.Errorf("breaker %s after the next trial, want closed", c.Breaker)
+		}
+	})
+}

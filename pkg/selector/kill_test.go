@@ -1,0 +1,175 @@
+package selector_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+// servesAs is the environment of a process of this test that is an instance.
+const servesAs = "SELECTOR_TEST_SERVES_AS"
+
+func TestMain(m *testing.M) {
+	if id := os.Getenv(servesAs); id != "" {
+		if err := serve(id); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// serve answers HTTP with its id until its input ends, so that it does not
+// outlive the test.
+func serve(id string) error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	go func() {
+		_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, id) }))
+	}()
+	fmt.Println(l.Addr())
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// child starts a process that is an instance, and returns its address and how
+// to kill it.
+func child(t *testing.T, id string) (address string, kill func()) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), servesAs+"="+id)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end := sync.OnceFunc(func() {
+		_ = cmd.Process.Kill() // SIGKILL
+		_ = stdin.Close()
+		_ = cmd.Wait()
+	})
+	t.Cleanup(end)
+	address, err = bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		t.Fatalf("%s did not say where it listens: %v", id, err)
+	}
+	return strings.TrimSpace(address), end
+}
+
+// TestNoCallFailsWhenTheNearestIsKilled has real processes on real sockets in
+// a real registry, and kills the nearest one under 200 calls a second.
+func TestNoCallFailsWhenTheNearestIsKilled(t *testing.T) {
+	ns := natstest.Start(t)
+	r, err := kv.Open(t.Context(), natstest.Connect(t, ns), kv.Options{Logger: silent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kill := make(map[string]func())
+	for id, at := range map[string]topology.Location{"here": home, "door": nextDoor, "far": farAway} {
+		address, end := child(t, id)
+		kill[id] = end
+		a := announce(t, r, instance(id, at, endpoint(events.HTTP, address)))
+		eventually(t, id+" is listed", func() bool { return a.State().Registered() })
+	}
+	o := selector.Options{Location: home, Logger: silent}
+	o.Breaker.OpenFor = time.Minute
+	s, err := selector.New(t.Context(), natstest.Connect(t, ns), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: 10 * time.Second}
+	defer client.CloseIdleConnections()
+	get := func(tried func(id string)) error {
+		return s.Do(t.Context(), "user", func(ctx context.Context, in *events.Instance) error {
+			tried(in.ID)
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+in.Endpoints[events.HTTP]+"/", http.NoBody)
+			if err != nil {
+				return err
+			}
+			resp, err := client.Do(req)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = resp.Body.Close() }()
+			body, err := io.ReadAll(resp.Body)
+			if err == nil && string(body) != in.ID {
+				t.Errorf("%s answered as %s", in.ID, body)
+			}
+			return err
+		})
+	}
+
+	var calls sync.WaitGroup
+	var here, door atomic.Int64
+	load := func(d time.Duration) {
+		tick := time.NewTicker(5 * time.Millisecond) // 200 a second
+		defer tick.Stop()
+		for range int(d / (5 * time.Millisecond)) {
+			<-tick.C
+			calls.Go(func() {
+				err := get(func(id string) {
+					switch id {
+					case "here":
+						here.Add(1)
+					case "door":
+						door.Add(1)
+					}
+				})
+				if err != nil {
+					t.Errorf("a call failed: %v", err)
+				}
+			})
+		}
+	}
+	load(500 * time.Millisecond)
+	if h, d := here.Load(), door.Load(); h == 0 || d != 0 {
+		t.Errorf("%d calls here and %d next door, want all here", h, d)
+	}
+	kill["here"]()
+	load(time.Second)
+	calls.Wait()
+	if door.Load() < 190 {
+		t.Errorf("%d calls next door after here was killed, want about 200", door.Load())
+	}
+
+	// One call after the other: the first to be refused is the last to go there.
+	kill["door"]()
+	var order []string
+	for range 50 {
+		if err := get(func(id string) { order = append(order, id) }); err != nil {
+			t.Errorf("a call failed: %v", err)
+		}
+	}
+	if first := slices.Index(order, "far"); first < 1 || first > 5 || slices.Contains(order[first:], "door") || slices.Contains(order, "here") {
+		t.Errorf("calls went to %v, want door until it refuses, then far", order)
+	}
+}
