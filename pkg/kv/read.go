@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	pageSize = 1024            // records asked for at a time
+	pageSize = 2048            // records asked for at a time
 	pageIdle = 3 * time.Second // silence that ends a question
 )
 
@@ -57,7 +57,7 @@ func newReader(r *Registry, which string) reader {
 	rd := reader{
 		filter:  r.inst + which,
 		inbox:   r.nc.NewInbox() + ".",
-		replies: make(chan *nats.Msg, 2*pageSize),
+		replies: make(chan *nats.Msg, pageSize+pageSize/8),
 		pause:   settle,
 		due:     time.NewTimer(0), timeout: time.NewTimer(time.Hour),
 	}

@@ -278,7 +278,7 @@ func TestLostPartOfASnapshotIsReadAgain(t *testing.T) {
 func TestSnapshotOfMovingRecords(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
-		f.populate(2500, time.Hour) // several pages
+		f.populate(4500, time.Hour) // several pages
 		w, _, r := f.remote(kv.Options{})
 		pages := 0
 		w.losing(func(_ string, msg []byte) bool {
@@ -297,7 +297,7 @@ func TestSnapshotOfMovingRecords(t *testing.T) {
 					return
 				default:
 				}
-				id := fmt.Sprintf("i%05d", (i*7)%2500)
+				id := fmt.Sprintf("i%05d", (i*7)%4500)
 				f.again(id)
 				if i%20 == 0 {
 					time.Sleep(time.Millisecond)
@@ -305,7 +305,7 @@ func TestSnapshotOfMovingRecords(t *testing.T) {
 			}
 		}()
 		v := watch(t, r, "user")
-		v.until("all", 5*time.Second, count(2500))
+		v.until("all", 5*time.Second, count(4500))
 		close(stop)
 		<-stopped
 		time.Sleep(time.Second)

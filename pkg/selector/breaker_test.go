@@ -77,22 +77,22 @@ func TestAnOpenBreakerIsTriedAndCloses(t *testing.T) {
 				// goes there.
 				var trial selector.Pick
 				for i := range 200 {
-					if p := w.pick(key(i)); p.ID == "i0" {
+					p := w.pick(key(i))
+					if p.ID == "i0" {
 						trial = p
 						break
-					} else {
-						p.Done(nil)
 					}
+					p.Done(nil)
 				}
 				if trial.Instance == nil {
 					t.Fatal("200 picks and none of them tried the half-open one")
 				}
 				for i := range 100 {
-					if p := w.pick(key(i)); p.ID == "i0" {
+					p := w.pick(key(i))
+					if p.ID == "i0" {
 						t.Fatal("picked i0 while a trial was on its way")
-					} else {
-						p.Done(nil)
 					}
+					p.Done(nil)
 				}
 				trial.Done(nil)
 				time.Sleep(50 * time.Millisecond)

@@ -24,7 +24,7 @@ func Example() {
 	ctx, url, stop := demo() // a NATS server, and instances that have announced themselves
 	defer stop()
 
-	nc, err := nats.Connect(url)
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1))
 	check(err)
 	sel, err := selector.New(ctx, nc, selector.Options{})
 	check(err)

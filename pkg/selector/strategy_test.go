@@ -13,7 +13,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-// several are n instances at home: i0, i1, …
+// several are n instances at home: i0, i1 and so on.
 func several(n int, change ...func(*events.Entry)) []events.Entry {
 	entries := make([]events.Entry, n)
 	for i := range entries {
