@@ -114,6 +114,11 @@ func TestACommandThatNeverListensIsListedAllTheSame(t *testing.T) {
 	p := start(t, nil, announce(r.url, deadAddress(t), "--", "sleep", "60")...)
 	p.says(`msg="waiting for the check to pass"`)
 	r.await(user1, events.Up)
+	p.registered()
+	p.signal(syscall.SIGTERM)
+	if code := p.exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
 }
 
 func TestAFailingCheckMakesItNotReadyUntilItPasses(t *testing.T) {
