@@ -1,7 +1,6 @@
 package kv
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
@@ -10,7 +9,7 @@ import (
 // list is the instances of one service.
 type list struct {
 	records []*record
-	sorted  bool // by name: once it was published
+	sorted  bool // as snapshots are: once it was published
 	expired int  // how many of them are kept though they have expired
 	gone    []gone
 }
@@ -33,16 +32,18 @@ func (l *list) remove(rec *record) {
 
 func (l *list) sort() {
 	if !l.sorted {
-		slices.SortFunc(l.records, byName)
+		slices.SortFunc(l.records, inOrder)
 		l.sorted = true
 	}
 }
 
 func (l *list) find(rec *record) (int, bool) {
-	return slices.BinarySearchFunc(l.records, rec, byName)
+	return slices.BinarySearchFunc(l.records, rec, inOrder)
 }
 
-func byName(a, b *record) int { return cmp.Compare(a.name, b.name) }
+// inOrder is the order of snapshots. It is not that of names: a dot in them
+// comes after a hyphen.
+func inOrder(a, b *record) int { return a.instance.Compare(b.instance) }
 
 func (l *list) entries() []events.Entry {
 	l.sort()

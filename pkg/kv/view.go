@@ -143,10 +143,11 @@ func (v *view) merge(rec *record, c *change, msg *nats.Msg, err error) {
 	if rec.instance != nil && hash == rec.hash {
 		return // written again, and the same: only the revision is new
 	}
-	if rec.instance == nil {
+	added := rec.instance == nil
+	rec.instance, rec.hash = c.instance, hash
+	if added {
 		l.add(rec)
 	}
-	rec.instance, rec.hash = c.instance, hash
 }
 
 // drop removes an instance.

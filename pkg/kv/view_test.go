@@ -186,7 +186,7 @@ func TestListStaysInOrder(t *testing.T) {
 	v.hear(put("e", 5, 0, "1"))
 	v.hear(deregistered("c", 6, 3))
 	expect(t, v, "a:1 b:1 d:1 e:1")
-	if !slices.IsSortedFunc(v.services["user"].records, byName) {
+	if !slices.IsSortedFunc(v.services["user"].records, inOrder) {
 		t.Error("not in order")
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -418,4 +419,31 @@ func equal(a, b events.Snapshot) bool {
 		}
 	}
 	return true
+}
+
+func TestSnapshotsAreInTheOrderOfInstances(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		v := watch(t, f.r, "user")
+		zones := []string{"a-b", "a", "", "a_b", "A", "a0"}
+		for i := range 2 * len(zones) {
+			in := instance(fmt.Sprintf("i-%d", i%2))
+			in.Location.Zone = zones[i/2]
+			f.announce(f.r, in, kv.AnnounceOptions{})
+			v.until("one more", 5*time.Second, count(i+1))
+			s := v.get("user")
+			if !slices.IsSortedFunc(s.Entries, func(a, b events.Entry) int { return a.Compare(b.Instance) }) {
+				t.Fatalf("not in order: %s", show(s))
+			}
+		}
+		again, err := f.r.Snapshot(t.Context(), "user")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, e := range again[0].Entries {
+			if e.Key() != v.get("user").Entries[i].Key() {
+				t.Fatalf("a snapshot has %s at %d, the watch %s", e.Key(), i, v.get("user").Entries[i].Key())
+			}
+		}
+	})
 }
