@@ -136,11 +136,11 @@ func (n *announcer) trouble(err error) time.Duration {
 	if time.Since(n.failing) > retryLong {
 		wait = retrySlow
 	}
-	if errors.Is(err, ErrUnavailable) && n.r.nc.IsConnected() {
-		// Connected, and nobody there: perhaps the bucket is gone.
-		switch e := n.r.ensure(n.busy); {
-		case e == nil && n.revision == 0:
-			wait = min(wait, retryEvery/5)
+	if nobody(err) {
+		// Perhaps the bucket is gone.
+		switch made, e := n.r.heal(n.busy); {
+		case made:
+			n.failing, wait = time.Time{}, retryEvery/5
 		case e != nil && !transient(e):
 			err = e // that says it better
 		}

@@ -29,12 +29,18 @@ func (n *announcer) depart() {
 // drain announces that the instance is about to leave and waits, and keeps it
 // listed, until its calls have ended or Drain is over.
 func (n *announcer) drain(in *events.Instance) {
-	if n.opts.Drain <= 0 || n.revision == 0 {
+	if n.opts.Drain <= 0 {
 		return
+	}
+	if n.revision == 0 && n.unsure {
+		_ = n.within(n.r.opts.OpTimeout/2, n.ours, in) // else it stays 0
+	}
+	if n.revision == 0 {
+		return // nobody knows it
 	}
 	in.Status = events.Draining
 	n.written = time.Time{}
-	if err := n.stay(in, n.r.opts.OpTimeout); err != nil {
+	if err := n.within(n.r.opts.OpTimeout, n.keep, in); err != nil {
 		return // nobody has heard: waiting would help nobody
 	}
 	n.set(func(s *State) { s.Phase, s.Status, s.Err, s.Revision = Draining, events.Draining, nil, n.revision })
@@ -53,7 +59,7 @@ func (n *announcer) drain(in *events.Instance) {
 			return
 		case <-renew.C:
 			// A lease that cannot be renewed ends no sooner than our calls.
-			if err := n.stay(in, n.r.opts.OpTimeout/2); errors.Is(err, ErrConflict) {
+			if err := n.within(n.r.opts.OpTimeout/2, n.keep, in); errors.Is(err, ErrConflict) {
 				return
 			}
 		case <-look.C:
@@ -64,11 +70,11 @@ func (n *announcer) drain(in *events.Instance) {
 	}
 }
 
-// stay is keep with a limit.
-func (n *announcer) stay(in *events.Instance, limit time.Duration) error {
+// within bounds what is done for in.
+func (n *announcer) within(limit time.Duration, do func(context.Context, *events.Instance) error, in *events.Instance) error {
 	ctx, cancel := context.WithTimeout(n.ctx, limit)
 	defer cancel()
-	return n.keep(ctx, in)
+	return do(ctx, in)
 }
 
 // deregister tries more than once, so that one lost message leaves no ghost.

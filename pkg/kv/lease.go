@@ -210,6 +210,11 @@ func (r *Registry) publish(ctx context.Context, msg *nats.Msg, opts ...jetstream
 	return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
+// nobody says that no server keeps the bucket now.
+func nobody(err error) bool {
+	return errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders)
+}
+
 // getRequest asks for messages of the stream directly, from any copy of it.
 type getRequest struct {
 	Seq     uint64 `json:"seq,omitempty"`

@@ -106,9 +106,20 @@ func TestOpenRefusesWhatCannotHeal(t *testing.T) {
 func TestTwoOpenersAtOnce(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		ns := natstest.Start(t)
+		const n = 4
+		var notFound sync.WaitGroup // all ask before any makes it
+		notFound.Add(n)
 		var wg sync.WaitGroup
-		for i := range 8 {
-			nc := natstest.Connect(t, ns)
+		for i := range n {
+			w := newWire(ns)
+			nc := w.connect(t)
+			w.losing(func(_ string, msg []byte) bool {
+				if bytes.Contains(msg, []byte(`"err_code":10059`)) {
+					notFound.Done()
+					notFound.Wait()
+				}
+				return false
+			})
 			wg.Go(func() {
 				if _, err := kv.Open(t.Context(), nc, kv.Options{Memory: i%2 == 0, Logger: quiet(nil)}); err != nil {
 					t.Errorf("open: %v", err)

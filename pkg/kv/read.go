@@ -268,7 +268,7 @@ func (w *watcher) refused(msg *nats.Msg) {
 	if msg.Header.Get(hdrStatus) == "503" {
 		err = fmt.Errorf("%w: no server has bucket %q", ErrUnavailable, w.r.opts.Bucket)
 		if !w.r.opts.NoCreate {
-			if e := w.r.ensure(w.ctx); e != nil && !transient(e) {
+			if _, e := w.r.heal(w.ctx); e != nil && !transient(e) {
 				err = e
 			}
 		}

@@ -191,6 +191,21 @@ func (r *Registry) config(replicas int) jetstream.StreamConfig {
 	}
 }
 
+// heal makes the bucket, when it was there and nobody keeps it any more. It does
+// not take long: a stream that just has no leader looks the same, and whoever
+// asks has a lease to renew. It leaves it to somebody who is at it already.
+func (r *Registry) heal(ctx context.Context) (made bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, r.opts.OpTimeout/4)
+	defer cancel()
+	select {
+	case r.ensuring <- struct{}{}:
+		defer func() { <-r.ensuring }()
+		return r.ensureLocked(ctx)
+	default:
+		return false, fmt.Errorf("%w: its bucket is being looked for", ErrUnavailable)
+	}
+}
+
 // ensure makes the bucket unless it is there. One caller at a time asks.
 func (r *Registry) ensure(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*r.opts.OpTimeout)
@@ -198,37 +213,44 @@ func (r *Registry) ensure(ctx context.Context) error {
 	select {
 	case r.ensuring <- struct{}{}:
 		defer func() { <-r.ensuring }()
+		_, err := r.ensureLocked(ctx)
+		return err
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 	}
+}
+
+// ensureLocked makes the bucket unless it is there, and says whether it did.
+func (r *Registry) ensureLocked(ctx context.Context) (made bool, err error) {
 	if !r.nc.IsConnected() {
-		return fmt.Errorf("%w: not connected", ErrUnavailable)
+		return false, fmt.Errorf("%w: not connected", ErrUnavailable)
 	}
 	s, err := r.js.Stream(ctx, r.stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if r.opts.NoCreate {
-			return fmt.Errorf("%w: there is no bucket %q and this user does not create it", ErrUnavailable, r.opts.Bucket)
+			return false, fmt.Errorf("%w: there is no bucket %q and this user does not create it", ErrUnavailable, r.opts.Bucket)
 		}
 		s, err = r.create(ctx)
+		made = err == nil
 	}
 	switch {
 	case err == nil:
 	case r.ensured.Load(), errors.Is(err, nats.ErrNoResponders) && r.opts.Domain != "":
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
-		return fmt.Errorf("%w (%w)", errNoJetStream, err)
+		return false, fmt.Errorf("%w (%w)", errNoJetStream, err)
 	case transient(err):
 		// Some users may read the bucket and not ask about the stream:
 		// to them this is a request without an answer.
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	default:
-		return fmt.Errorf("kv: open bucket %q: %w", r.opts.Bucket, err)
+		return false, fmt.Errorf("kv: open bucket %q: %w", r.opts.Bucket, err)
 	}
 	if missing := r.incompatible(s.CachedInfo().Config); missing != "" {
-		return fmt.Errorf("kv: bucket %q was not made by Proxima: %s; remove it or choose another name", r.opts.Bucket, missing)
+		return false, fmt.Errorf("kv: bucket %q was not made by Proxima: %s; remove it or choose another name", r.opts.Bucket, missing)
 	}
 	r.ensured.Store(true)
-	return nil
+	return made, nil
 }
 
 func (r *Registry) create(ctx context.Context) (jetstream.Stream, error) {

@@ -190,3 +190,32 @@ func TestListStaysInOrder(t *testing.T) {
 		t.Error("not in order")
 	}
 }
+
+func TestWhoWasForgottenIsNotRevived(t *testing.T) {
+	v := newView(bare(), "user")
+	expired := func(id string, seq, last uint64) *nats.Msg { return message(id, seq, last, string(bodyExpired), hdrOperation, purge) }
+	all := []*nats.Msg{put("a", 1, 0, "1"), put("b", 2, 0, "1"), put("c", 3, 0, "1")}
+	v.read(true, all...)
+	v.hear(expired("a", 4, 1))
+	expect(t, v, "b:1 c:1")
+	v.read(true, all[1:]...) // the mark of a is wiped
+	v.hear(expired("b", 5, 2))
+	expect(t, v, "b:1? c:1")
+	v.hear(put("a", 6, 0, "2"))
+	v.hear(put("b", 7, 5, "2"))
+	expect(t, v, "a:2 b:2 c:1")
+}
+
+func TestWhoExpiredFirstIsRevivedWhenManyFollow(t *testing.T) {
+	v := newView(bare(), "user")
+	expired := func(id string, seq, last uint64) *nats.Msg { return message(id, seq, last, string(bodyExpired), hdrOperation, purge) }
+	v.read(true, put("a", 1, 0, "1"), put("b", 2, 0, "1"), put("c", 3, 0, "1"))
+	v.hear(expired("a", 4, 1))
+	expect(t, v, "b:1 c:1")
+	v.hear(expired("b", 5, 2))
+	expect(t, v, "a:1? b:1? c:1")
+	v.hear(put("b", 6, 5, "2"))
+	expect(t, v, "a:1? b:2 c:1")
+	v.hear(expired("a", 7, 4)) // alone by now
+	expect(t, v, "b:2 c:1")
+}

@@ -1,9 +1,11 @@
 package selector_test
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -124,7 +126,7 @@ func BenchmarkPickParallel(b *testing.B) {
 // BenchmarkApply is one change of one instance among many, from the source's
 // snapshot to the new table.
 func BenchmarkApply(b *testing.B) {
-	for _, n := range []int{100, 1000, 10000} {
+	for _, n := range []int{10, 100, 1000, 10000} {
 		b.Run(fmt.Sprintf("instances=%d", n), func(b *testing.B) {
 			_, src := open(b, n, selector.Options{})
 			entries := fleet(n)
@@ -144,4 +146,75 @@ func BenchmarkApply(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkPickFor is a pick as the HTTP transport asks for it, and one for
+// another place.
+func BenchmarkPickFor(b *testing.B) {
+	for _, r := range []struct {
+		name string
+		selector.Request
+	}{
+		{"protocol", selector.Request{Service: "user", Protocol: events.NATS}},
+		{"from", selector.Request{Service: "user", From: &zones[1]}},
+		{"avoid", selector.Request{Service: "user", Avoid: []string{"user-00000"}}},
+	} {
+		b.Run("request="+r.name, func(b *testing.B) {
+			s, _ := open(b, 1000, selector.Options{})
+			ctx := b.Context()
+			b.ReportAllocs()
+			for b.Loop() {
+				p, err := s.PickFor(ctx, r.Request)
+				if err != nil {
+					b.Fatal(err)
+				}
+				p.Done(nil)
+			}
+		})
+	}
+}
+
+func BenchmarkDo(b *testing.B) {
+	s, _ := open(b, 1000, selector.Options{})
+	ctx := b.Context()
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := s.Do(ctx, "user", func(context.Context, *events.Instance) error { return nil }); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkHeld is the memory that a caller holds for each instance of a
+// service, besides the instance itself: what it has learned, its breaker, the
+// path to it, its places in the list and in the table.
+func BenchmarkHeld(b *testing.B) {
+	const n = 10000
+	entries := fleet(n)
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	var held uint64
+	for b.Loop() {
+		before := heap()
+		s, err := selector.New(b.Context(), nil, selector.Options{Source: always(entries...), Location: zones[0]})
+		if err != nil {
+			b.Fatal(err)
+		}
+		p, err := s.Pick(b.Context(), "user")
+		if err != nil {
+			b.Fatal(err)
+		}
+		p.Done(nil)
+		held = heap() - before
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	runtime.KeepAlive(entries)
+	b.ReportMetric(float64(held)/n, "B/instance")
+	b.ReportMetric(0, "ns/op")
 }

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -158,7 +159,7 @@ func TestMarksSayNothingAboutNoError(t *testing.T) {
 	if !selector.Sent(nil) || !selector.Sent(errCall) || !selector.Sent(selector.Permanent(errCall)) {
 		t.Error("not sent, want sent")
 	}
-	if selector.Sent(errRefused) || selector.Sent(selector.Permanent(selector.NotSent(errCall))) {
+	if selector.Sent(errRefused) || selector.Sent(fmt.Errorf("connect: %w", syscall.ECONNREFUSED)) || selector.Sent(selector.Permanent(selector.NotSent(errCall))) {
 		t.Error("sent, want not sent")
 	}
 	for _, err := range []error{selector.Permanent(errCall), selector.NotSent(errCall)} {
@@ -280,59 +281,6 @@ func TestDoEndsWithItsContext(t *testing.T) {
 		})
 		if n != 1 || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%d attempts, error %v, want one and %v", n, err, context.DeadlineExceeded)
-		}
-	})
-}
-
-func TestTheBudgetBoundsRetriesToAShareOfCalls(t *testing.T) {
-	for _, tt := range []struct {
-		name   string
-		budget float64
-		least  int // of retries
-		most   int
-	}{
-		{"a fifth and ten a second", 0, 280, 330},
-		{"a half and ten a second", 0.5, 570, 630},
-		{"none", -1, 0, 0},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				o := selector.Options{Budget: tt.budget, Backoff: time.Nanosecond}
-				o.Breaker.Failures = 1 << 30
-				w := start(t, o, several(4)...)
-				attempts, refused := 0, 0
-				for range 1000 { // in ten seconds
-					err := w.Do(t.Context(), "user", func(context.Context, *events.Instance) error {
-						attempts++
-						return errCall
-					})
-					if !errors.Is(err, errCall) {
-						t.Fatal(err)
-					}
-					if errors.Is(err, selector.ErrBudget) {
-						refused++
-					}
-					time.Sleep(10 * time.Millisecond)
-				}
-				if retries := attempts - 1000; retries < tt.least || retries > tt.most {
-					t.Errorf("%d retries of 1000 calls, want %d to %d", retries, tt.least, tt.most)
-				}
-				if refused < 500 {
-					t.Errorf("%d calls were not retried because of the budget", refused)
-				}
-			})
-		})
-	}
-}
-
-func TestTheRareCallerMayAlwaysRetry(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := start(t, selector.Options{}, several(4)...)
-		for range 100 {
-			if called, err := w.do(selector.Request{}, errCall, errCall); err != nil || len(called) != 3 {
-				t.Fatalf("called %v, error %v", called, err)
-			}
-			time.Sleep(10 * time.Second)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package selector_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -95,6 +96,21 @@ func TestExplainSaysWhoIsPickedWhenNothingIsWell(t *testing.T) {
 			"d region false picked if nothing in zone can be: that is nearer: its lease is gone and nothing proves it dead",
 			"e zone false picked only if nothing better is left: it is about to leave",
 		})
+	})
+}
+
+// Picks have a table that may be a little old. Explain has not.
+func TestExplainIsNeverBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(4)...)
+		for i := range 3 {
+			w.call(fmt.Sprint("i", i), errRefused)
+			for _, c := range w.explain().Instances {
+				if open := strings.Contains(c.Reason, "its breaker is open"); open != (c.Breaker == "open") || open == c.Near {
+					t.Errorf("%s: breaker %s, %s", c.ID, c.Breaker, c.Reason)
+				}
+			}
+		}
 	})
 }
 

@@ -11,3 +11,13 @@ func (s *Selector) Hold(service string) (release func()) {
 		s.mu.Unlock()
 	}
 }
+
+// Tables says how often the tables of a service were made.
+func (s *Selector) Tables(service string) int {
+	return int((*s.services.Load())[service].generation.Load())
+}
+
+// Views says from how many other places a service is seen.
+func (s *Selector) Views(service string) int {
+	return len(*(*s.services.Load())[service].views.Load())
+}

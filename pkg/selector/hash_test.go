@@ -115,6 +115,7 @@ func TestConsistentHashIsBoundedByLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n, calls = 8, 400
 		w := start(t, hashing(), several(n)...)
+		w.owners(5000) // calls that have ended do not count
 		owner := w.owners(1)[0]
 		count := make(map[string]int)
 		var held []selector.Pick
@@ -140,6 +141,20 @@ func TestConsistentHashIsBoundedByLoad(t *testing.T) {
 	})
 }
 
+// Being busy is no reason to leave the circle.
+func TestConsistentHashTakesABusyOneRatherThanAFarOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, hashing(), append(several(2), instance("far", farAway))...)
+		r := key(1)
+		r.Avoid = []string{"i0"}
+		for range 50 {
+			if p := w.pick(r); p.ID != "i1" {
+				t.Fatalf("picked %s, want i1", p.ID)
+			}
+		}
+	})
+}
+
 func TestConsistentHashDividesByWeight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, hashing(), instance("light", home, weight(50)), instance("heavy", home, weight(150)))
@@ -156,7 +171,7 @@ func TestConsistentHashDividesByWeight(t *testing.T) {
 		for i := range 400 {
 			w.pick(key(i))
 		}
-		if got := w.candidate("heavy").InFlight; got < 250 || got > 350 {
+		if got := w.candidate("heavy").InFlight; got < 280 || got > 350 {
 			t.Errorf("it has %d of 400 calls in flight, want about 300", got)
 		}
 	})
@@ -196,6 +211,14 @@ func TestConsistentHashKeepsItsRingThroughOtherChanges(t *testing.T) {
 		if n := moved(before, w.owners(300)); n > 0 {
 			t.Errorf("%d keys moved because of an instance far away", n)
 		}
+		all[4] = instance("i9", home)
+		w.list(all...)
+		for i, id := range w.owners(300) {
+			if id == "i4" || before[i] != "i4" && id != before[i] && id != "i9" {
+				t.Fatalf("key %d moved from %s to %s, though i9 took the place of i4", i, before[i], id)
+			}
+		}
+		all[4] = instance("i4", home)
 		all[1] = instance("i1", home, weight(200))
 		w.list(all...)
 		after := w.owners(300)

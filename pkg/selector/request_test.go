@@ -97,6 +97,9 @@ func TestAnyNumberOfPlacesMayAsk(t *testing.T) {
 				}
 			}
 		}
+		if got := w.Views("user"); got > 64 {
+			t.Errorf("%d views are kept, want at most 64", got)
+		}
 	})
 }
 

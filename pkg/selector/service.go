@@ -3,7 +3,6 @@ package selector
 import (
 	"context"
 	"math/rand/v2"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -127,45 +126,71 @@ func (svc *service) apply(s events.Snapshot) {
 	}
 }
 
-// mergeLocked makes the list of a snapshot, keeping what was learned about the
-// instances that stay. Both lists are ordered by key, so it walks them together.
+// mergeLocked makes the members those of a snapshot, keeping what was learned
+// about the instances that stay. Both lists are ordered by key, so it walks them
+// together: in place as long as they are in step, which is most often to the end.
 func (svc *service) mergeLocked(entries []events.Entry) (gone []*node, changed bool) {
-	old := svc.members
-	members := slices.Grow(svc.spare[:0], len(entries))
+	members := svc.members
 	i := 0
-	for _, e := range entries {
-		for i < len(old) && old[i].in != e.Instance && old[i].in.Compare(e.Instance) < 0 {
-			gone = append(gone, svc.retireLocked(&old[i]))
-			i++
-		}
-		if i < len(old) && old[i].in == e.Instance {
-			members = append(members, old[i])
-			if m := &members[len(members)-1]; m.suspect != e.Suspect {
-				m.suspect, changed = e.Suspect, true
-				m.look()
-			}
-			i++
+	for ; i < len(entries) && i < len(members); i++ {
+		m, e := &members[i], &entries[i]
+		if m.in == e.Instance && m.suspect == e.Suspect {
 			continue
+		}
+		if m.in != e.Instance && m.in.Compare(e.Instance) != 0 {
+			break
+		}
+		n := svc.renewLocked(m, *e)
+		if n != nil {
+			gone = append(gone, n)
 		}
 		changed = true
-		if i < len(old) && old[i].in.Compare(e.Instance) == 0 {
-			n := old[i].node
-			if !svc.sameLocked(n, &old[i], e.Instance) {
-				gone = append(gone, svc.retireLocked(&old[i]))
-				n = nil
-			}
-			members = append(members, svc.member(e, n))
-			i++
+	}
+	if i == len(entries) && i == len(members) {
+		return gone, changed
+	}
+
+	was := len(members)
+	old := append(svc.spare[:0], members[i:]...)
+	members = members[:i]
+	k := 0
+	for _, e := range entries[i:] {
+		for ; k < len(old) && old[k].in != e.Instance && old[k].in.Compare(e.Instance) < 0; k++ {
+			gone = append(gone, svc.retireLocked(&old[k]))
+		}
+		if k == len(old) || old[k].in != e.Instance && old[k].in.Compare(e.Instance) != 0 {
+			members = append(members, svc.member(e, nil))
 			continue
 		}
-		members = append(members, svc.member(e, nil))
+		if old[k].in != e.Instance || old[k].suspect != e.Suspect {
+			if n := svc.renewLocked(&old[k], e); n != nil {
+				gone = append(gone, n)
+			}
+		}
+		members = append(members, old[k])
+		k++
 	}
-	for ; i < len(old); i++ {
-		gone = append(gone, svc.retireLocked(&old[i]))
+	for ; k < len(old); k++ {
+		gone = append(gone, svc.retireLocked(&old[k]))
 	}
-	clear(old) // do not keep alive what has left
+	// Do not keep alive what has left.
+	clear(old)
+	if len(members) < was {
+		clear(members[len(members):was])
+	}
 	svc.members, svc.spare = members, old
-	return gone, changed || len(gone) > 0
+	return gone, true
+}
+
+// renewLocked makes m what the source says of it now. It returns the node that
+// has gone, if what was learned does not hold any more.
+func (svc *service) renewLocked(m *member, e events.Entry) (gone *node) {
+	n := m.node
+	if m.in != e.Instance && !svc.sameLocked(n, m, e.Instance) {
+		gone, n = svc.retireLocked(m), nil
+	}
+	*m = svc.member(e, n)
+	return gone
 }
 
 // sameLocked says whether what was learned of an instance holds for what it is

@@ -2,6 +2,8 @@ package selector_test
 
 import (
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -118,6 +120,108 @@ func TestWhatWasLearnedIsForgottenWhenItIsNotTheSameAnyMore(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Whoever comes, goes, changes or restarts, in whatever order: each keeps what
+// was learned of it, and only that.
+func TestEachKeepsItsOwnThroughAnySequenceOfLists(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(1, 2))
+		w := newWorld(t, selector.Options{Strategy: selector.RoundRobin})
+		type life struct {
+			incarnation string
+			picks       uint64
+		}
+		lives := make(map[string]life) // of who is listed
+		listed := make(map[string]events.Entry)
+		total := uint64(0)
+		for range 400 {
+			for range r.IntN(6) {
+				id := fmt.Sprintf("i%02d", r.IntN(20))
+				e, ok := listed[id]
+				switch {
+				case !ok || r.IntN(4) == 0:
+					listed[id] = instance(id, places[r.IntN(2)], incarnation(fmt.Sprint(r.IntN(3))))
+				case r.IntN(3) == 0:
+					delete(listed, id)
+				default:
+					listed[id] = instance(id, e.Location, incarnation(e.Incarnation), weight(1+r.IntN(9)))
+				}
+			}
+			w.list(slices.Collect(maps.Values(listed))...)
+			for id, l := range lives {
+				if e, ok := listed[id]; !ok || e.Location.Zone+e.Incarnation != l.incarnation {
+					delete(lives, id)
+				}
+			}
+			for id, e := range listed {
+				if _, ok := lives[id]; !ok {
+					lives[id] = life{incarnation: e.Location.Zone + e.Incarnation}
+				}
+			}
+			if len(listed) == 0 {
+				continue
+			}
+			for id, n := range w.picks(5) {
+				l := lives[id]
+				l.picks += uint64(n)
+				lives[id] = l
+			}
+			total += 5
+			for _, c := range w.explain().Instances {
+				if c.Picks != lives[c.ID].picks {
+					t.Fatalf("%s was picked %d times, Explain says %d", c.ID, lives[c.ID].picks, c.Picks)
+				}
+			}
+		}
+		for _, c := range w.Stats() {
+			total -= c.Picks
+		}
+		if total != 0 {
+			t.Errorf("Stats miss %d picks", int64(total))
+		}
+	})
+}
+
+func TestANewWeightAndANewDoubtCountAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := several(2)
+		w := start(t, selector.Options{Strategy: selector.LeastRequest}, all...)
+		w.list(instance("i0", home, weight(300)), all[1])
+		for range 400 {
+			w.pick()
+		}
+		if got := w.candidate("i0").InFlight; got < 295 || got > 305 {
+			t.Errorf("the one of weight 300 has %d of 400 calls, want about 300", got)
+		}
+		// The same instance, of which only the source's doubt has changed.
+		for _, doubted := range []bool{true, false} {
+			all[0].Suspect = doubted
+			w.list(all...)
+			if got := w.candidate("i0"); got.Suspect != doubted || got.Near == doubted {
+				t.Errorf("doubted %v: %+v", doubted, got)
+			}
+		}
+	})
+}
+
+func TestManyFailuresAtOnceAreOneNewTable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(100)...)
+		before := w.Tables("user")
+		for i := range 90 {
+			w.call(fmt.Sprint("i", i), errRefused)
+		}
+		time.Sleep(time.Second)
+		if got := w.Tables("user") - before; got != 2 {
+			t.Errorf("%d tables were made, want one at once and one for the rest", got)
+		}
+		for id := range w.picks(300) {
+			if c := w.candidate(id); c.Breaker != "closed" {
+				t.Errorf("picked %s, whose breaker is %s", id, c.Breaker)
+			}
+		}
+	})
 }
 
 func TestStatsCountPicksOfThoseWhoLeft(t *testing.T) {

@@ -144,7 +144,7 @@ func TestWeightedRoundRobinIsSmooth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{Strategy: selector.WeightedRoundRobin},
 			instance("heavy", home, weight(500)), instance("light", home, weight(100)))
-		run, longest := 0, 0
+		run, longest := 0, 0 // of picks of the heavy one
 		var gaps []int
 		for range 6000 {
 			p := w.pick()
@@ -163,6 +163,25 @@ func TestWeightedRoundRobinIsSmooth(t *testing.T) {
 		for _, gap := range gaps[1:] {
 			if gap < 4 {
 				t.Fatalf("%d picks of the heavy one between two of the light one, want about 5", gap)
+			}
+		}
+	})
+}
+
+// Nor do those of one weight all come at once.
+func TestWeightedRoundRobinSpreadsTheLightOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{Strategy: selector.WeightedRoundRobin},
+			instance("heavy", home, weight(400)), instance("a", home), instance("b", home), instance("c", home), instance("d", home))
+		run := 0
+		for range 800 {
+			p := w.pick()
+			p.Done(nil)
+			if run++; p.ID == "heavy" {
+				run = 0
+			}
+			if run > 2 {
+				t.Fatalf("%d picks of light ones in a row, want at most 2", run)
 			}
 		}
 	})
@@ -219,145 +238,6 @@ func TestLeastRequestAndP2CDivideConcurrentCallsByWeight(t *testing.T) {
 			})
 		})
 	}
-}
-
-func TestP2CAvoidsTheBusyOneAndComesBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := start(t, selector.Options{}, several(3)...)
-		for range 60 {
-			p := w.pick()
-			p.DoneAfter(nil, time.Millisecond)
-		}
-		var held []selector.Pick
-		for range 20 {
-			held = append(held, w.aim("i0"))
-		}
-		count := w.timed(300, func(string) time.Duration { return time.Millisecond })
-		if count["i0"] > 0 {
-			t.Errorf("the busy one got %d of 300 picks, want none", count["i0"])
-		}
-		for i := range held {
-			held[i].DoneAfter(nil, time.Millisecond)
-		}
-		count = w.timed(300, func(string) time.Duration { return time.Millisecond })
-		if count["i0"] < 50 {
-			t.Errorf("the one that was busy got %d of 300 picks, want about 100", count["i0"])
-		}
-	})
-}
-
-// timed makes n calls, one after the other, that take as long as took says.
-func (w *world) timed(n int, took func(id string) time.Duration) map[string]int {
-	w.t.Helper()
-	count := make(map[string]int)
-	for range n {
-		p := w.pick()
-		count[p.ID]++
-		time.Sleep(took(p.ID))
-		p.Done(nil)
-	}
-	return count
-}
-
-func TestP2CAvoidsTheSlowOneAndTriesItAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := start(t, selector.Options{}, several(3)...)
-		slow := 100 * time.Millisecond
-		took := func(id string) time.Duration {
-			if id == "i0" {
-				return slow
-			}
-			return time.Millisecond
-		}
-		w.timed(100, took) // learns
-		if n := w.timed(1000, took)["i0"]; n > 10 {
-			t.Errorf("the slow one got %d of 1000 picks, want next to none", n)
-		}
-		if got := w.candidate("i0").CallMS; got < 50 {
-			t.Errorf("its calls take %v ms on average, want about 100", got)
-		}
-		slow = time.Millisecond // it is well again
-		begin := time.Now()
-		for w.timed(10, took)["i0"] == 0 {
-			time.Sleep(100 * time.Millisecond)
-			if time.Since(begin) > 2*time.Minute {
-				t.Fatal("it is fast again and was not tried for two minutes")
-			}
-		}
-		for range 60 { // seconds, with 20 calls each
-			w.timed(20, took)
-			time.Sleep(980 * time.Millisecond)
-		}
-		if n := w.timed(300, took)["i0"]; n < 50 {
-			t.Errorf("it is fast again for a minute and got %d of 300 picks, want about 100", n)
-		}
-	})
-}
-
-func TestOneSlowCallDoesNotBanAnInstance(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := start(t, selector.Options{}, several(2)...)
-		took := func(string) time.Duration { return time.Millisecond }
-		w.timed(200, took)
-		p := w.aim("i0")
-		p.DoneAfter(nil, time.Second)
-		for range 90 { // seconds, with 20 calls each
-			w.timed(20, took)
-			time.Sleep(980 * time.Millisecond)
-		}
-		if n := w.timed(200, took)["i0"]; n < 20 {
-			t.Errorf("90 s after one call that took a second it got %d of 200 picks, want about 100", n)
-		}
-	})
-}
-
-// A server that fails fast looks fast, and would attract everybody.
-func TestP2CDoesNotTakeFastFailuresForSpeed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		o := selector.Options{}
-		o.Breaker.Failures = 1000 // it is not the breaker that helps
-		w := start(t, o, several(3)...)
-		count := make(map[string]int)
-		for range 600 {
-			p := w.pick()
-			count[p.ID]++
-			if p.ID == "i0" {
-				time.Sleep(10 * time.Microsecond)
-				p.Done(errCall)
-				continue
-			}
-			time.Sleep(5 * time.Millisecond)
-			p.Done(nil)
-		}
-		if n := count["i0"]; n > 30 {
-			t.Errorf("the one that fails at once got %d of 600 picks, want next to none", n)
-		}
-	})
-}
-
-func TestANewInstanceIsNeitherFloodedNorStarved(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := start(t, selector.Options{}, several(3)...)
-		w.timed(300, func(string) time.Duration { return 20 * time.Millisecond })
-		w.list(several(4)...)
-		// Ten at a time, so that calls in flight are what is compared.
-		count := make(map[string]int)
-		for range 40 {
-			var held []selector.Pick
-			for range 10 {
-				p := w.pick()
-				count[p.ID]++
-				held = append(held, p)
-			}
-			time.Sleep(20 * time.Millisecond)
-			for i := range held {
-				held[i].Done(nil)
-			}
-		}
-		if n := count["i3"]; n < 60 || n > 140 {
-			t.Errorf("the new one of four got %d of 400 picks, want about 100", n)
-		}
-	})
 }
 
 func TestParseStrategyKnowsAllAndNoOther(t *testing.T) {

@@ -1,0 +1,95 @@
+package selector_test
+
+import (
+	"fmt"
+	"log/slog"
+	"math"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+func TestNewRefusesWhatCannotWork(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		o    selector.Options
+		want string
+	}{
+		{"strategy", selector.Options{Strategy: "best"}, `selector: strategy "best"`},
+		{"levels", selector.Options{Levels: topology.Levels{"region", "zone"}}, "selector: topology: level \"zone\" comes after a wider one"},
+		{"too many levels", selector.Options{Levels: manyLevels(33)}, "selector: 33 levels, want at most 32"},
+		{"slack", selector.Options{NearSlack: -1}, "selector: near slack -1ns"},
+		{"factor", selector.Options{NearFactor: 0.5}, "selector: near factor 0.5"},
+		{"wait", selector.Options{FirstSnapshot: -1}, "selector: wait for the first snapshot -1ns"},
+		{"attempts", selector.Options{Attempts: -1}, "selector: -1 attempts"},
+		{"backoff", selector.Options{Backoff: -1}, "selector: backoff -1ns"},
+		{"budget", selector.Options{Budget: math.NaN()}, "selector: the retry budget is not a number"},
+		{"connection", selector.Options{}, "selector: kv: open: no NATS connection was given"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, err := selector.New(t.Context(), nil, tt.o)
+			if err == nil {
+				_ = s.Close()
+				t.Fatal("no error")
+			}
+			if !strings.HasPrefix(err.Error(), tt.want) {
+				t.Errorf("error %q, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func manyLevels(n int) topology.Levels {
+	var levels topology.Levels
+	for i := range n {
+		levels = append(levels, topology.Level(fmt.Sprint("l", i)))
+	}
+	return levels
+}
+
+func TestTheLocationComesFromTheEnvironment(t *testing.T) {
+	t.Setenv("PROXIMA_REGION", "us")
+	t.Setenv("PROXIMA_ZONE", "us-b")
+	synctest.Test(t, func(t *testing.T) {
+		s, err := selector.New(t.Context(), nil, selector.Options{Source: always(instance("here", home), instance("door", nextDoor))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = s.Close() }()
+		if got := s.Location(); got != nextDoor {
+			t.Errorf("location %v, want %v", got, nextDoor)
+		}
+		p, err := s.Pick(t.Context(), "user")
+		if err != nil || p.ID != "door" {
+			t.Errorf("picked %v, %v, want door", p.Instance, err)
+		}
+	})
+}
+
+func TestAnUnderscoreInTheLocationIsUnknown(t *testing.T) {
+	s, err := selector.New(t.Context(), nil, selector.Options{Source: always(), Location: topology.Location{Region: "us", Zone: "_"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	if got, want := s.Location(), (topology.Location{Region: "us"}); got != want {
+		t.Errorf("location %v, want %v", got, want)
+	}
+}
+
+func TestALocationThatCannotBeReadIsLoggedAndUnknown(t *testing.T) {
+	t.Setenv("PROXIMA_REGION", "not a region")
+	t.Setenv("PROXIMA_ZONE", "")
+	var log strings.Builder
+	s, err := selector.New(t.Context(), nil, selector.Options{Source: always(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	if s.Location().Region != "" || !strings.Contains(log.String(), "not a region") {
+		t.Errorf("location %v, log %s", s.Location(), log.String())
+	}
+}

@@ -1,0 +1,199 @@
+package selector_test
+
+import (
+	"context"
+	"math"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/selector"
+)
+
+func TestP2CAvoidsTheBusyOneAndComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(3)...)
+		for range 60 {
+			p := w.pick()
+			p.DoneAfter(nil, time.Millisecond)
+		}
+		var held []selector.Pick
+		for range 20 {
+			held = append(held, w.aim("i0"))
+		}
+		count := w.timed(300, func(string) time.Duration { return time.Millisecond })
+		if count["i0"] > 0 {
+			t.Errorf("the busy one got %d of 300 picks, want none", count["i0"])
+		}
+		for i := range held {
+			held[i].DoneAfter(nil, time.Millisecond)
+		}
+		count = w.timed(300, func(string) time.Duration { return time.Millisecond })
+		if count["i0"] < 50 {
+			t.Errorf("the one that was busy got %d of 300 picks, want about 100", count["i0"])
+		}
+	})
+}
+
+func TestP2CAvoidsTheSlowOneAndTriesItAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(3)...)
+		slow := 100 * time.Millisecond
+		took := func(id string) time.Duration {
+			if id == "i0" {
+				return slow
+			}
+			return time.Millisecond
+		}
+		w.timed(100, took) // learns
+		if n := w.timed(1000, took)["i0"]; n > 10 {
+			t.Errorf("the slow one got %d of 1000 picks, want next to none", n)
+		}
+		if got := w.candidate("i0").CallMS; got < 50 {
+			t.Errorf("its calls take %v ms on average, want about 100", got)
+		}
+		slow = time.Millisecond // it is well again
+		begin := time.Now()
+		for w.timed(10, took)["i0"] == 0 {
+			time.Sleep(100 * time.Millisecond)
+			if time.Since(begin) > 2*time.Minute {
+				t.Fatal("it is fast again and was not tried for two minutes")
+			}
+		}
+		for range 60 { // seconds, with 20 calls each
+			w.timed(20, took)
+			time.Sleep(980 * time.Millisecond)
+		}
+		if n := w.timed(300, took)["i0"]; n < 50 {
+			t.Errorf("it is fast again for a minute and got %d of 300 picks, want about 100", n)
+		}
+	})
+}
+
+func TestOneSlowCallDoesNotBanAnInstance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(2)...)
+		took := func(string) time.Duration { return time.Millisecond }
+		w.timed(200, took)
+		p := w.aim("i0")
+		p.DoneAfter(nil, time.Second)
+		for range 90 { // seconds, with 20 calls each
+			w.timed(20, took)
+			time.Sleep(980 * time.Millisecond)
+		}
+		if n := w.timed(200, took)["i0"]; n < 20 {
+			t.Errorf("90 s after one call that took a second it got %d of 200 picks, want about 100", n)
+		}
+	})
+}
+
+// A server that fails fast looks fast, and would attract everybody.
+func TestP2CDoesNotTakeFastFailuresForSpeed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := selector.Options{}
+		o.Breaker.Failures = 1000 // it is not the breaker that helps
+		w := start(t, o, several(3)...)
+		count := make(map[string]int)
+		for range 600 {
+			p := w.pick()
+			count[p.ID]++
+			if p.ID == "i0" {
+				time.Sleep(10 * time.Microsecond)
+				p.Done(errCall)
+				continue
+			}
+			time.Sleep(5 * time.Millisecond)
+			p.Done(nil)
+		}
+		if n := count["i0"]; n > 30 {
+			t.Errorf("the one that fails at once got %d of 600 picks, want next to none", n)
+		}
+	})
+}
+
+func TestAFailureCountsAsALongCallAndACancelledOneNotAtAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, tt := range []struct {
+			took   time.Duration
+			result error
+			want   float64 // of the average after one of 8 ms, in ms
+		}{
+			{time.Millisecond, nil, 8 - 7.0/32},
+			{time.Millisecond, context.Canceled, 8},
+			{time.Millisecond, selector.Permanent(errCall), 8 - 7.0/32},
+			{time.Millisecond, errCall, 8 + 24.0/4},
+			{time.Minute, errCall, 8 + 59992.0/4},
+		} {
+			w := start(t, selector.Options{}, instance("a", home))
+			for _, end := range []struct {
+				took   time.Duration
+				result error
+			}{{8 * time.Millisecond, nil}, {tt.took, tt.result}} {
+				p := w.pick()
+				p.DoneAfter(end.result, end.took)
+			}
+			if got := w.candidate("a").CallMS; math.Abs(got-tt.want) > 0.01 {
+				t.Errorf("%v after %v: an average of %v ms, want %v", tt.result, tt.took, got, tt.want)
+			}
+		}
+		// What never works does not become too costly to be tried again.
+		o := selector.Options{}
+		o.Breaker.Failures = 1000
+		w := start(t, o, instance("a", home))
+		for range 200 {
+			p := w.pick()
+			p.DoneAfter(errCall, time.Millisecond)
+		}
+		if got := w.candidate("a").CallMS; got > 5000 {
+			t.Errorf("an average of %v ms after 200 failures, want at most 5000", got)
+		}
+	})
+}
+
+func TestANewInstanceIsNeitherFloodedNorStarved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(3)...)
+		w.timed(300, func(string) time.Duration { return 20 * time.Millisecond })
+		w.list(several(4)...)
+		// As long as none of its calls has ended, calls in flight are compared.
+		var held []selector.Pick
+		for range 400 {
+			held = append(held, w.pick())
+		}
+		if n := w.candidate("i3").InFlight; n < 90 || n > 110 {
+			t.Errorf("the new one of four has %d of the first 400 calls, want about 100", n)
+		}
+		for i := range held {
+			held[i].Done(context.Canceled) // from which nothing is learned
+		}
+		count := make(map[string]int)
+		for range 40 {
+			var held []selector.Pick
+			for range 10 {
+				p := w.pick()
+				count[p.ID]++
+				held = append(held, p)
+			}
+			time.Sleep(20 * time.Millisecond)
+			for i := range held {
+				held[i].Done(nil)
+			}
+		}
+		if n := count["i3"]; n < 60 || n > 140 {
+			t.Errorf("the new one of four got %d of 400 picks, want about 100", n)
+		}
+	})
+}
+
+// timed makes n calls, one after the other, that take as long as took says.
+func (w *world) timed(n int, took func(id string) time.Duration) map[string]int {
+	w.t.Helper()
+	count := make(map[string]int)
+	for range n {
+		p := w.pick()
+		count[p.ID]++
+		time.Sleep(took(p.ID))
+		p.Done(nil)
+	}
+	return count
+}
