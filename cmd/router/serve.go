@@ -26,6 +26,7 @@ type serveCommand struct {
 	StoreDir    string               `placeholder:"DIR" help:"Where the embedded NATS server keeps its records. Default: a temporary directory, removed at the end."`
 	AllowCIDR   []string             `name:"allow-cidr" placeholder:"NETWORK" help:"Call only instances in this network; once for each. Link-local, multicast and metadata addresses are never called."`
 	Timeout     time.Duration        `default:"10s" placeholder:"DURATION" help:"How long an instance may take to answer (${default})."`
+	Attempt     time.Duration        `name:"attempt-timeout" placeholder:"DURATION" help:"How long one instance may take to answer, when another may get the call too. Default: a third of --timeout."`
 	Concurrency int                  `default:"1024" placeholder:"NUMBER" help:"Calls by NATS at once; more are refused (${default})."`
 	Grace       time.Duration        `default:"10s" placeholder:"DURATION" help:"When told to stop: how long calls may run on (${default})."`
 	Strategy    string               `default:"p2c" placeholder:"NAME" help:"How one of about equally near instances is chosen (${default})."`
@@ -81,9 +82,6 @@ func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, erro
 	where, err := c.Location.Detect(ctx, p.Getenv, log)
 	if err != nil {
 		return nil, err
-	}
-	if where.Location.Zone == "" {
-		log.Warn("the zone is unknown: callers that do not say where they are get instances from anywhere (set --zone)")
 	}
 	return &plan{log, router.NewGuard(allow...), selector.Options{Location: where.Location, Strategy: strategy}}, nil
 }
@@ -141,7 +139,7 @@ func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, n
 	}
 	err = c.route(ctx, p, pl, nc, l, router.Options{
 		Selector: pl.pick, Bucket: c.bucket(), Guard: pl.guard,
-		Timeout: c.Timeout, Concurrency: c.Concurrency, Grace: c.Grace,
+		Timeout: c.Timeout, AttemptTimeout: c.Attempt, Concurrency: c.Concurrency, Grace: c.Grace,
 		Metrics: metrics, MetricsHandler: sdk.Handler(), Logger: pl.log,
 	})
 	return errors.Join(err, metrics.Close(), sdk.Shutdown(ctx))
@@ -157,6 +155,9 @@ func (c *serveCommand) route(ctx context.Context, p *daemon.Process, pl *plan, n
 		return err
 	}
 	defer r.Close()
+	if pl.pick.Location.Zone == "" {
+		pl.log.Warn("the zone is unknown: callers that do not say where they are get instances from anywhere (set --zone)")
+	}
 	fmt.Fprintf(p.Stdout, "HTTP: http://%s\n", l.Addr())
 	return r.Serve(ctx, l)
 }

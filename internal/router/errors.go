@@ -89,6 +89,8 @@ func called(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", errDeadline, err)
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.Is(err, context.DeadlineExceeded) && selector.Sent(err): // of the last attempt
+		return fmt.Errorf("%w: %w", errDeadline, err)
 	case errors.Is(err, selector.ErrUnknownService), errors.Is(err, selector.ErrNoInstance):
 		return err
 	}

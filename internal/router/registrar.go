@@ -120,8 +120,8 @@ func replaces(in, held *events.Instance) bool {
 }
 
 func conflict(in, held *events.Instance) error {
-	return fmt.Errorf("%w: %q of %s is at %v in %s since %s; if that one is dead its lease ends within %v and you can try again, else give each instance an id of its own",
-		ErrConflict, in.ID, in.Service, held.Endpoints, held.Location, held.Started.Format(time.RFC3339), held.TTL)
+	return fmt.Errorf("%w: %q of %s is at %s in %s since %s; if that one is dead its lease ends within %v and you can try again, else give each instance an id of its own",
+		ErrConflict, in.ID, in.Service, held.Addresses(), held.Location, held.Started.Format(time.RFC3339), held.TTL)
 }
 
 // elsewhere returns earlier lives of the instance in other zones. An id is

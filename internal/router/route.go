@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"syscall"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -126,7 +127,8 @@ func (r *Router) request(ctx context.Context, c *call, in *events.Instance) (*na
 	})
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
-		return nil, selector.NotSent(fmt.Errorf("router: instance %s: nobody listens on %s", in.ID, subject))
+		// What a refused connection is to other protocols.
+		return nil, selector.NotSent(fmt.Errorf("router: instance %s: nobody listens on %s: %w", in.ID, subject, syscall.ECONNREFUSED))
 	case err != nil:
 		return nil, fmt.Errorf("router: instance %s: %w", in.ID, err)
 	}

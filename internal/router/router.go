@@ -47,6 +47,9 @@ type Options struct {
 	// Timeout is how long an instance has for the head of its answer by HTTP,
 	// and for all of it by NATS. Default 10s.
 	Timeout time.Duration
+	// AttemptTimeout is how long one instance may take for the head of its
+	// answer, when another may get the call too. Default: a third of Timeout.
+	AttemptTimeout time.Duration
 	// Concurrency is how many calls by NATS run at once; more are refused.
 	// Default 1024.
 	Concurrency int
@@ -69,6 +72,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = 10 * time.Second
+	}
+	if o.AttemptTimeout <= 0 {
+		o.AttemptTimeout = o.Timeout / 3
 	}
 	if o.Concurrency <= 0 {
 		o.Concurrency = 1024
@@ -139,7 +145,9 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 	r.base = proximahttp.NewBase()
 	r.base.DialContext = o.Guard.DialContext
 	r.base.DisableCompression = true // bytes pass as they are
-	r.transport = proximahttp.New(r.selector, proximahttp.Options{Base: telemetry.Transport(r.base), Ask: ask})
+	r.transport = proximahttp.New(r.selector, proximahttp.Options{
+		Base: telemetry.Transport(r.base), Ask: ask, AttemptTimeout: o.AttemptTimeout,
+	})
 	r.reverse = r.newProxy()
 	r.handler = r.newHandler()
 

@@ -2,6 +2,9 @@ package events
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -144,4 +147,14 @@ func (in *Instance) setDefaults() {
 	}
 	in.Location.Normalize()
 	in.Started = in.Started.UTC()
+}
+
+// Addresses are the endpoints as people write them: "grpc=10.0.0.5:9090,
+// http=10.0.0.5:8080".
+func (in *Instance) Addresses() string {
+	var all []string
+	for _, protocol := range slices.Sorted(maps.Keys(in.Endpoints)) {
+		all = append(all, protocol+"="+in.Endpoints[protocol])
+	}
+	return strings.Join(all, ", ")
 }

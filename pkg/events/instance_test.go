@@ -213,3 +213,10 @@ func TestMarshalRefusesATimeThatHasNoText(t *testing.T) {
 		t.Errorf("got %s", data)
 	}
 }
+
+func TestAddressesAreForPeople(t *testing.T) {
+	in := events.Instance{Endpoints: map[string]string{"http": "10.0.0.5:8080", "grpc": "10.0.0.5:9090"}}
+	if got, want := in.Addresses(), "grpc=10.0.0.5:9090, http=10.0.0.5:8080"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

@@ -20,5 +20,10 @@
 // Changes are republished by the stream on plain subjects. A watcher
 // subscribes to them, reads a snapshot with batched direct gets, and merges
 // both by sequence. It needs no consumer, so it survives the loss of any
-// server, and it reads a new snapshot whenever it may have missed something.
+// server, and it reads again whenever it may have missed something.
+//
+// An instance that deregisters is gone at once, and so is one that expires
+// alone. Many that expire together, one that expires just after an outage, and
+// all that vanish without a word are kept as suspects for a while: it is more
+// likely that the registry failed than that they did.
 package kv

@@ -37,7 +37,8 @@ type reader struct {
 	floor   uint64 // the newest message must not lie before it
 	heard   uint64 // newest when the last check was asked
 	fullAt  time.Time
-	pause   time.Duration // before the next read, if this one finds no peace
+	readAt  time.Time     // when the last read ended
+	pause   time.Duration // how long until the next, at least
 	retries int           // questions in a row without an answer
 
 	due     *time.Timer // the next question
@@ -58,7 +59,6 @@ func newReader(r *Registry, which string) reader {
 		filter:  r.inst + which,
 		inbox:   r.nc.NewInbox() + ".",
 		replies: make(chan *nats.Msg, pageSize+pageSize/8),
-		pause:   settle,
 		due:     time.NewTimer(0), timeout: time.NewTimer(time.Hour),
 	}
 	rd.timeout.Stop()
@@ -69,8 +69,7 @@ func newReader(r *Registry, which string) reader {
 func (w *watcher) readSoon(why finding) {
 	w.want = max(w.want, why)
 	if w.asked == 0 && !w.soon {
-		w.soon = true
-		w.due.Reset(rand.N(settle))
+		w.schedule()
 	}
 }
 
@@ -230,6 +229,14 @@ func (w *watcher) readEnded() {
 	w.cursor = 0
 	w.end()
 	w.answered()
+	// Reads that follow each other become rarer, as when everybody announces
+	// again after the registry was emptied.
+	if time.Since(w.readAt) < maxRetry+settle {
+		w.pause = min(2*w.pause+settle, maxRetry)
+	} else {
+		w.pause = 0
+	}
+	w.readAt = time.Now()
 	if w.full {
 		w.r.counts.snapshots.Add(1)
 		w.heard = w.newest
@@ -248,17 +255,13 @@ func (w *watcher) answered() {
 	w.well()
 }
 
-// schedule says when to ask again. While reads find no peace, as when everybody
-// announces again after the registry was emptied, they become rarer.
+// schedule says when to ask again.
 func (w *watcher) schedule() {
-	if w.want == fine {
-		w.pause, w.soon = settle, false
+	if w.soon = w.want != fine; !w.soon {
 		w.due.Reset(jitter(checkEvery))
 		return
 	}
-	w.soon = true
-	w.due.Reset(w.pause + rand.N(w.pause))
-	w.pause = min(2*w.pause, maxRetry/2)
+	w.due.Reset(max(0, w.pause-time.Since(w.readAt)) + rand.N(settle))
 }
 
 // refused handles an answer that is an error: most often that nobody keeps

@@ -105,5 +105,5 @@ func (n *announcer) watchRival(ctx context.Context, other *events.Instance) erro
 
 // holder says who has an id.
 func holder(in *events.Instance) string {
-	return fmt.Sprintf("%s is used by incarnation %s at %v, started %s", in.Key(), in.Incarnation, in.Endpoints, in.Started.Format(time.RFC3339))
+	return fmt.Sprintf("%s is used by incarnation %s at %s, started %s", in.Key(), in.Incarnation, in.Addresses(), in.Started.Format(time.RFC3339))
 }

@@ -193,7 +193,9 @@ func TestListStaysInOrder(t *testing.T) {
 
 func TestWhoWasForgottenIsNotRevived(t *testing.T) {
 	v := newView(bare(), "user")
-	expired := func(id string, seq, last uint64) *nats.Msg { return message(id, seq, last, string(bodyExpired), hdrOperation, purge) }
+	expired := func(id string, seq, last uint64) *nats.Msg {
+		return message(id, seq, last, string(bodyExpired), hdrOperation, purge)
+	}
 	all := []*nats.Msg{put("a", 1, 0, "1"), put("b", 2, 0, "1"), put("c", 3, 0, "1")}
 	v.read(true, all...)
 	v.hear(expired("a", 4, 1))
@@ -208,7 +210,9 @@ func TestWhoWasForgottenIsNotRevived(t *testing.T) {
 
 func TestWhoExpiredFirstIsRevivedWhenManyFollow(t *testing.T) {
 	v := newView(bare(), "user")
-	expired := func(id string, seq, last uint64) *nats.Msg { return message(id, seq, last, string(bodyExpired), hdrOperation, purge) }
+	expired := func(id string, seq, last uint64) *nats.Msg {
+		return message(id, seq, last, string(bodyExpired), hdrOperation, purge)
+	}
 	v.read(true, put("a", 1, 0, "1"), put("b", 2, 0, "1"), put("c", 3, 0, "1"))
 	v.hear(expired("a", 4, 1))
 	expect(t, v, "b:1 c:1")

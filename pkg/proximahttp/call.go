@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptrace"
 	"sync/atomic"
@@ -61,7 +62,8 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 	c.attempt = &Attempt{Instance: p.Instance, Circle: p.Circle(), Number: number}
 	ctx = context.WithValue(ctx, attemptKey{}, c.attempt)
 	w := &wire{nonIdempotent: c.ask.NonIdempotent}
-	out := c.req.WithContext(httptrace.WithClientTrace(ctx, w.trace()))
+	bounded, giveUp := context.WithCancelCause(ctx) // ends with the request
+	out := c.req.WithContext(httptrace.WithClientTrace(bounded, w.trace()))
 	u := *c.req.URL
 	u.Host = p.Endpoints[c.ask.Protocol]
 	out.URL = &u
@@ -69,14 +71,24 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 		out.Host = c.service
 	}
 	if err := c.body.attach(out); err != nil {
+		giveUp(nil)
 		p.Done(context.Canceled)
 		return selector.Permanent(err)
 	}
 
 	w.begin()
+	patience := c.patience(p, func() { giveUp(errSlow) })
 	resp, err := c.transport.base.RoundTrip(out) //nolint:bodyclose // by the caller, or by the next attempt
 	latency := w.latency()
+	if !patience.Stop() && err == nil { // its body cannot be read any more
+		_ = resp.Body.Close()
+		err = errSlow
+	}
 	if err != nil {
+		if errors.Is(context.Cause(bounded), errSlow) {
+			err = errSlow
+		}
+		giveUp(nil)
 		return c.failed(p, out, w, err)
 	}
 	if c.resp != nil {
@@ -97,6 +109,19 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 		return selector.Permanent(result)
 	}
 	return result
+}
+
+// errSlow is not the caller's deadline: another instance may be faster.
+var errSlow = fmt.Errorf("no answer in the time of an attempt: %w", context.DeadlineExceeded)
+
+// patience calls late when the instance takes too long, if another may get the
+// request.
+func (c *call) patience(p *selector.Pick, late func()) *time.Timer {
+	limit := c.transport.options.AttemptTimeout
+	if limit <= 0 || c.ask.NonIdempotent || !c.body.replayable() || p.Alone() {
+		limit = math.MaxInt64
+	}
+	return time.AfterFunc(limit, late)
 }
 
 // failed says what is to become of an attempt that got no response.

@@ -353,3 +353,43 @@ func TestTheBudgetBoundsRetries(t *testing.T) {
 		t.Errorf("%d in flight", n)
 	}
 }
+
+func TestAnInstanceThatHangsCostsAnAttemptNotTheCall(t *testing.T) {
+	hang := make(chan struct{})
+	hung := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hang }))
+	defer hung.Close()
+	defer close(hang)
+	works := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "works") }))
+	defer works.Close()
+	a := at("a", "a", events.HTTP, hung.Listener.Addr().String())
+	b := at("b", "b", events.HTTP, works.Listener.Addr().String())
+	o := proximahttp.Options{AttemptTimeout: 50 * time.Millisecond}
+	f := newFleet(t, o, a, b)
+	resp, err := (&http.Client{Transport: f}).Get("http://user/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if err != nil || string(body) != "works" || f.opened() == "" {
+		t.Errorf("got %q, %v; breakers: %q", body, err, f.opened())
+	}
+
+	// What may not be sent twice gets its time, and so does the only instance.
+	for name, f := range map[string]*fleet{"POST": newFleet(t, o, a, b), "GET": newFleet(t, o, a)} {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		req, err := http.NewRequestWithContext(ctx, name, "http://user/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		resp, err := f.RoundTrip(req)
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		if err == nil || time.Since(began) < 190*time.Millisecond {
+			t.Errorf("%s: %v after %v, want to wait as long as the caller does", name, err, time.Since(began))
+		}
+		cancel()
+	}
+}

@@ -20,6 +20,11 @@ type Options struct {
 	// MaxBody is how many bytes of a request's body are kept for another
 	// attempt, for bodies without GetBody. Default 64 KiB.
 	MaxBody int64
+	// AttemptTimeout is how long an instance may take until the head of its
+	// response, when another instance may get the request too. It saves the
+	// caller's deadline from an instance that hangs. Set it well above the
+	// slowest answer there is. Default: no limit but that of the request.
+	AttemptTimeout time.Duration
 	// Fallthrough sends requests whose URL does not name a service to Base,
 	// unchanged. Default: they are refused with an error.
 	Fallthrough bool

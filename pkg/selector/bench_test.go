@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -127,23 +128,33 @@ func BenchmarkPickParallel(b *testing.B) {
 // snapshot to the new table.
 func BenchmarkApply(b *testing.B) {
 	for _, n := range []int{10, 100, 1000, 10000} {
-		b.Run(fmt.Sprintf("instances=%d", n), func(b *testing.B) {
+		all := fleet(n)
+		apply := func(b *testing.B, next func(i int) []events.Entry) {
 			_, src := open(b, n, selector.Options{})
-			entries := fleet(n)
-			src.lists <- events.Snapshot{Service: "user", Entries: entries}
 			b.ReportAllocs()
-			i := 0
-			for b.Loop() {
-				changed := make([]events.Entry, n)
-				copy(changed, entries)
-				in := *changed[i%n].Instance
-				in.Version = fmt.Sprint(i)
-				changed[i%n].Instance = &in
-				entries = changed
-				i++
-				// The second send returns when the first has been applied.
-				src.lists <- events.Snapshot{Service: "user", Entries: entries}
+			for i := 0; b.Loop(); i++ {
+				// A send returns when the one before has been applied.
+				src.lists <- events.Snapshot{Service: "user", Entries: next(i)}
 			}
+		}
+		b.Run(fmt.Sprintf("change=update/instances=%d", n), func(b *testing.B) {
+			entries := all
+			apply(b, func(i int) []events.Entry {
+				entries = slices.Clone(entries)
+				in := *entries[i%n].Instance
+				in.Version = fmt.Sprint(i)
+				entries[i%n].Instance = &in
+				return entries
+			})
+		})
+		b.Run(fmt.Sprintf("change=leave-join/instances=%d", n), func(b *testing.B) {
+			without := slices.Delete(slices.Clone(all), n/3, n/3+1)
+			apply(b, func(i int) []events.Entry {
+				if i%2 == 0 {
+					return without
+				}
+				return all
+			})
 		})
 	}
 }

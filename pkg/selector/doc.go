@@ -1,8 +1,8 @@
 // Package selector picks the nearest working instance of a service. It is all
 // that a calling service imports.
 //
-// [New] opens the registry and finds out where the caller is. The first [Pick]
-// of a service starts to watch it. Behind each service is a table: its
+// [New] opens the registry and finds out where the caller is. The first
+// [Selector.Pick] of a service starts to watch it. Behind each service is a table: its
 // instances cut into circles by location (same zone, same region, elsewhere),
 // and in each circle the near set, the instances about as near as the nearest.
 // Pick takes the near set of the first circle that has one and lets a

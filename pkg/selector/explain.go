@@ -29,14 +29,15 @@ type Explanation struct {
 // beside those of the instance.
 type Candidate struct {
 	events.Instance `json:"-"`
-	candidate
+	Standing
 }
 
-type candidate struct {
+// Standing is how an instance stands with a selector.
+type Standing struct {
 	Circle         string  `json:"circle"`
-	DistanceMS     float64 `json:"distance_ms"`
-	DistanceSource string  `json:"distance_source"`
-	Breaker        string  `json:"breaker"`
+	DistanceMS     float64 `json:"distance_ms"`     // the round trip
+	DistanceSource string  `json:"distance_source"` // measured or assumed
+	Breaker        string  `json:"breaker"`         // closed, half-open or open
 	Suspect        bool    `json:"suspect"`
 	InFlight       int     `json:"in_flight"`
 	Picks          uint64  `json:"picks"`   // by this selector, ever
@@ -51,7 +52,7 @@ func (c Candidate) MarshalJSON() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	more, err := json.Marshal(c.candidate)
+	more, err := json.Marshal(c.Standing)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +65,7 @@ func (c *Candidate) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &c.Instance); err != nil {
 		return err
 	}
-	return json.Unmarshal(data, &c.candidate)
+	return json.Unmarshal(data, &c.Standing)
 }
 
 // Explain returns what a pick would see now. It waits for the first snapshot
@@ -104,7 +105,7 @@ func (v *view) explain(protocol string) Explanation {
 	t := v.build(svc.members, 0)
 	all := make([]ranked, len(svc.members))
 	for i := range svc.members {
-		all[i] = v.candidate(&svc.members[i])
+		all[i] = v.candidate(t, &svc.members[i])
 	}
 	svc.mu.Unlock()
 
@@ -123,15 +124,18 @@ func (v *view) explain(protocol string) Explanation {
 	return e
 }
 
-// candidate is what can be said of a member by itself. The service is locked.
-func (v *view) candidate(m *member) ranked {
+// candidate is a member as a table has it. The service is locked.
+func (v *view) candidate(t *table, m *member) ranked {
 	vd := v.judge(m)
-	call, _ := unpackCost(m.cost.Load())
-	source := latency.SourceAssumed
-	if v.near {
-		source = m.path.Estimate(0).Source
+	source := m.node.distance().Source
+	if vd.assumed {
+		source = latency.SourceAssumed
 	}
-	return ranked{vd, Candidate{*m.in, candidate{
+	if vd.condition < notReady {
+		vd.distance = vd.from(&t.circles[t.index(vd.condition, vd.circle)])
+	}
+	call, _ := unpackCost(m.cost.Load())
+	return ranked{vd, Candidate{*m.in, Standing{
 		Circle:         v.svc.sel.opts.Levels.Name(int(vd.circle)),
 		DistanceMS:     inMilliseconds(vd.distance),
 		DistanceSource: string(source),

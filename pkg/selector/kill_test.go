@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/pkg/breaker"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -108,9 +109,9 @@ func TestNoCallFailsWhenTheNearestIsKilled(t *testing.T) {
 
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: 10 * time.Second}
 	defer client.CloseIdleConnections()
-	get := func(tried func(id string)) error {
-		return s.Do(t.Context(), "user", func(ctx context.Context, in *events.Instance) error {
-			tried(in.ID)
+	get := func(tried func(id string, err error)) error {
+		return s.Do(t.Context(), "user", func(ctx context.Context, in *events.Instance) (err error) {
+			defer func() { tried(in.ID, err) }()
 			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+in.Endpoints[events.HTTP]+"/", http.NoBody)
 			if err != nil {
 				return err
@@ -136,7 +137,7 @@ func TestNoCallFailsWhenTheNearestIsKilled(t *testing.T) {
 		for range int(d / (5 * time.Millisecond)) {
 			<-tick.C
 			calls.Go(func() {
-				err := get(func(id string) {
+				err := get(func(id string, _ error) {
 					switch id {
 					case "here":
 						here.Add(1)
@@ -164,12 +165,18 @@ func TestNoCallFailsWhenTheNearestIsKilled(t *testing.T) {
 	// One call after the other: the first to be refused is the last to go there.
 	kill["door"]()
 	var order []string
+	refused := -1
 	for range 50 {
-		if err := get(func(id string) { order = append(order, id) }); err != nil {
+		err := get(func(id string, err error) {
+			if order = append(order, id); refused < 0 && breaker.Refused(err) {
+				refused = len(order)
+			}
+		})
+		if err != nil {
 			t.Errorf("a call failed: %v", err)
 		}
 	}
-	if first := slices.Index(order, "far"); first < 1 || first > 5 || slices.Contains(order[first:], "door") || slices.Contains(order, "here") {
-		t.Errorf("calls went to %v, want door until it refuses, then far", order)
+	if refused < 1 || refused > 10 || slices.Contains(order[refused:], "door") || slices.Contains(order, "here") {
+		t.Errorf("calls went to %v, want door until it refuses (at %d), then far", order, refused)
 	}
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/breaker"
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/latency"
 )
 
 // member is one instance in the list of a service, with all that a table needs
@@ -13,6 +14,7 @@ type member struct {
 	*node
 	in        *events.Instance
 	distance  time.Duration // from the selector's own place
+	assumed   bool          // nothing better is known of the distance
 	circle    uint8         // seen from there
 	protocols protocols
 	condition condition
@@ -37,7 +39,8 @@ const (
 
 // look sets what may have changed since the member was last looked at.
 func (m *member) look() {
-	m.distance = m.node.distance()
+	d := m.node.distance()
+	m.distance, m.assumed = d.Distance, d.Source == latency.SourceAssumed
 	state := m.breaker.State()
 	m.trial = state == breaker.HalfOpen
 	fails := state == breaker.Open

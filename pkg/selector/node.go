@@ -46,10 +46,8 @@ func (n *node) setWeight(weight int) {
 func (n *node) inFlight() uint64 { return n.calls.Load() & inFlightMask }
 func (n *node) picks() uint64    { return n.calls.Load() >> inFlightBits }
 
-// distance from the selector's own place.
-func (n *node) distance() time.Duration {
-	return n.path.Estimate(n.svc.sel.assumed[n.home]).Distance
-}
+// distance from the selector's own place, as far as it is known.
+func (n *node) distance() latency.Estimate { return n.path.Estimate(n.svc.sel.assumed[n.home]) }
 
 // The average of durations follows each sample by at least minWeight, so that
 // a busy instance is known after some 30 calls, and by as much as has faded of

@@ -39,6 +39,10 @@ func (p *Pick) Circle() string {
 	return p.node.svc.sel.opts.Levels.Name(int(p.index))
 }
 
+// Alone says that the service lists no other instance: there is nobody else to
+// turn to.
+func (p *Pick) Alone() bool { return p.node != nil && p.node.svc.total.Load() <= 1 }
+
 // Done tells how the call ended. Nil is a success, [context.Canceled] nobody's
 // failure, an error marked [Permanent] an answer. The time since the pick is
 // what balancing learns.
@@ -189,7 +193,7 @@ type attempt struct {
 	*view
 	request *Request
 	start   time.Duration
-	any     bool // an instance whose breaker does not allow it will do
+	force   bool // an instance whose breaker does not allow it will do
 }
 
 // pick goes through the circles in their order: those of usable instances
@@ -202,9 +206,9 @@ func (v *view) pick(t *table, r *Request) (Pick, bool) {
 	if v.ending&pickLearns != 0 {
 		a.start = v.svc.sel.now()
 	}
-	for _, a.any = range [...]bool{false, true} {
+	for _, a.force = range [...]bool{false, true} {
 		for what := t.best; what < notReady; what++ {
-			if what >= open && !a.any {
+			if what >= open && !a.force {
 				break // their breakers allow nothing
 			}
 			begin := 0
@@ -270,7 +274,7 @@ func (a *attempt) take(n *node, c *circle) (Pick, bool) {
 		return Pick{}, false
 	}
 	pass, err := n.breaker.Allow()
-	if err != nil && !a.any {
+	if err != nil && !a.force {
 		return Pick{}, false
 	}
 	n.calls.Add(onePick)

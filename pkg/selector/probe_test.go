@@ -19,7 +19,7 @@ import (
 func TestMeasuresTheNearestFirstAndNotAllTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		count := make(map[string]int)
-		for range 40 {
+		for range 100 {
 			o := selector.Options{}
 			o.Latency.MaxPaths = 4
 			w := newWorld(t, o)
@@ -40,12 +40,12 @@ func TestMeasuresTheNearestFirstAndNotAllTheSame(t *testing.T) {
 			}
 			_ = w.Close()
 		}
-		if count["y"] != 40 || count["z"] != 40 || count["x"] != 0 {
+		if count["y"] != 100 || count["z"] != 100 || count["x"] != 0 {
 			t.Errorf("in the zone: %v, want y and z measured by all, and not x, which is draining", count)
 		}
 		for i := range 8 {
-			if n := count[fmt.Sprint("i", i)]; n == 0 || n == 40 {
-				t.Errorf("i%d was measured by %d of 40 callers", i, n)
+			if n := count[fmt.Sprint("i", i)]; n < 5 || n > 50 {
+				t.Errorf("i%d was measured by %d of 100 callers, want about 25", i, n)
 			}
 			if count[fmt.Sprint("f", i)] > 0 {
 				t.Errorf("f%d was measured, though not all of the region were", i)
@@ -121,6 +121,72 @@ func TestNothingIsMeasuredAnyMoreAfterTheLastHasLeft(t *testing.T) {
 		defer mu.Unlock()
 		if before == 0 || dialled != before {
 			t.Errorf("dialled %d times before it left and %d in all", before, dialled)
+		}
+	})
+}
+
+// Measuring others whenever the list changes would mean to know nobody.
+func TestWhoIsMeasuredHardlyChangesWithTheList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := selector.Options{}
+		o.Latency.MaxPaths = 20
+		w := newWorld(t, o)
+		var entries []events.Entry
+		for i := range 100 {
+			entries = append(entries, w.at(fmt.Sprintf("i%03d", i), home, time.Millisecond))
+		}
+		w.list(entries...)
+		measured := func() map[string]bool {
+			ids := make(map[string]bool)
+			for _, c := range w.explain().Instances {
+				if c.DistanceSource == "measured" {
+					ids[c.ID] = true
+				}
+			}
+			return ids
+		}
+		before := measured()
+		for i := range 10 {
+			entries = append(entries, w.at(fmt.Sprintf("i%03da", 10*i), home, time.Millisecond))
+			w.list(entries...)
+		}
+		now := measured()
+		kept := 0
+		for id := range before {
+			if now[id] {
+				kept++
+			}
+		}
+		if kept != 20 || len(now) > 45 {
+			t.Errorf("%d of 20 are still known after ten have come, %d in all", kept, len(now))
+		}
+	})
+}
+
+// Not to have been measured does not make an instance the nearest, nor does it
+// make it a stranger.
+func TestTheUnmeasuredAreNeitherTheNearestNorLeftOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, selector.Options{})
+		const ms = time.Millisecond
+		// Inside a zone half a millisecond is assumed.
+		w.list(w.at("a", home, 20*ms), w.at("b", home, 24*ms), w.at("c", home, 40*ms), instance("new", home), instance("far", farAway))
+		if got, want := w.only(), []string{"a", "b", "new"}; !slices.Equal(got, want) {
+			t.Errorf("picked %v, want %v", got, want)
+		}
+		if c := w.candidate("new"); c.DistanceMS != 20 || c.DistanceSource != "assumed" || !c.Near {
+			t.Errorf("new: %v ms %s, near %v, want that of the nearest known", c.DistanceMS, c.DistanceSource, c.Near)
+		}
+		if got := w.explain().Instances[0].ID; got != "a" {
+			t.Errorf("Explain begins with %s, want a", got)
+		}
+		if c := w.candidate("far"); c.DistanceMS != 150 {
+			t.Errorf("far: %v ms, want 150", c.DistanceMS)
+		}
+		// When nothing is known of the near set, what is assumed orders it.
+		w.list(w.at("a", home, 20*ms, status(events.Draining)), instance("new", home))
+		if got := w.only(); !slices.Equal(got, []string{"new"}) {
+			t.Errorf("picked %v, want new", got)
 		}
 	})
 }

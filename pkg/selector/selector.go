@@ -202,12 +202,13 @@ type CircleStats struct {
 }
 
 // Stats returns, for every service that was asked for and every circle seen
-// from the selector's own place, what was picked there. Metrics read it, so
-// that a pick need not count for them.
+// from the selector's own place, what was picked there, ordered by service and
+// circle. Metrics read it, so that a pick need not count for them.
 func (s *Selector) Stats() []CircleStats {
+	services := *s.services.Load()
 	var all []CircleStats
-	for _, svc := range *s.services.Load() {
-		all = append(all, svc.stats()...)
+	for _, name := range slices.Sorted(maps.Keys(services)) {
+		all = append(all, services[name].stats()...)
 	}
 	return all
 }

@@ -2,7 +2,9 @@ package selector
 
 import (
 	"context"
+	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -150,6 +152,10 @@ func (svc *service) mergeLocked(entries []events.Entry) (gone []*node, changed b
 		return gone, changed
 	}
 
+	if byKey := func(a, b events.Entry) int { return a.Compare(b.Instance) }; !slices.IsSortedFunc(entries[max(i-1, 0):], byKey) {
+		entries, i = slices.Clone(entries), 0 // a source that is not as careful as it should be
+		slices.SortStableFunc(entries, byKey)
+	}
 	was := len(members)
 	old := append(svc.spare[:0], members[i:]...)
 	members = members[:i]
@@ -280,29 +286,34 @@ func (svc *service) rebuildSoon() {
 	})
 }
 
-// probeLocked tells the prober whom to measure: nearer circles first, and when
-// there are more than it takes, each caller begins somewhere else.
+// probeLocked tells the prober whom to measure: nearer circles first. Of a
+// circle for which there is not enough room each caller takes another part,
+// which hardly changes when an instance comes or goes.
 func (svc *service) probeLocked() {
+	var sizes [maxLevels + 1]int
+	for i := range svc.members {
+		if m := &svc.members[i]; m.in.Status != events.Draining {
+			sizes[m.circle]++
+		}
+	}
 	svc.paths = svc.paths[:0]
-	if n := len(svc.members); n > 0 {
-		begin := int(svc.offset % uint64(n))
-		for circle := range uint8(len(svc.sel.assumed)) {
-			svc.probeCircleLocked(circle, svc.members[begin:])
-			svc.probeCircleLocked(circle, svc.members[:begin])
+	for circle := range svc.sel.assumed {
+		size, room := sizes[circle], svc.sel.opts.Latency.MaxPaths-len(svc.paths)
+		if room <= 0 {
+			break
+		}
+		first, _ := bits.Mul64(svc.offset, uint64(size))
+		at := size - int(first) // how far behind the first, round the end
+		for i := 0; i < len(svc.members) && size > 0; i++ {
+			if m := &svc.members[i]; int(m.circle) == circle && m.in.Status != events.Draining {
+				if at%size < room {
+					svc.paths = append(svc.paths, m.path)
+				}
+				at++
+			}
 		}
 	}
 	svc.sel.prober.Probe(svc.group, svc.paths)
-}
-
-// probeCircleLocked adds the paths of a circle, as far as there is room.
-func (svc *service) probeCircleLocked(circle uint8, members []member) {
-	room := svc.sel.opts.Latency.MaxPaths - len(svc.paths)
-	for i := 0; i < len(members) && room > 0; i++ {
-		if m := &members[i]; m.circle == circle && m.in.Status != events.Draining {
-			svc.paths = append(svc.paths, m.path)
-			room--
-		}
-	}
 }
 
 func (svc *service) close() {

@@ -60,6 +60,14 @@ func TestWhatWasLearnedSurvivesChangesOfTheList(t *testing.T) {
 		{"others come before, between and after", func(w *world, all []events.Entry) []events.Entry {
 			return append(all, w.at("a", home, time.Millisecond), w.at("bb", home, time.Millisecond), w.at("z", farAway, time.Millisecond), w.at("a", farAway, time.Millisecond))
 		}},
+		{"another order", func(w *world, all []events.Entry) []events.Entry {
+			slices.Reverse(all)
+			all = append(all, w.at("a", home, time.Millisecond), w.at("z", farAway, time.Millisecond), w.at("bb", home, time.Millisecond))
+			w.send(events.Snapshot{Service: "user", Entries: slices.Clone(all)})
+			slices.Reverse(all)
+			w.send(events.Snapshot{Service: "user", Entries: slices.Clone(all)})
+			return all
+		}},
 		{"others leave", func(w *world, all []events.Entry) []events.Entry {
 			w.list(append(all, w.at("a", home, time.Millisecond), w.at("bb", home, time.Millisecond))...)
 			return all

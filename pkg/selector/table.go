@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/latency"
 )
 
 // table is what picks read: the instances of one service as one place sees
@@ -26,6 +28,7 @@ type table struct {
 type circle struct {
 	index   uint8
 	trials  bool          // some of near were half-open when the table was made
+	known   bool          // best is of a distance that is more than assumed
 	nearest uint32        // member with the least distance
 	best    time.Duration // its distance
 	limit   time.Duration // the greatest of the near set
@@ -59,8 +62,8 @@ func (v *view) build(members []member, generation uint64) *table {
 		verdicts[i] = vd
 		k := t.index(vd.condition, vd.circle)
 		if vd.condition < notReady {
-			if c := &t.circles[k]; t.sizes[k] == 0 || vd.distance < c.best {
-				c.best, c.nearest = vd.distance, uint32(i)
+			if c := &t.circles[k]; t.sizes[k] == 0 || vd.nearer(c) {
+				c.best, c.nearest, c.known = vd.distance, uint32(i), !vd.assumed
 			}
 		}
 		t.sizes[k]++
@@ -86,7 +89,7 @@ func (v *view) build(members []member, generation uint64) *table {
 			continue
 		}
 		c := &t.circles[t.index(vd.condition, vd.circle)]
-		if vd.distance > c.limit {
+		if vd.from(c) > c.limit {
 			c.rest = c.space[len(c.space)-len(c.rest)-1:]
 			c.rest[0] = members[i].node
 			continue
@@ -145,16 +148,35 @@ func (v *view) noInstance(t *table) error {
 // verdict is what a table makes of one member.
 type verdict struct {
 	distance  time.Duration
+	assumed   bool
 	circle    uint8
 	condition condition
 }
 
+// nearer compares with the nearest so far. What is known goes before what is
+// assumed: nobody is the nearest for not having been measured.
+func (vd *verdict) nearer(c *circle) bool {
+	if vd.assumed == c.known {
+		return !vd.assumed
+	}
+	return vd.distance < c.best
+}
+
+// from is the distance that counts in a circle: one that is assumed is at least
+// that of the nearest that is known.
+func (vd *verdict) from(c *circle) time.Duration {
+	if vd.assumed {
+		return max(vd.distance, c.best)
+	}
+	return vd.distance
+}
+
 func (v *view) judge(m *member) verdict {
-	vd := verdict{m.distance, m.circle, m.condition}
+	vd := verdict{m.distance, m.assumed, m.circle, m.condition}
 	if !v.home {
 		vd.circle = uint8(v.svc.sel.opts.Levels.Circle(v.place, m.in.Place()))
 		if !v.near { // what we measured is not the distance from over there
-			vd.distance = v.svc.sel.assumed[vd.circle]
+			vd.distance, vd.assumed = v.svc.sel.assumed[vd.circle], true
 		}
 	}
 	if v.protocols != 0 && m.protocols&v.protocols == 0 {
@@ -179,9 +201,9 @@ func (v *view) farther(c *circle) [][]*node {
 			nodes = slices.Clone(c.space)
 		}
 		distances := make(map[*node]time.Duration, len(nodes))
-		if v.near {
-			for _, n := range nodes {
-				distances[n] = n.distance()
+		for _, n := range nodes {
+			if d := n.distance(); v.near {
+				distances[n] = (&verdict{distance: d.Distance, assumed: d.Source == latency.SourceAssumed}).from(c)
 			}
 		}
 		slices.SortStableFunc(nodes, func(a, b *node) int { return cmp.Compare(distances[a], distances[b]) })

@@ -41,6 +41,9 @@ func Parse(s string) (Func, error) {
 		return refuse(rule)
 	}
 	isHTTP := u.Scheme == "http" || u.Scheme == "https"
+	if !isHTTP && u.Scheme != "tcp" && u.Scheme != "grpc" {
+		return refuse(rule)
+	}
 	if !validPort(u.Port()) && (u.Port() != "" || !isHTTP) {
 		return refuse("want a port of 1 to 65535")
 	}

@@ -43,7 +43,8 @@ type Options struct {
 // Server is a running NATS server.
 type Server struct {
 	ns        *server.Server
-	temporary string // to be removed, "" for none
+	temporary string   // to be removed, "" for none
+	lock      *os.File // on the store directory, nil for none
 }
 
 // Start runs a server and returns when clients can connect. ctx bounds the
@@ -65,7 +66,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 			return nil, fmt.Errorf("embedded NATS: no place for its records: %w", err)
 		}
 		s.temporary = dir
-	} else if err := usable(dir); err != nil {
+	} else if err := s.take(dir); err != nil {
 		return nil, fmt.Errorf("embedded NATS: store directory %s: %w", dir, err)
 	}
 	logs := &adapter{log: log, fatal: make(chan string, 1)}
@@ -75,7 +76,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		NoSigs: true, MaxTracedMsgLen: 256,
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("embedded NATS: %w", err), s.removeTemporary())
+		return nil, errors.Join(fmt.Errorf("embedded NATS: %w", err), s.release())
 	}
 	s.ns.SetLoggerV2(logs, log.Enabled(ctx, slog.LevelDebug), false, false)
 	if err := s.start(ctx, address, logs.fatal); err != nil {
@@ -125,15 +126,29 @@ func (s *Server) InProcess() nats.Option { return nats.InProcessServer(s.ns) }
 func (s *Server) Close() error {
 	s.ns.Shutdown()
 	s.ns.WaitForShutdown()
-	return s.removeTemporary()
+	return s.release()
 }
 
-func (s *Server) removeTemporary() error {
-	if s.temporary == "" {
-		return nil
+// take makes the directory, if need be, and locks it.
+func (s *Server) take(dir string) (err error) {
+	if err = os.MkdirAll(dir, 0o700); err == nil {
+		s.lock, err = lock(dir)
 	}
-	if err := os.RemoveAll(s.temporary); err != nil {
-		return fmt.Errorf("embedded NATS: remove its records: %w", err)
+	return err
+}
+
+// release gives the directory back, or removes it if it was temporary.
+func (s *Server) release() error {
+	var err error
+	if s.lock != nil {
+		err = s.lock.Close()
+		s.lock = nil
+	}
+	if s.temporary != "" {
+		err = os.RemoveAll(s.temporary)
+	}
+	if err != nil {
+		return fmt.Errorf("embedded NATS: give its records up: %w", err)
 	}
 	return nil
 }
@@ -151,18 +166,6 @@ func hostPort(address string) (string, int, error) {
 		return host, server.RANDOM_PORT, nil
 	}
 	return host, int(n), nil
-}
-
-// usable makes the directory and writes to it once.
-func usable(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, ".proxima-")
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // adapter writes the server's log with slog. What the server calls notices are

@@ -185,3 +185,27 @@ func TestStartEndsWithItsContext(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+func TestTwoServersDoNotShareAStore(t *testing.T) {
+	o := embedded.Options{Listen: "127.0.0.1:0", StoreDir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}
+	first, err := embedded.Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second, err := embedded.Start(t.Context(), o); err == nil || !strings.Contains(err.Error(), "another router uses it") {
+		t.Errorf("the second: %v", err)
+		if err == nil {
+			_ = second.Close()
+		}
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	third, err := embedded.Start(t.Context(), o)
+	if err != nil {
+		t.Fatalf("after the first has ended: %v", err)
+	}
+	if err := third.Close(); err != nil {
+		t.Error(err)
+	}
+}
