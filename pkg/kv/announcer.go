@@ -156,19 +156,30 @@ func (n *announcer) trouble(err error) time.Duration {
 	return jitter(wait)
 }
 
-// write writes the record over the given revision, with a fresh lease.
+// write writes the record over the given revision, and the lease. A new record
+// comes after its lease: a crash between the two leaves nothing that lasts. One
+// that is listed has a lease, and callers shall hear of the change at once.
 func (n *announcer) write(ctx context.Context, in *events.Instance, revision uint64) error {
 	data, err := events.Encode(*in)
 	if err != nil {
 		return err
 	}
-	rev, err := n.r.register(ctx, in, data, revision)
+	listed := n.revision != 0 && n.revision == revision
+	if !listed {
+		if err := n.r.Renew(ctx, in, revision); err != nil {
+			return err
+		}
+	}
+	rev, err := n.r.put(ctx, in, data, revision)
 	if err != nil {
 		n.unsure = n.unsure || !errors.Is(err, ErrFenced)
 		return err
 	}
 	n.revision, n.written, n.unsure = rev, time.Now(), false
 	n.rewrite = jitter(recordTTL(in.TTL) / 2)
+	if listed {
+		return n.r.Renew(ctx, in, rev)
+	}
 	return nil
 }
 

@@ -63,13 +63,14 @@ func (r *Registry) Register(ctx context.Context, in events.Instance, revision ui
 			revision = last.seq // of the mark that a removal left
 		}
 	}
-	return r.register(ctx, &in, data, revision)
-}
-
-func (r *Registry) register(ctx context.Context, in *events.Instance, data []byte, revision uint64) (uint64, error) {
-	if err := r.Renew(ctx, in, revision); err != nil {
+	if err := r.Renew(ctx, &in, revision); err != nil {
 		return 0, err
 	}
+	return r.put(ctx, &in, data, revision)
+}
+
+// put writes the record, over exactly that revision.
+func (r *Registry) put(ctx context.Context, in *events.Instance, data []byte, revision uint64) (uint64, error) {
 	ack, err := r.publish(ctx, &nats.Msg{Subject: r.prefix + in.Key().Inst(), Data: data},
 		jetstream.WithExpectLastSequencePerSubject(revision),
 		jetstream.WithMsgTTL(recordTTL(ttl(in))))

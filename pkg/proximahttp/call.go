@@ -78,7 +78,7 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 
 	w.begin()
 	patience := c.patience(p, func() { giveUp(errSlow) })
-	resp, err := c.transport.base.RoundTrip(out) //nolint:bodyclose // by the caller, or by the next attempt
+	resp, err := c.transport.base.RoundTrip(out)
 	latency := w.latency()
 	if !patience.Stop() && err == nil { // its body cannot be read any more
 		_ = resp.Body.Close()
