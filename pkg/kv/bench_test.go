@@ -163,12 +163,17 @@ func BenchmarkPropagation(b *testing.B) {
 			}
 			ready.Wait()
 			seen.Add(watchers)
-			a, err := r.Announce(instance("a"), kv.AnnounceOptions{Logger: quiet(nil)})
+			idle := make(chan struct{}, 1) // the announcer has its answers
+			a, err := r.Announce(instance("a"), kv.AnnounceOptions{Logger: quiet(nil), OnState: func(s kv.State) {
+				if s.Registered() {
+					idle <- struct{}{}
+				}
+			}})
 			if err != nil {
 				b.Fatal(err)
 			}
 			seen.Wait()
-			registered(b, a, time.Second)
+			<-idle
 			d.all = nil
 			for weight := 1; b.Loop(); weight++ {
 				seen.Add(watchers)
@@ -177,6 +182,7 @@ func BenchmarkPropagation(b *testing.B) {
 					b.Fatal(err)
 				}
 				seen.Wait()
+				<-idle
 			}
 			_ = a.Leave(b.Context())
 			cancel()

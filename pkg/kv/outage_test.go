@@ -315,7 +315,8 @@ func TestLostReplies(t *testing.T) {
 				}
 			})
 		})
-		t.Run("of an update: "+what, func(t *testing.T) {
+		// The record comes first there.
+		t.Run("of an update: "+[]string{"the record", "the lease"}[n], func(t *testing.T) {
 			natstest.Bubble(t, func(t *testing.T) {
 				f := setup(t)
 				w, _, r := f.remote(kv.Options{})

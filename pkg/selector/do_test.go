@@ -84,6 +84,37 @@ func TestDoTriesOthersAndTheNextCircleAfterTwo(t *testing.T) {
 	}
 }
 
+func TestTheThirdAttemptGoesOnFromTheCircleThatFailed(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		entries []events.Entry
+		want    []string // from the third attempt on
+	}{
+		{"the next one", append(several(4), instance("door", nextDoor), instance("far", farAway)), []string{"door", "far"}},
+		{
+			"the last one, when the first is empty",
+			[]events.Entry{instance("a", nextDoor), instance("b", nextDoor), instance("c", nextDoor), instance("far", farAway)},
+			[]string{"far"},
+		},
+		{"the first again, when there is no other", several(4), nil},
+		{
+			"the nearest of what is less good",
+			append(several(2), instance("far", farAway, suspect), instance("door", nextDoor, suspect), instance("here", home, suspect)),
+			[]string{"here", "door"},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := start(t, selector.Options{}, tt.entries...)
+				called, err := w.do(selector.Request{}, errCall, errCall, errCall)
+				if err != nil || len(called) != 4 || !slices.Equal(called[2:2+len(tt.want)], tt.want) {
+					t.Errorf("called %v, error %v, want %v from the third on", called, err, tt.want)
+				}
+			})
+		})
+	}
+}
+
 func TestDoGivesUpWithTheLastError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		first, last := errors.New("first"), errors.New("last")

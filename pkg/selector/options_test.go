@@ -23,6 +23,7 @@ func TestNewRefusesWhatCannotWork(t *testing.T) {
 		{"too many levels", selector.Options{Levels: manyLevels(33)}, "selector: 33 levels, want at most 32"},
 		{"slack", selector.Options{NearSlack: -1}, "selector: near slack -1ns"},
 		{"factor", selector.Options{NearFactor: 0.5}, "selector: near factor 0.5"},
+		{"no factor", selector.Options{NearFactor: math.NaN()}, "selector: near factor NaN"},
 		{"wait", selector.Options{FirstSnapshot: -1}, "selector: wait for the first snapshot -1ns"},
 		{"attempts", selector.Options{Attempts: -1}, "selector: -1 attempts"},
 		{"backoff", selector.Options{Backoff: -1}, "selector: backoff -1ns"},

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -209,6 +211,58 @@ func TestANewWeightAndANewDoubtCountAtOnce(t *testing.T) {
 			if got := w.candidate("i0"); got.Suspect != doubted || got.Near == doubted {
 				t.Errorf("doubted %v: %+v", doubted, got)
 			}
+		}
+	})
+}
+
+func TestWhoHasLeftIsNotKeptInMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, selector.Options{})
+		var left []weak.Pointer[events.Instance]
+		list := func(ids string) {
+			var entries []events.Entry
+			for _, id := range ids {
+				e := w.at(string(id), home, time.Millisecond)
+				left = append(left, weak.Make(e.Instance))
+				entries = append(entries, e)
+			}
+			w.list(entries...)
+			w.picks(20)
+			w.call(string(ids[0]), errRefused)
+		}
+		list("abcdef")
+		list("aceg")
+		list("gh")
+		left = left[:len(left)-2]
+		for range 3 {
+			runtime.GC()
+		}
+		kept := 0
+		for _, p := range left {
+			if p.Value() != nil {
+				kept++
+			}
+		}
+		if kept > 0 {
+			t.Errorf("%d of %d instances that have left, or changed, are still in memory", kept, len(left))
+		}
+	})
+}
+
+func TestAPickKnowsWhetherItIsAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, instance("a", home))
+		p := w.pick()
+		if !p.Alone() {
+			t.Error("not alone, want alone")
+		}
+		w.list(instance("a", home), instance("b", farAway, status(events.NotReady)))
+		if p.Alone() {
+			t.Error("alone, though another is listed")
+		}
+		var none selector.Pick
+		if none.Alone() {
+			t.Error("no pick is alone")
 		}
 	})
 }
