@@ -16,7 +16,7 @@ const (
 	checkEvery    = 20 * time.Second // asks whether the stream is ahead
 	settle        = 100 * time.Millisecond
 	maxRetry      = 5 * time.Second
-	liveBuffer    = 2048 // messages; more unread ones cost a snapshot
+	liveBuffer    = 2048 // messages; more unread ones cost a read
 )
 
 // Watch calls apply with the complete snapshot of service whenever something
