@@ -47,9 +47,7 @@ func FuzzItAgreesWithPlainGobreaker(f *testing.F) {
 		f.Add(randomProgram(seed))
 	}
 	f.Fuzz(func(t *testing.T, program []byte) {
-		if len(program) > 2000 {
-			t.Skip("the program is long for nothing")
-		}
+		program = program[:min(len(program), 2000)] // more takes long and shows nothing new
 		synctest.Test(t, func(t *testing.T) { runOnBoth(t, program, make(map[string]int)) })
 	})
 }
