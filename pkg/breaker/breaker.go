@@ -84,6 +84,17 @@ func New(k Key, s Settings) *Breaker {
 // breaker turns half-open by itself.
 func (b *Breaker) State() State { return stateOf(b.word.Load()) }
 
+// Opened says since when a breaker has been open, and whether it opened because
+// the connection was refused. It is the zero time for one that is not open.
+func (b *Breaker) Opened() (at time.Time, refused bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.State() != Open {
+		return time.Time{}, false
+	}
+	return b.circuit.opened, b.circuit.refused
+}
+
 // Allow says whether the instance may be called now. If so, the end of that
 // call must be reported with [Pass.Done]. The error is [ErrOpen] or
 // [ErrTrialsTaken], as it is, not wrapped.

@@ -20,6 +20,8 @@ type circuit struct {
 	lastTrial uint64
 
 	openUntil time.Time
+	opened    time.Time
+	refused   bool        // that is why it opened
 	timer     *time.Timer // one for both openUntil and the oldest trial's deadline
 	rings     int         // calls of the timer's function that are due or running
 
@@ -107,7 +109,9 @@ func (b *Breaker) changeLocked(from, to State) {
 	if to == Open {
 		// gobreaker stays open until strictly after its own expiry, which it
 		// computed a moment ago.
-		c.openUntil = time.Now().Add(b.settings.OpenFor + 1)
+		c.opened = time.Now()
+		c.openUntil = c.opened.Add(b.settings.OpenFor + 1)
+		c.refused = c.outcome == refused
 	}
 	next := b.word.Load()/generation + 1
 	b.word.Store(next*generation | uint64(to))
