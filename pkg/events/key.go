@@ -9,14 +9,16 @@ import (
 // Unknown stands for an unknown region or zone in keys and subjects.
 const Unknown = topology.Unknown
 
-// The two families of keys, and the first token of each.
+// The families of keys and subjects, and the first token of each.
 const (
 	instFamily  = "inst"
 	leaseFamily = "lease"
+	beatFamily  = "beat"
+	pingFamily  = "ping"
 )
 
-// Key is where an instance is kept: one record and one lease. Region and Zone
-// are empty when unknown.
+// Key is where an instance is kept: one record and one lease; and where it
+// tells its load and answers pings. Region and Zone are empty when unknown.
 type Key struct{ Service, Region, Zone, ID string }
 
 // Inst is the bucket key of the record: inst.<service>.<region>.<zone>.<id>.
@@ -24,6 +26,15 @@ func (k Key) Inst() string { return k.join(instFamily) }
 
 // Lease is the bucket key of the lease: lease.<service>.<region>.<zone>.<id>.
 func (k Key) Lease() string { return k.join(leaseFamily) }
+
+// Beat is what follows the bucket's name in the subject of its beats:
+// beat.<service>.<region>.<zone>.<id>. The bucket keeps nothing under it.
+func (k Key) Beat() string { return k.join(beatFamily) }
+
+// Ping is where the instance answers pings, after the name of its bucket and a
+// dot: ping.<service>.<region>.<zone>.<id>. It is a subject, not a key of the
+// bucket.
+func (k Key) Ping() string { return k.join(pingFamily) }
 
 // String is <service>.<region>.<zone>.<id>.
 func (k Key) String() string { return k.join("")[1:] }
@@ -62,8 +73,14 @@ func (k *Key) normalize() {
 
 // ParseKey reads a bucket key of a record, inst.<service>.<region>.<zone>.<id>,
 // and validates its names.
-func ParseKey(key string) (Key, error) {
-	rest, ok := strings.CutPrefix(key, instFamily+".")
+func ParseKey(key string) (Key, error) { return parseKey(instFamily, key) }
+
+// ParseBeatKey reads what [Key.Beat] writes, and validates its names.
+func ParseBeatKey(key string) (Key, error) { return parseKey(beatFamily, key) }
+
+func parseKey(family, key string) (Key, error) {
+	first, rest, ok := strings.Cut(key, ".")
+	ok = ok && first == family
 	var tokens [4]string
 	for i := range tokens {
 		if i < len(tokens)-1 {
@@ -76,7 +93,7 @@ func ParseKey(key string) (Key, error) {
 		ok = ok && tokens[i] != ""
 	}
 	if !ok || strings.Contains(rest, ".") {
-		return Key{}, &FieldError{"key", key, "want inst.<service>.<region>.<zone>.<id>"}
+		return Key{}, &FieldError{"key", key, "want " + family + ".<service>.<region>.<zone>.<id>"}
 	}
 	k := Key{tokens[0], tokens[1], tokens[2], tokens[3]}
 	k.normalize()

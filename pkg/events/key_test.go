@@ -27,6 +27,9 @@ func TestKeysAreToTheLetterOfTheContract(t *testing.T) {
 		if got := tt.k.Lease(); got != "lease."+tt.want {
 			t.Errorf("lease of %+v is %s, want lease.%s", tt.k, got, tt.want)
 		}
+		if got := tt.k.Ping(); got != "ping."+tt.want {
+			t.Errorf("pings of %+v go to %s, want ping.%s", tt.k, got, tt.want)
+		}
 		back, err := events.ParseKey(tt.k.Inst())
 		if err != nil || back != tt.k {
 			t.Errorf("%s is %+v, %v, want %+v", tt.k.Inst(), back, err, tt.k)
@@ -101,6 +104,11 @@ func FuzzParseKey(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		k, err := events.ParseKey(s)
+		if rest, ok := strings.CutPrefix(s, "inst."); ok {
+			if beat, e := events.ParseBeatKey("beat." + rest); (e == nil) != (err == nil) || beat != k {
+				t.Fatalf("%q is %+v, %v; as a beat it is %+v, %v", s, k, err, beat, e)
+			}
+		}
 		if err != nil {
 			if k != (events.Key{}) {
 				t.Fatalf("%q is refused and still %+v", s, k)
@@ -120,7 +128,7 @@ func checkTokens(t *testing.T, k events.Key) {
 	if err := k.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range []string{k.Inst(), k.Lease()} {
+	for _, s := range []string{k.Inst(), k.Lease(), k.Beat(), k.Ping()} {
 		tokens := strings.Split(s, ".")
 		if len(tokens) != 5 || len(s) > 5+1+4*64 {
 			t.Fatalf("%q is %d tokens, %d bytes", s, len(tokens), len(s))

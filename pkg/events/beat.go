@@ -1,0 +1,127 @@
+package events
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"unicode/utf8"
+)
+
+// MaxBeatSize is the largest encoded beat, in bytes.
+const MaxBeatSize = 1 << 10
+
+const (
+	// maxCount is the largest InFlight and Queue of a beat.
+	maxCount = 1_000_000
+	// rounding is how far above 1 a share that was measured may be.
+	rounding = 0.01
+
+	shareRule = "want a number, 0 to 1"
+	countRule = "want a whole number, 0 to 1000000"
+)
+
+// Beat is how loaded an instance is, by its own word. It is heard by whoever
+// listens when it is told, and kept by nobody: <bucket>.beat.<service>.
+// <region>.<zone>.<id> on core NATS, every few seconds.
+type Beat struct {
+	// CPU is the share it uses of the processor time it may use, 0 to 1.
+	CPU float64
+	// Memory is the share it uses of the memory it may use, 0 to 1.
+	Memory float64
+	// InFlight is the number of calls being served, 0 to 1,000,000.
+	InFlight int
+	// Queue is the number of calls that wait to be served, 0 to 1,000,000.
+	Queue int
+	// Incarnation is the one that tells, empty if it does not say.
+	Incarnation string
+}
+
+// beatWire is the JSON of a beat. Numbers are floats, as not everybody who
+// writes JSON has whole ones, and pointers tell what is absent.
+type beatWire struct {
+	CPU         *float64 `json:"cpu"`
+	Memory      *float64 `json:"mem"`
+	InFlight    *float64 `json:"in_flight"`
+	Queue       *float64 `json:"queue"`
+	Incarnation string   `json:"incarnation,omitempty"`
+}
+
+// EncodeBeat validates a beat and writes it. A share that rounding has put a
+// little above 1 is 1.
+func EncodeBeat(b Beat) ([]byte, error) {
+	for _, share := range []*float64{&b.CPU, &b.Memory} {
+		if *share > 1 && *share <= 1+rounding {
+			*share = 1
+		}
+	}
+	inFlight, queue := float64(b.InFlight), float64(b.Queue)
+	w := beatWire{&b.CPU, &b.Memory, &inFlight, &queue, b.Incarnation}
+	if err := w.validate(); err != nil {
+		return nil, err
+	}
+	data, err := marshal(w)
+	if err != nil {
+		return nil, fmt.Errorf("events: encode a beat: %w", err)
+	}
+	return data, nil
+}
+
+// DecodeBeat reads and validates a beat. Fields it does not know are ignored,
+// numbers that are absent or null are 0, though one must be there: what tells
+// nothing is no beat. Nothing of data is kept. The error never quotes more than
+// a little of the data; it is a *[FieldError] when the JSON is sound.
+func DecodeBeat(data []byte) (Beat, error) {
+	if len(data) > MaxBeatSize {
+		return Beat{}, fmt.Errorf("events: a beat of %d bytes, want at most %d", len(data), MaxBeatSize)
+	}
+	if !utf8.Valid(data) {
+		return Beat{}, errors.New("events: decode a beat: not UTF-8")
+	}
+	if !bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
+		return Beat{}, &FieldError{"beat", string(data), wantObject}
+	}
+	var w beatWire
+	if err := json.Unmarshal(data, &w); err != nil {
+		if fe, ok := errors.AsType[*FieldError](typeError("", err)); ok {
+			return Beat{}, fe
+		}
+		return Beat{}, fmt.Errorf("events: decode a beat: %w", err)
+	}
+	if w.CPU == nil && w.Memory == nil && w.InFlight == nil && w.Queue == nil {
+		return Beat{}, &FieldError{"beat", string(data), "want at least one of cpu, mem, in_flight and queue"}
+	}
+	if err := w.validate(); err != nil {
+		return Beat{}, err
+	}
+	return Beat{value(w.CPU), value(w.Memory), int(value(w.InFlight)), int(value(w.Queue)), w.Incarnation}, nil
+}
+
+func value(v *float64) float64 {
+	if v == nil {
+		return 0
+	}
+	return *v
+}
+
+func (w *beatWire) validate() error {
+	for _, f := range []struct {
+		name  string
+		value float64
+		most  float64
+		whole bool
+		rule  string
+	}{
+		{"cpu", value(w.CPU), 1, false, shareRule},
+		{"mem", value(w.Memory), 1, false, shareRule},
+		{"in_flight", value(w.InFlight), maxCount, true, countRule},
+		{"queue", value(w.Queue), maxCount, true, countRule},
+	} {
+		ok := f.value >= 0 && f.value <= f.most && (!f.whole || f.value == math.Trunc(f.value)) // not NaN, either
+		if !ok {
+			return &FieldError{f.name, formatFloat(f.value), f.rule}
+		}
+	}
+	return validateText("incarnation", w.Incarnation)
+}
