@@ -59,6 +59,17 @@ type State struct {
 // Registered says whether the instance is listed, as far as its announcer knows.
 func (s State) Registered() bool { return s.Phase == Registered || s.Phase == Draining }
 
+// Locator finds an instance's place in the coordinate space from what callers
+// tell it. *latency.Locator is one. Its methods are called one at a time or
+// together, and must return soon.
+type Locator interface {
+	// Answer takes in the content of a ping and returns that of the answer.
+	Answer(ping []byte) []byte
+	// Coordinate is what the record should carry now, false for none. Every
+	// change of it writes the record again.
+	Coordinate() (events.Coordinate, bool)
+}
+
 // AnnounceOptions configure [Registry.Announce]. The zero value is ready to use.
 type AnnounceOptions struct {
 	// Check says whether the instance works. It is announced after the first
@@ -77,6 +88,19 @@ type AnnounceOptions struct {
 	// InFlight is the number of calls being served, if it is known: draining
 	// ends when it is 0, though not before callers could hear of it.
 	InFlight func() int
+	// Load says how loaded the instance is, for callers that ask to hear of
+	// it; false: nothing to tell now. It is called every BeatInterval while
+	// the instance is listed and the registry connected, one call at a time,
+	// with no lock held. It may take its time, though Leave waits for it at
+	// most a second. The incarnation is filled in. Default: no beats.
+	Load func() (events.Beat, bool)
+	// BeatInterval is the time between two beats, give or take a tenth.
+	// Default 5s.
+	BeatInterval time.Duration
+	// Locator answers the pings that callers send to tell and to ask where
+	// both are, and keeps the coordinate of the record. Default: pings get an
+	// empty answer and the coordinate stays as it was announced.
+	Locator Locator
 	// OnState is called after every change of the state, in order, with no
 	// lock held. It should return soon and must not wait for Leave: the lease
 	// is renewed by the same goroutine.
@@ -108,7 +132,9 @@ type Announcement struct {
 
 // Announce lists an instance, and keeps it listed: it announces in after its
 // first passed check, renews the lease every third of the ttl, announces again
-// whenever the record was lost, and never gives up. It returns at once; the
+// whenever the record was lost, and never gives up. While the instance is
+// listed, pings on <bucket>.<[events.Key.Ping]> are answered with an empty
+// reply, for callers that measure how far it is. It returns at once; the
 // error is about in and o only. An empty Incarnation and Started are filled in.
 func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcement, error) {
 	if in.Incarnation == "" {
@@ -127,6 +153,9 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 	}
 	if o.CheckTimeout <= 0 {
 		o.CheckTimeout = 2 * time.Second
+	}
+	if o.BeatInterval <= 0 {
+		o.BeatInterval = 5 * time.Second
 	}
 	if o.Logger == nil {
 		o.Logger = r.log

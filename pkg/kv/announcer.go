@@ -33,6 +33,8 @@ type announcer struct {
 	unsure   bool          // a write was sent and not answered
 	failing  time.Time     // since when the registry has not taken what we said
 	rival    rival
+
+	pings *nats.Subscription // nil: they are not answered
 }
 
 func newAnnouncer(a *Announcement) *announcer {
@@ -44,13 +46,17 @@ func newAnnouncer(a *Announcement) *announcer {
 
 func (n *announcer) run() {
 	n.startChecks(n.ctx)
+	if n.opts.Load != nil {
+		n.running.Go(func() { n.beat(n.ctx) })
+	}
 	back := n.r.nc.StatusChanged(nats.CONNECTED)
 	timer := time.NewTimer(0)
 	defer func() {
 		timer.Stop()
 		n.r.nc.RemoveStatusListener(back)
+		n.answerPings(false)
 		n.stop()
-		n.awaitChecks()
+		n.await()
 		close(n.done)
 	}()
 	for {
@@ -70,6 +76,7 @@ func (n *announcer) run() {
 			timer.Reset(rand.N(min(time.Second, n.in.Load().TTL/3)))
 			continue
 		case <-timer.C:
+			n.locate()
 		}
 		if !n.passed {
 			continue
@@ -86,6 +93,7 @@ func (n *announcer) run() {
 func (n *announcer) step() (wait time.Duration, final bool) {
 	in := n.current()
 	err := n.keep(n.busy, in)
+	n.answerPings(n.revision != 0 || n.unsure)
 	if err != nil && !errors.Is(err, ErrConflict) && !errors.Is(err, errWaiting) {
 		return n.trouble(err), false
 	}
@@ -170,6 +178,7 @@ func (n *announcer) write(ctx context.Context, in *events.Instance, revision uin
 			return err
 		}
 	}
+	n.answerPings(true) // whoever sees the record may ask at once
 	rev, err := n.r.put(ctx, in, data, revision)
 	if err != nil {
 		n.unsure = n.unsure || !errors.Is(err, ErrFenced)
@@ -181,6 +190,26 @@ func (n *announcer) write(ctx context.Context, in *events.Instance, revision uin
 		return n.r.Renew(ctx, in, rev)
 	}
 	return nil
+}
+
+// locate puts the coordinate that is known by now into the record.
+func (n *announcer) locate() {
+	if n.opts.Locator == nil {
+		return
+	}
+	c, ok := n.opts.Locator.Coordinate()
+	if before := n.in.Load().Coordinate; !ok || before != nil && *before == c {
+		return
+	}
+	if err := n.Update(func(in *events.Instance) { in.Coordinate = &c }); err != nil {
+		n.log.Debug("the coordinate is not announced", "error", err)
+		return
+	}
+	n.written = time.Time{} // with the next write, not one more
+	select {
+	case <-n.updated:
+	default:
+	}
 }
 
 // current is the instance as it is to be announced now.

@@ -19,7 +19,7 @@ type checker struct {
 	check             func(context.Context) error
 	interval, timeout time.Duration
 	results           chan error
-	running           sync.WaitGroup
+	running           sync.WaitGroup // also of beats
 
 	// The announcer's.
 	passed bool          // the check has passed once
@@ -101,9 +101,9 @@ func (c *checker) once(ctx context.Context) bool {
 	}
 }
 
-// awaitChecks waits until no check runs any more, though not for long: one may
-// not heed its context.
-func (c *checker) awaitChecks() {
+// await waits until no check runs any more, nor a Load, though not for long:
+// one may not heed its context, or has none.
+func (c *checker) await() {
 	ended := make(chan struct{})
 	go func() {
 		c.running.Wait()

@@ -15,6 +15,12 @@
 // record is gone or somebody else's, the server refuses it, and the announcer
 // knows at once. See docs/decisions for why it is built so.
 //
+// # Beats
+//
+// An instance that knows how loaded it is ([AnnounceOptions].Load) tells that
+// every few seconds on core NATS: <bucket>.beat.<service>.<region>.<zone>.<id>.
+// Nothing of it is kept, and only who subscribes hears it.
+//
 // # Watch
 //
 // Changes are republished by the stream on plain subjects. A watcher

@@ -67,6 +67,7 @@ type Registry struct {
 	prefix string // $KV.<bucket>.
 	inst   string // $KV.<bucket>.inst.
 	live   string // <bucket>., the prefix of republished changes
+	api    string // prefix of JetStream's subjects
 	direct string // subject of direct gets
 
 	counts counters
@@ -130,6 +131,7 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kv: open: %w", err)
 	}
+	r.api = api
 	r.direct = api + "DIRECT.GET." + r.stream
 	if !nc.Opts.AllowReconnect || nc.Opts.MaxReconnect >= 0 {
 		r.log.Warn("the NATS connection gives up after a number of reconnects, use nats.MaxReconnects(-1) for discovery that heals by itself",

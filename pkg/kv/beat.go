@@ -1,0 +1,42 @@
+package kv
+
+import (
+	"context"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+// beat tells the load of the instance until ctx ends. It has a goroutine of
+// its own: a Load that takes long delays no heartbeat.
+func (a *Announcement) beat(ctx context.Context) {
+	subject := a.r.live + a.in.Load().Key().Beat()
+	var wrong error // what was wrong with the last one
+	for {
+		select {
+		case <-time.After(jitter(a.opts.BeatInterval)):
+		case <-ctx.Done():
+			return
+		}
+		if !a.heard() {
+			continue
+		}
+		beat, ok := a.opts.Load()
+		if !ok {
+			continue
+		}
+		beat.Incarnation = a.in.Load().Incarnation
+		data, err := events.EncodeBeat(beat)
+		if err != nil && !sameText(err, wrong) {
+			a.log.Warn("the load is not told", "error", err)
+		}
+		wrong = err
+		if err == nil && a.heard() {
+			_ = a.r.nc.Publish(subject, data) // the next one is due soon
+		}
+	}
+}
+
+// heard says whether a beat would be of use now. What is published while
+// disconnected would be kept, and told when it is no longer true.
+func (a *Announcement) heard() bool { return a.State().Registered() && a.r.nc.IsConnected() }

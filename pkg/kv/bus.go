@@ -1,0 +1,220 @@
+package kv
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// samplesAge is how long the last message of a reporter is kept for those
+	// who come later, and samplesBytes how much of all of them.
+	samplesAge   = 2 * time.Minute
+	samplesBytes = 256 << 20
+	samplesPage  = 512 // messages asked for at a time
+	maxHistory   = 4   // pages
+)
+
+// Bus carries what callers and instances tell each other about distances, on
+// core NATS, so that nobody waits for anybody. A stream in memory
+// (PROXIMA_LATENCY for the bucket "proxima") keeps the last message of each
+// subject for two minutes: whoever begins to listen hears that first. Without
+// the stream, or the right to read it, only that is lost. Get one with
+// [Registry.Bus]; it is safe for concurrent use and holds nothing.
+type Bus struct{ r *Registry }
+
+// Bus returns the bus of this registry. Its subjects begin with the bucket's
+// name, which is not part of what is passed to its methods.
+func (r *Registry) Bus() *Bus { return &Bus{r} }
+
+// Publish sends data to whoever listens. While NATS is away it is an error:
+// nothing is sent later, when it may no longer be true.
+func (b *Bus) Publish(subject string, data []byte) error {
+	if !b.r.nc.IsConnected() {
+		return fmt.Errorf("%w: not connected", ErrUnavailable)
+	}
+	if err := b.r.nc.Publish(b.r.live+subject, data); err != nil {
+		return fmt.Errorf("kv: publish %s: %w", subject, err)
+	}
+	return nil
+}
+
+// Request sends data to the one who answers on a subject.
+func (b *Bus) Request(ctx context.Context, subject string, data []byte) ([]byte, error) {
+	if !b.r.nc.IsConnected() {
+		return nil, fmt.Errorf("%w: not connected", ErrUnavailable)
+	}
+	msg, err := b.r.nc.RequestWithContext(ctx, b.r.live+subject, data)
+	if err != nil {
+		return nil, fmt.Errorf("kv: ask %s: %w", subject, err)
+	}
+	return msg.Data, nil
+}
+
+// Subscribe calls handle with every message on a subject, which may have "*"
+// as its last token, until stop is called. Before it returns, and while ctx
+// lasts, handle gets the messages that the stream has kept, with their age.
+// Calls come one at a time. The error is of the subscription; that there is no
+// stream to read from is none.
+func (b *Bus) Subscribe(ctx context.Context, subject string, handle func(subject string, data []byte, age time.Duration)) (stop func(), err error) {
+	var turn sync.Mutex // history goes first
+	turn.Lock()
+	defer turn.Unlock()
+	sub, err := b.r.nc.Subscribe(b.r.live+subject, func(msg *nats.Msg) {
+		turn.Lock()
+		defer turn.Unlock()
+		handle(strings.TrimPrefix(msg.Subject, b.r.live), msg.Data, 0)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("kv: subscribe %s: %w", subject, err)
+	}
+	kept, err := b.history(ctx, subject)
+	if err != nil {
+		b.r.log.Debug("what others measured before is not known", "subject", subject, "error", err)
+	}
+	for _, m := range kept {
+		handle(m.subject, m.data, m.age)
+	}
+	return func() { _ = sub.Unsubscribe() }, nil // fails only if the connection is closed
+}
+
+// kept is a message of the stream.
+type kept struct {
+	subject string
+	data    []byte
+	at      time.Time // on the server's clock
+	age     time.Duration
+}
+
+// history reads what the stream keeps on a subject, and makes the stream if
+// there is none.
+func (b *Bus) history(ctx context.Context, subject string) ([]kept, error) {
+	if !b.r.nc.IsConnected() {
+		return nil, fmt.Errorf("%w: not connected", ErrUnavailable)
+	}
+	ctx, cancel := context.WithTimeout(ctx, b.r.opts.OpTimeout)
+	defer cancel()
+	var all []kept
+	next, err := uint64(1), error(nil)
+	for page := 0; page < maxHistory && next > 0 && err == nil; page++ {
+		all, next, err = b.page(ctx, subject, next, all)
+	}
+	if errors.Is(err, nats.ErrNoResponders) {
+		err = b.ensure(ctx)
+	}
+	date(all, time.Now())
+	return all, err
+}
+
+// page appends one page of messages from a sequence on, and returns the
+// sequence of the next, 0 after the last.
+func (b *Bus) page(ctx context.Context, subject string, from uint64, all []kept) ([]kept, uint64, error) {
+	inbox := b.r.nc.NewInbox()
+	sub, err := b.r.nc.SubscribeSync(inbox)
+	if err != nil {
+		return all, 0, err
+	}
+	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is closed
+	req, err := json.Marshal(getRequest{Seq: from, NextFor: b.r.live + subject, Batch: samplesPage})
+	if err != nil {
+		return all, 0, err
+	}
+	if err := b.r.nc.PublishRequest(b.r.api+"DIRECT.GET."+b.stream(), inbox, req); err != nil {
+		return all, 0, err
+	}
+	last := from
+	for {
+		msg, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return all, 0, err
+		}
+		switch code := msg.Header.Get(hdrStatus); code {
+		case "":
+			if m, seq, ok := b.parse(msg); ok {
+				all = append(all, m)
+				last = max(last, seq)
+			}
+		case "204": // the end of the page
+			if pending, _ := strconv.ParseUint(msg.Header.Get(hdrPending), 10, 64); pending > 0 {
+				return all, last + 1, nil
+			}
+			return all, 0, nil
+		case "404": // there is nothing
+			return all, 0, nil
+		case "503":
+			return all, 0, nats.ErrNoResponders
+		default:
+			return all, 0, fmt.Errorf("kv: read samples: %s", status(msg))
+		}
+	}
+}
+
+func (b *Bus) parse(msg *nats.Msg) (m kept, seq uint64, ok bool) {
+	subject, ok := strings.CutPrefix(msg.Header.Get(hdrSubject), b.r.live)
+	if !ok {
+		return kept{}, 0, false
+	}
+	seq, err := strconv.ParseUint(msg.Header.Get(hdrSequence), 10, 64)
+	if err != nil {
+		return kept{}, 0, false
+	}
+	at, err := time.Parse(time.RFC3339Nano, msg.Header.Get(hdrTimestamp))
+	return kept{subject: subject, data: msg.Data, at: at}, seq, err == nil
+}
+
+// date says how old the messages are now. The server's clock tells them apart;
+// how long ago the newest came, ours, if that can be true.
+func date(all []kept, now time.Time) {
+	var newest time.Time
+	for _, m := range all {
+		if m.at.After(newest) {
+			newest = m.at
+		}
+	}
+	since := now.Sub(newest)
+	if since < 0 || since > samplesAge {
+		since = 0
+	}
+	for i := range all {
+		all[i].age = min(since+newest.Sub(all[i].at), samplesAge)
+	}
+}
+
+func (b *Bus) stream() string { return strings.ToUpper(b.r.opts.Bucket) + "_LATENCY" }
+
+// ensure makes the stream.
+func (b *Bus) ensure(ctx context.Context) error {
+	if b.r.opts.NoCreate {
+		return fmt.Errorf("%w: there is no stream %s and this user does not create it", ErrUnavailable, b.stream())
+	}
+	config := jetstream.StreamConfig{
+		Name:              b.stream(),
+		Description:       "What Proxima's callers measured lately",
+		Subjects:          []string{b.r.live + "latency.>"},
+		Storage:           jetstream.MemoryStorage,
+		Replicas:          1, // what is lost with a server is measured again within seconds
+		MaxMsgsPerSubject: 1,
+		MaxAge:            samplesAge,
+		MaxBytes:          samplesBytes,
+		MaxMsgSize:        64 << 10,
+		Discard:           jetstream.DiscardOld,
+		AllowDirect:       true,
+		NoAck:             true,
+	}
+	_, err := b.r.js.CreateStream(ctx, config)
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("kv: make stream %s: %w", config.Name, err)
+	}
+	return nil
+}
