@@ -89,7 +89,7 @@ func Run(ctx context.Context, o Options) (result Result, err error) {
 	w := &wire{delay: d.delay}
 	d.selector, err = selector.New(ctx, nc, selector.Options{
 		Location: caller, Logger: quiet, Source: &surveyor{registry, d},
-		Latency: latency.Options{Interval: 2 * time.Second, Dial: w.dial},
+		Latency: latency.Options{Interval: 2 * time.Second, Budget: -1, Dial: w.dial},
 	})
 	if err != nil {
 		return result, err

@@ -3,6 +3,7 @@ package router_test
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
 )
 
@@ -52,6 +54,25 @@ func TestCountsRequestsByDoorServiceAndCode(t *testing.T) {
 	if got := counts(t, reader, "proxima_picks", "circle"); strings.Join(got, " ") != "elsewhere=0 region=0 zone=3" {
 		t.Errorf("picks: %v", got)
 	}
+}
+
+// Beats are heard in the router's own bucket.
+func TestHearsTheBeatsOfItsBucket(t *testing.T) {
+	reader := sdkmetric.NewManualReader()
+	metrics, err := telemetry.New(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)).Meter("test"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFleet(t)
+	d := f.router(router.Options{Bucket: "other", Metrics: metrics, Selector: selector.Options{Strategy: selector.LoadAware}})
+	d.instance("user", "u", zoneA, http.NotFoundHandler())
+	d.get("/proxy/user/")
+	eventually(t, "a beat is heard", func() bool {
+		if err := f.nc.Publish("other.beat.user.us.a.u", []byte("no beat")); err != nil {
+			t.Fatal(err)
+		}
+		return !slices.Contains(counts(t, reader, "proxima_invalid_beats"), "=0")
+	})
 }
 
 // counts are the values of a counter, by its attributes.

@@ -129,8 +129,11 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 		stopping:  make(chan struct{}),
 	}
 	sel := o.Selector
-	sel.Source = r.directory
+	sel.Source, sel.Bucket = r.directory, o.Bucket
 	sel.Latency.Dial = o.Guard.DialContext
+	if shared, ok := registry.(interface{ Bus() *kv.Bus }); ok {
+		sel.Latency.Bus = shared.Bus()
+	}
 	if sel.Logger == nil {
 		sel.Logger = o.Logger
 	}
@@ -138,7 +141,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 		sel.Breaker.OnChange = o.Metrics.OnBreaker
 	}
 	var err error
-	if r.selector, err = selector.New(ctx, nil, sel); err != nil {
+	if r.selector, err = selector.New(ctx, nc, sel); err != nil {
 		return nil, fmt.Errorf("router: %w", err)
 	}
 	r.registrar = &Registrar{leases: registry, directory: r.directory}

@@ -24,7 +24,7 @@ func BenchmarkMeasured(b *testing.B) {
 		}
 	})
 	p := start(b, nil, latency.Options{Fresh: time.Hour})
-	pa := p.Path("")
+	pa := p.Path(latency.Target{})
 	pa.Observe(time.Millisecond)
 	b.Run("measured", func(b *testing.B) {
 		b.ReportAllocs()
@@ -52,8 +52,8 @@ func BenchmarkMeasured(b *testing.B) {
 
 func BenchmarkObserve(b *testing.B) {
 	p := start(b, nil, latency.Options{OnChange: func(string) {}})
-	pa := p.Path("")
-	p.Probe("user", []*latency.Path{pa})
+	pa := p.Path(latency.Target{})
+	p.Probe("user", members(pa))
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		pa.Observe(time.Millisecond + time.Duration(i%16)*time.Microsecond)
@@ -66,11 +66,11 @@ func BenchmarkProbe(b *testing.B) {
 	for _, paths := range []int{10, 10_000} {
 		p := start(b, nil, latency.Options{Dial: refuse})
 		list := makePaths(p, paths)
-		p.Probe("user", list)
+		p.Probe("user", members(list...))
 		b.Run(fmt.Sprintf("unchanged/paths=%d", paths), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				p.Probe("user", list)
+				p.Probe("user", members(list...))
 			}
 		})
 		less := slices.Delete(slices.Clone(list), paths/2, paths/2+1)
@@ -78,9 +78,9 @@ func BenchmarkProbe(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				if i%2 == 0 {
-					p.Probe("user", less)
+					p.Probe("user", members(less...))
 				} else {
-					p.Probe("user", list)
+					p.Probe("user", members(list...))
 				}
 			}
 		})
@@ -90,9 +90,9 @@ func BenchmarkProbe(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				if i%2 == 0 {
-					p.Probe("user", turned)
+					p.Probe("user", members(turned...))
 				} else {
-					p.Probe("user", list)
+					p.Probe("user", members(list...))
 				}
 			}
 		})

@@ -62,8 +62,8 @@ func TestTellsOfChangesThatMatter(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var c calls
 				p := start(t, nil, latency.Options{Window: 1, OnChange: c.OnChange})
-				pa := p.Path("")
-				p.Probe("user", []*latency.Path{p.Path(""), pa})
+				pa := p.Path(latency.Target{})
+				p.Probe("user", members(p.Path(latency.Target{}), pa))
 				if got := c.take(); len(got) > 0 {
 					t.Errorf("told %v before anything was measured", got)
 				}
@@ -87,14 +87,18 @@ func TestTellsTheFirstChangeAtOnceAndTheNextTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c calls
 		p := start(t, nil, latency.Options{Window: 1, OnChange: c.OnChange})
-		list := []*latency.Path{p.Path(""), p.Path("")}
-		p.Probe("user", list[:1])
-		p.Probe("order", list[1:])
+		list := make([]*latency.Path, 250)
+		for i := range list {
+			list[i] = p.Path(latency.Target{})
+		}
+		other := p.Path(latency.Target{})
+		p.Probe("user", members(list...))
+		p.Probe("order", members(other))
 		began := time.Now()
-		for i := range 250 { // a change every millisecond
-			list[0].Observe(time.Duration(1+i%2) * time.Millisecond)
+		for i := range list { // a change every millisecond
+			list[i].Observe(time.Millisecond)
 			if i == 50 {
-				list[1].Observe(time.Millisecond)
+				other.Observe(time.Millisecond)
 			}
 			time.Sleep(time.Millisecond)
 		}
@@ -117,11 +121,11 @@ func TestTellsTheFirstChangeAtOnceAndTheNextTogether(t *testing.T) {
 func TestTellsEveryGroupOfThePathAndNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c calls
-		p := start(t, nil, latency.Options{Window: 1, MaxPaths: 1, OnChange: c.OnChange})
-		a, b, far := p.Path(""), p.Path(""), p.Path("")
-		p.Probe("user", []*latency.Path{a, b, far, far}) // far is beyond MaxPaths
-		p.Probe("order", []*latency.Path{far})
-		p.Probe("cart", []*latency.Path{b})
+		p := start(t, nil, latency.Options{Window: 1, OnChange: c.OnChange})
+		a, b, far := p.Path(latency.Target{}), p.Path(latency.Target{}), p.Path(latency.Target{})
+		p.Probe("user", members(a, b, far, far))
+		p.Probe("order", members(far))
+		p.Probe("cart", members(b))
 
 		check := func(what string, want ...string) {
 			t.Helper()
@@ -131,15 +135,15 @@ func TestTellsEveryGroupOfThePathAndNoOther(t *testing.T) {
 		}
 		far.Observe(time.Millisecond)
 		check("in two groups", "order", "user")
-		p.Probe("user", []*latency.Path{a, b, far})
+		p.Probe("user", members(a, b, far))
 		far.Observe(2 * time.Millisecond)
 		check("listed once less", "order", "user")
-		p.Probe("user", []*latency.Path{a, b})
+		p.Probe("user", members(a, b))
 		far.Observe(3 * time.Millisecond)
 		check("left one", "order")
-		p.Probe("user", []*latency.Path{far, b})
+		p.Probe("user", members(far, b))
 		check("came to it measured", "user")
-		p.Probe("user", []*latency.Path{b, far})
+		p.Probe("user", members(b, far))
 		check("moved in it")
 		far.Observe(4 * time.Millisecond)
 		p.Probe("user", nil)
@@ -155,8 +159,8 @@ func TestTellsWhenProbesBeginToFailAndSucceedAgain(t *testing.T) {
 		var c calls
 		n := newNetwork(5 * time.Millisecond)
 		p := start(t, n, latency.Options{OnChange: c.OnChange})
-		pa := p.Path(address(0))
-		p.Probe("user", []*latency.Path{pa})
+		pa := p.Path(target(0))
+		p.Probe("user", members(pa))
 		if got := len(c.take()); got != 1 {
 			t.Errorf("told %d times of the first sample", got)
 		}
@@ -190,8 +194,8 @@ func TestDoesNotTellOfAGroupThatHasEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c calls
 		p := start(t, nil, latency.Options{Window: 1, OnChange: c.OnChange})
-		pa := p.Path("")
-		p.Probe("user", []*latency.Path{pa})
+		pa := p.Path(latency.Target{})
+		p.Probe("user", members(pa))
 		pa.Observe(time.Millisecond)
 		synctest.Wait() // told at once
 		pa.Observe(2 * time.Millisecond)
@@ -223,9 +227,9 @@ func TestOnChangeMayCallBack(t *testing.T) {
 			slices.SortStableFunc(all, func(a, b *latency.Path) int {
 				return int(a.Estimate(time.Second).Distance - b.Estimate(time.Second).Distance)
 			})
-			p.Probe(group, all)
+			p.Probe(group, members(all...))
 		}
-		p = start(t, n, latency.Options{MaxPaths: 3, OnChange: rebuild})
+		p = start(t, n, latency.Options{OnChange: rebuild})
 		all = makePaths(p, 3)
 		nearest := all[2]
 		rebuild("user")
@@ -251,8 +255,8 @@ func TestASlowOnChangeDelaysNoProbeAndIsWaitedFor(t *testing.T) {
 			left++
 		}})
 		all := makePaths(p, 2)
-		p.Probe("user", all[:1])
-		p.Probe("order", all[1:])
+		p.Probe("user", members(all[:1]...))
+		p.Probe("order", members(all[1:]...))
 		time.Sleep(50 * time.Second)
 		for _, pa := range all {
 			if _, ok := pa.Measured(); !ok {

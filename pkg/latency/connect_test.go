@@ -41,8 +41,8 @@ func TestMeasuresAndClosesARealConnection(t *testing.T) {
 	}
 
 	p := start(t, nil, latency.Options{})
-	list := []*latency.Path{p.Path(lis.Addr().String()), p.Path("localhost:" + port)}
-	p.Probe("user", list)
+	list := []*latency.Path{p.Path(latency.Target{Address: lis.Addr().String()}), p.Path(latency.Target{Address: "localhost:" + port})}
+	p.Probe("user", members(list...))
 	for i := range list {
 		select {
 		case err := <-seen:
@@ -75,8 +75,8 @@ func TestCountsWhatCannotBeConnectedTo(t *testing.T) {
 	logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	p := start(t, nil, latency.Options{Logger: logger})
 	for _, address := range []string{nobody, "no-port", "nobody.invalid:80", "127.0.0.1:http:80", "10.0.0.1:99999"} {
-		pa := p.Path(address)
-		p.Probe(address, []*latency.Path{pa})
+		pa := p.Path(latency.Target{Address: address})
+		p.Probe(address, members(pa))
 		eventually(t, func() bool { return pa.Failures() > 0 })
 		eventually(t, func() bool { return strings.Contains(log.String(), address) })
 		if d, ok := pa.Measured(); ok {

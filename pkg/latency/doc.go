@@ -3,47 +3,85 @@
 //
 // A [Prober] makes a [Path] for each instance, and the path is the one place
 // where that instance's distance is known. [Prober.Probe] names a group of
-// paths (a service), best first; the first MaxPaths of them are probed by
-// opening a TCP connection, at once and then every Interval. A path that is in
-// no group is not probed and costs nothing but its memory.
+// paths (a service) with their circles; they are ranked, and measured as often
+// as their rank deserves. [Prober.Share] joins a group to what the other
+// callers of the service in the same zone measure. A path that is in no group
+// is not probed and costs nothing but its memory.
 //
 // # The estimate
 //
-// A successful probe, or [Path.Observe], is a sample. The measured distance is
-// the median of the last Window samples that are fresh: on real networks the
-// noise is a few values far too high, which pull a mean and leave a median
-// where it is. With an even number of samples it is the lower of the two in
-// the middle, because queues only ever add. (At the default Interval three or
-// four samples are fresh; doubted ones bring more.) When no sample is fresh any more
-// the path is no longer measured, and [Path.Estimate] falls back on the next
-// source. The sources, best first, are [SourceMeasured] and [SourceAssumed].
+// [Path.Estimate] is the distance by the best source that knows one:
 //
-// Only successes are samples. A failure says nothing about distance; it is
-// counted by [Path.Failures], which others may judge. Reading a distance is one
-// atomic load, so that a table of thousands of instances can be made anew at
-// any time; [Options.OnChange] tells when that is worth it.
+//   - [SourceMeasured]: at least three own samples that are fresh, or fewer when
+//     nobody else has one. A sample is a successful probe, or [Path.Observe].
+//   - [SourceShared]: what up to five other reporters of the zone measured last,
+//     with our own samples as one more. Each has one vote, so that one who lies
+//     moves nothing when there are others.
+//   - [SourcePredicted]: the distance of two coordinates, ours and the instance's.
+//   - [SourceAssumed]: the circle's, see [Assumed].
 //
-// # The schedule
+// Several round trips are made one by their median: on real networks the noise
+// is a few values far too high, which pull a mean and leave a median where it
+// is. Of two in the middle it is the lower, because queues only ever add.
+// Failures are no samples; they are counted by [Path.Failures], which others
+// may judge.
+// Reading an estimate is one atomic load, so that a table of thousands of
+// instances can be made anew at any time; [Options.OnChange] tells when that is
+// worth it.
 //
-// One goroutine sleeps until the next path is due (a heap orders them) and
-// starts the probe on a goroutine of its own, never more than Concurrency at
-// once. Expiry of samples is in the same goroutine's second heap. Intervals
-// vary by ±20 %, so that neither one caller's probes nor a fleet's fall into
-// step.
+// # Who measures what, and when
 //
+// The reporters of a zone measure for all of its callers. Each instance that
+// may be picked is measured Share times in each Interval by all of them
+// together, others less often, as 1/(2·rank) in their circle, and circles
+// behind the first a quarter or an eighth as often. Time is cut into slots; a
+// slot belongs to one reporter by rendezvous hashing, so nothing has to be
+// agreed, and what an instance receives does not depend on how many callers
+// there are. One caller alone has all slots. At most 32 callers of a service
+// in a zone report; the others listen. Without a Bus, or without a zone, a
+// caller is alone.
+//
+// The Budget bounds what one process does for one group; when its part of the
+// work is more, everything is measured less often. Beside the slots there are
+// urgent probes:
+//
+//   - An instance that is new, and that nobody in the zone has measured, is
+//     probed at once; with others about, after a random delay of up to a second,
+//     so that of many that start together few probe (see suppressed).
+//   - One that becomes suspect is probed at once.
 //   - After a failure a path is probed again in about 1 s, then 2 s, 4 s and so
 //     on, up to six Intervals but at most 25 s (30 s with jitter): a recovery
 //     is noticed within that time. An Interval above 25 s stays as it is.
-//   - Time-outs of a dead zone cannot keep those that live from being measured:
-//     a path whose distance is known is waited for in proportion to it, and
-//     only when it has failed for the whole Timeout; and paths that did not
-//     answer the last time, or never yet, take at most half of the Concurrency.
-//   - A sample that is over twice, or under half, the median (and over 1 ms
-//     away from it) is doubted: the next probe follows in about 1 s instead of
-//     an Interval. A real change is thus believed after about 2 s, while a
-//     single slow packet is outvoted.
-//   - A path that leaves its group and comes back is not probed any sooner for
-//     it, so that churn does not turn into connections.
+//   - A sample, or a vote, that is over twice or under half of what is known (and
+//     over 1 ms away from it) is doubted, if the instance may be picked: the
+//     next probe follows within about 1 s, and after a vote two others look too.
+//     A real change is thus believed within seconds, while a single slow packet,
+//     or a reporter that lies, is outvoted.
+//
+// Time-outs of a dead zone cannot keep those that live from being measured: a
+// path whose distance is known is waited for in proportion to it, and paths
+// that did not answer the last time, or never yet, take at most half of the
+// Concurrency.
+//
+// # Coordinates
+//
+// A caller that has measured an instance pings it over the Bus with the round
+// trip and its own coordinate, and learns the instance's. A [Locator] answers
+// for the instance and finds its place from what all callers tell it, without a
+// probe of its own; it is in the instance's record for those who never measured
+// it. Both sides fit their coordinate to the last of each neighbour, see fit:
+// Vivaldi's space, not its springs.
+//
+// # What is measured
+//
+// A [Probe] measures one round trip. [Connect] opens a TCP connection and needs
+// nothing of the instance but a port. The others go over what is open already,
+// and so cost neither side a connection per sample: [HTTP2Ping] a frame that
+// the peer's HTTP/2 answers, for gRPC and HTTP/2; [NATSPing] a request that the
+// announcement of the instance answers; [HTTP] and [GRPCHealth] a request,
+// whose handler is in the measure. [Conn] takes samples from connections that
+// calls use anyway. How long calls take is not distance: it is the selector's
+// to balance by.
 //
 // # What the instance sees
 //
@@ -51,8 +89,7 @@
 // balancers do. It is closed in the ordinary way and not reset: servers (gRPC's
 // for one) know the plain end of a stream as a health check and stay quiet,
 // and log a reset. The price is a socket in TIME_WAIT on this side for a minute
-// per probe, six to each instance at the default Interval. Servers that speak
-// TLS may log a handshake that ended early.
+// per probe. Servers that speak TLS may log a handshake that ended early.
 //
 // A connection proves that the machine is there, for the kernel accepts it on
 // behalf of a process that hangs. Whether an instance works is the breaker's

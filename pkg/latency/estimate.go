@@ -9,6 +9,12 @@ type Source string
 const (
 	// SourceMeasured is the median of this process' own fresh samples.
 	SourceMeasured Source = "measured"
+	// SourceShared is the median of what reporters in the same zone measured
+	// lately, with this process' own samples as one of them.
+	SourceShared Source = "shared"
+	// SourcePredicted is the distance between the coordinates of this
+	// process and the instance.
+	SourcePredicted Source = "predicted"
 	// SourceAssumed is taken from the circle alone, see [Assumed].
 	SourceAssumed Source = "assumed"
 )
@@ -18,6 +24,32 @@ const (
 type Estimate struct {
 	Distance time.Duration
 	Source   Source
+}
+
+// Measured says that the distance was measured, by this process or by others
+// in its zone.
+func (e Estimate) Measured() bool { return e.Source == SourceMeasured || e.Source == SourceShared }
+
+// An estimate in one word: the source in the low bits, above it the distance
+// in nanoseconds. 0 is none.
+const (
+	sourceBits = 2
+	sourceMask = 1<<sourceBits - 1
+)
+
+var sources = [...]Source{"", SourceMeasured, SourceShared, SourcePredicted}
+
+func packEstimate(e Estimate) uint64 {
+	for i, s := range sources {
+		if s == e.Source {
+			return uint64(e.Distance)<<sourceBits | uint64(i)
+		}
+	}
+	return 0
+}
+
+func unpackEstimate(v uint64) (Estimate, bool) {
+	return Estimate{time.Duration(v >> sourceBits), sources[v&sourceMask]}, v != 0
 }
 
 // The distances to assume, from public clouds: the median between regions is

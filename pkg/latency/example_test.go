@@ -13,7 +13,7 @@ func Example() {
 	p := latency.New(latency.Options{})
 	defer func() { _ = p.Close() }()
 
-	path := p.Path("10.0.0.5:8080")
+	path := p.Path(latency.Target{Address: "10.0.0.5:8080"})
 	assumed := latency.Assumed(1, 3) // same region, of zone, region, elsewhere
 	fmt.Println(path.Estimate(assumed))
 

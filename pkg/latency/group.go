@@ -1,32 +1,51 @@
 package latency
 
 import (
-	"math/rand/v2"
 	"slices"
 	"time"
 )
 
+// Member is a path in a group, with what the group knows of its instance.
+type Member struct {
+	*Path
+	// Circle is the proximity by location, the nearest first.
+	Circle uint8
+	// Suspect says that nobody knows whether it lives: it is probed at once
+	// when it becomes one.
+	Suspect bool
+}
+
 // group is what [Prober.Probe] was last told about a name. It is guarded by
 // the prober's mutex.
 type group struct {
-	name   string
-	paths  []*Path // as given
-	probed []*Path // the first MaxPaths of them that have an address
-	spare  []*Path // the last probed, for its memory
+	prober   *Prober
+	name     string
+	members  []Member // as given
+	ranked   []*Path  // in the order of the last ranking; some may have left since
+	unranked bool     // that has changed
+	changed  bool     // the members have, since then
+	rankedAt time.Duration
+
+	tokens float64 // probes that may be made now
+	filled time.Duration
+	firsts float64       // first probes made without regard to that
+	spare  time.Duration // when a probe outside the slots may be made though there are few tokens
 
 	dirty bool          // OnChange is due
 	rest  time.Duration // no OnChange before, on the prober's clock
+	best  []*Path       // the nearest of each circle, when that was last told
+
+	shared
 }
 
-// Probe says which paths the group (a service) has now, best first. They
-// replace those it had; nil ends the group. The first MaxPaths that have an
-// address are probed, the others only remembered. The slice is not kept.
+// Probe says which instances the group (a service) has now. They replace those
+// it had; none ends the group. The slice is not kept.
 //
 // It is meant to be called after every change of a list, however often: work is
 // done only for the part of the list that changed, and for an equal list it is
-// a comparison of pointers. Nil paths, and those of another prober, are
-// ignored.
-func (p *Prober) Probe(name string, paths []*Path) {
+// a comparison. Their order follows on a goroutine of the prober: at once, for
+// lists of thousands after some seconds at most. Nil paths, and those of another prober, are ignored.
+func (p *Prober) Probe(name string, members []Member) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -34,34 +53,51 @@ func (p *Prober) Probe(name string, paths []*Path) {
 	}
 	g := p.groups[name]
 	if g == nil {
-		if len(paths) == 0 {
+		if len(members) == 0 {
 			return
 		}
-		g = &group{name: name}
-		p.groups[name] = g
+		g = p.groupLocked(name)
 	}
 
-	first, last, n := difference(g.paths, paths)
+	first, last, n := difference(g.members, members)
 	if first == last && first == n {
 		return
 	}
-	for _, pa := range paths[first:n] {
-		p.joinLocked(g, pa)
+	for _, m := range members[first:n] {
+		p.joinLocked(g, m)
 	}
-	for _, pa := range g.paths[first:last] {
-		p.leaveLocked(g, pa)
+	for _, m := range g.members[first:last] {
+		p.leaveLocked(g, m.Path)
 	}
-	g.paths = slices.Replace(g.paths, first, last, paths[first:n]...)
-	p.scheduleLocked(g)
+	g.members = slices.Replace(g.members, first, last, members[first:n]...)
+	g.unranked, g.changed = true, true
+	if len(members) == 0 {
+		p.endLocked(g)
+		return
+	}
+	wake(p.chores) // ranking takes time, and nobody waits for it
+}
 
-	if len(paths) == 0 {
-		delete(p.groups, name)
-		p.dirty = slices.DeleteFunc(p.dirty, func(d *group) bool { return d == g })
+func (p *Prober) groupLocked(name string) *group {
+	now := p.now()
+	g := &group{prober: p, name: name, tokens: p.o.burst(), filled: now}
+	p.groups[name] = g
+	wake(p.chores)
+	return g
+}
+
+func (p *Prober) endLocked(g *group) {
+	delete(p.groups, g.name)
+	p.dirty = slices.DeleteFunc(p.dirty, func(d *group) bool { return d == g })
+	if p.sharing[g.report.Service] == g {
+		delete(p.sharing, g.report.Service)
 	}
+	p.ended = append(p.ended, g)
+	wake(p.chores)
 }
 
 // difference finds where two lists differ: a[first:last] has become b[first:n].
-func difference(a, b []*Path) (first, last, n int) {
+func difference(a, b []Member) (first, last, n int) {
 	last, n = len(a), len(b)
 	for first < last && first < n && a[first] == b[first] {
 		first++
@@ -76,9 +112,16 @@ func difference(a, b []*Path) (first, last, n int) {
 // foreign reports whether pa is none of p's paths and is to be ignored.
 func (p *Prober) foreign(pa *Path) bool { return pa == nil || pa.prober != p }
 
-func (p *Prober) joinLocked(g *group, pa *Path) {
+func (p *Prober) joinLocked(g *group, m Member) {
+	pa := m.Path
 	if p.foreign(pa) {
 		return
+	}
+	if m.Suspect && pa.failures.Load() == 0 {
+		pa.urgent, pa.next = true, p.now()
+		if pa.probed() {
+			p.queueProbeLocked(pa)
+		}
 	}
 	for i := range pa.groups {
 		if pa.groups[i].group == g {
@@ -87,6 +130,10 @@ func (p *Prober) joinLocked(g *group, pa *Path) {
 		}
 	}
 	pa.groups = append(pa.groups, membership{g, 1})
+	if g.byID != nil && pa.target.Key.ID != "" && g.byID[pa.target.Key.ID] != pa {
+		g.introduceLocked(pa)
+		pa.refreshLocked(p.now())
+	}
 	if pa.told > 0 {
 		// It was measured while nobody was told: the group may have read its
 		// distance too early.
@@ -103,48 +150,39 @@ func (p *Prober) leaveLocked(g *group, pa *Path) {
 		return
 	}
 	pa.groups = slices.Delete(pa.groups, i, i+1)
-	if len(pa.groups) == 0 && pa.cancel != nil {
-		pa.cancel()
+	g.forgetLocked(pa)
+	if len(pa.groups) == 0 {
+		pa.probe.remove()
+		if pa.cancel != nil {
+			pa.cancel()
+		}
 	}
 }
 
-// scheduleLocked makes the first MaxPaths of g the ones that are probed for it.
-func (p *Prober) scheduleLocked(g *group) {
-	probed := g.spare[:0]
-	for _, pa := range g.paths {
-		if len(probed) == p.o.MaxPaths {
-			break
-		}
-		if !p.foreign(pa) && pa.address != "" {
-			probed = append(probed, pa)
-		}
+// affordLocked takes a token for a probe, or says how long until there is one.
+// No two minutes have more probes than twice the budget. When tokens are few,
+// those outside the slots (of paths that failed, never answered yet, or are
+// doubted) get only every other: however many there are, what is known is
+// measured again. The first probes of as many paths as the budget has for a
+// minute are not held back: a short list is known soon.
+func (g *group) affordLocked(pa *Path, now time.Duration) (wait time.Duration) {
+	rate := g.prober.o.rate()
+	if rate <= 0 {
+		return 0
 	}
-	if slices.Equal(probed, g.probed) {
-		clear(probed)
-		g.spare = probed[:0]
-		return
+	g.tokens = min(g.tokens+rate*(now-g.filled).Seconds(), g.prober.o.burst())
+	g.filled = now
+	if g.tokens < 1 {
+		return time.Duration((1-g.tokens)/rate*float64(time.Second)) + time.Millisecond
 	}
-
-	now, fresh := p.now(), 0
-	for _, pa := range probed {
-		pa.slots++
-		if pa.slots > 1 || pa.cancel != nil {
-			continue
+	if first := pa.urgent && pa.began == 0 && g.firsts < g.prober.o.Budget; first {
+		g.firsts++
+	} else if pa.urgent {
+		if wait := g.spare - now; wait > 0 && g.tokens < g.prober.o.burst()/2 {
+			return wait
 		}
-		if pa.next == 0 {
-			// Never probed: at once, but not all in the same instant, and the
-			// best first.
-			pa.next = now + rand.N(time.Duration(fresh)*step+1)
-			fresh++
-		}
-		p.queueProbeLocked(pa)
+		g.spare = now + time.Duration(2/rate*float64(time.Second))
 	}
-	for _, pa := range g.probed {
-		pa.slots--
-		if pa.slots == 0 {
-			pa.probe.remove()
-		}
-	}
-	clear(g.probed)
-	g.probed, g.spare = probed, g.probed[:0]
+	g.tokens--
+	return 0
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 )
 
@@ -145,11 +146,29 @@ func start(tb testing.TB, n *network, o latency.Options) *latency.Prober {
 // address is the i-th address.
 func address(i int) string { return fmt.Sprintf("10.0.%d.%d:80", i/256, i%256) }
 
+// target is the i-th instance of a service.
+func target(i int) latency.Target {
+	return latency.Target{
+		Key:         events.Key{Service: "user", Region: "r", Zone: "a", ID: fmt.Sprintf("i%d", i)},
+		Incarnation: "1",
+		Address:     address(i),
+	}
+}
+
+// members puts paths into one circle.
+func members(paths ...*latency.Path) []latency.Member {
+	all := make([]latency.Member, len(paths))
+	for i, pa := range paths {
+		all[i].Path = pa
+	}
+	return all
+}
+
 // makePaths makes n paths with addresses of their own.
 func makePaths(p *latency.Prober, n int) []*latency.Path {
 	all := make([]*latency.Path, n)
 	for i := range all {
-		all[i] = p.Path(address(i))
+		all[i] = p.Path(target(i))
 	}
 	return all
 }

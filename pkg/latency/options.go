@@ -2,9 +2,14 @@ package latency
 
 import (
 	"context"
+	"crypto/rand"
 	"log/slog"
+	"math"
 	"net"
+	"strings"
 	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
 const (
@@ -20,35 +25,77 @@ const (
 	step = 2 * time.Millisecond
 	// quiet is the least pause between two calls of OnChange for one group.
 	quiet = 100 * time.Millisecond
+	// longest is the longest period of an instance.
+	longest = time.Hour
 )
+
+// Bus carries what callers and instances tell each other. *kv.Bus is one, on
+// NATS. Its methods are safe for concurrent use.
+type Bus interface {
+	// Publish sends data to whoever listens now or asks within two minutes,
+	// and does not wait for anybody.
+	Publish(subject string, data []byte) error
+	// Subscribe calls handle with what is published on a subject (in which
+	// the last token may be "*") until stop is called: first, before it
+	// returns and as far as ctx allows, with the last message of the past two
+	// minutes on each, and how old that is. Calls come one at a time.
+	Subscribe(ctx context.Context, subject string, handle func(subject string, data []byte, age time.Duration)) (stop func(), err error)
+	// Request sends data to the one who answers on the subject, and waits.
+	Request(ctx context.Context, subject string, data []byte) ([]byte, error)
+}
 
 // Options of a [Prober]. The zero value is ready to use.
 type Options struct {
-	// Interval is the time between two probes of a path, ±20 %. Default 10s.
+	// Interval is the time in which each instance that may be picked is
+	// measured Share times by the zone together; others less often.
+	// Default 10s.
 	Interval time.Duration
+	// Share is how many measurements of an instance a zone makes in each
+	// Interval, however many callers there are. Default 2.
+	Share int
+	// Budget is how many probes this process may make in a minute for one
+	// group (a service), first probes and confirmations included. If that is
+	// less than its part of the work, everything is measured less often.
+	// Default 30, negative: no bound.
+	Budget float64
 	// Timeout of one probe. Default 2s. A path whose distance is known gets
 	// less: four times that and 250ms.
 	Timeout time.Duration
 	// Concurrency is how many probes may be in flight. Default 16.
 	Concurrency int
-	// MaxPaths is how many paths of a group are probed. Default 64.
-	MaxPaths int
 	// Fresh is how long a sample counts. Default 30s, or three Intervals if
-	// that is longer.
+	// that is longer. For an instance that is measured rarely it is three
+	// times the time in which that happens.
 	Fresh time.Duration
-	// Window is the largest number of samples in the median. Default 5.
+	// Window is the largest number of own samples in the median. Default 5.
 	Window int
 	// Dial opens the connection that is timed. It must end with its context.
 	// Default: a [net.Dialer]; a host name is then resolved before the clock
 	// starts, so that the name server's distance is not taken for the
 	// instance's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// Bus to share measurements on, and coordinates. Default: none, nothing
+	// is shared.
+	Bus Bus
+	// Location of this process. Measurements are shared within a zone:
+	// without one they are kept.
+	Location topology.Location
+	// Reporter names this process to others: [A-Za-z0-9_-], 1 to 63 long.
+	// Default: random.
+	Reporter string
+	// NoShare neither tells others what was measured nor listens to them.
+	NoShare bool
+	// NoCoordinates neither predicts distances nor helps others to.
+	NoCoordinates bool
+
 	// OnChange is called after something about a path of the group changed
 	// that may change the order of its instances: the estimate has another
-	// source, or moved by more than 10 % and 0.2 ms, or the path's probes
-	// began to fail, or to succeed again. The first change is told at once,
-	// those of the next 100 ms together. Calls come one at a time with no
-	// lock held; they may use the Prober, but not close it.
+	// source, or moved by more than 10 % and 0.2 ms, another path is the
+	// nearest of its circle by more than 2 %, or the path's probes began to
+	// fail, or to succeed again. The first change is told at once, those of
+	// the next 100 ms together. Calls come one at a time with no lock held;
+	// they may use the Prober, but not close it.
 	// A group that has just ended may be named once more.
 	OnChange func(group string)
 	// Logger hears of paths that fail, at level debug. Default
@@ -58,11 +105,17 @@ type Options struct {
 
 func (o Options) withDefaults() Options {
 	orDefault(&o.Interval, 10*time.Second)
+	orDefault(&o.Share, 2)
 	orDefault(&o.Timeout, 2*time.Second)
 	orDefault(&o.Concurrency, 16)
-	orDefault(&o.MaxPaths, 64)
 	orDefault(&o.Fresh, max(30*time.Second, 3*o.Interval))
 	orDefault(&o.Window, 5)
+	if o.Budget == 0 {
+		o.Budget = 30
+	}
+	if o.Reporter == "" {
+		o.Reporter = strings.ToLower(rand.Text()[:16])
+	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -73,6 +126,37 @@ func orDefault[T int | time.Duration](v *T, d T) {
 	if *v <= 0 {
 		*v = d
 	}
+}
+
+// shares says whether measurements are shared.
+func (o *Options) shares() bool {
+	return o.Bus != nil && !o.NoShare && o.Location.Zone != ""
+}
+
+// burst is how many probes may be made at once, and rate how many flow in per
+// second, 0 for no bound: together twice the budget in two minutes.
+func (o *Options) burst() float64 { return max(o.Budget/2, 1) }
+func (o *Options) rate() float64  { return max(o.Budget*3/4/60, 0) }
+
+// stretch is by how much everything must be measured less often for the
+// budgets to suffice: the demand, in measurements a second, is shared. A part
+// of a budget is left for first probes and confirmations.
+func (o *Options) stretch(demand float64, reporters int) float64 {
+	if o.Budget < 0 || demand <= 0 {
+		return 1
+	}
+	return max(1, demand/float64(reporters)/(0.95*o.rate()))
+}
+
+// period is the time in which an instance of that weight is measured Share
+// times. Among several reporters it is in steps, so that those who see an
+// instance a little differently still agree.
+func (o *Options) period(weight, stretch float64, reporters int) time.Duration {
+	times := max(stretch/weight, 1)
+	if reporters > 1 {
+		times = math.Exp2(math.Ceil(2*math.Log2(times)-0.01) / 2)
+	}
+	return min(time.Duration(float64(o.Interval)*times), max(longest, o.Interval))
 }
 
 // maxUnproven is how many probes in flight may be of paths that did not answer

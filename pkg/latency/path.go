@@ -2,38 +2,76 @@ package latency
 
 import (
 	"context"
+	"math"
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
 )
+
+// Target is what a path leads to.
+type Target struct {
+	// Key and Incarnation name the instance to other callers. Without a
+	// name its measurements are not shared.
+	Key         events.Key
+	Incarnation string
+	// Address (host:port) is where it is probed by opening a connection.
+	Address string
+	// Probe measures it in another way. Without either it is never probed.
+	Probe Probe
+	// Done, unless nil, is called when the path is closed: it gives back what
+	// Probe holds.
+	Done func()
+	// Coordinate is where the instance says it is, nil if it does not say.
+	Coordinate *events.Coordinate
+}
 
 // Path is the way to one instance: the place where its distance is known. Make
 // one with [Prober.Path], and keep it as long as the instance lives, for what
 // was learned is in it. All methods are safe for concurrent use.
 type Path struct {
-	prober  *Prober
-	address string
+	prober *Prober
+	target Target
+	hash   uint64 // of its name, the same for every caller
 
-	measured atomic.Int64 // nanoseconds, 0 when no sample is fresh
-	failures atomic.Int64 // probes failed in a row
+	estimate atomic.Uint64 // see packEstimate
+	failures atomic.Int64  // probes failed in a row
 
 	// What follows is guarded by prober.mu.
 
-	samples []sample      // oldest first, at most Window, all fresh
-	told    time.Duration // measured, when OnChange was last due
-	groups  []membership
-	slots   int                // how often it is among the probed of a group
-	next    time.Duration      // when it may be probed again
-	cancel  context.CancelFunc // ends the probe in flight, else nil
-	proven  bool               // the last probe was answered
-	probe   entry              // in prober.proven or prober.unproven
-	expiry  entry              // in prober.expiries while there are samples
+	samples   []sample // own, oldest first, at most Window, all fresh
+	votes     []vote   // of other reporters in the zone, at most one each
+	place     *events.Coordinate
+	told      time.Duration // known distance, when OnChange was last due
+	groups    []membership
+	period    time.Duration      // in which the zone measures it Share times; 0: not ranked yet
+	grace     time.Duration      // until which what was fresh stays so; see setPeriodLocked
+	order     int                // of its circle, the first is 0
+	rank      int                // among all of the group
+	contends  bool               // it may be picked, or nearly
+	next      time.Duration      // when it may be probed again
+	urgent    bool               // next is not a slot of the zone's but must be kept
+	began     time.Duration      // when the last probe was, 0 for never
+	cancel    context.CancelFunc // ends the probe in flight, else nil
+	proven    bool               // the last probe was answered
+	exchanged time.Duration      // when it was last told where we are; see exchange
+	probe     entry              // in prober.proven or prober.unproven
+	expiry    entry              // in prober.expiries while there are samples or votes
 }
 
-// sample is one measurement.
+// sample is one measurement of our own.
 type sample struct {
 	rtt time.Duration
 	at  time.Duration // on the prober's clock
+}
+
+// vote is what another reporter measured last.
+type vote struct {
+	reporter uint64 // hash
+	sample
 }
 
 // membership is a path's part in one group.
@@ -42,18 +80,64 @@ type membership struct {
 	n     int // how often the group lists the path
 }
 
-// Measured is the median of the last Window samples that are fresh, false when
-// none is. It is one atomic load.
+// Path makes the path to a target. It is not probed until it is in a group.
+// Two paths to one target know nothing of each other.
+func (p *Prober) Path(t Target) *Path {
+	name := t.Key.String() + "/" + t.Incarnation
+	if t.Key.ID == "" {
+		name = t.Address // those without a name are not in step either
+	}
+	pa := &Path{prober: p, target: t, hash: xxhash.Sum64String(name)}
+	pa.probe.path, pa.expiry.path = pa, pa
+	if t.Coordinate != nil && t.Coordinate.Validate() == nil {
+		pa.place = t.Coordinate
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if g := p.sharing[t.Key.Service]; g != nil && t.Key.ID != "" {
+		g.introduceLocked(pa)
+	}
+	pa.refreshLocked(p.now())
+	return pa
+}
+
+// Close gives back what the target's probe holds. The path must be in no group
+// any more.
+func (pa *Path) Close() {
+	if pa.target.Done != nil {
+		pa.target.Done()
+	}
+}
+
+// Place says where the instance says it is. Coordinates that are not valid are
+// ignored. c is not to be changed any more.
+func (pa *Path) Place(c *events.Coordinate) {
+	if c == nil || c.Validate() != nil {
+		return
+	}
+	p := pa.prober
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if pa.place != nil && *pa.place == *c {
+		return
+	}
+	pa.place = c
+	p.space.stale = true
+	pa.refreshLocked(p.now())
+}
+
+// Measured is the median of our own last samples that are fresh, false when
+// the distance is not known that way. It is one atomic load.
 func (pa *Path) Measured() (time.Duration, bool) {
-	d := time.Duration(pa.measured.Load())
-	return d, d > 0
+	e, ok := unpackEstimate(pa.estimate.Load())
+	return e.Distance, ok && e.Source == SourceMeasured
 }
 
 // Estimate is the distance by the best source that knows one, and assumed (see
 // [Assumed]) when none does. It neither locks nor allocates.
 func (pa *Path) Estimate(assumed time.Duration) Estimate {
-	if d, ok := pa.Measured(); ok {
-		return Estimate{Distance: d, Source: SourceMeasured}
+	if e, ok := unpackEstimate(pa.estimate.Load()); ok {
+		return e
 	}
 	return Estimate{Distance: assumed, Source: SourceAssumed}
 }
@@ -64,15 +148,21 @@ func (pa *Path) Failures() int { return int(pa.failures.Load()) }
 
 // Observe adds a sample that somebody else took, for instance while opening a
 // connection for a call. The clock must have started before the dial, and a
-// failure is no sample. Samples <= 0 or > 10s are rejected.
+// failure is no sample. Samples <= 0 or > 10s are rejected, and so are those
+// that come faster than Window in a second: a busy caller learns no more from
+// them.
 func (pa *Path) Observe(rtt time.Duration) {
 	p := pa.prober
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.closed {
-		pa.addLocked(rtt, p.now())
+	now := p.now()
+	if p.closed || len(pa.samples) == p.o.Window && now-pa.samples[0].at < time.Second {
+		return
 	}
+	pa.addLocked(rtt, now)
 }
+
+func (pa *Path) probed() bool { return pa.target.Address != "" || pa.target.Probe != nil }
 
 // addLocked adds a sample.
 func (pa *Path) addLocked(rtt, now time.Duration) {
@@ -84,34 +174,153 @@ func (pa *Path) addLocked(rtt, now time.Duration) {
 		pa.samples = slices.Delete(pa.samples, 0, 1)
 	}
 	pa.samples = append(pa.samples, sample{rtt, now})
+	p.space.stale = true
+	pa.newsLocked(rtt, now)
 	pa.refreshLocked(now)
 }
 
-// refreshLocked drops what is not fresh any more, and publishes the median of
-// the rest.
+// fresh is how long a sample of this path counts: longer when it is measured
+// rarely.
+func (pa *Path) fresh() time.Duration { return max(pa.prober.o.Fresh, 3*pa.period) }
+
+// votesFresh is how long a vote counts: longer, for each reporter measures an
+// instance more rarely than all of them.
+func (pa *Path) votesFresh() time.Duration { return longer(pa.fresh()) }
+
+func longer(fresh time.Duration) time.Duration { return fresh * 3 / 2 }
+
+// freshLocked says whether what was measured then and counts for so long still
+// does.
+func (pa *Path) freshLocked(at, life, now time.Duration) bool {
+	return now-at < life || now < pa.grace
+}
+
+// setPeriodLocked sets how often the zone measures pa from now on. If that is
+// more often, what was fresh stays so until that could have come true.
+func (pa *Path) setPeriodLocked(period, now time.Duration) {
+	before := pa.fresh()
+	pa.period = period
+	if after := pa.fresh(); after < before {
+		pa.grace = min(now+after, pa.endLocked(before))
+	}
+	pa.expireLocked(now)
+}
+
+// refreshLocked drops what is not fresh any more, and publishes the estimate
+// that the rest makes.
 func (pa *Path) refreshLocked(now time.Duration) {
 	p := pa.prober
 	old := 0
-	for old < len(pa.samples) && now-pa.samples[old].at >= p.o.Fresh {
+	for old < len(pa.samples) && !pa.freshLocked(pa.samples[old].at, pa.fresh(), now) {
 		old++
 	}
 	pa.samples = slices.Delete(pa.samples, 0, old)
+	pa.votes = slices.DeleteFunc(pa.votes, func(v vote) bool { return !pa.freshLocked(v.at, pa.votesFresh(), now) })
 
-	m := median(pa.samples)
-	pa.measured.Store(int64(m))
-	if moved(pa.told, m) {
-		pa.told = m
-		p.changedLocked(pa)
+	e, ok := pa.judgeLocked(now)
+	before := pa.estimate.Load()
+	after := uint64(0)
+	if ok {
+		after = packEstimate(e)
+	}
+	if before != after {
+		pa.estimate.Store(after)
+		for _, m := range pa.groups {
+			m.group.unranked = true
+		}
+		if moved(pa.told, e.Distance) || (before^after)&sourceMask != 0 {
+			pa.told = e.Distance
+			p.changedLocked(pa)
+		}
 	}
 
-	if len(pa.samples) == 0 {
+	pa.expireLocked(now)
+}
+
+// expireLocked puts pa where it is due when the oldest of what it knows is not
+// fresh any more.
+func (pa *Path) expireLocked(now time.Duration) {
+	if len(pa.samples)+len(pa.votes) == 0 {
 		pa.expiry.remove()
 		return
 	}
 	// When samples come faster than they expire, the entry may stay where it
 	// is, too early: it is put right when it is due.
-	if pa.expiry.in == nil || pa.expiry.due <= now {
-		p.queueLocked(&p.expiries, &pa.expiry, pa.samples[0].at+p.o.Fresh)
+	due := max(pa.endLocked(pa.fresh()), pa.grace)
+	if pa.expiry.in == nil || pa.expiry.due <= now || due < pa.expiry.due {
+		pa.prober.queueLocked(&pa.prober.expiries, &pa.expiry, due)
+	}
+}
+
+// newestLocked is when the last of what is known was measured, and never if
+// there is nothing.
+func (pa *Path) newestLocked(never time.Duration) time.Duration {
+	newest := never
+	if n := len(pa.samples); n > 0 {
+		newest = pa.samples[n-1].at
+	}
+	for _, v := range pa.votes {
+		newest = max(newest, v.at)
+	}
+	return newest
+}
+
+// endLocked is when the first of what is known ends, if own samples count for
+// that long. Something must be known.
+func (pa *Path) endLocked(fresh time.Duration) time.Duration {
+	end := time.Duration(math.MaxInt64)
+	if len(pa.samples) > 0 {
+		end = pa.samples[0].at + fresh
+	}
+	for _, v := range pa.votes {
+		end = min(end, v.at+longer(fresh))
+	}
+	return end
+}
+
+// trusted is how many samples of our own need no others beside them, if they
+// are as young as those of an instance that is measured often.
+const trusted = 3
+
+// judgeLocked makes an estimate of all that is known.
+func (pa *Path) judgeLocked(now time.Duration) (Estimate, bool) {
+	own := median(pa.samples)
+	switch {
+	case own > 0 && len(pa.votes) == 0,
+		len(pa.samples) >= trusted && now-pa.samples[len(pa.samples)-trusted].at < pa.prober.o.Fresh:
+		return Estimate{own, SourceMeasured}, true
+	case len(pa.votes) > 0:
+		all := make([]sample, 0, 16) // on the stack
+		for _, v := range pa.votes {
+			all = append(all, v.sample)
+		}
+		if own > 0 {
+			all = append(all, sample{rtt: own})
+		}
+		d := median(all)
+		if known, _ := unpackEstimate(pa.estimate.Load()); len(all) == 2 {
+			d = settle(all[0].rtt, all[1].rtt, known)
+		}
+		return Estimate{d, SourceShared}, true
+	case pa.place != nil && pa.prober.space.knows(pa.place):
+		return Estimate{pa.prober.space.predict(pa.place), SourcePredicted}, true
+	}
+	return Estimate{}, false
+}
+
+// settle is the distance when two say different things: the less, but if one of
+// them cannot be right, what was believed before or else the more. So neither
+// one slow packet nor one liar makes an instance that few measure what it is
+// not.
+func settle(a, b time.Duration, known Estimate) time.Duration {
+	less, more := min(a, b), max(a, b)
+	switch {
+	case !doubtful(more, less):
+		return less
+	case known.Measured() && known.Distance-less < more-known.Distance:
+		return less
+	default:
+		return more
 	}
 }
 
@@ -128,8 +337,8 @@ func median(samples []sample) time.Duration {
 	return rtts[(len(rtts)-1)/2]
 }
 
-// moved reports whether a change of the measured distance may matter to the
-// order of instances. 0 is not measured.
+// moved reports whether a change of the known distance may matter to the
+// order of instances. 0 is not known.
 func moved(from, to time.Duration) bool {
 	if from == 0 || to == 0 {
 		return from != to
@@ -138,9 +347,9 @@ func moved(from, to time.Duration) bool {
 	return by > 200*time.Microsecond && by > from/10
 }
 
-// doubtful reports whether a sample is so far from the median that it should
+// doubtful reports whether a sample is so far from what is known that it should
 // be confirmed soon.
-func doubtful(rtt, median time.Duration) bool {
-	return median > 0 && (rtt-median).Abs() > time.Millisecond &&
-		(rtt > 2*median || rtt < median/2)
+func doubtful(rtt, known time.Duration) bool {
+	return known > 0 && (rtt-known).Abs() > time.Millisecond &&
+		(rtt > 2*known || rtt < known/2)
 }

@@ -30,20 +30,47 @@ func TestMeasuresTheMedianOfTheWindow(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			pa := start(t, nil, latency.Options{Window: tt.window}).Path("")
-			for _, ms := range tt.ms {
-				pa.Observe(time.Duration(ms) * time.Millisecond)
-			}
-			got, ok := pa.Measured()
-			if want := time.Duration(tt.want) * time.Millisecond; got != want || ok != (want > 0) {
-				t.Errorf("Measured() = %v, %v, want %v", got, ok, want)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				pa := start(t, nil, latency.Options{Window: tt.window, Fresh: time.Hour}).Path(latency.Target{})
+				for _, ms := range tt.ms {
+					pa.Observe(time.Duration(ms) * time.Millisecond)
+					time.Sleep(time.Second)
+				}
+				got, ok := pa.Measured()
+				if want := time.Duration(tt.want) * time.Millisecond; got != want || ok != (want > 0) {
+					t.Errorf("Measured() = %v, %v, want %v", got, ok, want)
+				}
+			})
 		})
 	}
 }
 
+func TestABusyCallerLearnsNoMoreThanAWindowInASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pa := start(t, nil, latency.Options{}).Path(latency.Target{})
+		for i := range 1000 {
+			rtt := time.Millisecond
+			if i >= 5 {
+				rtt = 9 * time.Millisecond
+			}
+			pa.Observe(rtt)
+			time.Sleep(time.Second / 1001)
+		}
+		if got, _ := pa.Measured(); got != time.Millisecond {
+			t.Errorf("Measured() = %v, want that of the first five, 1ms", got)
+		}
+		for range 3000 {
+			pa.Observe(9 * time.Millisecond)
+			time.Sleep(time.Second / 1001)
+		}
+		if got, _ := pa.Measured(); got != 9*time.Millisecond {
+			t.Errorf("Measured() = %v three seconds later, want 9ms", got)
+		}
+	})
+}
+
 func TestRejectsSamplesThatCannotBe(t *testing.T) {
-	pa := start(t, nil, latency.Options{}).Path("")
+	pa := start(t, nil, latency.Options{}).Path(latency.Target{})
 	for _, d := range []time.Duration{0, -1, math.MinInt64, math.MaxInt64, 10*time.Second + 1} {
 		pa.Observe(d)
 		if got, ok := pa.Measured(); ok {
@@ -51,7 +78,7 @@ func TestRejectsSamplesThatCannotBe(t *testing.T) {
 		}
 	}
 	for _, d := range []time.Duration{1, 10 * time.Second} {
-		pa := start(t, nil, latency.Options{}).Path("")
+		pa := start(t, nil, latency.Options{}).Path(latency.Target{})
 		pa.Observe(d)
 		if got, ok := pa.Measured(); got != d || !ok {
 			t.Errorf("after a sample of %v: Measured() = %v, %v", d, got, ok)
@@ -61,7 +88,7 @@ func TestRejectsSamplesThatCannotBe(t *testing.T) {
 
 func TestEstimatesByTheBestSourceThatKnows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		pa := start(t, nil, latency.Options{}).Path("")
+		pa := start(t, nil, latency.Options{}).Path(latency.Target{})
 		assumed := latency.Assumed(1, 3)
 		want := latency.Estimate{Distance: assumed, Source: latency.SourceAssumed}
 		if got := pa.Estimate(assumed); got != want {
@@ -105,9 +132,9 @@ func TestSamplesCountWhileTheyAreFresh(t *testing.T) {
 	for _, grouped := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			p := start(t, nil, latency.Options{Fresh: 20 * time.Second})
-			pa := p.Path("")
+			pa := p.Path(latency.Target{})
 			if grouped {
-				p.Probe("user", []*latency.Path{pa})
+				p.Probe("user", members(pa))
 			}
 			check := func(want time.Duration) {
 				t.Helper()
@@ -141,7 +168,7 @@ func TestSamplesCountWhileTheyAreFresh(t *testing.T) {
 
 func TestManyMayObserveAndReadAtOnce(t *testing.T) {
 	p := start(t, nil, latency.Options{OnChange: func(string) {}})
-	pa := p.Path("")
+	pa := p.Path(latency.Target{})
 	var work sync.WaitGroup
 	for i := range 4 {
 		work.Go(func() {
@@ -152,7 +179,7 @@ func TestManyMayObserveAndReadAtOnce(t *testing.T) {
 					return
 				}
 				if j%100 == 0 {
-					p.Probe("user", []*latency.Path{pa})
+					p.Probe("user", members(pa))
 					p.Probe("user", nil)
 				}
 			}
@@ -168,25 +195,26 @@ func FuzzObserve(f *testing.F) {
 	f.Add(uint8(1), []byte{0, 255})
 	f.Add(uint8(20), []byte("one slow packet among many that are not"))
 	f.Fuzz(func(t *testing.T, window uint8, data []byte) {
-		size := max(int(window), 1)
-		p := latency.New(latency.Options{Window: size})
-		defer func() { _ = p.Close() }()
-		pa := p.Path("")
-		var good []time.Duration
-		for _, b := range data {
-			d := time.Duration(int8(b)) * 100 * time.Millisecond // -12.8s to 12.7s
-			pa.Observe(d)
-			if d > 0 && d <= 10*time.Second {
-				good = append(good, d)
+		synctest.Test(t, func(t *testing.T) {
+			size := max(int(window), 1)
+			pa := start(t, nil, latency.Options{Window: size, Fresh: time.Hour}).Path(latency.Target{})
+			var good []time.Duration
+			for _, b := range data[:min(len(data), 1000)] {
+				d := time.Duration(int8(b)) * 100 * time.Millisecond // -12.8s to 12.7s
+				pa.Observe(d)
+				time.Sleep(time.Second)
+				if d > 0 && d <= 10*time.Second {
+					good = append(good, d)
+				}
+				last := slices.Sorted(slices.Values(good[max(0, len(good)-size):]))
+				got, ok := pa.Measured()
+				if ok != (len(last) > 0) {
+					t.Fatalf("Measured() = %v, %v after %v", got, ok, good)
+				}
+				if ok && got != last[(len(last)-1)/2] {
+					t.Fatalf("Measured() = %v, want the middle of %v", got, last)
+				}
 			}
-			last := slices.Sorted(slices.Values(good[max(0, len(good)-size):]))
-			got, ok := pa.Measured()
-			if ok != (len(last) > 0) {
-				t.Fatalf("Measured() = %v, %v after %v", got, ok, good)
-			}
-			if ok && got != last[(len(last)-1)/2] {
-				t.Fatalf("Measured() = %v, want the middle of %v", got, last)
-			}
-		}
+		})
 	})
 }

@@ -3,75 +3,112 @@ package latency
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
 // Prober keeps the distances of paths up to date. Make one with [New] and end
 // it with [Prober.Close]. All methods are safe for concurrent use.
 type Prober struct {
-	o     Options
-	start time.Time // its clock is the time since then
-	stop  context.CancelFunc
-	work  sync.WaitGroup // everything that runs
+	o       Options
+	hash    uint64    // of the reporter's name
+	start   time.Time // its clock is the time since then
+	epoch   time.Duration
+	stop    context.CancelFunc
+	running sync.WaitGroup // everything that runs
 
-	// due and news tell the two goroutines that their next time may have
-	// come nearer.
-	due  chan struct{} // schedule
-	news chan struct{} // tell
+	// due, news and chores tell the three goroutines that their next time
+	// may have come nearer.
+	due    chan struct{} // schedule
+	news   chan struct{} // tell
+	chores chan struct{} // attend
+
+	probes   atomic.Uint64
+	rejected atomic.Uint64
 
 	mu       sync.Mutex
 	closed   bool
 	groups   map[string]*group
-	dirty    []*group // for which OnChange is due
-	proven   queue    // next probes of paths that answered last time
-	unproven queue    // next probes of the others
-	expiries queue    // when the oldest sample of each path gets too old
-	running  int      // probes in flight
-	trying   int      // those of them that are of unproven paths
+	sharing  map[string]*group // those that share, by service
+	ended    []*group          // whose subscriptions are to be ended
+	dirty    []*group          // for which OnChange is due
+	proven   queue             // next probes of paths that answered last time
+	unproven queue             // next probes of the others
+	expiries queue             // when the oldest sample of each path gets too old
+	flying   int               // probes in flight
+	trying   int               // those of them that are of unproven paths
+	tick     time.Duration
+	space    space
 }
 
 // New starts a prober. It probes nothing before the first [Prober.Probe].
 func New(o Options) *Prober {
 	ctx, stop := context.WithCancel(context.Background())
+	start := time.Now()
 	p := &Prober{
 		o:      o.withDefaults(),
-		start:  time.Now(),
+		start:  start,
+		epoch:  time.Duration(start.UnixNano()),
 		stop:   stop,
 		due:    make(chan struct{}, 1),
 		news:   make(chan struct{}, 1),
-		groups: make(map[string]*group),
+		chores: make(chan struct{}, 1),
+		groups: make(map[string]*group), sharing: make(map[string]*group),
 	}
-	p.work.Go(func() { p.schedule(ctx) })
+	p.hash = xxhash.Sum64String(p.o.Reporter)
+	p.running.Go(func() { p.schedule(ctx) })
+	p.running.Go(func() { p.attend(ctx) })
 	if p.o.OnChange != nil {
-		p.work.Go(func() { p.tell(ctx) })
+		p.running.Go(func() { p.tell(ctx) })
 	}
 	return p
 }
 
-// Path makes the path to an address (host:port). It is not probed until it is
-// in a group, and never when address is "": then it knows only what is
-// observed. Two paths to one address know nothing of each other.
-func (p *Prober) Path(address string) *Path {
-	pa := &Path{prober: p, address: address}
-	pa.probe.path, pa.expiry.path = pa, pa
-	return pa
+// Counts are totals since [New].
+type Counts struct {
+	Probes   uint64 // that were begun
+	Rejected uint64 // batches and samples of others that were not believed
+}
+
+// Counts returns the totals since New.
+func (p *Prober) Counts() Counts { return Counts{p.probes.Load(), p.rejected.Load()} }
+
+// Coordinate is where this process is among the coordinates, false while that
+// is not known.
+func (p *Prober) Coordinate() (events.Coordinate, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.space.own, p.space.known
 }
 
 // Close ends all probes and waits for them, and for an OnChange that is being
 // called: hold no lock that OnChange takes. Afterwards nothing is measured any
-// more. It always returns nil.
+// more, and other reporters know that we are gone. It always returns nil.
 func (p *Prober) Close() error {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
 	p.stop()
-	p.work.Wait()
+	p.running.Wait()
 
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, e := range p.expiries {
-		e.path.measured.Store(0)
+	for _, g := range p.groups {
+		p.ended = append(p.ended, g)
 	}
+	clear(p.groups)
+	out, stops := p.outgoingLocked(p.now())
+	for _, e := range p.expiries {
+		e.path.estimate.Store(0)
+	}
+	p.mu.Unlock()
+	for _, stop := range stops {
+		stop()
+	}
+	p.send(out)
 	return nil
 }
 

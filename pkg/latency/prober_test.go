@@ -8,26 +8,30 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 )
 
-func TestProbesANewPathAtOnceAndThenEveryInterval(t *testing.T) {
+func TestProbesANewPathAtOnceAndThenShareTimesInEachInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(20 * time.Millisecond)
 		p := start(t, n, latency.Options{})
-		pa := p.Path(address(0))
+		pa := p.Path(target(0))
 		began := time.Now()
-		p.Probe("user", []*latency.Path{pa})
+		p.Probe("user", members(pa))
 		time.Sleep(time.Hour)
 
 		at := n.at(address(0))
-		if first := at[0].Sub(began); first > time.Millisecond {
+		if first := at[0].Sub(began); first > 10*time.Millisecond {
 			t.Errorf("first probe after %v, want at once", first)
 		}
+		if len(at) < 715 || len(at) > 725 { // two in 10 s
+			t.Errorf("%d probes in an hour, want 720", len(at))
+		}
 		gaps := n.gaps(address(0))
-		for _, gap := range gaps {
-			if !within(gap, 10*time.Second) {
-				t.Errorf("%v between probes, want 10s ±20 %%", gap)
+		for _, gap := range gaps[1:] {
+			if gap < 5*time.Second/4-50*time.Millisecond || gap > 5*time.Second*7/4+50*time.Millisecond {
+				t.Errorf("%v between probes, want 5s ±75 %%", gap)
 			}
 		}
 		if spread := slices.Max(gaps) - slices.Min(gaps); spread < 2*time.Second {
@@ -39,26 +43,87 @@ func TestProbesANewPathAtOnceAndThenEveryInterval(t *testing.T) {
 	})
 }
 
-func TestMeasuresAllNewPathsWithinAShortTimeTheBestFirst(t *testing.T) {
+func TestMeasuresAllNewPathsWithinAShortTimeTheNearestCircleFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(3 * time.Millisecond)
-		p := start(t, n, latency.Options{})
+		p := start(t, n, latency.Options{Budget: -1})
 		all := makePaths(p, 64)
+		list := members(all...)
+		for i := range list {
+			list[i].Circle = uint8(i / 32)
+		}
+		slices.Reverse(list)
 		began := time.Now()
-		p.Probe("user", all)
+		p.Probe("user", list)
 		time.Sleep(200 * time.Millisecond)
 
-		var sum [2]time.Duration // of the first probes' times, better and worse half
+		var sum [2]time.Duration // of the first probes' times, by circle
 		for i, pa := range all {
 			if _, ok := pa.Measured(); !ok {
-				t.Errorf("path %d is not measured after 200ms", i)
+				t.Fatalf("path %d is not measured after 200ms", i)
 			}
 			sum[i/32] += n.at(address(i))[0].Sub(began)
 		}
 		if sum[0] > sum[1] {
-			t.Errorf("the better half was probed after %v, the worse after %v", sum[0]/32, sum[1]/32)
+			t.Errorf("the nearer circle was probed after %v, the other after %v", sum[0]/32, sum[1]/32)
 		}
 	})
+}
+
+func TestASmallBudgetIsSpentOnTheNearestCircleFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(time.Millisecond)
+		p := start(t, n, latency.Options{})
+		all := makePaths(p, 200)
+		list := members(all...)
+		for i := range list {
+			list[i].Circle = uint8((200 - i) / 20) // the last 20 are the nearest
+		}
+		p.Probe("user", list)
+		time.Sleep(time.Second)
+		for range 180 {
+			known := -1 // the farthest circle of which something is measured
+			for i := range all {
+				if all[i].Estimate(0).Measured() {
+					known = max(known, int(list[i].Circle))
+				}
+			}
+			for i := range all {
+				if int(list[i].Circle) < known && !all[i].Estimate(0).Measured() {
+					t.Fatalf("path %d of circle %d is not measured, but some of circle %d are", i, list[i].Circle, known)
+				}
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+func TestPathsAreNotProbedInStep(t *testing.T) {
+	for name, bare := range map[string]bool{"named": false, "nameless": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(100 * time.Millisecond)
+				p := start(t, n, latency.Options{Budget: -1})
+				all := make([]*latency.Path, 16)
+				for i := range all {
+					to := target(i)
+					if bare {
+						to.Key = events.Key{}
+					}
+					all[i] = p.Path(to)
+				}
+				p.Probe("user", members(all...))
+				time.Sleep(5 * time.Second)
+				n.mu.Lock()
+				n.most = 0
+				n.mu.Unlock()
+				time.Sleep(10 * time.Minute)
+				if got := n.peak(); got > 8 {
+					t.Errorf("%d of 16 probes at once", got)
+				}
+			})
+		})
+	}
 }
 
 func TestNeverDialsMoreThanConcurrencyAtOnce(t *testing.T) {
@@ -69,8 +134,8 @@ func TestNeverDialsMoreThanConcurrencyAtOnce(t *testing.T) {
 				n.setFunc(func(string) time.Duration { // some answer, some do not
 					return []time.Duration{time.Second, 300 * time.Millisecond, silent, refuses}[rand.N(4)]
 				})
-				p := start(t, n, latency.Options{Concurrency: concurrency, MaxPaths: 200})
-				p.Probe("user", makePaths(p, 200))
+				p := start(t, n, latency.Options{Concurrency: concurrency, Budget: -1})
+				p.Probe("user", members(makePaths(p, 200)...))
 				time.Sleep(10 * time.Minute)
 				if n.peak() != concurrency {
 					t.Errorf("%d dials in flight at most, want %d", n.peak(), concurrency)
@@ -83,9 +148,9 @@ func TestNeverDialsMoreThanConcurrencyAtOnce(t *testing.T) {
 func TestAFreedSlotIsTakenAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(100 * time.Millisecond)
-		p := start(t, n, latency.Options{Concurrency: 1})
+		p := start(t, n, latency.Options{Concurrency: 1, Budget: -1, Interval: time.Minute})
 		list := makePaths(p, 40)
-		p.Probe("user", list)
+		p.Probe("user", members(list...))
 		time.Sleep(40*100*time.Millisecond + 100*time.Millisecond)
 		for i, pa := range list {
 			if _, ok := pa.Measured(); !ok {
@@ -95,15 +160,15 @@ func TestAFreedSlotIsTakenAtOnce(t *testing.T) {
 	})
 }
 
-func TestProbesOnlyTheFirstMaxPathsThatHaveAnAddress(t *testing.T) {
+func TestProbesWhatTheGroupHasAndCanBeProbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(time.Millisecond)
-		p := start(t, n, latency.Options{MaxPaths: 3})
+		p := start(t, n, latency.Options{Budget: -1})
 		all := makePaths(p, 10)
-		bare := p.Path("")
+		bare := p.Path(latency.Target{})
 		check := func(list []*latency.Path, want ...int) {
 			t.Helper()
-			p.Probe("user", list)
+			p.Probe("user", members(list...))
 			synctest.Wait()
 			n.dialled() // what was in flight
 			time.Sleep(time.Minute)
@@ -117,14 +182,15 @@ func TestProbesOnlyTheFirstMaxPathsThatHaveAnAddress(t *testing.T) {
 				t.Errorf("probed %v, want those of %v", got, want)
 			}
 		}
-		check(all, 0, 1, 2)
-		check(append([]*latency.Path{bare, nil}, all...), 0, 1, 2)
+		check(all[:3], 0, 1, 2)
+		check(append([]*latency.Path{bare, nil}, all[:3]...), 0, 1, 2)
 		slices.Reverse(all)
-		check(all, 9, 8, 7)
-		check(all[3:], 6, 5, 4)
+		check(all[:3], 9, 8, 7)
+		check(all[3:], 6, 5, 4, 3, 2, 1, 0)
 		check(all[9:], 0)
 		check(nil)
 		check(all[8:], 1, 0)
+		check([]*latency.Path{bare})
 		check([]*latency.Path{})
 	})
 }
@@ -133,14 +199,14 @@ func TestAPathInNoGroupIsNotProbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(silent)
 		p := start(t, n, latency.Options{})
-		pa := p.Path(address(0))
+		pa := p.Path(target(0))
 		time.Sleep(time.Minute)
 		if got := len(n.at(address(0))); got != 0 {
 			t.Fatalf("%d probes before it was in a group", got)
 		}
 
-		p.Probe("user", []*latency.Path{pa})
-		p.Probe("order", []*latency.Path{pa})
+		p.Probe("user", members(pa))
+		p.Probe("order", members(pa))
 		time.Sleep(500 * time.Millisecond)
 		p.Probe("user", nil)
 		synctest.Wait()
@@ -166,17 +232,15 @@ func TestAPathInTwoGroupsIsProbedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(time.Millisecond)
 		p := start(t, n, latency.Options{})
-		pa := p.Path(address(0))
-		p.Probe("user", []*latency.Path{pa, pa})
-		p.Probe("order", []*latency.Path{pa})
+		pa := p.Path(target(0))
+		p.Probe("user", members(pa, pa))
+		p.Probe("order", members(pa))
 		time.Sleep(5 * time.Minute)
-		p.Probe("user", []*latency.Path{pa})
+		p.Probe("user", members(pa))
 		p.Probe("order", nil)
 		time.Sleep(5 * time.Minute)
-		for _, gap := range n.gaps(address(0)) {
-			if !within(gap, 10*time.Second) {
-				t.Errorf("%v between probes, want 10s ±20 %%", gap)
-			}
+		if got := len(n.at(address(0))); got < 95 || got > 125 { // one in 5 s, or in 6 when it counts twice
+			t.Errorf("%d probes in 10 minutes, want 120", got)
 		}
 	})
 }
@@ -185,7 +249,7 @@ func TestPathsOfAnotherProberAreIgnored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(time.Millisecond)
 		p, other := start(t, n, latency.Options{}), start(t, n, latency.Options{})
-		p.Probe("user", []*latency.Path{other.Path(address(1)), nil, p.Path(address(0))})
+		p.Probe("user", members(other.Path(target(1)), nil, p.Path(target(0))))
 		time.Sleep(time.Minute)
 		p.Probe("user", nil)
 		if got := n.dialled(); len(got) != 1 || !got[address(0)] {
@@ -197,15 +261,15 @@ func TestPathsOfAnotherProberAreIgnored(t *testing.T) {
 func TestChurnDoesNotTurnIntoProbes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(100 * time.Millisecond)
-		p := start(t, n, latency.Options{MaxPaths: 1})
-		a, b := p.Path(address(0)), p.Path(address(1))
+		p := start(t, n, latency.Options{})
+		a, b := p.Path(target(0)), p.Path(target(1))
 		began := time.Now()
 		for time.Since(began) < time.Minute {
-			p.Probe("user", []*latency.Path{a, b})
+			p.Probe("user", members(a, b))
 			time.Sleep(5 * time.Millisecond)
-			p.Probe("user", []*latency.Path{b, a})
+			p.Probe("user", members(b, a))
 			time.Sleep(5 * time.Millisecond)
-			p.Probe("user", []*latency.Path{b})
+			p.Probe("user", members(b))
 			time.Sleep(5 * time.Millisecond)
 		}
 		for i := range 2 {
@@ -217,13 +281,32 @@ func TestChurnDoesNotTurnIntoProbes(t *testing.T) {
 	})
 }
 
+func TestWhatWasForgottenIsMeasuredAtOnceWhenItComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(time.Millisecond)
+		p := start(t, n, latency.Options{Budget: -1})
+		all := makePaths(p, 100)
+		for range 3 {
+			p.Probe("user", members(all...))
+			time.Sleep(time.Second)
+			for i, pa := range all {
+				if _, ok := pa.Measured(); !ok {
+					t.Fatalf("path %d is not measured", i)
+				}
+			}
+			p.Probe("user", nil)
+			time.Sleep(12 * time.Hour)
+		}
+	})
+}
+
 func TestCloseEndsEverything(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(silent)
 		p := start(t, n, latency.Options{OnChange: func(string) {}})
 		all := makePaths(p, 100)
 		all[99].Observe(time.Millisecond)
-		p.Probe("user", all)
+		p.Probe("user", members(all...))
 		time.Sleep(time.Second)
 		if n.open() == 0 {
 			t.Fatal("no dial in flight")
@@ -241,8 +324,8 @@ func TestCloseEndsEverything(t *testing.T) {
 			t.Errorf("still measured after Close: %v", d)
 		}
 		n.dialled()
-		p.Probe("user", all[:1])
-		p.Probe("order", all)
+		p.Probe("user", members(all[:1]...))
+		p.Probe("order", members(all...))
 		all[0].Observe(time.Millisecond)
 		time.Sleep(time.Minute)
 		if got := n.dialled(); len(got) > 0 {
@@ -257,14 +340,13 @@ func TestCloseEndsEverything(t *testing.T) {
 	})
 }
 
-// Any sequence of lists must leave exactly those paths probed that are among
-// the first of some group.
+// Any sequence of lists must leave exactly those paths probed that are in some
+// group.
 func TestProbesWhatTheGroupsSayAfterAnySequenceOfLists(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const most = 4
 		r := rand.New(rand.NewPCG(1, 2))
 		n := newNetwork(time.Millisecond)
-		p := start(t, n, latency.Options{MaxPaths: most, OnChange: func(string) {}})
+		p := start(t, n, latency.Options{Budget: -1, OnChange: func(string) {}})
 		all := makePaths(p, 12)
 		index := make(map[*latency.Path]int)
 		for i, pa := range all {
@@ -292,7 +374,8 @@ func TestProbesWhatTheGroupsSayAfterAnySequenceOfLists(t *testing.T) {
 				case 5:
 					list = slices.Clone(all[r.IntN(len(all)):])
 				}
-				p.Probe(name, list)
+				list = list[:min(len(list), 16)] // as many may contend
+				p.Probe(name, members(list...))
 				groups[name] = list
 			}
 			synctest.Wait()
@@ -300,7 +383,7 @@ func TestProbesWhatTheGroupsSayAfterAnySequenceOfLists(t *testing.T) {
 			time.Sleep(20 * time.Second) // everyone's turn
 			want := make(map[int]bool)
 			for _, list := range groups {
-				for _, pa := range list[:min(len(list), most)] {
+				for _, pa := range list {
 					want[index[pa]] = true
 				}
 			}

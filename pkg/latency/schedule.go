@@ -39,7 +39,7 @@ func (p *Prober) advanceLocked(ctx context.Context) (wait time.Duration, ok bool
 	}
 	next := p.nextLocked()
 	for ; next != nil && next.due <= now; next = p.nextLocked() {
-		p.launchLocked(ctx, next.path)
+		p.beginLocked(ctx, next.path, now)
 	}
 
 	if e := p.expiries.head(); e != nil {
@@ -53,7 +53,7 @@ func (p *Prober) advanceLocked(ctx context.Context) (wait time.Duration, ok bool
 
 // nextLocked is the probe to start next, nil while there is none that may.
 func (p *Prober) nextLocked() *entry {
-	if p.running >= p.o.Concurrency {
+	if p.flying >= p.o.Concurrency {
 		return nil
 	}
 	next := p.proven.head()
@@ -63,8 +63,12 @@ func (p *Prober) nextLocked() *entry {
 	return next
 }
 
-// queueProbeLocked puts pa where its next probe belongs.
+// queueProbeLocked puts pa where its next probe belongs. While one is under way
+// that is left to its end, see finish.
 func (p *Prober) queueProbeLocked(pa *Path) {
+	if pa.cancel != nil {
+		return
+	}
 	q := &p.unproven
 	if pa.proven {
 		q = &p.proven
@@ -72,9 +76,41 @@ func (p *Prober) queueProbeLocked(pa *Path) {
 	p.queueLocked(q, &pa.probe, pa.next)
 }
 
-func (p *Prober) launchLocked(ctx context.Context, pa *Path) {
+// beginLocked starts the probe that is due, unless it need not be made, or not
+// yet.
+func (p *Prober) beginLocked(ctx context.Context, pa *Path, now time.Duration) {
 	pa.probe.remove()
-	p.running++
+	if len(pa.groups) == 0 {
+		return
+	}
+	g := pa.groups[0].group
+	if !pa.urgent {
+		// Whose slot this is may have changed since it was planned.
+		if at, ours := g.slotAfterLocked(pa, now-p.lateness(pa, now)); !ours || at > now {
+			g.planLocked(pa, now)
+			return
+		}
+	}
+	if wait := g.affordLocked(pa, now); wait > 0 {
+		if pa.urgent {
+			pa.next = now + wait + time.Duration(pa.rank) // the best first
+			p.queueProbeLocked(pa)
+		} else {
+			g.planLocked(pa, now) // the next slot will do
+		}
+		return
+	}
+	p.launchLocked(ctx, pa)
+}
+
+// lateness is how long ago the probe that is due now was planned for, and a
+// little.
+func (p *Prober) lateness(pa *Path, now time.Duration) time.Duration { return now - pa.next + 1 }
+
+func (p *Prober) launchLocked(ctx context.Context, pa *Path) {
+	p.probes.Add(1)
+	p.flying++
+	pa.began = max(p.now(), 1)
 	timeout := p.o.Timeout
 	if pa.proven {
 		d, _ := pa.Measured()
@@ -83,12 +119,19 @@ func (p *Prober) launchLocked(ctx context.Context, pa *Path) {
 		p.trying++
 	}
 	ctx, pa.cancel = context.WithTimeout(ctx, timeout)
-	p.work.Go(func() {
-		rtt, err := p.o.connect(ctx, pa.address)
+	p.running.Go(func() {
+		rtt, err := p.probe(ctx, pa)
 		// Cancelled, other than timed out: nobody wants to know any more.
 		dropped := errors.Is(ctx.Err(), context.Canceled)
 		p.finish(pa, rtt, err, dropped)
 	})
+}
+
+func (p *Prober) probe(ctx context.Context, pa *Path) (time.Duration, error) {
+	if pa.target.Probe != nil {
+		return pa.target.Probe(ctx)
+	}
+	return p.o.connect(ctx, pa.target.Address)
 }
 
 // finish records how a probe ended, and when the next is due.
@@ -96,20 +139,22 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 	p.mu.Lock()
 	pa.cancel()
 	pa.cancel = nil
-	p.running--
+	p.flying--
 	if !pa.proven {
 		p.trying--
 	}
 
+	now := p.now()
 	failures, service := pa.Failures(), ""
 	if len(pa.groups) > 0 {
 		service = pa.groups[0].group.name
 	}
-	pause := p.o.Interval
+	hurry := time.Duration(-1) // no slot of the zone's, but after that pause
 	switch {
 	case err == nil:
-		if m, _ := pa.Measured(); doubtful(rtt, m) {
-			pause = min(soon, pause)
+		e, _ := unpackEstimate(pa.estimate.Load())
+		if e.Measured() && (pa.contends || rtt < e.Distance) && doubtful(rtt, e.Distance) {
+			hurry = min(soon, p.o.Interval)
 		}
 		pa.proven = true
 		pa.failures.Store(0)
@@ -117,31 +162,46 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 			p.changedLocked(pa)
 		}
 		if !p.closed {
-			pa.addLocked(rtt, p.now())
+			pa.addLocked(rtt, now)
 		}
 	case dropped:
-		pause = min(soon, pause)
+		hurry = min(soon, p.o.Interval)
+	case errors.Is(err, ErrNotProbed): // the next slot will do
 	default:
 		pa.proven = false
-		pause = p.o.retry(failures + 1)
+		hurry = p.o.retry(failures + 1)
 		pa.failures.Store(int64(failures + 1))
 		if failures == 0 {
 			p.changedLocked(pa)
 		}
 	}
-	pa.next = p.now() + jitter(pause)
-	if pa.slots > 0 && !p.closed {
-		p.queueProbeLocked(pa)
+	if len(pa.groups) > 0 && !p.closed {
+		pa.urgent = hurry >= 0
+		if pa.urgent {
+			pa.next = now + jitter(hurry)
+			p.queueProbeLocked(pa)
+		} else {
+			pa.groups[0].group.planLocked(pa, now)
+		}
 	}
-	wake(p.due) // a slot is free
+	wake(p.due) // a place is free
 	p.mu.Unlock()
 
 	switch {
 	case err == nil && failures > 0:
-		p.o.Logger.Debug("probe succeeds again", "service", service, "address", pa.address, "failures", failures)
-	case err != nil && !dropped && failures == 0:
-		p.o.Logger.Debug("probe failed", "service", service, "address", pa.address, "error", err)
+		p.o.Logger.Debug("probe succeeds again", "service", service, "address", pa.target.Address, "failures", failures)
+	case err != nil && !dropped && failures == 0 && !errors.Is(err, ErrNotProbed):
+		p.o.Logger.Debug("probe failed", "service", service, "address", pa.target.Address, "error", err)
 	}
+}
+
+// hurryLocked makes a probe due soon.
+func (g *group) hurryLocked(pa *Path, now time.Duration) {
+	if pa.cancel != nil || pa.urgent || !pa.probed() {
+		return
+	}
+	pa.urgent, pa.next = true, now+rand.N(min(soon, g.prober.o.Interval))
+	g.prober.queueProbeLocked(pa)
 }
 
 // jitter is d ±20 %.

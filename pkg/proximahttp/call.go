@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
@@ -101,6 +102,9 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 	resp.Request = c.req.WithContext(ctx)
 	failed, result := verdict(resp.StatusCode)
 	if !failed {
+		if rtt, ok := w.conn.Load().RTT(); ok {
+			p.Observe(rtt)
+		}
 		report(resp, c.req, p, result, latency)
 		return nil
 	}
@@ -143,14 +147,15 @@ func (c *call) failed(p *selector.Pick, out *http.Request, w *wire, err error) e
 	}
 }
 
-// wire finds out whether anything of a request may have been sent, and how long
-// the instance took to answer. Opening a connection is not counted: that is
+// wire finds out whether anything of a request may have been sent, on which
+// connection, and how long the instance took to answer. Opening a connection is not counted: that is
 // distance, and it would make every new instance look slow.
 type wire struct {
 	nonIdempotent bool
 	asked, wrote  atomic.Bool
 	start         time.Time
 	connected     atomic.Int64 // nanoseconds after start
+	conn          atomic.Pointer[latency.Conn]
 }
 
 func (w *wire) begin() { w.start = time.Now() }
@@ -161,7 +166,10 @@ func (w *wire) latency() time.Duration {
 
 func (w *wire) trace() *httptrace.ClientTrace {
 	t := &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { w.connected.Store(int64(time.Since(w.start))) },
+		GotConn: func(got httptrace.GotConnInfo) {
+			w.connected.Store(int64(time.Since(w.start)))
+			w.conn.Store(latency.Watched(got.Conn))
+		},
 	}
 	if w.nonIdempotent {
 		t.GetConn = func(string) { w.asked.Store(true) }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
@@ -63,14 +64,23 @@ func New(sel Picker, o Options) *Transport {
 // 1.5 s, so that a dead machine costs no more than that, and keeps up to 64
 // connections to each instance. It waits for the head of a response as long as
 // the request's context; set its ResponseHeaderTimeout to go on to another
-// instance sooner.
+// instance sooner. Its connections are watched by [latency.Watch], so that the
+// selector learns from them how far the instances are; a DialContext of your
+// own should do the same.
 func NewBase() *http.Transport {
 	base := &http.Transport{ForceAttemptHTTP2: true, ExpectContinueTimeout: time.Second}
 	if t, ok := http.DefaultTransport.(*http.Transport); ok {
 		base = t.Clone()
 	}
 	base.Proxy = nil
-	base.DialContext = (&net.Dialer{Timeout: 1500 * time.Millisecond, KeepAlive: 15 * time.Second}).DialContext
+	dialer := &net.Dialer{Timeout: 1500 * time.Millisecond, KeepAlive: 15 * time.Second}
+	base.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dialer.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return latency.Watch(conn), nil
+	}
 	base.TLSHandshakeTimeout = 3 * time.Second
 	base.MaxIdleConns = 0 // unlimited: there may be many instances
 	base.MaxIdleConnsPerHost = 64

@@ -29,7 +29,7 @@ func fleet(n int) []events.Entry {
 		entries[i].Instance = &events.Instance{
 			ID: fmt.Sprintf("user-%05d", i), Service: "user", Incarnation: "a",
 			Endpoints: map[string]string{events.NATS: "svc.user"},
-			Location:  zones[i%3], Status: events.Up, Weight: 100, Started: time.Now(), TTL: 15 * time.Second,
+			Location:  zones[i%3], Status: events.Up, Weight: 100, Started: time.Now().Add(-time.Hour), TTL: 15 * time.Second,
 		}
 	}
 	return sortEntries(entries)

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"time"
 
@@ -20,6 +19,11 @@ type Explanation struct {
 	Stale    bool   `json:"stale"` // the registry cannot be reached: this is the last that was known
 	From     string `json:"from"`  // the place that is to be near: region/zone
 	Strategy string `json:"strategy"`
+	// Panic says that fewer than half of the instances that want calls are
+	// usable, so that the best of the bad are used beside them.
+	Panic bool `json:"panic"`
+	// Circles that have instances, in the order in which they are tried.
+	Circles []CircleState `json:"circles"`
 	// Instances in the order in which they would be tried: usable ones
 	// first, nearest first.
 	Instances []Candidate `json:"instances"`
@@ -36,7 +40,7 @@ type Candidate struct {
 type Standing struct {
 	Circle         string  `json:"circle"`
 	DistanceMS     float64 `json:"distance_ms"`     // the round trip
-	DistanceSource string  `json:"distance_source"` // measured or assumed
+	DistanceSource string  `json:"distance_source"` // measured, shared, predicted or assumed
 	Breaker        string  `json:"breaker"`         // closed, half-open or open
 	Suspect        bool    `json:"suspect"`
 	InFlight       int     `json:"in_flight"`
@@ -91,6 +95,9 @@ func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) 
 // ranked is a candidate before it is put in its place.
 type ranked struct {
 	verdict
+	ramp    float32 // the share of its weight that it gets for its age
+	refused bool    // its breaker is open for that
+	fit     float32 // its score by its beat, for LoadAware
 	Candidate
 }
 
@@ -105,37 +112,38 @@ func (v *view) explain(protocol string) Explanation {
 	t := v.build(svc.members, 0)
 	all := make([]ranked, len(svc.members))
 	for i := range svc.members {
-		all[i] = v.candidate(t, &svc.members[i])
+		all[i] = v.candidate(t, &svc.members[i], svc.verdicts[i])
 	}
+	e.Panic, e.Circles = t.panics, v.circles(t)
 	svc.mu.Unlock()
 
 	slices.SortStableFunc(all, func(a, b ranked) int {
 		return cmp.Or(
-			cmp.Compare(a.condition, b.condition),
-			cmp.Compare(a.circle, b.circle),
+			cmp.Compare(a.as, b.as),
+			cmp.Compare(t.rank[a.circle], t.rank[b.circle]),
 			cmp.Compare(a.distance, b.distance),
 			cmp.Compare(a.ID, b.ID))
 	})
 	e.Instances = make([]Candidate, len(all))
 	for i, c := range all {
-		c.Near, c.Reason = v.reason(t, c.verdict, protocol)
+		c.Near, c.Reason = v.reason(t, &c, protocol)
 		e.Instances[i] = c.Candidate
 	}
 	return e
 }
 
 // candidate is a member as a table has it. The service is locked.
-func (v *view) candidate(t *table, m *member) ranked {
-	vd := v.judge(m)
+func (v *view) candidate(t *table, m *member, vd verdict) ranked {
 	source := m.node.distance().Source
-	if vd.assumed {
+	if vd.known == assumed {
 		source = latency.SourceAssumed
 	}
-	if vd.condition < notReady {
-		vd.distance = vd.from(&t.circles[t.index(vd.condition, vd.circle)])
+	if vd.as < notReady {
+		vd.distance = vd.from(&t.circles[t.index(vd.as, vd.circle)])
 	}
 	call, _ := unpackCost(m.cost.Load())
-	return ranked{vd, Candidate{*m.in, Standing{
+	_, refused := m.breaker.Opened()
+	return ranked{vd, v.svc.sel.ramp(m.born, t.at), refused, m.fit(ticks(t.at)), Candidate{*m.in, Standing{
 		Circle:         v.svc.sel.opts.Levels.Name(int(vd.circle)),
 		DistanceMS:     inMilliseconds(vd.distance),
 		DistanceSource: string(source),
@@ -149,40 +157,4 @@ func (v *view) candidate(t *table, m *member) ranked {
 
 func inMilliseconds(d time.Duration) float64 {
 	return float64(d.Round(time.Microsecond)) / float64(time.Millisecond)
-}
-
-// reason says what a table does with an instance of that verdict.
-func (v *view) reason(t *table, vd verdict, protocol string) (near bool, why string) {
-	switch vd.condition {
-	case foreign:
-		return false, fmt.Sprintf("never picked: it has no %s endpoint", protocol)
-	case notReady:
-		return false, "never picked: not ready, its own check fails"
-	}
-	c := &t.circles[t.index(vd.condition, vd.circle)]
-	name := v.svc.sel.opts.Levels.Name(int(vd.circle))
-	because, but := "", ""
-	if vd.condition != usable {
-		because = ": " + conditionText[vd.condition]
-		but = ", for nothing better is left" + because
-	}
-	switch {
-	case vd.condition != t.best:
-		return false, "picked only if nothing better is left" + because
-	case c != t.first:
-		return false, fmt.Sprintf("picked if nothing in %s can be: that is nearer%s", v.svc.sel.opts.Levels.Name(int(t.first.index)), because)
-	case vd.distance > c.limit:
-		return false, fmt.Sprintf("picked if nothing in the near set can be: farther than %.3g ms, the nearest of %s is at %.3g ms%s",
-			inMilliseconds(c.limit), name, inMilliseconds(c.best), because)
-	case v.kind == kindNearest && vd.distance > c.best:
-		return true, fmt.Sprintf("picked if the nearest of %s cannot be%s", name, because)
-	}
-	return true, fmt.Sprintf("picked by %s: in the near set of %s%s", v.svc.sel.opts.Strategy, name, but)
-}
-
-var conditionText = [...]string{
-	suspect:  "its lease is gone and nothing proves it dead",
-	draining: "it is about to leave",
-	open:     "its breaker is open, calls failed",
-	leaving:  "it is about to leave and its breaker is open",
 }

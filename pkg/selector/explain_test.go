@@ -21,7 +21,7 @@ func TestExplainSaysOfEveryInstanceWhetherAndWhy(t *testing.T) {
 		w := newWorld(t, selector.Options{})
 		const ms = time.Millisecond
 		w.list(
-			w.at("a", home, 400*time.Microsecond),
+			w.at("a", home, 400*time.Microsecond, weight(1000)), // so that nothing spills
 			w.at("b", home, 900*time.Microsecond),
 			w.at("c", home, 3*ms),
 			w.at("d", nextDoor, 2*ms),
@@ -120,7 +120,7 @@ func TestPicksFollowTheOrderOfExplain(t *testing.T) {
 		w := newWorld(t, selector.Options{Strategy: selector.Nearest})
 		const ms = time.Millisecond
 		w.list(
-			w.at("a", home, 7*ms), w.at("b", home, ms), w.at("c", home, 3*ms, suspect), w.at("d", nextDoor, 2*ms),
+			w.at("a", home, 7*ms), w.at("b", home, ms, weight(1000)), w.at("c", home, 3*ms, suspect), w.at("d", nextDoor, 2*ms),
 			w.at("e", farAway, 90*ms), w.at("f", farAway, 80*ms), w.at("g", home, ms, status(events.Draining)), w.at("h", nextDoor, 3*ms),
 			w.at("i", farAway, 70*ms), w.at("j", home, ms, status(events.NotReady)),
 		)
@@ -157,7 +157,8 @@ func TestAnExplanationInJSONIsTheContract(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := `{"service":"user","stale":false,"from":"us/us-a","strategy":"p2c","instances":[` +
+		want := `{"service":"user","stale":false,"from":"us/us-a","strategy":"p2c","panic":false,"circles":[` +
+			`{"circle":"zone","instances":1,"usable":1,"share":1,"best_ms":0.41,"distance_source":"measured","demoted":false,"load":0,"note":""}],"instances":[` +
 			`{"id":"a","service":"user","incarnation":"1","endpoints":{"tcp":"a.example:80"},"location":{"region":"us","zone":"us-a"},` +
 			`"status":"up","weight":100,"metadata":{"team":"a<b"},"ttl":"15s",` +
 			`"circle":"zone","distance_ms":0.41,"distance_source":"measured","breaker":"closed","suspect":false,` +

@@ -21,3 +21,8 @@ func (s *Selector) Tables(service string) int {
 func (s *Selector) Views(service string) int {
 	return len(*(*s.services.Load())[service].views.Load())
 }
+
+// Hear takes in what is said on the subject of a beat.
+func (s *Selector) Hear(service, subject string, data []byte) {
+	(*s.services.Load())[service].hear(subject, data)
+}

@@ -14,12 +14,14 @@ type member struct {
 	*node
 	in        *events.Instance
 	distance  time.Duration // from the selector's own place
-	assumed   bool          // nothing better is known of the distance
+	known     certainty     // how well
 	circle    uint8         // seen from there
 	protocols protocols
 	condition condition
 	suspect   bool
-	trial     bool // its breaker is half-open
+	trial     bool          // its breaker is half-open
+	weight    uint16        // as announced
+	born      time.Duration // what its age counts from, on the selector's clock
 }
 
 // condition is what an instance is good for. Those before notReady are used in
@@ -40,7 +42,7 @@ const (
 // look sets what may have changed since the member was last looked at.
 func (m *member) look() {
 	d := m.node.distance()
-	m.distance, m.assumed = d.Distance, d.Source == latency.SourceAssumed
+	m.distance, m.known = d.Distance, certaintyOf(d)
 	state := m.breaker.State()
 	m.trial = state == breaker.HalfOpen
 	fails := state == breaker.Open
@@ -58,6 +60,25 @@ func (m *member) look() {
 	default:
 		m.condition = usable
 	}
+}
+
+// certainty is how well a distance is known.
+type certainty uint8
+
+const (
+	assumed certainty = iota // from the circle alone
+	predicted
+	measured // by this caller, or by others in its zone
+)
+
+func certaintyOf(d latency.Estimate) certainty {
+	switch {
+	case d.Measured():
+		return measured
+	case d.Source == latency.SourcePredicted:
+		return predicted
+	}
+	return assumed
 }
 
 // protocols is a set of the protocols that an instance has endpoints of. As a

@@ -23,9 +23,16 @@ type node struct {
 	instance atomic.Pointer[events.Instance]
 	scale    atomic.Uint32 // a float32: DefaultWeight / weight
 	home     uint8         // circle seen from the selector's own place
+	beat     atomic.Uint64 // its score by its last beat and when that was heard, see [packCost]; for LoadAware
 
 	svc  *service
 	path *latency.Path
+}
+
+// close gives back what the node holds. No lock is held: hooks may run.
+func (n *node) close() {
+	n.breaker.Close()
+	n.path.Close()
 }
 
 const (

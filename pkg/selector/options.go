@@ -2,6 +2,7 @@ package selector
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,12 +32,26 @@ type Options struct {
 	// Levels that make the circles, nearest first. Default zone, region.
 	Levels topology.Levels
 	// Strategy chooses inside the near set. Default [P2C].
+	//
+	// [LoadAware] hears the beats of instances on the connection given to
+	// [New], on <Bucket>.beat.<service>.>; without one it is P2C.
 	Strategy Strategy
 	// NearSlack and NearFactor bound the near set: as far as the nearest of
 	// the circle plus NearSlack, or NearFactor times as far, whichever is
 	// more. Default 1ms and 1.25.
 	NearSlack  time.Duration
 	NearFactor float64
+	// LoadHigh and LoadLow bound the load of a circle: this caller's calls in
+	// flight per instance of its near set (by weight: one of twice the default
+	// weight is two), on average over a second. Above LoadHigh the next circle
+	// is added, below LoadLow it is left alone again. Default 2 and 0.4 of
+	// LoadHigh. Negative LoadHigh: load never leaves a circle.
+	LoadHigh float64
+	LoadLow  float64
+	// RampUp is the age at which an instance gets all that its weight says: it
+	// begins with a tenth and grows evenly. Nearest and ConsistentHash do not
+	// look at it. Default 30s. Negative: at once.
+	RampUp time.Duration
 	// FirstSnapshot is how long a pick waits for the first snapshot of a
 	// service, if its context does not end before. Default 5s.
 	FirstSnapshot time.Duration
@@ -52,12 +67,22 @@ type Options struct {
 	// Breaker says when an instance is taken out. OnChange is called as well
 	// as the selector's own hook.
 	Breaker breaker.Settings
-	// Latency says how distances are measured. OnChange is called as well as
+	// Probe is how instances are measured that do not say it themselves, see
+	// [ProbeKey]. Default [ProbeConnect], and [ProbeNATS] for instances that
+	// have no other endpoint.
+	Probe ProbeKind
+	// ProbeTLS is for probes of encrypted endpoints, and makes those of gRPC
+	// endpoints encrypted. Default: none for gRPC, the system's certificates
+	// for HTTPS.
+	ProbeTLS *tls.Config
+	// Latency says how distances are measured. Location is the selector's, and
+	// Bus by default the registry's: what is measured is shared with the zone. OnChange is called as well as
 	// the selector's own hook, with the name of the service.
 	Latency latency.Options
 	// Source of instances. Default: the registry's bucket in NATS.
 	Source Source
-	// Bucket of the registry. Default "proxima".
+	// Bucket of the registry, and the first token of the subjects of beats.
+	// Default "proxima".
 	Bucket string
 	// OnPick is called with every pick, on the caller's goroutine: keep it
 	// short. The pick is a copy that only tells: to end it does nothing.
@@ -74,15 +99,16 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Strategy == "" {
 		o.Strategy = P2C
 	}
+	setDefault(&o.Probe, ProbeConnect)
 	setDefault(&o.NearSlack, time.Millisecond)
 	setDefault(&o.NearFactor, 1.25)
+	setDefault(&o.LoadHigh, 2)
+	setDefault(&o.LoadLow, max(0, lowOfHigh*o.LoadHigh))
+	setDefault(&o.RampUp, 30*time.Second)
 	setDefault(&o.FirstSnapshot, 5*time.Second)
 	setDefault(&o.Attempts, 4)
 	setDefault(&o.Backoff, 10*time.Millisecond)
 	setDefault(&o.Budget, 0.2)
-	if o.Latency.MaxPaths <= 0 {
-		o.Latency.MaxPaths = 64
-	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -112,12 +138,18 @@ func (o *Options) validate() error {
 		return fmt.Errorf("selector: %w", err)
 	}
 	switch {
+	case !o.Probe.valid():
+		return fmt.Errorf("selector: probe %q, want connect, http, http2, grpc, nats or none", o.Probe)
 	case len(o.Levels) > maxLevels:
 		return fmt.Errorf("selector: %d levels, want at most %d", len(o.Levels), maxLevels)
 	case o.NearSlack < 0:
 		return fmt.Errorf("selector: near slack %v, want at least 0s", o.NearSlack)
 	case o.NearFactor < 1 || math.IsNaN(o.NearFactor):
 		return fmt.Errorf("selector: near factor %v, want at least 1", o.NearFactor)
+	case math.IsNaN(o.LoadHigh):
+		return errors.New("selector: the high mark of load is not a number")
+	case math.IsNaN(o.LoadLow), o.LoadLow < 0, o.LoadHigh > 0 && o.LoadLow >= o.LoadHigh:
+		return fmt.Errorf("selector: low mark of load %v, want at least 0 and less than the high mark, %v", o.LoadLow, o.LoadHigh)
 	case o.FirstSnapshot < 0:
 		return fmt.Errorf("selector: wait for the first snapshot %v, want at least 0s", o.FirstSnapshot)
 	case o.Attempts < 0:

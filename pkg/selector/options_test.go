@@ -28,6 +28,10 @@ func TestNewRefusesWhatCannotWork(t *testing.T) {
 		{"attempts", selector.Options{Attempts: -1}, "selector: -1 attempts"},
 		{"backoff", selector.Options{Backoff: -1}, "selector: backoff -1ns"},
 		{"budget", selector.Options{Budget: math.NaN()}, "selector: the retry budget is not a number"},
+		{"high mark", selector.Options{LoadHigh: math.NaN()}, "selector: the high mark of load is not a number"},
+		{"low mark", selector.Options{LoadLow: -1}, "selector: low mark of load -1, want at least 0 and less than the high mark, 2"},
+		{"no low mark", selector.Options{LoadLow: math.NaN()}, "selector: low mark of load NaN"},
+		{"marks", selector.Options{LoadHigh: 1, LoadLow: 1}, "selector: low mark of load 1, want at least 0 and less than the high mark, 1"},
 		{"connection", selector.Options{}, "selector: kv: open: no NATS connection was given"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

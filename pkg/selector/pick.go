@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/proxima-discovery/proxima/pkg/breaker"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
@@ -86,6 +88,15 @@ func (p *Pick) finish(flags uint8, err error) {
 	p.pass.Done(fault(err))
 }
 
+// Observe adds a sample of the round trip to the instance, taken by the way, for
+// instance from the connection of the call; a failure is no sample. It may be
+// called before or after the end of the pick.
+func (p *Pick) Observe(rtt time.Duration) {
+	if p.node != nil {
+		p.node.path.Observe(rtt)
+	}
+}
+
 // Pick returns the nearest working instance of a service. The first pick of a
 // service waits for its list, bounded by ctx and [Options.FirstSnapshot];
 // after that Pick never waits and ctx is not looked at. The error is
@@ -103,15 +114,19 @@ func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 			if v.ending&pickLearns != 0 {
 				start = s.now()
 			}
-			n := v.choose(t.first, ticks(start))
+			var n *node
+			if t.spill == nil {
+				n = v.choose(t.first, ticks(start))
+			} else {
+				n = v.anyWay(t.spill, ticks(start))
+			}
 			pass, ok := n.breaker.AllowClosed()
-			if !ok { // a trial, perhaps
-				var err error
-				pass, err = n.breaker.Allow()
-				ok = err == nil
+			if !ok { // a trial, perhaps, or it has to fill in
+				pass, ok = t.allow(n)
 			}
 			if ok {
-				in, index, flags := n.instance.Load(), t.first.index, v.ending
+				svc.seen()
+				in, index, flags := n.instance.Load(), n.home, v.ending
 				n.calls.Add(onePick)
 				return Pick{in, n, pass, start, index, flags}, nil
 			}
@@ -133,6 +148,7 @@ func (s *Selector) PickFor(ctx context.Context, r Request) (Pick, error) {
 			return Pick{}, err
 		}
 	}
+	svc.seen()
 	p, ok := v.pick(t, &r)
 	if !ok {
 		return Pick{}, v.nothing(t)
@@ -179,6 +195,13 @@ func (svc *service) await(ctx context.Context) error {
 	return nil
 }
 
+// seen notes that there are calls.
+func (svc *service) seen() {
+	if !svc.active.Load() {
+		svc.active.Store(true)
+	}
+}
+
 // nothing is the error when a table had nothing to pick.
 func (v *view) nothing(t *table) error {
 	if t.total > 0 {
@@ -191,6 +214,7 @@ func (v *view) nothing(t *table) error {
 // attempt is the search for one pick.
 type attempt struct {
 	*view
+	t       *table
 	request *Request
 	start   time.Duration
 	force   bool // an instance whose breaker does not allow it will do
@@ -202,30 +226,50 @@ func (v *view) pick(t *table, r *Request) (Pick, bool) {
 	if t.first == nil {
 		return Pick{}, false
 	}
-	a := attempt{view: v, request: r}
+	a := attempt{view: v, t: t, request: r}
 	if v.ending&pickLearns != 0 {
 		a.start = v.svc.sel.now()
+	}
+	begin := 0
+	if len(r.tried) >= 2 {
+		// Two instances failed: perhaps it is their circle. Begin with the next.
+		begin = int(t.rank[t.first.index]) + 1
+	} else if t.spill != nil {
+		if p, ok := a.away(t.spill); ok {
+			return p, true
+		}
 	}
 	for _, a.force = range [...]bool{false, true} {
 		for what := t.best; what < notReady; what++ {
 			if what >= open && !a.force {
 				break // their breakers allow nothing
 			}
-			begin := 0
-			if what == t.best && len(r.tried) >= 2 {
-				// Two instances failed: perhaps it is their circle. Begin
-				// with the next.
-				begin = int(t.first.index) + 1
-			}
 			for i := range t.levels {
-				c := &t.circles[t.index(what, uint8((begin+i)%t.levels))]
-				if p, ok := a.from(c); ok {
+				if what == t.best {
+					i = (begin + i) % t.levels
+				}
+				if p, ok := a.from(&t.circles[int(what)*t.levels+i]); ok {
 					return p, true
 				}
 			}
 		}
 	}
 	return Pick{}, false
+}
+
+// away takes an instance where the spill says.
+func (a *attempt) away(s *spill) (Pick, bool) {
+	random := rand.Uint32()
+	if a.kind == kindHash {
+		random = uint32(scramble(xxhash.Sum64String(a.request.Key))) // the same key goes the same way
+	}
+	w := s.way(random)
+	if w.over != nil && a.kind.weighsUp() {
+		if p, ok := a.take(a.along(w, ticks(a.start)), w.to); ok {
+			return p, true
+		}
+	}
+	return a.from(w.to)
 }
 
 // from takes an instance of a circle: the strategy's choice, else any of the
@@ -267,19 +311,34 @@ func (a *attempt) one(set []*node, c *circle) (Pick, bool) {
 	return Pick{}, false
 }
 
+// allow asks the breaker of an instance. Who fills in needs no permission, and
+// what becomes of the call says nothing to an open breaker.
+func (t *table) allow(n *node) (breaker.Pass, bool) {
+	pass, err := n.breaker.Allow()
+	if err != nil && t.filled != nil {
+		_, ok := t.filled[n]
+		return pass, ok
+	}
+	return pass, err == nil
+}
+
 // take takes n if it is wanted and its breaker allows, or need not.
 func (a *attempt) take(n *node, c *circle) (Pick, bool) {
 	in := n.instance.Load()
 	if slices.Contains(a.request.tried, n) || slices.Contains(a.request.Avoid, in.ID) {
 		return Pick{}, false
 	}
-	pass, err := n.breaker.Allow()
-	if err != nil && !a.force {
+	pass, ok := a.t.allow(n)
+	if !ok && !a.force {
 		return Pick{}, false
 	}
 	n.calls.Add(onePick)
 	if a.ending&pickCounts != 0 {
 		a.svc.inFlight.Add(1)
 	}
-	return Pick{in, n, pass, a.start, c.index, a.ending}, true
+	index := c.index
+	if a.home { // it may be from another circle than c
+		index = n.home
+	}
+	return Pick{in, n, pass, a.start, index, a.ending}, true
 }

@@ -30,7 +30,7 @@ func TestManyCallersAndChangesAtOnce(t *testing.T) {
 func stress(t *testing.T, strategy selector.Strategy) {
 	o := selector.Options{Strategy: strategy, Budget: 10, Backoff: time.Millisecond}
 	o.Breaker.OpenFor, o.Breaker.TrialTimeout = 50*time.Millisecond, 50*time.Millisecond
-	o.Latency.Interval, o.Latency.Fresh = 100*time.Millisecond, time.Second
+	o.Latency.Interval, o.Latency.Fresh, o.Latency.Budget = 100*time.Millisecond, time.Second, -1
 	w := newWorld(t, o)
 	all := make([]events.Entry, 30)
 	for i := range all {

@@ -43,6 +43,10 @@ type Selector struct {
 	stop context.CancelFunc
 	work sync.WaitGroup
 
+	nc          *nats.Conn // nil: nothing but the source is asked
+	subject     string     // of beats and pings: <bucket>.
+	beatsFailed failures
+
 	services atomic.Pointer[map[string]*service] // replaced, never changed
 	recent   [16]atomic.Pointer[service]         // some of them by slot, so that most picks need no map
 	watches  atomic.Uint64                       // begun so far
@@ -52,8 +56,9 @@ type Selector struct {
 }
 
 // New starts a selector on nc. ctx bounds the opening of the registry only.
-// With [Options.Source] set nc is not used and may be nil. The connection
-// stays the caller's.
+// With [Options.Source] set nc may be nil: then there are no beats, no probes
+// through NATS, and nothing is shared unless the source has a Bus, as
+// *kv.Registry does, or the options have one. The connection stays the caller's.
 func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -80,10 +85,16 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 			return nil, fmt.Errorf("selector: %w", err)
 		}
 	}
+	if source, ok := s.source.(interface{ Bus() *kv.Bus }); ok && o.Latency.Bus == nil {
+		o.Latency.Bus = source.Bus()
+	}
+	s.nc, s.subject = nc, cmp.Or(o.Bucket, kv.DefaultBucket)+"."
 	o.Latency.OnChange = s.distanceChanged
+	o.Latency.Location = o.Location
 	s.prober = latency.New(o.Latency)
 	s.services.Store(&map[string]*service{})
 	s.run, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	s.work.Go(s.tend)
 	return s, nil
 }
 
@@ -142,6 +153,9 @@ func (s *Selector) service(name string) (*service, error) {
 	s.services.Store(&services)
 	s.slot(name).CompareAndSwap(nil, svc)
 	s.work.Go(svc.watch)
+	if s.nc != nil && kindOf(s.opts.Strategy) == kindLoadAware {
+		s.work.Go(svc.listen)
+	}
 	return svc, nil
 }
 
@@ -199,6 +213,8 @@ type CircleStats struct {
 	Usable          int
 	InFlight        int
 	Stale           bool
+	Share           float64 // of picks that begin there, see [CircleState]
+	Demoted         bool    // behind a circle that is nearer by distance
 }
 
 // Stats returns, for every service that was asked for and every circle seen
@@ -212,3 +228,7 @@ func (s *Selector) Stats() []CircleStats {
 	}
 	return all
 }
+
+// LatencyCounts returns how many probes were begun, and what other callers told
+// that was not believed, since the start.
+func (s *Selector) LatencyCounts() latency.Counts { return s.prober.Counts() }

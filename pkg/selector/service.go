@@ -2,7 +2,6 @@ package selector
 
 import (
 	"context"
-	"math/bits"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -19,6 +18,9 @@ import (
 // notice by themselves.
 const rebuildEvery = 20 * time.Millisecond
 
+// firstSamples is how long the first table waits for what others measured.
+const firstSamples = 250 * time.Millisecond
+
 // service is all that is known of one service: its members, and a view for
 // each place and protocol that was asked for.
 type service struct {
@@ -31,6 +33,7 @@ type service struct {
 	kind    kind
 	ending  uint8 // flags of its picks, see [Pick]
 	plain   bool  // picks by name need nothing but the home table
+	spills  bool  // load may make picks leave a circle
 	breaker breaker.Settings
 
 	home       *view                           // any protocol, from the selector's own place
@@ -43,14 +46,17 @@ type service struct {
 	asked      atomic.Int64                    // when an empty service was last asked for, on the selector's clock
 	waiting    atomic.Int64                    // picks that wait for the first snapshot
 	budget     budget
-	offset     uint64 // where this caller begins when it can only probe some
+	offset     uint64       // where this caller begins when it takes some of many
+	active     atomic.Bool  // picked from since loads were last looked at
+	loaded     atomic.Bool  // some load was found then
+	due        atomic.Int64 // when time alone makes new tables, on the selector's clock
 
 	mu       sync.Mutex // guards what follows, and the making of tables
 	members  []member
-	spare    []member        // the memory of the list before
-	verdicts []verdict       // memory for making a table
-	paths    []*latency.Path // memory for telling the prober
-	look     bool            // breakers or distances have changed since the members were looked at
+	spare    []member         // the memory of the list before
+	verdicts []verdict        // memory for making a table
+	paths    []latency.Member // memory for telling the prober
+	look     bool             // breakers or distances have changed since the members were looked at
 	stale    bool
 	known    bool
 	closed   bool
@@ -66,14 +72,16 @@ func newService(s *Selector, name string) *service {
 	}
 	svc.run, svc.stop = context.WithCancel(s.run)
 	svc.asked.Store(int64(s.now()))
+	svc.due.Store(never)
 	svc.ending = pickLive
 	switch svc.kind {
-	case kindP2C:
+	case kindP2C, kindLoadAware:
 		svc.ending |= pickLearns
 	case kindHash:
 		svc.ending |= pickCounts
 	}
 	svc.plain = svc.kind != kindHash && s.opts.OnPick == nil
+	svc.spills = svc.kind != kindHash && s.opts.LoadHigh >= 0
 	svc.breaker = svc.breakerSettings()
 	svc.home = svc.newView(nil, 0)
 	svc.views.Store(&map[place]*view{})
@@ -96,11 +104,22 @@ func (svc *service) breakerSettings() breaker.Settings {
 // watch follows the source until the service is stopped.
 func (svc *service) watch() {
 	defer svc.close()
+	svc.consult()
 	err := svc.sel.source.Watch(svc.run, svc.name, svc.apply)
 	if err != nil && svc.run.Err() == nil {
 		svc.sel.log.Error("the source of instances ended, the last view stays", "service", svc.name, "error", err)
 	}
 	<-svc.run.Done()
+}
+
+// consult joins what the callers in our zone share about the service, so that the
+// first table is made of that. It does not hold up the first pick for long.
+func (svc *service) consult() {
+	ctx, cancel := context.WithTimeout(svc.run, firstSamples)
+	defer cancel()
+	if err := svc.sel.prober.Share(ctx, svc.group, svc.name); err != nil {
+		svc.sel.log.Warn("what other callers measure is not known", "service", svc.name, "error", err)
+	}
 }
 
 // apply takes in a snapshot of the source.
@@ -119,7 +138,7 @@ func (svc *service) apply(s events.Snapshot) {
 	svc.mu.Unlock()
 	// Not under the lock: a breaker waits for its hook, which takes it.
 	for _, n := range gone {
-		n.breaker.Close()
+		n.close()
 	}
 	select {
 	case <-svc.ready:
@@ -195,7 +214,11 @@ func (svc *service) renewLocked(m *member, e events.Entry) (gone *node) {
 	if m.in != e.Instance && !svc.sameLocked(n, m, e.Instance) {
 		gone, n = svc.retireLocked(m), nil
 	}
+	before := *m
 	*m = svc.member(e, n)
+	if n != nil && m.in.Started.Equal(before.in.Started) {
+		m.born = before.born
+	}
 	return gone
 }
 
@@ -203,6 +226,7 @@ func (svc *service) renewLocked(m *member, e events.Entry) (gone *node) {
 // announced as now.
 func (svc *service) sameLocked(n *node, before *member, now *events.Instance) bool {
 	return before.in.Incarnation == now.Incarnation && addressOf(before.in) == addressOf(now) &&
+		before.in.Metadata[ProbeKey] == now.Metadata[ProbeKey] && // how it is measured is the path's for good
 		n.home == svc.homeCircle(now)
 }
 
@@ -215,25 +239,17 @@ func (svc *service) member(e events.Entry, n *node) member {
 		n = &node{
 			svc:     svc,
 			breaker: breaker.New(breaker.Key{Service: svc.name, Instance: e.ID, Incarnation: e.Incarnation}, svc.breaker),
-			path:    svc.sel.prober.Path(addressOf(e.Instance)),
+			path:    svc.sel.prober.Path(svc.target(e.Instance)),
 			home:    svc.homeCircle(e.Instance),
 		}
 	}
-	n.instance.Store(e.Instance)
+	if before := n.instance.Swap(e.Instance); before != nil && before.Coordinate != e.Coordinate {
+		n.path.Place(e.Coordinate)
+	}
 	n.setWeight(e.Weight)
-	m := member{node: n, in: e.Instance, circle: n.home, suspect: e.Suspect, protocols: protocolsOf(e.Instance)}
+	m := member{node: n, in: e.Instance, circle: n.home, suspect: e.Suspect, protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), born: svc.born(e.Instance)}
 	m.look()
 	return m
-}
-
-// addressOf is where an instance is probed.
-func addressOf(in *events.Instance) string {
-	for _, p := range []string{events.TCP, events.HTTP, events.HTTPS, events.GRPC} {
-		if a := in.Endpoints[p]; a != "" {
-			return a
-		}
-	}
-	return ""
 }
 
 func (svc *service) retireLocked(m *member) *node {
@@ -251,6 +267,7 @@ func (svc *service) rebuildLocked() {
 	}
 	generation := svc.generation.Add(1)
 	svc.built = svc.sel.now()
+	svc.due.Store(never)
 	svc.home.renewLocked(generation)
 	for i := range svc.homes {
 		if v := svc.homes[i].Load(); v != nil {
@@ -286,31 +303,12 @@ func (svc *service) rebuildSoon() {
 	})
 }
 
-// probeLocked tells the prober whom to measure: nearer circles first. Of a
-// circle for which there is not enough room each caller takes another part,
-// which hardly changes when an instance comes or goes.
+// probeLocked tells the prober whom to measure.
 func (svc *service) probeLocked() {
-	var sizes [maxLevels + 1]int
-	for i := range svc.members {
-		if m := &svc.members[i]; m.in.Status != events.Draining {
-			sizes[m.circle]++
-		}
-	}
 	svc.paths = svc.paths[:0]
-	for circle := range svc.sel.assumed {
-		size, room := sizes[circle], svc.sel.opts.Latency.MaxPaths-len(svc.paths)
-		if room <= 0 {
-			break
-		}
-		first, _ := bits.Mul64(svc.offset, uint64(size))
-		at := size - int(first) // how far behind the first, round the end
-		for i := 0; i < len(svc.members) && size > 0; i++ {
-			if m := &svc.members[i]; int(m.circle) == circle && m.in.Status != events.Draining {
-				if at%size < room {
-					svc.paths = append(svc.paths, m.path)
-				}
-				at++
-			}
+	for i := range svc.members {
+		if m := &svc.members[i]; m.condition != draining && m.condition != leaving {
+			svc.paths = append(svc.paths, latency.Member{Path: m.path, Circle: m.circle, Suspect: m.suspect})
 		}
 	}
 	svc.sel.prober.Probe(svc.group, svc.paths)
@@ -328,7 +326,7 @@ func (svc *service) close() {
 	svc.mu.Unlock()
 	svc.sel.prober.Probe(svc.group, nil)
 	for i := range members {
-		members[i].breaker.Close()
+		members[i].close()
 	}
 }
 
@@ -341,8 +339,11 @@ func (svc *service) stats() []CircleStats {
 	}
 	all := make([]CircleStats, t.levels)
 	for i := range all {
-		c := t.count(uint8(i), svc.sel.opts.Levels.Name(i))
-		all[i] = CircleStats{Service: svc.name, Circle: c.Circle, Picks: svc.gone[i], Instances: c.Total, Usable: c.Usable, Stale: svc.stale}
+		c := t.census(uint8(i), svc.sel.opts.Levels.Name(i))
+		all[i] = CircleStats{
+			Service: svc.name, Circle: c.Circle, Picks: svc.gone[i], Instances: c.Total, Usable: c.Usable, Stale: svc.stale,
+			Share: t.share(uint8(i)), Demoted: t.demoted(uint8(i)),
+		}
 	}
 	for i := range svc.members {
 		m := &svc.members[i]

@@ -52,6 +52,7 @@ func TestWhatWasLearnedSurvivesChangesOfTheList(t *testing.T) {
 		{"another status", each(status(events.NotReady))},
 		{"draining", each(status(events.Draining))},
 		{"suspect", each(suspect)},
+		{"a coordinate", each(placed(point(0, 40*time.Millisecond)))},
 		{"a further endpoint", each(func(e *events.Entry) {
 			e.Endpoints = map[string]string{events.TCP: e.Endpoints[events.TCP], events.NATS: "x"}
 		})},
@@ -293,7 +294,7 @@ func TestStatsCountPicksOfThoseWhoLeft(t *testing.T) {
 		w.picks(5, selector.Request{Avoid: []string{"a"}})
 		w.pick(selector.Request{Avoid: []string{"a", "b"}})
 		want := []selector.CircleStats{
-			{Service: "user", Circle: "zone", Picks: 10, Instances: 1, Usable: 1},
+			{Service: "user", Circle: "zone", Picks: 10, Instances: 1, Usable: 1, Share: 1},
 			{Service: "user", Circle: "region", Picks: 5, Instances: 2, Usable: 1},
 			{Service: "user", Circle: "elsewhere", Picks: 1, Instances: 1, Usable: 1, InFlight: 1},
 		}
@@ -305,7 +306,7 @@ func TestStatsCountPicksOfThoseWhoLeft(t *testing.T) {
 		want = []selector.CircleStats{
 			{Service: "user", Circle: "zone", Picks: 10, Stale: true},
 			{Service: "user", Circle: "region", Picks: 5, Stale: true},
-			{Service: "user", Circle: "elsewhere", Picks: 1, Instances: 1, Usable: 1, InFlight: 1, Stale: true},
+			{Service: "user", Circle: "elsewhere", Picks: 1, Instances: 1, Usable: 1, InFlight: 1, Stale: true, Share: 1},
 		}
 		if got := w.Stats(); !slices.Equal(got, want) {
 			t.Errorf("after two have left: stats %+v, want %+v", got, want)

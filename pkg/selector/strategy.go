@@ -34,6 +34,11 @@ const (
 	// ConsistentHash takes the same one for the same [Request.Key] for as
 	// long as it is there and not much busier than the others.
 	ConsistentHash Strategy = "consistent_hash"
+	// LoadAware draws two at random and takes the one that has more to spare
+	// by its own word: 0.4 (1-cpu) + 0.4 (1-memory) + 0.2 / (1+queue), from the
+	// beats that instances send. When that is about equal, or one of them has not
+	// been heard for 15 s, it is P2C that decides.
+	LoadAware Strategy = "load_aware"
 )
 
 // Strategies returns all strategies.
@@ -41,6 +46,7 @@ func Strategies() []Strategy {
 	return []Strategy{
 		kindP2C: P2C, kindNearest: Nearest, kindRoundRobin: RoundRobin, kindWeighted: WeightedRoundRobin,
 		kindRandom: Random, kindLeastRequest: LeastRequest, kindHash: ConsistentHash,
+		kindLoadAware: LoadAware,
 	}
 }
 
@@ -56,6 +62,7 @@ const (
 	kindRandom
 	kindLeastRequest
 	kindHash
+	kindLoadAware
 )
 
 func kindOf(s Strategy) kind { return kind(slices.Index(Strategies(), s)) }
@@ -86,16 +93,26 @@ func (v *view) choose(c *circle, now uint32) *node {
 	near := c.near
 	switch v.kind {
 	case kindRoundRobin:
-		return near[uint32(v.turn.n.Add(1))%uint32(len(near))]
+		for {
+			if i := uint32(v.turn.n.Add(1)) % uint32(len(near)); c.keep(i) {
+				return near[i]
+			}
+		}
 	case kindRandom:
+		if c.thin != nil {
+			return c.draw()
+		}
 		return near[(rand.Uint64()>>32)*uint64(len(near))>>32]
 	case kindWeighted:
 		return near[c.stride.next(&v.turn.n)]
-	case kindP2C, kindLeastRequest:
+	case kindP2C, kindLeastRequest, kindLoadAware:
 		if len(near) == 1 {
 			break
 		}
 		a, b := two(near)
+		if c.thin != nil {
+			a, b = c.draw(), c.draw()
+		}
 		if c.trials {
 			// One that is half-open is tried when it is drawn, for nobody else
 			// will find out whether it is back. Its breaker limits how often.
@@ -108,6 +125,9 @@ func (v *view) choose(c *circle, now uint32) *node {
 		}
 		if v.kind == kindP2C {
 			return lighter(a, b, now)
+		}
+		if v.kind == kindLoadAware {
+			return fitter(a, b, now)
 		}
 		if b.queue() < a.queue() {
 			return b

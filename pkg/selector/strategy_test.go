@@ -247,7 +247,7 @@ func TestParseStrategyKnowsAllAndNoOther(t *testing.T) {
 		}
 	}
 	_, err := selector.ParseStrategy("fastest")
-	want := `selector: strategy "fastest", want one of p2c, nearest, round_robin, weighted_round_robin, random, least_request, consistent_hash`
+	want := `selector: strategy "fastest", want one of p2c, nearest, round_robin, weighted_round_robin, random, least_request, consistent_hash, load_aware`
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}

@@ -1,6 +1,9 @@
 package selector
 
-import "sync/atomic"
+import (
+	"math"
+	"sync/atomic"
+)
 
 // stride is a weighted round robin without state but a counter: the static
 // stride scheduler of gRPC (proposal A58). Every generation passes all nodes
@@ -10,14 +13,21 @@ type stride struct{ weights []uint64 } // scaled so that the greatest is maxStri
 
 const maxStride = 1<<16 - 1
 
-func newStride(near []*node) stride {
-	greatest := 0
-	for _, n := range near {
-		greatest = max(greatest, n.instance.Load().Weight)
+// newStride makes one for a near set, of which thin is how far the new ones have
+// come; nil when none is.
+func newStride(near []*node, thin []uint32) stride {
+	weights := make([]float64, len(near))
+	greatest := 1.0
+	for i, n := range near {
+		weights[i] = float64(n.instance.Load().Weight)
+		if thin != nil {
+			weights[i] *= float64(thin[i]) / math.MaxUint32
+		}
+		greatest = max(greatest, weights[i])
 	}
 	s := stride{make([]uint64, len(near))}
-	for i, n := range near {
-		s.weights[i] = uint64(max(1, n.instance.Load().Weight*maxStride/max(1, greatest)))
+	for i, w := range weights {
+		s.weights[i] = uint64(max(1, w*maxStride/greatest))
 	}
 	return s
 }

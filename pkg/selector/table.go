@@ -5,36 +5,49 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/proxima-discovery/proxima/pkg/latency"
 )
 
 // table is what picks read: the instances of one service as one place sees
 // them. It is replaced, never changed.
 type table struct {
 	first *circle   // where picks begin; nil: there is nothing to pick
+	spill *spill    // where they begin when not all do so with first, else nil
 	best  condition // of the instances in it
-	// circles are first those of usable instances, nearest first, then those
-	// of suspect ones, and so on through the conditions before notReady: the
-	// order in which instances are tried.
-	circles    []circle
-	sizes      []uint32 // instances, in the same order, through all conditions
-	levels     int      // circles of each condition
-	total      int      // instances, whatever they are good for
+	// circles are first those of usable instances, nearest first (or as the
+	// view's order says), then those of suspect ones, and so on through the
+	// conditions before notReady: the order in which instances are tried.
+	circles []circle
+	stages  []*circle          // those of best that are not empty, if it is usable or suspect
+	filled  map[*node]struct{} // whose breakers are open and who are used all the same
+	panics  bool               // fewer than half are usable
+	sizes   []uint32           // instances, in the same order, through all conditions
+	weights []int              // and the sums of their weights
+	counts  []uint32           // as sizes, of those that fill in by what they are
+	rank    []uint8            // the place of each circle in the order
+	levels  int                // circles of each condition
+	total   int                // instances, whatever they are good for
+	ramps   bool               // some are new
+	at      time.Duration      // when it was made, on the selector's clock
+	young   time.Duration      // who was born after that is new
+
 	generation uint64
 }
 
 // circle is the instances at one proximity that are in one condition.
 type circle struct {
-	index   uint8
-	trials  bool          // some of near were half-open when the table was made
-	known   bool          // best is of a distance that is more than assumed
-	nearest uint32        // member with the least distance
-	best    time.Duration // its distance
-	limit   time.Duration // the greatest of the near set
-	near    []*node       // about equally near; for Nearest, the nearest first
-	rest    []*node       // farther than the near set
-	space   []*node       // the memory of near and, from its end, rest
+	index    uint8
+	trials   bool          // some of near were half-open when the table was made
+	ramps    bool          // some are new
+	known    bool          // best is of a distance that is more than assumed
+	nearest  uint32        // member with the least distance
+	best     time.Duration // its distance
+	measured time.Duration // the least distance that was measured; 0: none was
+	limit    time.Duration // the greatest of the near set
+	near     []*node       // about equally near; for Nearest, the nearest first
+	thin     []uint32      // how probable it is that one of near is taken, of 1<<32; nil: all are
+	rest     []*node       // farther than the near set
+	space    []*node       // the memory of near and, from its end, rest
+	weight   int           // of near
 
 	stride stride // of near, for WeightedRoundRobin
 
@@ -50,48 +63,90 @@ type circle struct {
 func (v *view) build(members []member, generation uint64) *table {
 	levels := len(v.svc.sel.assumed)
 	t := &table{
-		circles: make([]circle, levels*int(notReady)), sizes: make([]uint32, levels*int(conditions)), levels: levels,
-		total: len(members), generation: generation,
+		circles: make([]circle, levels*int(notReady)), sizes: make([]uint32, levels*int(conditions)), weights: make([]int, levels*int(conditions)),
+		rank: v.order.rank, levels: levels, total: len(members), at: v.svc.sel.now(), generation: generation,
 	}
 
 	// First pass: what each is, and the nearest of each circle.
 	verdicts := slices.Grow(v.svc.verdicts[:0], len(members))[:len(members)]
 	v.svc.verdicts = verdicts
+	t.young = t.at - v.svc.sel.opts.RampUp
 	for i := range members {
-		vd := v.judge(&members[i])
-		verdicts[i] = vd
-		k := t.index(vd.condition, vd.circle)
-		if vd.condition < notReady {
-			if c := &t.circles[k]; t.sizes[k] == 0 || vd.nearer(c) {
-				c.best, c.nearest, c.known = vd.distance, uint32(i), !vd.assumed
-			}
+		v.judge(&verdicts[i], &members[i])
+		t.count(i, &verdicts[i], &members[i])
+	}
+	t.counts = t.sizes
+	if v.fill(t, members, verdicts) {
+		t.sizes, t.weights = make([]uint32, len(t.sizes)), make([]int, len(t.weights))
+		for i := range members {
+			t.count(i, &verdicts[i], &members[i])
 		}
-		t.sizes[k]++
 	}
 
 	space := make([]*node, t.pickable())
 	for i := range t.circles {
 		c, size := &t.circles[i], t.sizes[i]
-		c.index = uint8(i % levels)
+		c.index = v.order.circles[i%levels]
 		c.limit = v.nearLimit(c.best)
 		c.space, space = space[:size:size], space[size:]
 		c.near, c.rest = c.space[:0], c.space[size:]
-		if size > 0 && t.first == nil {
-			t.first, t.best = c, condition(i/levels)
-		}
-	}
-
-	// Second pass: near sets.
-	nearestFirst := v.svc.kind == kindNearest
-	for i := range verdicts {
-		vd := &verdicts[i]
-		if vd.condition >= notReady {
+		c.weight = t.weights[i]
+		if size == 0 {
 			continue
 		}
-		c := &t.circles[t.index(vd.condition, vd.circle)]
+		if what := condition(i / levels); t.first == nil {
+			t.first, t.best = c, what
+		}
+		if what := condition(i / levels); what == t.best && what <= suspect {
+			t.stages = append(t.stages, c)
+		}
+	}
+	v.cut(t, members, verdicts)
+	t.spill = v.divide(t)
+	return t
+}
+
+// count puts a member into its circle: it may be the nearest of it.
+func (t *table) count(i int, vd *verdict, m *member) {
+	k := t.index(vd.as, vd.circle)
+	vd.at = uint16(k)
+	if vd.as < notReady {
+		c := &t.circles[k]
+		first := t.sizes[k] == 0
+		if first || vd.nearer(c) {
+			c.best, c.nearest, c.known = vd.distance, uint32(i), vd.known != assumed
+		}
+		if first {
+			c.measured = 0
+		}
+		if vd.known == measured && (c.measured == 0 || vd.distance < c.measured) {
+			c.measured = vd.distance
+		}
+		if m.born > t.young {
+			c.ramps, t.ramps = true, true
+		}
+	}
+	t.sizes[k]++
+	t.weights[k] += int(m.weight)
+}
+
+// cut makes the near sets: the second pass.
+func (v *view) cut(t *table, members []member, verdicts []verdict) {
+	nearestFirst := v.kind == kindNearest
+	var ramps [][]float32 // of near sets
+	if t.ramps && v.ramps() {
+		ramps = make([][]float32, len(t.circles))
+	}
+	for i := range verdicts {
+		vd := &verdicts[i]
+		if vd.as >= notReady {
+			continue
+		}
+		c := &t.circles[vd.at]
 		if vd.from(c) > c.limit {
 			c.rest = c.space[len(c.space)-len(c.rest)-1:]
 			c.rest[0] = members[i].node
+			c.weight -= int(members[i].weight)
 			continue
 		}
 		c.near = append(c.near, members[i].node)
@@ -100,18 +155,28 @@ func (v *view) build(members []member, generation uint64) *table {
 			first, last := &c.near[0], &c.near[len(c.near)-1]
 			*first, *last = *last, *first
 		}
-	}
-	if v.svc.kind == kindWeighted {
-		for i := range t.circles {
-			if c := &t.circles[i]; len(c.near) > 0 {
-				c.stride = newStride(c.near)
+		if ramps != nil && c.ramps {
+			of := &ramps[vd.at]
+			if *of == nil {
+				*of = make([]float32, 0, len(c.space))
 			}
+			*of = append(*of, v.svc.sel.ramp(members[i].born, t.at))
 		}
 	}
-	return t
+	for i := range t.circles {
+		c := &t.circles[i]
+		if ramps != nil {
+			c.thin = thin(ramps[i])
+		}
+		if v.kind == kindWeighted && len(c.near) > 0 {
+			c.stride = newStride(c.near, c.thin)
+		}
+	}
 }
 
-func (t *table) index(what condition, circle uint8) int { return int(what)*t.levels + int(circle) }
+func (t *table) index(what condition, circle uint8) int {
+	return int(what)*t.levels + int(t.rank[circle])
+}
 
 // pickable is how many instances may be picked, if only as the last resort.
 func (t *table) pickable() int {
@@ -122,9 +187,9 @@ func (t *table) pickable() int {
 	return n
 }
 
-// count says what the instances at one proximity are.
-func (t *table) count(circle uint8, name string) CircleCount {
-	of := func(what condition) int { return int(t.sizes[t.index(what, circle)]) }
+// census says what the instances at one proximity are.
+func (t *table) census(circle uint8, name string) CircleCount {
+	of := func(what condition) int { return int(t.counts[t.index(what, circle)]) }
 	c := CircleCount{
 		Circle: name, Usable: of(usable), Open: of(open), Draining: of(draining) + of(leaving),
 		NotReady: of(notReady), Suspect: of(suspect), Other: of(foreign),
@@ -138,7 +203,7 @@ func (v *view) noInstance(t *table) error {
 	// What can be picked and was not: that is what the request avoids.
 	e := &NoInstanceError{Service: v.svc.name, Avoided: t.pickable()}
 	for i := range uint8(t.levels) {
-		if c := t.count(i, v.svc.sel.opts.Levels.Name(int(i))); c.Total > 0 {
+		if c := t.census(i, v.svc.sel.opts.Levels.Name(int(i))); c.Total > 0 {
 			e.Circles = append(e.Circles, c)
 		}
 	}
@@ -148,16 +213,18 @@ func (v *view) noInstance(t *table) error {
 // verdict is what a table makes of one member.
 type verdict struct {
 	distance  time.Duration
-	assumed   bool
+	known     certainty
 	circle    uint8
-	condition condition
+	condition condition // what it is
+	at        uint16    // in the circles of the table
+	as        condition // among whom it is used: not always those of its condition, see [view.fill]
 }
 
 // nearer compares with the nearest so far. What is known goes before what is
 // assumed: nobody is the nearest for not having been measured.
 func (vd *verdict) nearer(c *circle) bool {
-	if vd.assumed == c.known {
-		return !vd.assumed
+	if known := vd.known != assumed; known != c.known {
+		return known
 	}
 	return vd.distance < c.best
 }
@@ -165,24 +232,23 @@ func (vd *verdict) nearer(c *circle) bool {
 // from is the distance that counts in a circle: one that is assumed is at least
 // that of the nearest that is known.
 func (vd *verdict) from(c *circle) time.Duration {
-	if vd.assumed {
+	if vd.known == assumed {
 		return max(vd.distance, c.best)
 	}
 	return vd.distance
 }
 
-func (v *view) judge(m *member) verdict {
-	vd := verdict{m.distance, m.assumed, m.circle, m.condition}
+func (v *view) judge(vd *verdict, m *member) {
+	*vd = verdict{distance: m.distance, known: m.known, circle: m.circle, condition: m.condition, as: m.condition}
 	if !v.home {
 		vd.circle = uint8(v.svc.sel.opts.Levels.Circle(v.place, m.in.Place()))
 		if !v.near { // what we measured is not the distance from over there
-			vd.distance, vd.assumed = v.svc.sel.assumed[vd.circle], true
+			vd.distance, vd.known = v.svc.sel.assumed[vd.circle], assumed
 		}
 	}
 	if v.protocols != 0 && m.protocols&v.protocols == 0 {
-		vd.condition = foreign
+		vd.condition, vd.as = foreign, foreign
 	}
-	return vd
 }
 
 func (v *view) nearLimit(best time.Duration) time.Duration {
@@ -203,7 +269,7 @@ func (v *view) farther(c *circle) [][]*node {
 		distances := make(map[*node]time.Duration, len(nodes))
 		for _, n := range nodes {
 			if d := n.distance(); v.near {
-				distances[n] = (&verdict{distance: d.Distance, assumed: d.Source == latency.SourceAssumed}).from(c)
+				distances[n] = (&verdict{distance: d.Distance, known: certaintyOf(d)}).from(c)
 			}
 		}
 		slices.SortStableFunc(nodes, func(a, b *node) int { return cmp.Compare(distances[a], distances[b]) })

@@ -31,6 +31,12 @@ type view struct {
 	table     atomic.Pointer[table]
 	rings     []atomic.Pointer[ring] // the last of each circle, for ConsistentHash
 	turn      turn
+
+	// What follows is guarded by the service. Only views from the selector's own
+	// place change it.
+	order order
+	loads []float64 // of circles: calls in flight per instance, on average over a second
+	reach int       // how many circles were added to the first for its load
 }
 
 // newView is for the selector's own place if from is nil.
@@ -38,6 +44,7 @@ func (svc *service) newView(from *topology.Location, p protocols) *view {
 	v := &view{
 		svc: svc, kind: svc.kind, ending: svc.ending,
 		home: from == nil, near: true, protocols: p, place: svc.sel.home,
+		order: newOrder(len(svc.sel.assumed)), loads: make([]float64, len(svc.sel.assumed)),
 	}
 	if from != nil {
 		v.place = topology.Place{Location: *from}
@@ -118,8 +125,21 @@ func (v *view) current() *table {
 // renewLocked makes the table of a view anew.
 func (v *view) renewLocked(generation uint64) *table {
 	t := v.build(v.svc.members, generation)
+	if v.home {
+		for v.demote(t) {
+			t = v.build(v.svc.members, generation)
+		}
+		if t.ramps {
+			v.svc.dueLocked(t.at + rampStep)
+		}
+	}
 	if v.kind == kindHash && t.first != nil {
 		v.ringOf(t.first) // now rather than by a pick
+		for _, c := range t.stages {
+			if t.spill != nil {
+				v.ringOf(c)
+			}
+		}
 	}
 	v.table.Store(t)
 	return t

@@ -1,0 +1,7 @@
+package latency
+
+// Of the gRPC health protocol.
+var (
+	HealthRequest = healthRequest
+	HealthStatus  = healthStatus
+)

@@ -1,0 +1,184 @@
+package latency
+
+import (
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+const (
+	maxNeighbours = 64 // that a coordinate is fitted to
+	// forgotten is when a neighbour that says nothing any more counts no more.
+	forgotten = 10 * time.Minute
+	// republish is the least time between two coordinates that a record
+	// carries. The first comes when the instance has not moved any more for
+	// the time of settling, but not later than republish.
+	republish = time.Minute
+	settling  = 15 * time.Second
+	// relocated is the change, as a share of the distance to the neighbours,
+	// that is worth a new record.
+	relocated = 0.10
+	// fewest is how many callers must have measured an instance before its
+	// coordinate means anything to others.
+	fewest = 4
+)
+
+// Locator finds the place of one instance in the coordinate space from what
+// callers tell it of their distances, without a probe of its own: they ping
+// it with what they measured and where they are, and it answers where it is.
+// An announcement runs one. It is safe for concurrent use.
+//
+// One caller that lies moves it little: each has one vote, whoever does not
+// fit counts less, and of many callers the last 64 count.
+type Locator struct {
+	start time.Time
+
+	mu        sync.Mutex
+	own       events.Coordinate
+	callers   map[string]*caller
+	first     time.Duration // when the first ping came
+	still     events.Coordinate
+	stillFrom time.Duration // own has been about still since then
+	shown     events.Coordinate
+	shownAt   time.Duration
+	known     bool // shown is a coordinate
+	scratch   []neighbour
+	malformed uint64
+}
+
+type caller struct {
+	neighbour
+	at time.Duration
+}
+
+// NewLocator makes a locator that knows nothing yet.
+func NewLocator() *Locator {
+	return &Locator{start: time.Now(), own: newCoordinate(), callers: make(map[string]*caller)}
+}
+
+// Answer takes in a ping, see [events.Ping], and returns what to answer: the
+// coordinate. A ping that says nothing, or nothing valid, gets an empty
+// answer: it measures the way and no more.
+func (l *Locator) Answer(data []byte) []byte {
+	if len(data) == 0 {
+		return nil
+	}
+	p, err := events.DecodePing(data)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.malformed++
+		return nil
+	}
+	now := time.Since(l.start)
+	c := l.callers[p.Reporter]
+	switch {
+	case c == nil:
+		if len(l.callers) == 0 {
+			l.first = now
+		}
+		l.makeRoomLocked(now)
+		c = &caller{}
+		l.callers[p.Reporter] = c
+	case now-c.at < time.Second:
+		// Nobody has more to say than that.
+		return l.answerLocked()
+	}
+	*c = caller{neighbour{at: p.Coordinate, rtt: p.RTT.Seconds()}, now}
+	l.scratch = l.scratch[:0]
+	for _, c := range l.callers {
+		l.scratch = append(l.scratch, c.neighbour)
+	}
+	fit(&l.own, l.scratch)
+	return l.answerLocked()
+}
+
+func (l *Locator) answerLocked() []byte {
+	data, err := events.EncodeCoordinate(l.own)
+	if err != nil {
+		return nil
+	}
+	return data
+}
+
+// makeRoomLocked drops callers that have fallen silent, and the one that was
+// silent the longest when there are too many.
+func (l *Locator) makeRoomLocked(now time.Duration) {
+	oldest := ""
+	for name, c := range l.callers {
+		if now-c.at > forgotten {
+			delete(l.callers, name)
+			continue
+		}
+		if oldest == "" || c.at < l.callers[oldest].at {
+			oldest = name
+		}
+	}
+	if len(l.callers) >= maxNeighbours {
+		delete(l.callers, oldest)
+	}
+}
+
+// Coordinate is what the record should carry now, false while nothing is
+// known. It changes at most once a minute, and only when the instance is found
+// to be elsewhere by a tenth of the distance to its callers, so that records
+// are not written again for noise.
+func (l *Locator) Coordinate() (events.Coordinate, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Since(l.start)
+	switch {
+	case len(l.callers) < fewest, l.known && now-l.shownAt < republish:
+	case !l.known && now-l.first < republish && !l.settledLocked(now):
+	case !l.known || displacement(&l.shown, &l.own) > relocated*l.reachLocked():
+		l.shown, l.shownAt, l.known = rounded(l.own), now, true
+	}
+	return l.shown, l.known
+}
+
+// settledLocked says whether the instance has stayed about where it is for a
+// while.
+func (l *Locator) settledLocked(now time.Duration) bool {
+	if displacement(&l.still, &l.own) > relocated*l.reachLocked() {
+		l.still, l.stillFrom = l.own, now
+	}
+	return now-l.stillFrom >= settling
+}
+
+// Malformed is how many pings could not be read.
+func (l *Locator) Malformed() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.malformed
+}
+
+// displacement is how much distances to others change at most when a point is
+// found elsewhere.
+func displacement(from, to *events.Coordinate) float64 {
+	return separation(from, to) + math.Abs(from.Height-to.Height)
+}
+
+// reachLocked is the median distance to the callers.
+func (l *Locator) reachLocked() float64 {
+	rtts := make([]float64, 0, len(l.callers))
+	for _, c := range l.callers {
+		rtts = append(rtts, c.rtt)
+	}
+	slices.Sort(rtts)
+	return rtts[len(rtts)/2]
+}
+
+// rounded is c to the microsecond, which takes less room in a record.
+func rounded(c events.Coordinate) events.Coordinate {
+	round := func(v *float64) { *v = math.Round(*v*1e6) / 1e6 }
+	for i := range c.Vec {
+		round(&c.Vec[i])
+	}
+	round(&c.Height)
+	round(&c.Error)
+	round(&c.Adjustment)
+	return c
+}

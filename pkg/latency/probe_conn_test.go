@@ -1,0 +1,41 @@
+package latency_test
+
+import (
+	"net"
+	"testing"
+
+	"github.com/proxima-discovery/proxima/pkg/latency"
+)
+
+func TestOnlyTCPConnectionsAreWatched(t *testing.T) {
+	here, there := net.Pipe()
+	defer here.Close()
+	defer there.Close()
+	if got := latency.Watch(here); got != here {
+		t.Errorf("a pipe becomes %T", got)
+	}
+	for _, conn := range []net.Conn{nil, here, new(net.TCPConn)} {
+		c := latency.Watched(conn)
+		if rtt, ok := c.RTT(); c != nil || ok {
+			t.Errorf("%T: %v, %v", conn, rtt, ok)
+		}
+	}
+}
+
+func BenchmarkRTT(b *testing.B) {
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer lis.Close()
+	conn, err := net.Dial("tcp", lis.Addr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	c := latency.Watched(latency.Watch(conn))
+	b.ReportAllocs()
+	for b.Loop() {
+		sink, _ = c.RTT()
+	}
+}

@@ -1,0 +1,221 @@
+package latency
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+)
+
+// How often an instance is measured follows from its place among the others of
+// its circle. Those that may be picked, or nearly, are measured Share times in
+// each Interval. The others count less the farther they are, as 1/(2·rank), so
+// that the work grows with the logarithm of a service's size. A circle behind
+// the first gets a share of that: it is only needed when the first is not.
+const (
+	maxContenders = 16 // of one circle
+	nextCircle    = 0.25
+	farCircles    = 0.125
+	// Instances about as near as the nearest contend: by distances that were
+	// measured, and by those that were only predicted.
+	contendFactor, contendSlack = 1.4, 2 * time.Millisecond
+	perhapsFactor, perhapsSlack = 2.0, 5 * time.Millisecond
+
+	rankEvery = time.Second
+	// better is how much nearer another instance must be than the nearest so
+	// far for that to be told at once.
+	better = 0.98
+)
+
+// standing is a member while it is ranked.
+type standing struct {
+	path     *Path
+	circle   uint8
+	unknown  bool // nothing but its circle is known of it
+	estimate Estimate
+	turn     uint64 // callers do not all begin with the same
+}
+
+// place is where it stands in its circle: by distance, the unknown last.
+func (s *standing) place() time.Duration {
+	if s.unknown {
+		return math.MaxInt64
+	}
+	return s.estimate.Distance
+}
+
+// rankLocked orders the paths of a group, decides how often each is measured,
+// and when next.
+func (p *Prober) rankLocked(g *group, now time.Duration) {
+	g.unranked, g.changed, g.rankedAt = false, false, now
+	all := make([]standing, 0, len(g.members))
+	for _, m := range g.members {
+		if p.foreign(m.Path) {
+			continue
+		}
+		e, known := unpackEstimate(m.estimate.Load())
+		all = append(all, standing{m.Path, m.Circle, !known, e, mix(m.hash, p.hash)})
+	}
+	slices.SortFunc(all, func(a, b standing) int {
+		if a.circle != b.circle {
+			return cmp.Compare(a.circle, b.circle)
+		}
+		if by := cmp.Compare(a.place(), b.place()); by != 0 {
+			return by
+		}
+		return cmp.Compare(a.turn, b.turn)
+	})
+	before := len(g.ranked)
+	g.ranked = g.ranked[:0]
+	for _, s := range all {
+		g.ranked = append(g.ranked, s.path)
+	}
+	if len(all) < before { // do not keep alive who has left
+		clear(g.ranked[len(all):before])
+	}
+
+	weights := make([]float64, len(all))
+	demand := 0.0 // measurements per second
+	order := 0
+	best := make([]*Path, 0, 4)
+	for from := 0; from < len(all); order++ {
+		to := from + 1
+		for to < len(all) && all[to].circle == all[from].circle {
+			to++
+		}
+		demand += p.weigh(all[from:to], weights[from:to], order)
+		for i, s := range all[from:to] {
+			s.path.order, s.path.rank = order, from+i
+		}
+		best = append(best, nearest(all[from:to]))
+		from = to
+	}
+	reporters := g.reportersLocked()
+	stretch := p.o.stretch(demand*float64(p.o.Share)/p.o.Interval.Seconds(), reporters)
+	for i, s := range all {
+		g.scheduleLocked(s.path, p.o.period(weights[i], stretch, reporters), now)
+	}
+	g.tellBestLocked(best)
+}
+
+// weigh sets the weights of the members of one circle and returns their sum.
+func (p *Prober) weigh(circle []standing, weights []float64, order int) (sum float64) {
+	base := 1.0
+	switch {
+	case order == 1:
+		base = nextCircle
+	case order > 1:
+		base = farCircles
+	}
+	limit, perhaps := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64)
+	if n := nearest(circle); n != nil {
+		e, _ := unpackEstimate(n.estimate.Load())
+		limit = max(time.Duration(float64(e.Distance)*contendFactor), e.Distance+contendSlack)
+		perhaps = max(time.Duration(float64(e.Distance)*perhapsFactor), e.Distance+perhapsSlack)
+	}
+	for i, s := range circle {
+		contends := !s.unknown && i < maxContenders &&
+			(s.estimate.Distance <= limit || s.estimate.Source == SourcePredicted && s.estimate.Distance <= perhaps)
+		s.path.contends = order == 0 && contends
+		weights[i] = base
+		if !contends { // those of which nothing is known come by their first probe
+			weights[i] = base / float64(2*max(i, 1))
+		}
+		sum += weights[i]
+	}
+	return sum
+}
+
+// nearest is the first of a ranked circle that something is known of, by
+// measurement if there is one; nil if there is none.
+func nearest(circle []standing) *Path {
+	var predicted *Path
+	for _, s := range circle {
+		switch {
+		case s.unknown:
+		case s.estimate.Measured():
+			return s.path
+		case predicted == nil:
+			predicted = s.path
+		}
+	}
+	return predicted
+}
+
+// tellBestLocked makes OnChange due when another path has become the nearest
+// of a circle, though none may have moved much. Where one has only become
+// known, or unknown, that was told already.
+func (g *group) tellBestLocked(best []*Path) {
+	if g.best == nil {
+		g.best = best
+		return
+	}
+	changed := len(best) != len(g.best)
+	for i := 0; i < len(best) && !changed; i++ {
+		switch is, was := best[i], g.best[i]; {
+		case is == was:
+		case is == nil || was == nil:
+			g.best[i] = is
+		default:
+			to, _ := unpackEstimate(is.estimate.Load())
+			from, ok := unpackEstimate(was.estimate.Load())
+			changed = !ok || !was.in(g) || float64(to.Distance) < better*float64(from.Distance)
+		}
+	}
+	if changed {
+		g.best = best
+		g.prober.dirtyLocked(g)
+	}
+}
+
+func (pa *Path) in(g *group) bool {
+	return slices.ContainsFunc(pa.groups, func(m membership) bool { return m.group == g })
+}
+
+// scheduleLocked sets how often the zone measures a path, and when we do next.
+func (g *group) scheduleLocked(pa *Path, period, now time.Duration) {
+	if !pa.probed() {
+		return
+	}
+	p := g.prober
+	_, known := unpackEstimate(pa.estimate.Load())
+	first := pa.period == 0 || !known
+	changed := pa.period != period
+	if changed {
+		pa.setPeriodLocked(period, now)
+	}
+	switch {
+	case pa.cancel != nil: // finish plans the next
+	case pa.urgent:
+		p.queueProbeLocked(pa)
+	case first:
+		g.firstLocked(pa, now)
+	case changed || pa.probe.in == nil:
+		g.planLocked(pa, now)
+	}
+}
+
+// planLocked puts a path in the queue for our next slot.
+func (g *group) planLocked(pa *Path, now time.Duration) {
+	pa.urgent = false
+	pa.next, _ = g.slotAfterLocked(pa, now)
+	g.prober.queueProbeLocked(pa)
+}
+
+// firstLocked plans the first probe of a path, or the first after its distance
+// was forgotten: at once, but not all in the
+// same instant, and when others are there that may do it for us, not before
+// they had the time.
+func (g *group) firstLocked(pa *Path, now time.Duration) {
+	e, _ := unpackEstimate(pa.estimate.Load())
+	if e.Measured() || g.silent {
+		g.planLocked(pa, now) // others have done it, or will
+		return
+	}
+	pa.urgent = true
+	pa.next = now + g.firstDelayLocked(pa)
+	if pa.began > 0 {
+		pa.next = max(pa.next, pa.began+soon) // it came back
+	}
+	g.prober.queueProbeLocked(pa)
+}

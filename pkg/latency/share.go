@@ -1,0 +1,398 @@
+package latency
+
+import (
+	"context"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+const (
+	// shareEvery is the time between two batches of a reporter, ±20 %; news
+	// goes out after shareSoon at most.
+	shareEvery = 10 * time.Second
+	shareSoon  = time.Second
+	// absent is how long after its last batch a reporter is taken to be gone.
+	absent = 35 * time.Second
+	// maxReporters is how many of the callers of a service in one zone
+	// measure and report. The others listen.
+	maxReporters = 32
+	// panel is how many other reporters have a vote on a distance: those who
+	// measured last.
+	panel = 5
+	// maxForeign is how many instances are remembered that reporters know and
+	// we do not, yet.
+	maxForeign = 4096
+	// joinChance is the chance in each second that one who listens becomes a
+	// reporter while there are too few.
+	joinChance = 1.0 / 32
+)
+
+// shared is a group's part in what the zone shares about its service.
+type shared struct {
+	report  events.Report // of ours; no service: nothing is shared
+	stop    func()        // ends the subscription
+	heard   bool          // what the zone knew before us has come in
+	silent  bool          // others report
+	told    bool          // we have published
+	seq     uint64
+	publish time.Duration // when to, next
+
+	reporters map[string]*reporter
+	live      []*reporter // those that report now
+	byID      map[string]*Path
+	foreign   map[string][]foreign
+}
+
+// reporter is another caller in the zone.
+type reporter struct {
+	hash uint64
+	seq  uint64
+	at   time.Duration // when it was last heard of
+}
+
+// foreign is a vote on an instance that we do not know yet.
+type foreign struct {
+	incarnation string
+	vote
+	heard time.Duration
+}
+
+// Share joins a group, which need not exist yet, to what the callers of a
+// service in the same zone tell each other. It returns when what they knew
+// before has come in, or when ctx ends. Without a Bus or a zone it does
+// nothing.
+func (p *Prober) Share(ctx context.Context, name, service string) error {
+	if !p.o.shares() {
+		return nil
+	}
+	r := events.Report{Region: p.o.Location.Region, Zone: p.o.Location.Zone, Service: service, Reporter: p.o.Reporter}
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil
+	}
+	g := p.groups[name]
+	if g == nil {
+		g = p.groupLocked(name)
+	}
+	if g.report.Service != "" {
+		p.mu.Unlock()
+		return nil
+	}
+	g.report = r
+	g.reporters, g.byID, g.foreign = map[string]*reporter{}, map[string]*Path{}, map[string][]foreign{}
+	g.publish = p.now() + jitter(shareEvery)
+	p.sharing[service] = g
+	for _, m := range g.members {
+		if !p.foreign(m.Path) && m.target.Key.ID != "" {
+			g.introduceLocked(m.Path)
+		}
+	}
+	p.mu.Unlock()
+
+	pattern := r
+	pattern.Reporter = "*"
+	stop, err := p.o.Bus.Subscribe(ctx, pattern.Subject(), func(subject string, data []byte, age time.Duration) { p.hear(g, subject, data, age) })
+	p.mu.Lock()
+	if err != nil {
+		g.report.Service = ""
+	}
+	g.heard = true
+	g.silent = len(g.live) >= maxReporters && g.outrankedLocked() >= maxReporters
+	for _, pa := range g.ranked { // now that we know who else is there
+		if pa.cancel == nil && len(pa.samples) == 0 {
+			g.firstLocked(pa, p.now())
+		}
+	}
+	ended := p.closed || p.groups[name] != g
+	if !ended {
+		g.stop = stop
+	}
+	p.mu.Unlock()
+	if ended && stop != nil {
+		stop()
+	}
+	return err
+}
+
+// hear takes in a batch of a reporter.
+func (p *Prober) hear(g *group, subject string, data []byte, age time.Duration) {
+	r, err := events.ParseReport(subject)
+	if err != nil || r.Region != g.report.Region || r.Zone != g.report.Zone || r.Service != g.report.Service {
+		p.rejected.Add(1)
+		return
+	}
+	if r.Reporter == p.o.Reporter {
+		return
+	}
+	b, rejected, err := events.DecodeBatch(data)
+	if err != nil {
+		p.rejected.Add(1)
+		return
+	}
+	p.rejected.Add(uint64(rejected))
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	now := p.now()
+	rep := g.reporters[r.Reporter]
+	switch {
+	case rep == nil && b.Leaving:
+		return
+	case rep == nil:
+		rep = &reporter{hash: xxhash.Sum64String(r.Reporter)}
+		if len(g.reporters) >= 16*maxReporters {
+			p.rejected.Add(1) // more than there should be: they are made up, or will fall silent
+			return
+		}
+		g.reporters[r.Reporter] = rep
+	case b.Sequence <= rep.seq:
+		p.rejected.Add(1) // it was sent again
+		return
+	}
+	rep.seq, rep.at = b.Sequence, now-age
+	if b.Leaving {
+		delete(g.reporters, r.Reporter)
+	}
+	g.countLocked(now)
+	for i := range b.Samples {
+		g.voteLocked(rep, &b.Samples[i], now, age)
+	}
+	p.adoptLocked(b.Coordinate)
+}
+
+// voteLocked takes in one sample of a reporter.
+func (g *group) voteLocked(rep *reporter, s *events.Sample, now, age time.Duration) {
+	v := vote{rep.hash, sample{s.RTT, now - age - s.Age}}
+	pa := g.byID[s.ID]
+	if pa == nil {
+		g.rememberLocked(s.ID, foreign{s.Incarnation, v, now})
+		return
+	}
+	if pa.target.Incarnation != s.Incarnation || !pa.wantsLocked(v.at, now) {
+		return
+	}
+	known, _ := unpackEstimate(pa.estimate.Load())
+	i := slices.IndexFunc(pa.votes, func(other vote) bool { return other.reporter == v.reporter })
+	repeats := i >= 0 && !doubtful(v.rtt, pa.votes[i].rtt)
+	if !pa.voteLocked(v) {
+		return
+	}
+	pa.refreshLocked(now)
+	switch {
+	case pa.urgent && !known.Measured() && pa.failures.Load() == 0:
+		g.planLocked(pa, now) // somebody has done it for us
+	case (pa.contends || v.rtt < known.Distance) && known.Measured() && doubtful(v.rtt, known.Distance) &&
+		!repeats && (pa.began == 0 || now-pa.began > g.prober.o.Interval/2):
+		// It may have moved, or the reporter is wrong: two others look, unless
+		// they just have.
+		if g.aheadLocked(mix(pa.hash, rep.seq), rep.hash, 2) < 2 {
+			g.hurryLocked(pa, now)
+		}
+	}
+}
+
+// rememberLocked keeps a vote on an instance that we may come to know.
+func (g *group) rememberLocked(id string, f foreign) {
+	list, known := g.foreign[id]
+	if !known && len(g.foreign) >= maxForeign {
+		maps.DeleteFunc(g.foreign, func(_ string, list []foreign) bool { return f.heard-list[0].heard > absent })
+		if len(g.foreign) >= maxForeign {
+			return
+		}
+	}
+	list = slices.DeleteFunc(list, func(other foreign) bool { return other.reporter == f.reporter })
+	if len(list) == panel {
+		list = slices.Delete(list, panel-1, panel)
+	}
+	g.foreign[id] = slices.Insert(list, 0, f) // the last that was heard is the first
+}
+
+// wantsLocked says whether a vote from that time counts. Others may measure an
+// instance more rarely than we would, and what they think of as fresh is better
+// than nothing.
+func (pa *Path) wantsLocked(at, now time.Duration) bool {
+	switch {
+	case now-at < pa.votesFresh():
+		return true
+	case now-pa.newestLocked(now-pa.fresh()) < pa.fresh():
+		return false
+	}
+	pa.grace = now + pa.prober.o.Fresh
+	return true
+}
+
+// voteLocked gives a reporter its vote in place of its last, or of the oldest,
+// and says whether that is new.
+func (pa *Path) voteLocked(v vote) bool {
+	i := slices.IndexFunc(pa.votes, func(other vote) bool { return other.reporter == v.reporter })
+	switch {
+	case i >= 0:
+		if v.at <= pa.votes[i].at+10*time.Millisecond && v.rtt == pa.votes[i].rtt {
+			return false
+		}
+	case len(pa.votes) < panel:
+		pa.votes = append(pa.votes, vote{})
+		i = len(pa.votes) - 1
+	default:
+		i = 0
+		for k := range pa.votes {
+			if pa.votes[k].at < pa.votes[i].at {
+				i = k
+			}
+		}
+		if v.at <= pa.votes[i].at {
+			return false
+		}
+	}
+	pa.votes[i] = v
+	pa.prober.space.stale = true
+	return true
+}
+
+// introduceLocked gives a path that has just become known the votes that came
+// before it, so that its first estimate is the zone's.
+func (g *group) introduceLocked(pa *Path) {
+	g.byID[pa.target.Key.ID] = pa
+	now := g.prober.now()
+	for _, f := range g.foreign[pa.target.Key.ID] {
+		if f.incarnation == pa.target.Incarnation && pa.wantsLocked(f.at, now) {
+			pa.voteLocked(f.vote)
+		}
+	}
+	delete(g.foreign, pa.target.Key.ID)
+}
+
+func (g *group) forgetLocked(pa *Path) {
+	if g.byID[pa.target.Key.ID] == pa {
+		delete(g.byID, pa.target.Key.ID)
+	}
+}
+
+// countLocked finds out who is there: those that were heard of lately.
+func (g *group) countLocked(now time.Duration) {
+	before := len(g.live)
+	g.live = g.live[:0]
+	for name, r := range g.reporters {
+		if now-r.at > absent {
+			delete(g.reporters, name)
+			continue
+		}
+		g.live = append(g.live, r)
+	}
+	if len(g.live) != before {
+		g.unranked = true // how often we can measure depends on it
+	}
+	if len(g.live) < before {
+		g.replanLocked(now) // somebody's slots are ours now
+	}
+}
+
+// replanLocked plans all slots anew.
+func (g *group) replanLocked(now time.Duration) {
+	for _, pa := range g.ranked {
+		if pa.period > 0 && pa.cancel == nil && !pa.urgent {
+			g.planLocked(pa, now)
+		}
+	}
+}
+
+// outrankedLocked is how many of the live reporters come before us.
+func (g *group) outrankedLocked() int { return g.aheadLocked(0, 0, 2*maxReporters) }
+
+// reportersLocked is how many share the work, us included.
+func (g *group) reportersLocked() int { return len(g.live) + 1 }
+
+// dutyLocked decides whether we report or listen: the first maxReporters by
+// the hash of their names do, and a few more, so that nobody changes sides for
+// one who comes or goes.
+func (g *group) dutyLocked(now time.Duration) {
+	g.countLocked(now)
+	switch {
+	case g.silent && len(g.live) < maxReporters && rand.Float64() < joinChance:
+		g.silent, g.publish = false, now
+		g.unranked = true
+		g.replanLocked(now)
+	case !g.silent && len(g.live) >= maxReporters*5/4 && g.outrankedLocked() >= maxReporters:
+		g.silent = true
+		for _, pa := range g.ranked {
+			if pa.began == 0 && pa.probe.in != nil {
+				pa.urgent = false // others will do it
+			}
+		}
+		g.replanLocked(now)
+	}
+}
+
+// newsLocked makes the next batch due soon when a sample of ours tells others
+// something new.
+func (pa *Path) newsLocked(rtt, now time.Duration) {
+	known, _ := unpackEstimate(pa.estimate.Load())
+	if known.Measured() && !moved(known.Distance, rtt) {
+		return
+	}
+	for _, m := range pa.groups {
+		g := m.group
+		if g.report.Service == "" || g.silent {
+			continue
+		}
+		wait := shareSoon/5 + rand.N(shareSoon*4/5)
+		if !known.Measured() {
+			wait /= 4 // others are about to ask, too
+		}
+		if due := now + wait; due < g.publish {
+			g.publish = due
+			wake(g.prober.chores)
+		}
+	}
+}
+
+// firstDelayLocked is how long the first probe of a path waits. Those of a
+// nearer circle are not kept waiting by the others.
+func (g *group) firstDelayLocked(pa *Path) time.Duration {
+	switch turn := time.Duration(pa.order) * shareSoon; {
+	case g.report.Service == "":
+		return time.Duration(pa.rank)*step + rand.N(step)
+	case !g.heard:
+		return shareSoon // Share will say better
+	case len(g.live) == 0:
+		return turn + suppressed(shareSoon)
+	case g.ownsLocked(mix(pa.hash, 0)):
+		return turn + rand.N(time.Duration(min(len(g.ranked), 64))*step+1)
+	default:
+		return turn + 2*shareSoon + suppressed(2*shareSoon)
+	}
+}
+
+// batchLocked is what we tell now.
+func (g *group) batchLocked(now time.Duration) events.Batch {
+	g.seq++
+	g.publish = now + jitter(shareEvery)
+	if !g.told {
+		g.told = true
+		g.replanLocked(now) // some slots are ours now
+	}
+	b := events.Batch{Sequence: g.seq}
+	if s := &g.prober.space; s.fitted {
+		c := rounded(s.own)
+		b.Coordinate = &c
+	}
+	for _, pa := range g.ranked {
+		if len(pa.samples) > 0 && pa.target.Key.ID != "" {
+			b.Samples = append(b.Samples, events.Sample{
+				ID: pa.target.Key.ID, Incarnation: pa.target.Incarnation,
+				RTT: median(pa.samples), Count: len(pa.samples), Age: now - pa.samples[len(pa.samples)-1].at,
+			})
+		}
+	}
+	return b
+}

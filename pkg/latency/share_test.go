@@ -1,0 +1,324 @@
+package latency_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+func TestWhatAnInstanceReceivesDoesNotGrowWithItsCallers(t *testing.T) {
+	for _, callers := range []int{1, 10} {
+		for _, within := range []time.Duration{0, 3 * time.Second} {
+			t.Run(fmt.Sprintf("callers=%d/within=%v", callers, within), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { testFlat(t, callers, within, 5, 30) })
+			})
+		}
+	}
+}
+
+func TestANewcomerKnowsWhatItsZoneKnowsAtOnce(t *testing.T) {
+	orders := map[string]func(p *latency.Prober, f *fleet) []*latency.Path{
+		"Share, Path, Probe": func(p *latency.Prober, f *fleet) (paths []*latency.Path) {
+			_ = p.Share(context.Background(), "user", "user")
+			for _, to := range f.targets {
+				paths = append(paths, p.Path(to))
+			}
+			return paths
+		},
+		"Path, Probe, Share": func(p *latency.Prober, f *fleet) (paths []*latency.Path) {
+			for _, to := range f.targets {
+				paths = append(paths, p.Path(to))
+			}
+			p.Probe("user", members(paths...))
+			_ = p.Share(context.Background(), "user", "user")
+			return paths
+		},
+		"Share, Probe later": func(p *latency.Prober, f *fleet) (paths []*latency.Path) {
+			for _, to := range f.targets {
+				paths = append(paths, p.Path(to))
+			}
+			_ = p.Share(context.Background(), "user", "user")
+			p.Probe("user", members(paths...))
+			return paths
+		},
+	}
+	for name, arrive := range orders {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				far := func(i int) time.Duration { return time.Duration(10+i) * time.Millisecond }
+				f := newFleet(t, 30, far)
+				all := f.rush(5, 0, latency.Options{})
+				defer closeAll(t, all)
+				time.Sleep(2 * time.Minute)
+
+				began := time.Now()
+				p := start(t, nil, latency.Options{Bus: f.bus, Location: zoneA, Dial: newNetwork(silent).Dial})
+				for i, pa := range arrive(p, f) {
+					want := latency.Estimate{Distance: far(i), Source: latency.SourceShared}
+					if got := pa.Estimate(time.Hour); got != want {
+						t.Errorf("instance %d: %v, want %v", i, got, want)
+					}
+				}
+				if took := time.Since(began); took > 0 {
+					t.Errorf("that took %v", took)
+				}
+			})
+		})
+	}
+}
+
+// What others measure may come while a probe of our own is under way: that one
+// is not joined by a second.
+func TestAPathHasOneProbeInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, b := newNetwork(silent), newBus(t)
+		p := start(t, n, latency.Options{Bus: b, Location: zoneA, Interval: 200 * time.Millisecond, Budget: -1})
+		if err := p.Share(t.Context(), "user", "user"); err != nil {
+			t.Fatal(err)
+		}
+		subject := events.Report{Region: "r", Zone: "a", Service: "user", Reporter: "other"}.Subject()
+		said := uint64(0)
+		say := func(samples ...events.Sample) {
+			said++
+			data, err := events.EncodeBatch(events.Batch{Sequence: said, Samples: samples})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Publish(subject, data); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var paths []*latency.Path
+		for i := range 40 {
+			// Some time after the first, others know that we are there.
+			paths = append(paths, p.Path(target(i)))
+			p.Probe("user", members(paths[i:]...))
+			for range 30 {
+				time.Sleep(100 * time.Millisecond)
+				if n.open() > 1 {
+					t.Fatalf("%d probes of one path in flight", n.open())
+				}
+				var sample []events.Sample
+				if n.open() > 0 {
+					sample = append(sample, events.Sample{ID: fmt.Sprintf("i%d", i), Incarnation: "1", RTT: time.Millisecond, Count: 1})
+				}
+				say(sample...)
+			}
+		}
+	})
+}
+
+func TestAnotherIncarnationStartsUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 1, func(int) time.Duration { return 5 * time.Millisecond })
+		all := f.rush(5, 0, latency.Options{})
+		defer closeAll(t, all)
+		time.Sleep(time.Minute)
+		p := start(t, newNetwork(silent), latency.Options{Bus: f.bus, Location: zoneA})
+		if err := p.Share(t.Context(), "user", "user"); err != nil {
+			t.Fatal(err)
+		}
+		to := target(0)
+		to.Incarnation = "2"
+		pa := p.Path(to)
+		p.Probe("user", members(pa))
+		for range 60 {
+			if got := pa.Estimate(1); got.Source != latency.SourceAssumed {
+				t.Fatalf("%v, but that was measured of the one before it", got)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+func TestHearsOnlyItsOwnZone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, func(int) time.Duration { return 5 * time.Millisecond })
+		all := f.rush(5, 0, latency.Options{})
+		defer closeAll(t, all)
+		time.Sleep(time.Minute)
+		for _, where := range []topology.Location{{Region: "r", Zone: "b"}, {Region: "q", Zone: "a"}, {Region: "r"}, {}} {
+			p := start(t, newNetwork(silent), latency.Options{Bus: f.bus, Location: where})
+			if err := p.Share(t.Context(), "user", "user"); err != nil {
+				t.Fatal(err)
+			}
+			pa := p.Path(target(0))
+			p.Probe("user", members(pa))
+			time.Sleep(30 * time.Second)
+			if got := pa.Estimate(1); got.Measured() {
+				t.Errorf("in %v: %v", where, got)
+			}
+		}
+	})
+}
+
+// Callers come, leave, and vanish without a word, and whoever has been there
+// for a while knows every instance all the time.
+func TestAllIsKnownWhileCallersComeAndGo(t *testing.T) {
+	seeds := uint64(3)
+	if raced {
+		seeds = 1
+	}
+	for seed := range seeds {
+		synctest.Test(t, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 1))
+			f := newFleet(t, 10, func(i int) time.Duration { return time.Duration(10+i*i) * time.Millisecond })
+			var here, vanished []*caller
+			defer func() { closeAll(t, append(here, vanished...)) }()
+			unknown, looks := 0, 0
+			for second := range 900 {
+				switch {
+				case len(here) < 3, r.IntN(10) == 0 && len(here) < 20:
+					here = append(here, f.join(fmt.Sprintf("c%d", second), latency.Options{}))
+				case r.IntN(15) == 0:
+					i := r.IntN(len(here))
+					c := here[i]
+					here = append(here[:i], here[i+1:]...)
+					if r.IntN(2) == 0 {
+						closeAll(t, []*caller{c})
+						break
+					}
+					c.cable.pull()
+					vanished = append(vanished, c)
+					c.Probe("user", nil) // it probes no more either
+				}
+				time.Sleep(time.Second)
+				for _, c := range here {
+					if time.Since(c.since) > 20*time.Second {
+						looks += len(c.paths)
+						unknown += c.unknown()
+					}
+				}
+			}
+			least, middle, most := spread(f.drain())
+			t.Logf("seed %d: not known %d of %d times; %d–%d–%d probes per instance in 15 minutes", seed, unknown, looks, least, middle, most)
+			if unknown > looks/1000 {
+				t.Errorf("not known %d of %d times", unknown, looks)
+			}
+		})
+	}
+}
+
+func TestCloseLeavesNothingBehindAndOthersTakeOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 6, func(int) time.Duration { return time.Millisecond })
+		all := f.rush(4, 0, latency.Options{})
+		time.Sleep(2 * time.Minute)
+		for i, c := range all[:3] {
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+			r := events.Report{Region: "r", Zone: "a", Service: "user", Reporter: c.name}
+			if b, _, err := events.DecodeBatch(f.bus.latest(r.Subject())); err != nil || !b.Leaving {
+				t.Errorf("the last words of %s: %+v, %v, want a batch that says it leaves", c.name, b, err)
+			}
+			if got, want := f.bus.subscriptions(), 3-i; got != want {
+				t.Errorf("%d subscriptions, want %d", got, want)
+			}
+			f.drain()
+			time.Sleep(time.Minute)
+			if least, middle, most := spread(f.drain()); least < 3 || middle > 15 {
+				t.Errorf("in the minute after %s left: %d–%d–%d probes per instance", c.name, least, middle, most)
+			}
+		}
+		closeAll(t, all[3:])
+		messages, _ := f.bus.sent()
+		time.Sleep(time.Hour)
+		if again, _ := f.bus.sent(); again != messages {
+			t.Errorf("%d messages after all had left", again-messages)
+		}
+	})
+}
+
+func TestAGroupThatEndsLeavesTheBus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, func(int) time.Duration { return time.Millisecond })
+		c := f.join("c", latency.Options{})
+		defer closeAll(t, []*caller{c})
+		for range 3 {
+			time.Sleep(time.Minute)
+			c.Probe("user", nil)
+			synctest.Wait()
+			if got := f.bus.subscriptions(); got != 0 {
+				t.Errorf("%d subscriptions after the group ended", got)
+			}
+			r := events.Report{Region: "r", Zone: "a", Service: "user", Reporter: "c"}
+			if b, _, err := events.DecodeBatch(f.bus.latest(r.Subject())); err != nil || !b.Leaving {
+				t.Errorf("its last words: %+v, %v", b, err)
+			}
+			if err := c.Share(t.Context(), "user", "user"); err != nil {
+				t.Fatal(err)
+			}
+			c.Probe("user", members(c.paths...))
+		}
+	})
+}
+
+// deafBus refuses subscriptions.
+type deafBus struct{ *bus }
+
+func (deafBus) Subscribe(context.Context, string, func(string, []byte, time.Duration)) (func(), error) {
+	return nil, errNobody
+}
+
+func TestWithoutASubscriptionItMeasuresAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(time.Millisecond)
+		b := newBus(t)
+		p := start(t, n, latency.Options{Bus: deafBus{b}, Location: zoneA})
+		if err := p.Share(t.Context(), "user", "user"); !errors.Is(err, errNobody) {
+			t.Errorf("Share: %v, want the error of the bus", err)
+		}
+		all := makePaths(p, 5)
+		p.Probe("user", members(all...))
+		time.Sleep(time.Second)
+		for i, pa := range all {
+			if _, ok := pa.Measured(); !ok {
+				t.Errorf("path %d is not measured", i)
+			}
+		}
+	})
+}
+
+func TestWithoutAZoneNothingIsSharedAndTheNearestIsFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 100, func(i int) time.Duration { return time.Duration(5+(i*37)%100) * time.Millisecond })
+		c := f.join("alone", latency.Options{Location: topology.Location{Host: "h"}, NoCoordinates: true})
+		defer closeAll(t, []*caller{c})
+		time.Sleep(12 * time.Minute)
+		if messages, requests := f.bus.sent(); messages+requests > 0 || f.bus.subscriptions() > 0 {
+			t.Errorf("%d messages, %d requests, %d subscriptions", messages, requests, f.bus.subscriptions())
+		}
+		if got := c.nearest(); got != 0 {
+			t.Errorf("the nearest is instance %d, want 0", got)
+		}
+		if got := c.Counts().Probes; got > 13*30 {
+			t.Errorf("%d probes in 12 minutes", got)
+		}
+	})
+}
+
+func TestSaysNothingWhenToldNotTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 5, func(int) time.Duration { return time.Millisecond })
+		all := f.rush(3, 0, latency.Options{NoShare: true, NoCoordinates: true})
+		defer closeAll(t, all)
+		time.Sleep(5 * time.Minute)
+		if messages, requests := f.bus.sent(); messages+requests > 0 || f.bus.subscriptions() > 0 {
+			t.Errorf("%d messages, %d requests, %d subscriptions", messages, requests, f.bus.subscriptions())
+		}
+		for _, c := range all {
+			if c.unknown() > 0 {
+				t.Errorf("%s has not measured all", c.name)
+			}
+		}
+	})
+}

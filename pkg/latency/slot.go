@@ -1,0 +1,84 @@
+package latency
+
+import (
+	"math"
+	"math/rand/v2"
+	"time"
+)
+
+// Who probes what, and when, is decided without a word between the reporters
+// of a zone: time is cut into slots, Share of them in each period of an
+// instance, and each slot belongs to the reporter with the greatest hash of
+// (reporter, instance, slot) among those that were heard of lately: rendezvous
+// hashing (Thaler and Ravishankar, 1998). So an instance is measured equally
+// often however many reporters there are, by one after the other of them, and
+// when one comes or goes only its own slots change hands. Clocks that differ
+// cost a measurement too many or too few, never all.
+
+// mix makes a hash of two (the finalizer of SplitMix64; Steele, Lea and Flood,
+// 2014).
+func mix(a, b uint64) uint64 {
+	h := a ^ b*0x9e3779b97f4a7c15
+	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
+	h = (h ^ h>>27) * 0x94d049bb133111eb
+	return h ^ h>>31
+}
+
+// maxSlots is how far ahead a slot of our own is looked for.
+const maxSlots = 128
+
+// slotAfterLocked is when our next slot for pa begins, on the prober's clock,
+// and whether it is one: if not it is when to look again.
+func (g *group) slotAfterLocked(pa *Path, now time.Duration) (at time.Duration, ours bool) {
+	p := g.prober
+	length := max(pa.period/time.Duration(p.o.Share), time.Millisecond)
+	wall := p.epoch + now
+	phase := time.Duration(pa.hash % uint64(length))
+	first := (wall + phase) / length
+	for k := range time.Duration(maxSlots) {
+		slot := mix(pa.hash, uint64(first+k))
+		at = (first+k)*length - phase - p.epoch + time.Duration(slot%1024)*length*3/4/1024
+		if at > now && g.ownsLocked(slot) {
+			return at, true
+		}
+	}
+	return at, false
+}
+
+// ownsLocked says whether a slot is ours. None is while others report and do
+// not know that we are there: many who start together would all take it.
+func (g *group) ownsLocked(slot uint64) bool {
+	if g.silent || !g.told && len(g.live) > 0 {
+		return false
+	}
+	own := mix(g.prober.hash, slot)
+	for _, r := range g.live {
+		if mix(r.hash, slot) > own {
+			return false
+		}
+	}
+	return true
+}
+
+// aheadLocked is how many of the other reporters come before us for a slot,
+// at most most.
+func (g *group) aheadLocked(slot, except uint64, most int) int {
+	own, n := mix(g.prober.hash, slot), 0
+	for _, r := range g.live {
+		if r.hash != except && mix(r.hash, slot) > own {
+			if n++; n >= most {
+				break
+			}
+		}
+	}
+	return n
+}
+
+// suppressed is a random delay up to limit that lets few of very many speak
+// before the others have heard them: its density grows exponentially
+// (Nonnenmacher and Biersack, Scalable feedback for large groups, 1999).
+func suppressed(limit time.Duration) time.Duration {
+	const crowd = 7 // e^7, about a thousand, are kept apart
+	x := 1 + math.Log(max(rand.Float64(), 1e-9))/crowd
+	return time.Duration(max(x, 0) * float64(limit))
+}

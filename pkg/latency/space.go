@@ -1,0 +1,164 @@
+package latency
+
+import (
+	"context"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+// space is this process' place among the coordinates.
+type space struct {
+	own    events.Coordinate
+	known  bool          // own was fitted, or taken over from the zone
+	fitted bool          // by ourselves
+	since  time.Duration // when it was first fitted
+	stale  bool          // something it is fitted to has changed
+	next   time.Duration // not to be fitted before
+	points []neighbour   // memory for fitting
+}
+
+const (
+	// useful is the error up to which a coordinate predicts anything.
+	useful = 0.75
+	// settleAfter is how long a new caller looks for its place in a hurry.
+	settleAfter = 3 * time.Minute
+
+	exchangeEvery   = 5 * time.Second  // with each instance, in a hurry
+	exchangeRarely  = time.Minute      // after that
+	refit           = 10 * time.Second // the least time between two fits, after that
+	exchangeAgain   = 5 * time.Minute  // with one that does not answer
+	exchangesAtOnce = 6
+)
+
+// knows says whether a coordinate can be compared with our own.
+func (s *space) knows(c *events.Coordinate) bool {
+	return s.known && s.own.Error < useful && c.Error < useful
+}
+
+// predict is the round trip to a coordinate that it knows.
+func (s *space) predict(c *events.Coordinate) time.Duration { return predict(&s.own, c, s.points) }
+
+// adoptLocked takes over where a reporter of the same zone is, until our own
+// measurements say better.
+func (p *Prober) adoptLocked(c *events.Coordinate) {
+	s := &p.space
+	if s.fitted || c == nil || c.Error > useful || s.known && s.own.Error <= c.Error {
+		return
+	}
+	s.own, s.known = *c, true
+	p.repredictLocked()
+}
+
+// fitLocked finds our own coordinate anew, when what it rests on has changed.
+func (p *Prober) fitLocked(now time.Duration) {
+	s := &p.space
+	if !s.stale || p.o.NoCoordinates || now < s.next {
+		return
+	}
+	s.stale = false
+	if s.fitted && now-s.since > settleAfter {
+		s.next = now + refit
+	}
+	s.points = s.points[:0]
+	for _, g := range p.groups {
+		for _, pa := range g.ranked {
+			if len(s.points) == maxNeighbours {
+				break
+			}
+			if e, _ := unpackEstimate(pa.estimate.Load()); pa.place != nil && e.Measured() {
+				s.points = append(s.points, neighbour{at: *pa.place, rtt: e.Distance.Seconds()})
+			}
+		}
+	}
+	if len(s.points) == 0 {
+		return
+	}
+	if !s.fitted {
+		s.since = now
+		if !s.known {
+			s.own = newCoordinate()
+		}
+	}
+	fit(&s.own, s.points)
+	s.fitted, s.known = true, true
+	p.repredictLocked()
+}
+
+// repredictLocked makes the estimates anew that rest on coordinates alone.
+func (p *Prober) repredictLocked() {
+	now := p.now()
+	for _, g := range p.groups {
+		for _, pa := range g.ranked {
+			if len(pa.samples) == 0 && len(pa.votes) == 0 && pa.place != nil {
+				pa.refreshLocked(now)
+			}
+		}
+	}
+}
+
+// exchangesLocked chooses the paths whose instances are to be told where we
+// are, and to be asked where they are: of those that we have measured
+// ourselves, the ones that were told the longest ago.
+func (p *Prober) exchangesLocked(now time.Duration) []*Path {
+	if p.o.Bus == nil || p.o.NoCoordinates {
+		return nil
+	}
+	s, every := &p.space, exchangeEvery
+	if s.fitted && now-s.since > settleAfter {
+		every = exchangeRarely
+	}
+	var chosen []*Path
+	for _, g := range p.groups {
+		if g.silent {
+			continue
+		}
+		for _, pa := range g.ranked {
+			if len(pa.samples) == 0 || pa.target.Key.ID == "" || pa.exchanged > 0 && now-pa.exchanged < every {
+				continue
+			}
+			if len(chosen) < exchangesAtOnce {
+				chosen = append(chosen, pa)
+				continue
+			}
+			for i, other := range chosen {
+				if pa.exchanged < other.exchanged {
+					chosen[i] = pa
+					break
+				}
+			}
+		}
+	}
+	for _, pa := range chosen {
+		pa.exchanged = max(now, 1)
+	}
+	return chosen
+}
+
+// exchange tells an instance where we are and how far it is, and learns where
+// it is.
+func (p *Prober) exchange(ctx context.Context, pa *Path) {
+	p.mu.Lock()
+	if !p.space.known {
+		p.space.own, p.space.known = newCoordinate(), true
+	}
+	ping := events.Ping{Reporter: p.o.Reporter, RTT: median(pa.samples), Coordinate: rounded(p.space.own)}
+	p.mu.Unlock()
+	data, err := events.EncodePing(ping)
+	if err != nil {
+		return // its samples have expired meanwhile
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.o.Timeout)
+	defer cancel()
+	answer, err := p.o.Bus.Request(ctx, pa.target.Key.Ping(), data)
+	if err == nil {
+		var c events.Coordinate
+		if c, err = events.DecodeCoordinate(answer); err == nil {
+			pa.Place(&c)
+			return
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pa.exchanged = p.now() + exchangeAgain
+}

@@ -1,0 +1,72 @@
+package selector
+
+import (
+	"math"
+	"math/rand/v2"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+const (
+	leastRamp = 0.1           // of its weight: what a new instance begins with
+	rampStep  = time.Second   // between tables while an instance ramps up
+	longAgo   = -1 << 62      // born then: as old as can be
+	never     = math.MaxInt64 // when nothing is due
+)
+
+// born is when an instance began, on the selector's clock. It goes by what the
+// instance says, so that a caller that has just come does not take old ones for
+// new; one that says it begins in the future begins now.
+func (svc *service) born(in *events.Instance) time.Duration {
+	if in.Started.IsZero() {
+		return longAgo
+	}
+	age := max(0, time.Since(in.Started))
+	if age >= svc.sel.opts.RampUp {
+		return longAgo
+	}
+	return svc.sel.now() - age
+}
+
+// ramp is the share of its weight that an instance gets for its age.
+func (s *Selector) ramp(born, now time.Duration) float32 {
+	if born == longAgo || now-born >= s.opts.RampUp {
+		return 1
+	}
+	return leastRamp + (1-leastRamp)*float32(now-born)/float32(s.opts.RampUp)
+}
+
+func weightOf(in *events.Instance) uint16 { return uint16(min(max(1, in.Weight), math.MaxUint16)) }
+
+// thin makes of the ramps of a near set how probable it is that one that was
+// drawn is taken: next to the oldest, so that nobody is thinned out where all
+// are new. It is nil when all are taken.
+func thin(ramps []float32) []uint32 {
+	oldest, youngest := float32(0), float32(1)
+	for _, r := range ramps {
+		oldest, youngest = max(oldest, r), min(youngest, r)
+	}
+	if youngest > 0.995*oldest {
+		return nil
+	}
+	take := make([]uint32, len(ramps))
+	for i, r := range ramps {
+		take[i] = uint32(min(float64(r/oldest)*math.MaxUint32, math.MaxUint32))
+	}
+	return take
+}
+
+// draw draws one of a near set in which some are new. (At least one is always
+// taken when it is drawn, and all are with leastRamp.)
+func (c *circle) draw() *node {
+	for {
+		r := rand.Uint64()
+		if i := (r >> 32) * uint64(len(c.near)) >> 32; uint32(r) <= c.thin[i] {
+			return c.near[i]
+		}
+	}
+}
+
+// keep says whether one that has its turn is taken.
+func (c *circle) keep(i uint32) bool { return c.thin == nil || uint32(rand.Uint64()) <= c.thin[i] }

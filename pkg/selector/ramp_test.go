@@ -1,0 +1,160 @@
+package selector_test
+
+import (
+	"math"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+)
+
+// aged is an instance that began that long ago.
+func aged(d time.Duration) func(*events.Entry) {
+	return func(e *events.Entry) { e.Started = time.Now().Add(-d) }
+}
+
+func TestANewInstanceRampsUpByItsAge(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		rampUp time.Duration
+		age    time.Duration // when it is first seen
+		after  time.Duration // and how much later it is looked at
+		want   float64       // share of what one that is not new gets
+	}{
+		{"a tenth at first", 0, 0, time.Second, 0.13},
+		{"half way", 0, 15 * time.Second, time.Second, 0.1 + 0.9*16/30},
+		{"as time goes by", 0, 0, 20 * time.Second, 0.7},
+		{"all after half a minute", 0, 0, 31 * time.Second, 1},
+		{"nothing for one that this caller only sees late", 0, time.Hour, time.Second, 1},
+		{"one from the future begins now", 0, -time.Hour, 10 * time.Second, 0.4},
+		{"its length can be set", time.Minute, 0, 20 * time.Second, 0.4},
+		{"or there is none", -1, 0, time.Second, 1},
+	} {
+		for _, strategy := range []selector.Strategy{
+			selector.RoundRobin, selector.Random, selector.WeightedRoundRobin, selector.P2C, selector.LeastRequest, selector.LoadAware,
+		} {
+			t.Run(tt.name+" "+string(strategy), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := start(t, selector.Options{Strategy: strategy, RampUp: tt.rampUp},
+						instance("old", home), instance("older", home, aged(time.Hour)), instance("new", home, aged(tt.age)))
+					time.Sleep(tt.after - time.Second)
+					const n = 30000
+					got := float64(w.picks(n)["new"]) / n
+					if want := tt.want / (2 + tt.want); math.Abs(got-want) > 0.02+0.01*want {
+						t.Errorf("the new one got %.3f of the picks, want %.3f", got, want)
+					}
+					why := w.candidate("new").Reason
+					if ramps := strings.Contains(why, ", new: ramps up, weight "); ramps != (tt.want < 1) {
+						t.Errorf("reason: %s", why)
+					}
+					if why := w.candidate("older").Reason; strings.Contains(why, "new") {
+						t.Errorf("the old one: %s", why)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestExplainSaysTheWeightOfANewInstance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, instance("new", home, aged(14*time.Second), weight(300)), instance("old", home))
+		wantReasons(t, w.explain(), []string{
+			"new zone true picked by p2c: in the near set of zone, new: ramps up, weight 165 of 300 now",
+			"old zone true picked by p2c: in the near set of zone",
+		})
+	})
+}
+
+func TestWhereAllAreNewNobodyIsThinnedOut(t *testing.T) {
+	for _, strategy := range []selector.Strategy{selector.RoundRobin, selector.Random, selector.WeightedRoundRobin, selector.P2C} {
+		synctest.Test(t, func(t *testing.T) {
+			w := start(t, selector.Options{Strategy: strategy}, append(several(3, aged(0)), instance("far", nextDoor))...)
+			wantShares(t, w.picks(9000), equalShares(3))
+		})
+	}
+}
+
+func TestTheNearestAndAKeyDoNotLookAtAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, selector.Options{Strategy: selector.Nearest})
+		w.list(w.at("new", home, 300*time.Microsecond, aged(0)), w.at("old", home, 500*time.Microsecond))
+		if got := w.picks(100)["new"]; got != 100 {
+			t.Errorf("the nearest got %d of 100 picks", got)
+		}
+		if why := w.candidate("new").Reason; strings.Contains(why, "ramps up") {
+			t.Errorf("reason: %s", why)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{Strategy: selector.ConsistentHash}, several(3)...)
+		var before []string
+		for i := range 100 {
+			p := w.pick(key(i))
+			before = append(before, p.ID)
+			p.Done(nil)
+		}
+		w.list(append(several(2), instance("i2", home, aged(0)))...)
+		for i := range 100 {
+			p := w.pick(key(i))
+			if p.ID != before[i] {
+				t.Errorf("key %d went from %s to %s", i, before[i], p.ID)
+			}
+			p.Done(nil)
+		}
+	})
+}
+
+func TestANewIncarnationRampsUpAndAChangeDoesNotBeginAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ramps := func(w *world) bool { return strings.Contains(w.candidate("a").Reason, "ramps up") }
+		future := time.Now().Add(time.Hour)
+		begin := func(e *events.Entry) { e.Started = future }
+		w := start(t, selector.Options{}, instance("a", home, begin), instance("b", home))
+		if !ramps(w) {
+			t.Fatal("it does not ramp up")
+		}
+		time.Sleep(20 * time.Second)
+		w.list(instance("a", home, begin, label("team", "a")), instance("b", home))
+		time.Sleep(12 * time.Second)
+		if ramps(w) {
+			t.Error("it began again with a change of its metadata")
+		}
+		w.list(instance("a", home, begin, incarnation("2")), instance("b", home))
+		if !ramps(w) {
+			t.Error("a new incarnation does not ramp up")
+		}
+	})
+}
+
+func TestTablesAreMadeAnewOnlyWhileSomebodyRampsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, instance("new", home, aged(0)), instance("old", home))
+		before := w.Tables("user")
+		time.Sleep(20 * time.Second)
+		if got := w.Tables("user") - before; got < 15 || got > 20 {
+			t.Errorf("%d tables in 20 seconds, want about one a second", got)
+		}
+		time.Sleep(20 * time.Second)
+		before = w.Tables("user")
+		time.Sleep(time.Hour)
+		if got := w.Tables("user") - before; got != 0 {
+			t.Errorf("%d tables in an hour in which nothing happened", got)
+		}
+	})
+}
+
+func TestAPickAmongNewOnesAllocatesNothing(t *testing.T) {
+	for _, strategy := range selector.Strategies() {
+		s := openReal(t, selector.Options{Strategy: strategy}, append(several(4, aged(0)), instance("old", home))...)
+		if got := testing.AllocsPerRun(1000, func() {
+			p, _ := s.Pick(t.Context(), "user")
+			p.Done(nil)
+		}); got != 0 {
+			t.Errorf("%s: %v allocations", strategy, got)
+		}
+	}
+}

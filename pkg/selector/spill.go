@@ -1,0 +1,154 @@
+package selector
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+)
+
+// spareOf says how much of a circle may be missing before picks leave it: the
+// rest takes what all would have taken while it is at least 1/spareOf of them.
+const spareOf = 1.4
+
+// spill is how picks divide among circles when not all begin with the first. It
+// is part of a table, and so never changed.
+type spill struct {
+	ways []way
+	upTo []uint64 // the sum of the shares until then, of 1<<32
+}
+
+// way is where a pick may begin.
+type way struct {
+	to   *circle
+	over *circle // whose load is too high, so that this way was taken; or nil
+}
+
+// way is the one for a random number.
+func (s *spill) way(random uint32) way {
+	for i, upTo := range s.upTo {
+		if uint64(random) < upTo {
+			return s.ways[i]
+		}
+	}
+	return s.ways[len(s.ways)-1]
+}
+
+// healthy are the shares of the stages by health, 1 in all: each takes of what
+// is left as much as its pickable weight allows, and leaves the rest to the
+// next. If all together cannot take it, they do in proportion.
+func (t *table) healthy() []float64 {
+	shares := make([]float64, len(t.stages))
+	left := 1.0
+	for i, c := range t.stages {
+		can := 1.0
+		if whole := t.weighs(c.index); whole > 0 {
+			can = min(1, spareOf*float64(t.weights[t.index(t.best, c.index)])/float64(whole))
+		}
+		shares[i] = left * can
+		left -= shares[i]
+	}
+	for i := range shares {
+		shares[i] /= 1 - left
+	}
+	return shares
+}
+
+// weighs is the weight of a circle with all of its instances well: those that
+// do not leave and have the protocol.
+func (t *table) weighs(circle uint8) (sum int) {
+	for _, what := range [...]condition{usable, suspect, open, notReady} {
+		sum += t.weights[t.index(what, circle)]
+	}
+	return sum
+}
+
+// divide is the spill of a table, nil when all picks begin with the first
+// circle. Of what begins in a circle with too high a load a part goes on to the
+// next, as long as that has been added.
+func (v *view) divide(t *table) *spill {
+	if len(t.stages) < 2 {
+		return nil
+	}
+	s := &spill{}
+	sum := 0.0
+	for i, share := range t.healthy() {
+		from := t.stages[i]
+		for k, over := i, (*circle)(nil); share > 0; k++ {
+			flows := 0.0
+			if k < v.reach && k+1 < len(t.stages) {
+				flows = v.overflow(t.stages[k].index)
+			}
+			if stays := share * (1 - flows); stays > 1e-6 {
+				sum += stays
+				s.ways = append(s.ways, way{t.stages[k], over})
+				s.upTo = append(s.upTo, uint64(math.Round(min(1, sum)*(1<<32))))
+			}
+			share, over = share*flows, from
+		}
+	}
+	if len(s.ways) == 1 {
+		return nil
+	}
+	s.upTo[len(s.upTo)-1] = 1 << 32
+	return s
+}
+
+// like says whether another spill of the same table is hardly different.
+func (s *spill) like(other *spill) bool {
+	if s == nil || other == nil {
+		return s == other
+	}
+	if !slices.Equal(s.ways, other.ways) {
+		return false
+	}
+	for i := range s.upTo {
+		if max(s.upTo[i], other.upTo[i])-min(s.upTo[i], other.upTo[i]) > 1<<32/100 {
+			return false
+		}
+	}
+	return true
+}
+
+// share is how much of the picks begin with a circle. (Of those that come over
+// from another the strategy may leave some there, see [view.along].)
+func (t *table) share(circle uint8) (share float64) {
+	if t.spill == nil {
+		if t.first != nil && t.first.index == circle {
+			return 1
+		}
+		return 0
+	}
+	before := uint64(0)
+	for i, w := range t.spill.ways {
+		if w.to.index == circle {
+			share += float64(t.spill.upTo[i]-before) / (1 << 32)
+		}
+		before = t.spill.upTo[i]
+	}
+	return share
+}
+
+// weighsUp says whether a strategy judges instances by what a call would cost,
+// so that it can compare across circles.
+func (k kind) weighsUp() bool { return k == kindP2C || k == kindLeastRequest || k == kindLoadAware }
+
+// along chooses on a way that leads to a circle that is not empty. One that was
+// taken for load is only gone to the end if it is worth it: a strategy that
+// knows what is better compares the best it finds on both ends, and stays with
+// the nearer when they are alike.
+func (v *view) along(w way, now uint32) *node {
+	if w.over == nil || !v.kind.weighsUp() {
+		return v.choose(w.to, now)
+	}
+	near, far := v.choose(w.over, now), v.choose(w.to, now)
+	switch {
+	case v.kind == kindLeastRequest && far.queue() < near.queue(),
+		v.kind == kindP2C && lighter(near, far, now) == far,
+		v.kind == kindLoadAware && far.queue() < near.queue() && fitter(near, far, now) == far:
+		return far
+	}
+	return near
+}
+
+// anyWay draws where a pick begins.
+func (v *view) anyWay(s *spill, now uint32) *node { return v.along(s.way(rand.Uint32()), now) }
