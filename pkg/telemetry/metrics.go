@@ -32,6 +32,7 @@ type Metrics struct {
 	announcements map[announcement]kv.State
 	sources       map[*source]struct{}
 	ended         map[series]uint64 // picks of selectors that were taken away
+	counted       totals            // by them
 }
 
 type announcement struct{ service, instance string }
@@ -143,6 +144,12 @@ func (b *builder) observedCounter(name, description string) metric.Int64Observab
 
 func (b *builder) gauge(name, description string) metric.Int64ObservableGauge {
 	g, err := b.meter.Int64ObservableGauge(name, metric.WithDescription(description))
+	b.err = errors.Join(b.err, err)
+	return g
+}
+
+func (b *builder) floatGauge(name, description string) metric.Float64ObservableGauge {
+	g, err := b.meter.Float64ObservableGauge(name, metric.WithDescription(description))
 	b.err = errors.Join(b.err, err)
 	return g
 }

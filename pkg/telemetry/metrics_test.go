@@ -21,6 +21,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/breaker"
 	"github.com/proxima-discovery/proxima/pkg/kv"
+	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
 )
@@ -138,7 +139,7 @@ func TestShowsWhatASelectorPicks(t *testing.T) {
 	if _, err := sel.Pick(t.Context(), "user"); err != nil { // in flight from now on
 		t.Fatal(err)
 	}
-	got := m.lines("proxima_picks", "proxima_instances", "proxima_usable_instances", "proxima_in_flight", "proxima_stale_views")
+	got := m.lines("proxima_picks", "proxima_instances", "proxima_usable_instances", "proxima_in_flight", "proxima_circle", "proxima_demoted", "proxima_stale_views", "proxima_invalid")
 	for _, line := range []string{
 		`proxima_picks_total{circle="zone",service="user"} 4`,
 		`proxima_picks_total{circle="region",service="user"} 0`,
@@ -146,7 +147,10 @@ func TestShowsWhatASelectorPicks(t *testing.T) {
 		`proxima_instances{circle="region",service="user"} 1`,
 		`proxima_usable_instances{circle="region",service="user"} 1`,
 		`proxima_in_flight{circle="zone",service="user"} 1`,
+		`proxima_circle_share{circle="zone",service="user"} 1`,
+		`proxima_demoted_circles{circle="region",service="user"} 0`,
 		`proxima_stale_views{service="user"} 0`,
+		`proxima_invalid_beats_total 0`,
 	} {
 		if !slices.Contains(got, line) {
 			t.Errorf("no %s in %s", line, strings.Join(got, "\n"))
@@ -163,6 +167,64 @@ func TestShowsWhatASelectorPicks(t *testing.T) {
 type stats []selector.CircleStats
 
 func (s stats) Stats() []selector.CircleStats { return s }
+func (s stats) LatencyCounts() latency.Counts { return latency.Counts{} }
+func (s stats) InvalidBeats() uint64          { return 0 }
+
+// counting is stats with what is counted for all services together.
+type counting struct {
+	stats
+	counts latency.Counts
+	beats  uint64
+}
+
+func (c counting) LatencyCounts() latency.Counts { return c.counts }
+func (c counting) InvalidBeats() uint64          { return c.beats }
+
+func TestShowsTheSharesOfCircles(t *testing.T) {
+	m := newMetrics(t)
+	names := []string{"proxima_circle_share", "proxima_demoted"}
+	m.want(t, "at first", names, nil)
+	one := stats{
+		{Service: "user", Circle: "zone", Share: 0.25, Demoted: true},
+		{Service: "user", Circle: "region", Share: 0.75},
+		{Service: "shop", Circle: "zone", Share: 1},
+	}
+	two := stats{{Service: "user", Circle: "zone", Share: 1}, {Service: "user", Circle: "region"}}
+	m.Selector(one)
+	stop := m.Selector(two)
+	m.want(t, "of two selectors", names, []string{
+		`proxima_circle_share{circle="region",service="user"} 0.375`,
+		`proxima_circle_share{circle="zone",service="shop"} 1`,
+		`proxima_circle_share{circle="zone",service="user"} 0.625`,
+		`proxima_demoted_circles{circle="region",service="user"} 0`,
+		`proxima_demoted_circles{circle="zone",service="shop"} 0`,
+		`proxima_demoted_circles{circle="zone",service="user"} 1`,
+	})
+	stop()
+	m.want(t, "of one", names[:1], []string{
+		`proxima_circle_share{circle="region",service="user"} 0.75`,
+		`proxima_circle_share{circle="zone",service="shop"} 1`,
+		`proxima_circle_share{circle="zone",service="user"} 0.25`,
+	})
+}
+
+func TestCountsProbesAndWhatIsNotBelieved(t *testing.T) {
+	m := newMetrics(t)
+	names := []string{"proxima_probes", "proxima_rejected", "proxima_invalid"}
+	want := func(when, probes, samples, beats string) {
+		t.Helper()
+		m.want(t, when, names, []string{
+			"proxima_invalid_beats_total " + beats, "proxima_probes_total " + probes, "proxima_rejected_samples_total " + samples,
+		})
+	}
+	m.want(t, "at first", names, nil)
+	stop := m.Selector(counting{counts: latency.Counts{Probes: 100, Rejected: 20}, beats: 3})
+	m.Selector(counting{counts: latency.Counts{Probes: 7, Rejected: 5}, beats: 1})
+	want("of two selectors", "107", "25", "4")
+	stop()
+	stop()
+	want("of one that was taken away and one", "107", "25", "4")
+}
 
 func TestAddsUpSelectors(t *testing.T) {
 	m := newMetrics(t)

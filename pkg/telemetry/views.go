@@ -7,19 +7,24 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-// Stats says what was picked. *selector.Selector is one.
+// Stats says what was picked, and what for. *selector.Selector is one.
 type Stats interface {
 	Stats() []selector.CircleStats
+	LatencyCounts() latency.Counts
+	InvalidBeats() uint64
 }
 
 // viewInstruments show the view that selectors have of services.
 type viewInstruments struct {
-	picks                       metric.Int64ObservableCounter
-	instances, usable, inFlight metric.Int64ObservableGauge
-	stale                       metric.Int64ObservableGauge
+	picks                          metric.Int64ObservableCounter
+	instances, usable, inFlight    metric.Int64ObservableGauge
+	share                          metric.Float64ObservableGauge
+	demoted, stale                 metric.Int64ObservableGauge
+	probes, rejected, invalidBeats metric.Int64ObservableCounter
 }
 
 func newViewInstruments(b *builder) viewInstruments {
@@ -28,12 +33,20 @@ func newViewInstruments(b *builder) viewInstruments {
 		instances: b.gauge("proxima_instances", "Instances listed."),
 		usable:    b.gauge("proxima_usable_instances", "Instances that may be picked."),
 		inFlight:  b.gauge("proxima_in_flight", "Calls in flight."),
+		share:     b.floatGauge("proxima_circle_share", "Share of picks that begin in the circle, 0 to 1."),
+		demoted:   b.gauge("proxima_demoted_circles", "1 while the circle stands behind one that is nearer by distance, else 0."),
 		stale:     b.gauge("proxima_stale_views", "1 while the last known list of a service is used, because the registry cannot be reached, else 0."),
+
+		probes:       b.observedCounter("proxima_probes", "Probes begun to measure distances."),
+		rejected:     b.observedCounter("proxima_rejected_samples", "Samples of other callers, or whole batches of them, that were not believed."),
+		invalidBeats: b.observedCounter("proxima_invalid_beats", "Beats that were skipped because they are not valid."),
 	}
 }
 
 func (v *viewInstruments) all() []metric.Observable {
-	return []metric.Observable{v.picks, v.instances, v.usable, v.inFlight, v.stale}
+	return []metric.Observable{
+		v.picks, v.instances, v.usable, v.inFlight, v.share, v.demoted, v.stale, v.probes, v.rejected, v.invalidBeats,
+	}
 }
 
 // source makes two registrations of one selector two.
@@ -42,16 +55,28 @@ type source struct{ stats Stats }
 // series is what a value is told apart by.
 type series struct{ service, circle string }
 
+// totals are what a selector counts that is of no one service.
+type totals struct{ probes, rejected, invalidBeats uint64 }
+
+func (t *totals) add(s Stats) {
+	c := s.LatencyCounts()
+	t.probes += c.Probes
+	t.rejected += c.Rejected
+	t.invalidBeats += s.InvalidBeats()
+}
+
 // Selector shows what a selector knows, read whenever somebody collects. Of
-// several selectors in a process the sums are shown. Stop takes it away again,
-// before the selector is closed; its picks stay counted.
+// several selectors in a process the sums are shown, and of the shares of a
+// circle the mean. Stop takes it away again, before the selector is closed; what
+// it counted stays counted.
 func (m *Metrics) Selector(s Stats) (stop func()) {
 	src := &source{s}
 	m.mu.Lock()
 	m.sources[src] = struct{}{}
 	m.mu.Unlock()
 	return func() {
-		last := s.Stats()
+		last, counted := s.Stats(), totals{}
+		counted.add(s)
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if _, ok := m.sources[src]; !ok {
@@ -61,18 +86,26 @@ func (m *Metrics) Selector(s Stats) (stop func()) {
 		for _, c := range last {
 			m.ended[series{c.Service, c.Circle}] += c.Picks
 		}
+		m.counted.probes += counted.probes
+		m.counted.rejected += counted.rejected
+		m.counted.invalidBeats += counted.invalidBeats
 	}
 }
 
 func (m *Metrics) observeViews(o metric.Observer) {
 	m.mu.Lock()
-	picks := maps.Clone(m.ended)
+	picks, counted := maps.Clone(m.ended), m.counted
 	sources := slices.Collect(maps.Keys(m.sources))
 	m.mu.Unlock()
 
-	now := make(map[series]selector.CircleStats)
+	type sum struct {
+		selector.CircleStats
+		selectors float64
+	}
+	now := make(map[series]sum)
 	stale := make(map[string]int64)
 	for _, src := range sources {
+		counted.add(src.stats)
 		for _, c := range src.stats.Stats() {
 			at := series{c.Service, c.Circle}
 			picks[at] += c.Picks
@@ -80,6 +113,9 @@ func (m *Metrics) observeViews(o metric.Observer) {
 			sum.Instances += c.Instances
 			sum.Usable += c.Usable
 			sum.InFlight += c.InFlight
+			sum.Share += c.Share
+			sum.Demoted = sum.Demoted || c.Demoted
+			sum.selectors++
 			now[at] = sum
 			if c.Stale {
 				stale[c.Service] = 1
@@ -95,10 +131,22 @@ func (m *Metrics) observeViews(o metric.Observer) {
 		o.ObserveInt64(m.views.instances, int64(c.Instances), at.attributes())
 		o.ObserveInt64(m.views.usable, int64(c.Usable), at.attributes())
 		o.ObserveInt64(m.views.inFlight, int64(c.InFlight), at.attributes())
+		o.ObserveFloat64(m.views.share, c.Share/c.selectors, at.attributes())
+		demoted := int64(0)
+		if c.Demoted {
+			demoted = 1
+		}
+		o.ObserveInt64(m.views.demoted, demoted, at.attributes())
 	}
 	for service, n := range stale {
 		o.ObserveInt64(m.views.stale, n, metric.WithAttributes(attribute.String("service", service)))
 	}
+	if len(sources) == 0 && counted == (totals{}) {
+		return // there are no selectors here
+	}
+	o.ObserveInt64(m.views.probes, int64(counted.probes))
+	o.ObserveInt64(m.views.rejected, int64(counted.rejected))
+	o.ObserveInt64(m.views.invalidBeats, int64(counted.invalidBeats))
 }
 
 func (at series) attributes() metric.ObserveOption {
