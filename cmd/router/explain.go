@@ -31,7 +31,9 @@ type explainCommand struct {
 
 // Help is shown by -h.
 func (c *explainCommand) Help() string {
-	return `A running router is asked, as its distances and breakers are those that decide. When there is none, this command measures the distances from where it runs.`
+	return `A running router is asked, as its distances and breakers are those that decide. When there is none, this command measures the distances from where it runs.
+
+First come the circles in the order in which they are tried: how much of the picks begins there (SHARE), how far the nearest is (BEST) and how that is known, the calls in flight per instance (LOAD), and whether it stands back for its distance (demoted) or is filled up with bad ones (panic). Then the instances, in that order too.`
 }
 
 // Run prints what a pick would see.
@@ -98,7 +100,10 @@ func (c *explainCommand) measure(ctx context.Context, p *daemon.Process, s *sess
 	if err != nil {
 		return selector.Explanation{}, err
 	}
-	sel, err := selector.New(ctx, s.nc, selector.Options{Source: s.registry, Location: here.Location, Logger: s.log})
+	sel, err := selector.New(ctx, s.nc, selector.Options{
+		Source: s.registry, Bucket: c.bucket(), Location: here.Location, Logger: s.log,
+		Latency: latency.Options{Budget: -1}, // it is asked once, and now
+	})
 	if err != nil {
 		return selector.Explanation{}, err
 	}
@@ -135,19 +140,36 @@ func measured(e selector.Explanation) bool {
 }
 
 func printExplanation(w io.Writer, e selector.Explanation) error {
-	stale := ""
+	special := ""
 	if e.Stale {
-		stale = ", stale: the registry cannot be reached"
+		special += ", stale: the registry cannot be reached"
 	}
-	fmt.Fprintf(w, "%s from %s by %s%s\n\n", e.Service, e.From, e.Strategy, stale)
-	t := newTable(w, "INSTANCE", "CIRCLE", "DISTANCE", "SOURCE", "STATUS", "BREAKER", "IN FLIGHT", "WHY")
+	if e.Panic {
+		special += ", in panic: fewer than half are usable"
+	}
+	fmt.Fprintf(w, "%s from %s by %s%s\n\n", e.Service, e.From, e.Strategy, special)
+	t := newTable(w, "CIRCLE", "INSTANCES", "USABLE", "SHARE", "BEST", "SOURCE", "LOAD", "NOTE")
+	for _, c := range e.Circles {
+		best := ""
+		if c.DistanceSource != "" {
+			best = milliseconds(c.BestMS)
+		}
+		t.row(c.Circle, c.Instances, c.Usable, fmt.Sprintf("%.3g %%", 100*c.Share), best, c.DistanceSource, c.Load, c.Note)
+	}
+	if err := t.end(); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	t = newTable(w, "INSTANCE", "CIRCLE", "DISTANCE", "SOURCE", "STATUS", "BREAKER", "IN FLIGHT", "WHY")
 	for i := range e.Instances {
 		c := &e.Instances[i]
 		status := string(c.Status)
 		if c.Suspect {
 			status += ", suspect"
 		}
-		t.row(c.ID, c.Circle, fmt.Sprintf("%.3g ms", c.DistanceMS), c.DistanceSource, status, c.Breaker, c.InFlight, c.Reason)
+		t.row(c.ID, c.Circle, milliseconds(c.DistanceMS), c.DistanceSource, status, c.Breaker, c.InFlight, c.Reason)
 	}
 	return t.end()
 }
+
+func milliseconds(ms float64) string { return fmt.Sprintf("%.3g ms", ms) }

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net"
 	"regexp"
@@ -80,14 +81,33 @@ func TestExplainsFromHereWhenNoRouterAnswers(t *testing.T) {
 		t.Fatalf("%d\n%s%s", got.code, got.stdout, got.stderr)
 	}
 	lines := strings.Split(squeeze(got.stdout), "\n")
-	if len(lines) != 5 || lines[0] != "user from r1/a by p2c" || lines[2] != "INSTANCE CIRCLE DISTANCE SOURCE STATUS BREAKER IN FLIGHT WHY" ||
-		!regexp.MustCompile(`^near zone \S+ ms measured up closed 0 picked by p2c`).MatchString(lines[3]) || !strings.HasPrefix(lines[4], "far elsewhere ") {
+	if len(lines) != 9 || lines[0] != "user from r1/a by p2c" || lines[2] != "CIRCLE INSTANCES USABLE SHARE BEST SOURCE LOAD NOTE" ||
+		!regexp.MustCompile(`^zone 1 1 100 % \S+ ms measured 0 -$`).MatchString(lines[3]) || !regexp.MustCompile(`^elsewhere 1 1 0 % \S+ ms `).MatchString(lines[4]) ||
+		lines[6] != "INSTANCE CIRCLE DISTANCE SOURCE STATUS BREAKER IN FLIGHT WHY" ||
+		!regexp.MustCompile(`^near zone \S+ ms measured up closed 0 picked by p2c`).MatchString(lines[7]) || !strings.HasPrefix(lines[8], "far elsewhere ") {
 		t.Errorf("got\n%s", got.stdout)
 	}
 	var e selector.Explanation
 	got = run(t, nil, "explain", "user", "--from", "r2/b", "--json", "--nats-url", r.url)
 	if err := json.Unmarshal([]byte(got.stdout), &e); err != nil || e.From != "r2/b" || e.Instances[0].ID != "far" {
 		t.Errorf("%v\n%s", err, got.stdout)
+	}
+}
+
+func TestExplainMeasuresMoreThanACallerMay(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	r := newRegistry(t)
+	const n = 40
+	for i := range n {
+		r.list(t, "user", fmt.Sprintf("u%02d", i), "a", func(in *events.Instance) { in.Endpoints = map[string]string{"http": l.Addr().String()} })
+	}
+	got := run(t, map[string]string{"PROXIMA_REGION": "r1", "PROXIMA_ZONE": "a"}, "explain", "user", "--nats-url", r.url)
+	if measured := len(regexp.MustCompile(`(?m)^u\d\d .* measured `).FindAllString(got.stdout, -1)); measured < n/2 { // it does not wait for long
+		t.Errorf("%d of %d are measured\n%s%s", measured, n, got.stdout, got.stderr)
 	}
 }
 
@@ -104,11 +124,32 @@ func TestExplainsWhatARouterSees(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := run(t, nil, "explain", "user", "--from", "r1/b", "--nats-url", r.url)
-	if lines := strings.Split(squeeze(got.stdout), "\n"); got.code != 0 || got.stderr != "" || len(lines) != 5 || !strings.HasPrefix(lines[3], "u2 zone 0.5 ms assumed up closed 0 picked") {
+	if lines := strings.Split(squeeze(got.stdout), "\n"); got.code != 0 || got.stderr != "" || len(lines) != 9 || lines[3] != "zone 1 1 100 % 0.5 ms assumed 0 -" || !strings.HasPrefix(lines[7], "u2 zone 0.5 ms assumed up closed 0 picked") {
 		t.Errorf("%d\n%s%s", got.code, got.stdout, got.stderr)
 	}
 	if got := run(t, nil, "explain", "nobody", "--nats-url", r.url); got.code != 1 || got.stderr != "router: no instance of service \"nobody\" is listed\n" {
 		t.Errorf("%d %s", got.code, got.stderr)
+	}
+}
+
+func TestPrintsWhatIsSpecialAboutCircles(t *testing.T) {
+	var out strings.Builder
+	err := printExplanation(&out, selector.Explanation{
+		Service: "user", From: "r1/a", Strategy: "p2c", Panic: true, Stale: true,
+		Circles: []selector.CircleState{
+			{Circle: "region", Instances: 3, Usable: 1, Share: 0.9876, BestMS: 2.04, DistanceSource: "shared", Load: 1.25, Note: "panic: 1 that are not usable fill in"},
+			{Circle: "zone", Instances: 2, Usable: 2, Share: 0.0124, BestMS: 40, DistanceSource: "measured", Demoted: true, Note: "demoted: 40 ms away, while region is at 2.04 ms"},
+			{Circle: "elsewhere", Instances: 1},
+		},
+	})
+	want := "user from r1/a by p2c, stale: the registry cannot be reached, in panic: fewer than half are usable\n\n" +
+		"CIRCLE INSTANCES USABLE SHARE BEST SOURCE LOAD NOTE\n" +
+		"region 3 1 98.8 % 2.04 ms shared 1.25 panic: 1 that are not usable fill in\n" +
+		"zone 2 2 1.24 % 40 ms measured 0 demoted: 40 ms away, while region is at 2.04 ms\n" +
+		"elsewhere 1 0 0 % - - 0 -\n\n" +
+		"INSTANCE CIRCLE DISTANCE SOURCE STATUS BREAKER IN FLIGHT WHY"
+	if got := squeeze(out.String()); err != nil || got != want {
+		t.Errorf("%v\n%s", err, got)
 	}
 }
 

@@ -29,7 +29,7 @@ type serveCommand struct {
 	Attempt     time.Duration        `name:"attempt-timeout" placeholder:"DURATION" help:"How long one instance may take to answer, when another may get the call too. Default: a third of --timeout."`
 	Concurrency int                  `default:"1024" placeholder:"NUMBER" help:"Calls by NATS at once; more are refused (${default})."`
 	Grace       time.Duration        `default:"10s" placeholder:"DURATION" help:"When told to stop: how long calls may run on (${default})."`
-	Strategy    string               `default:"p2c" placeholder:"NAME" help:"How one of about equally near instances is chosen (${default})."`
+	Strategy    string               `default:"p2c" placeholder:"NAME" help:"How one of about equally near instances is chosen: p2c, nearest, round_robin, weighted_round_robin, random, least_request, consistent_hash, or load_aware, by the beats that they send (${default})."`
 	Location    daemon.LocationFlags `embed:""`
 	Log         daemon.LogFlags      `embed:""`
 

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
 // web is the HTTP side of a router.
@@ -191,6 +192,20 @@ func TestSaysInOneLineWhyItCannotServe(t *testing.T) {
 		got := run(t, nil, append(append([]string{"serve", "--log-level", "error"}, free...), tt.args...)...)
 		if got.code != tt.code || !strings.Contains(got.stderr, tt.says) || !oneLine(got.stderr) {
 			t.Errorf("%s: exit code %d, stderr:\n%s", name, got.code, got.stderr)
+		}
+	}
+}
+
+func TestTakesEveryStrategy(t *testing.T) {
+	help := run(t, nil, "serve", "-h").stdout
+	for _, s := range selector.Strategies() {
+		// That it gets as far as to NATS says that the flag is good.
+		got := run(t, nil, "serve", "--strategy", string(s), "--nats-url", "nats://127.0.0.1:1", "--connect-timeout", "10ms", "--http", "127.0.0.1:0")
+		if got.code != 1 || !strings.Contains(got.stderr, "cannot reach NATS") {
+			t.Errorf("%s: exit code %d, stderr:\n%s", s, got.code, got.stderr)
+		}
+		if !strings.Contains(help, string(s)) {
+			t.Errorf("-h does not show %s", s)
 		}
 	}
 }
