@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -18,6 +19,8 @@ import (
 //
 //	signals          tells the signals that it gets, ends with 9 at the second SIGTERM or SIGINT
 //	polite ADDRESS   the same, but listens, and ends with 0 at the first
+//	burn MiB         keeps a processor busy for half a minute, and so much memory
+//	serve ADDRESS    accepts connections and says nothing on them
 //	exit CODE
 //	die SIGNAL       by its own hand
 //	orphans          leaves two children to process 1 that die, and waits until they are buried
@@ -55,6 +58,33 @@ func child(args []string) {
 			if ends == 2 {
 				os.Exit(9)
 			}
+		}
+	case "burn":
+		mib, _ := strconv.Atoi(args[1])
+		held := make([]byte, mib<<20)
+		fmt.Println("ready", os.Getpid())
+		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
+			for i := 0; i < len(held); i += 1 << 10 {
+				held[i]++
+			}
+		}
+	case "serve":
+		l, err := net.Listen("tcp", args[1])
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println("ready", os.Getpid())
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				fmt.Println(err)
+				os.Exit(1)
+			}
+			go func() {
+				_, _ = io.Copy(io.Discard, conn)
+				conn.Close()
+			}()
 		}
 	case "exit":
 		code, _ := strconv.Atoi(args[1])

@@ -26,4 +26,5 @@ func TestProcessOneBuriesTheDead(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	p.prints("all are buried")
+	p.says(`msg="the load of the command is not measured" reason="/proc shows another PID namespace"`)
 }

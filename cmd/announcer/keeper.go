@@ -105,7 +105,7 @@ func (k *keeper) begin(e *entry) *kept {
 	is.ask.Store(&e.ask)
 	k.session.list(e.instance, e.won)
 	var err error
-	is.announcement, err = k.session.announce(k.registry, e.instance, is.check, longestDrain)
+	is.announcement, err = k.session.announce(k.registry, e.instance, kv.AnnounceOptions{Check: is.check, Drain: longestDrain})
 	if err != nil {
 		k.session.log.Error("cannot announce", "service", e.instance.Service, "instance", e.instance.ID, "error", err)
 		k.session.board.remove(e.name())
@@ -119,9 +119,12 @@ func (k *keeper) update(is *kept, e *entry) {
 	is.ask.Store(&e.ask)
 	k.session.board.describe(e.instance, e.won)
 	err := is.announcement.Update(func(in *events.Instance) {
-		incarnation, started := in.Incarnation, in.Started
+		before := *in
 		*in = e.instance
-		in.Incarnation, in.Started = incarnation, started
+		in.Incarnation, in.Started = before.Incarnation, before.Started
+		if in.Coordinate == nil {
+			in.Coordinate = before.Coordinate // found, not written in the file
+		}
 	})
 	if err != nil {
 		k.session.log.Warn("not announced as the file says", "service", e.instance.Service, "instance", e.instance.ID, "error", err)

@@ -32,6 +32,8 @@ type runCommand struct {
 	Drain          time.Duration `default:"5s" placeholder:"DURATION" help:"When told to stop: how long it is announced as draining before it leaves (${default})."`
 	Metadata       daemon.Pairs  `placeholder:"KEY=VALUE" help:"Metadata, once for each."`
 	Weight         int           `default:"100" placeholder:"NUMBER" help:"Share of calls relative to the others', 1 to 10000 (${default})."`
+	Load           string        `placeholder:"URL" help:"What tells how loaded it is: http://… or https://… that answers with a beat as JSON, or none. Default: none; with a command on Linux, what the system says of it."`
+	BeatInterval   time.Duration `default:"5s" placeholder:"DURATION" help:"Time between two beats (${default})."`
 	ServiceVersion string        `placeholder:"VERSION" help:"Version of the service that it runs."`
 
 	Command []string `arg:"" optional:"" passthrough:"partial" help:"Command that is the instance, after --. It is started, gets the signals that the announcer gets, and gives it its exit code."`
@@ -42,6 +44,8 @@ func (c *runCommand) Help() string {
 	return `The instance is announced when its check has passed for the first time. While the check fails later it stays listed as not_ready.
 
 Told to stop (SIGTERM, SIGINT), the announcer says that the instance is draining, waits for --drain, deregisters it, and then passes the signal on to the command; a second signal hurries. When the command ends by itself the instance is deregistered at once. (A systemd unit needs KillMode=mixed, or the command hears of the stop first.)
+
+Beats tell callers how loaded the instance is: {"cpu":0.42,"mem":0.5,"in_flight":12,"queue":0}, the first two as shares of what it may use. --load asks the instance itself. Of a command, the processor time and memory of its cgroup are taken if that has limits (v2), else those of its processes; in_flight is the number of connections to the ports of its endpoints, queue the number of those that it has not accepted yet. An instance that knows NATS may also publish beats itself, on proxima.beat.<service>.<region>.<zone>.<id>.
 
 NATS never keeps the command from starting, running or ending. Without a command, NATS must be reachable at the start (--connect-timeout).`
 }
@@ -56,7 +60,7 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 	if err != nil {
 		return err
 	}
-	in, ask, err := c.instance(s)
+	in, o, err := c.instance(s)
 	if err != nil {
 		return err
 	}
@@ -76,7 +80,10 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 			return err
 		}
 		s.begun()
-		sup.leave = c.announceAtLast(ctx, s, in, ask)
+		if o.Load == nil && c.Load != noLoad {
+			o.Load = c.measure(s, in, sup.command.process.Pid)
+		}
+		sup.leave = announceAtLast(ctx, s, in, o)
 	} else {
 		conn, registry, err := s.connect(ctx)
 		if err != nil {
@@ -84,7 +91,7 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 		}
 		defer conn.Close()
 		s.begun()
-		a, err := s.announce(registry, in, ask, c.Drain)
+		a, err := s.announce(registry, in, o)
 		if err != nil {
 			return err
 		}
@@ -95,7 +102,7 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 
 // announceAtLast announces as soon as the registry can be opened, and returns
 // what takes the instance out again.
-func (c *runCommand) announceAtLast(ctx context.Context, s *session, in events.Instance, ask check.Func) func(context.Context) error {
+func announceAtLast(ctx context.Context, s *session, in events.Instance, o kv.AnnounceOptions) func(context.Context) error {
 	var a *kv.Announcement
 	var conn *nats.Conn
 	announced := make(chan error, 1)
@@ -104,7 +111,7 @@ func (c *runCommand) announceAtLast(ctx context.Context, s *session, in events.I
 		var registry *kv.Registry
 		var err error
 		if conn, registry, err = s.connectAtLast(ctx); err == nil {
-			a, err = s.announce(registry, in, ask, c.Drain)
+			a, err = s.announce(registry, in, o)
 		}
 		if err != nil && ctx.Err() == nil {
 			s.board.fail(err)
@@ -142,8 +149,20 @@ func (c *runCommand) argv() ([]string, error) {
 	return argv, nil
 }
 
-// instance is what the flags describe, and its check.
-func (c *runCommand) instance(s *session) (events.Instance, check.Func, error) {
+// measure measures the command, if this system lets us.
+func (c *runCommand) measure(s *session, in events.Instance, pid int) loadFunc {
+	// A measurement over a longer time, while there were no beats, would tell
+	// the past.
+	load, err := measureLoad(pid, ports(in.Endpoints), 2*c.BeatInterval)
+	if err != nil {
+		s.log.Info("the load of the command is not measured", "reason", err)
+	}
+	return load
+}
+
+// instance is what the flags describe, and how it is announced.
+func (c *runCommand) instance(s *session) (events.Instance, kv.AnnounceOptions, error) {
+	o := kv.AnnounceOptions{Drain: c.Drain, BeatInterval: c.BeatInterval}
 	in := events.Instance{
 		ID: c.ID, Service: c.Service,
 		Endpoints: c.Endpoint, Location: s.where.Location,
@@ -156,21 +175,32 @@ func (c *runCommand) instance(s *session) (events.Instance, check.Func, error) {
 	// Zero means the default to a record; who writes it means something else.
 	switch {
 	case c.TTL == 0:
-		return in, nil, daemon.Usagef("--ttl 0s: want whole seconds from 1s to 1h")
+		return in, o, daemon.Usagef("--ttl 0s: want whole seconds from 1s to 1h")
 	case c.Weight == 0:
-		return in, nil, daemon.Usagef("--weight 0: want 1 to 10000")
+		return in, o, daemon.Usagef("--weight 0: want 1 to 10000")
 	}
 	if _, err := events.Encode(in); err != nil {
-		return in, nil, flagError(err)
+		return in, o, flagError(err)
 	}
-	if c.Drain < 0 {
-		return in, nil, daemon.Usagef("--drain %s: want 0 or more", c.Drain)
+	switch {
+	case c.Drain < 0:
+		return in, o, daemon.Usagef("--drain %s: want 0 or more", c.Drain)
+	case c.BeatInterval < shortestBeat:
+		return in, o, daemon.Usagef("--beat-interval %s: want %s or more", c.BeatInterval, shortestBeat)
 	}
 	ask, err := checkFor(c.Check, in.Endpoints, len(c.Command) > 0)
 	if err != nil {
-		return in, nil, daemon.Usagef("--%w", err) // it begins with "check"
+		return in, o, daemon.Usagef("--%w", err) // it begins with "check"
 	}
-	return in, ask, nil
+	u, err := parseLoad(c.Load)
+	if err != nil {
+		return in, o, err
+	}
+	o.Check = ask
+	if u != nil {
+		o.Load = askLoad(u, s.log.With("service", in.Service, "instance", in.ID))
+	}
+	return in, o, nil
 }
 
 // startPatience is how long a command without a --check may take to listen.

@@ -279,6 +279,11 @@ func TestWhatIsWrongIsOneLineAndAnExitCode(t *testing.T) {
 		{"drain", append([]string{"run", "--drain=-1s"}, good...), 2, `--drain -1s: want 0 or more`},
 		{"check", append([]string{"run", "--check", "localhost:80"}, good...), 2, `--check "localhost:80": want http://`},
 		{"check interval", append([]string{"run", "--check-interval", "0s"}, good...), 2, `--check-interval 0s: want more than 0`},
+		{"load", append([]string{"run", "--load", "tcp://h:80"}, good...), 2, `--load "tcp://h:80": want http://host:port/path, https://… or none`},
+		{"load without host", append([]string{"run", "--load", "/load"}, good...), 2, `--load "/load": want http://`},
+		{"load with a bad port", append([]string{"run", "--load", "http://h:0/"}, good...), 2, `--load "http://h:0/": want a port of 1 to 65535`},
+		{"load with a password", append([]string{"run", "--load", "http://u:secret@h:x/"}, good...), 2, `--load "…": want http://`},
+		{"beat interval", append([]string{"run", "--beat-interval", "50ms"}, good...), 2, `--beat-interval 50ms: want 100ms or more`},
 		{"zone", append([]string{"run", "--zone", "a b"}, good...), 2, `--zone "a b": want 1 to 63`},
 		{"version", append([]string{"run", "--service-version", "\x01"}, good...), 2, `--service-version "\x01": want`},
 		{"metadata", append([]string{"run", "--metadata", "a"}, good...), 2, `--metadata: "a": want key=value`},
@@ -334,7 +339,7 @@ func TestHelpAndVersionAreNoErrors(t *testing.T) {
 	p := start(t, nil, "run", "-h")
 	p.exit()
 	for _, flag := range []string{
-		"service", "endpoint", "region", "zone", "rack", "host", "id", "ttl", "check", "drain", "metadata", "admin", "nats-url", "weight", "log-level",
+		"service", "endpoint", "region", "zone", "rack", "host", "id", "ttl", "check", "drain", "metadata", "admin", "nats-url", "weight", "load", "beat-interval", "log-level",
 	} {
 		if want := "$PROXIMA_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_")); !strings.Contains(p.stdout.String(), "--"+flag+"=") || !strings.Contains(p.stdout.String(), want) {
 			t.Errorf("help lacks --%s or %s", flag, want)

@@ -18,6 +18,7 @@ import (
 	"github.com/proxima-discovery/proxima/internal/daemon/check"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
+	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -177,17 +178,15 @@ func (s *session) open(ctx context.Context, conn *nats.Conn) (*kv.Registry, erro
 	return kv.Open(ctx, conn, kv.Options{Bucket: s.app.Bucket, Domain: s.app.NATSDomain, Logger: s.log})
 }
 
-// announce announces an instance that is on the board.
-func (s *session) announce(registry *kv.Registry, in events.Instance, ask check.Func, drain time.Duration) (*kv.Announcement, error) {
-	return registry.Announce(in, kv.AnnounceOptions{
-		Check:         ask,
-		CheckInterval: s.app.CheckInterval,
-		CheckTimeout:  check.Timeout,
-		Drain:         drain,
-		OnState: func(state kv.State) {
-			s.metrics.OnState(state)
-			s.board.onState(state)
-		},
-		Logger: slog.New(withoutPhases{s.log.Handler()}),
-	})
+// announce announces an instance that is on the board. What all have in common
+// is filled in.
+func (s *session) announce(registry *kv.Registry, in events.Instance, o kv.AnnounceOptions) (*kv.Announcement, error) {
+	o.CheckInterval, o.CheckTimeout = s.app.CheckInterval, check.Timeout
+	o.OnState = func(state kv.State) {
+		s.metrics.OnState(state)
+		s.board.onState(state)
+	}
+	o.Logger = slog.New(withoutPhases{s.log.Handler()})
+	o.Locator = latency.NewLocator()
+	return registry.Announce(in, o)
 }

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+// loadFunc says how loaded an instance is; false: it is not known now. It is
+// what kv.AnnounceOptions.Load wants, and called by one goroutine at a time.
+type loadFunc func() (events.Beat, bool)
+
+const (
+	// noLoad is the --load that tells nothing.
+	noLoad = "none"
+	// loadTimeout bounds one question.
+	loadTimeout = 2 * time.Second
+	// shortestBeat is the least --beat-interval: processor time is counted
+	// in hundredths of a second.
+	shortestBeat = 100 * time.Millisecond
+)
+
+// parseLoad returns nil for what is not a URL: nothing, or none.
+func parseLoad(text string) (*url.URL, error) {
+	if text == "" || text == noLoad {
+		return nil, nil
+	}
+	const rule = "want http://host:port/path, https://… or none"
+	u, err := url.Parse(text)
+	if err != nil {
+		if strings.Contains(text, "@") { // perhaps after a password
+			text = "…"
+		}
+		return nil, daemon.Usagef("--load %.200q: %s", text, rule)
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		return nil, daemon.Usagef("--load %.200q: %s", u.Redacted(), rule)
+	}
+	if port, err := strconv.ParseUint(u.Port(), 10, 16); u.Port() != "" && (err != nil || port == 0) {
+		return nil, daemon.Usagef("--load %.200q: want a port of 1 to 65535", u.Redacted())
+	}
+	return u, nil
+}
+
+// asker asks a URL for the load of an instance.
+type asker struct {
+	client *http.Client
+	target string
+	name   string // of the target, without a password
+	log    *slog.Logger
+
+	trouble string // what was wrong the last time, "" for nothing
+}
+
+// askLoad asks u, as a check would: no redirect is followed, no certificate
+// verified.
+func askLoad(u *url.URL, log *slog.Logger) loadFunc {
+	a := &asker{
+		client: &http.Client{
+			Transport: &http.Transport{
+				TLSClientConfig:        &tls.Config{InsecureSkipVerify: true},
+				MaxIdleConnsPerHost:    1,
+				IdleConnTimeout:        30 * time.Second,
+				MaxResponseHeaderBytes: 64 << 10,
+				ForceAttemptHTTP2:      true,
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		target: u.String(), name: u.Redacted(), log: log,
+	}
+	return a.load
+}
+
+func (a *asker) load() (events.Beat, bool) {
+	beat, err := a.ask()
+	before := a.trouble
+	a.trouble = ""
+	if err != nil {
+		a.trouble = err.Error()
+	}
+	switch {
+	case a.trouble != "" && a.trouble != before:
+		a.log.Warn("the load is not known, no beats meanwhile", "url", a.name, "error", err)
+	case a.trouble == "" && before != "":
+		a.log.Info("the load is known again", "url", a.name)
+	}
+	return beat, err == nil
+}
+
+func (a *asker) ask() (events.Beat, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
+	defer cancel()
+	data, err := a.get(ctx)
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return events.Beat{}, fmt.Errorf("no answer within %v", loadTimeout)
+	case err != nil:
+		return events.Beat{}, err
+	}
+	return events.DecodeBeat(data)
+}
+
+func (a *asker) get(ctx context.Context) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.target, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("User-Agent", "proxima-load")
+	resp, err := a.client.Do(req)
+	if err != nil {
+		// Without what the log says beside it, and the number of a port that
+		// is another one each time.
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			err = e.Err
+		}
+		if e, ok := errors.AsType[*net.OpError](err); ok {
+			err = e.Err
+		}
+		return nil, err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, events.MaxBeatSize+1))
+	switch {
+	case resp.StatusCode < 200 || resp.StatusCode > 299:
+		return nil, fmt.Errorf("got %s, want 2xx", resp.Status)
+	case err != nil:
+		return nil, fmt.Errorf("reading the answer: %w", err)
+	}
+	return data, nil
+}
+
+// ports are those of an instance's endpoints.
+func ports(endpoints map[string]string) []uint16 {
+	var all []uint16
+	for protocol, address := range endpoints {
+		if protocol == events.NATS {
+			continue
+		}
+		if _, port, err := net.SplitHostPort(address); err == nil {
+			if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+				all = append(all, uint16(n))
+			}
+		}
+	}
+	return all
+}
