@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,7 +36,7 @@ func (r Report) Subject() string {
 // names.
 func ParseReport(subject string) (Report, error) {
 	parts := strings.Split(subject, ".")
-	if len(parts) != 5 || parts[0] != latencyFamily {
+	if len(parts) != 5 || parts[0] != latencyFamily || slices.Contains(parts, "") {
 		return Report{}, &FieldError{"subject", subject, "want latency.<region>.<zone>.<service>.<reporter>"}
 	}
 	r := Report{parts[1], parts[2], parts[3], parts[4]}
