@@ -52,6 +52,9 @@
 //   - After a failure a path is probed again in about 1 s, then 2 s, 4 s and so
 //     on, up to six Intervals but at most 25 s (30 s with jitter): a recovery
 //     is noticed within that time. An Interval above 25 s stays as it is.
+//     One that none in the zone can reach is, after the third time, tried in
+//     the zone's slots, each 25 s Share times by all together; when one of them
+//     reaches it, the others try again within an Interval.
 //   - A sample, or a vote, that is over twice or under half of what is known (and
 //     over 1 ms away from it) is doubted, if the instance may be picked: the
 //     next probe follows within about 1 s, and after a vote two others look too.

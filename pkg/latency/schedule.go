@@ -174,6 +174,9 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 		if failures == 0 {
 			p.changedLocked(pa)
 		}
+		if len(pa.groups) > 0 && pa.groups[0].group.givesUpLocked(pa, now) {
+			hurry = -1 // the zone's slots will do
+		}
 	}
 	if len(pa.groups) > 0 && !p.closed {
 		pa.urgent = hurry >= 0

@@ -189,6 +189,10 @@ func (g *group) voteLocked(rep *reporter, s *events.Sample, now, age time.Durati
 	}
 	pa.refreshLocked(now)
 	switch {
+	case pa.failures.Load() > 0 && !pa.urgent && pa.cancel == nil && v.at > pa.began && pa.probed():
+		// It answers others again. They hear of it all at once.
+		pa.urgent, pa.next = true, now+rand.N(g.prober.o.Interval)
+		g.prober.queueProbeLocked(pa)
 	case pa.urgent && !known.Measured() && pa.failures.Load() == 0:
 		g.planLocked(pa, now) // somebody has done it for us
 	case (pa.contends || v.rtt < known.Distance) && known.Measured() && doubtful(v.rtt, known.Distance) &&

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -203,6 +204,50 @@ func TestAllIsKnownWhileCallersComeAndGo(t *testing.T) {
 			if unknown > looks/1000 {
 				t.Errorf("not known %d of %d times", unknown, looks)
 			}
+		})
+	}
+}
+
+// An instance that is down gets no more probes from many callers than from a
+// few, and all of them notice when it is there again.
+func TestAZoneTriesTogetherWhetherAnInstanceIsBack(t *testing.T) {
+	crowd := 60
+	if raced {
+		crowd = 20
+	}
+	for _, callers := range []int{10, crowd} {
+		t.Run(fmt.Sprintf("callers=%d", callers), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var down atomic.Bool
+				down.Store(true)
+				f := newFleet(t, 4, func(i int) time.Duration {
+					if i == 0 && down.Load() {
+						return refuses
+					}
+					return time.Millisecond
+				})
+				all := f.rush(callers, time.Second, latency.Options{})
+				defer closeAll(t, all)
+				time.Sleep(2 * time.Minute)
+				for range 3 {
+					f.drain()
+					time.Sleep(5 * time.Minute)
+					counts := f.drain()
+					t.Logf("%d probes of it in 5 minutes", counts[0])
+					if counts[0] < 10 || counts[0] > 70 {
+						t.Errorf("%d probes of it in 5 minutes, want at most one in 5 s", counts[0])
+					}
+					down.Store(false)
+					time.Sleep(45 * time.Second)
+					for _, c := range all {
+						if e := c.paths[0].Estimate(0); !e.Measured() || c.paths[0].Failures() > 0 {
+							t.Errorf("%s: %v, %d failures 45 s after it came back", c.name, e, c.paths[0].Failures())
+						}
+					}
+					down.Store(true)
+					time.Sleep(3 * time.Minute)
+				}
+			})
 		})
 	}
 }

@@ -3,6 +3,7 @@ package latency
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -24,6 +25,17 @@ func mix(a, b uint64) uint64 {
 	return h ^ h>>31
 }
 
+// down is after how many failures in a row an instance is taken to be down.
+const down = 3
+
+// givesUpLocked says whether others in the zone find it down, too, so that all
+// of them need not try again and again: those whose slot it is do, as often as
+// one who is alone would, and the others try when they hear that it answered.
+func (g *group) givesUpLocked(pa *Path, now time.Duration) bool {
+	return pa.failures.Load() >= down && len(g.live) > 0 &&
+		!slices.ContainsFunc(pa.votes, func(v vote) bool { return now-v.at < recovery })
+}
+
 // maxSlots is how far ahead a slot of our own is looked for.
 const maxSlots = 128
 
@@ -31,7 +43,11 @@ const maxSlots = 128
 // and whether it is one: if not it is when to look again.
 func (g *group) slotAfterLocked(pa *Path, now time.Duration) (at time.Duration, ours bool) {
 	p := g.prober
-	length := max(pa.period/time.Duration(p.o.Share), time.Millisecond)
+	period := pa.period
+	if pa.failures.Load() >= down {
+		period = min(period, max(recovery, p.o.Interval))
+	}
+	length := max(period/time.Duration(p.o.Share), time.Millisecond)
 	wall := p.epoch + now
 	phase := time.Duration(pa.hash % uint64(length))
 	first := (wall + phase) / length
