@@ -3,12 +3,14 @@ package latency_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 )
 
@@ -50,6 +52,7 @@ func BenchmarkMeasured(b *testing.B) {
 	})
 }
 
+// Of a busy caller: most samples come too fast to be taken.
 func BenchmarkObserve(b *testing.B) {
 	p := start(b, nil, latency.Options{OnChange: func(string) {}})
 	pa := p.Path(latency.Target{})
@@ -96,5 +99,40 @@ func BenchmarkProbe(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// Ranking a service whose distances are all known.
+func BenchmarkRank(b *testing.B) {
+	for _, paths := range []int{100, 10_000} {
+		b.Run(fmt.Sprintf("paths=%d", paths), func(b *testing.B) {
+			p := start(b, newNetwork(silent), latency.Options{})
+			list := makePaths(p, paths)
+			for i, pa := range list {
+				pa.Observe(time.Duration(1+i*7919%paths) * time.Microsecond * 10)
+			}
+			p.Probe("user", members(list...))
+			b.ReportAllocs()
+			for b.Loop() {
+				p.Rank("user")
+			}
+		})
+	}
+}
+
+// A coordinate and 64 neighbours.
+func BenchmarkFit(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 2))
+	truth := at(20, -10, 1)
+	var places []events.Coordinate
+	var rtts []time.Duration
+	for range 64 {
+		c := at(100*r.Float64(), 100*r.Float64(), 3*r.Float64())
+		places, rtts = append(places, c), append(rtts, wobble(r, apart(c, truth), 0.05))
+	}
+	fit := latency.Fitter(at(0, 0, 0), places, rtts)
+	b.ReportAllocs()
+	for b.Loop() {
+		fit()
 	}
 }

@@ -156,8 +156,11 @@ func TestOneLiarChangesNoNearest(t *testing.T) {
 				// Only a permission can bind a reporter to its subject. Without
 				// one it is believed where nobody else has measured, and not
 				// for long.
-				stolen := tt.name == "in the name of another"
-				if wrong > 0 && (!stolen || wrong >= minutes*60*honest/20) {
+				most := 0
+				if tt.name == "in the name of another" {
+					most = minutes * 60 * honest / 20
+				}
+				if wrong > most {
 					t.Errorf("wrong %d of %d times", wrong, minutes*60*honest)
 				}
 				if _, _, most := spread(f.drain()); most > (1+minutes)*40 {
