@@ -121,6 +121,9 @@ func DecodeBatch(data []byte) (b Batch, rejected int, err error) {
 	if err := json.Unmarshal(data, &w); err != nil {
 		return Batch{}, 0, fmt.Errorf("events: decode a batch of samples: %w", err)
 	}
+	if bytes.TrimSpace(data)[0] != '{' {
+		return Batch{}, 0, &FieldError{"batch", "null", wantObject} // nothing else is accepted
+	}
 	if len(w.Samples) > maxSamples {
 		return Batch{}, 0, fmt.Errorf("events: a batch of %d samples, want at most %d", len(w.Samples), maxSamples)
 	}

@@ -42,7 +42,7 @@ func TestASampleOutOfBoundsIsLeftOutAlone(t *testing.T) {
 			t.Errorf("%s: %d rejected, %v, %+v", bad, rejected, err, b)
 		}
 	}
-	for _, bad := range []string{"", "[]", "NaN", `{"seq":-1}`, `{"samples":7}`, strings.Repeat(" ", 70000) + batch, `{"samples":[` + strings.Repeat("1,", 600) + `1]}`} {
+	for _, bad := range []string{"", "null", "[]", "NaN", `{"seq":-1}`, `{"samples":7}`, strings.Repeat(" ", 70000) + batch, `{"samples":[` + strings.Repeat("1,", 600) + `1]}`} {
 		if b, _, err := events.DecodeBatch([]byte(bad)); err == nil {
 			t.Errorf("%.40s: accepted as %+v", bad, b)
 		}
