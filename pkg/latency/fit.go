@@ -3,6 +3,7 @@ package latency
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
@@ -25,6 +26,10 @@ const (
 	// fifth of the distance it pulls about as hard as it ever will. Routes
 	// that are detours fit nowhere, and liars should not.
 	robust = 5
+	// leastDistance is what errors are relative to at least, as a share of
+	// the middle distance: else who is next door, or says so, would pull
+	// harder than all others together.
+	leastDistance = 0.6
 	// trusting is the error from which on what does not fit counts even less.
 	trusting = 0.3
 	// slack is added to distances that errors are relative to, in seconds:
@@ -104,8 +109,9 @@ func fit(c *events.Coordinate, neighbours []neighbour) {
 	if len(neighbours) == 0 {
 		return
 	}
+	least := leastDistance * middle(neighbours)
 	for range fitSteps {
-		if !fitStep(c, neighbours) {
+		if !fitStep(c, neighbours, least) {
 			return
 		}
 	}
@@ -126,16 +132,16 @@ func fit(c *events.Coordinate, neighbours []neighbour) {
 // vector is what is to be found: the coordinates, then the height.
 type vector [unknowns]float64
 
-func fitStep(c *events.Coordinate, neighbours []neighbour) bool {
+// fitStep is one step. Errors are relative to the distance, measured or fitted,
+// but to no less than least.
+func fitStep(c *events.Coordinate, neighbours []neighbour, least float64) bool {
 	var curvature [unknowns]vector // lower half
 	var slope vector
 	for i := range neighbours {
 		n := &neighbours[i]
 		apart := separation(c, &n.at)
 		d := apart + c.Height + n.at.Height
-		// Relative to the greater of the two: else who claims to be next door
-		// would pull harder than all others together.
-		scale := 1 / (max(n.rtt, d) + slack)
+		scale := 1 / (max(n.rtt, d, least) + slack)
 		e := (d - n.rtt) * scale
 		weight := 1 / max(n.at.Error, leastError)
 		if x := robust * math.Abs(e); x > 1e-6 {
@@ -219,4 +225,14 @@ func solve(a *[unknowns]vector, b *vector) (x vector, ok bool) {
 		x[i] = sum / a[i][i]
 	}
 	return x, true
+}
+
+// middle is the median round trip.
+func middle(neighbours []neighbour) float64 {
+	rtts := make([]float64, 0, maxNeighbours) // on the stack
+	for i := range neighbours {
+		rtts = append(rtts, neighbours[i].rtt)
+	}
+	slices.Sort(rtts)
+	return rtts[len(rtts)/2]
 }

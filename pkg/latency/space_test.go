@@ -151,8 +151,8 @@ func TestPredictsDistancesThatNobodyMeasured(t *testing.T) {
 			_, requests := b.sent()
 			t.Logf("seed %d: %d of %d predicted, off by %.1f %% in the middle, %.1f %% at nine of ten; %d pings",
 				seed, known, len(errs), 100*errs[len(errs)/2], 100*errs[len(errs)*9/10], requests)
-			if !raced && (known < len(errs)*95/100 || errs[len(errs)/2] > 0.25) {
-				t.Error("want nearly all predicted, and half of them within 25 %")
+			if !raced && (known < len(errs)*95/100 || errs[len(errs)/2] > 0.12) {
+				t.Error("want nearly all predicted, and half of them within 12 %")
 			}
 			for _, p := range probers {
 				if c, ok := p.Coordinate(); !ok || c.Validate() != nil {
