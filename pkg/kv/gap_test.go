@@ -3,6 +3,7 @@ package kv_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -196,6 +197,41 @@ func TestSlowReaderCatchesUp(t *testing.T) {
 		}
 		if r.Counts().Gaps == 0 {
 			t.Error("nothing was lost: the test is too small")
+		}
+	})
+}
+
+// While a reader takes its time nobody listens to the registry, which is no
+// reason to call it silent.
+func TestSlowReaderIsNotASilentRegistry(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		f.populate(30, 0)
+		w, _, r := f.remote(kv.Options{})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var last atomic.Pointer[events.Snapshot]
+		go func() {
+			_ = r.Watch(ctx, "user", func(s events.Snapshot) {
+				last.Store(&s)
+				time.Sleep(5 * time.Second) // longer than a silence that ends a question
+			})
+		}()
+		time.Sleep(10 * time.Second)
+		for range 10 {
+			// All of it changes unheard, so that a read finds it.
+			w.losing(func(subject string, _ []byte) bool { return strings.HasPrefix(subject, "proxima.") })
+			f.populate(30, 0)
+			time.Sleep(22 * time.Second)
+			w.losing(nil)
+			for range 20 {
+				time.Sleep(time.Second)
+				if last.Load().Stale {
+					t.Error("it was called stale")
+					cancel()
+					return
+				}
+			}
 		}
 	})
 }

@@ -76,9 +76,6 @@ func (v *view) touchAll() {
 
 // publish calls apply for every service that has changed, in order of name.
 func (v *view) publish(stale bool, apply func(events.Snapshot)) {
-	if len(v.changed) == 0 {
-		return
-	}
 	names := make([]string, 0, len(v.changed))
 	for service := range v.changed {
 		names = append(names, service)

@@ -132,11 +132,14 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 		case <-w.timeout.C:
 			w.failed(fmt.Errorf("%w: no answer for %v", ErrUnavailable, pageIdle))
 		}
-		if w.ready {
+		if w.ready && len(w.changed) > 0 {
 			w.publish(w.stale, apply)
-			if w.once {
-				return nil
+			if w.asked != 0 {
+				w.timeout.Reset(pageIdle) // it was apply that took its time, not the registry
 			}
+		}
+		if w.ready && w.once {
+			return nil
 		}
 	}
 }
