@@ -10,11 +10,13 @@ import (
 type list struct {
 	records []*record
 	sorted  bool // as snapshots are: once it was published
-	expired int  // how many of them are kept though they have expired
 	gone    []gone
+	all     tally
+	zones   map[zone]*tally // those with instances
 }
 
 func (l *list) add(rec *record) {
+	l.count(rec.instance, tally{listed: 1})
 	if !l.sorted {
 		l.records = append(l.records, rec)
 		return
@@ -24,6 +26,7 @@ func (l *list) add(rec *record) {
 }
 
 func (l *list) remove(rec *record) {
+	l.count(rec.instance, tally{listed: -1})
 	l.sort()
 	if i, ok := l.find(rec); ok {
 		l.records = slices.Delete(l.records, i, i+1)
