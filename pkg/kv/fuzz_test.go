@@ -89,14 +89,14 @@ func FuzzView(f *testing.F) {
 			case 5:
 				v.outage = time.Now()
 			case 6:
-				v.publish(false, func(s events.Snapshot) { consistent(t, v, s) })
+				v.publish(func(s events.Snapshot) { consistent(t, v, s) })
 			default:
 				v.hear(msg)
 			}
 			for service := range v.services {
 				v.touch(service)
 			}
-			v.publish(true, func(s events.Snapshot) { consistent(t, v, s) })
+			v.publish(func(s events.Snapshot) { consistent(t, v, s) })
 		}
 	})
 }
@@ -177,4 +177,30 @@ func consistent(t *testing.T, v *view, s events.Snapshot) {
 			t.Fatalf("%s is gone and there", g.rec.name)
 		}
 	}
+}
+
+// FuzzStored reads files as somebody may have left them.
+func FuzzStored(f *testing.F) {
+	f.Add([]byte(`{"version":1,"service":"user","saved":"2000-01-01T00:00:00Z","instances":[{"revision":7,"instance":` + body + `}]}`))
+	f.Add([]byte(`{"version":1,"instances":[{}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := decodeStored(data)
+		if err != nil {
+			return
+		}
+		known := map[events.Key]bool{}
+		for _, e := range s.entries {
+			if err := e.Validate(); err != nil || e.Service != s.service || known[e.Key()] {
+				t.Fatalf("%+v of %q: %v", e.Instance, s.service, err)
+			}
+			known[e.Key()] = true
+		}
+		again, err := encodeStored(events.Snapshot{Service: s.service, Entries: s.entries}, s.saved)
+		if err != nil {
+			return // a time that JSON cannot write
+		}
+		if back, err := decodeStored(again); err != nil || len(back.entries) != len(s.entries) {
+			t.Fatalf("%d entries, %v", len(back.entries), err)
+		}
+	})
 }

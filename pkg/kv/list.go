@@ -78,7 +78,7 @@ func (v *view) touchAll() {
 }
 
 // publish calls apply for every service that has changed, in order of name.
-func (v *view) publish(stale bool, apply func(events.Snapshot)) {
+func (v *view) publish(apply func(events.Snapshot)) {
 	names := make([]string, 0, len(v.changed))
 	for service := range v.changed {
 		names = append(names, service)
@@ -86,12 +86,15 @@ func (v *view) publish(stale bool, apply func(events.Snapshot)) {
 	slices.Sort(names)
 	clear(v.changed)
 	for _, service := range names {
-		s := events.Snapshot{Service: service, Stale: stale}
+		s := events.Snapshot{Service: service, Stale: v.stale, StaleSince: v.since}
 		if l := v.services[service]; l != nil {
 			s.Entries = l.entries()
 			if l.empty() {
 				delete(v.services, service)
 			}
+		}
+		if v.r.store != nil && !v.stale {
+			v.r.store.save(s)
 		}
 		apply(s)
 	}
