@@ -145,6 +145,9 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 	}
 	in.Started = in.Started.UTC().Truncate(time.Millisecond)
 	full, err := complete(in)
+	if err == nil {
+		err = r.belongs(full.Location.Region)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -29,7 +29,15 @@ const (
 // start, the last snapshot is the one on disk, see [Options.SnapshotDir]. The error is ctx's,
 // or about service; nothing else ends a watch.
 func (r *Registry) Watch(ctx context.Context, service string, apply func(events.Snapshot)) error {
-	w, err := r.newWatcher(service)
+	if r.others != nil {
+		return r.watchRegions(ctx, service, apply)
+	}
+	return r.watch(ctx, &r.bucket, service, apply)
+}
+
+// watch is Watch of one bucket.
+func (r *Registry) watch(ctx context.Context, from *bucket, service string, apply func(events.Snapshot)) error {
+	w, err := r.newWatcher(from, service)
 	if err != nil {
 		return err
 	}
@@ -42,7 +50,15 @@ func (r *Registry) Watch(ctx context.Context, service string, apply func(events.
 // tries until ctx ends, unless there are snapshots on disk: if the registry
 // cannot be reached they are the answer, and Stale.
 func (r *Registry) Snapshot(ctx context.Context, service string) ([]events.Snapshot, error) {
-	w, err := r.newWatcher(service)
+	if r.others != nil {
+		return r.snapshotRegions(ctx, service)
+	}
+	return r.snapshot(ctx, &r.bucket, service)
+}
+
+// snapshot is Snapshot of one bucket.
+func (r *Registry) snapshot(ctx context.Context, from *bucket, service string) ([]events.Snapshot, error) {
+	w, err := r.newWatcher(from, service)
 	if err != nil {
 		return nil, err
 	}
@@ -75,11 +91,13 @@ type watcher struct {
 	status  chan nats.Status
 	subs    []*nats.Subscription
 	dropped int
-	alive   time.Time // when the registry last said anything
-	err     error     // why the view is stale
+	orders  chan struct{} // says that places were evacuated, or are not any more
+	ordered bool          // it is known which
+	alive   time.Time     // when the registry last said anything
+	err     error         // why the view is stale
 }
 
-func (r *Registry) newWatcher(service string) (*watcher, error) {
+func (r *Registry) newWatcher(from *bucket, service string) (*watcher, error) {
 	which := ">"
 	if service != "" {
 		if err := events.ValidateService(service); err != nil {
@@ -89,11 +107,12 @@ func (r *Registry) newWatcher(service string) (*watcher, error) {
 	}
 	w := &watcher{
 		view:   newView(r, service),
-		reader: newReader(r, which),
+		reader: newReader(r, from, which),
 		live:   make(chan *nats.Msg, liveBuffer),
 		status: r.nc.StatusChanged(),
 	}
-	for subject, ch := range map[string]chan *nats.Msg{r.live + "inst." + which: w.live, w.inbox + "*": w.replies} {
+	w.from, w.orders = from, r.evacuations.join()
+	for subject, ch := range map[string]chan *nats.Msg{from.live + "inst." + which: w.live, w.inbox + "*": w.replies} {
 		sub, err := r.nc.ChanSubscribe(subject, ch)
 		if err != nil {
 			w.close()
@@ -108,6 +127,7 @@ func (w *watcher) close() {
 	for _, sub := range w.subs {
 		_ = sub.Unsubscribe() // fails only if the connection is closed
 	}
+	w.r.evacuations.leave(w.orders)
 	w.r.nc.RemoveStatusListener(w.status)
 	w.due.Stop()
 	w.timeout.Stop()
@@ -131,18 +151,21 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 			}
 		case <-w.status:
 			w.connection()
+		case <-w.orders:
+			w.left, w.ordered = w.r.evacuations.now()
+			w.touchAll()
 		case <-w.due.C:
 			w.next()
 		case <-w.timeout.C:
 			w.failed(fmt.Errorf("%w: no answer for %v", ErrUnavailable, pageIdle))
 		}
-		if w.ready && len(w.changed) > 0 {
+		if w.ready && w.ordered && len(w.changed) > 0 {
 			w.publish(apply)
 			if w.asked != 0 {
 				w.timeout.Reset(pageIdle) // it was apply that took its time, not the registry
 			}
 		}
-		if w.ready && w.once {
+		if w.ready && w.ordered && w.once {
 			return nil
 		}
 	}
