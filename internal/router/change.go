@@ -138,6 +138,7 @@ func fields(before, after *events.Entry) []string {
 		{"started", before.Started.Equal(after.Started)},
 		{"ttl", before.TTL == after.TTL},
 		{"suspect", before.Suspect == after.Suspect},
+		{"evacuated", before.Evacuated == after.Evacuated},
 	} {
 		if !f.same {
 			names = append(names, f.name)

@@ -43,6 +43,7 @@ type Standing struct {
 	DistanceSource string  `json:"distance_source"` // measured, shared, predicted or assumed
 	Breaker        string  `json:"breaker"`         // closed, half-open or open
 	Suspect        bool    `json:"suspect"`
+	Evacuated      bool    `json:"evacuated"` // an operator has ordered its place to be left
 	InFlight       int     `json:"in_flight"`
 	Picks          uint64  `json:"picks"`   // by this selector, ever
 	CallMS         float64 `json:"call_ms"` // average duration of its calls, 0 if not known
@@ -149,6 +150,7 @@ func (v *view) candidate(t *table, m *member, vd verdict) ranked {
 		DistanceSource: string(source),
 		Breaker:        m.breaker.State().String(),
 		Suspect:        m.suspect,
+		Evacuated:      m.evacuated,
 		InFlight:       int(m.inFlight()),
 		Picks:          m.picks(),
 		CallMS:         inMilliseconds(time.Duration(call)),

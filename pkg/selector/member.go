@@ -19,6 +19,7 @@ type member struct {
 	protocols protocols
 	condition condition
 	suspect   bool
+	evacuated bool          // an operator has ordered its place to be left
 	trial     bool          // its breaker is half-open
 	weight    uint16        // as announced
 	born      time.Duration // what its age counts from, on the selector's clock
@@ -29,13 +30,15 @@ type member struct {
 type condition uint8
 
 const (
-	usable   condition = iota
-	suspect            // its lease is gone, nothing proves it dead
-	draining           // about to leave, and still working
-	open               // its breaker: calls fail
-	leaving            // draining, and calls fail
-	notReady           // never picked, as what follows
-	foreign            // no endpoint of the wanted protocol
+	usable    condition = iota
+	suspect             // its lease is gone, nothing proves it dead
+	draining            // about to leave, and still working
+	evacuated           // its place is to be left, and it still works, as far as is known
+	open                // its breaker: calls fail
+	leaving             // draining, and calls fail
+	abandoned           // evacuated, and calls fail
+	notReady            // never picked, as what follows
+	foreign             // no endpoint of the wanted protocol
 	conditions
 )
 
@@ -49,6 +52,10 @@ func (m *member) look() {
 	switch {
 	case m.in.Status == events.NotReady:
 		m.condition = notReady
+	case m.evacuated && fails:
+		m.condition = abandoned
+	case m.evacuated:
+		m.condition = evacuated
 	case m.in.Status == events.Draining && fails:
 		m.condition = leaving
 	case m.in.Status == events.Draining:

@@ -211,6 +211,7 @@ type CircleStats struct {
 	Picks           uint64 // since the start
 	Instances       int
 	Usable          int
+	Evacuated       int
 	InFlight        int
 	Stale           bool
 	Share           float64 // of picks that begin there, see [CircleState]

@@ -155,7 +155,7 @@ func (svc *service) mergeLocked(entries []events.Entry) (gone []*node, changed b
 	i := 0
 	for ; i < len(entries) && i < len(members); i++ {
 		m, e := &members[i], &entries[i]
-		if m.in == e.Instance && m.suspect == e.Suspect {
+		if m.in == e.Instance && m.suspect == e.Suspect && m.evacuated == e.Evacuated {
 			continue
 		}
 		if m.in != e.Instance && m.in.Compare(e.Instance) != 0 {
@@ -187,7 +187,7 @@ func (svc *service) mergeLocked(entries []events.Entry) (gone []*node, changed b
 			members = append(members, svc.member(e, nil))
 			continue
 		}
-		if old[k].in != e.Instance || old[k].suspect != e.Suspect {
+		if old[k].in != e.Instance || old[k].suspect != e.Suspect || old[k].evacuated != e.Evacuated {
 			if n := svc.renewLocked(&old[k], e); n != nil {
 				gone = append(gone, n)
 			}
@@ -247,7 +247,7 @@ func (svc *service) member(e events.Entry, n *node) member {
 		n.path.Place(e.Coordinate)
 	}
 	n.setWeight(e.Weight)
-	m := member{node: n, in: e.Instance, circle: n.home, suspect: e.Suspect, protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), born: svc.born(e.Instance)}
+	m := member{node: n, in: e.Instance, circle: n.home, suspect: e.Suspect, evacuated: e.Evacuated, protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), born: svc.born(e.Instance)}
 	m.look()
 	return m
 }
@@ -341,7 +341,7 @@ func (svc *service) stats() []CircleStats {
 	for i := range all {
 		c := t.census(uint8(i), svc.sel.opts.Levels.Name(i))
 		all[i] = CircleStats{
-			Service: svc.name, Circle: c.Circle, Picks: svc.gone[i], Instances: c.Total, Usable: c.Usable, Stale: svc.stale,
+			Service: svc.name, Circle: c.Circle, Picks: svc.gone[i], Instances: c.Total, Usable: c.Usable, Evacuated: c.Evacuated, Stale: svc.stale,
 			Share: t.share(uint8(i)), Demoted: t.demoted(uint8(i)),
 		}
 	}

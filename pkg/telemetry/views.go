@@ -21,7 +21,8 @@ type Stats interface {
 // viewInstruments show the view that selectors have of services.
 type viewInstruments struct {
 	picks                          metric.Int64ObservableCounter
-	instances, usable, inFlight    metric.Int64ObservableGauge
+	instances, usable, evacuated   metric.Int64ObservableGauge
+	inFlight                       metric.Int64ObservableGauge
 	share                          metric.Float64ObservableGauge
 	demoted, stale                 metric.Int64ObservableGauge
 	probes, rejected, invalidBeats metric.Int64ObservableCounter
@@ -32,6 +33,7 @@ func newViewInstruments(b *builder) viewInstruments {
 		picks:     b.observedCounter("proxima_picks", "Instances picked for a call."),
 		instances: b.gauge("proxima_instances", "Instances listed."),
 		usable:    b.gauge("proxima_usable_instances", "Instances that may be picked."),
+		evacuated: b.gauge("proxima_evacuated_instances", "Instances in places that an operator has ordered to be left: they are picked when there is nothing better."),
 		inFlight:  b.gauge("proxima_in_flight", "Calls in flight."),
 		share:     b.floatGauge("proxima_circle_share", "Share of picks that begin in the circle, 0 to 1."),
 		demoted:   b.gauge("proxima_demoted_circles", "1 while the circle stands behind one that is nearer by distance, else 0."),
@@ -45,7 +47,7 @@ func newViewInstruments(b *builder) viewInstruments {
 
 func (v *viewInstruments) all() []metric.Observable {
 	return []metric.Observable{
-		v.picks, v.instances, v.usable, v.inFlight, v.share, v.demoted, v.stale, v.probes, v.rejected, v.invalidBeats,
+		v.picks, v.instances, v.usable, v.evacuated, v.inFlight, v.share, v.demoted, v.stale, v.probes, v.rejected, v.invalidBeats,
 	}
 }
 
@@ -112,6 +114,7 @@ func (m *Metrics) observeViews(o metric.Observer) {
 			sum := now[at]
 			sum.Instances += c.Instances
 			sum.Usable += c.Usable
+			sum.Evacuated += c.Evacuated
 			sum.InFlight += c.InFlight
 			sum.Share += c.Share
 			sum.Demoted = sum.Demoted || c.Demoted
@@ -130,6 +133,7 @@ func (m *Metrics) observeViews(o metric.Observer) {
 	for at, c := range now {
 		o.ObserveInt64(m.views.instances, int64(c.Instances), at.attributes())
 		o.ObserveInt64(m.views.usable, int64(c.Usable), at.attributes())
+		o.ObserveInt64(m.views.evacuated, int64(c.Evacuated), at.attributes())
 		o.ObserveInt64(m.views.inFlight, int64(c.InFlight), at.attributes())
 		o.ObserveFloat64(m.views.share, c.Share/c.selectors, at.attributes())
 		demoted := int64(0)
