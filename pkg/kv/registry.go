@@ -85,6 +85,7 @@ type Registry struct {
 	regions []string // the other ones
 
 	evacuations follower
+	clock       clock
 	counts      counters
 	warned      atomic.Int64 // when a message was last called invalid, unix nanoseconds
 
@@ -125,6 +126,7 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 	}
 	r := &Registry{
 		nc: nc, opts: o, log: o.Logger,
+		clock:    clock{start: time.Now()},
 		ensuring: make(chan struct{}, 1),
 	}
 	api := "$JS.API."

@@ -86,6 +86,9 @@ func (v *view) hear(msg *nats.Msg) finding {
 		v.r.invalid(msg, err)
 		return fine
 	}
+	if err == nil {
+		v.r.clock.hear(c.at)
+	}
 	rec, found := v.records[c.key.String()], fine
 	switch {
 	case rec == nil:

@@ -36,6 +36,7 @@ type CircleCount struct {
 	NotReady  int    `json:"not_ready"`
 	Suspect   int    `json:"suspect"`
 	Evacuated int    `json:"evacuated"`
+	Dead      int    `json:"dead"`  // were suspect, and probes find nobody there
 	Other     int    `json:"other"` // no endpoint of the wanted protocol
 }
 
@@ -66,6 +67,7 @@ func (e *NoInstanceError) Error() string {
 			{c.NotReady, "not ready"},
 			{c.Suspect, "suspect"},
 			{c.Evacuated, "evacuated"},
+			{c.Dead, "dead"},
 			{c.Other, "without the protocol"},
 		} {
 			if part.n > 0 {

@@ -20,6 +20,7 @@ type member struct {
 	condition condition
 	suspect   bool
 	evacuated bool          // an operator has ordered its place to be left
+	excused   int32         // probes in a row that had failed when it became suspect
 	trial     bool          // its breaker is half-open
 	weight    uint16        // as announced
 	born      time.Duration // what its age counts from, on the selector's clock
@@ -37,6 +38,7 @@ const (
 	open                // its breaker: calls fail
 	leaving             // draining, and calls fail
 	abandoned           // evacuated, and calls fail
+	dead                // suspect, and probes find nobody there
 	notReady            // never picked, as what follows
 	foreign             // no endpoint of the wanted protocol
 	conditions
@@ -52,6 +54,8 @@ func (m *member) look() {
 	switch {
 	case m.in.Status == events.NotReady:
 		m.condition = notReady
+	case m.suspect && m.missed():
+		m.condition = dead
 	case m.evacuated && fails:
 		m.condition = abandoned
 	case m.evacuated:
@@ -67,6 +71,18 @@ func (m *member) look() {
 	default:
 		m.condition = usable
 	}
+}
+
+// proof is how many probes of a suspect must fail in a row, one of them since it
+// is one: a single packet may get lost, and what failed before may have been our
+// own network.
+const proof = 2
+
+// missed says whether probes prove that nobody is there.
+func (m *member) missed() bool {
+	failed := int32(m.path.Failures())
+	m.excused = min(m.excused, failed)
+	return failed >= proof && failed > m.excused
 }
 
 // certainty is how well a distance is known.
