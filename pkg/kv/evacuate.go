@@ -153,6 +153,9 @@ func (r *Registry) ordersPage(ctx context.Context, b *bucket, from uint64, all o
 	last := from
 	for {
 		msg, err := sub.NextMsgWithContext(ctx)
+		if errors.Is(err, nats.ErrNoResponders) {
+			return 0, fmt.Errorf("%w: no server has bucket %q", ErrUnavailable, b.name)
+		}
 		if err != nil {
 			return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
