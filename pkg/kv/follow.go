@@ -27,11 +27,12 @@ type follower struct {
 	stop     context.CancelFunc
 	ended    chan struct{}
 	left     []events.Evacuation // the places to leave; replaced, never changed
-	known    bool                // they have been asked for, at least
+	asked    bool                // they have been asked for, at least
+	known    bool                // with success, or one was heard
 }
 
-// join begins to follow. The channel tells that [follower.now] is known, or has
-// changed.
+// join begins to follow. The channel tells that [follower.now] has something to
+// tell, if only that nobody answers, or that it has changed.
 func (f *follower) join() chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -40,7 +41,7 @@ func (f *follower) join() chan struct{} {
 		f.watching = map[chan struct{}]struct{}{}
 	}
 	f.watching[c] = struct{}{}
-	if f.known {
+	if f.asked {
 		c <- struct{}{}
 	}
 	if len(f.watching) == 1 {
@@ -65,13 +66,12 @@ func (f *follower) leave(c chan struct{}) {
 	}
 	ended := f.ended
 	f.stop()
-	f.left, f.known = nil, false
+	f.left, f.asked, f.known = nil, false, false
 	f.mu.Unlock()
 	<-ended
 }
 
-// now are the places to leave, and whether they are known. They are not to be
-// changed.
+// now are the places to leave, not to be changed, and whether they are known.
 func (f *follower) now() ([]events.Evacuation, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -79,13 +79,13 @@ func (f *follower) now() ([]events.Evacuation, bool) {
 }
 
 // set tells the watches, unless there is nothing new.
-func (f *follower) set(ctx context.Context, left []events.Evacuation) {
+func (f *follower) set(ctx context.Context, left []events.Evacuation, known bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if ctx.Err() != nil || f.known && samePlaces(f.left, left) {
+	if ctx.Err() != nil || f.asked && f.known == known && samePlaces(f.left, left) {
 		return
 	}
-	f.left, f.known = left, true
+	f.left, f.asked, f.known = left, true, known
 	for c := range f.watching {
 		select {
 		case c <- struct{}{}:
@@ -120,6 +120,7 @@ type following struct {
 	again bool                 // look once more, there was news
 	busy  bool
 	asked bool // there was an answer, if only that there is none
+	known bool // and one that says what there is
 }
 
 type heardSoon struct {
@@ -169,7 +170,7 @@ func (f *following) run(ctx context.Context) {
 			f.take(res)
 		}
 		if f.asked {
-			f.set(ctx, f.places())
+			f.set(ctx, f.places(), f.known || len(f.heard) > 0)
 		}
 	}
 }
@@ -248,6 +249,7 @@ func (f *following) look(ctx context.Context) {
 func (f *following) take(res readResult) {
 	next := jitter(checkEvery)
 	if res.err == nil {
+		f.known = true
 		f.merge(res.orders)
 	} else {
 		f.r.log.Debug("evacuations cannot be read", "error", res.err)

@@ -152,8 +152,11 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 		case <-w.status:
 			w.connection()
 		case <-w.orders:
-			w.left, w.ordered = w.r.evacuations.now()
-			w.touchAll()
+			w.ordered = true
+			if left, known := w.r.evacuations.now(); known {
+				w.left = left
+				w.touchAll()
+			}
 		case <-w.due.C:
 			w.next()
 		case <-w.timeout.C:
