@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -25,9 +26,7 @@ func TestARegionDoesNotStartHalfConfigured(t *testing.T) {
 	}
 	for conf, own := range map[string]string{"hub.conf": "NATS_LEAF_LISTEN", "leaf.conf": "NATS_HUB"} {
 		all := map[string]string{own: map[string]string{"NATS_LEAF_LISTEN": "127.0.0.1:7422", "NATS_HUB": "nats-leaf://127.0.0.1:7422"}[own]}
-		for name, value := range common {
-			all[name] = value
-		}
+		maps.Copy(all, common)
 		for missing := range all {
 			t.Run(conf+" without "+missing, func(t *testing.T) {
 				for name, value := range all {

@@ -128,6 +128,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 		calls:     newGate(o.Concurrency),
 		stopping:  make(chan struct{}),
 	}
+	r.directory.buckets = bucketsOf(registry, o.Bucket)
 	sel := o.Selector
 	sel.Source, sel.Bucket = r.directory, o.Bucket
 	if clock, ok := registry.(selector.Clock); ok {

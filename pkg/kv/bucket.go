@@ -28,6 +28,17 @@ func newBucket(name, origin, api string) bucket {
 // sourced says whether it has what other buckets have.
 func (b *bucket) sourced() bool { return b.origin != b.prefix }
 
+// Buckets are the names of the buckets that are read: the registry's own first,
+// and, with [Options.Regions], the one of the other regions. Changes in a bucket are
+// republished on <name>.inst.<service>.<region>.<zone>.<id>.
+func (r *Registry) Buckets() []string {
+	var names []string
+	for _, b := range r.buckets() {
+		names = append(names, b.name)
+	}
+	return names
+}
+
 // buckets are all that are read.
 func (r *Registry) buckets() []*bucket {
 	if r.others == nil {
