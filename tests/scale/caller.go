@@ -31,14 +31,13 @@ type caller struct {
 	mu      sync.Mutex // guards what follows
 	known   map[string]events.Snapshot
 	entries int
-	newest  map[string]uint64 // revision, by service
-	stamp   int64             // of the newest change seen
-	stampAt int64             // when that was
+	stamp   int64 // of the newest change seen
+	stampAt int64 // when that was
 	removed int
 }
 
 func newCaller(t *troupe, g group, url string) *caller {
-	return &caller{troupe: t, group: g, url: url, ready: make(chan struct{}), known: map[string]events.Snapshot{}, newest: map[string]uint64{}}
+	return &caller{troupe: t, group: g, url: url, ready: make(chan struct{}), known: map[string]events.Snapshot{}}
 }
 
 // start connects and returns when the caller knows all it wants to.
@@ -116,12 +115,9 @@ func (c *caller) apply(s events.Snapshot, next func(events.Snapshot)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before := c.known[s.Service]
-	if c.group.Guard {
-		c.removed += missing(before.Entries, s.Entries)
-	}
+	c.compareLocked(before.Entries, s.Entries, now)
 	c.entries += len(s.Entries) - len(before.Entries)
 	c.known[s.Service] = s
-	c.look(s, now)
 	if c.entries >= c.group.Want && c.group.Want > 0 || c.group.Want == 0 && !s.Stale {
 		select {
 		case <-c.ready:
@@ -131,15 +127,21 @@ func (c *caller) apply(s events.Snapshot, next func(events.Snapshot)) {
 	}
 }
 
-// look notes which changes are new. The caller is locked.
-func (c *caller) look(s events.Snapshot, now int64) {
-	last := c.newest[s.Service]
-	var most uint64
-	for i := range s.Entries {
-		e := &s.Entries[i]
-		most = max(most, e.Revision)
-		if e.Revision <= last {
-			continue
+// compareLocked notes what is new in a snapshot, and what is no longer there.
+// Both are in order, and what has not changed is the same pointer.
+func (c *caller) compareLocked(before, after []events.Entry, now int64) {
+	k := 0
+	for i := range after {
+		e := after[i].Instance
+		for k < len(before) && before[k].Instance != e && before[k].Compare(e) < 0 {
+			c.removed++
+			k++
+		}
+		if k < len(before) && (before[k].Instance == e || before[k].Compare(e) == 0) {
+			k++
+			if before[k-1].Instance == e {
+				continue
+			}
 		}
 		if at := stamped(e.Version); at != 0 {
 			c.troupe.delays.add(time.Duration(now - at))
@@ -148,23 +150,7 @@ func (c *caller) look(s events.Snapshot, now int64) {
 			}
 		}
 	}
-	if most > 0 {
-		c.newest[s.Service] = most // less than before, if the bucket was made anew
-	}
-}
-
-// missing is how many of before are not in after. Both are in order.
-func missing(before, after []events.Entry) int {
-	n, k := 0, 0
-	for _, e := range before {
-		for k < len(after) && after[k].Compare(e.Instance) < 0 {
-			k++
-		}
-		if k == len(after) || after[k].Compare(e.Instance) != 0 {
-			n++
-		}
-	}
-	return n
+	c.removed += len(before) - k
 }
 
 // block holds up the consumer of this caller for d, and answers how long after

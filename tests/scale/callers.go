@@ -26,7 +26,6 @@ type group struct {
 	Service  string // what they watch; empty: everything
 	Services int    // if not 0: each watches one of so many services
 	Want     int    // instances that make what they know complete
-	Guard    bool   // counts who is removed
 }
 
 type kind string
@@ -128,7 +127,7 @@ type state struct {
 	Heap      int64 // bytes alive
 	Snapshots uint64
 	Gaps      uint64
-	Removed   int // instances that were known and are not; of groups with Guard
+	Removed   int // instances that were known and are not
 	Suspects  int
 	Stale     int    // callers that know they may be out of date
 	Received  uint64 // messages of plain subscriptions

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime/pprof"
 	"sync"
 	"time"
 )
@@ -29,11 +31,40 @@ func play(name string) int {
 		fmt.Fprintf(os.Stderr, "scale: no role %q\n", name)
 		return 2
 	}
+	defer profile(name)()
 	if err := role([]byte(os.Args[1]), json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)); err != nil {
 		fmt.Fprintf(os.Stderr, "scale: %s: %v\n", name, err)
 		return 1
 	}
 	return 0
+}
+
+// profileEnv is the variable that names the directory of -profile.
+const profileEnv = "PROXIMA_SCALE_PROFILE"
+
+// profile writes CPU and heap of this process, if that was asked for.
+func profile(name string) (stop func()) {
+	dir := os.Getenv(profileEnv)
+	if dir == "" {
+		return func() {}
+	}
+	base := filepath.Join(dir, fmt.Sprintf("%s-%d", name, os.Getpid()))
+	cpu, err := os.Create(base + ".cpu")
+	if err == nil {
+		err = pprof.StartCPUProfile(cpu)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "scale: no profile:", err)
+		return func() {}
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = cpu.Close()
+		if heap, err := os.Create(base + ".heap"); err == nil {
+			_ = pprof.WriteHeapProfile(heap)
+			_ = heap.Close()
+		}
+	}
 }
 
 // child is this program in another role. It ends with its standard input, and
@@ -116,6 +147,16 @@ func (c *child) usage() (usage, error) { return usageOf(c.cmd.Process.Pid) }
 func (c *child) kill() {
 	c.once.Do(func() {
 		_ = c.cmd.Process.Kill()
+		_ = c.in.Close()
+		_ = c.cmd.Wait()
+	})
+}
+
+// end lets the child end by itself, for some seconds.
+func (c *child) end() {
+	patience := time.AfterFunc(5*time.Second, func() { _ = c.cmd.Process.Kill() })
+	defer patience.Stop()
+	c.once.Do(func() {
 		_ = c.in.Close()
 		_ = c.cmd.Wait()
 	})

@@ -31,7 +31,8 @@ type config struct {
 	Live          int           `json:"live"`
 	Steady        time.Duration `json:"steady_ns"`
 
-	json bool
+	json    bool
+	profile string
 }
 
 const help = `Usage: go run ./tests/scale [flags]
@@ -90,6 +91,7 @@ func parseFlags(args []string) (c config, text string, err error) {
 	set.DurationVar(&c.Outage, "outage", 10*time.Second, "outage: how long the server is killed, or frozen")
 	set.IntVar(&c.Live, "live", 100, "outage: live instances, and watchers")
 	set.DurationVar(&c.Steady, "steady", 15*time.Second, "announce, heartbeats: how long CPU is measured")
+	set.StringVar(&c.profile, "profile", "", "write profiles of all processes into `DIR`, for go tool pprof")
 	set.BoolVar(&c.json, "json", false, "print one JSON object")
 
 	err = set.Parse(args)

@@ -85,7 +85,7 @@ func readAll(s *stage, n *node, count int) error {
 			return err
 		}
 		took, heap, rss = append(took, began.AllMS), append(heap, float64(st.Heap)), append(rss, float64(u.RSS))
-		p.kill()
+		p.end()
 	}
 	var limit []option
 	if count == 100_000 {

@@ -52,6 +52,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "scale:", err)
 		return 2
 	}
+	if c.profile != "" {
+		_ = os.Setenv(profileEnv, c.profile) // children get it with the rest
+		defer profile("main")()
+	}
 	r := report{Config: c}
 	began := time.Now()
 	for _, section := range sections {

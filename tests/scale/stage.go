@@ -60,7 +60,7 @@ func (s *stage) server() (*node, error) {
 func (s *stage) node(c nodeConfig) (*node, error) {
 	n, err := startNode(c)
 	if err == nil {
-		s.later(func() { n.kill() })
+		s.later(func() { n.end() })
 	}
 	return n, err
 }
@@ -69,7 +69,7 @@ func (s *stage) node(c nodeConfig) (*node, error) {
 func (s *stage) callers(c callersConfig) (*child, error) {
 	p, err := spawn("callers", c)
 	if err == nil {
-		s.later(p.kill)
+		s.later(p.end)
 	}
 	return p, err
 }
