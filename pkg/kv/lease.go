@@ -27,6 +27,7 @@ const (
 	hdrStream       = "Nats-Stream"
 	hdrPending      = "Nats-Num-Pending"
 	hdrStatus       = "Status"
+	hdrDescription  = "Description"
 
 	purge = "PURGE"
 )
@@ -222,9 +223,11 @@ type getRequest struct {
 	NextFor string `json:"next_by_subj,omitempty"`
 	LastFor string `json:"last_by_subj,omitempty"`
 	Batch   int    `json:"batch,omitempty"`
+
+	MultiLast []string `json:"multi_last,omitempty"`
 }
 
 // status says what a message that is none of the stream's says.
 func status(msg *nats.Msg) string {
-	return strings.TrimSpace("status " + msg.Header.Get(hdrStatus) + " " + msg.Header.Get("Description"))
+	return strings.TrimSpace("status " + msg.Header.Get(hdrStatus) + " " + msg.Header.Get(hdrDescription))
 }
