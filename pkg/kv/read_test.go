@@ -12,6 +12,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
 // asked notes what the bucket is asked for directly.
@@ -141,6 +142,30 @@ func TestManyWatchesAreLookedAfterLessOften(t *testing.T) {
 		time.Sleep(time.Second)
 		if got := v.get(in.Service); len(got.Entries) != 1 {
 			t.Errorf("listed: %s", show(got))
+		}
+	})
+}
+
+func TestAFreeKeyIsTakenWithoutALook(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		asked := f.asked()
+		rev := f.register(instance("a"))
+		registered(t, f.announce(f.r, instance("b"), kv.AnnounceOptions{}), time.Second)
+		if got := asked(); len(got) != 0 {
+			t.Errorf("asked for %q", got)
+		}
+		// One that was left has a mark, and is looked at.
+		in := instance("a")
+		if err := f.r.Deregister(t.Context(), &in, rev); err != nil {
+			t.Fatal(err)
+		}
+		f.register(in)
+		if got := asked(); len(got) != 1 {
+			t.Errorf("asked for %q", got)
+		}
+		if s := f.snapshot("user"); len(s) != 1 || len(s[0].Entries) != 2 {
+			t.Errorf("listed: %v", s)
 		}
 	})
 }
