@@ -12,7 +12,10 @@ import (
 )
 
 const (
-	pageSize  = 2048            // records asked for at a time
+	pageSize  = 2048            // records asked for at a time, at first
+	pageMost  = 8 * pageSize    // and at most, for whoever watches everything
+	pageQuick = time.Second / 2 // an answer within this time lets the next be larger
+	lastMost  = 1024            // subjects whose last messages a server tells at once
 	pageIdle  = 3 * time.Second // silence that ends a question
 	firstIdle = time.Second     // and the first one, if there are snapshots on disk
 )
@@ -33,6 +36,9 @@ type reader struct {
 	want  finding // why there shall be a read; fine: no reason
 
 	cursor  uint64 // where the next page begins; 0: no read is under way
+	scan    bool   // it looks through the stream, and not at the last message of each subject
+	size    int    // records of a page, if it scans
+	askedAt time.Time
 	chain   uint64 // sequence of the last message of this page
 	unread  bool   // that message could not be read
 	floor   uint64 // the newest message must not lie before it
@@ -56,10 +62,14 @@ const (
 )
 
 func newReader(r *Registry, which string) reader {
+	most := pageSize
+	if which == ">" {
+		most = pageMost
+	}
 	rd := reader{
 		filter:  r.inst + which,
 		inbox:   r.nc.NewInbox() + ".",
-		replies: make(chan *nats.Msg, pageSize+pageSize/8),
+		replies: make(chan *nats.Msg, most+pageSize/8),
 		due:     time.NewTimer(0), timeout: time.NewTimer(time.Hour),
 	}
 	rd.timeout.Stop()
@@ -112,11 +122,19 @@ func (w *watcher) startRead(full bool) {
 	if !full {
 		w.cursor = w.verified + 1
 	}
+	w.scan, w.size = w.service == "" || len(w.records) > lastMost, pageSize
 }
 
+// askPage asks for the last message of each subject, which costs the server as
+// much as there are. It does that for lastMost subjects only; for more it
+// goes through the stream, record by record, and over all leases between them.
 func (w *watcher) askPage() {
-	w.chain, w.unread = 0, false
-	w.ask(page, getRequest{Seq: w.cursor, NextFor: w.filter, Batch: pageSize})
+	w.chain, w.unread, w.askedAt = 0, false, time.Now()
+	q := getRequest{Seq: w.cursor, MultiLast: []string{w.filter}}
+	if w.scan {
+		q = getRequest{Seq: w.cursor, NextFor: w.filter, Batch: w.size}
+	}
+	w.ask(page, q)
 }
 
 func (w *watcher) ask(about topic, q getRequest) {
@@ -160,6 +178,11 @@ func (w *watcher) answer(msg *nats.Msg) {
 		w.listed(msg)
 	case code == "204":
 		w.pageEnded(msg)
+	case code == "413":
+		w.scan = true // too many for the short way
+		w.askPage()
+	case code == "404" && !w.scan && msg.Header.Get(hdrDescription) == "Message Not Found":
+		w.refused(msg) // one of several, and the answer ends here
 	case code == "404":
 		w.readEnded()
 	default:
@@ -224,6 +247,11 @@ func (w *watcher) pageEnded(msg *nats.Msg) {
 	w.highest = max(w.highest, last)
 	w.cursor = max(w.cursor, last+1)
 	if pending, _ := stampUint(msg.Header, hdrPending); pending > 0 {
+		// The server counts what is left for each page: few large ones cost it
+		// less, if the way to us takes them.
+		if time.Since(w.askedAt) < pageQuick {
+			w.size = min(2*w.size, cap(w.replies)-pageSize/8)
+		}
 		w.askPage()
 		return
 	}
@@ -245,7 +273,7 @@ func (w *watcher) readEnded() {
 	if w.full {
 		w.r.counts.snapshots.Add(1)
 		w.heard = w.newest
-		w.fullAt = time.Now().Add(jitter(snapshotEvery))
+		w.fullAt = time.Now().Add(jitter(w.r.relaxed(snapshotEvery)))
 	}
 	if w.doubt {
 		w.want = lost
@@ -263,7 +291,7 @@ func (w *watcher) answered() {
 // schedule says when to ask again.
 func (w *watcher) schedule() {
 	if w.soon = w.want != fine; !w.soon {
-		w.due.Reset(jitter(checkEvery))
+		w.due.Reset(jitter(w.r.relaxed(checkEvery)))
 		return
 	}
 	w.due.Reset(max(0, w.pause-time.Since(w.readAt)) + rand.N(settle))
@@ -288,7 +316,7 @@ func (w *watcher) refused(msg *nats.Msg) {
 // reason to call the view stale: a leader may be changing.
 func (w *watcher) failed(err error) {
 	w.timeout.Stop()
-	w.asked = 0
+	w.asked, w.size = 0, pageSize
 	w.retries++
 	w.outage = time.Now()
 	if w.retries > 1 || !w.r.nc.IsConnected() || !w.ready {

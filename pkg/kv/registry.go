@@ -76,10 +76,11 @@ type Registry struct {
 	api    string // prefix of JetStream's subjects
 	direct string // subject of direct gets
 
-	store  *store // nil: nothing is saved
-	clock  clock
-	counts counters
-	warned atomic.Int64 // when a message was last called invalid, unix nanoseconds
+	store    *store // nil: nothing is saved
+	clock    clock
+	counts   counters
+	watching atomic.Int64 // watches, now
+	warned   atomic.Int64 // when a message was last called invalid, unix nanoseconds
 
 	ensuring chan struct{} // full while somebody asks for the bucket, or makes it
 	ensured  atomic.Bool   // it has been seen

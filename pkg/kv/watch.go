@@ -17,6 +17,7 @@ const (
 	settle        = 100 * time.Millisecond
 	maxRetry      = 5 * time.Second
 	liveBuffer    = 2048 // messages; more unread ones cost a read
+	manyWatches   = 20   // of one Registry; those of more are looked after less often
 )
 
 // Watch calls apply with the complete snapshot of service whenever something
@@ -34,7 +35,16 @@ func (r *Registry) Watch(ctx context.Context, service string, apply func(events.
 		return err
 	}
 	defer w.close()
+	r.watching.Add(1)
+	defer r.watching.Add(-1)
 	return w.run(ctx, apply)
+}
+
+// relaxed is how often a watch is looked after, of which every is the usual
+// time: a process asks the server no more than about once a second, however
+// many services it watches. What is heard of changes does not depend on it.
+func (r *Registry) relaxed(every time.Duration) time.Duration {
+	return every * time.Duration(max(manyWatches, r.watching.Load())) / manyWatches
 }
 
 // Snapshot reads what is listed now: one snapshot for each service, ordered by
