@@ -1,6 +1,9 @@
 package events
 
-import "cmp"
+import (
+	"cmp"
+	"time"
+)
 
 // Snapshot is everything that one source knows about one service. It is
 // always complete, never a delta, and nobody changes it after it is sent: a
@@ -13,6 +16,9 @@ type Snapshot struct {
 	// Stale is set while the source cannot be reached: Entries are the last
 	// that were known.
 	Stale bool
+	// StaleSince is when the source last said anything, if Stale is set and it
+	// is known.
+	StaleSince time.Time
 }
 
 // Entry is one instance of a snapshot.

@@ -89,14 +89,14 @@ func FuzzView(f *testing.F) {
 			case 5:
 				v.outage = time.Now()
 			case 6:
-				v.publish(false, func(s events.Snapshot) { consistent(t, v, s) })
+				v.publish(func(s events.Snapshot) { consistent(t, v, s) })
 			default:
 				v.hear(msg)
 			}
 			for service := range v.services {
 				v.touch(service)
 			}
-			v.publish(true, func(s events.Snapshot) { consistent(t, v, s) })
+			v.publish(func(s events.Snapshot) { consistent(t, v, s) })
 		}
 	})
 }
@@ -104,16 +104,17 @@ func FuzzView(f *testing.F) {
 // fuzzed is a message about one of five instances.
 func fuzzed(b []byte) *nats.Msg {
 	id := string(rune('a' + b[1]%5))
+	z := []string{"z", "y"}[b[1]%5%2]
 	seq, last := uint64(b[2]), uint64(b[3])
 	if b[2] == 255 {
 		seq = 1 << 63
 	}
 	at := time.Unix(1e9+int64(binary.BigEndian.Uint16(b[3:])), 0).UTC()
 	h := nats.Header{
-		hdrStream: {"KV_proxima"}, hdrSubject: {"$KV.proxima.inst.user.r.z." + id}, hdrSequence: {strconv.FormatUint(seq, 10)},
+		hdrStream: {"KV_proxima"}, hdrSubject: {"$KV.proxima.inst.user.r." + z + "." + id}, hdrSequence: {strconv.FormatUint(seq, 10)},
 		hdrTimestamp: {at.Format(time.RFC3339Nano)}, hdrLastSequence: {strconv.FormatUint(last, 10)},
 	}
-	msg := &nats.Msg{Subject: "proxima.inst.user.r.z." + id, Header: h}
+	msg := &nats.Msg{Subject: "proxima.inst.user.r." + z + "." + id, Header: h}
 	switch b[5] % 7 {
 	case 0:
 		h[hdrOperation] = []string{purge}
@@ -126,7 +127,7 @@ func fuzzed(b []byte) *nats.Msg {
 	case 3:
 		msg.Data = []byte("garbage")
 	default:
-		msg.Data = []byte(strings.Replace(strings.Replace(body, `"a"`, strconv.Quote(id), 1), `"x"`, fmt.Sprintf(`"n%d"`, b[5]%7), 1))
+		msg.Data = []byte(strings.NewReplacer(`"a"`, strconv.Quote(id), `"z"`, strconv.Quote(z), `"x"`, fmt.Sprintf(`"n%d"`, b[5]%7)).Replace(body))
 	}
 	return msg
 }
@@ -153,11 +154,18 @@ func consistent(t *testing.T, v *view, s events.Snapshot) {
 	if l == nil {
 		l = &list{}
 	}
-	if len(s.Entries) != known || len(l.records) != known || l.expired != expired {
-		t.Fatalf("%d are known, %d expired; listed are %d, %d; published %d", known, expired, len(l.records), l.expired, len(s.Entries))
+	if len(s.Entries) != known || len(l.records) != known || l.all != (tally{known, expired, len(l.gone)}) {
+		t.Fatalf("%d are known, %d expired; listed are %d, counted %+v; published %d", known, expired, len(l.records), l.all, len(s.Entries))
+	}
+	var zones tally
+	for _, z := range l.zones {
+		zones.add(*z)
+	}
+	if zones != l.all {
+		t.Fatalf("the service counts %+v, its zones %+v", l.all, zones)
 	}
 	for i, e := range s.Entries {
-		if e.Instance == nil || i > 0 && s.Entries[i-1].ID >= e.ID {
+		if e.Instance == nil || i > 0 && s.Entries[i-1].Compare(e.Instance) >= 0 {
 			t.Fatalf("entry %d of %+v", i, s.Entries)
 		}
 		if rec := v.records[e.Key().String()]; rec == nil || rec.instance != e.Instance || rec.suspect.IsZero() == e.Suspect {
@@ -169,4 +177,30 @@ func consistent(t *testing.T, v *view, s events.Snapshot) {
 			t.Fatalf("%s is gone and there", g.rec.name)
 		}
 	}
+}
+
+// FuzzStored reads files as somebody may have left them.
+func FuzzStored(f *testing.F) {
+	f.Add([]byte(`{"version":1,"service":"user","saved":"2000-01-01T00:00:00Z","instances":[{"revision":7,"instance":` + body + `}]}`))
+	f.Add([]byte(`{"version":1,"instances":[{}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := decodeStored(data)
+		if err != nil {
+			return
+		}
+		known := map[events.Key]bool{}
+		for _, e := range s.entries {
+			if err := e.Validate(); err != nil || e.Service != s.service || known[e.Key()] {
+				t.Fatalf("%+v of %q: %v", e.Instance, s.service, err)
+			}
+			known[e.Key()] = true
+		}
+		again, err := encodeStored(events.Snapshot{Service: s.service, Entries: s.entries}, s.saved)
+		if err != nil {
+			return // a time that JSON cannot write
+		}
+		if back, err := decodeStored(again); err != nil || len(back.entries) != len(s.entries) {
+			t.Fatalf("%d entries, %v", len(back.entries), err)
+		}
+	})
 }

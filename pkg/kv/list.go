@@ -10,11 +10,13 @@ import (
 type list struct {
 	records []*record
 	sorted  bool // as snapshots are: once it was published
-	expired int  // how many of them are kept though they have expired
 	gone    []gone
+	all     tally
+	zones   map[zone]*tally // those with instances
 }
 
 func (l *list) add(rec *record) {
+	l.count(rec.instance, tally{listed: 1})
 	if !l.sorted {
 		l.records = append(l.records, rec)
 		return
@@ -24,6 +26,7 @@ func (l *list) add(rec *record) {
 }
 
 func (l *list) remove(rec *record) {
+	l.count(rec.instance, tally{listed: -1})
 	l.sort()
 	if i, ok := l.find(rec); ok {
 		l.records = slices.Delete(l.records, i, i+1)
@@ -75,7 +78,7 @@ func (v *view) touchAll() {
 }
 
 // publish calls apply for every service that has changed, in order of name.
-func (v *view) publish(stale bool, apply func(events.Snapshot)) {
+func (v *view) publish(apply func(events.Snapshot)) {
 	names := make([]string, 0, len(v.changed))
 	for service := range v.changed {
 		names = append(names, service)
@@ -83,12 +86,15 @@ func (v *view) publish(stale bool, apply func(events.Snapshot)) {
 	slices.Sort(names)
 	clear(v.changed)
 	for _, service := range names {
-		s := events.Snapshot{Service: service, Stale: stale}
+		s := events.Snapshot{Service: service, Stale: v.stale, StaleSince: v.since}
 		if l := v.services[service]; l != nil {
 			s.Entries = l.entries()
 			if l.empty() {
 				delete(v.services, service)
 			}
+		}
+		if v.r.store != nil && !v.stale {
+			v.r.store.save(s)
 		}
 		apply(s)
 	}

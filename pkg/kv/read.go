@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	pageSize = 2048            // records asked for at a time
-	pageIdle = 3 * time.Second // silence that ends a question
+	pageSize  = 2048            // records asked for at a time
+	pageIdle  = 3 * time.Second // silence that ends a question
+	firstIdle = time.Second     // and the first one, if there are snapshots on disk
 )
 
 // reader asks the stream, one question at a time: for the newest message (a
@@ -130,6 +131,10 @@ func (w *watcher) ask(about topic, q getRequest) {
 	}
 	if err != nil {
 		w.failed(err)
+		return
+	}
+	if w.r.store != nil && !w.ready {
+		w.timeout.Reset(firstIdle) // there is something to go on with
 		return
 	}
 	w.timeout.Reset(pageIdle)

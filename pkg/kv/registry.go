@@ -49,6 +49,12 @@ type Options struct {
 	// service that expire together, or just after an outage, are kept as
 	// suspects: see [events.Entry].
 	NoSuspects bool
+	// SnapshotDir is a directory in which the last snapshot of each service
+	// that is watched is kept, a few seconds behind, in <bucket>/<service>.json.
+	// A watch that cannot reach the registry at its start begins with that,
+	// marked stale, unless it is more than a day old. Processes may share one.
+	// Default: none.
+	SnapshotDir string
 	// OpTimeout bounds each exchange with the server. Default 2s.
 	OpTimeout time.Duration
 	// Logger for what the registry notices by itself. Default [slog.Default].
@@ -70,6 +76,7 @@ type Registry struct {
 	api    string // prefix of JetStream's subjects
 	direct string // subject of direct gets
 
+	store  *store // nil: nothing is saved
 	counts counters
 	warned atomic.Int64 // when a message was last called invalid, unix nanoseconds
 
@@ -133,6 +140,11 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 	}
 	r.api = api
 	r.direct = api + "DIRECT.GET." + r.stream
+	if o.SnapshotDir != "" {
+		if r.store, err = openStore(o.SnapshotDir, o.Bucket, o.Logger); err != nil {
+			return nil, err
+		}
+	}
 	if !nc.Opts.AllowReconnect || nc.Opts.MaxReconnect >= 0 {
 		r.log.Warn("the NATS connection gives up after a number of reconnects, use nats.MaxReconnects(-1) for discovery that heals by itself",
 			"reconnects", nc.Opts.AllowReconnect, "max_reconnects", nc.Opts.MaxReconnect)

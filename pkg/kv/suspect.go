@@ -11,7 +11,8 @@ const (
 	// maxSuspect is how long an instance is kept that vanished without a
 	// word, or expired together with many others.
 	maxSuspect = 10 * time.Minute
-	// massPercent of a service's instances, expired within a ttl, are many.
+	// massPercent of the instances of a service, or of those in one zone of
+	// it, expired within a ttl, are many.
 	massPercent = 15
 )
 
@@ -23,38 +24,56 @@ type gone struct {
 	until    time.Time // when that is no longer of interest
 }
 
+// zone is where instances are likely to lose the registry together.
+type zone struct{ region, zone string }
+
+func zoneOf(in *events.Instance) zone { return zone{in.Location.Region, in.Location.Zone} }
+
+// tally counts the instances of a service, or of one zone of it.
+type tally struct {
+	listed  int // those that are kept though they have expired, too
+	expired int // these
+	gone    int
+}
+
+func (t *tally) add(d tally) {
+	t.listed += d.listed
+	t.expired += d.expired
+	t.gone += d.gone
+}
+
+// many says whether one who expires now, and whom the tally may count already,
+// is one of many.
+func (t *tally) many(counted bool) bool {
+	expired, all := t.expired+t.gone, t.listed+t.gone
+	if !counted {
+		expired++
+	}
+	return expired > 1 && expired*100 > all*massPercent
+}
+
 // expire decides what becomes of an instance whose lease has ended. One alone
-// is dead, and removed. When many expire together, or one does when the registry
-// was just out of reach, it is more likely that they could not renew their
-// leases: they are kept as suspects until they come back, or their time is up.
+// is dead, and removed. When many of a service or of one of its zones expire
+// together, or one does when the registry was just out of reach, it is more
+// likely that they could not renew their leases: they are kept as suspects until
+// they come back, or their time is up; callers that can, ask them.
 // A lease fires again after each ttl while nobody renews it: whoever is alone
 // by then is dead.
 func (v *view) expire(l *list, rec *record) {
 	in, again := rec.instance, rec.expired
 	v.touch(in.Service)
 	l.forget()
-	others := l.expired + len(l.gone)
-	if again {
-		others--
-	}
+	near, all := l.zones[zoneOf(in)].many(again), l.all.many(again)
 	switch {
 	case v.r.opts.NoSuspects:
 		v.drop(l, rec)
 	case in.Status == events.Draining: // it was leaving anyway
 		v.drop(l, rec)
-	case others > 0 && (others+1)*100 > (len(l.records)+len(l.gone))*massPercent:
+	case near || all:
 		if !again {
-			v.r.log.Warn("instances expired together, using them last", "service", in.Service, "instance", in.ID, "expired", others+1)
+			v.r.log.Warn("instances expired together, using them last", "service", in.Service, "instance", in.ID, "expired", l.all.expired+l.all.gone+1)
 		}
-		for _, g := range l.gone {
-			if v.records[g.rec.name] != g.rec {
-				continue // forgotten
-			}
-			g.rec.instance = g.instance
-			l.add(g.rec)
-			l.keep(g.rec, maxSuspect)
-		}
-		l.gone = nil
+		v.recall(l, func(other *events.Instance) bool { return all || zoneOf(other) == zoneOf(in) })
 		l.keep(rec, maxSuspect)
 	case !again && time.Since(v.outage) <= in.TTL:
 		v.r.log.Warn("an instance expired just after an outage, using it last", "service", in.Service, "instance", in.ID)
@@ -62,6 +81,28 @@ func (v *view) expire(l *list, rec *record) {
 	default:
 		v.drop(l, rec)
 		l.gone = append(l.gone, gone{rec, in, time.Now().Add(in.TTL)})
+		l.count(in, tally{gone: 1})
+	}
+}
+
+// recall lists those again, as suspects, that were removed for they seemed to
+// expire alone.
+func (v *view) recall(l *list, which func(*events.Instance) bool) {
+	var back []gone
+	l.release(func(g gone) bool {
+		if !which(g.instance) {
+			return false
+		}
+		back = append(back, g)
+		return true
+	})
+	for _, g := range back {
+		if v.records[g.rec.name] != g.rec {
+			continue // forgotten
+		}
+		g.rec.instance = g.instance
+		l.add(g.rec)
+		l.keep(g.rec, maxSuspect)
 	}
 }
 
@@ -98,7 +139,7 @@ func (v *view) dropSuspects() {
 func (l *list) keep(rec *record, patience time.Duration) {
 	if !rec.expired {
 		rec.expired, rec.suspect, rec.patience = true, time.Now(), 0
-		l.expired++
+		l.count(rec.instance, tally{expired: 1})
 	}
 	rec.patience = max(rec.patience, patience)
 }
@@ -107,16 +148,44 @@ func (l *list) keep(rec *record, patience time.Duration) {
 func (l *list) clear(rec *record) {
 	if rec.expired {
 		rec.expired = false
-		l.expired--
+		l.count(rec.instance, tally{expired: -1})
 	}
 	rec.suspect = time.Time{}
-	l.gone = slices.DeleteFunc(l.gone, func(g gone) bool { return g.rec == rec })
+	l.release(func(g gone) bool { return g.rec == rec })
 }
 
 // forget forgets who expired alone, and has stayed so.
 func (l *list) forget() {
 	now := time.Now()
-	l.gone = slices.DeleteFunc(l.gone, func(g gone) bool { return !now.Before(g.until) })
+	l.release(func(g gone) bool { return !now.Before(g.until) })
+}
+
+// release takes some out of those that are gone.
+func (l *list) release(which func(gone) bool) {
+	l.gone = slices.DeleteFunc(l.gone, func(g gone) bool {
+		if !which(g) {
+			return false
+		}
+		l.count(g.instance, tally{gone: -1})
+		return true
+	})
+}
+
+// count adds to the tallies of the service and of the zone of an instance.
+func (l *list) count(in *events.Instance, d tally) {
+	l.all.add(d)
+	z := zoneOf(in)
+	t := l.zones[z]
+	if t == nil {
+		if l.zones == nil {
+			l.zones = map[zone]*tally{}
+		}
+		t = new(tally)
+		l.zones[z] = t
+	}
+	if t.add(d); *t == (tally{}) {
+		delete(l.zones, z)
+	}
 }
 
 func (l *list) empty() bool { return len(l.records)+len(l.gone) == 0 }

@@ -70,6 +70,38 @@ func TestFewOfManyThatExpireAreGoneAtOnce(t *testing.T) {
 	})
 }
 
+// One zone of a large service that loses the registry is few of it, and all
+// there is of the zone.
+func TestAZoneThatExpiresTogetherIsSuspect(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		f.dying(2, 40) // here those that live
+		for i := range 3 {
+			in := instance(fmt.Sprint("zoned", i))
+			in.Location.Zone = "us-east-1b"
+			f.register(in)
+		}
+		elsewhere := instance("elsewhere") // the only one of its zone, and dead
+		elsewhere.Location.Zone = "us-east-1c"
+		f.register(elsewhere)
+		v := watch(t, f.r, "user")
+		v.until("all", time.Second, of(0, 46))
+		time.Sleep(ttl15 + time.Second)
+		for range 30 {
+			s := v.get("user")
+			for _, e := range s.Entries {
+				if e.Suspect && e.Location.Zone != "us-east-1b" {
+					t.Fatalf("%s is suspect", e.ID)
+				}
+			}
+			if !of(3, 40)(s) {
+				t.Fatal(show(s))
+			}
+			time.Sleep(ttl15)
+		}
+	})
+}
+
 func TestManyThatExpireTogetherAreSuspectForTenMinutes(t *testing.T) {
 	for _, x := range []struct{ dead, living int }{{2, 0}, {2, 1}, {4, 18}, {20, 0}} {
 		natstest.Bubble(t, func(t *testing.T) {

@@ -30,6 +30,8 @@ type view struct {
 	newest   uint64              // highest sequence known in this life of the stream
 	verified uint64              // nothing up to this sequence was missed
 	outage   time.Time           // when the registry was last out of reach
+	stale    bool                // it is out of reach
+	since    time.Time           // then: when it was last heard
 
 	// Of the read under way, or the last.
 	full       bool   // it lists everything

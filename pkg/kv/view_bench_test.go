@@ -26,7 +26,7 @@ func BenchmarkChange(b *testing.B) {
 				msg := put(fmt.Sprint("i", n/2), seq, 0, fmt.Sprint(seq))
 				b.StartTimer()
 				v.hear(msg)
-				v.publish(false, func(s events.Snapshot) {
+				v.publish(func(s events.Snapshot) {
 					if len(s.Entries) != n {
 						b.Fatal(len(s.Entries))
 					}

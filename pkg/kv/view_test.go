@@ -48,7 +48,7 @@ func (v *view) read(full bool, msgs ...*nats.Msg) bool {
 func (v *view) shows() string {
 	var out []string
 	v.touch("user")
-	v.publish(false, func(s events.Snapshot) {
+	v.publish(func(s events.Snapshot) {
 		for _, e := range s.Entries {
 			word := e.ID + ":" + e.Incarnation
 			if e.Suspect {

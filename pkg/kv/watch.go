@@ -25,7 +25,8 @@ const (
 // that changed, with an empty snapshot for one whose last instance left.
 //
 // While the registry cannot be reached the last snapshot stays: apply is
-// called once with Stale set, and again when all is well. The error is ctx's,
+// called once with Stale set, and again when all is well. If that is so at the
+// start, the last snapshot is the one on disk, see [Options.SnapshotDir]. The error is ctx's,
 // or about service; nothing else ends a watch.
 func (r *Registry) Watch(ctx context.Context, service string, apply func(events.Snapshot)) error {
 	w, err := r.newWatcher(service)
@@ -38,7 +39,8 @@ func (r *Registry) Watch(ctx context.Context, service string, apply func(events.
 
 // Snapshot reads what is listed now: one snapshot for each service, ordered by
 // name. An empty service reads all. A service that is not listed has none. It
-// tries until ctx ends.
+// tries until ctx ends, unless there are snapshots on disk: if the registry
+// cannot be reached they are the answer, and Stale.
 func (r *Registry) Snapshot(ctx context.Context, service string) ([]events.Snapshot, error) {
 	w, err := r.newWatcher(service)
 	if err != nil {
@@ -73,8 +75,8 @@ type watcher struct {
 	status  chan nats.Status
 	subs    []*nats.Subscription
 	dropped int
-	stale   bool
-	err     error // why it is stale
+	alive   time.Time // when the registry last said anything
+	err     error     // why the view is stale
 }
 
 func (r *Registry) newWatcher(service string) (*watcher, error) {
@@ -118,8 +120,10 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case msg := <-w.live:
+			w.alive = time.Now()
 			w.listen(msg)
 		case msg := <-w.replies:
+			w.alive = time.Now()
 			w.listen(nil) // so that what a read tells is news only if it was missed
 			w.answer(msg)
 			for range len(w.replies) {
@@ -133,7 +137,7 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 			w.failed(fmt.Errorf("%w: no answer for %v", ErrUnavailable, pageIdle))
 		}
 		if w.ready && len(w.changed) > 0 {
-			w.publish(w.stale, apply)
+			w.publish(apply)
 			if w.asked != 0 {
 				w.timeout.Reset(pageIdle) // it was apply that took its time, not the registry
 			}
@@ -198,7 +202,11 @@ func (w *watcher) setStale(err error) {
 	if w.stale {
 		return
 	}
-	w.stale = true
+	w.stale, w.since = true, w.alive
+	if w.restore() {
+		w.r.log.Warn("the registry cannot be reached, starting with what was saved", "service", w.service, "saved", w.since, "error", err)
+		return
+	}
 	if w.ready {
 		w.r.log.Warn("the registry cannot be reached, keeping the last view", "service", w.service, "error", err)
 		w.touchAll()
@@ -209,7 +217,7 @@ func (w *watcher) setStale(err error) {
 func (w *watcher) well() {
 	w.err, w.retries = nil, 0
 	if w.stale {
-		w.stale, w.outage = false, time.Now()
+		w.stale, w.since, w.outage = false, time.Time{}, time.Now()
 		if w.ready {
 			w.r.log.Info("the registry is back", "service", w.service)
 			w.touchAll()

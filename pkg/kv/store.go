@@ -1,0 +1,300 @@
+package kv
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+const (
+	// saveAfter is how long a change waits to be saved, with all that follow.
+	saveAfter = 5 * time.Second
+	// saveAgain is how long a file stays as it is when only revisions change.
+	saveAgain = 10 * time.Minute
+	// maxStored is how old a saved snapshot may be: addresses find other uses.
+	maxStored = 24 * time.Hour
+	// maxFile is the largest file that is read.
+	maxFile = 1 << 30
+
+	storeVersion = 1
+	storeSuffix  = ".json"
+)
+
+// store keeps the last snapshot of each service on disk, in a file of its own:
+// <dir>/<bucket>/<service>.json. Callers that start while the registry is away
+// begin with that. Several processes may share a directory: files are replaced
+// as a whole, and whoever is last wins.
+type store struct {
+	dir string // of the bucket
+	log *slog.Logger
+
+	mu      sync.Mutex // guards what follows
+	pending map[string]events.Snapshot
+	saved   map[string]savedSnapshot
+	timer   *time.Timer // set while something is pending
+	failed  bool        // the last save has, and that was logged
+
+	writing sync.Mutex // one save at a time
+}
+
+// savedSnapshot is what was saved last of a service.
+type savedSnapshot struct {
+	events.Snapshot
+	at time.Time
+}
+
+// storedFile is what a file holds.
+type storedFile struct {
+	Version   int           `json:"version"`
+	Service   string        `json:"service"`
+	Saved     time.Time     `json:"saved"`
+	Instances []storedEntry `json:"instances"`
+}
+
+type storedEntry struct {
+	Revision uint64          `json:"revision"`
+	Suspect  bool            `json:"suspect,omitempty"`
+	Instance json.RawMessage `json:"instance"`
+}
+
+// openStore makes the directory, so that a mistake is noticed at the start and
+// not when the store is needed.
+func openStore(dir, bucket string, log *slog.Logger) (*store, error) {
+	s := &store{dir: filepath.Join(dir, bucket), log: log, pending: map[string]events.Snapshot{}, saved: map[string]savedSnapshot{}}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("kv: snapshots on disk: %w", err)
+	}
+	probe, err := os.CreateTemp(s.dir, "write-*.tmp")
+	if err != nil {
+		return nil, fmt.Errorf("kv: snapshots on disk: %w", err)
+	}
+	return s, errors.Join(probe.Close(), os.Remove(probe.Name()))
+}
+
+// save writes a snapshot, a little later, if it says anything new.
+func (s *store) save(snapshot events.Snapshot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if last, ok := s.saved[snapshot.Service]; ok && time.Since(last.at) < saveAgain && same(last.Snapshot, snapshot) {
+		delete(s.pending, snapshot.Service)
+		return
+	}
+	s.pending[snapshot.Service] = snapshot
+	if s.timer == nil {
+		s.timer = time.AfterFunc(saveAfter, s.flush)
+	}
+}
+
+// same says whether two snapshots list the same, if not in the same revisions.
+func same(a, b events.Snapshot) bool {
+	return slices.EqualFunc(a.Entries, b.Entries, func(a, b events.Entry) bool {
+		return a.Instance == b.Instance && a.Suspect == b.Suspect
+	})
+}
+
+// flush writes what is pending.
+func (s *store) flush() {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	s.mu.Lock()
+	pending := s.pending
+	s.pending, s.timer = map[string]events.Snapshot{}, nil
+	s.mu.Unlock()
+	var errs []error
+	for name, snapshot := range pending {
+		if err := s.write(snapshot); err != nil {
+			errs = append(errs, err)
+			delete(pending, name)
+		}
+	}
+	s.mu.Lock()
+	for name, snapshot := range pending {
+		if s.saved[name] = (savedSnapshot{snapshot, time.Now()}); len(snapshot.Entries) == 0 {
+			delete(s.saved, name)
+		}
+	}
+	report := len(errs) > 0 && !s.failed
+	s.failed = len(errs) > 0
+	s.mu.Unlock()
+	if report {
+		s.log.Warn("snapshots cannot be saved, a start without the registry would know of nothing new",
+			"services", len(errs), "error", errs[0])
+	}
+}
+
+func (s *store) path(service string) string { return filepath.Join(s.dir, service+storeSuffix) }
+
+// write replaces the file of a service. One without instances has none.
+func (s *store) write(snapshot events.Snapshot) error {
+	if len(snapshot.Entries) == 0 {
+		if err := os.Remove(s.path(snapshot.Service)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	data, err := encodeStored(snapshot, time.Now())
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(s.dir, snapshot.Service+"-*.tmp")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), s.path(snapshot.Service))
+	}
+	if err != nil {
+		_ = os.Remove(f.Name()) // it is the first error that counts
+	}
+	return err
+}
+
+// load reads what was saved: of one service, or of all if it is empty. What
+// cannot be used is logged and left alone.
+func (s *store) load(service string) []storedSnapshot {
+	names := []string{service}
+	if service == "" {
+		names = names[:0]
+		files, err := os.ReadDir(s.dir)
+		if err != nil {
+			s.log.Warn("saved snapshots cannot be read", "error", err)
+		}
+		for _, f := range files {
+			if name, ok := strings.CutSuffix(f.Name(), storeSuffix); ok {
+				names = append(names, name)
+			}
+		}
+	}
+	var all []storedSnapshot
+	for _, name := range names {
+		stored, err := s.read(name)
+		switch {
+		case err == nil:
+			all = append(all, stored)
+		case !errors.Is(err, fs.ErrNotExist):
+			s.log.Warn("a saved snapshot cannot be used", "service", name, "error", err)
+		}
+	}
+	return all
+}
+
+func (s *store) read(service string) (storedSnapshot, error) {
+	if err := events.ValidateService(service); err != nil {
+		return storedSnapshot{}, err
+	}
+	info, err := os.Stat(s.path(service))
+	if err != nil {
+		return storedSnapshot{}, err
+	}
+	if info.Size() > maxFile {
+		return storedSnapshot{}, fmt.Errorf("kv: %s has %d bytes, want at most %d", s.path(service), info.Size(), maxFile)
+	}
+	data, err := os.ReadFile(s.path(service))
+	if err != nil {
+		return storedSnapshot{}, err
+	}
+	stored, err := decodeStored(data)
+	switch age := time.Since(stored.saved); {
+	case err != nil:
+		return storedSnapshot{}, fmt.Errorf("kv: %s: %w", s.path(service), err)
+	case stored.service != service:
+		return storedSnapshot{}, fmt.Errorf("kv: %s is about service %q", s.path(service), stored.service)
+	case age > maxStored:
+		return storedSnapshot{}, fmt.Errorf("kv: %s is %v old, want at most %v", s.path(service), age.Round(time.Minute), maxStored)
+	}
+	return stored, nil
+}
+
+// storedSnapshot is a snapshot from disk.
+type storedSnapshot struct {
+	service string
+	saved   time.Time
+	entries []events.Entry
+}
+
+func encodeStored(snapshot events.Snapshot, now time.Time) ([]byte, error) {
+	file := storedFile{Version: storeVersion, Service: snapshot.Service, Saved: now, Instances: make([]storedEntry, 0, len(snapshot.Entries))}
+	for _, e := range snapshot.Entries {
+		data, err := events.Encode(*e.Instance)
+		if err != nil {
+			return nil, err
+		}
+		file.Instances = append(file.Instances, storedEntry{e.Revision, e.Suspect, data})
+	}
+	var b bytes.Buffer
+	err := json.NewEncoder(&b).Encode(file)
+	return b.Bytes(), err
+}
+
+// decodeStored reads a file. Instances that are not valid, and those that are
+// listed twice, are left out.
+func decodeStored(data []byte) (storedSnapshot, error) {
+	var file storedFile
+	if err := json.Unmarshal(data, &file); err != nil {
+		return storedSnapshot{}, err
+	}
+	if file.Version != storeVersion {
+		return storedSnapshot{}, fmt.Errorf("version %d, want %d", file.Version, storeVersion)
+	}
+	stored := storedSnapshot{service: file.Service, saved: file.Saved}
+	known := map[events.Key]struct{}{}
+	for _, e := range file.Instances {
+		in, err := events.Decode(e.Instance)
+		if err != nil || in.Service != file.Service {
+			continue
+		}
+		if _, twice := known[in.Key()]; twice {
+			continue
+		}
+		known[in.Key()] = struct{}{}
+		stored.entries = append(stored.entries, events.Entry{Instance: in, Suspect: e.Suspect, Revision: e.Revision})
+	}
+	return stored, nil
+}
+
+// restore makes the view what was saved, if anything was, until the registry
+// answers. Whatever that says of an instance is newer, and one that it does not
+// know has vanished without a word.
+func (v *view) restore() (restored bool) {
+	if v.r.store == nil || v.ready {
+		return false
+	}
+	for _, stored := range v.r.store.load(v.service) {
+		l := v.list(stored.service)
+		for _, e := range stored.entries {
+			rec := &record{name: e.Key().String(), instance: e.Instance, seq: e.Revision}
+			if v.records[rec.name] != nil {
+				continue // heard of already
+			}
+			if e.Suspect {
+				rec.suspect, rec.patience = time.Now(), maxSuspect
+			}
+			v.records[rec.name] = rec
+			l.add(rec)
+		}
+		v.touch(stored.service)
+		v.since = earliest(v.since, stored.saved)
+		restored = true
+	}
+	v.ready = v.ready || restored
+	return restored
+}
+
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
