@@ -89,7 +89,7 @@ type Registry struct {
 // Counts are totals since [Open].
 type Counts struct {
 	Invalid   uint64 // messages skipped because they are malformed
-	Forged    uint64 // messages ignored because a schedule wrote what it may not
+	Forged    uint64 // messages ignored because a schedule wrote what it may not, and instances that were heard of and never stored
 	Gaps      uint64 // changes that were missed and noticed
 	Snapshots uint64 // snapshots read
 }

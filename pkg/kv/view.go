@@ -50,6 +50,7 @@ type record struct {
 	hash       uint64    // of the body
 	generation uint32    // of the snapshot that listed it last, or that it came after
 	missed     uint8     // snapshots in a row that do not agree with it
+	stored     bool      // a snapshot has listed its key: it is not only hearsay
 	expired    bool      // its lease has ended; instance is what it was
 	suspect    time.Time // since when; zero: it is not
 	patience   time.Duration
@@ -193,6 +194,7 @@ func (v *view) mark(msg *nats.Msg) uint64 {
 	case rec == nil || rec.older(&c):
 		v.news = true
 		v.merge(rec, &c, msg, err)
+		v.records[c.key.String()].stored = true
 	case !v.full || rec.generation == v.generation:
 		// It changed while this was read.
 	default:
@@ -203,13 +205,14 @@ func (v *view) mark(msg *nats.Msg) uint64 {
 			v.doubt = true
 		} else {
 			v.merge(rec, &c, msg, err)
+			rec.stored = true
 		}
 	}
 	return seq
 }
 
 func (v *view) confirm(rec *record) {
-	rec.generation, rec.missed = v.generation, 0
+	rec.generation, rec.missed, rec.stored = v.generation, 0, true
 	if !rec.suspect.IsZero() && !rec.expired {
 		rec.suspect = time.Time{}
 		v.touch(rec.instance.Service)
@@ -238,7 +241,8 @@ func (v *view) end() {
 
 // sweep looks at what a snapshot did not list. A removal that is no longer
 // marked is forgotten; an instance that vanished without a word becomes suspect
-// when a second snapshot agrees.
+// when a second snapshot agrees. If no snapshot has ever listed it, it was never
+// there: somebody has made it up.
 func (v *view) sweep() {
 	for name, rec := range v.records {
 		if rec.generation == v.generation {
@@ -251,6 +255,9 @@ func (v *view) sweep() {
 		}
 		if rec.missed++; rec.missed < 2 {
 			v.doubt = true
+		} else if !rec.stored {
+			v.r.counts.forged.Add(1)
+			v.drop(v.list(rec.instance.Service), rec)
 		} else if rec.suspect.IsZero() {
 			v.vanish(rec)
 		}
