@@ -241,8 +241,7 @@ func (v *view) end() {
 
 // sweep looks at what a snapshot did not list. A removal that is no longer
 // marked is forgotten; an instance that vanished without a word becomes suspect
-// when a second snapshot agrees. If no snapshot has ever listed it, it was never
-// there: somebody has made it up.
+// when a second snapshot agrees.
 func (v *view) sweep() {
 	for name, rec := range v.records {
 		if rec.generation == v.generation {
@@ -255,9 +254,6 @@ func (v *view) sweep() {
 		}
 		if rec.missed++; rec.missed < 2 {
 			v.doubt = true
-		} else if !rec.stored {
-			v.r.counts.forged.Add(1)
-			v.drop(v.list(rec.instance.Service), rec)
 		} else if rec.suspect.IsZero() {
 			v.vanish(rec)
 		}
