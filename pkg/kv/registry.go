@@ -77,6 +77,7 @@ type Registry struct {
 	direct string // subject of direct gets
 
 	store  *store // nil: nothing is saved
+	clock  clock
 	counts counters
 	warned atomic.Int64 // when a message was last called invalid, unix nanoseconds
 
@@ -122,6 +123,7 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 		inst:   "$KV." + o.Bucket + ".inst.",
 		live:   o.Bucket + ".",
 
+		clock:    clock{start: time.Now()},
 		ensuring: make(chan struct{}, 1),
 	}
 	api := "$JS.API."

@@ -84,6 +84,9 @@ func (v *view) hear(msg *nats.Msg) finding {
 		v.invalid(msg, err)
 		return fine
 	}
+	if err == nil {
+		v.r.clock.hear(c.at)
+	}
 	rec, found := v.records[c.key.String()], fine
 	switch {
 	case rec == nil:
