@@ -111,6 +111,7 @@ func (w *watcher) close() {
 	w.r.nc.RemoveStatusListener(w.status)
 	w.due.Stop()
 	w.timeout.Stop()
+	w.vigil.Stop()
 }
 
 func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
@@ -133,6 +134,8 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 			w.connection()
 		case <-w.due.C:
 			w.next()
+		case <-w.vigil.C:
+			w.endVigils()
 		case <-w.timeout.C:
 			w.failed(fmt.Errorf("%w: no answer for %v", ErrUnavailable, pageIdle))
 		}
