@@ -157,6 +157,7 @@ func (w *watcher) listen(msg *nats.Msg) {
 	found := fine
 	if msg != nil {
 		found = w.hear(msg)
+		w.hope()
 	}
 	for range len(w.live) {
 		found = max(found, w.hear(<-w.live))
