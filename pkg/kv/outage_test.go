@@ -343,6 +343,31 @@ func TestConnectionThatIsClosedForGood(t *testing.T) {
 	})
 }
 
+// The bucket is away for so long that a caller asks for it only every few
+// seconds. What is heard from it says earlier that it is back.
+func TestAViewIsNotStaleForLongWhenChangesAreHeardAgain(t *testing.T) {
+	for range 5 { // the time between two questions is random
+		natstest.Bubble(t, func(t *testing.T) {
+			f := setup(t)
+			f.register(instance("a"))
+			reader := open(t, f.nc, kv.Options{NoCreate: true})
+			v := watch(t, reader, "user")
+			v.until("listed", time.Second, count(1))
+			if err := f.js().DeleteStream(t.Context(), "KV_proxima"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute + time.Second)
+			if !v.get("user").Stale {
+				t.Fatal("the view is not stale, though its bucket is gone")
+			}
+			a := f.announce(open(t, f.nc, kv.Options{}), instance("b"), kv.AnnounceOptions{})
+			registered(t, a, time.Second)
+			v.until("well", time.Second, func(s events.Snapshot) bool { return !s.Stale && count(2)(s) })
+		})
+	}
+}
+
+
 // wipe empties the bucket, as anybody can who may write one key.
 func (f *fixture) wipe() {
 	f.t.Helper()

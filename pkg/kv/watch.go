@@ -122,6 +122,7 @@ func (w *watcher) close() {
 	w.r.nc.RemoveStatusListener(w.status)
 	w.due.Stop()
 	w.timeout.Stop()
+	w.vigil.Stop()
 }
 
 func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
@@ -144,6 +145,8 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 			w.connection()
 		case <-w.due.C:
 			w.next()
+		case <-w.vigil.C:
+			w.endVigils()
 		case <-w.timeout.C:
 			w.failed(fmt.Errorf("%w: no answer for %v", ErrUnavailable, pageIdle))
 		}
@@ -165,6 +168,7 @@ func (w *watcher) listen(msg *nats.Msg) {
 	found, before := fine, w.newest
 	if msg != nil {
 		found = w.hear(msg)
+		w.hope()
 	}
 	for range len(w.live) {
 		found = max(found, w.hear(<-w.live))
