@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -67,9 +68,9 @@ func TestOneNodeRunsTheRegistryAndKeepsItOverAKill(t *testing.T) {
 	v := watch(t, nc)
 	v.until(t, "all listed", v.all(20))
 
-	n.kill()
+	n.Kill()
 	v.until(t, "stale", func(s events.Snapshot) bool { return s.Stale })
-	n.start(t)
+	n.Start(t)
 
 	v.until(t, "all listed by a registry that answers", v.all(20))
 	leavesAndExpires(t, nc, v, r)
@@ -95,12 +96,12 @@ func TestThreeNodesRunTheRegistryAndLoseOneWithoutLosingAnInstance(t *testing.T)
 	leader, others := split(t, nodes, clusterOf(t, js).Leader)
 	v := watch(t, connect(t, others[0]))
 	v.until(t, "all listed", v.all(20))
-	leader.kill()
+	leader.Kill()
 	killed := time.Now()
 	leavesAndExpires(t, connect(t, others[1]), v, r)
 	t.Logf("a change was made and seen %.1f s after the leader was killed", time.Since(killed).Seconds())
 
-	leader.start(t)
+	leader.Start(t)
 	eventually(t, "the killed node catches up", func(context.Context) error {
 		for _, r := range clusterOf(t, js).Replicas {
 			if !r.Current || r.Offline {
@@ -117,11 +118,11 @@ func TestThreeNodesRunTheRegistryAndLoseOneWithoutLosingAnInstance(t *testing.T)
 
 // connect connects to the nodes as the commands do: for ever, and without a
 // buffer of stale messages.
-func connect(t *testing.T, nodes ...*node) *nats.Conn {
+func connect(t *testing.T, nodes ...*natstest.Process) *nats.Conn {
 	t.Helper()
 	urls := make([]string, len(nodes))
 	for i, n := range nodes {
-		urls[i] = n.url
+		urls[i] = n.URL
 	}
 	nc, err := nats.Connect(strings.Join(urls, ","),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond),
@@ -272,10 +273,10 @@ func clusterOf(t *testing.T, js jetstream.JetStream) *jetstream.ClusterInfo {
 }
 
 // split takes the node of that name out of the list.
-func split(t *testing.T, nodes []*node, name string) (one *node, others []*node) {
+func split(t *testing.T, nodes []*natstest.Process, name string) (one *natstest.Process, others []*natstest.Process) {
 	t.Helper()
 	for _, n := range nodes {
-		if n.name == name {
+		if n.Name == name {
 			one = n
 		} else {
 			others = append(others, n)

@@ -130,6 +130,9 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 	}
 	sel := o.Selector
 	sel.Source, sel.Bucket = r.directory, o.Bucket
+	if clock, ok := registry.(selector.Clock); ok {
+		sel.Source = clocked{r.directory, clock}
+	}
 	sel.Latency.Dial = o.Guard.DialContext
 	if shared, ok := registry.(interface{ Bus() *kv.Bus }); ok {
 		sel.Latency.Bus = shared.Bus()
@@ -161,10 +164,15 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 		}
 	})
 	if o.Metrics != nil {
-		away := o.Metrics.Selector(r.selector)
+		away := []func(){o.Metrics.Selector(r.selector)}
+		if counts, ok := registry.(telemetry.RegistryCounts); ok {
+			away = append(away, o.Metrics.Registry(counts))
+		}
 		r.work.Go(func() {
 			<-r.run.Done()
-			away()
+			for _, stop := range away {
+				stop()
+			}
 		})
 	}
 	if err := r.openDoors(); err != nil {

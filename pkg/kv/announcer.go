@@ -111,7 +111,7 @@ func (n *announcer) step() (wait time.Duration, final bool) {
 		return 0, true
 	case errors.Is(err, errWaiting):
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Registering, err, 0 })
-		return jitter(in.TTL / 12), false
+		return jitter(min(in.TTL/12, retryEvery)), false // if its lease ends nobody is listed
 	default:
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Conflict, err, 0 })
 		return jitter(in.TTL / 6), false

@@ -42,15 +42,16 @@ type reader struct {
 	chain   uint64 // sequence of the last message of this page
 	unread  bool   // that message could not be read
 	floor   uint64 // the newest message must not lie before it
-	heard   uint64 // newest when the last check was asked
+	heard   uint64 // what the next check has to confirm: it was the newest some time before
 	fullAt  time.Time
 	readAt  time.Time     // when the last read ended
 	pause   time.Duration // how long until the next, at least
 	retries int           // questions in a row without an answer
 
-	due     *time.Timer // the next question
-	soon    bool        // it is a read that somebody waits for
-	timeout *time.Timer // for the answer to this one
+	due      *time.Timer // the next question
+	soon     bool        // it is a read that somebody waits for
+	confirms bool        // it is a check of what was heard
+	timeout  *time.Timer // for the answer to this one
 }
 
 // topic is what a question is about.
@@ -84,6 +85,15 @@ func (w *watcher) readSoon(why finding) {
 	}
 }
 
+// confirmSoon asks for a check of a change that was heard. Anybody who may
+// publish on core NATS can publish where changes are republished; what the stream
+// has counts. Until then what was heard is believed: it nearly always is true.
+func (w *watcher) confirmSoon() {
+	if w.asked == 0 && !w.soon && !w.confirms {
+		w.schedule()
+	}
+}
+
 // reconnected begins again. Everybody comes back at once: not all ask at once.
 func (w *watcher) reconnected() {
 	w.timeout.Stop()
@@ -97,7 +107,7 @@ func (w *watcher) reconnected() {
 
 // next asks what is due: a page of the read under way, a new read, or a check.
 func (w *watcher) next() {
-	w.soon = false
+	w.soon, w.confirms = false, false
 	if w.cursor == 0 {
 		switch {
 		case w.want == lost, !w.ready, !time.Now().Before(w.fullAt):
@@ -297,7 +307,14 @@ func (w *watcher) answered() {
 
 // schedule says when to ask again.
 func (w *watcher) schedule() {
-	if w.soon = w.want != fine; !w.soon {
+	w.soon = w.want != fine
+	w.confirms = !w.soon && w.newest > w.verified
+	if w.confirms {
+		w.heard = w.newest
+		w.due.Reset(jitter(w.r.relaxed(confirmEvery)))
+		return
+	}
+	if !w.soon {
 		w.due.Reset(jitter(w.r.relaxed(checkEvery)))
 		return
 	}

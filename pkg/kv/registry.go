@@ -77,6 +77,7 @@ type Registry struct {
 	direct string // subject of direct gets
 
 	store    *store // nil: nothing is saved
+	clock    clock
 	counts   counters
 	watching atomic.Int64 // watches, now
 	warned   atomic.Int64 // when a message was last called invalid, unix nanoseconds
@@ -88,7 +89,7 @@ type Registry struct {
 // Counts are totals since [Open].
 type Counts struct {
 	Invalid   uint64 // messages skipped because they are malformed
-	Forged    uint64 // messages ignored because a schedule wrote what it may not
+	Forged    uint64 // messages ignored because a schedule wrote what it may not, and instances that were heard of and never stored
 	Gaps      uint64 // changes that were missed and noticed
 	Snapshots uint64 // snapshots read
 }
@@ -123,6 +124,7 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 		inst:   "$KV." + o.Bucket + ".inst.",
 		live:   o.Bucket + ".",
 
+		clock:    clock{start: time.Now()},
 		ensuring: make(chan struct{}, 1),
 	}
 	api := "$JS.API."

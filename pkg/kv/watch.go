@@ -14,6 +14,7 @@ import (
 const (
 	snapshotEvery = 5 * time.Minute  // even if nothing seems wrong
 	checkEvery    = 20 * time.Second // asks whether the stream is ahead
+	confirmEvery  = 3 * time.Second  // and, after a change was heard, whether it has it
 	settle        = 100 * time.Millisecond
 	maxRetry      = 5 * time.Second
 	liveBuffer    = 2048 // messages; more unread ones cost a read
@@ -161,7 +162,7 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 // listen takes in a change as it happens, and all that are waiting: a burst is
 // one change.
 func (w *watcher) listen(msg *nats.Msg) {
-	found := fine
+	found, before := fine, w.newest
 	if msg != nil {
 		found = w.hear(msg)
 	}
@@ -174,6 +175,8 @@ func (w *watcher) listen(msg *nats.Msg) {
 	if found != fine {
 		w.r.counts.gaps.Add(1)
 		w.readSoon(found)
+	} else if w.newest != before {
+		w.confirmSoon()
 	}
 }
 

@@ -15,6 +15,15 @@ const (
 	never     = math.MaxInt64 // when nothing is due
 )
 
+// Clock is what a [Source] may be besides: one that knows the time by which
+// instances say when they started. *kv.Registry is one.
+type Clock interface{ Now() time.Time }
+
+// wallClock is our own clock at its start, and no jump of it later.
+type wallClock struct{ start time.Time }
+
+func (c wallClock) Now() time.Time { return c.start.Add(time.Since(c.start)) }
+
 // born is when an instance began, on the selector's clock. It goes by what the
 // instance says, so that a caller that has just come does not take old ones for
 // new; one that says it begins in the future begins now.
@@ -22,7 +31,7 @@ func (svc *service) born(in *events.Instance) time.Duration {
 	if in.Started.IsZero() {
 		return longAgo
 	}
-	age := max(0, time.Since(in.Started))
+	age := max(0, svc.sel.clock.Now().Sub(in.Started))
 	if age >= svc.sel.opts.RampUp {
 		return longAgo
 	}
@@ -66,6 +75,22 @@ func (c *circle) draw() *node {
 			return c.near[i]
 		}
 	}
+}
+
+// relieved is n, or another one if n has more calls in flight than that: where
+// some are new most draws are of the same few, and one of those that does not
+// answer any more must not get nearly all calls. A new one counts with the
+// weight that it has by now, so this gives it no more than its share otherwise.
+func (c *circle) relieved(n *node) *node {
+	i := rand.N(len(c.near))
+	if c.near[i] == n {
+		i = (i + 1) % len(c.near)
+	}
+	ramp := float32(c.thin[i]) / math.MaxUint32
+	if other := c.near[i]; other.queue() < n.queue()*ramp {
+		return other
+	}
+	return n
 }
 
 // keep says whether one that has its turn is taken.

@@ -78,6 +78,32 @@ func TestWhereAllAreNewNobodyIsThinnedOut(t *testing.T) {
 	}
 }
 
+// A new instance beside one that has fallen silent: calls pile up on the silent
+// one, and its youth does not keep the other from taking over.
+func TestOneThatRampsUpRelievesASilentNeighbour(t *testing.T) {
+	for _, strategy := range []selector.Strategy{selector.P2C, selector.LeastRequest, selector.LoadAware} {
+		t.Run(string(strategy), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := start(t, selector.Options{Strategy: strategy, LoadHigh: -1}, instance("silent", home), instance("new", home, aged(0)))
+				const n = 400
+				held := 0
+				for range n {
+					p := w.pick()
+					if p.ID == "silent" {
+						held++ // no answer
+						continue
+					}
+					p.DoneAfter(nil, time.Millisecond)
+				}
+				// A tenth of the weight: about ten times as many calls in flight are alike.
+				if held < 5 || held > 12 {
+					t.Errorf("%d of %d calls went to the silent one, want about 10", held, n)
+				}
+			})
+		})
+	}
+}
+
 func TestTheNearestAndAKeyDoNotLookAtAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{Strategy: selector.Nearest})
@@ -156,5 +182,28 @@ func TestAPickAmongNewOnesAllocatesNothing(t *testing.T) {
 		}); got != 0 {
 			t.Errorf("%s: %v allocations", strategy, got)
 		}
+	}
+}
+
+// told is a source that knows the time.
+type told struct {
+	selector.Source
+	ahead time.Duration
+}
+
+func (s told) Now() time.Time { return time.Now().Add(s.ahead) }
+
+// Our own clock is an hour behind, or ahead: the source knows better.
+func TestAgeIsByTheClockOfTheSource(t *testing.T) {
+	for _, ahead := range []time.Duration{time.Hour, -time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			list := always(instance("old", home, aged(time.Hour-ahead)), instance("new", home, aged(-ahead)))
+			w := newWorld(t, selector.Options{Source: told{list, ahead}})
+			time.Sleep(time.Second)
+			const n = 10000
+			if got := float64(w.picks(n)["new"]) / n; got < 0.05 || got > 0.2 {
+				t.Errorf("with a clock that is %v wrong the new one got %.3f of the picks", ahead, got)
+			}
+		})
 	}
 }
