@@ -16,7 +16,7 @@ const (
 	pageMost  = 8 * pageSize    // and at most, for whoever watches everything
 	pageQuick = time.Second / 2 // an answer within this time lets the next be larger
 	lastMost  = 1024            // subjects whose last messages a server tells at once
-	pageIdle  = 3 * time.Second // silence that ends a question
+	pageIdle  = 3 * time.Second // silence that ends a question, see patience
 	firstIdle = time.Second     // and the first one, if there are snapshots on disk
 )
 
@@ -162,11 +162,18 @@ func (w *watcher) ask(about topic, q getRequest) {
 		w.failed(err)
 		return
 	}
+	w.timeout.Reset(w.patience())
+}
+
+// patience is how long to wait for an answer, or for more of it. It doubles with
+// each question in a row that had none: a server that has more to do than it can
+// would never come to an end if everybody asked it again and again.
+func (w *watcher) patience() time.Duration {
+	idle := pageIdle
 	if w.r.store != nil && !w.ready {
-		w.timeout.Reset(firstIdle) // there is something to go on with
-		return
+		idle = firstIdle // there is something to go on with
 	}
-	w.timeout.Reset(pageIdle)
+	return idle << min(w.retries, 3)
 }
 
 // answer takes in an answer, or a part of it.
@@ -224,7 +231,7 @@ func (w *watcher) checked(seq uint64) {
 
 // listed takes in a message of a page.
 func (w *watcher) listed(msg *nats.Msg) {
-	w.timeout.Reset(pageIdle)
+	w.timeout.Reset(w.patience())
 	if msg.Header == nil {
 		// Somebody wrote headers that cannot be read.
 		w.invalid(msg, errFrame)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -166,6 +167,35 @@ func TestAFreeKeyIsTakenWithoutALook(t *testing.T) {
 		}
 		if s := f.snapshot("user"); len(s) != 1 || len(s[0].Entries) != 2 {
 			t.Errorf("listed: %v", s)
+		}
+	})
+}
+
+// A server that has more to do than it can answers everybody late. Who asks again
+// before that throws the answer away, and makes it worse.
+func TestWhoGetsNoAnswerWaitsLongerForTheNext(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		ns := natstest.Start(t)
+		nc := natstest.Connect(t, ns)
+		var asked atomic.Int32
+		if _, err := nc.Subscribe("$JS.API.DIRECT.GET.KV_proxima", func(msg *nats.Msg) {
+			asked.Add(1)
+			time.AfterFunc(10*time.Second, func() {
+				data, _ := events.Encode(instance("a"))
+				_ = nc.PublishMsg(&nats.Msg{Subject: msg.Reply, Data: data, Header: nats.Header{
+					"Nats-Stream": {"KV_proxima"}, "Nats-Subject": {"$KV.proxima.inst.user.us-east-1.us-east-1a.a"},
+					"Nats-Sequence": {"1"}, "Nats-Time-Stamp": {"2026-11-21T08:00:00Z"}, "Nats-Last-Sequence": {"0"},
+				}})
+				_ = nc.PublishMsg(&nats.Msg{Subject: msg.Reply, Header: nats.Header{"Status": {"204"}, "Nats-Num-Pending": {"0"}, "Nats-Last-Sequence": {"1"}}})
+			})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		r := open(t, natstest.Connect(t, ns), kv.Options{NoCreate: true})
+		v := watch(t, r, "user")
+		v.until("listed", time.Minute, count(1))
+		if n := asked.Load(); n > 4 {
+			t.Errorf("asked %d times", n)
 		}
 	})
 }

@@ -148,12 +148,12 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 		case <-w.vigil.C:
 			w.endVigils()
 		case <-w.timeout.C:
-			w.failed(fmt.Errorf("%w: no answer for %v", ErrUnavailable, pageIdle))
+			w.failed(fmt.Errorf("%w: no answer for %v", ErrUnavailable, w.patience()))
 		}
 		if w.ready && len(w.changed) > 0 {
 			w.publish(apply)
 			if w.asked != 0 {
-				w.timeout.Reset(pageIdle) // it was apply that took its time, not the registry
+				w.timeout.Reset(w.patience()) // it was apply that took its time, not the registry
 			}
 		}
 		if w.ready && w.once {

@@ -110,6 +110,7 @@ func open(ctx context.Context, nc *nats.Conn, o kv.Options) (*kv.Registry, error
 func choose(ctx context.Context, nc *nats.Conn, source selector.Source) (*selector.Selector, error) {
 	return selector.New(ctx, nc, selector.Options{
 		Location: topology.Location{Region: "eu-west-1", Zone: "eu-west-1a"}, Source: source, Logger: quiet, Probe: selector.ProbeNone,
+		FirstSnapshot: 2 * time.Minute, // with two processors for all of them it may take that long
 	})
 }
 
@@ -174,7 +175,7 @@ func stamped(version string) int64 {
 }
 
 // paced calls f rate times a second for d, by workers that do not wait for
-// each other, and returns how often it was called.
+// each other, and returns how often it was called: less, if that is too much.
 func paced(ctx context.Context, d time.Duration, rate, workers int, f func(ctx context.Context, worker int) error) (int, error) {
 	group, ctx := errgroup.WithContext(ctx)
 	done := make([]int, workers)
@@ -184,7 +185,7 @@ func paced(ctx context.Context, d time.Duration, rate, workers int, f func(ctx c
 			begin := time.Now().Add(every * time.Duration(w) / time.Duration(workers))
 			for {
 				due := begin.Add(time.Duration(done[w]) * every)
-				if due.Sub(begin) >= d {
+				if due.Sub(begin) >= d || time.Since(begin) >= d {
 					return nil
 				}
 				select {

@@ -23,7 +23,11 @@ func start(ctx context.Context, s *stage) error {
 		return err
 	}
 	all := fleetOf(instances, 1, forever)
-	if err := register(ctx, rs, all); err != nil {
+	for i := range all {
+		all[i].Service = "called"
+	}
+	// And a tenth of the fleet, which nobody asks for.
+	if err := register(ctx, rs, append(fleetOf(max(s.config.Instances/10, s.config.Services), s.config.Services, forever), all...)); err != nil {
 		return err
 	}
 	p, err := s.callers(callersConfig{URLs: []string{n.url}, Groups: []group{
