@@ -233,9 +233,12 @@ func (w *watcher) setStale(err error) {
 	if restored {
 		what = "the registry cannot be reached, starting with the view on disk"
 	}
+	w.touchAll()
+	if w.once {
+		return // who asked is told
+	}
 	w.tells = true
 	w.r.log.Log(w.ctx, once(w.r.stale.Add(1) == 1, slog.LevelWarn), what, "service", w.service, "since", w.since, "error", err)
-	w.touchAll()
 }
 
 // well notes that the registry has answered.
