@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"reflect"
 	"testing"
 	"time"
 
@@ -168,6 +169,30 @@ func TestManyChangesAreGivenOutTogether(t *testing.T) {
 			t.Errorf("1000 changes in a second were given out %d times", n)
 		}
 		f.agrees(v)
+	})
+}
+
+// What instances have in common is kept once.
+func TestInstancesShareMetadataThatIsTheSame(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		for i, team := range []string{"a", "a", "b", "a", "a"} {
+			in := instance(fmt.Sprint("i", i))
+			in.Metadata = map[string]string{"team": team, "tier": "1"}
+			f.register(in)
+		}
+		v := watch(t, f.r, "user")
+		v.until("listed", time.Second, count(5))
+		maps := map[uintptr]bool{}
+		for i, e := range v.get("user").Entries {
+			if want := []string{"a", "a", "b", "a", "a"}[i]; e.Metadata["team"] != want || len(e.Metadata) != 2 {
+				t.Errorf("%s has %v", e.ID, e.Metadata)
+			}
+			maps[reflect.ValueOf(e.Metadata).Pointer()] = true
+		}
+		if len(maps) != 3 {
+			t.Errorf("%d maps, want one for each run of those that are alike", len(maps))
+		}
 	})
 }
 
