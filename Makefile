@@ -1,12 +1,15 @@
 # Nothing here is needed: it remembers the long lines.
 
-.PHONY: help test lint fuzz bench demo cover
+.PHONY: help test faults lint fuzz bench demo cover
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: ## Run all tests with the race detector
 	go test -race ./...
+
+faults: ## Break real processes, networks and disks, see tests/README.md (as root: all of it)
+	go test -race -tags faults ./tests/... ./deploy/...
 
 lint: ## Run the linter and show what the formatter would change
 	golangci-lint run

@@ -152,7 +152,11 @@ type registry struct {
 
 func newRegistry(tb testing.TB) *registry {
 	tb.Helper()
-	ns := natstest.Start(tb, natstest.Listen)
+	return registryOn(tb, natstest.Start(tb, natstest.Listen))
+}
+
+func registryOn(tb testing.TB, ns *server.Server) *registry {
+	tb.Helper()
 	r, err := kv.Open(tb.Context(), natstest.Connect(tb, ns), kv.Options{Memory: true, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		tb.Fatal(err)

@@ -30,6 +30,8 @@ type serveCommand struct {
 	Concurrency int                  `default:"1024" placeholder:"NUMBER" help:"Calls by NATS at once; more are refused (${default})."`
 	Grace       time.Duration        `default:"10s" placeholder:"DURATION" help:"When told to stop: how long calls may run on (${default})."`
 	Strategy    string               `default:"p2c" placeholder:"NAME" help:"How one of about equally near instances is chosen: p2c, nearest, round_robin, weighted_round_robin, random, least_request, consistent_hash, or load_aware, by the beats that they send (${default})."`
+	SnapshotDir string               `placeholder:"DIR" help:"Keep the last list of each service here, and start with it when NATS cannot be reached. Default: wait for NATS."`
+	NoSuspects  bool                 `help:"Remove instances whose leases end at once, also when many end together. Without it these are kept as suspects: used last, and probed."`
 	Location    daemon.LocationFlags `embed:""`
 	Log         daemon.LogFlags      `embed:""`
 
@@ -109,7 +111,11 @@ func (c *serveCommand) Run(ctx context.Context, p *daemon.Process) error {
 // closes both.
 func (c *serveCommand) connect(ctx context.Context, p *daemon.Process, log *slog.Logger) (nc *nats.Conn, end func() error, err error) {
 	if c.NATS.URL != embeddedURL {
-		if nc, err = c.NATS.Connect(ctx, "proxima-router", log); err != nil {
+		connect := c.NATS.Connect
+		if c.SnapshotDir != "" { // there is something to go on with
+			connect = c.NATS.Begin
+		}
+		if nc, err = connect(ctx, "proxima-router", log); err != nil {
 			return nil, nil, err
 		}
 		return nc, func() error { nc.Close(); return nil }, nil
@@ -146,7 +152,9 @@ func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, n
 }
 
 func (c *serveCommand) route(ctx context.Context, p *daemon.Process, pl *plan, nc *nats.Conn, l net.Listener, o router.Options) error {
-	registry, err := kv.Open(ctx, nc, c.options(pl.log))
+	options := c.options(pl.log)
+	options.SnapshotDir, options.NoSuspects = c.SnapshotDir, c.NoSuspects
+	registry, err := kv.Open(ctx, nc, options)
 	if err != nil {
 		return err
 	}

@@ -157,6 +157,56 @@ func TestServesOnANATSServerThatIsThere(t *testing.T) {
 	}
 }
 
+// NATS is away: the last list of each service is on disk, and is served until
+// NATS comes.
+func TestStartsFromDiskWithoutNATS(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().(*net.TCPAddr)
+	l.Close() // so that nobody listens there
+	if err := os.Mkdir(filepath.Join(dir, "proxima"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	saved := fmt.Sprintf(`{"version":1,"service":"user","saved":%q,"instances":[{"revision":7,"instance":`+
+		`{"id":"u1","service":"user","incarnation":"x","endpoints":{"http":"127.0.0.1:9"},"location":{"region":"r1","zone":"a"},"status":"up","weight":100,"ttl":"15s"}}]}`,
+		time.Now().Add(-time.Minute).UTC().Format(time.RFC3339))
+	if err := os.WriteFile(filepath.Join(dir, "proxima", "user.json"), []byte(saved), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stdout, stderr, end := begin(t, "serve", "--nats-url", "nats://"+address.String(), "--http", "127.0.0.1:0", "--snapshot-dir", dir, "--zone", "a", "--region", "r1")
+	w := web{t, stdout.await(t, `^HTTP: (http://\S+)$`)}
+	w.ready()
+	if status, body := w.do("GET", "/v1/services", ""); status != 200 || !strings.Contains(body, `{"name":"user","instances":1,"up":1,"stale":true,"stale_seconds":6`) {
+		t.Errorf("got %d %s", status, body)
+	}
+	if status, body := w.do("GET", "/v1/services/user", ""); status != 200 || !strings.Contains(body, `"id":"u1"`) || !strings.Contains(body, `"stale":true`) {
+		t.Errorf("got %d %s", status, body)
+	}
+	if status, _ := w.do("GET", "/v1/services/other", ""); status != 404 {
+		t.Errorf("got %d for a service that is not known", status)
+	}
+
+	r := registryOn(t, natstest.Start(t, func(o *server.Options) {
+		o.DontListen, o.Host, o.Port = false, "127.0.0.1", address.Port
+	}))
+	r.list(t, "user", "u2", "a", nil)
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		_, body := w.do("GET", "/v1/services/user", "")
+		if strings.Contains(body, `"id":"u2"`) && strings.Contains(body, `"stale":false`) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it does not take what the registry says: %s", body)
+		}
+	}
+	if code := end(); code != 0 {
+		t.Errorf("exit code %d\n%s", code, stderr)
+	}
+}
+
 func TestSaysInOneLineWhyItCannotServe(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

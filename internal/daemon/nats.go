@@ -45,12 +45,29 @@ const (
 // once. The connection then stays until it is closed, whatever happens to the
 // server. Options are added to those of the flags.
 func (f *NATSFlags) Connect(ctx context.Context, name string, logger *slog.Logger, options ...nats.Option) (*nats.Conn, error) {
+	return f.connect(ctx, name, logger, options, false)
+}
+
+// begin is how long Begin waits.
+const begin = time.Second
+
+// Begin is Connect for those who have something to go on with: it waits a
+// second at most, and a server that is not there by then is no error.
+func (f *NATSFlags) Begin(ctx context.Context, name string, logger *slog.Logger, options ...nats.Option) (*nats.Conn, error) {
+	return f.connect(ctx, name, logger, options, true)
+}
+
+func (f *NATSFlags) connect(ctx context.Context, name string, logger *slog.Logger, options []nats.Option, goOn bool) (*nats.Conn, error) {
 	l := newLink(logger)
 	nc, err := f.dial(name, l, options)
 	if err != nil {
 		return nil, err
 	}
-	wait, cancel := context.WithTimeout(ctx, f.ConnectTimeout)
+	limit := f.ConnectTimeout
+	if goOn {
+		limit = min(limit, begin)
+	}
+	wait, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	select {
 	case <-l.connected:
@@ -60,6 +77,11 @@ func (f *NATSFlags) Connect(ctx context.Context, name string, logger *slog.Logge
 		nc.Close()
 		return nil, fmt.Errorf("NATS at %s refuses this client: %w", f.where(), l.last())
 	case <-wait.Done():
+		if goOn && ctx.Err() == nil {
+			l.complain()
+			logger.Warn("cannot reach NATS, going on without it", "url", f.where(), "error", l.last())
+			return nc, nil
+		}
 		nc.Close()
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("connecting to NATS at %s: %w", f.where(), err)

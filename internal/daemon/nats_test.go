@@ -130,6 +130,25 @@ func TestConnectWaitsForAServerThatComesLater(t *testing.T) {
 	}
 }
 
+func TestBeginGoesOnWithoutAServer(t *testing.T) {
+	address := unused(t)
+	log := new(journal)
+	began := time.Now()
+	nc, err := flags("nats://"+address).Begin(t.Context(), "test", log.logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if took := time.Since(began); took > patience/2 {
+		t.Errorf("waited %v", took)
+	}
+	if !strings.Contains(log.String(), "going on without it") {
+		t.Errorf("nothing is said of it: %s", log)
+	}
+	natstest.Start(t, at(address))
+	eventually(t, "a connection", nc.IsConnected)
+}
+
 func TestAnUnreachableServerIsOneClearError(t *testing.T) {
 	log := new(journal)
 	f := flags("nats://proxima:secret@" + unused(t))

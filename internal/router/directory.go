@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
 // Lister lists services. *kv.Registry is one.
@@ -32,6 +33,12 @@ type directory struct {
 	complete bool
 	stale    bool
 	watchers map[*watcher]struct{}
+}
+
+// clocked is a directory with the clock of its registry.
+type clocked struct {
+	*directory
+	selector.Clock
 }
 
 // listed is one service.

@@ -130,6 +130,9 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 	}
 	sel := o.Selector
 	sel.Source, sel.Bucket = r.directory, o.Bucket
+	if clock, ok := registry.(selector.Clock); ok {
+		sel.Source = clocked{r.directory, clock}
+	}
 	sel.Latency.Dial = o.Guard.DialContext
 	if shared, ok := registry.(interface{ Bus() *kv.Bus }); ok {
 		sel.Latency.Bus = shared.Bus()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -22,6 +23,9 @@ type Service struct {
 	Instances int    `json:"instances"` // listed
 	Up        int    `json:"up"`        // of them, those that want calls
 	Stale     bool   `json:"stale"`     // the registry cannot be reached: this is the last that was known
+	// StaleSeconds is how long ago the registry was last heard, if Stale is
+	// set and it is known.
+	StaleSeconds float64 `json:"stale_seconds,omitempty"`
 }
 
 // Summarize counts what snapshots list.
@@ -29,6 +33,9 @@ func Summarize(snapshots []events.Snapshot) Services {
 	list := Services{Services: make([]Service, 0, len(snapshots))}
 	for _, s := range snapshots {
 		svc := Service{Name: s.Service, Instances: len(s.Entries), Stale: s.Stale}
+		if !s.StaleSince.IsZero() {
+			svc.StaleSeconds = time.Since(s.StaleSince).Round(time.Millisecond).Seconds()
+		}
 		for _, e := range s.Entries {
 			if e.Status == events.Up && !e.Suspect {
 				svc.Up++
@@ -48,9 +55,10 @@ func (r *Router) listServices(*http.Request) (reply, error) {
 
 // Instances answers GET /v1/services/{service} and proxima.resolve.<service>.
 type Instances struct {
-	Service   string     `json:"service"`
-	Stale     bool       `json:"stale"`
-	Instances []Instance `json:"instances"` // nearest first, those that take no calls last
+	Service      string     `json:"service"`
+	Stale        bool       `json:"stale"`
+	StaleSeconds float64    `json:"stale_seconds,omitempty"` // see [Service]
+	Instances    []Instance `json:"instances"`               // nearest first, those that take no calls last
 	// Truncated says that the farthest were left out: all of them do not fit
 	// into a message.
 	Truncated bool `json:"truncated,omitempty"`
@@ -82,11 +90,15 @@ func (i *Instance) UnmarshalJSON(data []byte) error {
 	return json.Unmarshal(data, &i.seen)
 }
 
-// List leaves out of an explanation what only people want to know.
+// List leaves out of an explanation what only people want to know: also
+// instances that are dead, and listed only because many leases ended together.
 func List(e selector.Explanation) Instances {
-	list := Instances{Service: e.Service, Stale: e.Stale, Instances: make([]Instance, 0, len(e.Instances))}
+	list := Instances{Service: e.Service, Stale: e.Stale, StaleSeconds: e.StaleSeconds, Instances: make([]Instance, 0, len(e.Instances))}
 	for i := range e.Instances {
 		c := &e.Instances[i]
+		if c.Dead {
+			continue
+		}
 		list.Instances = append(list.Instances, Instance{
 			c.Instance,
 			seen{c.Circle, c.DistanceMS, c.DistanceSource, c.Breaker, c.Suspect},

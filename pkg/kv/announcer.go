@@ -31,6 +31,7 @@ type announcer struct {
 	written  time.Time     // when the record was last written; zero: it must be
 	rewrite  time.Duration // and how long until it must be again
 	unsure   bool          // a write was sent and not answered
+	tried    bool          // to list it as if its key were free
 	failing  time.Time     // since when the registry has not taken what we said
 	rival    rival
 

@@ -115,7 +115,7 @@ func (b *Bus) history(ctx context.Context, subject string) ([]kept, error) {
 	if errors.Is(err, nats.ErrNoResponders) {
 		err = b.ensure(ctx)
 	}
-	date(all, time.Now())
+	date(all, b.r.Now())
 	return all, err
 }
 
@@ -177,7 +177,8 @@ func (b *Bus) parse(msg *nats.Msg) (m kept, seq uint64, ok bool) {
 }
 
 // date says how old the messages are now. The server's clock tells them apart;
-// how long ago the newest came, ours, if that can be true.
+// how long ago the newest came, ours, if that can be true: what we know of the
+// server's may be nothing.
 func date(all []kept, now time.Time) {
 	var newest time.Time
 	for _, m := range all {

@@ -29,7 +29,11 @@
 // server, and it reads again whenever it may have missed something.
 //
 // An instance that deregisters is gone at once, and so is one that expires
-// alone. Many that expire together, one that expires just after an outage, and
-// all that vanish without a word are kept as suspects for a while: it is more
-// likely that the registry failed than that they did.
+// alone. Many of a service or of one of its zones that expire together, one that
+// expires just after an outage, and all that vanish without a word are kept as
+// suspects for a while: it is more likely that the registry failed than that
+// they did. Who uses a list can ask them; package selector does.
+//
+// With [Options].SnapshotDir the last snapshots are kept on disk, too, for
+// callers that start while the registry is away.
 package kv

@@ -346,7 +346,8 @@ func TestForgeryOnCoreNATSHeals(t *testing.T) {
 			v.until("one", time.Second, count(1))
 			forge(f, live+"b", inst+"b", "99", "0", evil("b"))
 			v.until("it is listed", time.Second, of(0, 2))
-			v.until("and gone", 4*time.Second, of(0, 1))
+			v.until("it is suspect", 4*time.Second, of(1, 1))
+			v.until("and gone", time.Minute, of(0, 1))
 			if c := f.r.Counts(); c.Forged != 1 {
 				t.Errorf("%+v", c)
 			}

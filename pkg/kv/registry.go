@@ -76,9 +76,12 @@ type Registry struct {
 	api    string // prefix of JetStream's subjects
 	direct string // subject of direct gets
 
-	store  *store // nil: nothing is saved
-	counts counters
-	warned atomic.Int64 // when a message was last called invalid, unix nanoseconds
+	store    *store // nil: nothing is saved
+	clock    clock
+	counts   counters
+	watching atomic.Int64 // watches, now
+	stale    atomic.Int64 // those that have said that their view is stale
+	warned   atomic.Int64 // when a message was last called invalid, unix nanoseconds
 
 	ensuring chan struct{} // full while somebody asks for the bucket, or makes it
 	ensured  atomic.Bool   // it has been seen
@@ -122,6 +125,7 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 		inst:   "$KV." + o.Bucket + ".inst.",
 		live:   o.Bucket + ".",
 
+		clock:    clock{start: time.Now()},
 		ensuring: make(chan struct{}, 1),
 	}
 	api := "$JS.API."

@@ -211,4 +211,3 @@ func TestSnapshotDirThatCannotBeWritten(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
-

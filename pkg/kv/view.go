@@ -32,6 +32,8 @@ type view struct {
 	outage   time.Time           // when the registry was last out of reach
 	stale    bool                // it is out of reach
 	since    time.Time           // then: when it was last heard
+	vigil    *time.Timer         // when to look at those who expired alone
+	watching bool                // it runs
 
 	// Of the read under way, or the last.
 	full       bool   // it lists everything
@@ -67,10 +69,12 @@ const (
 )
 
 func newView(r *Registry, service string) *view {
-	return &view{
-		r: r, service: service, seed: maphash.MakeSeed(),
+	v := &view{
+		r: r, service: service, seed: maphash.MakeSeed(), vigil: time.NewTimer(vigil),
 		records: map[string]*record{}, services: map[string]*list{}, changed: map[string]struct{}{},
 	}
+	v.vigil.Stop()
+	return v
 }
 
 // hear merges a change as it happens, and says what it tells of others.
@@ -84,6 +88,9 @@ func (v *view) hear(msg *nats.Msg) finding {
 	if errors.Is(err, errFrame) {
 		v.invalid(msg, err)
 		return fine
+	}
+	if err == nil {
+		v.r.clock.hear(c.at)
 	}
 	rec, found := v.records[c.key.String()], fine
 	switch {
@@ -238,8 +245,7 @@ func (v *view) end() {
 
 // sweep looks at what a snapshot did not list. A removal that is no longer
 // marked is forgotten; an instance that vanished without a word becomes suspect
-// when a second snapshot agrees. If no snapshot has ever listed it, it was never
-// there: somebody has made it up.
+// when a second snapshot agrees.
 func (v *view) sweep() {
 	for name, rec := range v.records {
 		if rec.generation == v.generation {
@@ -252,9 +258,6 @@ func (v *view) sweep() {
 		}
 		if rec.missed++; rec.missed < 2 {
 			v.doubt = true
-		} else if !rec.stored {
-			v.r.counts.forged.Add(1)
-			v.drop(v.list(rec.instance.Service), rec)
 		} else if rec.suspect.IsZero() {
 			v.vanish(rec)
 		}

@@ -1,6 +1,7 @@
 package latency
 
 import (
+	"math/rand/v2"
 	"slices"
 	"time"
 )
@@ -10,8 +11,10 @@ type Member struct {
 	*Path
 	// Circle is the proximity by location, the nearest first.
 	Circle uint8
-	// Suspect says that nobody knows whether it lives: it is probed at once
-	// when it becomes one.
+	// Suspect says that nobody knows whether it lives. When it becomes one it
+	// is probed at once, or within a second if there are many or if others in
+	// the zone do the same, as far as the budget goes; after a failure again, a
+	// second later. OnChange is then called for every failure.
 	Suspect bool
 }
 
@@ -117,12 +120,14 @@ func (p *Prober) joinLocked(g *group, m Member) {
 	if p.foreign(pa) {
 		return
 	}
-	if m.Suspect && pa.failures.Load() == 0 {
-		pa.urgent, pa.next = true, p.now()
-		if pa.probed() {
-			p.queueProbeLocked(pa)
+	if m.Suspect && !pa.suspect && pa.probed() {
+		pa.urgent, pa.next = true, p.now()+g.doubtDelayLocked()
+		p.queueProbeLocked(pa)
+		if pa.cancel != nil {
+			pa.cancel() // it began before: its failure would prove nothing
 		}
 	}
+	pa.suspect = m.Suspect
 	for i := range pa.groups {
 		if pa.groups[i].group == g {
 			pa.groups[i].n++
@@ -139,6 +144,15 @@ func (p *Prober) joinLocked(g *group, m Member) {
 		// distance too early.
 		p.dirtyLocked(g)
 	}
+}
+
+// doubtDelayLocked is how long the first probe of a suspect waits. All callers
+// come to suspect it at the same moment, and often it is one of many.
+func (g *group) doubtDelayLocked() time.Duration {
+	if len(g.live) == 0 {
+		return rand.N(time.Duration(min(len(g.members), 64))*step + 1)
+	}
+	return rand.N(soon)
 }
 
 func (p *Prober) leaveLocked(g *group, pa *Path) {

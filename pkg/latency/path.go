@@ -53,6 +53,7 @@ type Path struct {
 	rank      int                // among all of the group
 	contends  bool               // it may be picked, or nearly
 	next      time.Duration      // when it may be probed again
+	suspect   bool               // nobody knows whether it lives, see [Member]
 	urgent    bool               // next is not a slot of the zone's but must be kept
 	began     time.Duration      // when the last probe was, 0 for never
 	cancel    context.CancelFunc // ends the probe in flight, else nil

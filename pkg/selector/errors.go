@@ -35,6 +35,7 @@ type CircleCount struct {
 	Draining int    `json:"draining"`
 	NotReady int    `json:"not_ready"`
 	Suspect  int    `json:"suspect"`
+	Dead     int    `json:"dead"`  // were suspect, and probes find nobody there
 	Other    int    `json:"other"` // no endpoint of the wanted protocol
 }
 
@@ -64,6 +65,7 @@ func (e *NoInstanceError) Error() string {
 			{c.Draining, "draining"},
 			{c.NotReady, "not ready"},
 			{c.Suspect, "suspect"},
+			{c.Dead, "dead"},
 			{c.Other, "without the protocol"},
 		} {
 			if part.n > 0 {

@@ -15,10 +15,13 @@ import (
 // Explanation says of every instance of a service whether it would be picked,
 // and why. Its JSON is what the router's doors answer.
 type Explanation struct {
-	Service  string `json:"service"`
-	Stale    bool   `json:"stale"` // the registry cannot be reached: this is the last that was known
-	From     string `json:"from"`  // the place that is to be near: region/zone
-	Strategy string `json:"strategy"`
+	Service string `json:"service"`
+	Stale   bool   `json:"stale"` // the registry cannot be reached: this is the last that was known
+	// StaleSeconds is how long ago the registry was last heard, if Stale is
+	// set and it is known.
+	StaleSeconds float64 `json:"stale_seconds,omitempty"`
+	From         string  `json:"from"` // the place that is to be near: region/zone
+	Strategy     string  `json:"strategy"`
 	// Panic says that fewer than half of the instances that want calls are
 	// usable, so that the best of the bad are used beside them.
 	Panic bool `json:"panic"`
@@ -43,6 +46,7 @@ type Standing struct {
 	DistanceSource string  `json:"distance_source"` // measured, shared, predicted or assumed
 	Breaker        string  `json:"breaker"`         // closed, half-open or open
 	Suspect        bool    `json:"suspect"`
+	Dead           bool    `json:"dead"` // suspect, and probes find nobody there
 	InFlight       int     `json:"in_flight"`
 	Picks          uint64  `json:"picks"`   // by this selector, ever
 	CallMS         float64 `json:"call_ms"` // average duration of its calls, 0 if not known
@@ -105,7 +109,7 @@ func (v *view) explain(protocol string) Explanation {
 	svc, opts := v.svc, &v.svc.sel.opts
 	e := Explanation{Service: svc.name, From: v.place.String(), Strategy: string(opts.Strategy)}
 	svc.mu.Lock()
-	e.Stale = svc.stale
+	e.Stale, e.StaleSeconds = svc.stale, secondsSince(svc.since)
 	for i := range svc.members {
 		svc.members[i].look()
 	}
@@ -148,10 +152,19 @@ func (v *view) candidate(t *table, m *member, vd verdict) ranked {
 		DistanceSource: string(source),
 		Breaker:        m.breaker.State().String(),
 		Suspect:        m.suspect,
+		Dead:           vd.condition == dead,
 		InFlight:       int(m.inFlight()),
 		Picks:          m.picks(),
 		CallMS:         inMilliseconds(m.average()),
 	}}}
+}
+
+// secondsSince is 0 for a time that is not known.
+func secondsSince(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return rounded(time.Since(t).Seconds(), 3)
 }
 
 func inMilliseconds(d time.Duration) float64 {

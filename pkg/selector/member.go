@@ -19,6 +19,7 @@ type member struct {
 	protocols protocols
 	condition condition
 	suspect   bool
+	excused   int32         // probes in a row that had failed when it became suspect
 	trial     bool          // its breaker is half-open
 	weight    uint16        // as announced
 	born      time.Duration // what its age counts from, on the selector's clock
@@ -34,6 +35,7 @@ const (
 	draining           // about to leave, and still working
 	open               // its breaker: calls fail
 	leaving            // draining, and calls fail
+	dead               // suspect, and probes find nobody there
 	notReady           // never picked, as what follows
 	foreign            // no endpoint of the wanted protocol
 	conditions
@@ -49,6 +51,8 @@ func (m *member) look() {
 	switch {
 	case m.in.Status == events.NotReady:
 		m.condition = notReady
+	case m.suspect && m.missed():
+		m.condition = dead
 	case m.in.Status == events.Draining && fails:
 		m.condition = leaving
 	case m.in.Status == events.Draining:
@@ -60,6 +64,18 @@ func (m *member) look() {
 	default:
 		m.condition = usable
 	}
+}
+
+// proof is how many probes of a suspect must fail in a row, one of them since it
+// is one: a single packet may get lost, and what failed before may have been our
+// own network.
+const proof = 2
+
+// missed says whether probes prove that nobody is there.
+func (m *member) missed() bool {
+	failed := int32(m.path.Failures())
+	m.excused = min(m.excused, failed)
+	return failed >= proof && failed > m.excused
 }
 
 // certainty is how well a distance is known.

@@ -15,6 +15,15 @@ const (
 	never     = math.MaxInt64 // when nothing is due
 )
 
+// Clock is what a [Source] may be besides: one that knows the time by which
+// instances say when they started. *kv.Registry is one.
+type Clock interface{ Now() time.Time }
+
+// wallClock is our own clock at its start, and no jump of it later.
+type wallClock struct{ start time.Time }
+
+func (c wallClock) Now() time.Time { return c.start.Add(time.Since(c.start)) }
+
 // born is when an instance began, on the selector's clock. It goes by what the
 // instance says, so that a caller that has just come does not take old ones for
 // new; one that says it begins in the future begins now.
@@ -22,7 +31,7 @@ func (svc *service) born(in *events.Instance) time.Duration {
 	if in.Started.IsZero() {
 		return longAgo
 	}
-	age := max(0, time.Since(in.Started))
+	age := max(0, svc.sel.clock.Now().Sub(in.Started))
 	if age >= svc.sel.opts.RampUp {
 		return longAgo
 	}

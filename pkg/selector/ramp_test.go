@@ -184,3 +184,26 @@ func TestAPickAmongNewOnesAllocatesNothing(t *testing.T) {
 		}
 	}
 }
+
+// told is a source that knows the time.
+type told struct {
+	selector.Source
+	ahead time.Duration
+}
+
+func (s told) Now() time.Time { return time.Now().Add(s.ahead) }
+
+// Our own clock is an hour behind, or ahead: the source knows better.
+func TestAgeIsByTheClockOfTheSource(t *testing.T) {
+	for _, ahead := range []time.Duration{time.Hour, -time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			list := always(instance("old", home, aged(time.Hour-ahead)), instance("new", home, aged(-ahead)))
+			w := newWorld(t, selector.Options{Source: told{list, ahead}})
+			time.Sleep(time.Second)
+			const n = 10000
+			if got := float64(w.picks(n)["new"]) / n; got < 0.05 || got > 0.2 {
+				t.Errorf("with a clock that is %v wrong the new one got %.3f of the picks", ahead, got)
+			}
+		})
+	}
+}

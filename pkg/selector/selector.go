@@ -36,6 +36,7 @@ type Selector struct {
 	home    topology.Place
 	assumed []time.Duration // by circle
 	epoch   time.Time       // what the clock of costs counts from
+	clock   Clock           // by which instances say when they started
 	prober  *latency.Prober
 	log     *slog.Logger
 
@@ -81,9 +82,13 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 		s.assumed[i] = latency.Assumed(i, len(s.assumed))
 	}
 	if s.source == nil {
-		if s.source, err = kv.Open(ctx, nc, kv.Options{Bucket: o.Bucket, Logger: o.Logger}); err != nil {
+		if s.source, err = kv.Open(ctx, nc, kv.Options{Bucket: o.Bucket, SnapshotDir: o.SnapshotDir, NoSuspects: o.NoSuspects, Logger: o.Logger}); err != nil {
 			return nil, fmt.Errorf("selector: %w", err)
 		}
+	}
+	s.clock = wallClock{s.epoch}
+	if c, ok := s.source.(Clock); ok {
+		s.clock = c
 	}
 	if source, ok := s.source.(interface{ Bus() *kv.Bus }); ok && o.Latency.Bus == nil {
 		o.Latency.Bus = source.Bus()
@@ -211,10 +216,13 @@ type CircleStats struct {
 	Picks           uint64 // since the start
 	Instances       int
 	Usable          int
+	Suspect         int // their leases are gone, nothing proves them dead
+	Dead            int // and of these, probes find nobody there
 	InFlight        int
 	Stale           bool
-	Share           float64 // of picks that begin there, see [CircleState]
-	Demoted         bool    // behind a circle that is nearer by distance
+	StaleSince      time.Time // when the registry was last heard, if Stale and if it is known
+	Share           float64   // of picks that begin there, see [CircleState]
+	Demoted         bool      // behind a circle that is nearer by distance
 }
 
 // Stats returns, for every service that was asked for and every circle seen

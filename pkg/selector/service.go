@@ -58,6 +58,7 @@ type service struct {
 	paths    []latency.Member // memory for telling the prober
 	look     bool             // breakers or distances have changed since the members were looked at
 	stale    bool
+	since    time.Time // when the source was last heard, if stale
 	known    bool
 	closed   bool
 	built    time.Duration // when the home table was made, on the selector's clock
@@ -131,7 +132,7 @@ func (svc *service) apply(s events.Snapshot) {
 	}
 	gone, changed := svc.mergeLocked(s.Entries)
 	if changed || s.Stale != svc.stale || !svc.known {
-		svc.stale, svc.known = s.Stale, true
+		svc.stale, svc.since, svc.known = s.Stale, s.StaleSince, true
 		svc.total.Store(int64(len(svc.members)))
 		svc.rebuildLocked()
 	}
@@ -216,6 +217,10 @@ func (svc *service) renewLocked(m *member, e events.Entry) (gone *node) {
 	}
 	before := *m
 	*m = svc.member(e, n)
+	if n != nil && before.suspect {
+		m.excused = before.excused
+		m.look()
+	}
 	if n != nil && m.in.Started.Equal(before.in.Started) {
 		m.born = before.born
 	}
@@ -248,6 +253,7 @@ func (svc *service) member(e events.Entry, n *node) member {
 	}
 	n.setWeight(e.Weight)
 	m := member{node: n, in: e.Instance, circle: n.home, suspect: e.Suspect, protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), born: svc.born(e.Instance)}
+	m.excused = int32(m.path.Failures())
 	m.look()
 	return m
 }
@@ -341,7 +347,8 @@ func (svc *service) stats() []CircleStats {
 	for i := range all {
 		c := t.census(uint8(i), svc.sel.opts.Levels.Name(i))
 		all[i] = CircleStats{
-			Service: svc.name, Circle: c.Circle, Picks: svc.gone[i], Instances: c.Total, Usable: c.Usable, Stale: svc.stale,
+			Service: svc.name, Circle: c.Circle, Picks: svc.gone[i], Instances: c.Total, Usable: c.Usable, Suspect: c.Suspect, Dead: c.Dead,
+			Stale: svc.stale, StaleSince: svc.since,
 			Share: t.share(uint8(i)), Demoted: t.demoted(uint8(i)),
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -61,6 +62,20 @@ func (m *metrics) lines(names ...string) []string {
 	}
 	slices.Sort(got)
 	return got
+}
+
+// value is what one series is.
+func (m *metrics) value(t *testing.T, series string) float64 {
+	t.Helper()
+	lines := m.lines(series + " ")
+	if len(lines) != 1 {
+		t.Fatalf("%s: %q", series, lines)
+	}
+	v, err := strconv.ParseFloat(strings.TrimPrefix(lines[0], series+" "), 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
 }
 
 func (m *metrics) want(t *testing.T, when string, names, lines []string) {
@@ -253,27 +268,38 @@ func TestAddsUpSelectors(t *testing.T) {
 	m := newMetrics(t)
 	one := stats{{Service: "user", Circle: "zone", Picks: 5, Instances: 2, Usable: 1, InFlight: 3}}
 	two := stats{
-		{Service: "user", Circle: "zone", Picks: 2, Instances: 2, Usable: 2, Stale: true},
+		{Service: "user", Circle: "zone", Picks: 2, Instances: 5, Usable: 2, Suspect: 1, Dead: 2, Stale: true, StaleSince: time.Now().Add(-time.Hour)},
 		{Service: "shop", Circle: "zone", Picks: 1, Instances: 1, Usable: 1, InFlight: 1},
 	}
 	stopOne, stopTwo := m.Selector(one), m.Selector(two)
-	names := []string{"proxima_picks", "proxima_instances", "proxima_usable", "proxima_in_flight", "proxima_stale"}
+	names := []string{"proxima_picks", "proxima_instances", "proxima_usable", "proxima_in_flight", "proxima_stale_views", "proxima_suspect", "proxima_dead"}
 	m.want(t, "both", names, []string{
+		`proxima_dead_instances{circle="zone",service="shop"} 0`,
+		`proxima_dead_instances{circle="zone",service="user"} 2`,
 		`proxima_in_flight{circle="zone",service="shop"} 1`,
 		`proxima_in_flight{circle="zone",service="user"} 3`,
 		`proxima_instances{circle="zone",service="shop"} 1`,
-		`proxima_instances{circle="zone",service="user"} 4`,
+		`proxima_instances{circle="zone",service="user"} 7`,
 		`proxima_picks_total{circle="zone",service="shop"} 1`,
 		`proxima_picks_total{circle="zone",service="user"} 7`,
 		`proxima_stale_views{service="shop"} 0`,
 		`proxima_stale_views{service="user"} 1`,
+		`proxima_suspect_instances{circle="zone",service="shop"} 0`,
+		`proxima_suspect_instances{circle="zone",service="user"} 1`,
 		`proxima_usable_instances{circle="zone",service="shop"} 1`,
 		`proxima_usable_instances{circle="zone",service="user"} 3`,
 	})
+	if got := m.value(t, `proxima_stale_view_seconds{service="user"}`); got < 3600 || got > 4000 {
+		t.Errorf("stale for %v s", got)
+	}
+	if got := m.value(t, `proxima_stale_view_seconds{service="shop"}`); got != 0 {
+		t.Errorf("stale for %v s, though it is not", got)
+	}
 	stopTwo()
 	m.want(t, "one stopped", []string{"proxima_picks", "proxima_stale"}, []string{
 		`proxima_picks_total{circle="zone",service="shop"} 1`,
 		`proxima_picks_total{circle="zone",service="user"} 7`,
+		`proxima_stale_view_seconds{service="user"} 0`,
 		`proxima_stale_views{service="user"} 0`,
 	})
 	stopOne()

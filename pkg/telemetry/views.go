@@ -3,6 +3,7 @@ package telemetry
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -23,7 +24,8 @@ type viewInstruments struct {
 	picks                          metric.Int64ObservableCounter
 	instances, usable, inFlight    metric.Int64ObservableGauge
 	share                          metric.Float64ObservableGauge
-	demoted, stale                 metric.Int64ObservableGauge
+	suspect, dead, demoted, stale  metric.Int64ObservableGauge
+	staleFor                       metric.Float64ObservableGauge
 	probes, rejected, invalidBeats metric.Int64ObservableCounter
 }
 
@@ -32,10 +34,13 @@ func newViewInstruments(b *builder) viewInstruments {
 		picks:     b.observedCounter("proxima_picks", "Instances picked for a call."),
 		instances: b.gauge("proxima_instances", "Instances listed."),
 		usable:    b.gauge("proxima_usable_instances", "Instances that may be picked."),
+		suspect:   b.gauge("proxima_suspect_instances", "Instances whose leases are gone, most often with many others, and that nothing proves dead: they are picked last."),
+		dead:      b.gauge("proxima_dead_instances", "Instances that were suspect until probes found nobody there."),
 		inFlight:  b.gauge("proxima_in_flight", "Calls in flight."),
 		share:     b.floatGauge("proxima_circle_share", "Share of picks that begin in the circle, 0 to 1."),
 		demoted:   b.gauge("proxima_demoted_circles", "1 while the circle stands behind one that is nearer by distance, else 0."),
 		stale:     b.gauge("proxima_stale_views", "1 while the last known list of a service is used, because the registry cannot be reached, else 0."),
+		staleFor:  b.floatGauge("proxima_stale_view_seconds", "How long ago the registry was last heard, while the last known list of a service is used; else 0."),
 
 		probes:       b.observedCounter("proxima_probes", "Probes begun to measure distances."),
 		rejected:     b.observedCounter("proxima_rejected_samples", "Samples of other callers, or whole batches of them, that were not believed."),
@@ -45,7 +50,7 @@ func newViewInstruments(b *builder) viewInstruments {
 
 func (v *viewInstruments) all() []metric.Observable {
 	return []metric.Observable{
-		v.picks, v.instances, v.usable, v.inFlight, v.share, v.demoted, v.stale, v.probes, v.rejected, v.invalidBeats,
+		v.picks, v.instances, v.usable, v.suspect, v.dead, v.inFlight, v.share, v.demoted, v.stale, v.staleFor, v.probes, v.rejected, v.invalidBeats,
 	}
 }
 
@@ -103,7 +108,7 @@ func (m *Metrics) observeViews(o metric.Observer) {
 		selectors float64
 	}
 	now := make(map[series]sum)
-	stale := make(map[string]int64)
+	stale, staleFor := make(map[string]int64), make(map[string]float64)
 	for _, src := range sources {
 		counted.add(src.stats)
 		for _, c := range src.stats.Stats() {
@@ -112,6 +117,8 @@ func (m *Metrics) observeViews(o metric.Observer) {
 			sum := now[at]
 			sum.Instances += c.Instances
 			sum.Usable += c.Usable
+			sum.Suspect += c.Suspect
+			sum.Dead += c.Dead
 			sum.InFlight += c.InFlight
 			sum.Share += c.Share
 			sum.Demoted = sum.Demoted || c.Demoted
@@ -122,6 +129,9 @@ func (m *Metrics) observeViews(o metric.Observer) {
 			} else {
 				stale[c.Service] += 0
 			}
+			if !c.StaleSince.IsZero() {
+				staleFor[c.Service] = max(staleFor[c.Service], time.Since(c.StaleSince).Seconds())
+			}
 		}
 	}
 	for at, n := range picks {
@@ -130,6 +140,8 @@ func (m *Metrics) observeViews(o metric.Observer) {
 	for at, c := range now {
 		o.ObserveInt64(m.views.instances, int64(c.Instances), at.attributes())
 		o.ObserveInt64(m.views.usable, int64(c.Usable), at.attributes())
+		o.ObserveInt64(m.views.suspect, int64(c.Suspect), at.attributes())
+		o.ObserveInt64(m.views.dead, int64(c.Dead), at.attributes())
 		o.ObserveInt64(m.views.inFlight, int64(c.InFlight), at.attributes())
 		o.ObserveFloat64(m.views.share, c.Share/c.selectors, at.attributes())
 		demoted := int64(0)
@@ -139,7 +151,9 @@ func (m *Metrics) observeViews(o metric.Observer) {
 		o.ObserveInt64(m.views.demoted, demoted, at.attributes())
 	}
 	for service, n := range stale {
-		o.ObserveInt64(m.views.stale, n, metric.WithAttributes(attribute.String("service", service)))
+		of := metric.WithAttributes(attribute.String("service", service))
+		o.ObserveInt64(m.views.stale, n, of)
+		o.ObserveFloat64(m.views.staleFor, staleFor[service], of)
 	}
 	if len(sources) == 0 && counted == (totals{}) {
 		return // there are no selectors here
