@@ -6,14 +6,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/nats-io/nats.go"
 )
 
 // ClusterOptions configure [StartCluster]. The zero value is ready to use.
 type ClusterOptions struct {
-	// Size is the number of servers. Default 3.
+	// Size is the number of servers. Default 3; 1 is a server that is in no
+	// cluster.
 	Size int
 	// StoreDir is where a server keeps its streams, by its number from 0.
 	// Default: a directory that goes with the test.
@@ -30,7 +28,7 @@ type Cluster struct {
 	routes map[[2]string]*Proxy // by who dials and who is dialled
 }
 
-// StartCluster starts a cluster and waits until JetStream has a leader.
+// StartCluster starts a cluster and waits until all of it is healthy.
 func StartCluster(tb testing.TB, o ClusterOptions) *Cluster {
 	tb.Helper()
 	if o.Size == 0 {
@@ -40,8 +38,8 @@ func StartCluster(tb testing.TB, o ClusterOptions) *Cluster {
 		root := tb.TempDir()
 		o.StoreDir = func(i int) string { return filepath.Join(root, fmt.Sprintf("n%d", i+1)) }
 	}
-	ports := FreePorts(tb, 2*o.Size)
-	clients, peers := ports[:o.Size], ports[o.Size:]
+	ports := FreePorts(tb, 3*o.Size)
+	clients, peers, monitors := ports[:o.Size], ports[o.Size:2*o.Size], ports[2*o.Size:]
 	c := &Cluster{routes: map[[2]string]*Proxy{}}
 	for i := range o.Size {
 		name := fmt.Sprintf("n%d", i+1)
@@ -56,27 +54,46 @@ func StartCluster(tb testing.TB, o ClusterOptions) *Cluster {
 			routes[j] = "nats://" + address
 		}
 		conf := filepath.Join(tb.TempDir(), name+".conf")
-		text := fmt.Sprintf(clusterConf, name, clients[i], o.StoreDir(i), peers[i], strings.Join(routes, ", ")) + o.Config
+		text := fmt.Sprintf(serverConf, name, clients[i], monitors[i], o.StoreDir(i))
+		if o.Size > 1 {
+			text += fmt.Sprintf(clusterConf, peers[i], strings.Join(routes, ", "))
+		}
+		text += o.Config
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 			tb.Fatalf("natstest: cluster: %v", err)
 		}
-		c.Nodes = append(c.Nodes, &Process{Name: name, Conf: conf, URL: fmt.Sprintf("nats://127.0.0.1:%d", clients[i])})
+		c.Nodes = append(c.Nodes, &Process{
+			Name: name, Conf: conf,
+			URL:     fmt.Sprintf("nats://127.0.0.1:%d", clients[i]),
+			Monitor: fmt.Sprintf("http://127.0.0.1:%d", monitors[i]),
+		})
 	}
 	for _, n := range c.Nodes {
 		n.Start(tb)
 	}
-	c.Ready(tb)
+	for _, n := range c.Nodes {
+		n.Healthy(tb)
+	}
 	return c
 }
 
-// clusterConf is the configuration of one server: name, client port, store,
-// peer port, routes. Others are not told where it really listens for routes,
-// else they would go around the proxies; it gives up silent routes and clients
-// as those of deploy/nats do.
-const clusterConf = `
+// serverConf is the configuration of one server: name, ports of clients and of
+// monitoring, store. It gives up silent clients as those of deploy/nats do.
+const serverConf = `
 server_name: %s
 listen: "127.0.0.1:%d"
+http: "127.0.0.1:%d"
 jetstream { store_dir: %q, max_file_store: 1GB, max_memory_store: 256MB }
+ping_interval: "20s"
+ping_max: 2
+lame_duck_duration: "30s"
+lame_duck_grace_period: "1s"
+`
+
+// clusterConf is what one server of a cluster has beside: port of peers, routes.
+// Others are not told where it really listens for routes, else they would go
+// around the proxies; silent routes are given up as in deploy/nats.
+const clusterConf = `
 cluster {
   name: proxima
   listen: "127.0.0.1:%d"
@@ -86,41 +103,7 @@ cluster {
   ping_interval: "5s"
   ping_max: 2
 }
-ping_interval: "20s"
-ping_max: 2
-lame_duck_duration: "30s"
-lame_duck_grace_period: "1s"
 `
-
-// Ready waits until every server that runs takes clients and JetStream has a leader.
-func (c *Cluster) Ready(tb testing.TB) {
-	tb.Helper()
-	for _, n := range c.Nodes {
-		if n.Running() {
-			n.Ready(tb)
-			n.jetStream(tb)
-		}
-	}
-}
-
-// jetStream waits until JetStream answers at this server.
-func (p *Process) jetStream(tb testing.TB) {
-	tb.Helper()
-	nc, err := nats.Connect(p.URL)
-	if err != nil {
-		tb.Fatalf("natstest: server %s: %v", p.Name, err)
-	}
-	defer nc.Close()
-	for end := time.Now().Add(startTime); ; time.Sleep(50 * time.Millisecond) {
-		msg, err := nc.Request("$JS.API.INFO", nil, time.Second)
-		if err == nil && !strings.Contains(string(msg.Data), `"error"`) {
-			return
-		}
-		if time.Now().After(end) {
-			tb.Fatalf("natstest: JetStream does not answer at server %s after %v: %v", p.Name, startTime, err)
-		}
-	}
-}
 
 // URLs of all servers but these, joined for nats.Connect.
 func (c *Cluster) URLs(but ...*Process) string {

@@ -2,13 +2,16 @@ package natstest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -26,6 +29,9 @@ const (
 // startTime is how long a server may take to start, and to end when it is told
 // to. None takes that long; machines that run tests may be busy.
 const startTime = time.Minute
+
+// logged is how many lines of a server's log a failed test shows.
+const logged = 100
 
 // Main runs the tests of a package or, in a child process that [Process.Start]
 // started, a server: so a test can do to it what happens to machines. It is all
@@ -71,8 +77,9 @@ func serve(conf string) error {
 // call [Main]. It is for one goroutine at a time.
 type Process struct {
 	Name string
-	// URL is where clients reach it.
-	URL string
+	// URL is where clients reach it, Monitor where its health can be asked for
+	// ("" if it is not to be).
+	URL, Monitor string
 	// Conf is the file with its configuration, Env what that refers to, as in
 	// os.Environ.
 	Conf string
@@ -88,8 +95,8 @@ type Process struct {
 }
 
 // Start starts the server, again if it has ended, and does not wait until it
-// answers, see [Process.Ready]. It ends with the test, which shows what the
-// server logged if it failed.
+// answers, see [Process.Ready]. It ends with the test that is given, which shows
+// what the server logged if it failed.
 func (p *Process) Start(tb testing.TB) {
 	tb.Helper()
 	if p.Running() {
@@ -122,7 +129,7 @@ func (p *Process) Start(tb testing.TB) {
 	tb.Cleanup(func() {
 		p.Kill()
 		if tb.Failed() {
-			tb.Logf("server %s logged:\n%s", p.Name, p.log.take())
+			tb.Logf("server %s logged at last:\n%s", p.Name, p.log.take(logged))
 		}
 	})
 }
@@ -145,6 +152,39 @@ func (p *Process) Ready(tb testing.TB) {
 	}
 }
 
+// Healthy waits until the server says that it is well: it takes clients, knows
+// who leads JetStream, and its copies of the streams have all that there is.
+func (p *Process) Healthy(tb testing.TB) {
+	tb.Helper()
+	for end := time.Now().Add(startTime); ; time.Sleep(20 * time.Millisecond) {
+		why := p.health()
+		if why == nil {
+			return
+		}
+		if !p.Running() {
+			tb.Fatalf("natstest: server %s has ended", p.Name)
+		}
+		if time.Now().After(end) {
+			tb.Fatalf("natstest: server %s is not well after %v: %v", p.Name, startTime, why)
+		}
+	}
+}
+
+func (p *Process) health() error {
+	client := http.Client{Timeout: time.Second}
+	answer, err := client.Get(p.Monitor + "/healthz")
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	defer client.CloseIdleConnections()
+	if answer.StatusCode != http.StatusOK {
+		why, err := io.ReadAll(answer.Body)
+		return errors.Join(fmt.Errorf("%s: %s", answer.Status, why), err)
+	}
+	return nil
+}
+
 // Running says whether the process exists; a stopped one does.
 func (p *Process) Running() bool {
 	if p.cmd == nil {
@@ -157,6 +197,9 @@ func (p *Process) Running() bool {
 		return true
 	}
 }
+
+// Address is where clients reach the server, as a [Proxy] wants it.
+func (p *Process) Address() string { return strings.TrimPrefix(p.URL, "nats://") }
 
 // PID is the number of the process, of the last one if it has ended.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
@@ -204,12 +247,13 @@ func (o *output) String() string {
 	return o.buf.String()
 }
 
-// take returns what was logged, once.
-func (o *output) take() string {
+// take returns the last lines of what was logged, once.
+func (o *output) take(lines int) string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	defer o.buf.Reset()
-	return o.buf.String()
+	all := strings.SplitAfter(o.buf.String(), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "")
 }
 
 // FreePorts finds n free ports of the loopback interface, below those that

@@ -87,6 +87,8 @@ type Registry struct {
 	evacuations follower
 	clock       clock
 	counts      counters
+	watching    atomic.Int64 // watches, now
+	stale       atomic.Int64 // those that have said that their view is stale
 	warned      atomic.Int64 // when a message was last called invalid, unix nanoseconds
 
 	ensuring chan struct{} // full while somebody asks for the bucket, or makes it
@@ -96,7 +98,7 @@ type Registry struct {
 // Counts are totals since [Open].
 type Counts struct {
 	Invalid   uint64 // messages skipped because they are malformed
-	Forged    uint64 // messages ignored because a schedule wrote what it may not
+	Forged    uint64 // messages ignored because a schedule wrote what it may not, and instances that were heard of and never stored
 	Gaps      uint64 // changes that were missed and noticed
 	Snapshots uint64 // snapshots read
 }

@@ -34,6 +34,8 @@ type view struct {
 	left     []events.Evacuation // places that are evacuated
 	stale    bool                // it is out of reach
 	since    time.Time           // then: when it was last heard
+	vigil    *time.Timer         // when to look at those who expired alone
+	watching bool                // it runs
 
 	// Of the read under way, or the last.
 	full       bool   // it lists everything
@@ -52,6 +54,7 @@ type record struct {
 	hash       uint64    // of the body
 	generation uint32    // of the snapshot that listed it last, or that it came after
 	missed     uint8     // snapshots in a row that do not agree with it
+	stored     bool      // a snapshot has listed its key: it is not only hearsay
 	expired    bool      // its lease has ended; instance is what it was
 	suspect    time.Time // since when; zero: it is not
 	patience   time.Duration
@@ -68,10 +71,12 @@ const (
 )
 
 func newView(r *Registry, service string) *view {
-	return &view{
-		r: r, from: &r.bucket, service: service, seed: maphash.MakeSeed(),
+	v := &view{
+		r: r, from: &r.bucket, service: service, seed: maphash.MakeSeed(), vigil: time.NewTimer(vigil),
 		records: map[string]*record{}, services: map[string]*list{}, changed: map[string]struct{}{},
 	}
+	v.vigil.Stop()
+	return v
 }
 
 // hear merges a change as it happens, and says what it tells of others.
@@ -153,6 +158,7 @@ func (v *view) merge(rec *record, c *change, msg *nats.Msg, err error) {
 	if rec.instance != nil && hash == rec.hash {
 		return // written again, and the same: only the revision is new
 	}
+	l.share(c.instance)
 	added := rec.instance == nil
 	rec.instance, rec.hash = c.instance, hash
 	if added {
@@ -198,6 +204,7 @@ func (v *view) mark(msg *nats.Msg) uint64 {
 	case rec == nil || rec.older(&c):
 		v.news = true
 		v.merge(rec, &c, msg, err)
+		v.records[c.key.String()].stored = true
 	case !v.full || rec.generation == v.generation:
 		// It changed while this was read.
 	default:
@@ -208,13 +215,14 @@ func (v *view) mark(msg *nats.Msg) uint64 {
 			v.doubt = true
 		} else {
 			v.merge(rec, &c, msg, err)
+			rec.stored = true
 		}
 	}
 	return seq
 }
 
 func (v *view) confirm(rec *record) {
-	rec.generation, rec.missed = v.generation, 0
+	rec.generation, rec.missed, rec.stored = v.generation, 0, true
 	if !rec.suspect.IsZero() && !rec.expired {
 		rec.suspect = time.Time{}
 		v.touch(rec.instance.Service)

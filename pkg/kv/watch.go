@@ -3,6 +3,7 @@ package kv
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -14,9 +15,13 @@ import (
 const (
 	snapshotEvery = 5 * time.Minute  // even if nothing seems wrong
 	checkEvery    = 20 * time.Second // asks whether the stream is ahead
+	confirmEvery  = 3 * time.Second  // and, after a change was heard, whether it has it
 	settle        = 100 * time.Millisecond
 	maxRetry      = 5 * time.Second
 	liveBuffer    = 2048 // messages; more unread ones cost a read
+	restFactor    = 20   // after a snapshot was given out: so many times as long as that took
+	maxRest       = 100 * time.Millisecond
+	manyWatches   = 20 // of one Registry; those of more are looked after less often
 )
 
 // Watch calls apply with the complete snapshot of service whenever something
@@ -42,7 +47,16 @@ func (r *Registry) watch(ctx context.Context, from *bucket, service string, appl
 		return err
 	}
 	defer w.close()
+	r.watching.Add(1)
+	defer r.watching.Add(-1)
 	return w.run(ctx, apply)
+}
+
+// relaxed is how often a watch is looked after, of which every is the usual
+// time: a process asks the server no more than about once a second, however
+// many services it watches. What is heard of changes does not depend on it.
+func (r *Registry) relaxed(every time.Duration) time.Duration {
+	return every * time.Duration(max(manyWatches, r.watching.Load())) / manyWatches
 }
 
 // Snapshot reads what is listed now: one snapshot for each service, ordered by
@@ -89,12 +103,15 @@ type watcher struct {
 	once    bool
 	live    chan *nats.Msg
 	status  chan nats.Status
+	rest    time.Time   // until when nothing is given out
+	rested  *time.Timer // that is over
 	subs    []*nats.Subscription
 	dropped int
 	orders  chan struct{} // says that places were evacuated, or are not any more
 	ordered bool          // it is known which
 	alive   time.Time     // when the registry last said anything
 	err     error         // why the view is stale
+	tells   bool          // it was logged that it is
 }
 
 func (r *Registry) newWatcher(from *bucket, service string) (*watcher, error) {
@@ -110,6 +127,7 @@ func (r *Registry) newWatcher(from *bucket, service string) (*watcher, error) {
 		reader: newReader(r, from, which),
 		live:   make(chan *nats.Msg, liveBuffer),
 		status: r.nc.StatusChanged(),
+		rested: time.NewTimer(time.Hour),
 	}
 	w.from, w.orders = from, r.evacuations.join()
 	for subject, ch := range map[string]chan *nats.Msg{from.live + "inst." + which: w.live, w.inbox + "*": w.replies} {
@@ -124,6 +142,9 @@ func (r *Registry) newWatcher(from *bucket, service string) (*watcher, error) {
 }
 
 func (w *watcher) close() {
+	if w.tells {
+		w.r.stale.Add(-1)
+	}
 	for _, sub := range w.subs {
 		_ = sub.Unsubscribe() // fails only if the connection is closed
 	}
@@ -131,6 +152,8 @@ func (w *watcher) close() {
 	w.r.nc.RemoveStatusListener(w.status)
 	w.due.Stop()
 	w.timeout.Stop()
+	w.vigil.Stop()
+	w.rested.Stop()
 }
 
 func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
@@ -159,14 +182,14 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 			}
 		case <-w.due.C:
 			w.next()
+		case <-w.vigil.C:
+			w.endVigils()
+		case <-w.rested.C:
 		case <-w.timeout.C:
-			w.failed(fmt.Errorf("%w: no answer for %v", ErrUnavailable, pageIdle))
+			w.failed(fmt.Errorf("%w: no answer for %v", ErrUnavailable, w.patience()))
 		}
-		if w.ready && w.ordered && len(w.changed) > 0 {
-			w.publish(apply)
-			if w.asked != 0 {
-				w.timeout.Reset(pageIdle) // it was apply that took its time, not the registry
-			}
+		if w.ready && w.ordered && len(w.changed) > 0 && !w.resting() {
+			w.give(apply)
 		}
 		if w.ready && w.ordered && w.once {
 			return nil
@@ -174,12 +197,36 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 	}
 }
 
+// give gives out the snapshots of what has changed, and then rests.
+func (w *watcher) give(apply func(events.Snapshot)) {
+	began := time.Now()
+	w.publish(apply)
+	if w.asked != 0 {
+		w.timeout.Reset(w.patience()) // it was apply that took its time, not the registry
+	}
+	w.rest = time.Now().Add(min(restFactor*time.Since(began), maxRest))
+}
+
+// resting says whether what has changed shall wait for more. A snapshot is of a
+// whole service, so with many instances and many changes all the time would go
+// into snapshots that are out of date at once; this way a twentieth does. The
+// first change after a pause never waits.
+func (w *watcher) resting() bool {
+	left := time.Until(w.rest)
+	if left <= 0 || w.once {
+		return false
+	}
+	w.rested.Reset(left)
+	return true
+}
+
 // listen takes in a change as it happens, and all that are waiting: a burst is
 // one change.
 func (w *watcher) listen(msg *nats.Msg) {
-	found := fine
+	found, before := fine, w.newest
 	if msg != nil {
 		found = w.hear(msg)
+		w.hope()
 	}
 	for range len(w.live) {
 		found = max(found, w.hear(<-w.live))
@@ -190,6 +237,8 @@ func (w *watcher) listen(msg *nats.Msg) {
 	if found != fine {
 		w.r.counts.gaps.Add(1)
 		w.readSoon(found)
+	} else if w.newest != before {
+		w.confirmSoon()
 	}
 }
 
@@ -229,14 +278,20 @@ func (w *watcher) setStale(err error) {
 		return
 	}
 	w.stale, w.since = true, w.alive
-	if w.restore() {
-		w.r.log.Warn("the registry cannot be reached, starting with what was saved", "service", w.service, "saved", w.since, "error", err)
+	restored := w.restore()
+	if !w.ready {
 		return
 	}
-	if w.ready {
-		w.r.log.Warn("the registry cannot be reached, keeping the last view", "service", w.service, "error", err)
-		w.touchAll()
+	what := "the registry cannot be reached, keeping the last view"
+	if restored {
+		what = "the registry cannot be reached, starting with the view on disk"
 	}
+	w.touchAll()
+	if w.once {
+		return // who asked is told
+	}
+	w.tells = true
+	w.r.log.Log(w.ctx, once(w.r.stale.Add(1) == 1, slog.LevelWarn), what, "service", w.service, "since", w.since, "error", err)
 }
 
 // well notes that the registry has answered.
@@ -245,10 +300,26 @@ func (w *watcher) well() {
 	if w.stale {
 		w.stale, w.since, w.outage = false, time.Time{}, time.Now()
 		if w.ready {
-			w.r.log.Info("the registry is back", "service", w.service)
 			w.touchAll()
 		}
+		w.outageEnds("the registry is back")
 	}
+}
+
+// outageEnds says so, unless it was not said that it began.
+func (w *watcher) outageEnds(what string) {
+	if w.tells {
+		w.tells = false
+		w.r.log.Log(w.ctx, once(w.r.stale.Add(-1) == 0, slog.LevelInfo), what, "service", w.service)
+	}
+}
+
+// once is the level of what concerns every watch: one of them says it aloud.
+func once(first bool, level slog.Level) slog.Level {
+	if first {
+		return level
+	}
+	return slog.LevelDebug
 }
 
 // jitter is d, give or take a tenth.

@@ -14,7 +14,7 @@ type Member struct {
 	// Suspect says that nobody knows whether it lives. When it becomes one it
 	// is probed at once, or within a second if there are many or if others in
 	// the zone do the same, as far as the budget goes; after a failure again, a
-	// second later. OnChange is then called for every failure.
+	// second later.
 	Suspect bool
 }
 
@@ -123,6 +123,9 @@ func (p *Prober) joinLocked(g *group, m Member) {
 	if m.Suspect && !pa.suspect && pa.probed() {
 		pa.urgent, pa.next = true, p.now()+g.doubtDelayLocked()
 		p.queueProbeLocked(pa)
+		if pa.cancel != nil {
+			pa.cancel() // it began before: its failure would prove nothing
+		}
 	}
 	pa.suspect = m.Suspect
 	for i := range pa.groups {

@@ -78,25 +78,58 @@ func TestProbesTellTheDeadAmongSuspects(t *testing.T) {
 }
 
 // When it is our own network that fails, all probes do. That says nothing of
-// those who become suspect once it is back.
+// those who become suspect once it is back, not even if a probe was under way.
 func TestFailuresBeforeTheSuspicionProveNothing(t *testing.T) {
+	for after := 120 * time.Second; after < 150*time.Second; after += 700 * time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, selector.Options{})
+			entry := w.at("a", home, time.Millisecond)
+			w.list(entry)
+			w.silence("a.example:80")
+			time.Sleep(after)
+			w.set("a.example:80", time.Millisecond)
+			suspect(&entry)
+			w.send(events.Snapshot{Service: "user", Entries: []events.Entry{entry}})
+			for range 100 {
+				if w.candidate("a").Dead {
+					t.Fatalf("silent for %v: it is dead, though it answers", after)
+				}
+				time.Sleep(time.Second)
+				synctest.Wait()
+			}
+		})
+	}
+}
+
+// While the registry is away nobody tells who has died.
+func TestProbesTellTheDeadWhileTheRegistryIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{})
-		entry := w.at("a", home, time.Millisecond)
-		w.list(entry)
+		list := []events.Entry{w.at("a", home, time.Millisecond), w.at("b", home, time.Millisecond), w.at("r", nextDoor, 5*time.Millisecond)}
+		w.list(list...)
 		w.silence("a.example:80")
-		time.Sleep(2 * time.Minute)
-		w.set("a.example:80", time.Millisecond)
-		suspect(&entry)
-		w.send(events.Snapshot{Service: "user", Entries: []events.Entry{entry}})
-		if c := w.candidate("a"); c.Dead {
+		time.Sleep(20 * time.Second)
+		if w.candidate("a").Dead {
+			t.Error("it is dead, though its lease is renewed")
+		}
+		w.send(events.Snapshot{Service: "user", Entries: sortEntries(list), Stale: true})
+		if w.candidate("a").Dead {
 			t.Error("it is dead at once")
 		}
-		time.Sleep(100 * time.Millisecond)
-		for range 100 {
-			time.Sleep(time.Second)
-			if w.candidate("a").Dead {
-				t.Fatal("it is dead, though it answers")
+		w.silence("b.example:80")
+		w.until("a and b are dead", 40*time.Second, func() bool { return w.candidate("a").Dead && w.candidate("b").Dead })
+		if got := w.only(); len(got) != 1 || got[0] != "r" {
+			t.Errorf("picked %v", got)
+		}
+		w.silence("r.example:80") // or our own network
+		time.Sleep(3 * time.Minute)
+		if got := w.only(); len(got) != 2 {
+			t.Errorf("with all dead it picks %v", got)
+		}
+		w.send(events.Snapshot{Service: "user", Entries: sortEntries(list)})
+		for _, c := range w.explain().Instances {
+			if c.Dead {
+				t.Errorf("%s is dead, though it is listed by a registry that is back", c.ID)
 			}
 		}
 	})

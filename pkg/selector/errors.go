@@ -36,7 +36,7 @@ type CircleCount struct {
 	NotReady  int    `json:"not_ready"`
 	Suspect   int    `json:"suspect"`
 	Evacuated int    `json:"evacuated"`
-	Dead      int    `json:"dead"`  // were suspect, and probes find nobody there
+	Dead      int    `json:"dead"`  // see [Standing]
 	Other     int    `json:"other"` // no endpoint of the wanted protocol
 }
 

@@ -47,7 +47,7 @@ type Standing struct {
 	Breaker        string  `json:"breaker"`         // closed, half-open or open
 	Suspect        bool    `json:"suspect"`
 	Evacuated      bool    `json:"evacuated"` // an operator has ordered its place to be left
-	Dead           bool    `json:"dead"`      // suspect, and probes find nobody there
+	Dead           bool    `json:"dead"`      // probes find nobody there, and it is suspect or the registry out of reach
 	InFlight       int     `json:"in_flight"`
 	Picks          uint64  `json:"picks"`   // by this selector, ever
 	CallMS         float64 `json:"call_ms"` // average duration of its calls, 0 if not known
@@ -146,7 +146,6 @@ func (v *view) candidate(t *table, m *member, vd verdict) ranked {
 	if vd.as < notReady {
 		vd.distance = vd.from(&t.circles[t.index(vd.as, vd.circle)])
 	}
-	call, _ := unpackCost(m.cost.Load())
 	_, refused := m.breaker.Opened()
 	return ranked{vd, v.svc.sel.ramp(m.born, t.at), refused, m.fit(ticks(t.at)), Candidate{*m.in, Standing{
 		Circle:         v.svc.sel.opts.Levels.Name(int(vd.circle)),
@@ -158,7 +157,7 @@ func (v *view) candidate(t *table, m *member, vd verdict) ranked {
 		Dead:           vd.condition == dead,
 		InFlight:       int(m.inFlight()),
 		Picks:          m.picks(),
-		CallMS:         inMilliseconds(time.Duration(call)),
+		CallMS:         inMilliseconds(m.average()),
 	}}}
 }
 

@@ -1,0 +1,371 @@
+//go:build unix
+
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/pprof"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/pkg/kv"
+)
+
+// patience is how long what takes seconds may take on a busy machine.
+const patience = time.Minute
+
+// Options configure [Start]. The zero value is ready to use.
+type Options struct {
+	// Cluster of servers. With Size 1 it is one server.
+	Cluster natstest.ClusterOptions
+	// Memory keeps the bucket in memory.
+	Memory bool
+	// Replicas of the bucket. Default: as many as there are servers.
+	Replicas int
+}
+
+// World is servers, instances and callers. Its methods are for the goroutine of
+// the test. It ends with the test, and then nothing of it may be left.
+type World struct {
+	*natstest.Cluster
+	*Recorder
+
+	whole *testing.T // the world ends with it
+	t     *testing.T // of the case; between cases the same
+	opts  Options
+	line  timeline
+	conns []*nats.Conn // for announcers, one that prefers each server
+	regs  []*kv.Registry
+
+	instances []*Instance
+	callers   []*Caller
+	beacon    *beacon
+	named     int
+
+	watch sync.WaitGroup
+	stop  context.CancelFunc
+}
+
+// followersAnswer is how long after a stream was made its followers begin to
+// answer direct gets.
+const followersAnswer = 2500 * time.Millisecond
+
+// service is what is announced and called.
+const service = "user"
+
+// Start starts the servers and makes the bucket.
+func Start(t *testing.T, o Options) *World {
+	t.Helper()
+	// Whatever is started from here on bears the name of the test: see leaks.
+	pprof.SetGoroutineLabels(pprof.WithLabels(t.Context(), pprof.Labels("world", t.Name())))
+	if o.Cluster.Size == 0 {
+		o.Cluster.Size = 3
+	}
+	if o.Replicas == 0 {
+		o.Replicas = o.Cluster.Size
+	}
+	w := &World{Recorder: NewRecorder(), whole: t, t: t, opts: o, Cluster: natstest.StartCluster(t, o.Cluster)}
+	w.line.begin()
+	for i := range w.Nodes {
+		nc := w.connect(fmt.Sprintf("announcers %d", i+1), w.from(i))
+		w.conns = append(w.conns, nc)
+		w.regs = append(w.regs, w.open(nc, w.line.logger(fmt.Sprintf("announcers %d", i+1))))
+	}
+	w.eventually("the bucket has all its replicas", func(ctx context.Context) error {
+		c, err := w.cluster(ctx)
+		if err == nil && c != nil && len(c.Replicas)+1 != o.Replicas {
+			err = fmt.Errorf("there are %d others, want %d replicas", len(c.Replicas), o.Replicas)
+		}
+		return err
+	})
+	if o.Replicas > 1 {
+		w.Pass(followersAnswer)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	w.stop = cancel
+	w.watch.Go(func() { w.look(ctx) })
+	t.Cleanup(w.end)
+	return w
+}
+
+// look checks all the time.
+func (w *World) look(ctx context.Context) {
+	every := time.NewTicker(100 * time.Millisecond)
+	defer every.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-every.C:
+			w.Check()
+		}
+	}
+}
+
+// Case tells a story, and then waits until everybody sees exactly who lives.
+// It fails if anything was seen that must not be.
+func (w *World) Case(name string, b Bounds, story func()) bool {
+	w.whole.Helper()
+	return w.whole.Run(name, func(t *testing.T) {
+		w.t = t
+		defer func() { w.t = w.whole }()
+		b = b.withDefaults()
+		w.line.begin()
+		w.Begin(b)
+		defer func() {
+			t.Logf("%s\n%s", w.Figures(), &w.line)
+			for _, v := range w.Violations() {
+				t.Error(v)
+			}
+		}()
+		story()
+		w.Whole(b.Heal)
+		w.noConsumers()
+	})
+}
+
+// Note adds a line to the timeline.
+func (w *World) Note(format string, args ...any) { w.line.add(format, args...) }
+
+// Log is what a case reads or measured, in the test's log.
+func (w *World) Log(format string, args ...any) { w.t.Helper(); w.t.Logf(format, args...) }
+
+// Pass lets time pass, in which the fault does what it does.
+func (w *World) Pass(d time.Duration) { time.Sleep(d) }
+
+// Whole says that the fault is over, waits until every caller sees exactly who
+// lives and all instances are registered, and says how long that took.
+func (w *World) Whole(within time.Duration) time.Duration {
+	w.t.Helper()
+	w.Healed()
+	began := time.Now()
+	before := w.beacon.acked()
+	for {
+		missing := w.missing(before)
+		if missing == "" {
+			took := time.Since(began)
+			w.Note("all is well, %.2f s after the fault ended", took.Seconds())
+			return took
+		}
+		if time.Since(began) > within {
+			w.t.Errorf("%v after the fault ended: %s", within, missing)
+			return within
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// missing says what is not as it should be, "" if nothing.
+func (w *World) missing(before uint64) string {
+	for _, n := range w.Nodes {
+		if !n.Running() {
+			return n.Name + " does not run"
+		}
+	}
+	for _, i := range w.instances {
+		if s := i.state(); i.lives && (!s.Registered() || s.Err != nil) {
+			return fmt.Sprintf("%s is %s: %v", i.ID, s.Phase, s.Err)
+		}
+	}
+	if w.beacon != nil && w.beacon.acked() < before+2 {
+		return "no change is acknowledged"
+	}
+	return w.unseen()
+}
+
+// noConsumers: nobody needs any, and one that is left costs the server for ever.
+func (w *World) noConsumers() {
+	w.t.Helper()
+	w.eventually("the stream tells of its consumers", func(ctx context.Context) error {
+		s, err := w.stream(ctx)
+		if err == nil && s.CachedInfo().State.Consumers != 0 {
+			w.t.Errorf("the stream has %d consumers", s.CachedInfo().State.Consumers)
+		}
+		return err
+	})
+}
+
+// from is the URLs of all servers, beginning with the i-th.
+func (w *World) from(i int) string {
+	urls := make([]string, len(w.Nodes))
+	for k := range urls {
+		urls[k] = w.Nodes[(i+k)%len(w.Nodes)].URL
+	}
+	return strings.Join(urls, ",")
+}
+
+// connect connects as the commands do: for ever, and noticing within 6 s that a
+// server is silent. The servers are tried in the order given.
+func (w *World) connect(who, urls string, more ...nats.Option) *nats.Conn {
+	w.t.Helper()
+	flags := daemon.NATSFlags{URL: urls, ConnectTimeout: patience}
+	nc, err := flags.Connect(w.t.Context(), who, w.line.logger(who), append(more, nats.DontRandomize())...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return nc
+}
+
+// open opens the bucket, and makes it if it is not there.
+func (w *World) open(nc *nats.Conn, log *slog.Logger) *kv.Registry {
+	w.t.Helper()
+	r, err := kv.Open(w.t.Context(), nc, kv.Options{Memory: w.opts.Memory, Replicas: w.opts.Replicas, Logger: log})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
+}
+
+// stream is the bucket's, asked of whoever answers.
+func (w *World) stream(ctx context.Context) (jetstream.Stream, error) {
+	err := errors.New("no announcer is connected")
+	for _, nc := range w.conns {
+		if !nc.IsConnected() {
+			continue
+		}
+		var js jetstream.JetStream
+		if js, err = jetstream.New(nc); err != nil {
+			return nil, err
+		}
+		var s jetstream.Stream
+		if s, err = js.Stream(ctx, "KV_"+kv.DefaultBucket); err == nil {
+			return s, nil
+		}
+	}
+	return nil, err
+}
+
+// Stream is the bucket's, for what only an operator does to it.
+func (w *World) Stream() jetstream.Stream {
+	w.t.Helper()
+	var s jetstream.Stream
+	w.eventually("the stream answers", func(ctx context.Context) (err error) {
+		s, err = w.stream(ctx)
+		return err
+	})
+	return s
+}
+
+// JetStream is that of a connection of the announcers.
+func (w *World) JetStream() jetstream.JetStream {
+	w.t.Helper()
+	js, err := jetstream.New(w.conns[0])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return js
+}
+
+func (w *World) cluster(ctx context.Context) (*jetstream.ClusterInfo, error) {
+	s, err := w.stream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := s.CachedInfo().Cluster
+	if c == nil || c.Leader == "" {
+		return nil, errors.New("the stream has no leader")
+	}
+	return c, nil
+}
+
+// Leader is the server that leads the stream.
+func (w *World) Leader() *natstest.Process {
+	w.t.Helper()
+	var name string
+	w.eventually("the stream has a leader", func(ctx context.Context) error {
+		c, err := w.cluster(ctx)
+		if err == nil {
+			name = c.Leader
+		}
+		return err
+	})
+	return w.Node(w.t, name)
+}
+
+// eventually tries until it works.
+func (w *World) eventually(what string, try func(context.Context) error) {
+	w.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		ctx, done := context.WithTimeout(w.t.Context(), 2*time.Second)
+		err := try(ctx)
+		done()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			w.t.Fatalf("after %v still not: %s: %v", patience, what, err)
+		}
+	}
+}
+
+// What follows does something to a server, and says so in the timeline.
+
+// StepDown hands the lead of the stream over, to n if it is not nil, and waits
+// until it is done.
+func (w *World) StepDown(n *natstest.Process) {
+	w.t.Helper()
+	before := w.Leader()
+	if n == before {
+		return
+	}
+	var to []byte
+	if n != nil {
+		to = fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, n.Name)
+	}
+	w.eventually("the leader steps down", func(ctx context.Context) error {
+		_, err := w.conns[0].RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN.KV_"+kv.DefaultBucket, to)
+		if err == nil && n != nil && w.Leader() != n || err == nil && w.Leader() == before {
+			err = fmt.Errorf("the leader is %s", w.Leader().Name)
+		}
+		return err
+	})
+	w.Note("%s leads the stream, after %s", w.Leader().Name, before.Name)
+}
+
+// Kill kills a server.
+func (w *World) Kill(n *natstest.Process) {
+	w.Note("%s is killed", n.Name)
+	n.Kill()
+}
+
+// Freeze stops a server, its connections stay open.
+func (w *World) Freeze(n *natstest.Process) {
+	w.Note("%s freezes", n.Name)
+	n.Stop(w.t)
+}
+
+// Thaw lets it go on.
+func (w *World) Thaw(n *natstest.Process) {
+	w.Note("%s goes on", n.Name)
+	n.Continue(w.t)
+}
+
+// Terminate ends a server in the orderly way.
+func (w *World) Terminate(n *natstest.Process) {
+	w.Note("%s is terminated", n.Name)
+	n.Terminate(w.t)
+	w.Note("%s has ended", n.Name)
+}
+
+// Restart starts servers that have ended, and waits until they are well.
+func (w *World) Restart(all ...*natstest.Process) {
+	w.t.Helper()
+	for _, n := range all {
+		w.Note("%s starts", n.Name)
+		n.Start(w.whole) // it outlives the case
+	}
+	for _, n := range all {
+		n.Healthy(w.t)
+		w.Note("%s is well", n.Name)
+	}
+}
