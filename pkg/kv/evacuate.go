@@ -57,6 +57,8 @@ func (o orders) evacuated() []events.Evacuation {
 // here, and every region hears of it that can be reached, the others when they
 // can. It returns the order as it is kept, with its time, which is filled in.
 func (r *Registry) Evacuate(ctx context.Context, e events.Evacuation) (events.Evacuation, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*r.opts.OpTimeout)
+	defer cancel()
 	for range 3 {
 		known, err := r.readOrders(ctx)
 		if err != nil {
@@ -109,6 +111,8 @@ func (r *Registry) putOrder(ctx context.Context, e events.Evacuation) error {
 
 // Evacuations returns the places that are evacuated now, in order.
 func (r *Registry) Evacuations(ctx context.Context) ([]events.Evacuation, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.opts.OpTimeout)
+	defer cancel()
 	all, err := r.readOrders(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("kv: read the evacuations: %w", err)
@@ -118,23 +122,29 @@ func (r *Registry) Evacuations(ctx context.Context) ([]events.Evacuation, error)
 
 // readOrders reads all orders, of every region.
 func (r *Registry) readOrders(ctx context.Context) (orders, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.opts.OpTimeout)
-	defer cancel()
 	all := orders{}
 	for _, b := range r.buckets() {
-		next, err := uint64(1), error(nil)
-		for page := 0; page < maxOrders && next > 0; page++ {
-			if next, err = r.ordersPage(ctx, b, next, all); err != nil {
-				return nil, err
-			}
+		subjects := b.prefix + evacuateFamily + ">"
+		next, err := r.ask(ctx, b, getRequest{Seq: 1, MultiLast: []string{subjects}}, all)
+		if errors.Is(err, errTooMany) { // somebody has filled the bucket: go through it
+			next, err = 1, nil
+		}
+		for page := 0; page < maxOrders && next > 0 && err == nil; page++ {
+			next, err = r.ask(ctx, b, getRequest{Seq: next, NextFor: subjects, Batch: ordersPage}, all)
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	return all, nil
 }
 
-// ordersPage adds one page of orders, from a sequence on, and returns where the
-// next begins, 0 after the last.
-func (r *Registry) ordersPage(ctx context.Context, b *bucket, from uint64, all orders) (next uint64, err error) {
+// errTooMany says that there is more than a server tells at once.
+var errTooMany = errors.New("kv: too many orders to evacuate")
+
+// ask adds the orders that answer a question, and returns where the next page
+// begins, 0 after the last.
+func (r *Registry) ask(ctx context.Context, b *bucket, q getRequest, all orders) (next uint64, err error) {
 	if !r.nc.IsConnected() {
 		return 0, fmt.Errorf("%w: not connected", ErrUnavailable)
 	}
@@ -143,14 +153,14 @@ func (r *Registry) ordersPage(ctx context.Context, b *bucket, from uint64, all o
 		return 0, err
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is closed
-	req, err := json.Marshal(getRequest{Seq: from, NextFor: b.prefix + evacuateFamily + ">", Batch: ordersPage})
+	req, err := json.Marshal(q)
 	if err != nil {
 		return 0, err
 	}
 	if err := r.nc.PublishRequest(b.direct, sub.Subject, req); err != nil {
 		return 0, err
 	}
-	last := from
+	last := q.Seq
 	for {
 		msg, err := sub.NextMsgWithContext(ctx)
 		if errors.Is(err, nats.ErrNoResponders) {
@@ -172,10 +182,12 @@ func (r *Registry) ordersPage(ctx context.Context, b *bucket, from uint64, all o
 		case msg.Header == nil: // headers that cannot be read
 			r.invalid(msg, errFrame)
 		case code == "204":
-			if pending, _ := stampUint(msg.Header, hdrPending); pending > 0 {
+			if pending, _ := stampUint(msg.Header, hdrPending); pending > 0 && q.NextFor != "" {
 				return last + 1, nil
 			}
 			return 0, nil
+		case code == "413":
+			return 0, errTooMany
 		case code == "404":
 			return 0, nil
 		default:

@@ -121,6 +121,7 @@ type following struct {
 	busy  bool
 	asked bool // there was an answer, if only that there is none
 	known bool // and one that says what there is
+	fails int  // questions in a row without one
 }
 
 type heardSoon struct {
@@ -234,7 +235,11 @@ func (f *following) look(ctx context.Context) {
 			}
 		}
 	}
+	// A server that has more to do than it can answers everybody late.
+	patience := f.r.opts.OpTimeout << min(f.fails, 3)
 	f.asking.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
 		for _, e := range lost {
 			if err := f.r.putOrder(ctx, e); err != nil && !errors.Is(err, ErrFenced) {
 				f.r.log.Debug("an evacuation that the registry lost is not written again", "place", e.Place(), "error", err)
@@ -249,11 +254,12 @@ func (f *following) look(ctx context.Context) {
 func (f *following) take(res readResult) {
 	next := jitter(checkEvery)
 	if res.err == nil {
-		f.known = true
+		f.known, f.fails = true, 0
 		f.merge(res.orders)
 	} else {
 		f.r.log.Debug("evacuations cannot be read", "error", res.err)
-		next = jitter(maxRetry)
+		next = jitter(min(maxRetry<<min(f.fails, 2), checkEvery))
+		f.fails++
 	}
 	now := time.Now()
 	for key, h := range f.heard {
