@@ -122,6 +122,9 @@ type following struct {
 	asked bool // there was an answer, if only that there is none
 	known bool // and one that says what there is
 	fails int  // questions in a row without one
+
+	ensureAt time.Time     // when to look next whether all regions are read
+	wait     time.Duration // and how long until then
 }
 
 type heardSoon struct {
@@ -237,7 +240,11 @@ func (f *following) look(ctx context.Context) {
 	}
 	// A server that has more to do than it can answers everybody late.
 	patience := f.r.opts.OpTimeout << min(f.fails, 3)
+	ensure := f.r.others != nil && !f.r.opts.NoCreate && !time.Now().Before(f.ensureAt)
 	f.asking.Go(func() {
+		if ensure {
+			_ = f.r.ensure(ctx) // tried again
+		}
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		for _, e := range lost {
@@ -270,7 +277,22 @@ func (f *following) take(res readResult) {
 	if len(f.heard) > 0 || len(f.lost) > 0 || f.again {
 		next = min(next, unconfirmed/2+rand.N(unconfirmed))
 	}
-	f.due.Reset(next)
+	f.due.Reset(min(next, f.untilEnsure()))
+}
+
+// untilEnsure is how long until it is to be seen whether all regions are read:
+// soon while one is not.
+func (f *following) untilEnsure() time.Duration {
+	if f.r.others == nil || f.r.opts.NoCreate {
+		return checkEvery
+	}
+	if now := time.Now(); !now.Before(f.ensureAt) {
+		if f.wait = min(2*f.wait+settle, checkEvery); !f.r.incomplete.Load() {
+			f.wait = snapshotEvery
+		}
+		f.ensureAt = now.Add(jitter(f.wait))
+	}
+	return time.Until(f.ensureAt)
 }
 
 func (f *following) merge(read orders) {

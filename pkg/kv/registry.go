@@ -82,7 +82,8 @@ type Registry struct {
 	log  *slog.Logger
 	api  string // prefix of JetStream's subjects
 
-	regions []string // the other ones
+	regions    []string    // the other ones
+	incomplete atomic.Bool // some of them are not sourced yet
 
 	evacuations follower
 	clock       clock
@@ -198,6 +199,7 @@ func (r *Registry) config(replicas int) jetstream.StreamConfig {
 	}
 	return jetstream.StreamConfig{
 		Name:                   r.stream,
+		FirstSeq:               r.firstSequence(),
 		Description:            "Proxima's instances and their leases",
 		Subjects:               []string{r.prefix + ">"},
 		Storage:                storage,
