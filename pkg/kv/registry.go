@@ -263,7 +263,9 @@ func (r *Registry) ensureLocked(ctx context.Context) (made bool, err error) {
 		made = err == nil
 	}
 	if err == nil && r.others != nil && !r.opts.NoCreate && r.incompatible(s.CachedInfo().Config) == "" {
-		err = r.ensureRegions(ctx, s)
+		if err = r.ensureRegions(ctx, s); err != nil {
+			r.incomplete.Store(true)
+		}
 	}
 	switch {
 	case err == nil:
