@@ -271,8 +271,8 @@ func (v *view) invalid(msg *nats.Msg, err error) {
 	}
 	n.Add(1)
 	// Whoever writes garbage must not fill the log too.
-	now := time.Now().UnixNano()
-	if last := v.r.warned.Load(); now-last > int64(time.Minute) && v.r.warned.CompareAndSwap(last, now) {
+	now := max(1, int64(time.Since(v.r.clock.start))) // a clock that is set back silences nobody
+	if last := v.r.warned.Load(); (last == 0 || now-last > int64(time.Minute)) && v.r.warned.CompareAndSwap(last, now) {
 		v.r.log.Warn("ignoring a message that is not valid; more of them are only counted for a minute", "subject", msg.Subject, "error", err)
 	}
 }
