@@ -51,7 +51,7 @@ func FuzzAnswer(f *testing.F) {
 			msg.Subject = w.inbox + "1"
 			w.answer(msg)
 			w.touch("user")
-			w.view.publish(func(s events.Snapshot) { consistent(t, w.view, s) })
+			w.publish(func(s events.Snapshot) { consistent(t, w.view, s) })
 			if w.about == page && w.asked == 0 && w.cursor == 0 && !w.ready {
 				t.Fatalf("a read has ended and told nothing: %q", header)
 			}
