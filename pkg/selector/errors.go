@@ -35,7 +35,7 @@ type CircleCount struct {
 	Draining int    `json:"draining"`
 	NotReady int    `json:"not_ready"`
 	Suspect  int    `json:"suspect"`
-	Dead     int    `json:"dead"`  // were suspect, and probes find nobody there
+	Dead     int    `json:"dead"`  // see [Standing]
 	Other    int    `json:"other"` // no endpoint of the wanted protocol
 }
 

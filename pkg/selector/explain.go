@@ -46,7 +46,7 @@ type Standing struct {
 	DistanceSource string  `json:"distance_source"` // measured, shared, predicted or assumed
 	Breaker        string  `json:"breaker"`         // closed, half-open or open
 	Suspect        bool    `json:"suspect"`
-	Dead           bool    `json:"dead"` // suspect, and probes find nobody there
+	Dead           bool    `json:"dead"` // probes find nobody there, and it is suspect or the registry out of reach
 	InFlight       int     `json:"in_flight"`
 	Picks          uint64  `json:"picks"`   // by this selector, ever
 	CallMS         float64 `json:"call_ms"` // average duration of its calls, 0 if not known

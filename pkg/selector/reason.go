@@ -10,7 +10,7 @@ var conditionText = [...]string{
 	draining: "it is about to leave",
 	open:     "its breaker is open, calls failed",
 	leaving:  "it is about to leave and its breaker is open",
-	dead:     "its lease is gone and probes find nobody there",
+	dead:     "its lease is gone, or the registry out of reach, and probes find nobody there",
 }
 
 // reason says what a table does with an instance of that verdict.

@@ -132,6 +132,9 @@ func (svc *service) apply(s events.Snapshot) {
 	}
 	gone, changed := svc.mergeLocked(s.Entries)
 	if changed || s.Stale != svc.stale || !svc.known {
+		if s.Stale != svc.stale {
+			svc.doubtLocked(s.Stale)
+		}
 		svc.stale, svc.since, svc.known = s.Stale, s.StaleSince, true
 		svc.total.Store(int64(len(svc.members)))
 		svc.rebuildLocked()
@@ -145,6 +148,17 @@ func (svc *service) apply(s events.Snapshot) {
 	case <-svc.ready:
 	default:
 		close(svc.ready)
+	}
+}
+
+// doubtLocked is for when the registry goes out of reach, or is back: nobody
+// tells any more who has died, so from now on failed probes do.
+func (svc *service) doubtLocked(stale bool) {
+	svc.look = true
+	for i := range svc.members {
+		if m := &svc.members[i]; stale && !m.suspect {
+			m.excused = int32(m.path.Failures())
+		}
 	}
 }
 
@@ -217,7 +231,7 @@ func (svc *service) renewLocked(m *member, e events.Entry) (gone *node) {
 	}
 	before := *m
 	*m = svc.member(e, n)
-	if n != nil && before.suspect {
+	if n != nil && (before.suspect || svc.stale) {
 		m.excused = before.excused
 		m.look()
 	}
