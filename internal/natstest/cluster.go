@@ -10,7 +10,8 @@ import (
 
 // ClusterOptions configure [StartCluster]. The zero value is ready to use.
 type ClusterOptions struct {
-	// Size is the number of servers. Default 3.
+	// Size is the number of servers. Default 3; 1 is a server that is in no
+	// cluster.
 	Size int
 	// StoreDir is where a server keeps its streams, by its number from 0.
 	// Default: a directory that goes with the test.
@@ -53,7 +54,11 @@ func StartCluster(tb testing.TB, o ClusterOptions) *Cluster {
 			routes[j] = "nats://" + address
 		}
 		conf := filepath.Join(tb.TempDir(), name+".conf")
-		text := fmt.Sprintf(clusterConf, name, clients[i], monitors[i], o.StoreDir(i), peers[i], strings.Join(routes, ", ")) + o.Config
+		text := fmt.Sprintf(serverConf, name, clients[i], monitors[i], o.StoreDir(i))
+		if o.Size > 1 {
+			text += fmt.Sprintf(clusterConf, peers[i], strings.Join(routes, ", "))
+		}
+		text += o.Config
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 			tb.Fatalf("natstest: cluster: %v", err)
 		}
@@ -72,15 +77,23 @@ func StartCluster(tb testing.TB, o ClusterOptions) *Cluster {
 	return c
 }
 
-// clusterConf is the configuration of one server: name, ports of clients
-// and of monitoring, store, peer port, routes. Others are not told where it really listens for routes,
-// else they would go around the proxies; it gives up silent routes and clients
-// as those of deploy/nats do.
-const clusterConf = `
+// serverConf is the configuration of one server: name, ports of clients and of
+// monitoring, store. It gives up silent clients as those of deploy/nats do.
+const serverConf = `
 server_name: %s
 listen: "127.0.0.1:%d"
 http: "127.0.0.1:%d"
 jetstream { store_dir: %q, max_file_store: 1GB, max_memory_store: 256MB }
+ping_interval: "20s"
+ping_max: 2
+lame_duck_duration: "30s"
+lame_duck_grace_period: "1s"
+`
+
+// clusterConf is what one server of a cluster has beside: port of peers, routes.
+// Others are not told where it really listens for routes, else they would go
+// around the proxies; silent routes are given up as in deploy/nats.
+const clusterConf = `
 cluster {
   name: proxima
   listen: "127.0.0.1:%d"
@@ -90,10 +103,6 @@ cluster {
   ping_interval: "5s"
   ping_max: 2
 }
-ping_interval: "20s"
-ping_max: 2
-lame_duck_duration: "30s"
-lame_duck_grace_period: "1s"
 `
 
 // URLs of all servers but these, joined for nats.Connect.

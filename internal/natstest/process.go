@@ -198,6 +198,9 @@ func (p *Process) Running() bool {
 	}
 }
 
+// Address is where clients reach the server, as a [Proxy] wants it.
+func (p *Process) Address() string { return strings.TrimPrefix(p.URL, "nats://") }
+
 // PID is the number of the process, of the last one if it has ended.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 

@@ -11,6 +11,7 @@ import (
 type list struct {
 	records []*record
 	sorted  bool // as snapshots are: once it was published
+	held    []held
 	gone    []gone
 	all     tally
 	zones   map[zone]*tally // those with instances

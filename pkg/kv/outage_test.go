@@ -1,11 +1,14 @@
 package kv_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -343,6 +346,30 @@ func TestConnectionThatIsClosedForGood(t *testing.T) {
 	})
 }
 
+// The bucket is away for so long that a caller asks for it only every few
+// seconds. What is heard from it says earlier that it is back.
+func TestAViewIsNotStaleForLongWhenChangesAreHeardAgain(t *testing.T) {
+	for range 5 { // the time between two questions is random
+		natstest.Bubble(t, func(t *testing.T) {
+			f := setup(t)
+			f.register(instance("a"))
+			reader := open(t, f.nc, kv.Options{NoCreate: true})
+			v := watch(t, reader, "user")
+			v.until("listed", time.Second, count(1))
+			if err := f.js().DeleteStream(t.Context(), "KV_proxima"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute + time.Second)
+			if !v.get("user").Stale {
+				t.Fatal("the view is not stale, though its bucket is gone")
+			}
+			a := f.announce(open(t, f.nc, kv.Options{}), instance("b"), kv.AnnounceOptions{})
+			registered(t, a, time.Second)
+			v.until("well", time.Second, func(s events.Snapshot) bool { return !s.Stale && count(2)(s) })
+		})
+	}
+}
+
 // wipe empties the bucket, as anybody can who may write one key.
 func (f *fixture) wipe() {
 	f.t.Helper()
@@ -351,4 +378,31 @@ func (f *fixture) wipe() {
 	}); err != nil {
 		f.t.Fatal(err)
 	}
+}
+
+// A caller of many services has as many views. That they are stale is said once.
+func TestAnOutageIsLoggedOnce(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		w := newWire(f.ns)
+		nc := w.connect(t)
+		var log bytes.Buffer
+		r := open(t, nc, kv.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		for i := range 10 {
+			watch(t, r, fmt.Sprint("service-", i))
+		}
+		time.Sleep(time.Second)
+		for range 2 {
+			w.cut()
+			time.Sleep(10 * time.Second)
+			w.lead(f.ns)
+			time.Sleep(10 * time.Second)
+		}
+		synctest.Wait()
+		for what, want := range map[string]int{"cannot be reached, keeping the last view": 2, "the registry is back": 2} {
+			if got := strings.Count(log.String(), what); got != want {
+				t.Errorf("%q is logged %d times, want %d:\n%s", what, got, want, &log)
+			}
+		}
+	})
 }

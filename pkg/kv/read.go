@@ -47,6 +47,7 @@ type reader struct {
 	readAt  time.Time     // when the last read ended
 	pause   time.Duration // how long until the next, at least
 	retries int           // questions in a row without an answer
+	hoped   time.Time     // when one was last asked before its time
 
 	due      *time.Timer // the next question
 	soon     bool        // it is a read that somebody waits for
@@ -349,4 +350,14 @@ func (w *watcher) failed(err error) {
 	delay := min(maxRetry, settle<<min(w.retries, 6))
 	w.soon = true
 	w.due.Reset(delay/2 + rand.N(delay))
+}
+
+// hope asks before it is time, when the registry has not answered and now a
+// change was heard: it is back, and the view is stale for no reason. Everybody
+// hears it, and not all ask at once.
+func (w *watcher) hope() {
+	if w.asked == 0 && w.retries > 1 && time.Since(w.hoped) >= time.Second {
+		w.hoped = time.Now()
+		w.due.Reset(rand.N(2 * settle))
+	}
 }

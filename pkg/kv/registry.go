@@ -80,6 +80,7 @@ type Registry struct {
 	clock    clock
 	counts   counters
 	watching atomic.Int64 // watches, now
+	stale    atomic.Int64 // those that have said that their view is stale
 	warned   atomic.Int64 // when a message was last called invalid, unix nanoseconds
 
 	ensuring chan struct{} // full while somebody asks for the bucket, or makes it

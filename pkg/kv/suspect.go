@@ -14,17 +14,27 @@ const (
 	// maxHearsay is how long, if no snapshot has ever listed it: it was stored
 	// just before the registry lost all, or somebody has made it up.
 	maxHearsay = 30 * time.Second
+	// vigil is how long it is not believed that an instance has expired alone.
+	// Those that expire together do so one after the other.
+	vigil = 200 * time.Millisecond
 	// massPercent of the instances of a service, or of those in one zone of
 	// it, expired within a ttl, are many.
 	massPercent = 15
 )
 
-// gone is an instance that expired alone and was removed at once. If others
-// follow it was not alone.
+// gone is an instance that expired alone and was removed. If others follow
+// within its ttl it was not alone.
 type gone struct {
 	rec      *record
 	instance *events.Instance
 	until    time.Time // when that is no longer of interest
+}
+
+// held is an instance that has expired, and is listed as if it had not until
+// its vigil ends.
+type held struct {
+	rec   *record
+	since time.Time
 }
 
 // zone is where instances are likely to lose the registry together.
@@ -36,19 +46,21 @@ func zoneOf(in *events.Instance) zone { return zone{in.Location.Region, in.Locat
 type tally struct {
 	listed  int // those that are kept though they have expired, too
 	expired int // these
+	held    int // and those of which it is not yet believed
 	gone    int
 }
 
 func (t *tally) add(d tally) {
 	t.listed += d.listed
 	t.expired += d.expired
+	t.held += d.held
 	t.gone += d.gone
 }
 
 // many says whether one who expires now, and whom the tally may count already,
 // is one of many.
 func (t *tally) many(counted bool) bool {
-	expired, all := t.expired+t.gone, t.listed+t.gone
+	expired, all := t.expired+t.held+t.gone, t.listed+t.gone
 	if !counted {
 		expired++
 	}
@@ -56,7 +68,7 @@ func (t *tally) many(counted bool) bool {
 }
 
 // expire decides what becomes of an instance whose lease has ended. One alone
-// is dead, and removed. When many of a service or of one of its zones expire
+// is dead, and removed after the vigil. When many of a service or of one of its zones expire
 // together, or one does when the registry was just out of reach, it is more
 // likely that they could not renew their leases: they are kept as suspects until
 // they come back, or their time is up; callers that can, ask them.
@@ -74,23 +86,59 @@ func (v *view) expire(l *list, rec *record) {
 		v.drop(l, rec)
 	case near || all:
 		if !again {
-			v.r.log.Warn("instances expired together, using them last", "service", in.Service, "instance", in.ID, "expired", l.all.expired+l.all.gone+1)
+			v.r.log.Warn("instances expired together, using them last", "service", in.Service, "instance", in.ID, "expired", l.all.expired+l.all.held+l.all.gone+1)
 		}
 		v.recall(l, func(other *events.Instance) bool { return all || zoneOf(other) == zoneOf(in) })
 		l.keep(rec, maxSuspect)
 	case !again && time.Since(v.outage) <= in.TTL:
 		v.r.log.Warn("an instance expired just after an outage, using it last", "service", in.Service, "instance", in.ID)
 		l.keep(rec, 2*in.TTL)
+	case !again:
+		l.held = append(l.held, held{rec, time.Now()})
+		l.count(in, tally{held: 1})
+		v.watchOver()
 	default:
-		v.drop(l, rec)
-		l.gone = append(l.gone, gone{rec, in, time.Now().Add(in.TTL)})
-		l.count(in, tally{gone: 1})
+		v.bury(l, rec)
 	}
 }
 
-// recall lists those again, as suspects, that were removed for they seemed to
-// expire alone.
+// watchOver sees to it that the vigil ends.
+func (v *view) watchOver() {
+	if !v.watching {
+		v.watching = true
+		v.vigil.Reset(vigil)
+	}
+}
+
+// endVigils removes those who expired alone and whom nobody has followed.
+func (v *view) endVigils() {
+	v.watching = false
+	for _, l := range v.services {
+		for _, h := range slices.Clone(l.held) {
+			if time.Since(h.since) >= vigil {
+				v.bury(l, h.rec)
+			}
+		}
+		if len(l.held) > 0 {
+			v.watchOver()
+		}
+	}
+}
+
+// bury removes an instance that expired alone, and remembers it for a while.
+func (v *view) bury(l *list, rec *record) {
+	in := rec.instance
+	v.drop(l, rec)
+	l.gone = append(l.gone, gone{rec, in, time.Now().Add(in.TTL)})
+	l.count(in, tally{gone: 1})
+}
+
+// recall makes suspects of those that seemed to expire alone, and lists them
+// again if they were removed.
 func (v *view) recall(l *list, which func(*events.Instance) bool) {
+	for _, rec := range l.unhold(func(rec *record) bool { return which(rec.instance) }) {
+		l.keep(rec, maxSuspect)
+	}
 	var back []gone
 	l.release(func(g gone) bool {
 		if !which(g.instance) {
@@ -160,6 +208,7 @@ func (l *list) clear(rec *record) {
 		l.count(rec.instance, tally{expired: -1})
 	}
 	rec.suspect = time.Time{}
+	l.unhold(func(other *record) bool { return other == rec })
 	l.release(func(g gone) bool { return g.rec == rec })
 }
 
@@ -167,6 +216,20 @@ func (l *list) clear(rec *record) {
 func (l *list) forget() {
 	now := time.Now()
 	l.release(func(g gone) bool { return !now.Before(g.until) })
+}
+
+// unhold takes some out of those that are held, and returns them.
+func (l *list) unhold(which func(*record) bool) []*record {
+	var out []*record
+	l.held = slices.DeleteFunc(l.held, func(h held) bool {
+		if !which(h.rec) {
+			return false
+		}
+		out = append(out, h.rec)
+		l.count(h.rec.instance, tally{held: -1})
+		return true
+	})
+	return out
 }
 
 // release takes some out of those that are gone.

@@ -32,6 +32,8 @@ type view struct {
 	outage   time.Time           // when the registry was last out of reach
 	stale    bool                // it is out of reach
 	since    time.Time           // then: when it was last heard
+	vigil    *time.Timer         // when to look at those who expired alone
+	watching bool                // it runs
 
 	// Of the read under way, or the last.
 	full       bool   // it lists everything
@@ -67,10 +69,12 @@ const (
 )
 
 func newView(r *Registry, service string) *view {
-	return &view{
-		r: r, service: service, seed: maphash.MakeSeed(),
+	v := &view{
+		r: r, service: service, seed: maphash.MakeSeed(), vigil: time.NewTimer(vigil),
 		records: map[string]*record{}, services: map[string]*list{}, changed: map[string]struct{}{},
 	}
+	v.vigil.Stop()
+	return v
 }
 
 // hear merges a change as it happens, and says what it tells of others.

@@ -199,6 +199,7 @@ func TestWhoWasForgottenIsNotRevived(t *testing.T) {
 	all := []*nats.Msg{put("a", 1, 0, "1"), put("b", 2, 0, "1"), put("c", 3, 0, "1")}
 	v.read(true, all...)
 	v.hear(expired("a", 4, 1))
+	v.passVigil()
 	expect(t, v, "b:1 c:1")
 	v.read(true, all[1:]...) // the mark of a is wiped
 	v.hear(expired("b", 5, 2))
@@ -215,6 +216,7 @@ func TestWhoExpiredFirstIsRevivedWhenManyFollow(t *testing.T) {
 	}
 	v.read(true, put("a", 1, 0, "1"), put("b", 2, 0, "1"), put("c", 3, 0, "1"))
 	v.hear(expired("a", 4, 1))
+	v.passVigil()
 	expect(t, v, "b:1 c:1")
 	v.hear(expired("b", 5, 2))
 	expect(t, v, "a:1? b:1? c:1")
@@ -222,4 +224,26 @@ func TestWhoExpiredFirstIsRevivedWhenManyFollow(t *testing.T) {
 	expect(t, v, "a:1? b:2 c:1")
 	v.hear(expired("a", 7, 4)) // alone by now
 	expect(t, v, "b:2 c:1")
+}
+
+// Those of a burst are heard one after the other: the first of them is not
+// removed for the moment until the second is heard.
+func TestTheFirstOfManyThatExpireIsNotRemovedForAMoment(t *testing.T) {
+	v := newView(bare(), "user")
+	expired := func(id string, seq, last uint64) *nats.Msg {
+		return message(id, seq, last, string(bodyExpired), hdrOperation, purge)
+	}
+	v.read(true, put("a", 1, 0, "1"), put("b", 2, 0, "1"), put("c", 3, 0, "1"))
+	v.hear(expired("a", 4, 1))
+	v.endVigils() // too early
+	expect(t, v, "a:1 b:1 c:1")
+	v.hear(expired("b", 5, 2))
+	v.passVigil()
+	expect(t, v, "a:1? b:1? c:1")
+	v.hear(put("a", 6, 4, "2"))
+	v.hear(put("b", 7, 5, "2"))
+	v.hear(expired("c", 8, 3))
+	v.hear(put("c", 9, 8, "2")) // it was only late
+	v.passVigil()
+	expect(t, v, "a:2 b:2 c:2")
 }

@@ -3,6 +3,7 @@ package kv
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -92,6 +93,7 @@ type watcher struct {
 	dropped int
 	alive   time.Time // when the registry last said anything
 	err     error     // why the view is stale
+	tells   bool      // it was logged that it is
 }
 
 func (r *Registry) newWatcher(service string) (*watcher, error) {
@@ -121,12 +123,16 @@ func (r *Registry) newWatcher(service string) (*watcher, error) {
 }
 
 func (w *watcher) close() {
+	if w.tells {
+		w.r.stale.Add(-1)
+	}
 	for _, sub := range w.subs {
 		_ = sub.Unsubscribe() // fails only if the connection is closed
 	}
 	w.r.nc.RemoveStatusListener(w.status)
 	w.due.Stop()
 	w.timeout.Stop()
+	w.vigil.Stop()
 	w.rested.Stop()
 }
 
@@ -150,6 +156,8 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 			w.connection()
 		case <-w.due.C:
 			w.next()
+		case <-w.vigil.C:
+			w.endVigils()
 		case <-w.rested.C:
 		case <-w.timeout.C:
 			w.failed(fmt.Errorf("%w: no answer for %v", ErrUnavailable, w.patience()))
@@ -192,6 +200,7 @@ func (w *watcher) listen(msg *nats.Msg) {
 	found, before := fine, w.newest
 	if msg != nil {
 		found = w.hear(msg)
+		w.hope()
 	}
 	for range len(w.live) {
 		found = max(found, w.hear(<-w.live))
@@ -243,14 +252,20 @@ func (w *watcher) setStale(err error) {
 		return
 	}
 	w.stale, w.since = true, w.alive
-	if w.restore() {
-		w.r.log.Warn("the registry cannot be reached, starting with what was saved", "service", w.service, "saved", w.since, "error", err)
+	restored := w.restore()
+	if !w.ready {
 		return
 	}
-	if w.ready {
-		w.r.log.Warn("the registry cannot be reached, keeping the last view", "service", w.service, "error", err)
-		w.touchAll()
+	what := "the registry cannot be reached, keeping the last view"
+	if restored {
+		what = "the registry cannot be reached, starting with the view on disk"
 	}
+	w.touchAll()
+	if w.once {
+		return // who asked is told
+	}
+	w.tells = true
+	w.r.log.Log(w.ctx, once(w.r.stale.Add(1) == 1, slog.LevelWarn), what, "service", w.service, "since", w.since, "error", err)
 }
 
 // well notes that the registry has answered.
@@ -259,10 +274,26 @@ func (w *watcher) well() {
 	if w.stale {
 		w.stale, w.since, w.outage = false, time.Time{}, time.Now()
 		if w.ready {
-			w.r.log.Info("the registry is back", "service", w.service)
 			w.touchAll()
 		}
+		w.outageEnds("the registry is back")
 	}
+}
+
+// outageEnds says so, unless it was not said that it began.
+func (w *watcher) outageEnds(what string) {
+	if w.tells {
+		w.tells = false
+		w.r.log.Log(w.ctx, once(w.r.stale.Add(-1) == 0, slog.LevelInfo), what, "service", w.service)
+	}
+}
+
+// once is the level of what concerns every watch: one of them says it aloud.
+func once(first bool, level slog.Level) slog.Level {
+	if first {
+		return level
+	}
+	return slog.LevelDebug
 }
 
 // jitter is d, give or take a tenth.

@@ -40,9 +40,11 @@ type Caller struct {
 }
 
 // At is the server that the caller is connected to now, nil for none.
-func (c *Caller) At() *natstest.Process {
-	name := c.Conn.ConnectedServerName()
-	for _, n := range c.w.Nodes {
+func (c *Caller) At() *natstest.Process { return c.w.at(c.Conn) }
+
+func (w *World) at(nc *nats.Conn) *natstest.Process {
+	name := nc.ConnectedServerName()
+	for _, n := range w.Nodes {
 		if n.Name == name {
 			return n
 		}
@@ -98,6 +100,16 @@ func (w *World) CallerAt(urls string, more ...nats.Option) *Caller {
 	c.stop = func() { cancel(); watch() }
 	c.running.Go(func() { c.pick(ctx) })
 	return c
+}
+
+// CallerBehind starts a caller that reaches only this server, through a link
+// that can be broken, and waits until it sees who lives.
+func (w *World) CallerBehind(n *natstest.Process) (*Caller, *natstest.Proxy) {
+	w.t.Helper()
+	link := natstest.NewProxy(w.whole, n.Address())
+	c := w.CallerAt(link.URL())
+	w.Whole(patience)
+	return c, link
 }
 
 func (w *World) watcherAt(urls string, more ...nats.Option) *Caller {
@@ -197,4 +209,28 @@ func (c *Caller) Close() {
 			break
 		}
 	}
+}
+
+// Seen waits until every caller sees who lives, in the midst of a story.
+func (w *World) Seen() {
+	w.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		what := w.unseen()
+		if what == "" {
+			return
+		}
+		if time.Now().After(end) {
+			w.t.Fatalf("after %v: %s", patience, what)
+		}
+	}
+}
+
+// unseen says what a caller does not see as it is, "" if nothing.
+func (w *World) unseen() string {
+	for _, c := range w.callers {
+		if what := c.sight.whole(); what != "" {
+			return what
+		}
+	}
+	return ""
 }

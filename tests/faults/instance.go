@@ -179,6 +179,9 @@ func (b *beacon) run(r *Recorder) {
 	}
 }
 
+// Beacon is the server that the beacon is connected to now, nil for none.
+func (w *World) Beacon() *natstest.Process { return w.at(w.conns[0]) }
+
 func (b *beacon) acked() uint64 {
 	if b == nil {
 		return 0

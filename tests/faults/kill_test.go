@@ -9,12 +9,19 @@ import (
 	"github.com/proxima-discovery/proxima/tests/faults"
 )
 
+// Leases of 15 s are the default; of 6 s, shorter than the time without a
+// leader, so that they end though everybody lives.
+const (
+	long  = 15 * time.Second
+	short = 6 * time.Second
+)
+
 func TestServersAreKilled(t *testing.T) {
 	t.Parallel()
 	w := faults.Start(t, faults.Options{})
-	w.Announce(25, 15*time.Second)
-	w.Announce(25, 6*time.Second)
-	w.Callers(6)
+	w.Announce(100, long)
+	w.Announce(50, short)
+	callers := w.Callers(9)
 
 	w.Case("the leader of the stream", faults.Bounds{}, func() {
 		leader := w.Leader()
@@ -29,4 +36,56 @@ func TestServersAreKilled(t *testing.T) {
 		w.Pass(3 * time.Second)
 		w.Restart(follower)
 	})
+
+	// Those who write stay where they are, so that there is something to miss.
+	w.Case("the server that a caller is connected to", faults.Bounds{}, func() {
+		n := w.Others(w.Leader(), w.Beacon())[0]
+		at := 0
+		for _, c := range callers {
+			if c.At() == n {
+				at++
+			}
+		}
+		w.Note("%d of %d callers are connected to %s", at, len(callers), n.Name)
+		w.Kill(n)
+		w.Pass(3 * time.Second)
+		w.Restart(n)
+	})
+
+	w.Case("all at once, for longer than every lease", faults.Bounds{Blind: 45 * time.Second}, func() {
+		doomed := w.AnnounceMortal(short)
+		w.Seen()
+		for _, n := range w.Nodes {
+			w.Kill(n)
+		}
+		w.Pass(time.Second)
+		w.Die(doomed)
+		w.Pass(long + 2*time.Second)
+		w.Restart(w.Nodes...)
+	})
+}
+
+func TestMemoryIsLost(t *testing.T) {
+	t.Parallel()
+	w := faults.Start(t, faults.Options{Memory: true})
+	w.Announce(50, long)
+	w.Announce(50, short)
+	w.Callers(3)
+
+	for name, down := range map[string]time.Duration{
+		"all servers are killed, and start again": time.Second,
+		"for longer than every lease":             long + 2*time.Second,
+	} {
+		w.Case(name, faults.Bounds{Blind: 45 * time.Second}, func() {
+			doomed := w.AnnounceMortal(short)
+			w.Seen()
+			w.NewLife()
+			for _, n := range w.Nodes {
+				w.Kill(n)
+			}
+			w.Die(doomed)
+			w.Pass(down)
+			w.Restart(w.Nodes...)
+		})
+	}
 }

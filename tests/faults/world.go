@@ -56,6 +56,10 @@ type World struct {
 	stop  context.CancelFunc
 }
 
+// followersAnswer is how long after a stream was made its followers begin to
+// answer direct gets.
+const followersAnswer = 2500 * time.Millisecond
+
 // service is what is announced and called.
 const service = "user"
 
@@ -84,6 +88,9 @@ func Start(t *testing.T, o Options) *World {
 		}
 		return err
 	})
+	if o.Replicas > 1 {
+		w.Pass(followersAnswer)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	w.stop = cancel
 	w.watch.Go(func() { w.look(ctx) })
@@ -173,12 +180,7 @@ func (w *World) missing(before uint64) string {
 	if w.beacon != nil && w.beacon.acked() < before+2 {
 		return "no change is acknowledged"
 	}
-	for _, c := range w.callers {
-		if what := c.sight.whole(); what != "" {
-			return what
-		}
-	}
-	return ""
+	return w.unseen()
 }
 
 // noConsumers: nobody needs any, and one that is left costs the server for ever.
@@ -307,6 +309,28 @@ func (w *World) eventually(what string, try func(context.Context) error) {
 }
 
 // What follows does something to a server, and says so in the timeline.
+
+// StepDown hands the lead of the stream over, to n if it is not nil, and waits
+// until it is done.
+func (w *World) StepDown(n *natstest.Process) {
+	w.t.Helper()
+	before := w.Leader()
+	if n == before {
+		return
+	}
+	var to []byte
+	if n != nil {
+		to = fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, n.Name)
+	}
+	w.eventually("the leader steps down", func(ctx context.Context) error {
+		_, err := w.conns[0].RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN.KV_"+kv.DefaultBucket, to)
+		if err == nil && n != nil && w.Leader() != n || err == nil && w.Leader() == before {
+			err = fmt.Errorf("the leader is %s", w.Leader().Name)
+		}
+		return err
+	})
+	w.Note("%s leads the stream, after %s", w.Leader().Name, before.Name)
+}
 
 // Kill kills a server.
 func (w *World) Kill(n *natstest.Process) {
