@@ -115,7 +115,13 @@ func (v *view) endVigils() {
 	v.watching = false
 	for _, l := range v.services {
 		for _, h := range slices.Clone(l.held) {
-			if time.Since(h.since) >= vigil {
+			switch {
+			case time.Since(h.since) < vigil:
+			case time.Since(v.outage) <= h.rec.instance.TTL: // that came to light meanwhile
+				l.unhold(func(rec *record) bool { return rec == h.rec })
+				v.touch(h.rec.instance.Service)
+				l.keep(h.rec, 2*h.rec.instance.TTL)
+			default:
 				v.bury(l, h.rec)
 			}
 		}

@@ -78,7 +78,7 @@ const (
 	failPenalty  = 4 // a failure counts as a call that took this many times longer
 	leastPenalty = float32(10 * time.Millisecond)
 	mostPenalty  = float32(5 * time.Second)
-	believed     = int32(3 * time.Second / tick) // what an instance did, where calls are many
+	believed     = int32(3 * time.Second / tick)  // what an instance did, where calls are many
 	many         = int32(time.Second / 10 / tick) // between two of them, at most
 )
 
