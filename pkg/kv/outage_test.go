@@ -367,7 +367,6 @@ func TestAViewIsNotStaleForLongWhenChangesAreHeardAgain(t *testing.T) {
 	}
 }
 
-
 // wipe empties the bucket, as anybody can who may write one key.
 func (f *fixture) wipe() {
 	f.t.Helper()

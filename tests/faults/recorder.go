@@ -46,7 +46,8 @@ type Recorder struct {
 	acks   []ack              // of changes, in order
 	sights map[string]*Sight  // by the name of the caller
 	lives  int                // how often the stream may have begun anew
-	healed time.Time          // when the last fault ended
+	broken bool               // there is a fault now
+	healed time.Time          // when the last one ended
 	wrong  map[string]mistake // by what is wrong with whom
 }
 
@@ -141,12 +142,19 @@ func (r *Recorder) NewLife() {
 	r.lives++
 }
 
+// Broken says that a fault begins: as long as it lasts who dies need not go.
+func (r *Recorder) Broken() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.broken = true
+}
+
 // Healed says that the fault is over: who died meanwhile has from now on the
 // time to go that its lease gives it.
 func (r *Recorder) Healed() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.healed = time.Now()
+	r.broken, r.healed = false, time.Now()
 }
 
 // Check looks at what only time makes wrong: changes that were not seen, dead
@@ -191,7 +199,7 @@ func (r *Recorder) found(kind, who, format string, args ...any) {
 // long. r.mu is held.
 func (r *Recorder) expired(id string) (time.Duration, bool) {
 	d, dead := r.dead[id]
-	if !dead {
+	if !dead || r.broken {
 		return 0, false
 	}
 	from := d.at
