@@ -41,6 +41,7 @@ func (b Bounds) withDefaults() Bounds {
 type Recorder struct {
 	mu     sync.Mutex // guards everything, also of sights
 	bounds Bounds
+	began  time.Time          // of the case
 	living map[string]bool    // instances that the registry has acknowledged
 	dead   map[string]death   // those that ended without deregistering
 	acks   []ack              // of changes, in order
@@ -66,13 +67,14 @@ type ack struct {
 // mistake is one violation, and how often it was seen.
 type mistake struct {
 	first string
+	last  time.Time
 	times int
 }
 
 // NewRecorder is a recorder of a world in which nobody lives.
 func NewRecorder() *Recorder {
 	return &Recorder{
-		bounds: Bounds{}.withDefaults(),
+		bounds: Bounds{}.withDefaults(), began: time.Now(),
 		living: map[string]bool{}, dead: map[string]death{},
 		sights: map[string]*Sight{}, wrong: map[string]mistake{},
 	}
@@ -82,7 +84,7 @@ func NewRecorder() *Recorder {
 func (r *Recorder) Begin(b Bounds) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.bounds, r.wrong = b.withDefaults(), map[string]mistake{}
+	r.bounds, r.began, r.wrong = b.withDefaults(), time.Now(), map[string]mistake{}
 	old := max(0, len(r.acks)-1)
 	r.acks = slices.Clone(r.acks[old:])
 	for _, s := range r.sights {
@@ -176,7 +178,7 @@ func (r *Recorder) Violations() []string {
 	for _, m := range r.wrong {
 		text := m.first
 		if m.times > 1 {
-			text += fmt.Sprintf(" (and %d times more)", m.times-1)
+			text += fmt.Sprintf(" (and %d times more, until %.2f s)", m.times-1, m.last.Sub(r.began).Seconds())
 		}
 		all = append(all, text)
 	}
@@ -190,8 +192,9 @@ func (r *Recorder) found(kind, who, format string, args ...any) {
 	key := kind + " " + who
 	m := r.wrong[key]
 	if m.times++; m.times == 1 {
-		m.first = who + ": " + fmt.Sprintf(format, args...)
+		m.first = fmt.Sprintf("%s, at %.2f s: ", who, time.Since(r.began).Seconds()) + fmt.Sprintf(format, args...)
 	}
+	m.last = time.Now()
 	r.wrong[key] = m
 }
 
