@@ -47,6 +47,8 @@ Told to stop (SIGTERM, SIGINT), the announcer says that the instance is draining
 
 Beats tell callers how loaded the instance is: {"cpu":0.42,"mem":0.5,"in_flight":12,"queue":0}, the first two as shares of what it may use. --load asks the instance itself. Of a command, the processor time and memory of its cgroup are taken if that has limits (v2), else those of its processes; in_flight is the number of connections to the ports of its endpoints, queue the number of those that it has not accepted yet. An instance that knows NATS may also publish beats itself, on proxima.beat.<service>.<region>.<zone>.<id>.
 
+An announcer that is killed (SIGKILL) leaves its command, and whatever it announced, running: the instance is called until its lease ends, within --ttl, and then taken out although it lives. Started again, beside it and with the same --id, the announcer lists it again: within a second if the lease has ended, else before it does.
+
 NATS never keeps the command from starting, running or ending. Without a command, NATS must be reachable at the start (--connect-timeout).`
 }
 

@@ -122,6 +122,7 @@ func (r *Router) endpoint(door string, answer func(context.Context, *call) (*nat
 		}}
 		if r.forbiddenReply(c.msg.Reply) {
 			counts.errors.Add(1)
+			r.count("nats_"+door, c.service, "400", began)
 			return
 		}
 		if err := r.calls.enter(); err != nil {

@@ -164,10 +164,15 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 		}
 	})
 	if o.Metrics != nil {
-		away := o.Metrics.Selector(r.selector)
+		away := []func(){o.Metrics.Selector(r.selector)}
+		if counts, ok := registry.(telemetry.RegistryCounts); ok {
+			away = append(away, o.Metrics.Registry(counts))
+		}
 		r.work.Go(func() {
 			<-r.run.Done()
-			away()
+			for _, stop := range away {
+				stop()
+			}
 		})
 	}
 	if err := r.openDoors(); err != nil {

@@ -31,6 +31,7 @@ type announcer struct {
 	written  time.Time     // when the record was last written; zero: it must be
 	rewrite  time.Duration // and how long until it must be again
 	unsure   bool          // a write was sent and not answered
+	tried    bool          // to list it as if its key were free
 	failing  time.Time     // since when the registry has not taken what we said
 	rival    rival
 
@@ -110,7 +111,7 @@ func (n *announcer) step() (wait time.Duration, final bool) {
 		return 0, true
 	case errors.Is(err, errWaiting):
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Registering, err, 0 })
-		return jitter(in.TTL / 12), false
+		return jitter(min(in.TTL/12, retryEvery)), false // if its lease ends nobody is listed
 	default:
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Conflict, err, 0 })
 		return jitter(in.TTL / 6), false

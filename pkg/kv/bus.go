@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -136,20 +135,22 @@ func (b *Bus) page(ctx context.Context, subject string, from uint64, all []kept)
 		if err != nil {
 			return all, 0, err
 		}
-		switch code := msg.Header.Get(hdrStatus); code {
-		case "":
+		switch code := msg.Header.Get(hdrStatus); {
+		case stored(msg):
 			if m, seq, ok := b.parse(msg); ok {
 				all = append(all, m)
 				last = max(last, seq)
 			}
-		case "204": // the end of the page
-			if pending, _ := strconv.ParseUint(msg.Header.Get(hdrPending), 10, 64); pending > 0 {
+		case msg.Header == nil:
+			// Somebody wrote headers that cannot be read.
+		case code == "204": // the end of the page
+			if pending, _ := stampUint(msg.Header, hdrPending); pending > 0 {
 				return all, last + 1, nil
 			}
 			return all, 0, nil
-		case "404": // there is nothing
+		case code == "404": // there is nothing
 			return all, 0, nil
-		case "503":
+		case code == "503":
 			return all, 0, nats.ErrNoResponders
 		default:
 			return all, 0, fmt.Errorf("kv: read samples: %s", status(msg))
@@ -158,15 +159,14 @@ func (b *Bus) page(ctx context.Context, subject string, from uint64, all []kept)
 }
 
 func (b *Bus) parse(msg *nats.Msg) (m kept, seq uint64, ok bool) {
-	subject, ok := strings.CutPrefix(msg.Header.Get(hdrSubject), b.r.live)
+	subject, ok := strings.CutPrefix(stamp(msg.Header, hdrSubject), b.r.live)
 	if !ok {
 		return kept{}, 0, false
 	}
-	seq, err := strconv.ParseUint(msg.Header.Get(hdrSequence), 10, 64)
-	if err != nil {
+	if seq, ok = stampUint(msg.Header, hdrSequence); !ok {
 		return kept{}, 0, false
 	}
-	at, err := time.Parse(time.RFC3339Nano, msg.Header.Get(hdrTimestamp))
+	at, err := time.Parse(time.RFC3339Nano, stamp(msg.Header, hdrTimestamp))
 	return kept{subject: subject, data: msg.Data, at: at}, seq, err == nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
@@ -103,6 +104,35 @@ func TestWhoComesLaterHearsTheLastMessageOfEachSubjectFirst(t *testing.T) {
 		last, _ := f.subscribe(b, samples+"*")
 		last.want(t, "two minutes later")
 	})
+}
+
+// Reporters choose the headers of what they send. Nobody who comes later is kept
+// from hearing the others.
+func TestHeadersOfAReporterDoNotEndTheHistory(t *testing.T) {
+	for name, forged := range map[string]nats.Header{
+		"a status":     {"Status": {"204"}, "Nats-Num-Pending": {"0"}},
+		"an error":     {"Status": {"503"}},
+		"a sequence":   {"Nats-Sequence": {"18446744073709551614"}},
+		"a time":       {"Nats-Time-Stamp": {"2099-01-01T00:00:00Z"}},
+		"another name": {"Nats-Subject": {"proxima.latency.us-east-1.us-east-1a.user.y"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T) {
+				f := setup(t)
+				b := f.r.Bus()
+				_, _ = f.subscribe(b, samples+"*") // makes the stream
+				if err := f.nc.PublishMsg(&nats.Msg{Subject: "proxima." + samples + "a", Data: []byte("a1"), Header: forged}); err != nil {
+					t.Fatal(err)
+				}
+				f.raw("proxima."+samples+"b", "NATS/1.0\r\nno colon\r\n\r\n", "b1")
+				time.Sleep(time.Second)
+				f.publish(b, samples+"z", "z1")
+				time.Sleep(time.Second)
+				later, _ := f.subscribe(b, samples+"*")
+				later.want(t, "history", samples+"a a1 2s", samples+"z z1 1s")
+			})
+		})
+	}
 }
 
 // What the stream is named, and keeps, is known outside.

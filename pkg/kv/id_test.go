@@ -117,6 +117,25 @@ func TestRestartWithTheSameIDTakesOver(t *testing.T) {
 	})
 }
 
+// The lease of the life before ends while its successor waits to see whether it
+// lives: the instance is listed again at once.
+func TestRestartWhileTheOldLeaseEndsIsListedWithinASecond(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		w, _, r := f.remote(kv.Options{})
+		first := f.announce(r, incarnation("one", "10.0.0.1:80"), kv.AnnounceOptions{})
+		registered(t, first, time.Second)
+		v := watch(t, f.r, "user")
+		time.Sleep(ttl15/3 - 2*time.Second)
+		w.cut() // kill -9
+		time.Sleep(7 * time.Second)
+		second := f.announce(f.r, incarnation("two", "10.0.0.1:80"), kv.AnnounceOptions{})
+		v.until("the lease ends", ttl15, count(0))
+		v.until("listed again", time.Second, holds("two"))
+		registered(t, second, time.Second)
+	})
+}
+
 func TestPausedIncarnationNeverTouchesItsSuccessor(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)

@@ -27,6 +27,7 @@ const (
 	hdrStream       = "Nats-Stream"
 	hdrPending      = "Nats-Num-Pending"
 	hdrStatus       = "Status"
+	hdrDescription  = "Description"
 
 	purge = "PURGE"
 )
@@ -51,22 +52,35 @@ func (r *Registry) Register(ctx context.Context, in events.Instance, revision ui
 	if err != nil {
 		return 0, err
 	}
-	if revision == 0 {
-		last, err := r.last(ctx, in.Key())
-		switch {
-		case errors.Is(err, ErrNotFound):
-		case err != nil:
-			return 0, err
-		case last.instance != nil:
-			return 0, fmt.Errorf("%w: %s is listed already", ErrFenced, in.Key())
-		default:
-			revision = last.seq // of the mark that a removal left
+	if revision != 0 || r.guess() {
+		rev, err := r.list(ctx, &in, data, revision)
+		if revision != 0 || !errors.Is(err, ErrFenced) {
+			return rev, err
 		}
 	}
-	if err := r.Renew(ctx, &in, revision); err != nil {
+	last, err := r.last(ctx, in.Key())
+	switch {
+	case errors.Is(err, ErrNotFound):
+	case err != nil:
+		return 0, err
+	case last.instance != nil:
+		return 0, fmt.Errorf("%w: %s is listed already", ErrFenced, in.Key())
+	}
+	return r.list(ctx, &in, data, last.seq) // over the mark that a removal left
+}
+
+// guess says whether a key may be taken for free without a look: most often
+// there is no message about it, and if there is the server refuses to write. A
+// bucket of another domain must be looked at first: writes go to whichever
+// bucket of this name is near.
+func (r *Registry) guess() bool { return r.opts.Domain == "" }
+
+// list writes the lease and then the record, over exactly that revision.
+func (r *Registry) list(ctx context.Context, in *events.Instance, data []byte, revision uint64) (uint64, error) {
+	if err := r.Renew(ctx, in, revision); err != nil {
 		return 0, err
 	}
-	return r.put(ctx, &in, data, revision)
+	return r.put(ctx, in, data, revision)
 }
 
 // put writes the record, over exactly that revision.
@@ -222,9 +236,11 @@ type getRequest struct {
 	NextFor string `json:"next_by_subj,omitempty"`
 	LastFor string `json:"last_by_subj,omitempty"`
 	Batch   int    `json:"batch,omitempty"`
+
+	MultiLast []string `json:"multi_last,omitempty"`
 }
 
 // status says what a message that is none of the stream's says.
 func status(msg *nats.Msg) string {
-	return strings.TrimSpace("status " + msg.Header.Get(hdrStatus) + " " + msg.Header.Get("Description"))
+	return strings.TrimSpace("status " + msg.Header.Get(hdrStatus) + " " + msg.Header.Get(hdrDescription))
 }

@@ -1,11 +1,14 @@
 package kv_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -375,4 +378,31 @@ func (f *fixture) wipe() {
 	}); err != nil {
 		f.t.Fatal(err)
 	}
+}
+
+// A caller of many services has as many views. That they are stale is said once.
+func TestAnOutageIsLoggedOnce(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		w := newWire(f.ns)
+		nc := w.connect(t)
+		var log bytes.Buffer
+		r := open(t, nc, kv.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		for i := range 10 {
+			watch(t, r, fmt.Sprint("service-", i))
+		}
+		time.Sleep(time.Second)
+		for range 2 {
+			w.cut()
+			time.Sleep(10 * time.Second)
+			w.lead(f.ns)
+			time.Sleep(10 * time.Second)
+		}
+		synctest.Wait()
+		for what, want := range map[string]int{"cannot be reached, keeping the last view": 2, "the registry is back": 2} {
+			if got := strings.Count(log.String(), what); got != want {
+				t.Errorf("%q is logged %d times, want %d:\n%s", what, got, want, &log)
+			}
+		}
+	})
 }

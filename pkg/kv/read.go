@@ -12,8 +12,11 @@ import (
 )
 
 const (
-	pageSize  = 2048            // records asked for at a time
-	pageIdle  = 3 * time.Second // silence that ends a question
+	pageSize  = 2048            // records asked for at a time, at first
+	pageMost  = 8 * pageSize    // and at most, for whoever watches everything
+	pageQuick = time.Second / 2 // an answer within this time lets the next be larger
+	lastMost  = 1024            // subjects whose last messages a server tells at once
+	pageIdle  = 3 * time.Second // silence that ends a question, see patience
 	firstIdle = time.Second     // and the first one, if there are snapshots on disk
 )
 
@@ -33,19 +36,23 @@ type reader struct {
 	want  finding // why there shall be a read; fine: no reason
 
 	cursor  uint64 // where the next page begins; 0: no read is under way
+	scan    bool   // it looks through the stream, and not at the last message of each subject
+	size    int    // records of a page, if it scans
+	askedAt time.Time
 	chain   uint64 // sequence of the last message of this page
 	unread  bool   // that message could not be read
 	floor   uint64 // the newest message must not lie before it
-	heard   uint64 // newest when the last check was asked
+	heard   uint64 // what the next check has to confirm: it was the newest some time before
 	fullAt  time.Time
 	readAt  time.Time     // when the last read ended
 	pause   time.Duration // how long until the next, at least
 	retries int           // questions in a row without an answer
 	hoped   time.Time     // when one was last asked before its time
 
-	due     *time.Timer // the next question
-	soon    bool        // it is a read that somebody waits for
-	timeout *time.Timer // for the answer to this one
+	due      *time.Timer // the next question
+	soon     bool        // it is a read that somebody waits for
+	confirms bool        // it is a check of what was heard
+	timeout  *time.Timer // for the answer to this one
 }
 
 // topic is what a question is about.
@@ -57,10 +64,14 @@ const (
 )
 
 func newReader(r *Registry, which string) reader {
+	most := pageSize
+	if which == ">" {
+		most = pageMost
+	}
 	rd := reader{
 		filter:  r.inst + which,
 		inbox:   r.nc.NewInbox() + ".",
-		replies: make(chan *nats.Msg, pageSize+pageSize/8),
+		replies: make(chan *nats.Msg, most+pageSize/8),
 		due:     time.NewTimer(0), timeout: time.NewTimer(time.Hour),
 	}
 	rd.timeout.Stop()
@@ -71,6 +82,15 @@ func newReader(r *Registry, which string) reader {
 func (w *watcher) readSoon(why finding) {
 	w.want = max(w.want, why)
 	if w.asked == 0 && !w.soon {
+		w.schedule()
+	}
+}
+
+// confirmSoon asks for a check of a change that was heard. Anybody who may
+// publish on core NATS can publish where changes are republished; what the stream
+// has counts. Until then what was heard is believed: it nearly always is true.
+func (w *watcher) confirmSoon() {
+	if w.asked == 0 && !w.soon && !w.confirms {
 		w.schedule()
 	}
 }
@@ -88,7 +108,7 @@ func (w *watcher) reconnected() {
 
 // next asks what is due: a page of the read under way, a new read, or a check.
 func (w *watcher) next() {
-	w.soon = false
+	w.soon, w.confirms = false, false
 	if w.cursor == 0 {
 		switch {
 		case w.want == lost, !w.ready, !time.Now().Before(w.fullAt):
@@ -113,11 +133,19 @@ func (w *watcher) startRead(full bool) {
 	if !full {
 		w.cursor = w.verified + 1
 	}
+	w.scan, w.size = w.service == "" || len(w.records) > lastMost, pageSize
 }
 
+// askPage asks for the last message of each subject, which costs the server as
+// much as there are. It does that for lastMost subjects only; for more it
+// goes through the stream, record by record, and over all leases between them.
 func (w *watcher) askPage() {
-	w.chain, w.unread = 0, false
-	w.ask(page, getRequest{Seq: w.cursor, NextFor: w.filter, Batch: pageSize})
+	w.chain, w.unread, w.askedAt = 0, false, time.Now()
+	q := getRequest{Seq: w.cursor, MultiLast: []string{w.filter}}
+	if w.scan {
+		q = getRequest{Seq: w.cursor, NextFor: w.filter, Batch: w.size}
+	}
+	w.ask(page, q)
 }
 
 func (w *watcher) ask(about topic, q getRequest) {
@@ -134,11 +162,18 @@ func (w *watcher) ask(about topic, q getRequest) {
 		w.failed(err)
 		return
 	}
+	w.timeout.Reset(w.patience())
+}
+
+// patience is how long to wait for an answer, or for more of it. It doubles with
+// each question in a row that had none: a server that has more to do than it can
+// would never come to an end if everybody asked it again and again.
+func (w *watcher) patience() time.Duration {
+	idle := pageIdle
 	if w.r.store != nil && !w.ready {
-		w.timeout.Reset(firstIdle) // there is something to go on with
-		return
+		idle = firstIdle // there is something to go on with
 	}
-	w.timeout.Reset(pageIdle)
+	return idle << min(w.retries, 3)
 }
 
 // answer takes in an answer, or a part of it.
@@ -161,6 +196,11 @@ func (w *watcher) answer(msg *nats.Msg) {
 		w.listed(msg)
 	case code == "204":
 		w.pageEnded(msg)
+	case code == "413":
+		w.scan = true // too many for the short way
+		w.askPage()
+	case code == "404" && !w.scan && msg.Header.Get(hdrDescription) == "Message Not Found":
+		w.refused(msg) // one of several, and the answer ends here
 	case code == "404":
 		w.readEnded()
 	default:
@@ -191,7 +231,7 @@ func (w *watcher) checked(seq uint64) {
 
 // listed takes in a message of a page.
 func (w *watcher) listed(msg *nats.Msg) {
-	w.timeout.Reset(pageIdle)
+	w.timeout.Reset(w.patience())
 	if msg.Header == nil {
 		// Somebody wrote headers that cannot be read.
 		w.invalid(msg, errFrame)
@@ -225,6 +265,11 @@ func (w *watcher) pageEnded(msg *nats.Msg) {
 	w.highest = max(w.highest, last)
 	w.cursor = max(w.cursor, last+1)
 	if pending, _ := stampUint(msg.Header, hdrPending); pending > 0 {
+		// The server counts what is left for each page: few large ones cost it
+		// less, if the way to us takes them.
+		if time.Since(w.askedAt) < pageQuick {
+			w.size = min(2*w.size, cap(w.replies)-pageSize/8)
+		}
 		w.askPage()
 		return
 	}
@@ -246,7 +291,7 @@ func (w *watcher) readEnded() {
 	if w.full {
 		w.r.counts.snapshots.Add(1)
 		w.heard = w.newest
-		w.fullAt = time.Now().Add(jitter(snapshotEvery))
+		w.fullAt = time.Now().Add(jitter(w.r.relaxed(snapshotEvery)))
 	}
 	if w.doubt {
 		w.want = lost
@@ -263,8 +308,15 @@ func (w *watcher) answered() {
 
 // schedule says when to ask again.
 func (w *watcher) schedule() {
-	if w.soon = w.want != fine; !w.soon {
-		w.due.Reset(jitter(checkEvery))
+	w.soon = w.want != fine
+	w.confirms = !w.soon && w.newest > w.verified
+	if w.confirms {
+		w.heard = w.newest
+		w.due.Reset(jitter(w.r.relaxed(confirmEvery)))
+		return
+	}
+	if !w.soon {
+		w.due.Reset(jitter(w.r.relaxed(checkEvery)))
 		return
 	}
 	w.due.Reset(max(0, w.pause-time.Since(w.readAt)) + rand.N(settle))
@@ -289,7 +341,7 @@ func (w *watcher) refused(msg *nats.Msg) {
 // reason to call the view stale: a leader may be changing.
 func (w *watcher) failed(err error) {
 	w.timeout.Stop()
-	w.asked = 0
+	w.asked, w.size = 0, pageSize
 	w.retries++
 	w.outage = time.Now()
 	if w.retries > 1 || !w.r.nc.IsConnected() || !w.ready {

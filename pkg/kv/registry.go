@@ -76,10 +76,12 @@ type Registry struct {
 	api    string // prefix of JetStream's subjects
 	direct string // subject of direct gets
 
-	store  *store // nil: nothing is saved
-	clock  clock
-	counts counters
-	warned atomic.Int64 // when a message was last called invalid, unix nanoseconds
+	store    *store // nil: nothing is saved
+	clock    clock
+	counts   counters
+	watching atomic.Int64 // watches, now
+	stale    atomic.Int64 // those that have said that their view is stale
+	warned   atomic.Int64 // when a message was last called invalid, unix nanoseconds
 
 	ensuring chan struct{} // full while somebody asks for the bucket, or makes it
 	ensured  atomic.Bool   // it has been seen
@@ -88,7 +90,7 @@ type Registry struct {
 // Counts are totals since [Open].
 type Counts struct {
 	Invalid   uint64 // messages skipped because they are malformed
-	Forged    uint64 // messages ignored because a schedule wrote what it may not
+	Forged    uint64 // messages ignored because a schedule wrote what it may not, and instances that were heard of and never stored
 	Gaps      uint64 // changes that were missed and noticed
 	Snapshots uint64 // snapshots read
 }

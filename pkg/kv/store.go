@@ -274,7 +274,7 @@ func (v *view) restore() (restored bool) {
 	for _, stored := range v.r.store.load(v.service) {
 		l := v.list(stored.service)
 		for _, e := range stored.entries {
-			rec := &record{name: e.Key().String(), instance: e.Instance, seq: e.Revision}
+			rec := &record{name: e.Key().String(), instance: e.Instance, seq: e.Revision, stored: true}
 			if v.records[rec.name] != nil {
 				continue // heard of already
 			}

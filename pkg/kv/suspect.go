@@ -11,6 +11,9 @@ const (
 	// maxSuspect is how long an instance is kept that vanished without a
 	// word, or expired together with many others.
 	maxSuspect = 10 * time.Minute
+	// maxHearsay is how long, if no snapshot has ever listed it: it was stored
+	// just before the registry lost all, or somebody has made it up.
+	maxHearsay = 30 * time.Second
 	// vigil is how long it is not believed that an instance has expired alone.
 	// Those that expire together do so one after the other.
 	vigil = 200 * time.Millisecond
@@ -164,6 +167,9 @@ func (v *view) vanish(rec *record) {
 	}
 	v.r.log.Warn("an instance vanished from the registry without a word, using it last", "service", in.Service, "instance", in.ID)
 	rec.suspect, rec.patience = time.Now(), maxSuspect
+	if !rec.stored {
+		rec.patience = maxHearsay
+	}
 	v.touch(in.Service)
 }
 
@@ -172,6 +178,9 @@ func (v *view) vanish(rec *record) {
 func (v *view) dropSuspects() {
 	for _, rec := range v.records {
 		if !rec.suspect.IsZero() && time.Since(rec.suspect) >= rec.patience {
+			if !rec.stored {
+				v.r.counts.forged.Add(1)
+			}
 			v.drop(v.list(rec.instance.Service), rec)
 		}
 	}

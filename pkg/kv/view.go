@@ -52,6 +52,7 @@ type record struct {
 	hash       uint64    // of the body
 	generation uint32    // of the snapshot that listed it last, or that it came after
 	missed     uint8     // snapshots in a row that do not agree with it
+	stored     bool      // a snapshot has listed its key: it is not only hearsay
 	expired    bool      // its lease has ended; instance is what it was
 	suspect    time.Time // since when; zero: it is not
 	patience   time.Duration
@@ -197,6 +198,7 @@ func (v *view) mark(msg *nats.Msg) uint64 {
 	case rec == nil || rec.older(&c):
 		v.news = true
 		v.merge(rec, &c, msg, err)
+		v.records[c.key.String()].stored = true
 	case !v.full || rec.generation == v.generation:
 		// It changed while this was read.
 	default:
@@ -207,13 +209,14 @@ func (v *view) mark(msg *nats.Msg) uint64 {
 			v.doubt = true
 		} else {
 			v.merge(rec, &c, msg, err)
+			rec.stored = true
 		}
 	}
 	return seq
 }
 
 func (v *view) confirm(rec *record) {
-	rec.generation, rec.missed = v.generation, 0
+	rec.generation, rec.missed, rec.stored = v.generation, 0, true
 	if !rec.suspect.IsZero() && !rec.expired {
 		rec.suspect = time.Time{}
 		v.touch(rec.instance.Service)

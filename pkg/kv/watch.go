@@ -3,6 +3,7 @@ package kv
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -14,9 +15,11 @@ import (
 const (
 	snapshotEvery = 5 * time.Minute  // even if nothing seems wrong
 	checkEvery    = 20 * time.Second // asks whether the stream is ahead
+	confirmEvery  = 3 * time.Second  // and, after a change was heard, whether it has it
 	settle        = 100 * time.Millisecond
 	maxRetry      = 5 * time.Second
 	liveBuffer    = 2048 // messages; more unread ones cost a read
+	manyWatches   = 20   // of one Registry; those of more are looked after less often
 )
 
 // Watch calls apply with the complete snapshot of service whenever something
@@ -34,7 +37,16 @@ func (r *Registry) Watch(ctx context.Context, service string, apply func(events.
 		return err
 	}
 	defer w.close()
+	r.watching.Add(1)
+	defer r.watching.Add(-1)
 	return w.run(ctx, apply)
+}
+
+// relaxed is how often a watch is looked after, of which every is the usual
+// time: a process asks the server no more than about once a second, however
+// many services it watches. What is heard of changes does not depend on it.
+func (r *Registry) relaxed(every time.Duration) time.Duration {
+	return every * time.Duration(max(manyWatches, r.watching.Load())) / manyWatches
 }
 
 // Snapshot reads what is listed now: one snapshot for each service, ordered by
@@ -77,6 +89,7 @@ type watcher struct {
 	dropped int
 	alive   time.Time // when the registry last said anything
 	err     error     // why the view is stale
+	tells   bool      // it was logged that it is
 }
 
 func (r *Registry) newWatcher(service string) (*watcher, error) {
@@ -105,6 +118,9 @@ func (r *Registry) newWatcher(service string) (*watcher, error) {
 }
 
 func (w *watcher) close() {
+	if w.tells {
+		w.r.stale.Add(-1)
+	}
 	for _, sub := range w.subs {
 		_ = sub.Unsubscribe() // fails only if the connection is closed
 	}
@@ -137,12 +153,12 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 		case <-w.vigil.C:
 			w.endVigils()
 		case <-w.timeout.C:
-			w.failed(fmt.Errorf("%w: no answer for %v", ErrUnavailable, pageIdle))
+			w.failed(fmt.Errorf("%w: no answer for %v", ErrUnavailable, w.patience()))
 		}
 		if w.ready && len(w.changed) > 0 {
 			w.publish(apply)
 			if w.asked != 0 {
-				w.timeout.Reset(pageIdle) // it was apply that took its time, not the registry
+				w.timeout.Reset(w.patience()) // it was apply that took its time, not the registry
 			}
 		}
 		if w.ready && w.once {
@@ -154,7 +170,7 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 // listen takes in a change as it happens, and all that are waiting: a burst is
 // one change.
 func (w *watcher) listen(msg *nats.Msg) {
-	found := fine
+	found, before := fine, w.newest
 	if msg != nil {
 		found = w.hear(msg)
 		w.hope()
@@ -168,6 +184,8 @@ func (w *watcher) listen(msg *nats.Msg) {
 	if found != fine {
 		w.r.counts.gaps.Add(1)
 		w.readSoon(found)
+	} else if w.newest != before {
+		w.confirmSoon()
 	}
 }
 
@@ -207,14 +225,20 @@ func (w *watcher) setStale(err error) {
 		return
 	}
 	w.stale, w.since = true, w.alive
-	if w.restore() {
-		w.r.log.Warn("the registry cannot be reached, starting with what was saved", "service", w.service, "saved", w.since, "error", err)
+	restored := w.restore()
+	if !w.ready {
 		return
 	}
-	if w.ready {
-		w.r.log.Warn("the registry cannot be reached, keeping the last view", "service", w.service, "error", err)
-		w.touchAll()
+	what := "the registry cannot be reached, keeping the last view"
+	if restored {
+		what = "the registry cannot be reached, starting with the view on disk"
 	}
+	w.touchAll()
+	if w.once {
+		return // who asked is told
+	}
+	w.tells = true
+	w.r.log.Log(w.ctx, once(w.r.stale.Add(1) == 1, slog.LevelWarn), what, "service", w.service, "since", w.since, "error", err)
 }
 
 // well notes that the registry has answered.
@@ -223,10 +247,26 @@ func (w *watcher) well() {
 	if w.stale {
 		w.stale, w.since, w.outage = false, time.Time{}, time.Now()
 		if w.ready {
-			w.r.log.Info("the registry is back", "service", w.service)
 			w.touchAll()
 		}
+		w.outageEnds("the registry is back")
 	}
+}
+
+// outageEnds says so, unless it was not said that it began.
+func (w *watcher) outageEnds(what string) {
+	if w.tells {
+		w.tells = false
+		w.r.log.Log(w.ctx, once(w.r.stale.Add(-1) == 0, slog.LevelInfo), what, "service", w.service)
+	}
+}
+
+// once is the level of what concerns every watch: one of them says it aloud.
+func once(first bool, level slog.Level) slog.Level {
+	if first {
+		return level
+	}
+	return slog.LevelDebug
 }
 
 // jitter is d, give or take a tenth.

@@ -148,3 +148,46 @@ func TestOuterCirclesAndFarInstancesAreMeasuredLessOften(t *testing.T) {
 		}
 	})
 }
+
+// A caller alone, with some near instances and very many far ones: those are
+// measured too, and do not take the budget away from what is picked.
+func TestTheFarDoNotEatUpTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const near, far = 16, 1000
+		n := newNetwork(0)
+		nearby := make(map[string]bool)
+		p := start(t, n, latency.Options{})
+		var list []latency.Member
+		for i := range near + far {
+			circle := uint8(0)
+			if i >= near {
+				circle = 1
+			}
+			nearby[address(i)] = i < near
+			list = append(list, latency.Member{Path: p.Path(target(i)), Circle: circle})
+		}
+		n.setFunc(func(a string) time.Duration {
+			if nearby[a] {
+				return time.Millisecond
+			}
+			return 50 * time.Millisecond
+		})
+		p.Probe("user", list)
+		time.Sleep(8 * time.Hour) // the first probes of all
+		n.dialled()
+		time.Sleep(4 * time.Hour)
+		var ofNear, ofFar int
+		for i := range list {
+			if i < near {
+				ofNear += len(n.at(address(i)))
+			} else {
+				ofFar += len(n.at(address(i)))
+			}
+		}
+		if share := float64(ofNear) / float64(ofNear+ofFar); share < 0.6 || ofFar == 0 {
+			t.Errorf("%d probes of the near, %d of the far: %.0f %%, want at least 60 %%", ofNear, ofFar, 100*share)
+		} else {
+			t.Logf("%d probes of the near, %d of the far: %.0f %%", ofNear, ofFar, 100*share)
+		}
+	})
+}

@@ -123,6 +123,9 @@ func (p *Prober) joinLocked(g *group, m Member) {
 	if m.Suspect && !pa.suspect && pa.probed() {
 		pa.urgent, pa.next = true, p.now()+g.doubtDelayLocked()
 		p.queueProbeLocked(pa)
+		if pa.cancel != nil {
+			pa.cancel() // it began before: its failure would prove nothing
+		}
 	}
 	pa.suspect = m.Suspect
 	for i := range pa.groups {

@@ -25,8 +25,12 @@ const (
 	step = 2 * time.Millisecond
 	// quiet is the least pause between two calls of OnChange for one group.
 	quiet = 100 * time.Millisecond
-	// longest is the longest period of an instance.
+	// longest is the longest period of an instance, unless the budget is too
+	// small for that: see Options.longest.
 	longest = time.Hour
+	// farShare is how much of the budget those may take that are measured as
+	// rarely as can be.
+	farShare = 0.25
 )
 
 // Bus carries what callers and instances tell each other. *kv.Bus is one, on
@@ -151,12 +155,22 @@ func (o *Options) stretch(demand float64, reporters int) float64 {
 // period is the time in which an instance of that weight is measured Share
 // times. Among several reporters it is in steps, so that those who see an
 // instance a little differently still agree.
-func (o *Options) period(weight, stretch float64, reporters int) time.Duration {
+func (o *Options) period(weight, stretch float64, reporters int, longest time.Duration) time.Duration {
 	times := max(stretch/weight, 1)
 	if reporters > 1 {
 		times = math.Exp2(math.Ceil(2*math.Log2(times)-0.01) / 2)
 	}
 	return min(time.Duration(float64(o.Interval)*times), max(longest, o.Interval))
+}
+
+// longest is the longest period of n instances: an hour, or as much as keeps the
+// work for the far ones, of whom there may be very many, a small part of it.
+func (o *Options) longest(n, reporters int) time.Duration {
+	if o.rate() <= 0 {
+		return longest
+	}
+	seconds := float64(n*o.Share) / (farShare * o.rate() * float64(reporters))
+	return max(longest, time.Duration(seconds*float64(time.Second)))
 }
 
 // maxUnproven is how many probes in flight may be of paths that did not answer

@@ -92,8 +92,9 @@ func (p *Prober) rankLocked(g *group, now time.Duration) {
 	}
 	reporters := g.reportersLocked()
 	stretch := p.o.stretch(demand*float64(p.o.Share)/p.o.Interval.Seconds(), reporters)
+	limit := p.o.longest(len(all), reporters)
 	for i, s := range all {
-		g.scheduleLocked(s.path, p.o.period(weights[i], stretch, reporters), now)
+		g.scheduleLocked(s.path, p.o.period(weights[i], stretch, reporters, limit), now)
 	}
 	g.tellBestLocked(best)
 }

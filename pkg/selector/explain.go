@@ -145,7 +145,6 @@ func (v *view) candidate(t *table, m *member, vd verdict) ranked {
 	if vd.as < notReady {
 		vd.distance = vd.from(&t.circles[t.index(vd.as, vd.circle)])
 	}
-	call, _ := unpackCost(m.cost.Load())
 	_, refused := m.breaker.Opened()
 	return ranked{vd, v.svc.sel.ramp(m.born, t.at), refused, m.fit(ticks(t.at)), Candidate{*m.in, Standing{
 		Circle:         v.svc.sel.opts.Levels.Name(int(vd.circle)),
@@ -156,7 +155,7 @@ func (v *view) candidate(t *table, m *member, vd verdict) ranked {
 		Dead:           vd.condition == dead,
 		InFlight:       int(m.inFlight()),
 		Picks:          m.picks(),
-		CallMS:         inMilliseconds(time.Duration(call)),
+		CallMS:         inMilliseconds(m.average()),
 	}}}
 }
 

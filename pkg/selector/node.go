@@ -16,8 +16,8 @@ type node struct {
 	// calls counts in its low bits the calls in flight and above them all
 	// picks ever: one atomic operation for both.
 	calls atomic.Uint64
-	// cost is the moving average of the durations of calls and the time of
-	// its last change, see [packCost].
+	// cost is the moving average of the durations of calls, negative if the
+	// last one failed, and the time of its last change, see [packCost].
 	cost     atomic.Uint64
 	breaker  *breaker.Breaker
 	instance atomic.Pointer[events.Instance]
@@ -63,6 +63,11 @@ func (n *node) distance() latency.Estimate { return n.path.Estimate(n.svc.sel.as
 // that was slow is tried again: after 7 s if it was twice as slow, after 46 s
 // if a hundred times. (Finagle's and Linkerd's balancers keep a like average
 // with the same decay, for the same reasons.)
+//
+// A failure says little about how long calls take: it is believed for a moment,
+// in which the instance is avoided, and what it did to the average is forgotten
+// with the next call that succeeds after that. So one that was hung is called
+// again seconds after it is back, though its last calls took very long.
 const (
 	decay        = 10 * time.Second
 	fadeAfter    = int32(decay / tick / 16) // busy instances are spared the computation
@@ -71,6 +76,7 @@ const (
 	failPenalty  = 4 // a failure counts as a call that took this many times longer
 	leastPenalty = float32(10 * time.Millisecond)
 	mostPenalty  = float32(5 * time.Second)
+	believed     = int32(3 * time.Second / tick) // a failure, if there is none after it
 )
 
 // packCost packs a duration in nanoseconds, as a float32, with the time of its
@@ -83,14 +89,27 @@ func unpackCost(c uint64) (ns float32, at uint32) {
 	return math.Float32frombits(uint32(c >> 32)), uint32(c)
 }
 
-// duration is what a call may be expected to take, in nanoseconds; 0 when none
-// has ended yet.
+// duration is what a call may be expected to take, in nanoseconds; 0 when that
+// is not known: none has ended yet, or the last one failed and is long ago.
 func (n *node) duration(now uint32) float32 {
 	ns, at := unpackCost(n.cost.Load())
-	if idle := int32(now - at); idle > fadeAfter {
+	idle := int32(now - at)
+	if ns < 0 {
+		if idle > believed {
+			return 0
+		}
+		ns = -ns
+	}
+	if idle > fadeAfter {
 		ns *= faded(idle)
 	}
 	return ns
+}
+
+// average is the moving average of the durations of calls.
+func (n *node) average() time.Duration {
+	ns, _ := unpackCost(n.cost.Load())
+	return time.Duration(math.Abs(float64(ns)))
 }
 
 // faded is what is left of a cost after so many ticks.
@@ -100,8 +119,13 @@ func faded(idle int32) float32 { return float32(math.Exp(-float64(idle) / float6
 // instant may lose one of the samples, never more.
 func (n *node) learn(took time.Duration, err error, now uint32) {
 	ns, at := unpackCost(n.cost.Load())
+	failed, idle := ns < 0, int32(now-at)
+	if failed {
+		ns = -ns
+	}
 	sample := float32(max(took, 1))
 	weight := float32(minWeight)
+	sign := float32(1)
 	if err != nil {
 		if isCanceled(err) {
 			return // how long it would have taken is not known
@@ -109,14 +133,14 @@ func (n *node) learn(took time.Duration, err error, now uint32) {
 		if fault(err) != nil {
 			// A fast failure must not look like a fast instance.
 			sample = max(sample, min(max(failPenalty*ns, leastPenalty), mostPenalty))
-			weight = failWeight
+			weight, sign = failWeight, -1
 		}
 	}
-	if idle := int32(now - at); idle > fadeAfter/2 { // before, it is less than minWeight
+	switch {
+	case ns == 0, failed && sign > 0 && idle > believed:
+		weight = 1
+	case idle > fadeAfter/2: // before, it is less than minWeight
 		weight = max(weight, 1-faded(idle))
 	}
-	if ns == 0 {
-		weight = 1
-	}
-	n.cost.Store(packCost(ns+(sample-ns)*weight, now))
+	n.cost.Store(packCost(sign*(ns+(sample-ns)*weight), now))
 }

@@ -111,6 +111,51 @@ func TestP2CDoesNotTakeFastFailuresForSpeed(t *testing.T) {
 	})
 }
 
+// One that hung for a while is not taken for slow when it is back, and while it
+// hangs it is tried now and then.
+func TestOneThatHungIsCalledAgainSecondsAfterItIsBack(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		failures int // that open a breaker
+	}{{"before its breaker opens", 1000}, {"after its breaker was open", 3}} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := selector.Options{}
+				o.Breaker.Failures = tt.failures
+				w := start(t, o, several(2)...)
+				hangs := false
+				calls := func(d time.Duration) (answers, inVain int) {
+					for end := time.Now().Add(d); time.Now().Before(end); {
+						p := w.pick()
+						if hangs && p.ID == "i0" {
+							time.Sleep(500 * time.Millisecond)
+							p.Done(errCall)
+							inVain++
+							continue
+						}
+						if p.ID == "i0" {
+							answers++
+						}
+						time.Sleep(time.Millisecond)
+						p.Done(nil)
+					}
+					return answers, inVain
+				}
+				calls(10 * time.Second)
+				hangs = true
+				if _, inVain := calls(30 * time.Second); inVain < 3 || inVain > 10 {
+					t.Errorf("%d calls in vain in 30 s, want one in a few seconds", inVain)
+				}
+				hangs = false
+				calls(6 * time.Second)
+				if answers, _ := calls(time.Second); answers < 300 {
+					t.Errorf("it answers %d of 1000 calls 6 s after it is back, want about half", answers)
+				}
+			})
+		})
+	}
+}
+
 func TestAFailureCountsAsALongCallAndACancelledOneNotAtAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, tt := range []struct {

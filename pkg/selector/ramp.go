@@ -77,5 +77,21 @@ func (c *circle) draw() *node {
 	}
 }
 
+// relieved is n, or another one if n has more calls in flight than that: where
+// some are new most draws are of the same few, and one of those that does not
+// answer any more must not get nearly all calls. A new one counts with the
+// weight that it has by now, so this gives it no more than its share otherwise.
+func (c *circle) relieved(n *node) *node {
+	i := rand.N(len(c.near))
+	if c.near[i] == n {
+		i = (i + 1) % len(c.near)
+	}
+	ramp := float32(c.thin[i]) / math.MaxUint32
+	if other := c.near[i]; other.queue() < n.queue()*ramp {
+		return other
+	}
+	return n
+}
+
 // keep says whether one that has its turn is taken.
 func (c *circle) keep(i uint32) bool { return c.thin == nil || uint32(rand.Uint64()) <= c.thin[i] }

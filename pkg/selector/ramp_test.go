@@ -78,6 +78,32 @@ func TestWhereAllAreNewNobodyIsThinnedOut(t *testing.T) {
 	}
 }
 
+// A new instance beside one that has fallen silent: calls pile up on the silent
+// one, and its youth does not keep the other from taking over.
+func TestOneThatRampsUpRelievesASilentNeighbour(t *testing.T) {
+	for _, strategy := range []selector.Strategy{selector.P2C, selector.LeastRequest, selector.LoadAware} {
+		t.Run(string(strategy), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := start(t, selector.Options{Strategy: strategy, LoadHigh: -1}, instance("silent", home), instance("new", home, aged(0)))
+				const n = 400
+				held := 0
+				for range n {
+					p := w.pick()
+					if p.ID == "silent" {
+						held++ // no answer
+						continue
+					}
+					p.DoneAfter(nil, time.Millisecond)
+				}
+				// A tenth of the weight: about ten times as many calls in flight are alike.
+				if held < 5 || held > 12 {
+					t.Errorf("%d of %d calls went to the silent one, want about 10", held, n)
+				}
+			})
+		})
+	}
+}
+
 func TestTheNearestAndAKeyDoNotLookAtAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{Strategy: selector.Nearest})

@@ -123,6 +123,9 @@ func (v *view) choose(c *circle, now uint32) *node {
 				return b
 			}
 		}
+		if a == b { // which thinning out brings about
+			return c.relieved(a)
+		}
 		if v.kind == kindP2C {
 			return lighter(a, b, now)
 		}

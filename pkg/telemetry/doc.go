@@ -3,8 +3,9 @@
 //
 // [New] makes the instruments, and the methods of [Metrics] are the hooks of
 // the other packages: [Metrics.OnState] for announcements,
-// [Metrics.OnBreaker] for breakers, [Metrics.Selector] for picks. Picks are
-// read from the selector when somebody collects, so that picking pays nothing.
+// [Metrics.OnBreaker] for breakers, [Metrics.Selector] for picks,
+// [Metrics.Registry] for what was wrong with what was read. Picks are read from
+// the selector when somebody collects, so that picking pays nothing.
 //
 // [Transport] and [Handler] carry W3C trace context through HTTP, [Inject] and
 // [Extract] through the headers of NATS messages, and [Start] makes a span

@@ -26,6 +26,7 @@ type Metrics struct {
 
 	registered metric.Int64ObservableGauge
 	views      viewInstruments
+	reads      registryInstruments
 	callback   metric.Registration
 
 	mu            sync.Mutex // guards the rest; not held while anybody is called
@@ -33,6 +34,8 @@ type Metrics struct {
 	sources       map[*source]struct{}
 	ended         map[series]uint64 // picks of selectors that were taken away
 	counted       totals            // by them
+	registries    map[*counted]struct{}
+	read          kv.Counts // of registries that were taken away
 }
 
 type announcement struct{ service, instance string }
@@ -45,6 +48,7 @@ func New(meter metric.Meter) (*Metrics, error) {
 		announcements: make(map[announcement]kv.State),
 		sources:       make(map[*source]struct{}),
 		ended:         make(map[series]uint64),
+		registries:    make(map[*counted]struct{}),
 	}
 	b := builder{meter: meter}
 	m.announcerChanges = b.counter("proxima_announcer_changes", "Changes of the phase of announcements.")
@@ -53,11 +57,12 @@ func New(meter metric.Meter) (*Metrics, error) {
 	m.durations = b.seconds("proxima_router_request_duration", "Time from a request to the end of its answer.")
 	m.registered = b.gauge("proxima_announcer_registered", "1 while the instance is listed in the registry, else 0.")
 	m.views = newViewInstruments(&b)
+	m.reads = newRegistryInstruments(&b)
 	if b.err != nil {
 		return nil, fmt.Errorf("telemetry: make an instrument: %w", b.err)
 	}
 
-	callback, err := meter.RegisterCallback(m.observe, append(m.views.all(), m.registered)...)
+	callback, err := meter.RegisterCallback(m.observe, append(append(m.views.all(), m.reads.all()...), m.registered)...)
 	if err != nil {
 		return nil, fmt.Errorf("telemetry: register a callback: %w", err)
 	}
@@ -121,6 +126,7 @@ func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 			attribute.String("service", a.service), attribute.String("instance", a.instance)))
 	}
 	m.observeViews(o)
+	m.observeRegistries(o)
 	return nil
 }
 

@@ -241,6 +241,29 @@ func TestCountsProbesAndWhatIsNotBelieved(t *testing.T) {
 	want("of one that was taken away and one", "107", "25", "4")
 }
 
+type registryCounts kv.Counts
+
+func (c registryCounts) Counts() kv.Counts { return kv.Counts(c) }
+
+func TestCountsWhatIsWrongWithTheRegistry(t *testing.T) {
+	m := newMetrics(t)
+	names := []string{"proxima_registry"}
+	want := func(when, invalid, forged, gaps, snapshots string) {
+		t.Helper()
+		m.want(t, when, names, []string{
+			"proxima_registry_forged_messages_total " + forged, "proxima_registry_gaps_total " + gaps,
+			"proxima_registry_invalid_messages_total " + invalid, "proxima_registry_snapshots_total " + snapshots,
+		})
+	}
+	m.want(t, "at first", names, nil)
+	stop := m.Registry(registryCounts{Invalid: 10, Forged: 20, Gaps: 30, Snapshots: 40})
+	m.Registry(registryCounts{Invalid: 1, Forged: 2, Gaps: 3, Snapshots: 4})
+	want("of two", "11", "22", "33", "44")
+	stop()
+	stop()
+	want("of one that was taken away and one", "11", "22", "33", "44")
+}
+
 func TestAddsUpSelectors(t *testing.T) {
 	m := newMetrics(t)
 	one := stats{{Service: "user", Circle: "zone", Picks: 5, Instances: 2, Usable: 1, InFlight: 3}}

@@ -1,0 +1,76 @@
+package telemetry
+
+import (
+	"maps"
+	"slices"
+
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/proxima-discovery/proxima/pkg/kv"
+)
+
+// RegistryCounts says what was noticed while reading the registry. *kv.Registry
+// is one.
+type RegistryCounts interface{ Counts() kv.Counts }
+
+// registryInstruments show what registries count.
+type registryInstruments struct{ invalid, forged, gaps, snapshots metric.Int64ObservableCounter }
+
+func newRegistryInstruments(b *builder) registryInstruments {
+	return registryInstruments{
+		invalid:   b.observedCounter("proxima_registry_invalid_messages", "Messages of the registry that were skipped because they are not valid."),
+		forged:    b.observedCounter("proxima_registry_forged_messages", "Messages that were ignored because a schedule wrote what it may not, and instances that were heard of and never stored."),
+		gaps:      b.observedCounter("proxima_registry_gaps", "Changes of the registry that were missed and noticed."),
+		snapshots: b.observedCounter("proxima_registry_snapshots", "Snapshots read from the registry."),
+	}
+}
+
+func (r *registryInstruments) all() []metric.Observable {
+	return []metric.Observable{r.invalid, r.forged, r.gaps, r.snapshots}
+}
+
+// counted makes two registrations of one registry two.
+type counted struct{ RegistryCounts }
+
+// Registry shows what a registry counts, read whenever somebody collects. Of
+// several in a process the sums are shown. Stop takes it away again; what it
+// counted stays counted.
+func (m *Metrics) Registry(r RegistryCounts) (stop func()) {
+	src := &counted{r}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.registries[src] = struct{}{}
+	return func() {
+		last := r.Counts()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if _, ok := m.registries[src]; ok {
+			delete(m.registries, src)
+			m.read = plus(m.read, last)
+		}
+	}
+}
+
+func (m *Metrics) observeRegistries(o metric.Observer) {
+	m.mu.Lock()
+	sum := m.read
+	registries := slices.Collect(maps.Keys(m.registries))
+	m.mu.Unlock()
+	for _, r := range registries {
+		sum = plus(sum, r.Counts())
+	}
+	if len(registries) == 0 && sum == (kv.Counts{}) {
+		return // nobody reads a registry here
+	}
+	o.ObserveInt64(m.reads.invalid, int64(sum.Invalid))
+	o.ObserveInt64(m.reads.forged, int64(sum.Forged))
+	o.ObserveInt64(m.reads.gaps, int64(sum.Gaps))
+	o.ObserveInt64(m.reads.snapshots, int64(sum.Snapshots))
+}
+
+func plus(a, b kv.Counts) kv.Counts {
+	return kv.Counts{
+		Invalid: a.Invalid + b.Invalid, Forged: a.Forged + b.Forged,
+		Gaps: a.Gaps + b.Gaps, Snapshots: a.Snapshots + b.Snapshots,
+	}
+}

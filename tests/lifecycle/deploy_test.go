@@ -1,0 +1,139 @@
+//go:build faults && linux
+
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A rolling deploy: one instance after the other is told to stop, and started
+// again at its own address, while callers call.
+func TestARollingDeployFailsNoCall(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 5*time.Second)
+	const instances = 4
+	var ids, addresses []string
+	var processes []*process
+	var lives []string
+	for i := range instances {
+		ids, addresses = append(ids, fmt.Sprintf("user-%d", i)), append(addresses, address(t, 1+i))
+		processes = append(processes, f.wrap(ids[i], addresses[i], "--drain", "1s"))
+	}
+	for i := range ids {
+		_, life := f.up(ids[i], "")
+		lives = append(lives, life)
+	}
+	_, door := f.router()
+	direct := begin(t, 200, f.call)
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+	proxied := begin(t, 100, func(ctx context.Context, i int, tried func(string, error)) error {
+		method := http.MethodGet
+		if i%4 == 0 {
+			method = http.MethodPost
+		}
+		_, err := get(ctx, client, method, door+"/proxy/user/")
+		tried("", err)
+		return err
+	})
+	time.Sleep(time.Second)
+	for i, p := range processes {
+		began := time.Now()
+		p.signal(syscall.SIGTERM)
+		if code := p.exit(); code != 0 {
+			t.Errorf("%s ended with code %d", ids[i], code)
+		}
+		stopped := time.Since(began)
+		f.wrap(ids[i], addresses[i], "--drain", "1s")
+		took, _ := f.up(ids[i], lives[i])
+		t.Logf("%s: stopped in %v, listed anew %v later", ids[i], stopped.Round(time.Millisecond), took.Round(time.Millisecond))
+		direct.answers(t, ids[i], 5, began.Add(stopped))
+	}
+	time.Sleep(time.Second)
+	if retries := direct.check(t, "selector.Do"); retries > 3 {
+		t.Errorf("%d retries, want none: whoever leaves says so before", retries)
+	}
+	proxied.check(t, "the router's proxy")
+	requests, picks := metric(t, door, `proxima_router_requests_total\{.*service="user"`), metric(t, door, `proxima_picks_total\{.*service="user"`)
+	t.Logf("the router made %d attempts for %d requests", picks, requests)
+	if requests < 100 || picks-requests > 3 {
+		t.Errorf("the router made %d attempts for %d requests, want one for each", picks, requests)
+	}
+}
+
+// metric is the sum of the series of a router's metrics that match.
+func metric(t testing.TB, door, pattern string) (sum int) {
+	t.Helper()
+	body, err := get(t.Context(), http.DefaultClient, http.MethodGet, door+"/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, found := range regexp.MustCompile(`(?m)^`+pattern+`.*\} (\d+)$`).FindAllStringSubmatch(body, -1) {
+		n, err := strconv.Atoi(found[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += n
+	}
+	return sum
+}
+
+// Ten thousand requests, in the middle of which one of two instances leaves.
+func TestAGracefulStopFailsNoneOfTenThousandCalls(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 5*time.Second)
+	stays, leaves := address(t, 11), address(t, 12)
+	f.wrap("stays", stays)
+	p := f.wrap("leaves", leaves, "--drain", "1s")
+	f.up("stays", "")
+	f.up("leaves", "")
+
+	const calls, callers, perSecond = 10_000, 16, 1500
+	l := &load{stop: make(chan struct{}), inVain: map[string][]time.Time{}, answered: map[string][]time.Time{}}
+	var next atomic.Int64
+	var work sync.WaitGroup
+	began := time.Now()
+	for range callers {
+		work.Go(func() {
+			for i := next.Add(1); i <= calls; i = next.Add(1) {
+				time.Sleep(time.Until(began.Add(time.Duration(i) * time.Second / perSecond))) // the pace
+				ctx, cancel := context.WithTimeout(t.Context(), perCall)
+				start := time.Now()
+				err := f.call(ctx, int(i), l.tried)
+				cancel()
+				l.mu.Lock()
+				l.calls++
+				l.took = append(l.took, time.Since(start))
+				if err != nil {
+					l.failures = append(l.failures, err.Error())
+				}
+				l.mu.Unlock()
+			}
+		})
+	}
+	eventually(t, "a fifth of the calls", func() bool { return next.Load() > calls/5 })
+	p.signal(syscall.SIGTERM)
+	if code := p.exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	ended := time.Now()
+	if done := next.Load(); done > calls-500 {
+		t.Errorf("call %d is being made when it has left: that is too late to see anything", done)
+	}
+	work.Wait()
+	if retries := l.check(t, "selector.Do"); retries > 3 {
+		t.Errorf("%d retries, want none", retries)
+	}
+	if l.count(l.answered, "leaves", began) < 500 || l.last(l.answered, "leaves", ended) > 0 {
+		t.Errorf("the one that left has answered %d calls, the last %v after its end",
+			l.count(l.answered, "leaves", began), l.last(l.answered, "leaves", ended))
+	}
+}

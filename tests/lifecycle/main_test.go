@@ -1,0 +1,80 @@
+//go:build faults && linux
+
+// Package lifecycle is about instances and announcers that begin, hang, die and
+// end, with the real commands as processes, under load.
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// serviceAt makes this test binary an instance that listens where it says.
+const serviceAt = "LIFECYCLE_TEST_SERVICE"
+
+// commands is the directory of the announcer and the router, built once.
+var commands string
+
+func TestMain(m *testing.M) {
+	if address := os.Getenv(serviceAt); address != "" {
+		if err := serve(address); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "lifecycle-test-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		if out, err := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "../../cmd/announcer", "../../cmd/router").CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+			return 1
+		}
+		commands = dir
+		return m.Run()
+	}())
+}
+
+// serve is the program of an instance. It answers with its process id, after
+// as many milliseconds as the query "wait" says, and prints that it was asked
+// to wait. It ends what it has begun at
+// SIGTERM, and ends at once with its standard input: then the test has ended.
+func serve(address string) error {
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(3)
+	}()
+	srv := &http.Server{Addr: address, ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if ms, err := strconv.Atoi(req.URL.Query().Get("wait")); err == nil {
+			fmt.Println(req.Method, "waits", ms)
+			time.Sleep(time.Duration(ms) * time.Millisecond)
+		}
+		fmt.Fprint(w, os.Getpid())
+	})}
+	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		<-stop.Done()
+		ended <- srv.Shutdown(context.WithoutCancel(stop))
+	}()
+	if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return <-ended
+}
