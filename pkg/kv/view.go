@@ -32,6 +32,7 @@ type view struct {
 	outage   time.Time           // when the registry was last out of reach
 	stale    bool                // it is out of reach
 	since    time.Time           // then: when it was last heard
+	troubled time.Time           // when instances last expired together
 	vigil    *time.Timer         // when to look at those who expired alone
 	watching bool                // it runs
 
