@@ -3,6 +3,7 @@
 package faults_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -11,6 +12,10 @@ import (
 
 	"github.com/proxima-discovery/proxima/tests/faults"
 )
+
+// heartbeat is how long it takes until every announcer of a long lease has
+// renewed it, or has noticed that it is gone.
+const heartbeat = long/3 + 2*time.Second
 
 func TestOperatorsAct(t *testing.T) {
 	t.Parallel()
@@ -41,6 +46,7 @@ func TestOperatorsAct(t *testing.T) {
 				t.Error(err)
 			}
 		})
+		w.Pass(heartbeat)
 	})
 
 	w.Case("somebody rolls up the stream into one message", faults.Bounds{Blind: 10 * time.Second}, func() {
@@ -50,6 +56,7 @@ func TestOperatorsAct(t *testing.T) {
 				t.Error(err)
 			}
 		})
+		w.Pass(heartbeat)
 	})
 
 	w.Case("the stream is deleted", faults.Bounds{Blind: 15 * time.Second}, func() {
@@ -59,6 +66,7 @@ func TestOperatorsAct(t *testing.T) {
 				t.Error(err)
 			}
 		})
+		w.Pass(heartbeat)
 	})
 
 	w.Case("the stream is deleted and made again at once", faults.Bounds{Blind: 15 * time.Second}, func() {
@@ -68,10 +76,11 @@ func TestOperatorsAct(t *testing.T) {
 			if err := w.JetStream().DeleteStream(t.Context(), config.Name); err != nil {
 				t.Error(err)
 			}
-			if _, err := w.JetStream().CreateStream(t.Context(), config); err != nil && err != jetstream.ErrStreamNameAlreadyInUse {
+			if _, err := w.JetStream().CreateStream(t.Context(), config); err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 				t.Error(err)
 			}
 		})
+		w.Pass(heartbeat)
 	})
 
 	// A caller that starts while JetStream has no leader at all can neither
