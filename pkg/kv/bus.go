@@ -20,6 +20,11 @@ const (
 	samplesBytes = 256 << 20
 	samplesPage  = 512 // messages asked for at a time
 	maxHistory   = 4   // pages
+
+	// More that waits to be heard is dropped: a flood must not cost memory, and
+	// what is measured is told again in ten seconds.
+	maxUnheard      = 1024
+	maxUnheardBytes = 8 << 20
 )
 
 // Bus carries what callers and instances tell each other about distances, on
@@ -75,6 +80,7 @@ func (b *Bus) Subscribe(ctx context.Context, subject string, handle func(subject
 	if err != nil {
 		return nil, fmt.Errorf("kv: subscribe %s: %w", subject, err)
 	}
+	_ = sub.SetPendingLimits(maxUnheard, maxUnheardBytes) // fails only if the connection is closed
 	kept, err := b.history(ctx, subject)
 	if err != nil {
 		b.r.log.Debug("what others measured before is not known", "subject", subject, "error", err)

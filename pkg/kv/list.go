@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
@@ -14,6 +15,19 @@ type list struct {
 	gone    []gone
 	all     tally
 	zones   map[zone]*tally // those with instances
+
+	metadata map[string]string // of who came last, see share
+}
+
+// share lets an instance that has just been read use the metadata of another, if
+// that is the same. Most instances of a service have the same, and a map takes
+// more memory than the rest of an instance.
+func (l *list) share(in *events.Instance) {
+	if maps.Equal(in.Metadata, l.metadata) {
+		in.Metadata = l.metadata
+	} else {
+		l.metadata = in.Metadata
+	}
 }
 
 func (l *list) add(rec *record) {

@@ -154,6 +154,7 @@ func (v *view) merge(rec *record, c *change, msg *nats.Msg, err error) {
 	if rec.instance != nil && hash == rec.hash {
 		return // written again, and the same: only the revision is new
 	}
+	l.share(c.instance)
 	added := rec.instance == nil
 	rec.instance, rec.hash = c.instance, hash
 	if added {

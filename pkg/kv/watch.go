@@ -19,7 +19,9 @@ const (
 	settle        = 100 * time.Millisecond
 	maxRetry      = 5 * time.Second
 	liveBuffer    = 2048 // messages; more unread ones cost a read
-	manyWatches   = 20   // of one Registry; those of more are looked after less often
+	restFactor    = 20   // after a snapshot was given out: so many times as long as that took
+	maxRest       = 100 * time.Millisecond
+	manyWatches   = 20 // of one Registry; those of more are looked after less often
 )
 
 // Watch calls apply with the complete snapshot of service whenever something
@@ -85,6 +87,8 @@ type watcher struct {
 	once    bool
 	live    chan *nats.Msg
 	status  chan nats.Status
+	rest    time.Time   // until when nothing is given out
+	rested  *time.Timer // that is over
 	subs    []*nats.Subscription
 	dropped int
 	alive   time.Time // when the registry last said anything
@@ -105,6 +109,7 @@ func (r *Registry) newWatcher(service string) (*watcher, error) {
 		reader: newReader(r, which),
 		live:   make(chan *nats.Msg, liveBuffer),
 		status: r.nc.StatusChanged(),
+		rested: time.NewTimer(time.Hour),
 	}
 	for subject, ch := range map[string]chan *nats.Msg{r.live + "inst." + which: w.live, w.inbox + "*": w.replies} {
 		sub, err := r.nc.ChanSubscribe(subject, ch)
@@ -128,6 +133,7 @@ func (w *watcher) close() {
 	w.due.Stop()
 	w.timeout.Stop()
 	w.vigil.Stop()
+	w.rested.Stop()
 }
 
 func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
@@ -152,19 +158,40 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 			w.next()
 		case <-w.vigil.C:
 			w.endVigils()
+		case <-w.rested.C:
 		case <-w.timeout.C:
 			w.failed(fmt.Errorf("%w: no answer for %v", ErrUnavailable, w.patience()))
 		}
-		if w.ready && len(w.changed) > 0 {
-			w.publish(apply)
-			if w.asked != 0 {
-				w.timeout.Reset(w.patience()) // it was apply that took its time, not the registry
-			}
+		if w.ready && len(w.changed) > 0 && !w.resting() {
+			w.give(apply)
 		}
 		if w.ready && w.once {
 			return nil
 		}
 	}
+}
+
+// give gives out the snapshots of what has changed, and then rests.
+func (w *watcher) give(apply func(events.Snapshot)) {
+	began := time.Now()
+	w.publish(apply)
+	if w.asked != 0 {
+		w.timeout.Reset(w.patience()) // it was apply that took its time, not the registry
+	}
+	w.rest = time.Now().Add(min(restFactor*time.Since(began), maxRest))
+}
+
+// resting says whether what has changed shall wait for more. A snapshot is of a
+// whole service, so with many instances and many changes all the time would go
+// into snapshots that are out of date at once; this way a twentieth does. The
+// first change after a pause never waits.
+func (w *watcher) resting() bool {
+	left := time.Until(w.rest)
+	if left <= 0 || w.once {
+		return false
+	}
+	w.rested.Reset(left)
+	return true
 }
 
 // listen takes in a change as it happens, and all that are waiting: a burst is

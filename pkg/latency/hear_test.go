@@ -3,6 +3,7 @@ package latency_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -69,6 +70,33 @@ func FuzzHear(f *testing.F) {
 			}
 		})
 	})
+}
+
+// Batches of as many samples as fit, of instances that are made up.
+func BenchmarkHearMadeUp(b *testing.B) {
+	e := &ear{}
+	p := start(b, newNetwork(silent), latency.Options{Bus: e, Location: zoneA, Reporter: "me"})
+	if err := p.Share(b.Context(), "user", "user"); err != nil {
+		b.Fatal(err)
+	}
+	var batches [64][]byte
+	for i := range batches {
+		batch := events.Batch{Sequence: 1}
+		for k := range 400 {
+			batch.Samples = append(batch.Samples, events.Sample{ID: fmt.Sprintf("made-up-%d-%d", i, k), Incarnation: "1", RTT: time.Millisecond, Count: 1})
+		}
+		data, err := events.EncodeBatch(batch)
+		if err != nil {
+			b.Fatal(err)
+		}
+		batches[i] = data
+	}
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		i++
+		e.handle(fmt.Sprintf("latency.r.a.user.liar-%d", i%400), slices.Replace(slices.Clone(batches[i%64]), 0, 8, []byte(fmt.Sprintf(`{"seq":%d`, i+1))...), 0)
+	}
 }
 
 // A batch of 64 samples of instances that are known, as it comes in.

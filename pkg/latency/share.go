@@ -47,6 +47,7 @@ type shared struct {
 	live      []*reporter // those that report now
 	byID      map[string]*Path
 	foreign   map[string][]foreign
+	swept     time.Duration // when those that are no longer spoken of were last thrown away
 }
 
 // reporter is another caller in the zone.
@@ -209,6 +210,10 @@ func (g *group) voteLocked(rep *reporter, s *events.Sample, now, age time.Durati
 func (g *group) rememberLocked(id string, f foreign) {
 	list, known := g.foreign[id]
 	if !known && len(g.foreign) >= maxForeign {
+		if f.heard-g.swept < time.Second {
+			return // whoever makes up names shall not keep us busy
+		}
+		g.swept = f.heard
 		maps.DeleteFunc(g.foreign, func(_ string, list []foreign) bool { return f.heard-list[0].heard > absent })
 		if len(g.foreign) >= maxForeign {
 			return

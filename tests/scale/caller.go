@@ -34,6 +34,7 @@ type caller struct {
 	stamp   int64 // of the newest change seen
 	stampAt int64 // when that was
 	removed int
+	slow    bool // it was blocked: how late changes come to it says nothing
 }
 
 func newCaller(t *troupe, g group, url string) *caller {
@@ -144,7 +145,9 @@ func (c *caller) compareLocked(before, after []events.Entry, now int64) {
 			}
 		}
 		if at := stamped(e.Version); at != 0 {
-			c.troupe.delays.add(time.Duration(now - at))
+			if !c.slow {
+				c.troupe.delays.add(time.Duration(now - at))
+			}
 			if at > c.stamp {
 				c.stamp, c.stampAt = at, now
 			}
@@ -156,6 +159,9 @@ func (c *caller) compareLocked(before, after []events.Entry, now int64) {
 // block holds up the consumer of this caller for d, and answers how long after
 // that it has seen what changed since, in ms. Somebody must be making changes.
 func (c *caller) block(d time.Duration) (float64, error) {
+	c.mu.Lock()
+	c.slow = true
+	c.mu.Unlock()
 	gate := make(chan struct{})
 	c.blocked.Store(&gate)
 	time.Sleep(d)

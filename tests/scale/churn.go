@@ -82,7 +82,7 @@ func churn(ctx context.Context, s *stage) error {
 		return err
 	}
 	s.figure("  from a change to the snapshot or table, p50", d.orNaN(d.P50), "ms")
-	s.figure("  and p99 (with the slow caller's)", d.orNaN(d.P99), "ms")
+	s.figure("  and p99", d.orNaN(d.P99), "ms")
 	s.figure("  processors busy: the server", float64(after[0].CPU-before[0].CPU)/float64(wall), "")
 	s.figure("  28 callers in one process", float64(after[1].CPU-before[1].CPU)/float64(wall), "")
 	return compareWith(s, p, 28)

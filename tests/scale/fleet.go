@@ -66,8 +66,13 @@ func fleet(ctx context.Context, s *stage) error {
 
 // readAll has callers, one after another, watch everything.
 func readAll(s *stage, n *node, count int) error {
-	var took, heap, rss []float64
-	for range 3 {
+	var took, heap, rss, cpu []float64
+	before, err := n.usage()
+	if err != nil {
+		return err
+	}
+	const times = 3
+	for range times {
 		p, err := s.callers(callersConfig{URLs: []string{n.url}, Groups: []group{{Kind: views, Callers: 1, Want: count}}})
 		if err != nil {
 			return err
@@ -76,15 +81,15 @@ func readAll(s *stage, n *node, count int) error {
 		if err := p.ask(question{Do: "start"}, &began); err != nil {
 			return err
 		}
-		var st state
-		if err := p.ask(question{Do: "state"}, &st); err != nil {
-			return err
-		}
 		u, err := p.usage()
 		if err != nil {
 			return err
 		}
-		took, heap, rss = append(took, began.AllMS), append(heap, float64(st.Heap)), append(rss, float64(u.RSS))
+		var st state
+		if err := p.ask(question{Do: "state"}, &st); err != nil {
+			return err
+		}
+		took, heap, rss, cpu = append(took, began.AllMS), append(heap, float64(st.Heap)), append(rss, float64(u.RSS)), append(cpu, ms(u.CPU))
 		p.end()
 	}
 	var limit []option
@@ -92,6 +97,12 @@ func readAll(s *stage, n *node, count int) error {
 		limit = []option{etcd(622), atMost(622)}
 	}
 	s.figure("a caller that watches everything knows it after", median(took), "ms", limit...)
+	after, err := n.usage()
+	if err != nil {
+		return err
+	}
+	s.figure("  CPU of the server for it", ms(after.CPU-before.CPU)/times, "ms")
+	s.figure("  CPU of the caller", median(cpu), "ms")
 	s.figure("  its memory (RSS)", median(rss)/mib, "MiB")
 	s.figure("  its heap, for each instance", median(heap)/float64(count), "B")
 	return nil

@@ -33,5 +33,14 @@ func usageOf(pid int) (usage, error) {
 	return usage{CPU: time.Duration(n[0]+n[1]) * 10 * time.Millisecond, RSS: n[2] * int64(os.Getpagesize())}, nil
 }
 
+// load is how many processes wanted a processor, on average over a minute.
+func load() float64 {
+	var l float64
+	if data, err := os.ReadFile("/proc/loadavg"); err == nil {
+		_, _ = fmt.Sscan(string(data), &l) // stays 0: not known
+	}
+	return l
+}
+
 func (c *child) freeze() error { return c.cmd.Process.Signal(syscall.SIGSTOP) }
 func (c *child) thaw() error   { return c.cmd.Process.Signal(syscall.SIGCONT) }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"syscall"
 	"time"
@@ -56,7 +57,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		_ = os.Setenv(profileEnv, c.profile) // children get it with the rest
 		defer profile("main")()
 	}
-	r := report{Config: c}
+	r := report{Config: c, Processors: runtime.GOMAXPROCS(0), Load: load()}
 	began := time.Now()
 	for _, section := range sections {
 		if !slices.Contains(c.Sections, section.name) {

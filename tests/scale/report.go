@@ -12,6 +12,8 @@ import (
 // report is what is printed. Its field names are the keys of -json.
 type report struct {
 	Config      config   `json:"config"`
+	Processors  int      `json:"processors"`
+	Load        float64  `json:"load"` // of the last minute before the begin: what others made of it
 	Figures     []figure `json:"figures"`
 	Failed      []string `json:"failed,omitempty"` // sections that could not be run
 	WallSeconds float64  `json:"wall_seconds"`
@@ -106,7 +108,7 @@ func (r *report) table(w io.Writer) error {
 	for _, name := range r.Failed {
 		fmt.Fprintf(&b, "%s could not be run\n", name)
 	}
-	fmt.Fprintf(&b, "in all %.0f s\n", r.WallSeconds)
+	fmt.Fprintf(&b, "in all %.0f s on %d processors that had a load of %.1f before\n", r.WallSeconds, r.Processors, r.Load)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
