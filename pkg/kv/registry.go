@@ -79,6 +79,7 @@ type Registry struct {
 	store    *store // nil: nothing is saved
 	clock    clock
 	counts   counters
+	pulse    pulse
 	watching atomic.Int64 // watches, now
 	stale    atomic.Int64 // those that have said that their view is stale
 	warned   atomic.Int64 // when a message was last called invalid, unix nanoseconds

@@ -214,6 +214,9 @@ func (w *watcher) listen(msg *nats.Msg) {
 	} else if w.newest != before {
 		w.confirmSoon()
 	}
+	if w.frozen && w.newest != before {
+		w.thaw()
+	}
 }
 
 // overrun notices that nats.go had to throw changes away.

@@ -185,7 +185,7 @@ func (c *Caller) explain(ctx context.Context) {
 
 // answer is what comes of a call.
 func (w *World) answer(id string) error {
-	if !w.Recorder.Dead(id) {
+	if !w.Dead(id) {
 		return nil
 	}
 	return selector.NotSent(syscall.ECONNREFUSED)

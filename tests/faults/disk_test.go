@@ -133,6 +133,7 @@ func TestADiskRots(t *testing.T) {
 			corrupt(t, store(i))
 			w.Note("a bit of each block of %s is flipped", n.Name)
 			w.Restart(n)
+			w.Agree()
 			return
 		}
 	})

@@ -131,6 +131,56 @@ func (w *World) StepDown(n *natstest.Process) {
 	w.Note("%s leads the stream, after %s", w.Leader().Name, before.Name)
 }
 
+// Agree waits until all copies of the stream hold as many messages, and end at
+// the same one.
+func (w *World) Agree() {
+	w.t.Helper()
+	w.eventually("all copies of the stream agree", func(context.Context) error {
+		states := map[string]state{}
+		for _, n := range w.Nodes {
+			s, err := copyOf(n)
+			if err != nil {
+				return err
+			}
+			states[n.Name] = s
+		}
+		for _, s := range states {
+			if s != states[w.Nodes[0].Name] {
+				return fmt.Errorf("they differ: %+v", states)
+			}
+		}
+		return nil
+	})
+}
+
+// state is what a server says of its copy of the stream.
+type state struct {
+	Messages uint64 `json:"messages"`
+	LastSeq  uint64 `json:"last_seq"`
+}
+
+func copyOf(n *natstest.Process) (state, error) {
+	var j struct {
+		Accounts []struct {
+			Streams []struct {
+				Name  string `json:"name"`
+				State state  `json:"state"`
+			} `json:"stream_detail"`
+		} `json:"account_details"`
+	}
+	if err := n.Ask("/jsz?accounts=true&streams=true", &j); err != nil {
+		return state{}, err
+	}
+	for _, a := range j.Accounts {
+		for _, s := range a.Streams {
+			if s.Name == streamName {
+				return s.State, nil
+			}
+		}
+	}
+	return state{}, fmt.Errorf("%s has no copy", n.Name)
+}
+
 // CountWrites counts what is written to the bucket from now on, until the
 // function that it returns is called: writes in each 100 ms.
 func (w *World) CountWrites() (stop func() []int) {

@@ -265,6 +265,9 @@ func (s *Sight) Saw(snapshot events.Snapshot, number uint64) {
 	defer s.r.mu.Unlock()
 	s.last, s.told = snapshot, true
 	s.turn(snapshot.Stale)
+	if snapshot.Stale && (snapshot.StaleSince.IsZero() || snapshot.StaleSince.After(time.Now())) {
+		s.r.found("age", s.name, "the view is stale since %v", snapshot.StaleSince)
+	}
 	listed := make(map[string]bool, len(snapshot.Entries))
 	for i := range snapshot.Entries {
 		e := &snapshot.Entries[i]
