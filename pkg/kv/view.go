@@ -34,6 +34,7 @@ type view struct {
 	left     []events.Evacuation // places that are evacuated
 	stale    bool                // it is out of reach
 	since    time.Time           // then: when it was last heard
+	troubled time.Time           // when instances last expired together
 	vigil    *time.Timer         // when to look at those who expired alone
 	watching bool                // it runs
 
@@ -278,8 +279,8 @@ func (r *Registry) invalid(msg *nats.Msg, err error) {
 	}
 	n.Add(1)
 	// Whoever writes garbage must not fill the log too.
-	now := time.Now().UnixNano()
-	if last := r.warned.Load(); now-last > int64(time.Minute) && r.warned.CompareAndSwap(last, now) {
+	now := max(1, int64(time.Since(r.clock.start))) // a clock that is set back silences nobody
+	if last := r.warned.Load(); (last == 0 || now-last > int64(time.Minute)) && r.warned.CompareAndSwap(last, now) {
 		r.log.Warn("ignoring a message that is not valid; more of them are only counted for a minute", "subject", msg.Subject, "error", err)
 	}
 }

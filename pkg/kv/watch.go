@@ -22,6 +22,8 @@ const (
 	restFactor    = 20   // after a snapshot was given out: so many times as long as that took
 	maxRest       = 100 * time.Millisecond
 	manyWatches   = 20 // of one Registry; those of more are looked after less often
+
+	electedPrefix = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED."
 )
 
 // Watch calls apply with the complete snapshot of service whenever something
@@ -102,6 +104,7 @@ type watcher struct {
 	ctx     context.Context // of Watch
 	once    bool
 	live    chan *nats.Msg
+	elected chan *nats.Msg // says that the stream has a leader again
 	status  chan nats.Status
 	rest    time.Time   // until when nothing is given out
 	rested  *time.Timer // that is over
@@ -123,14 +126,17 @@ func (r *Registry) newWatcher(from *bucket, service string) (*watcher, error) {
 		which = service + ".>"
 	}
 	w := &watcher{
-		view:   newView(r, service),
-		reader: newReader(r, from, which),
-		live:   make(chan *nats.Msg, liveBuffer),
-		status: r.nc.StatusChanged(),
-		rested: time.NewTimer(time.Hour),
+		view:    newView(r, service),
+		reader:  newReader(r, from, which),
+		live:    make(chan *nats.Msg, liveBuffer),
+		elected: make(chan *nats.Msg, 64),
+		status:  r.nc.StatusChanged(),
+		rested:  time.NewTimer(time.Hour),
 	}
 	w.from, w.orders = from, r.evacuations.join()
-	for subject, ch := range map[string]chan *nats.Msg{from.live + "inst." + which: w.live, w.inbox + "*": w.replies} {
+	for subject, ch := range map[string]chan *nats.Msg{
+		from.live + "inst." + which: w.live, w.inbox + "*": w.replies, electedPrefix + from.stream: w.elected,
+	} {
 		sub, err := r.nc.ChanSubscribe(subject, ch)
 		if err != nil {
 			w.close()
@@ -172,6 +178,10 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 			for range len(w.replies) {
 				w.answer(<-w.replies)
 			}
+		case <-w.elected:
+			// Nobody could renew a lease since the last one was lost, also if
+			// nothing was amiss between us and our server.
+			w.outage = time.Now()
 		case <-w.status:
 			w.connection()
 		case <-w.orders:
@@ -239,6 +249,9 @@ func (w *watcher) listen(msg *nats.Msg) {
 		w.readSoon(found)
 	} else if w.newest != before {
 		w.confirmSoon()
+	}
+	if w.frozen && w.newest != before {
+		w.thaw()
 	}
 }
 
