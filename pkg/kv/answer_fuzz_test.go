@@ -39,6 +39,7 @@ func FuzzAnswer(f *testing.F) {
 		r := bare()
 		r.nc, r.opts.NoCreate = new(nats.Conn), true // not connected
 		w := &watcher{view: newView(r, "user"), reader: newReader(r, &r.bucket, "user.>"), status: make(chan nats.Status)}
+		w.from = &r.bucket
 		defer w.due.Stop()
 		defer w.timeout.Stop()
 		w.begin(how&1 == 0)
