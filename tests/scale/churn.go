@@ -152,8 +152,8 @@ func fanout(ctx context.Context, s *stage) error {
 	}
 	whole := min(20, s.config.Fanout)
 	p, err := s.callers(callersConfig{URLs: []string{n.url}, Groups: []group{
-		{Kind: views, Callers: whole, Service: all[0].Service, Want: instances},
-		{Kind: plain, Callers: s.config.Fanout - whole, Service: all[0].Service},
+		{Kind: views, Callers: whole, Service: all[0].Service, Want: instances, Patient: true},
+		{Kind: plain, Callers: s.config.Fanout - whole, Service: all[0].Service, Patient: true},
 	}})
 	if err != nil {
 		return err

@@ -31,7 +31,7 @@ func start(ctx context.Context, s *stage) error {
 		return err
 	}
 	p, err := s.callers(callersConfig{URLs: []string{n.url}, Groups: []group{
-		{Kind: selectors, Callers: s.config.Callers, Service: all[0].Service, Want: instances},
+		{Kind: selectors, Callers: s.config.Callers, Service: all[0].Service, Want: instances, Patient: true},
 	}})
 	if err != nil {
 		return err
