@@ -173,7 +173,7 @@ func (w *watcher) patience() time.Duration {
 	if w.from.store != nil && !w.ready {
 		idle = firstIdle // there is something to go on with
 	}
-	return idle << min(w.retries, 2)
+	return idle << min(w.retries, 4)
 }
 
 // answer takes in an answer, or a part of it.

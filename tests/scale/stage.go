@@ -66,12 +66,17 @@ func (s *stage) node(c nodeConfig) (*node, error) {
 }
 
 // callers starts a process of callers.
-func (s *stage) callers(c callersConfig) (*child, error) {
+func (s *stage) callers(ctx context.Context, c callersConfig) (*child, error) {
 	p, err := spawn("callers", c)
-	if err == nil {
-		s.later(p.end)
+	if err != nil {
+		return nil, err
 	}
-	return p, err
+	interrupted := context.AfterFunc(ctx, p.kill) // whoever waits for an answer goes on
+	s.later(func() {
+		interrupted()
+		p.end()
+	})
+	return p, nil
 }
 
 // registries opens the bucket on n connections.
