@@ -2,7 +2,7 @@ package natstest
 
 import (
 	"bytes"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -170,19 +170,26 @@ func (p *Process) Healthy(tb testing.TB) {
 	}
 }
 
-func (p *Process) health() error {
+func (p *Process) health() error { return p.Ask("/healthz", new(struct{})) }
+
+// Ask reads what the server's monitoring answers, as JSON. What is not well is
+// an error.
+func (p *Process) Ask(path string, answer any) error {
 	client := http.Client{Timeout: time.Second}
-	answer, err := client.Get(p.Monitor + "/healthz")
+	defer client.CloseIdleConnections()
+	got, err := client.Get(p.Monitor + path)
 	if err != nil {
 		return err
 	}
-	defer answer.Body.Close()
-	defer client.CloseIdleConnections()
-	if answer.StatusCode != http.StatusOK {
-		why, err := io.ReadAll(answer.Body)
-		return errors.Join(fmt.Errorf("%s: %s", answer.Status, why), err)
+	defer got.Body.Close()
+	body, err := io.ReadAll(got.Body)
+	if err != nil {
+		return err
 	}
-	return nil
+	if got.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", got.Status, body)
+	}
+	return json.Unmarshal(body, answer)
 }
 
 // Running says whether the process exists; a stopped one does.

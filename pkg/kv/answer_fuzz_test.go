@@ -38,7 +38,8 @@ func FuzzAnswer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, first, data, second []byte, how byte) {
 		r := bare()
 		r.nc, r.opts.NoCreate = new(nats.Conn), true // not connected
-		w := &watcher{view: newView(r, "user"), reader: newReader(r, "user.>"), status: make(chan nats.Status)}
+		w := &watcher{view: newView(r, "user"), reader: newReader(r, &r.bucket, "user.>"), status: make(chan nats.Status)}
+		w.from = &r.bucket
 		defer w.due.Stop()
 		defer w.timeout.Stop()
 		w.begin(how&1 == 0)

@@ -370,6 +370,41 @@ func TestAViewIsNotStaleForLongWhenChangesAreHeardAgain(t *testing.T) {
 	}
 }
 
+// A copy of the stream that is cut off answers what it is asked, as if nothing
+// ever happened. Here a lease neither ends nor is renewed.
+func TestACopyThatIsCutOffIsNotTakenForTheRegistry(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		f.populate(3, 0) // records with a ttl of 15 s, and no lease that could end
+		in := instance("long")
+		in.TTL = time.Hour
+		rev := f.register(in)
+		v := watch(t, f.r, "user")
+		v.until("listed", time.Second, count(4))
+		time.Sleep(ttl15)
+		if v.get("user").Stale {
+			t.Error("the view is stale though a lease was renewed lately")
+		}
+		v.until("stale", 45*time.Second, func(s events.Snapshot) bool { return s.Stale && len(s.Entries) == 4 })
+		if age := time.Since(v.get("user").StaleSince); age < ttl15 || age > 50*time.Second {
+			t.Errorf("stale for %v", age)
+		}
+		applied := v.applied()
+		time.Sleep(time.Minute)
+		if n := v.applied() - applied; n != 0 {
+			t.Errorf("%d more views, while nothing has changed", n)
+		}
+		if err := f.r.Renew(t.Context(), &in, rev); err != nil {
+			t.Fatal(err)
+		}
+		v.until("well", 8*time.Second, func(s events.Snapshot) bool { return !s.Stale && s.StaleSince.IsZero() })
+
+		v.until("stale once more", time.Minute, func(s events.Snapshot) bool { return s.Stale })
+		f.announce(f.r, instance("new"), kv.AnnounceOptions{})
+		v.until("well as soon as a change is heard", time.Second, func(s events.Snapshot) bool { return !s.Stale && count(5)(s) })
+	})
+}
+
 // wipe empties the bucket, as anybody can who may write one key.
 func (f *fixture) wipe() {
 	f.t.Helper()

@@ -50,6 +50,7 @@ type reader struct {
 	pause   time.Duration // how long until the next, at least
 	retries int           // questions in a row without an answer
 	hoped   time.Time     // when one was last asked before its time
+	frozen  bool          // what is answered is out of date, see pulse
 
 	due      *time.Timer // the next question
 	soon     bool        // it is a read that somebody waits for
@@ -63,6 +64,7 @@ type topic int
 const (
 	newest topic = iota // the newest message
 	page                // a page of a read
+	lease               // the newest lease of all, see pulse
 )
 
 func newReader(r *Registry, from *bucket, which string) reader {
@@ -100,7 +102,7 @@ func (w *watcher) confirmSoon() {
 // reconnected begins again. Everybody comes back at once: not all ask at once.
 func (w *watcher) reconnected() {
 	w.timeout.Stop()
-	w.asked, w.retries = 0, 0
+	w.asked, w.retries, w.frozen = 0, 0, false // perhaps it is another copy
 	if w.cursor == 0 || !w.full {
 		w.cursor, w.want = 0, lost
 	}
@@ -213,7 +215,10 @@ func (w *watcher) answer(msg *nats.Msg) {
 		w.checked(max(w.floor, w.verified+1))
 	case w.about == newest && code == "404": // there is nothing
 		w.checked(0)
-	case w.about == newest:
+	case w.about == lease && (stored(msg) || code == "404"):
+		seq, _ := stampUint(msg.Header, hdrSequence)
+		w.feel(seq)
+	case w.about != page:
 		w.refused(msg)
 	case stored(msg), msg.Header == nil:
 		w.listed(msg)
@@ -247,7 +252,10 @@ func (w *watcher) checked(seq uint64) {
 		// one that was, can be found in no other way.
 		w.startRead(false)
 		w.askPage()
+	case !w.from.sourced() && w.r.pulse.due():
+		w.ask(lease, getRequest{LastFor: w.r.prefix + "lease.>"})
 	default:
+		w.freeze()
 		w.schedule()
 	}
 }
@@ -326,7 +334,9 @@ func (w *watcher) readEnded() {
 func (w *watcher) answered() {
 	w.asked = 0
 	w.timeout.Stop()
-	w.well()
+	if w.retries = 0; !w.frozen {
+		w.well()
+	}
 }
 
 // schedule says when to ask again.
@@ -338,7 +348,11 @@ func (w *watcher) schedule() {
 		w.due.Reset(jitter(w.r.relaxed(confirmEvery)))
 		return
 	}
-	if !w.soon {
+	switch {
+	case w.frozen && !w.soon:
+		w.due.Reset(jitter(w.r.relaxed(pulseEvery)))
+		return
+	case !w.soon:
 		w.due.Reset(jitter(w.r.relaxed(checkEvery)))
 		return
 	}

@@ -87,6 +87,7 @@ type Registry struct {
 	evacuations follower
 	clock       clock
 	counts      counters
+	pulse       pulse
 	watching    atomic.Int64 // watches, now
 	stale       atomic.Int64 // those that have said that their view is stale
 	warned      atomic.Int64 // when a message was last called invalid, since clock.start; 0: never

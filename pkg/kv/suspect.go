@@ -69,8 +69,8 @@ func (t *tally) many(counted bool) bool {
 
 // expire decides what becomes of an instance whose lease has ended. One alone
 // is dead, and removed after the vigil. When many of a service or of one of its zones expire
-// together, or one does when the registry was just out of reach, it is more
-// likely that they could not renew their leases: they are kept as suspects until
+// together, or one does when the registry was just out of reach, ours or that of
+// many, it is more likely that they could not renew their leases: they are kept as suspects until
 // they come back, or their time is up; callers that can, ask them.
 // A lease fires again after each ttl while nobody renews it: whoever is alone
 // by then is dead.
@@ -88,11 +88,11 @@ func (v *view) expire(l *list, rec *record) {
 		if !again {
 			v.r.log.Warn("instances expired together, using them last", "service", in.Service, "instance", in.ID, "expired", l.all.expired+l.all.held+l.all.gone+1)
 		}
+		v.troubled = time.Now()
 		v.recall(l, func(other *events.Instance) bool { return all || zoneOf(other) == zoneOf(in) })
 		l.keep(rec, maxSuspect)
-	case !again && time.Since(v.outage) <= in.TTL:
-		v.r.log.Warn("an instance expired just after an outage, using it last", "service", in.Service, "instance", in.ID)
-		l.keep(rec, 2*in.TTL)
+	case !again && v.outOfReach(in):
+		v.doubtful(l, rec)
 	case !again:
 		l.held = append(l.held, held{rec, time.Now()})
 		l.count(in, tally{held: 1})
@@ -117,10 +117,9 @@ func (v *view) endVigils() {
 		for _, h := range slices.Clone(l.held) {
 			switch {
 			case time.Since(h.since) < vigil:
-			case time.Since(v.outage) <= h.rec.instance.TTL: // that came to light meanwhile
+			case v.outOfReach(h.rec.instance):
 				l.unhold(func(rec *record) bool { return rec == h.rec })
-				v.touch(h.rec.instance.Service)
-				l.keep(h.rec, 2*h.rec.instance.TTL)
+				v.doubtful(l, h.rec)
 			default:
 				v.bury(l, h.rec)
 			}
@@ -129,6 +128,22 @@ func (v *view) endVigils() {
 			v.watchOver()
 		}
 	}
+}
+
+// outOfReach says whether the instance may have been unable to renew its lease:
+// the registry was out of our reach within its ttl, or many others expired, as
+// when the leader of the stream was lost.
+func (v *view) outOfReach(in *events.Instance) bool {
+	return time.Since(v.outage) <= in.TTL || time.Since(v.troubled) <= in.TTL
+}
+
+// doubtful makes a suspect of an instance that expired alone, until its lease
+// fires again.
+func (v *view) doubtful(l *list, rec *record) {
+	in := rec.instance
+	v.r.log.Warn("an instance expired just after an outage, using it last", "service", in.Service, "instance", in.ID)
+	v.touch(in.Service)
+	l.keep(rec, 2*in.TTL)
 }
 
 // bury removes an instance that expired alone, and remembers it for a while.

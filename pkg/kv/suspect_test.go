@@ -87,6 +87,7 @@ func TestAZoneThatExpiresTogetherIsSuspect(t *testing.T) {
 		v := watch(t, f.r, "user")
 		v.until("all", time.Second, of(0, 46))
 		time.Sleep(ttl15 + time.Second)
+		v.until("the others are gone when their leases fire again", ttl15+time.Second, of(3, 40))
 		for range 30 {
 			s := v.get("user")
 			for _, e := range s.Entries {

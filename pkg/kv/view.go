@@ -34,6 +34,7 @@ type view struct {
 	left     []events.Evacuation // places that are evacuated
 	stale    bool                // it is out of reach
 	since    time.Time           // then: when it was last heard
+	troubled time.Time           // when instances last expired together
 	vigil    *time.Timer         // when to look at those who expired alone
 	watching bool                // it runs
 

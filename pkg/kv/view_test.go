@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"bytes"
 	"slices"
 	"strconv"
 	"strings"
@@ -246,4 +247,29 @@ func TestTheFirstOfManyThatExpireIsNotRemovedForAMoment(t *testing.T) {
 	v.hear(put("c", 9, 8, "2")) // it was only late
 	v.passVigil()
 	expect(t, v, "a:2 b:2 c:2")
+}
+
+// When the leader of the stream is lost nobody can renew. Of one zone many
+// leases end, of another a few: those are no less alive.
+func TestAFewThatExpireWithManyOfAnotherZoneAreSuspect(t *testing.T) {
+	v := newView(bare(), "user")
+	elsewhere := func(msg *nats.Msg) *nats.Msg {
+		msg.Subject = strings.Replace(msg.Subject, ".z.", ".y.", 1)
+		msg.Header.Set(hdrSubject, strings.Replace(msg.Header.Get(hdrSubject), ".z.", ".y.", 1))
+		msg.Data = bytes.Replace(msg.Data, []byte(`"z"`), []byte(`"y"`), 1)
+		return msg
+	}
+	expired := func(id string, seq, last uint64) *nats.Msg {
+		return message(id, seq, last, string(bodyExpired), hdrOperation, purge)
+	}
+	v.read(true, put("a", 1, 0, "1"), put("b", 2, 0, "1"))
+	for i, id := range strings.Split("cdefghijklmnopqrst", "") {
+		v.hear(elsewhere(put(id, uint64(3+i), 0, "1")))
+	}
+	v.hear(elsewhere(expired("c", 30, 3)))
+	v.hear(expired("a", 31, 1))
+	v.hear(expired("b", 32, 2))
+	v.hear(elsewhere(expired("d", 33, 4)))
+	v.passVigil()
+	expect(t, v, "c:1? d:1? e:1 f:1 g:1 h:1 i:1 j:1 k:1 l:1 m:1 n:1 o:1 p:1 q:1 r:1 s:1 t:1 a:1? b:1?")
 }

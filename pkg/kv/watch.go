@@ -250,6 +250,9 @@ func (w *watcher) listen(msg *nats.Msg) {
 	} else if w.newest != before {
 		w.confirmSoon()
 	}
+	if w.frozen && w.newest != before {
+		w.thaw()
+	}
 }
 
 // overrun notices that nats.go had to throw changes away.

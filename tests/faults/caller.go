@@ -66,7 +66,7 @@ func (w *World) Callers(n int) []*Caller {
 // Watchers starts callers that only watch, and cost little.
 func (w *World) Watchers(n int) []*Caller {
 	w.t.Helper()
-	return w.call(n, func(i int) *Caller { return w.watcherAt(w.from(i)) })
+	return w.call(n, func(i int) *Caller { return w.WatcherAt(w.from(i)) })
 }
 
 func (w *World) call(n int, start func(int) *Caller) []*Caller {
@@ -86,7 +86,7 @@ func (w *World) call(n int, start func(int) *Caller) []*Caller {
 // does not wait for anything.
 func (w *World) CallerAt(urls string, more ...nats.Option) *Caller {
 	w.t.Helper()
-	c := w.watcherAt(urls, more...)
+	c := w.WatcherAt(urls, more...)
 	var err error
 	c.selector, err = selector.New(w.t.Context(), c.Conn, selector.Options{
 		Location: topology.Location{Region: "r", Zone: fmt.Sprintf("z%d", w.named%3)},
@@ -112,7 +112,8 @@ func (w *World) CallerBehind(n *natstest.Process) (*Caller, *natstest.Proxy) {
 	return c, link
 }
 
-func (w *World) watcherAt(urls string, more ...nats.Option) *Caller {
+// WatcherAt starts one that only watches, and does not wait for anything.
+func (w *World) WatcherAt(urls string, more ...nats.Option) *Caller {
 	w.t.Helper()
 	w.named++
 	c := &Caller{Name: fmt.Sprintf("c%04d", w.named), w: w}
@@ -184,7 +185,7 @@ func (c *Caller) explain(ctx context.Context) {
 
 // answer is what comes of a call.
 func (w *World) answer(id string) error {
-	if !w.Recorder.Dead(id) {
+	if !w.Dead(id) {
 		return nil
 	}
 	return selector.NotSent(syscall.ECONNREFUSED)
@@ -233,4 +234,24 @@ func (w *World) unseen() string {
 		}
 	}
 	return ""
+}
+
+// Whole says whether the caller sees exactly who lives.
+func (c *Caller) Whole() bool { return c.sight.whole() == "" }
+
+// AllSee says whether every caller sees exactly who lives.
+func (w *World) AllSee() bool { return w.unseen() == "" }
+
+// Until waits until something is true, and says how long that took.
+func (w *World) Until(what string, ok func() bool) time.Duration {
+	w.t.Helper()
+	began := time.Now()
+	for ; !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Since(began) > patience {
+			w.t.Fatalf("after %v still not: %s; %s", patience, what, w.unseen())
+		}
+	}
+	took := time.Since(began).Round(time.Millisecond)
+	w.Note("%s, after %v", what, took)
+	return took
 }

@@ -44,6 +44,37 @@ func (w *World) Announce(n int, ttl time.Duration) []*Instance {
 	return added
 }
 
+// AnnounceApart announces n instances over that many connections, and waits
+// until they are registered.
+func (w *World) AnnounceApart(n int, ttl time.Duration, conns int) {
+	w.t.Helper()
+	regs := make([]*kv.Registry, conns)
+	for k := range regs {
+		name := fmt.Sprintf("announcers %d", len(w.conns)+1)
+		nc := w.connect(name, w.from(k))
+		w.conns = append(w.conns, nc)
+		regs[k] = w.open(nc, w.line.logger(name))
+	}
+	added := make([]*Instance, n)
+	for k := range added {
+		added[k] = w.announce(regs[k%conns], nil, ttl)
+	}
+	w.registered(added...)
+}
+
+// AllRegistered says whether all that live are listed, as far as they know.
+func (w *World) AllRegistered() bool { return w.unregistered() == "" }
+
+// unregistered says who is not, "" if nobody.
+func (w *World) unregistered() string {
+	for _, i := range w.instances {
+		if s := i.state(); i.lives && (!s.Registered() || s.Err != nil) {
+			return fmt.Sprintf("%s is %s: %v", i.ID, s.Phase, s.Err)
+		}
+	}
+	return ""
+}
+
 // AnnounceMortal announces an instance that can die: with a connection of its
 // own, to the given servers or to all.
 func (w *World) AnnounceMortal(ttl time.Duration, at ...*natstest.Process) *Instance {

@@ -41,12 +41,14 @@ func (b Bounds) withDefaults() Bounds {
 type Recorder struct {
 	mu     sync.Mutex // guards everything, also of sights
 	bounds Bounds
+	began  time.Time          // of the case
 	living map[string]bool    // instances that the registry has acknowledged
 	dead   map[string]death   // those that ended without deregistering
 	acks   []ack              // of changes, in order
 	sights map[string]*Sight  // by the name of the caller
 	lives  int                // how often the stream may have begun anew
-	healed time.Time          // when the last fault ended
+	broken bool               // there is a fault now
+	healed time.Time          // when the last one ended
 	wrong  map[string]mistake // by what is wrong with whom
 }
 
@@ -65,13 +67,14 @@ type ack struct {
 // mistake is one violation, and how often it was seen.
 type mistake struct {
 	first string
+	last  time.Time
 	times int
 }
 
 // NewRecorder is a recorder of a world in which nobody lives.
 func NewRecorder() *Recorder {
 	return &Recorder{
-		bounds: Bounds{}.withDefaults(),
+		bounds: Bounds{}.withDefaults(), began: time.Now(),
 		living: map[string]bool{}, dead: map[string]death{},
 		sights: map[string]*Sight{}, wrong: map[string]mistake{},
 	}
@@ -81,7 +84,7 @@ func NewRecorder() *Recorder {
 func (r *Recorder) Begin(b Bounds) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.bounds, r.wrong = b.withDefaults(), map[string]mistake{}
+	r.bounds, r.began, r.wrong = b.withDefaults(), time.Now(), map[string]mistake{}
 	old := max(0, len(r.acks)-1)
 	r.acks = slices.Clone(r.acks[old:])
 	for _, s := range r.sights {
@@ -141,12 +144,19 @@ func (r *Recorder) NewLife() {
 	r.lives++
 }
 
+// Broken says that a fault begins: as long as it lasts who dies need not go.
+func (r *Recorder) Broken() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.broken = true
+}
+
 // Healed says that the fault is over: who died meanwhile has from now on the
 // time to go that its lease gives it.
 func (r *Recorder) Healed() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.healed = time.Now()
+	r.broken, r.healed = false, time.Now()
 }
 
 // Check looks at what only time makes wrong: changes that were not seen, dead
@@ -168,7 +178,7 @@ func (r *Recorder) Violations() []string {
 	for _, m := range r.wrong {
 		text := m.first
 		if m.times > 1 {
-			text += fmt.Sprintf(" (and %d times more)", m.times-1)
+			text += fmt.Sprintf(" (and %d times more, until %.2f s)", m.times-1, m.last.Sub(r.began).Seconds())
 		}
 		all = append(all, text)
 	}
@@ -182,8 +192,9 @@ func (r *Recorder) found(kind, who, format string, args ...any) {
 	key := kind + " " + who
 	m := r.wrong[key]
 	if m.times++; m.times == 1 {
-		m.first = who + ": " + fmt.Sprintf(format, args...)
+		m.first = fmt.Sprintf("%s, at %.2f s: ", who, time.Since(r.began).Seconds()) + fmt.Sprintf(format, args...)
 	}
+	m.last = time.Now()
 	r.wrong[key] = m
 }
 
@@ -191,7 +202,7 @@ func (r *Recorder) found(kind, who, format string, args ...any) {
 // long. r.mu is held.
 func (r *Recorder) expired(id string) (time.Duration, bool) {
 	d, dead := r.dead[id]
-	if !dead {
+	if !dead || r.broken {
 		return 0, false
 	}
 	from := d.at
@@ -254,6 +265,9 @@ func (s *Sight) Saw(snapshot events.Snapshot, number uint64) {
 	defer s.r.mu.Unlock()
 	s.last, s.told = snapshot, true
 	s.turn(snapshot.Stale)
+	if snapshot.Stale && (snapshot.StaleSince.IsZero() || snapshot.StaleSince.After(time.Now())) {
+		s.r.found("age", s.name, "the view is stale since %v", snapshot.StaleSince)
+	}
 	listed := make(map[string]bool, len(snapshot.Entries))
 	for i := range snapshot.Entries {
 		e := &snapshot.Entries[i]

@@ -27,7 +27,7 @@ func suspect(id string) events.Entry {
 }
 
 func stale(s events.Snapshot) events.Snapshot {
-	s.Stale = true
+	s.Stale, s.StaleSince = true, time.Now()
 	return s
 }
 
@@ -87,6 +87,11 @@ func TestTheRecorderFindsWhatMustNotBe(t *testing.T) {
 			s.Saw(view(entry("a", 1), entry("b", 1)), 0)
 			s.Saw(view(entry("a", 1), suspect("b")), 0)
 		}, ""},
+		"a stale view does not say since when": {func(r *faults.Recorder, s *faults.Sight) {
+			x := stale(view(entry("a", 1)))
+			x.StaleSince = time.Time{}
+			s.Saw(x, 0)
+		}, "stale since"},
 		"an instance leaves": {func(r *faults.Recorder, s *faults.Sight) {
 			s.Saw(view(entry("a", 1), entry("b", 1)), 0)
 			s.Explained([]string{"a", "b"})
@@ -129,14 +134,24 @@ func TestTheRecorderFindsWhatMustNotBe(t *testing.T) {
 		}, ""},
 		"the dead have time to go after the fault": {func(r *faults.Recorder, s *faults.Sight) {
 			s.Saw(view(entry("a", 1), entry("b", 1)), 0)
+			r.Broken()
 			r.Dies("b", 10*time.Second)
-			s.Saw(stale(view(entry("a", 1), entry("b", 1))), 0)
 			time.Sleep(time.Minute)
-			r.Healed()
 			s.Saw(view(entry("a", 1), entry("b", 1)), 0)
+			s.Picked("b", nil)
+			r.Healed()
 			time.Sleep(12 * time.Second)
 			r.Check()
 		}, ""},
+		"and no more than that": {func(r *faults.Recorder, s *faults.Sight) {
+			s.Saw(view(entry("a", 1), entry("b", 1)), 0)
+			r.Broken()
+			r.Dies("b", 10*time.Second)
+			time.Sleep(time.Minute)
+			r.Healed()
+			time.Sleep(14 * time.Second)
+			r.Check()
+		}, "b is listed 1m14s after its death"},
 		"the dead are picked": {func(r *faults.Recorder, s *faults.Sight) {
 			s.Picked("b", nil)
 			r.Dies("b", 10*time.Second)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -83,7 +84,7 @@ func (s *scribe) Handle(_ context.Context, r slog.Record) error {
 }
 
 func (s *scribe) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &scribe{s.line, s.who, append(s.attrs[:len(s.attrs):len(s.attrs)], attrs...)}
+	return &scribe{s.line, s.who, append(slices.Clip(s.attrs), attrs...)}
 }
 
 func (s *scribe) WithGroup(string) slog.Handler { return s }

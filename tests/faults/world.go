@@ -4,7 +4,6 @@ package faults
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/pprof"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/natstest"
@@ -172,10 +170,8 @@ func (w *World) missing(before uint64) string {
 			return n.Name + " does not run"
 		}
 	}
-	for _, i := range w.instances {
-		if s := i.state(); i.lives && (!s.Registered() || s.Err != nil) {
-			return fmt.Sprintf("%s is %s: %v", i.ID, s.Phase, s.Err)
-		}
+	if what := w.unregistered(); what != "" {
+		return what
 	}
 	if w.beacon != nil && w.beacon.acked() < before+2 {
 		return "no change is acknowledged"
@@ -226,72 +222,6 @@ func (w *World) open(nc *nats.Conn, log *slog.Logger) *kv.Registry {
 	return r
 }
 
-// stream is the bucket's, asked of whoever answers.
-func (w *World) stream(ctx context.Context) (jetstream.Stream, error) {
-	err := errors.New("no announcer is connected")
-	for _, nc := range w.conns {
-		if !nc.IsConnected() {
-			continue
-		}
-		var js jetstream.JetStream
-		if js, err = jetstream.New(nc); err != nil {
-			return nil, err
-		}
-		var s jetstream.Stream
-		if s, err = js.Stream(ctx, "KV_"+kv.DefaultBucket); err == nil {
-			return s, nil
-		}
-	}
-	return nil, err
-}
-
-// Stream is the bucket's, for what only an operator does to it.
-func (w *World) Stream() jetstream.Stream {
-	w.t.Helper()
-	var s jetstream.Stream
-	w.eventually("the stream answers", func(ctx context.Context) (err error) {
-		s, err = w.stream(ctx)
-		return err
-	})
-	return s
-}
-
-// JetStream is that of a connection of the announcers.
-func (w *World) JetStream() jetstream.JetStream {
-	w.t.Helper()
-	js, err := jetstream.New(w.conns[0])
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return js
-}
-
-func (w *World) cluster(ctx context.Context) (*jetstream.ClusterInfo, error) {
-	s, err := w.stream(ctx)
-	if err != nil {
-		return nil, err
-	}
-	c := s.CachedInfo().Cluster
-	if c == nil || c.Leader == "" {
-		return nil, errors.New("the stream has no leader")
-	}
-	return c, nil
-}
-
-// Leader is the server that leads the stream.
-func (w *World) Leader() *natstest.Process {
-	w.t.Helper()
-	var name string
-	w.eventually("the stream has a leader", func(ctx context.Context) error {
-		c, err := w.cluster(ctx)
-		if err == nil {
-			name = c.Leader
-		}
-		return err
-	})
-	return w.Node(w.t, name)
-}
-
 // eventually tries until it works.
 func (w *World) eventually(what string, try func(context.Context) error) {
 	w.t.Helper()
@@ -308,52 +238,45 @@ func (w *World) eventually(what string, try func(context.Context) error) {
 	}
 }
 
-// What follows does something to a server, and says so in the timeline.
+// What follows does something to servers, and says so in the timeline.
 
-// StepDown hands the lead of the stream over, to n if it is not nil, and waits
-// until it is done.
-func (w *World) StepDown(n *natstest.Process) {
-	w.t.Helper()
-	before := w.Leader()
-	if n == before {
-		return
+// Break begins a fault.
+func (w *World) Break(what string, how func()) {
+	w.Broken()
+	w.Note("%s", what)
+	how()
+}
+
+// Mend ends one.
+func (w *World) Mend(what string, how func()) {
+	w.Note("%s", what)
+	how()
+}
+
+// Kill kills servers.
+func (w *World) Kill(all ...*natstest.Process) {
+	for _, n := range all {
+		w.Break(n.Name+" is killed", n.Kill)
 	}
-	var to []byte
-	if n != nil {
-		to = fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, n.Name)
+}
+
+// Freeze stops servers, their connections stay open.
+func (w *World) Freeze(all ...*natstest.Process) {
+	for _, n := range all {
+		w.Break(n.Name+" freezes", func() { n.Stop(w.t) })
 	}
-	w.eventually("the leader steps down", func(ctx context.Context) error {
-		_, err := w.conns[0].RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN.KV_"+kv.DefaultBucket, to)
-		if err == nil && n != nil && w.Leader() != n || err == nil && w.Leader() == before {
-			err = fmt.Errorf("the leader is %s", w.Leader().Name)
-		}
-		return err
-	})
-	w.Note("%s leads the stream, after %s", w.Leader().Name, before.Name)
 }
 
-// Kill kills a server.
-func (w *World) Kill(n *natstest.Process) {
-	w.Note("%s is killed", n.Name)
-	n.Kill()
-}
-
-// Freeze stops a server, its connections stay open.
-func (w *World) Freeze(n *natstest.Process) {
-	w.Note("%s freezes", n.Name)
-	n.Stop(w.t)
-}
-
-// Thaw lets it go on.
-func (w *World) Thaw(n *natstest.Process) {
-	w.Note("%s goes on", n.Name)
-	n.Continue(w.t)
+// Thaw lets them go on.
+func (w *World) Thaw(all ...*natstest.Process) {
+	for _, n := range all {
+		w.Mend(n.Name+" goes on", func() { n.Continue(w.t) })
+	}
 }
 
 // Terminate ends a server in the orderly way.
 func (w *World) Terminate(n *natstest.Process) {
-	w.Note("%s is terminated", n.Name)
-	n.Terminate(w.t)
+	w.Break(n.Name+" is terminated", func() { n.Terminate(w.t) })
 	w.Note("%s has ended", n.Name)
 }
 
@@ -361,8 +284,7 @@ func (w *World) Terminate(n *natstest.Process) {
 func (w *World) Restart(all ...*natstest.Process) {
 	w.t.Helper()
 	for _, n := range all {
-		w.Note("%s starts", n.Name)
-		n.Start(w.whole) // it outlives the case
+		w.Mend(n.Name+" starts", func() { n.Start(w.whole) }) // it outlives the case
 	}
 	for _, n := range all {
 		n.Healthy(w.t)
