@@ -241,6 +241,8 @@ func TestAnEvacuationOutlivesRestarts(t *testing.T) {
 			eu.link.Heal()
 			views[1].until(t, "the region itself has heard", left)
 
+			time.Sleep(5 * time.Second) // callers have found it in the buckets, too
+
 			for _, s := range []*site{us, ap} {
 				s.Kill()
 			}
