@@ -25,9 +25,8 @@ type cli struct {
 
 	Location daemon.LocationFlags `embed:"" group:"Where it runs:"`
 
-	NATS       daemon.NATSFlags `embed:"" group:"NATS:"`
-	Bucket     string           `default:"proxima" placeholder:"NAME" group:"NATS:" help:"Bucket of the registry (${default})."`
-	NATSDomain string           `name:"nats-domain" placeholder:"NAME" group:"NATS:" help:"JetStream domain of the bucket."`
+	NATS     daemon.NATSFlags     `embed:"" group:"NATS:"`
+	Registry daemon.RegistryFlags `embed:"" group:"NATS:"`
 
 	Log                daemon.LogFlags `embed:"" group:"Other:"`
 	daemon.VersionFlag `embed:"" group:"Other:"`

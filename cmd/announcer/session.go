@@ -49,13 +49,8 @@ func (app *cli) prepare(ctx context.Context, p *daemon.Process) (*session, error
 	if err := app.NATS.Validate(); err != nil {
 		return nil, err
 	}
-	if err := events.ValidateName("bucket", app.Bucket); err != nil {
-		return nil, flagError(err)
-	}
-	if app.NATSDomain != "" {
-		if err := events.ValidateName("nats-domain", app.NATSDomain); err != nil {
-			return nil, flagError(err)
-		}
+	if err := app.Registry.Validate(); err != nil {
+		return nil, err
 	}
 	if app.CheckInterval <= 0 {
 		return nil, daemon.Usagef("--check-interval %s: want more than 0", app.CheckInterval)
@@ -175,7 +170,7 @@ func (s *session) connectAtLast(ctx context.Context) (*nats.Conn, *kv.Registry, 
 }
 
 func (s *session) open(ctx context.Context, conn *nats.Conn) (*kv.Registry, error) {
-	return kv.Open(ctx, conn, kv.Options{Bucket: s.app.Bucket, Domain: s.app.NATSDomain, Logger: s.log})
+	return kv.Open(ctx, conn, s.app.Registry.Options(s.log))
 }
 
 // announce announces an instance that is on the board. What all have in common

@@ -72,7 +72,7 @@ func (c *explainCommand) Run(ctx context.Context, p *daemon.Process) error {
 
 // askRouter asks any router of the bucket.
 func (c *explainCommand) askRouter(ctx context.Context, s *session) (selector.Explanation, error) {
-	msg := nats.NewMsg(c.bucket() + ".explain." + c.Service)
+	msg := nats.NewMsg(c.Registry.Name() + ".explain." + c.Service)
 	if c.From != "" {
 		msg.Header.Set("Proxima-From", c.From)
 	}
@@ -101,7 +101,7 @@ func (c *explainCommand) measure(ctx context.Context, p *daemon.Process, s *sess
 		return selector.Explanation{}, err
 	}
 	sel, err := selector.New(ctx, s.nc, selector.Options{
-		Source: s.registry, Bucket: c.bucket(), Location: here.Location, Logger: s.log,
+		Source: s.registry, Bucket: c.Registry.Name(), Location: here.Location, Logger: s.log,
 		Latency: latency.Options{Budget: -1}, // it is asked once, and now
 	})
 	if err != nil {
@@ -166,6 +166,9 @@ func printExplanation(w io.Writer, e selector.Explanation) error {
 		status := string(c.Status)
 		if c.Suspect {
 			status += ", suspect"
+		}
+		if c.Evacuated {
+			status += ", evacuated"
 		}
 		t.row(c.ID, c.Circle, milliseconds(c.DistanceMS), c.DistanceSource, status, c.Breaker, c.InFlight, c.Reason)
 	}

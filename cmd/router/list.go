@@ -63,20 +63,25 @@ func (c *instancesCommand) Run(ctx context.Context, p *daemon.Process) error {
 	}
 	entries := snapshots[0].Entries
 	if c.JSON {
-		list := struct {
-			Service   string             `json:"service"`
-			Instances []*events.Instance `json:"instances"`
-		}{Service: c.Service}
-		for _, e := range entries {
-			list.Instances = append(list.Instances, e.Instance)
-		}
-		return printJSON(p.Stdout, list)
+		return printJSON(p.Stdout, router.NewListing(snapshots[0]))
 	}
 	t := newTable(p.Stdout, "INSTANCE", "STATUS", "LOCATION", "ENDPOINTS", "VERSION", "WEIGHT", "AGE", "TTL")
 	for _, e := range entries {
-		t.row(e.ID, e.Status, where(e.Location), endpoints(e.Instance), e.Version, e.Weight, age(e.Started), e.TTL)
+		t.row(e.ID, state(e), where(e.Location), endpoints(e.Instance), e.Version, e.Weight, age(e.Started), e.TTL)
 	}
 	return t.end()
+}
+
+// state is the status of an instance, and what the registry says beside it.
+func state(e events.Entry) string {
+	s := string(e.Status)
+	if e.Suspect {
+		s += ", suspect"
+	}
+	if e.Evacuated {
+		s += ", evacuated"
+	}
+	return s
 }
 
 func unknownService(service string) error {

@@ -20,6 +20,7 @@ type cli struct {
 	Instances instancesCommand `cmd:"" help:"List the instances of a service."`
 	Explain   explainCommand   `cmd:"" help:"Tell which instance of a service is picked, and why the others are not."`
 	Watch     watchCommand     `cmd:"" help:"Show every change as it happens."`
+	Evacuate  evacuateCommand  `cmd:"" help:"Have a region or zone used only when there is nothing else, or list those that are."`
 	Demo      demoCommand      `cmd:"" help:"Show the whole system on one screen."`
 
 	DemoInstance demoInstanceCommand `cmd:"" hidden:""`

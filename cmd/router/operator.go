@@ -20,26 +20,14 @@ import (
 // answerWait bounds how long an operator's command waits for the registry.
 const answerWait = 3 * time.Second
 
-// registryFlags say which registry is meant.
-type registryFlags struct {
-	NATS       daemon.NATSFlags `embed:""`
-	Bucket     string           `default:"proxima" placeholder:"NAME" help:"Bucket of the registry (${default})."`
-	NATSDomain string           `name:"nats-domain" placeholder:"NAME" help:"JetStream domain of the bucket."`
-}
-
-func (f *registryFlags) options(logger *slog.Logger) kv.Options {
-	return kv.Options{Bucket: f.bucket(), Domain: f.NATSDomain, Logger: logger}
-}
-
-func (f *registryFlags) bucket() string { return cmp.Or(f.Bucket, kv.DefaultBucket) }
-
-// operatorFlags are those of the commands that only look.
+// operatorFlags are those of the commands for operators.
 type operatorFlags struct {
-	registryFlags `embed:""`
-	JSON          bool `name:"json" help:"Print JSON."`
+	NATS     daemon.NATSFlags     `embed:""`
+	Registry daemon.RegistryFlags `embed:""`
+	JSON     bool                 `name:"json" help:"Print JSON."`
 }
 
-// session is a connection to look at a registry with.
+// session is a connection of an operator to a registry.
 type session struct {
 	nc       *nats.Conn
 	registry *kv.Registry
@@ -48,12 +36,15 @@ type session struct {
 
 // open connects and opens the registry. It never makes one.
 func (f *operatorFlags) open(ctx context.Context, p *daemon.Process) (*session, error) {
+	if err := f.Registry.Validate(); err != nil {
+		return nil, err
+	}
 	log := slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	nc, err := f.NATS.Connect(ctx, "proxima-operator", log)
 	if err != nil {
 		return nil, err
 	}
-	o := f.options(log)
+	o := f.Registry.Options(log)
 	o.NoCreate = true
 	registry, err := kv.Open(ctx, nc, o)
 	if err != nil {

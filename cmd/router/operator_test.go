@@ -223,7 +223,7 @@ func TestSaysInOneLineWhyItCannotTell(t *testing.T) {
 		"no NATS for instances":    {append([]string{"instances", "user"}, nowhere...), 1, "cannot reach NATS"},
 		"no NATS for explain":      {append([]string{"explain", "user"}, nowhere...), 1, "cannot reach NATS"},
 		"no NATS for watch":        {append([]string{"watch"}, nowhere...), 1, "cannot reach NATS"},
-		"a bucket that is no name": {[]string{"services", "--bucket", "a b", "--nats-url", r.url}, 1, "bucket"},
+		"a bucket that is no name": {[]string{"services", "--bucket", "a b", "--nats-url", r.url}, 2, "--bucket"},
 		"a bucket that is not":     {[]string{"services", "--bucket", "none", "--nats-url", r.url}, 1, `no server has bucket "none"`},
 		"nothing to watch":         {[]string{"watch", "--bucket", "none", "--nats-url", r.url}, 1, `no server has bucket "none"`},
 	} {

@@ -14,7 +14,6 @@ import (
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/daemon/embedded"
 	"github.com/proxima-discovery/proxima/internal/router"
-	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
@@ -34,8 +33,8 @@ type serveCommand struct {
 	NoSuspects  bool                 `help:"Remove instances whose leases end at once, also when many end together. Without it these are kept as suspects: used last, and probed."`
 	Location    daemon.LocationFlags `embed:""`
 	Log         daemon.LogFlags      `embed:""`
-
-	registryFlags
+	NATS        daemon.NATSFlags     `embed:""`
+	Registry    daemon.RegistryFlags `embed:""`
 }
 
 // Help is shown by -h.
@@ -57,10 +56,8 @@ type plan struct {
 
 func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, error) {
 	log := c.Log.Logger(p.Stderr)
-	for flag, name := range map[string]string{"bucket": c.bucket(), "nats-domain": c.NATSDomain} {
-		if err := events.ValidateName("--"+flag, name); err != nil && name != "" {
-			return nil, &daemon.UsageError{Err: err}
-		}
+	if err := c.Registry.Validate(); err != nil {
+		return nil, err
 	}
 	for flag, ok := range map[string]bool{
 		"timeout": c.Timeout > 0, "grace": c.Grace > 0, "concurrency": c.Concurrency > 0,
@@ -121,7 +118,7 @@ func (c *serveCommand) connect(ctx context.Context, p *daemon.Process, log *slog
 		return nc, func() error { nc.Close(); return nil }, nil
 	}
 	server, err := embedded.Start(ctx, embedded.Options{
-		Listen: c.NATSListen, StoreDir: c.StoreDir, Domain: c.NATSDomain, Logger: log,
+		Listen: c.NATSListen, StoreDir: c.StoreDir, Domain: c.Registry.Domain, Logger: log,
 	})
 	if err != nil {
 		return nil, nil, err
@@ -144,7 +141,7 @@ func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, n
 		return errors.Join(err, sdk.Shutdown(ctx))
 	}
 	err = c.route(ctx, p, pl, nc, l, router.Options{
-		Selector: pl.pick, Bucket: c.bucket(), Guard: pl.guard,
+		Selector: pl.pick, Bucket: c.Registry.Name(), Guard: pl.guard,
 		Timeout: c.Timeout, AttemptTimeout: c.Attempt, Concurrency: c.Concurrency, Grace: c.Grace,
 		Metrics: metrics, MetricsHandler: sdk.Handler(), Logger: pl.log,
 	})
@@ -152,7 +149,7 @@ func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, n
 }
 
 func (c *serveCommand) route(ctx context.Context, p *daemon.Process, pl *plan, nc *nats.Conn, l net.Listener, o router.Options) error {
-	options := c.options(pl.log)
+	options := c.Registry.Options(pl.log)
 	options.SnapshotDir, options.NoSuspects = c.SnapshotDir, c.NoSuspects
 	registry, err := kv.Open(ctx, nc, options)
 	if err != nil {

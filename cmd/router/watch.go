@@ -37,7 +37,7 @@ func (c *watchCommand) Run(ctx context.Context, p *daemon.Process) error {
 	if c.JSON {
 		show = func(w io.Writer, c router.Change) error { return json.NewEncoder(w).Encode(c) }
 	}
-	err = router.FollowChanges(ctx, s.nc, s.registry, c.bucket(), c.Service, func(c router.Change) error {
+	err = router.FollowChanges(ctx, s.nc, s.registry, c.Registry.Name(), c.Service, func(c router.Change) error {
 		return show(p.Stdout, c)
 	})
 	if ctx.Err() != nil {

@@ -195,8 +195,12 @@ type viewer struct {
 
 func watch(t *testing.T, nc *nats.Conn) *viewer {
 	t.Helper()
+	return watchWith(t, open(t, nc))
+}
+
+func watchWith(t *testing.T, r *kv.Registry) *viewer {
+	t.Helper()
 	v := &viewer{change: make(chan struct{}, 1), least: 1 << 30}
-	r := open(t, nc)
 	ctx, cancel := context.WithCancel(context.Background())
 	var watching sync.WaitGroup
 	watching.Go(func() { _ = r.Watch(ctx, "user", v.apply) }) // until ctx ends

@@ -1,11 +1,16 @@
 package nats_test
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
 func TestMain(m *testing.M) { natstest.Main(m) }
@@ -51,4 +56,55 @@ func startCluster(t *testing.T) []*natstest.Process {
 		nodes[i].Start(t)
 	}
 	return nodes
+}
+
+// site is a region: a server, and a registry that reads all regions.
+type site struct {
+	*natstest.Process
+	region string
+	link   *natstest.Proxy // to the hub; nil at the hub
+	nc     *nats.Conn
+	r      *kv.Registry
+}
+
+// regions are those of the tests, the hub first.
+var regions = []string{"us-east-1", "eu-west-1", "ap-south-1"}
+
+// startRegions starts hub.conf, and leaf.conf for the others, with links that can
+// be cut.
+func startRegions(t *testing.T, o kv.Options) []*site {
+	t.Helper()
+	ports := natstest.FreePorts(t, 2*len(regions)+1)
+	hub := fmt.Sprintf("127.0.0.1:%d", ports[0])
+	sites := make([]*site, len(regions))
+	for i, region := range regions {
+		listen := fmt.Sprintf("127.0.0.1:%d", ports[2*i+1])
+		s := &site{region: region, Process: &natstest.Process{
+			Name: "n-" + region, Conf: "hub.conf", URL: "nats://" + listen,
+			Env: []string{
+				"NATS_NAME=n-" + region, "NATS_REGION=" + region, "NATS_LISTEN=" + listen,
+				fmt.Sprintf("NATS_HTTP=127.0.0.1:%d", ports[2*i+2]), "NATS_STORE_DIR=" + t.TempDir(),
+			},
+		}}
+		if i == 0 {
+			s.Env = append(s.Env, "NATS_LEAF_LISTEN="+hub)
+		} else {
+			s.Conf, s.link = "leaf.conf", natstest.NewProxy(t, hub)
+			s.Env = append(s.Env, "NATS_HUB=nats-leaf://"+s.link.Addr())
+		}
+		s.Start(t)
+		sites[i] = s
+	}
+	for _, s := range sites {
+		s.nc = connect(t, s.Process)
+		o.Domain, o.Regions, o.Logger = s.region, regions, slog.New(slog.DiscardHandler)
+		eventually(t, "the registry of "+s.region+" is open", func(ctx context.Context) (err error) {
+			s.r, err = kv.Open(ctx, s.nc, o)
+			if err == nil {
+				_, err = s.r.Evacuations(ctx) // both of its buckets are there
+			}
+			return err
+		})
+	}
+	return sites
 }

@@ -44,15 +44,16 @@ type Change struct {
 // instance left.
 func FollowChanges(ctx context.Context, nc *nats.Conn, registry Lister, bucket, service string, emit func(Change) error) error {
 	d := newDirectory(service)
+	d.buckets = bucketsOf(registry, bucket)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.run(ctx, registry) })
-	g.Go(func() error { return d.changes(ctx, nc, bucket, service, emit) })
+	g.Go(func() error { return d.changes(ctx, nc, service, emit) })
 	return g.Wait()
 }
 
 // changes is FollowChanges for a directory that runs.
-func (d *directory) changes(ctx context.Context, nc *nats.Conn, bucket, service string, emit func(Change) error) error {
-	why, err := listen(nc, bucket, service)
+func (d *directory) changes(ctx context.Context, nc *nats.Conn, service string, emit func(Change) error) error {
+	why, err := listen(nc, d.buckets, service)
 	if err != nil {
 		return err
 	}
@@ -138,6 +139,7 @@ func fields(before, after *events.Entry) []string {
 		{"started", before.Started.Equal(after.Started)},
 		{"ttl", before.TTL == after.TTL},
 		{"suspect", before.Suspect == after.Suspect},
+		{"evacuated", before.Evacuated == after.Evacuated},
 	} {
 		if !f.same {
 			names = append(names, f.name)

@@ -16,8 +16,7 @@ import (
 // departures hears why instances leave. A snapshot only says that they have;
 // the message that removed them says why.
 type departures struct {
-	prefix string
-	sub    *nats.Subscription
+	subs []*nats.Subscription
 
 	mu      sync.Mutex // guards what follows
 	reasons map[events.Key]Kind
@@ -31,27 +30,45 @@ const (
 	reasonWait = 200 * time.Millisecond
 )
 
+// bucketsOf are the buckets that a registry reads: its own, and the one of the
+// other regions, if there are any.
+func bucketsOf(registry Lister, bucket string) []string {
+	if all, ok := registry.(interface{ Buckets() []string }); ok {
+		return all.Buckets()
+	}
+	return []string{bucket}
+}
+
 // listen hears of one service, or of all.
-func listen(nc *nats.Conn, bucket, service string) (*departures, error) {
-	d := &departures{prefix: bucket + ".", reasons: map[events.Key]Kind{}, news: make(chan struct{})}
+func listen(nc *nats.Conn, buckets []string, service string) (*departures, error) {
+	d := &departures{reasons: map[events.Key]Kind{}, news: make(chan struct{})}
 	which := ">"
 	if service != "" {
 		which = service + ".>"
 	}
-	var err error
-	if d.sub, err = nc.Subscribe(d.prefix+"inst."+which, d.hear); err != nil {
-		return nil, fmt.Errorf("router: listen to changes: %w", err)
+	for _, bucket := range buckets {
+		prefix := bucket + "."
+		sub, err := nc.Subscribe(prefix+"inst."+which, func(msg *nats.Msg) { d.hear(prefix, msg) })
+		if err != nil {
+			d.close()
+			return nil, fmt.Errorf("router: listen to changes: %w", err)
+		}
+		d.subs = append(d.subs, sub)
 	}
 	return d, nil
 }
 
-func (d *departures) close() { _ = d.sub.Unsubscribe() } // fails only if the connection is closed
+func (d *departures) close() {
+	for _, sub := range d.subs {
+		_ = sub.Unsubscribe() // fails only if the connection is closed
+	}
+}
 
-func (d *departures) hear(msg *nats.Msg) {
+func (d *departures) hear(prefix string, msg *nats.Msg) {
 	if msg.Header.Get("KV-Operation") == "" && msg.Header.Get("Nats-Marker-Reason") == "" {
 		return // a record
 	}
-	key, err := events.ParseKey(strings.TrimPrefix(msg.Subject, d.prefix))
+	key, err := events.ParseKey(strings.TrimPrefix(msg.Subject, prefix))
 	if err != nil {
 		return
 	}

@@ -24,8 +24,9 @@ type Lister interface {
 // the router knows of the registry is read here, so a router costs NATS the
 // same whatever it is asked for.
 type directory struct {
-	filter string        // the one service that is followed; empty: all
-	whole  chan struct{} // closed when the first view is complete
+	filter  string        // the one service that is followed; empty: all
+	buckets []string      // whose changes say why instances leave
+	whole   chan struct{} // closed when the first view is complete
 
 	mu       sync.Mutex // guards what follows
 	services map[string]*listed

@@ -45,9 +45,31 @@ type call struct {
 	span    telemetry.Span
 }
 
-// openDoors answers by NATS. All routers of a bucket are one queue group: with
+// flushPatience is how long the server may take to know of the doors.
+const flushPatience = 2 * time.Second
+
+// openDoors answers by NATS as soon as the registry has been read: until then
+// calls are for the other routers.
+func (r *Router) openDoors() {
+	select {
+	case <-r.directory.whole:
+	case <-r.run.Done():
+		return
+	}
+	r.doorsMu.Lock()
+	if !r.shut {
+		if err := r.offer(); err != nil {
+			r.log.Error("calls by NATS are not answered", "error", err)
+		}
+	}
+	r.doorsMu.Unlock()
+	_ = r.nc.FlushTimeout(flushPatience) // without a server, nats.go offers it to the next
+	close(r.opened)
+}
+
+// offer makes the NATS service. All routers of a bucket are one queue group: with
 // a group per zone each zone would get, and execute, every call.
-func (r *Router) openDoors() error {
+func (r *Router) offer() error {
 	endpoints := map[string]func(context.Context, *call) (*nats.Msg, error){
 		"route":   r.route,
 		"resolve": r.resolve,
@@ -87,8 +109,12 @@ func (r *Router) drainDoors() {
 	r.announceStop()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.run), r.opts.Grace)
 	defer cancel()
-	if r.doors != nil {
-		if err := r.doors.Stop(); err != nil {
+	r.doorsMu.Lock()
+	r.shut = true
+	doors := r.doors
+	r.doorsMu.Unlock()
+	if doors != nil {
+		if err := doors.Stop(); err != nil {
 			r.log.Warn("the NATS service was not stopped in order", "error", err)
 		}
 		// What the server has sent until now is in our queues after a flush,

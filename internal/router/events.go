@@ -48,7 +48,7 @@ func (r *Router) streamChanges(w http.ResponseWriter, req *http.Request) {
 	g, ctx := errgroup.WithContext(req.Context())
 	changes := make(chan Change)
 	g.Go(func() error {
-		return r.directory.changes(ctx, r.nc, r.opts.Bucket, service, func(c Change) error {
+		return r.directory.changes(ctx, r.nc, service, func(c Change) error {
 			select {
 			case changes <- c:
 				return nil

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"net/http"
 	"time"
 )
 
@@ -11,7 +12,14 @@ var (
 	ParseMethod = parseMethod
 	ParseFrom   = parseFrom
 	ParseLimit  = parseLimit
+	ToHTTP      = toHTTP
 )
+
+// Target is where a request is proxied to, if it is.
+func Target(req *http.Request) (service, path string, ok bool) {
+	to, ok := target(req)
+	return to.service, to.path, ok
+}
 
 // Patience is for tests on fake time, which sockets would stop.
 type Patience struct{ *patience }

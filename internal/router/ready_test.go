@@ -8,8 +8,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
 func TestGoesOnWithoutNATS(t *testing.T) {
@@ -73,5 +77,47 @@ func TestIsNotReadyBeforeTheRegistryHasBeenRead(t *testing.T) {
 	defer cancel()
 	if err := r.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("wait: %v", err)
+	}
+}
+
+// One that has just started leaves calls to the others until it has read the
+// registry.
+func TestAnswersByNATSOnceTheRegistryHasBeenRead(t *testing.T) {
+	f := newFleet(t)
+	registry := &slow{f.reg, make(chan struct{})}
+	r, err := router.New(t.Context(), natstest.Connect(t, f.ns), registry, router.Options{Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	time.Sleep(50 * time.Millisecond)
+	ask := func() error {
+		_, err := f.nc.Request("proxima.resolve.user", nil, 5*time.Second)
+		return err
+	}
+	if err := ask(); !errors.Is(err, nats.ErrNoResponders) {
+		t.Errorf("before: %v, want that nobody answers", err)
+	}
+	close(registry.read)
+	if err := r.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := ask(); err != nil {
+		t.Errorf("after: %v", err)
+	}
+}
+
+// slow is a registry whose answer takes until read is closed.
+type slow struct {
+	*kv.Registry
+	read chan struct{}
+}
+
+func (s *slow) Snapshot(ctx context.Context, service string) ([]events.Snapshot, error) {
+	select {
+	case <-s.read:
+		return s.Registry.Snapshot(ctx, service)
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }

@@ -3,7 +3,6 @@ package router
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -101,11 +100,15 @@ type Router struct {
 	transport *proximahttp.Transport
 	reverse   *httputil.ReverseProxy
 	handler   http.Handler
-	streams   chan struct{} // one token for each stream of changes
-	requests  *gate         // HTTP
-	calls     *gate         // NATS
-	doors     micro.Service
+	streams   chan struct{}          // one token for each stream of changes
+	requests  *gate                  // HTTP
+	calls     *gate                  // NATS
 	counts    map[string]*doorCounts // of the NATS doors, by endpoint
+	opened    chan struct{}          // closed when they are open, or never will be
+
+	doorsMu sync.Mutex // guards what follows
+	doors   micro.Service
+	shut    bool // they are not to be opened any more
 
 	run      context.Context // ends with Close
 	stop     context.CancelFunc
@@ -127,7 +130,9 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 		requests:  newGate(0),
 		calls:     newGate(o.Concurrency),
 		stopping:  make(chan struct{}),
+		opened:    make(chan struct{}),
 	}
+	r.directory.buckets = bucketsOf(registry, o.Bucket)
 	sel := o.Selector
 	sel.Source, sel.Bucket = r.directory, o.Bucket
 	if clock, ok := registry.(selector.Clock); ok {
@@ -175,19 +180,18 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 			}
 		})
 	}
-	if err := r.openDoors(); err != nil {
-		return nil, errors.Join(err, r.Close())
-	}
+	r.work.Go(r.openDoors)
 	return r, nil
 }
 
 // Registrar registers instances for clients, as the HTTP doors do.
 func (r *Router) Registrar() *Registrar { return r.registrar }
 
-// Wait waits until the registry has been read, or ctx ends.
+// Wait waits until the registry has been read and the router answers by NATS, or
+// ctx ends.
 func (r *Router) Wait(ctx context.Context) error {
 	select {
-	case <-r.directory.whole:
+	case <-r.opened:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", errStarting, ctx.Err())

@@ -77,6 +77,7 @@ type seen struct {
 	DistanceSource string  `json:"distance_source"`
 	Breaker        string  `json:"breaker"`
 	Suspect        bool    `json:"suspect"`
+	Evacuated      bool    `json:"evacuated"`
 }
 
 // MarshalJSON writes the fields side by side.
@@ -90,6 +91,38 @@ func (i *Instance) UnmarshalJSON(data []byte) error {
 	return json.Unmarshal(data, &i.seen)
 }
 
+// Listing is what the registry says of a service, before anybody weighs it up.
+type Listing struct {
+	Service   string           `json:"service"`
+	Instances []ListedInstance `json:"instances"` // by place and id
+}
+
+// ListedInstance is one instance of a [Listing]. In JSON the fields stand beside those of
+// the instance.
+type ListedInstance struct {
+	events.Instance
+	marks
+}
+
+type marks struct {
+	Suspect   bool `json:"suspect"`
+	Evacuated bool `json:"evacuated"`
+}
+
+// MarshalJSON writes the fields side by side.
+func (l ListedInstance) MarshalJSON() ([]byte, error) {
+	return beside(l.Instance, l.marks)
+}
+
+// NewListing is the listing of a snapshot.
+func NewListing(s events.Snapshot) Listing {
+	l := Listing{Service: s.Service, Instances: make([]ListedInstance, 0, len(s.Entries))}
+	for _, e := range s.Entries {
+		l.Instances = append(l.Instances, ListedInstance{*e.Instance, marks{e.Suspect, e.Evacuated}})
+	}
+	return l
+}
+
 // List leaves out of an explanation what only people want to know: also
 // instances that are dead, and listed only because many leases ended together.
 func List(e selector.Explanation) Instances {
@@ -101,7 +134,7 @@ func List(e selector.Explanation) Instances {
 		}
 		list.Instances = append(list.Instances, Instance{
 			c.Instance,
-			seen{c.Circle, c.DistanceMS, c.DistanceSource, c.Breaker, c.Suspect},
+			seen{c.Circle, c.DistanceMS, c.DistanceSource, c.Breaker, c.Suspect, c.Evacuated},
 		})
 	}
 	return list

@@ -84,7 +84,7 @@ func TestListsInstancesWithAllFieldsOfTheContract(t *testing.T) {
 		"endpoints": map[string]any{"http": "10.0.0.5:8080", "grpc": "10.0.0.5:9090"},
 		"location":  map[string]any{"region": "r1", "zone": "a", "rack": "k", "host": "h"},
 		"metadata":  map[string]any{"team": "a"},
-		"circle":    "zone", "distance_ms": 0.5, "distance_source": "assumed", "breaker": "closed", "suspect": false,
+		"circle":    "zone", "distance_ms": 0.5, "distance_source": "assumed", "breaker": "closed", "suspect": false, "evacuated": false,
 	}
 	if diff := cmp.Diff(want, in); diff != "" {
 		t.Error(diff)

@@ -27,6 +27,9 @@ type Entry struct {
 	// Suspect says that its lease is gone, or it vanished without a word,
 	// and that nothing has proven it dead yet. It is used after all others.
 	Suspect bool
+	// Evacuated says that an operator has ordered its place to be left, see
+	// [Evacuation]. It is used when there is nothing better.
+	Evacuated bool
 	// Revision is the version of its record at the source, 0 if the source
 	// has none.
 	Revision uint64

@@ -54,6 +54,9 @@ type State struct {
 	Err error
 	// Revision of the record while it is listed.
 	Revision uint64
+	// Lost is how often the record was gone, though nobody had taken it out, and
+	// was announced again: its lease had ended, or the registry lost it.
+	Lost uint64
 }
 
 // Registered says whether the instance is listed, as far as its announcer knows.
@@ -145,6 +148,9 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 	}
 	in.Started = in.Started.UTC().Truncate(time.Millisecond)
 	full, err := complete(in)
+	if err == nil {
+		err = r.belongs(full.Location.Region)
+	}
 	if err != nil {
 		return nil, err
 	}

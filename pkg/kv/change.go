@@ -18,6 +18,7 @@ type change struct {
 	key      events.Key
 	instance *events.Instance // nil: removed
 	expired  bool             // removed because its lease has ended
+	faded    bool             // removed because nobody has written it again for so long
 	seq      uint64           // the revision
 	at       int64            // the server's clock, Unix nanoseconds
 	last     uint64           // the sequence of the message it replaced; only of live messages
@@ -36,11 +37,11 @@ var (
 
 // parse reads a message of the stream, or republished by it. With errForged
 // and errRecord the change has its key and sequence all the same.
-func (r *Registry) parse(msg *nats.Msg) (change, error) {
+func (b *bucket) parse(msg *nats.Msg) (change, error) {
 	h := msg.Header
 	subject := stamp(h, hdrSubject)
-	name, ok := strings.CutPrefix(subject, r.prefix)
-	if !ok || stamp(h, hdrStream) != r.stream {
+	name, ok := strings.CutPrefix(subject, b.prefix)
+	if !ok || stamp(h, hdrStream) != b.stream {
 		return change{}, fmt.Errorf("%w: subject %.80q of stream %.80q", errFrame, subject, stamp(h, hdrStream))
 	}
 	key, err := events.ParseKey(name)
@@ -60,12 +61,13 @@ func (r *Registry) parse(msg *nats.Msg) (change, error) {
 
 	op := h.Get(hdrOperation)
 	for _, scheduler := range h[hdrScheduler] {
-		if op != purge || scheduler != r.prefix+key.Lease() {
+		if op != purge || scheduler != b.origin+key.Lease() {
 			return c, errForged
 		}
 	}
 	if op != "" || h.Get(hdrMarker) != "" {
-		c.expired = h.Get(hdrMarker) != "" || bytes.Equal(msg.Data, bodyExpired)
+		c.faded = h.Get(hdrMarker) != ""
+		c.expired = c.faded || bytes.Equal(msg.Data, bodyExpired)
 		return c, nil
 	}
 	in, err := events.Decode(msg.Data)

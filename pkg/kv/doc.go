@@ -36,4 +36,18 @@
 //
 // With [Options].SnapshotDir the last snapshots are kept on disk, too, for
 // callers that start while the registry is away.
+//
+// # Regions
+//
+// Each region may have a registry of its own, in its own JetStream domain, and
+// read the others ([Options].Regions): a stream of the region sources their
+// buckets, and watches put both together. An instance is announced, renewed and
+// removed in its own region alone, so it does not matter to the others whether a
+// region can be reached.
+//
+// # Evacuations
+//
+// An operator may order that a region or zone be used only when there is nothing
+// else ([Registry.Evacuate]). The order is a key of the bucket, told to whoever
+// watches, and stands beside each instance in a snapshot as [events.Entry].Evacuated.
 package kv

@@ -17,9 +17,7 @@ import (
 
 // bare is a registry without a connection, to read messages with.
 func bare() *Registry {
-	return &Registry{
-		log: slog.New(slog.DiscardHandler), stream: "KV_proxima", prefix: "$KV.proxima.", inst: "$KV.proxima.inst.", live: "proxima.",
-	}
+	return &Registry{bucket: newBucket("proxima", "proxima", "$JS.API."), log: slog.New(slog.DiscardHandler)}
 }
 
 const body = `{"id":"a","service":"user","incarnation":"x","endpoints":{"http":"10.0.0.5:8080"},"location":{"region":"r","zone":"z"},"status":"up","weight":100,"ttl":"15s"}`

@@ -52,6 +52,9 @@ func (r *Registry) Register(ctx context.Context, in events.Instance, revision ui
 	if err != nil {
 		return 0, err
 	}
+	if err := r.belongs(in.Location.Region); err != nil {
+		return 0, err
+	}
 	if revision != 0 || r.guess() {
 		rev, err := r.list(ctx, &in, data, revision)
 		if revision != 0 || !errors.Is(err, ErrFenced) {
@@ -100,6 +103,9 @@ func (r *Registry) put(ctx context.Context, in *events.Instance, data []byte, re
 func (r *Registry) Renew(ctx context.Context, in *events.Instance, revision uint64) error {
 	k := in.Key()
 	if err := k.Validate(); err != nil {
+		return err
+	}
+	if err := r.belongs(k.Region); err != nil {
 		return err
 	}
 	msg := &nats.Msg{Subject: r.prefix + k.Lease(), Data: bodyExpired, Header: nats.Header{hdrOperation: {purge}}}

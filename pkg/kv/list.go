@@ -63,13 +63,23 @@ func (l *list) find(rec *record) (int, bool) {
 // comes after a hyphen.
 func inOrder(a, b *record) int { return a.instance.Compare(b.instance) }
 
-func (l *list) entries() []events.Entry {
+func (l *list) entries(left []events.Evacuation) []events.Entry {
 	l.sort()
 	entries := make([]events.Entry, len(l.records))
 	for i, rec := range l.records {
-		entries[i] = events.Entry{Instance: rec.instance, Suspect: !rec.suspect.IsZero(), Revision: rec.seq}
+		entries[i] = events.Entry{Instance: rec.instance, Suspect: !rec.suspect.IsZero(), Evacuated: covered(left, rec.instance), Revision: rec.seq}
 	}
 	return entries
+}
+
+// covered says whether an instance is in one of the places.
+func covered(places []events.Evacuation, in *events.Instance) bool {
+	for i := range places {
+		if places[i].Covers(in.Location) {
+			return true
+		}
+	}
+	return false
 }
 
 func (v *view) list(service string) *list {
@@ -103,13 +113,13 @@ func (v *view) publish(apply func(events.Snapshot)) {
 	for _, service := range names {
 		s := events.Snapshot{Service: service, Stale: v.stale, StaleSince: v.since}
 		if l := v.services[service]; l != nil {
-			s.Entries = l.entries()
+			s.Entries = l.entries(v.left)
 			if l.empty() {
 				delete(v.services, service)
 			}
 		}
-		if v.r.store != nil && !v.stale {
-			v.r.store.save(s)
+		if v.from.store != nil && !v.stale {
+			v.from.store.save(s)
 		}
 		apply(s)
 	}

@@ -190,7 +190,7 @@ func TestWipedBucketHealsAndNobodyIsReportedGone(t *testing.T) {
 				}
 				v.until("all well again", 6*time.Second, unsuspected(n))
 				for _, a := range all {
-					if !a.State().Registered() || a.State().Err != nil {
+					if !a.State().Registered() || a.State().Err != nil || a.State().Lost != 1 {
 						t.Errorf("%+v", a.State())
 					}
 				}

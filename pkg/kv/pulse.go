@@ -62,8 +62,11 @@ func (w *watcher) feel(seq uint64) {
 
 // freeze finds out whether what the registry tells is out of date: had it taken
 // writes, the leases of those listed would have been renewed, or would have
-// ended.
+// ended. What other regions list has its leases there.
 func (w *watcher) freeze() {
+	if w.from.sourced() {
+		return
+	}
 	still := w.r.pulse.still()
 	frozen := still > 0 && still > w.shortestLease()
 	switch {

@@ -65,13 +65,13 @@ const (
 	lease               // the newest lease of all, see pulse
 )
 
-func newReader(r *Registry, which string) reader {
+func newReader(r *Registry, from *bucket, which string) reader {
 	most := pageSize
 	if which == ">" {
 		most = pageMost
 	}
 	rd := reader{
-		filter:  r.inst + which,
+		filter:  from.inst + which,
 		inbox:   r.nc.NewInbox() + ".",
 		replies: make(chan *nats.Msg, most+pageSize/8),
 		due:     time.NewTimer(0), timeout: time.NewTimer(time.Hour),
@@ -158,7 +158,7 @@ func (w *watcher) ask(about topic, q getRequest) {
 		err = fmt.Errorf("%w: not connected", ErrUnavailable)
 	}
 	if err == nil {
-		err = w.r.nc.PublishRequest(w.r.direct, w.inbox+strconv.Itoa(w.asked), req)
+		err = w.r.nc.PublishRequest(w.from.direct, w.inbox+strconv.Itoa(w.asked), req)
 	}
 	if err != nil {
 		w.failed(err)
@@ -172,7 +172,7 @@ func (w *watcher) ask(about topic, q getRequest) {
 // would never come to an end if everybody asked it again and again.
 func (w *watcher) patience() time.Duration {
 	idle := pageIdle
-	if w.r.store != nil && !w.ready {
+	if w.from.store != nil && !w.ready {
 		idle = firstIdle // there is something to go on with
 	}
 	return idle << min(w.retries, 2)
@@ -229,7 +229,7 @@ func (w *watcher) checked(seq uint64) {
 		// one that was, can be found in no other way.
 		w.startRead(false)
 		w.askPage()
-	case w.r.pulse.due():
+	case !w.from.sourced() && w.r.pulse.due():
 		w.ask(lease, getRequest{LastFor: w.r.prefix + "lease.>"})
 	default:
 		w.freeze()
@@ -242,7 +242,7 @@ func (w *watcher) listed(msg *nats.Msg) {
 	w.timeout.Reset(w.patience())
 	if msg.Header == nil {
 		// Somebody wrote headers that cannot be read.
-		w.invalid(msg, errFrame)
+		w.r.invalid(msg, errFrame)
 		w.unread = true
 		return
 	}
@@ -341,7 +341,7 @@ func (w *watcher) schedule() {
 func (w *watcher) refused(msg *nats.Msg) {
 	err := fmt.Errorf("%w: %s", ErrUnavailable, status(msg))
 	if msg.Header.Get(hdrStatus) == "503" {
-		err = fmt.Errorf("%w: no server has bucket %q", ErrUnavailable, w.r.opts.Bucket)
+		err = fmt.Errorf("%w: no server has bucket %q", ErrUnavailable, w.from.name)
 		if !w.r.opts.NoCreate {
 			if _, e := w.r.heal(w.ctx); e != nil && !transient(e) {
 				err = e

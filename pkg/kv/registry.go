@@ -38,6 +38,14 @@ type Options struct {
 	Bucket string
 	// Domain is the JetStream domain of the bucket. Default: the server's.
 	Domain string
+	// Regions that have a registry of their own each, in a JetStream domain
+	// that is named as the region. Domain is then the one of this region, and
+	// may be in the list. What is announced goes to the registry of this
+	// region, and only instances that are in it, or do not know where they are,
+	// can be; watches see those of all regions. Open makes what the regions read
+	// each other with, <bucket>_<domain> in each, unless NoCreate is set; give
+	// all who may create a bucket the same list. Default: no others.
+	Regions []string
 	// Replicas of the bucket, when Open creates it. Default: 3 in a cluster
 	// (1 if it has fewer servers), else 1.
 	Replicas int
@@ -65,24 +73,24 @@ type Options struct {
 // that must be closed: watches end with their contexts, announcements with
 // [Announcement.Leave]. The connection stays the caller's.
 type Registry struct {
-	nc     *nats.Conn
-	js     jetstream.JetStream
-	opts   Options
-	log    *slog.Logger
-	stream string // KV_<bucket>
-	prefix string // $KV.<bucket>.
-	inst   string // $KV.<bucket>.inst.
-	live   string // <bucket>., the prefix of republished changes
-	api    string // prefix of JetStream's subjects
-	direct string // subject of direct gets
+	bucket         // of this region: all that is written goes here
+	others *bucket // what the other regions have written; nil: there are none
 
-	store    *store // nil: nothing is saved
-	clock    clock
-	counts   counters
-	pulse    pulse
-	watching atomic.Int64 // watches, now
-	stale    atomic.Int64 // those that have said that their view is stale
-	warned   atomic.Int64 // when a message was last called invalid, unix nanoseconds
+	nc   *nats.Conn
+	js   jetstream.JetStream
+	opts Options
+	log  *slog.Logger
+	api  string // prefix of JetStream's subjects
+
+	regions []string // the other ones
+
+	evacuations follower
+	clock       clock
+	counts      counters
+	pulse       pulse
+	watching    atomic.Int64 // watches, now
+	stale       atomic.Int64 // those that have said that their view is stale
+	warned      atomic.Int64 // when a message was last called invalid, since clock.start; 0: never
 
 	ensuring chan struct{} // full while somebody asks for the bucket, or makes it
 	ensured  atomic.Bool   // it has been seen
@@ -121,11 +129,6 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 	}
 	r := &Registry{
 		nc: nc, opts: o, log: o.Logger,
-		stream: "KV_" + o.Bucket,
-		prefix: "$KV." + o.Bucket + ".",
-		inst:   "$KV." + o.Bucket + ".inst.",
-		live:   o.Bucket + ".",
-
 		clock:    clock{start: time.Now()},
 		ensuring: make(chan struct{}, 1),
 	}
@@ -144,10 +147,16 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 		return nil, fmt.Errorf("kv: open: %w", err)
 	}
 	r.api = api
-	r.direct = api + "DIRECT.GET." + r.stream
+	r.evacuations.r = r
+	r.bucket = newBucket(o.Bucket, o.Bucket, api)
+	if err := r.openOthers(); err != nil {
+		return nil, err
+	}
 	if o.SnapshotDir != "" {
-		if r.store, err = openStore(o.SnapshotDir, o.Bucket, o.Logger); err != nil {
-			return nil, err
+		for _, b := range r.buckets() {
+			if b.store, err = openStore(o.SnapshotDir, b.name, o.Logger); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if !nc.Opts.AllowReconnect || nc.Opts.MaxReconnect >= 0 {
@@ -252,10 +261,13 @@ func (r *Registry) ensureLocked(ctx context.Context) (made bool, err error) {
 		s, err = r.create(ctx)
 		made = err == nil
 	}
+	if err == nil && r.others != nil && !r.opts.NoCreate && r.incompatible(s.CachedInfo().Config) == "" {
+		err = r.ensureRegions(ctx, s)
+	}
 	switch {
 	case err == nil:
 	case r.ensured.Load(), errors.Is(err, nats.ErrNoResponders) && r.opts.Domain != "":
-		return false, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return made, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return false, fmt.Errorf("%w (%w)", errNoJetStream, err)
 	case transient(err):

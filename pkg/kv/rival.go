@@ -52,6 +52,7 @@ func (n *announcer) fenced(ctx context.Context, in *events.Instance) error {
 	case errors.Is(err, ErrNotFound), err == nil && last.instance == nil:
 		if n.revision != 0 {
 			n.log.Info("the record was lost, announcing again", "revision", n.revision)
+			n.set(func(s *State) { s.Lost++ }) // told with the new revision
 		}
 		n.revision = 0
 	case err != nil:

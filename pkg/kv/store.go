@@ -63,9 +63,10 @@ type storedFile struct {
 }
 
 type storedEntry struct {
-	Revision uint64          `json:"revision"`
-	Suspect  bool            `json:"suspect,omitempty"`
-	Instance json.RawMessage `json:"instance"`
+	Revision  uint64          `json:"revision"`
+	Suspect   bool            `json:"suspect,omitempty"`
+	Evacuated bool            `json:"evacuated,omitempty"`
+	Instance  json.RawMessage `json:"instance"`
 }
 
 // openStore makes the directory, so that a mistake is noticed at the start and
@@ -99,7 +100,7 @@ func (s *store) save(snapshot events.Snapshot) {
 // same says whether two snapshots list the same, if not in the same revisions.
 func same(a, b events.Snapshot) bool {
 	return slices.EqualFunc(a.Entries, b.Entries, func(a, b events.Entry) bool {
-		return a.Instance == b.Instance && a.Suspect == b.Suspect
+		return a.Instance == b.Instance && a.Suspect == b.Suspect && a.Evacuated == b.Evacuated
 	})
 }
 
@@ -231,7 +232,7 @@ func encodeStored(snapshot events.Snapshot, now time.Time) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		file.Instances = append(file.Instances, storedEntry{e.Revision, e.Suspect, data})
+		file.Instances = append(file.Instances, storedEntry{e.Revision, e.Suspect, e.Evacuated, data})
 	}
 	var b bytes.Buffer
 	err := json.NewEncoder(&b).Encode(file)
@@ -259,7 +260,7 @@ func decodeStored(data []byte) (storedSnapshot, error) {
 			continue
 		}
 		known[in.Key()] = struct{}{}
-		stored.entries = append(stored.entries, events.Entry{Instance: in, Suspect: e.Suspect, Revision: e.Revision})
+		stored.entries = append(stored.entries, events.Entry{Instance: in, Suspect: e.Suspect, Evacuated: e.Evacuated, Revision: e.Revision})
 	}
 	return stored, nil
 }
@@ -268,10 +269,10 @@ func decodeStored(data []byte) (storedSnapshot, error) {
 // answers. Whatever that says of an instance is newer, and one that it does not
 // know has vanished without a word.
 func (v *view) restore() (restored bool) {
-	if v.r.store == nil || v.ready {
+	if v.from.store == nil || v.ready {
 		return false
 	}
-	for _, stored := range v.r.store.load(v.service) {
+	for _, stored := range v.from.store.load(v.service) {
 		l := v.list(stored.service)
 		for _, e := range stored.entries {
 			rec := &record{name: e.Key().String(), instance: e.Instance, seq: e.Revision, stored: true}
@@ -280,6 +281,10 @@ func (v *view) restore() (restored bool) {
 			}
 			if e.Suspect {
 				rec.suspect, rec.patience = time.Now(), maxSuspect
+			}
+			if e.Evacuated && !covered(v.left, e.Instance) {
+				// Where the zone is not known, it is the region.
+				v.left = append(slices.Clip(v.left), events.Evacuation{Region: e.Location.Region, Zone: e.Location.Zone, Evacuated: true})
 			}
 			v.records[rec.name] = rec
 			l.add(rec)

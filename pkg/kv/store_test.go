@@ -211,3 +211,27 @@ func TestSnapshotDirThatCannotBeWritten(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Who starts without the registry knows what was evacuated when it was last seen.
+func TestStartWithoutTheRegistryKnowsOfEvacuations(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		dir := t.TempDir()
+		f := setup(t)
+		f.evacuate(f.r, "eu", true)
+		for _, in := range []events.Instance{longLived("a"), at("b", "eu", "eu-a"), at("c", "eu", "")} {
+			in.TTL = time.Hour
+			f.register(in)
+		}
+		w, _, r := f.remote(kv.Options{SnapshotDir: dir})
+		v := watch(t, r, "user")
+		v.until("listed", time.Second, func(s events.Snapshot) bool { return count(3)(s) && evacuated("b", "c")(s) })
+		time.Sleep(6 * time.Second)
+		v.close()
+		w.cut()
+		v = watch(t, open(t, away(t, w), kv.Options{SnapshotDir: dir}), "user")
+		v.until("the last list", time.Second, evacuated("b", "c"))
+		f.evacuate(f.r, "eu", false)
+		w.lead(f.ns)
+		v.until("what holds now", 10*time.Second, func(s events.Snapshot) bool { return count(3)(s) && evacuated()(s) })
+	})
+}

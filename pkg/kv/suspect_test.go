@@ -214,3 +214,39 @@ func TestDrainingInstancesThatExpireAreGone(t *testing.T) {
 		v.until("gone", ttl15+time.Second, of(0, 0))
 	})
 }
+
+// Without a leader of the stream nobody can renew a lease, and who watches by way
+// of another server has seen no outage. Those whose lease happens to end in that
+// time may be one only.
+func TestOneThatExpiresWhenTheStreamHadNoLeaderIsSuspect(t *testing.T) {
+	for name, after := range map[string]time.Duration{"told before": -time.Second, "told after": 50 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T) {
+				f := setup(t)
+				f.dying(1, 9)
+				elect := func() { // as the server does
+					if err := f.nc.Publish("$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.KV_proxima", []byte("{}")); err != nil {
+						t.Error(err)
+					}
+				}
+				v := watch(t, f.r, "user")
+				v.until("listed", time.Second, count(10))
+				v.allow(10)
+				if after < 0 {
+					time.Sleep(ttl15 + after - time.Second/2)
+					elect()
+				} else {
+					heard := f.listen("proxima.inst.>")
+					for heard() == 0 {
+						time.Sleep(10 * time.Millisecond)
+					}
+					time.Sleep(after)
+					elect()
+				}
+				v.until("it is suspect", 3*time.Second, of(1, 9))
+				v.allow(9)
+				v.until("and gone when it stays so", 3*ttl15, of(0, 9))
+			})
+		})
+	}
+}

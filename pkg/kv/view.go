@@ -21,6 +21,7 @@ import (
 // again at 1: then the later time of the server tells, see [record.older].
 type view struct {
 	r        *Registry
+	from     *bucket // where it is read
 	service  string
 	seed     maphash.Seed
 	records  map[string]*record // by the rest of the subject: service.region.zone.id
@@ -30,6 +31,7 @@ type view struct {
 	newest   uint64              // highest sequence known in this life of the stream
 	verified uint64              // nothing up to this sequence was missed
 	outage   time.Time           // when the registry was last out of reach
+	left     []events.Evacuation // places that are evacuated
 	stale    bool                // it is out of reach
 	since    time.Time           // then: when it was last heard
 	troubled time.Time           // when instances last expired together
@@ -71,7 +73,7 @@ const (
 
 func newView(r *Registry, service string) *view {
 	v := &view{
-		r: r, service: service, seed: maphash.MakeSeed(), vigil: time.NewTimer(vigil),
+		r: r, from: &r.bucket, service: service, seed: maphash.MakeSeed(), vigil: time.NewTimer(vigil),
 		records: map[string]*record{}, services: map[string]*list{}, changed: map[string]struct{}{},
 	}
 	v.vigil.Stop()
@@ -80,14 +82,14 @@ func newView(r *Registry, service string) *view {
 
 // hear merges a change as it happens, and says what it tells of others.
 func (v *view) hear(msg *nats.Msg) finding {
-	c, err := v.r.parse(msg)
+	c, err := v.from.parse(msg)
 	if err == nil || !errors.Is(err, errFrame) {
-		if name := c.key.Inst(); msg.Subject[len(v.r.live):] != name {
+		if name := c.key.Inst(); msg.Subject[len(v.from.live):] != name {
 			err = fmt.Errorf("%w: a change of %s on another subject", errFrame, name)
 		}
 	}
 	if errors.Is(err, errFrame) {
-		v.invalid(msg, err)
+		v.r.invalid(msg, err)
 		return fine
 	}
 	if err == nil {
@@ -133,7 +135,7 @@ func (v *view) merge(rec *record, c *change, msg *nats.Msg, err error) {
 	}
 	rec.seq, rec.at, rec.missed, rec.generation = c.seq, c.at, 0, v.generation
 	if err != nil {
-		v.invalid(msg, err)
+		v.r.invalid(msg, err)
 		return // what was known stays
 	}
 	if c.instance == nil && rec.instance == nil {
@@ -141,6 +143,9 @@ func (v *view) merge(rec *record, c *change, msg *nats.Msg, err error) {
 	}
 	l := v.list(c.key.Service)
 	switch {
+	case c.instance == nil && c.faded && v.from.sourced():
+		v.fade(l, rec)
+		return
 	case c.instance == nil && c.expired:
 		v.expire(l, rec)
 		return
@@ -183,16 +188,16 @@ func (v *view) begin(full bool) {
 func (v *view) mark(msg *nats.Msg) uint64 {
 	seq, _ := stampUint(msg.Header, hdrSequence)
 	v.highest = max(v.highest, seq)
-	name := strings.TrimPrefix(stamp(msg.Header, hdrSubject), v.r.inst)
+	name := strings.TrimPrefix(stamp(msg.Header, hdrSubject), v.from.inst)
 	if rec := v.records[name]; rec != nil && rec.seq == seq {
 		if at, err := time.Parse(time.RFC3339Nano, stamp(msg.Header, hdrTimestamp)); err == nil && at.UnixNano() == rec.at {
 			v.confirm(rec)
 			return seq // known: most of a read, and not worth decoding
 		}
 	}
-	c, err := v.r.parse(msg)
+	c, err := v.from.parse(msg)
 	if errors.Is(err, errFrame) {
-		v.invalid(msg, err)
+		v.r.invalid(msg, err)
 		return seq
 	}
 	rec := v.records[c.key.String()]
@@ -266,15 +271,16 @@ func (v *view) sweep() {
 	}
 }
 
-func (v *view) invalid(msg *nats.Msg, err error) {
-	n := &v.r.counts.invalid
+// invalid counts a message that is skipped.
+func (r *Registry) invalid(msg *nats.Msg, err error) {
+	n := &r.counts.invalid
 	if errors.Is(err, errForged) {
-		n = &v.r.counts.forged
+		n = &r.counts.forged
 	}
 	n.Add(1)
 	// Whoever writes garbage must not fill the log too.
-	now := time.Now().UnixNano()
-	if last := v.r.warned.Load(); now-last > int64(time.Minute) && v.r.warned.CompareAndSwap(last, now) {
-		v.r.log.Warn("ignoring a message that is not valid; more of them are only counted for a minute", "subject", msg.Subject, "error", err)
+	now := max(1, int64(time.Since(r.clock.start))) // a clock that is set back silences nobody
+	if last := r.warned.Load(); (last == 0 || now-last > int64(time.Minute)) && r.warned.CompareAndSwap(last, now) {
+		r.log.Warn("ignoring a message that is not valid; more of them are only counted for a minute", "subject", msg.Subject, "error", err)
 	}
 }

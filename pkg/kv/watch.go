@@ -22,6 +22,8 @@ const (
 	restFactor    = 20   // after a snapshot was given out: so many times as long as that took
 	maxRest       = 100 * time.Millisecond
 	manyWatches   = 20 // of one Registry; those of more are looked after less often
+
+	electedPrefix = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED."
 )
 
 // Watch calls apply with the complete snapshot of service whenever something
@@ -34,7 +36,15 @@ const (
 // start, the last snapshot is the one on disk, see [Options.SnapshotDir]. The error is ctx's,
 // or about service; nothing else ends a watch.
 func (r *Registry) Watch(ctx context.Context, service string, apply func(events.Snapshot)) error {
-	w, err := r.newWatcher(service)
+	if r.others != nil {
+		return r.watchRegions(ctx, service, apply)
+	}
+	return r.watch(ctx, &r.bucket, service, apply)
+}
+
+// watch is Watch of one bucket.
+func (r *Registry) watch(ctx context.Context, from *bucket, service string, apply func(events.Snapshot)) error {
+	w, err := r.newWatcher(from, service)
 	if err != nil {
 		return err
 	}
@@ -56,7 +66,15 @@ func (r *Registry) relaxed(every time.Duration) time.Duration {
 // tries until ctx ends, unless there are snapshots on disk: if the registry
 // cannot be reached they are the answer, and Stale.
 func (r *Registry) Snapshot(ctx context.Context, service string) ([]events.Snapshot, error) {
-	w, err := r.newWatcher(service)
+	if r.others != nil {
+		return r.snapshotRegions(ctx, service)
+	}
+	return r.snapshot(ctx, &r.bucket, service)
+}
+
+// snapshot is Snapshot of one bucket.
+func (r *Registry) snapshot(ctx context.Context, from *bucket, service string) ([]events.Snapshot, error) {
+	w, err := r.newWatcher(from, service)
 	if err != nil {
 		return nil, err
 	}
@@ -86,17 +104,20 @@ type watcher struct {
 	ctx     context.Context // of Watch
 	once    bool
 	live    chan *nats.Msg
+	elected chan *nats.Msg // says that the stream has a leader again
 	status  chan nats.Status
 	rest    time.Time   // until when nothing is given out
 	rested  *time.Timer // that is over
 	subs    []*nats.Subscription
 	dropped int
-	alive   time.Time // when the registry last said anything
-	err     error     // why the view is stale
-	tells   bool      // it was logged that it is
+	orders  chan struct{} // says that places were evacuated, or are not any more
+	ordered bool          // it is known which
+	alive   time.Time     // when the registry last said anything
+	err     error         // why the view is stale
+	tells   bool          // it was logged that it is
 }
 
-func (r *Registry) newWatcher(service string) (*watcher, error) {
+func (r *Registry) newWatcher(from *bucket, service string) (*watcher, error) {
 	which := ">"
 	if service != "" {
 		if err := events.ValidateService(service); err != nil {
@@ -105,13 +126,17 @@ func (r *Registry) newWatcher(service string) (*watcher, error) {
 		which = service + ".>"
 	}
 	w := &watcher{
-		view:   newView(r, service),
-		reader: newReader(r, which),
-		live:   make(chan *nats.Msg, liveBuffer),
-		status: r.nc.StatusChanged(),
-		rested: time.NewTimer(time.Hour),
+		view:    newView(r, service),
+		reader:  newReader(r, from, which),
+		live:    make(chan *nats.Msg, liveBuffer),
+		elected: make(chan *nats.Msg, 64),
+		status:  r.nc.StatusChanged(),
+		rested:  time.NewTimer(time.Hour),
 	}
-	for subject, ch := range map[string]chan *nats.Msg{r.live + "inst." + which: w.live, w.inbox + "*": w.replies} {
+	w.from, w.orders = from, r.evacuations.join()
+	for subject, ch := range map[string]chan *nats.Msg{
+		from.live + "inst." + which: w.live, w.inbox + "*": w.replies, electedPrefix + from.stream: w.elected,
+	} {
 		sub, err := r.nc.ChanSubscribe(subject, ch)
 		if err != nil {
 			w.close()
@@ -129,6 +154,7 @@ func (w *watcher) close() {
 	for _, sub := range w.subs {
 		_ = sub.Unsubscribe() // fails only if the connection is closed
 	}
+	w.r.evacuations.leave(w.orders)
 	w.r.nc.RemoveStatusListener(w.status)
 	w.due.Stop()
 	w.timeout.Stop()
@@ -152,8 +178,18 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 			for range len(w.replies) {
 				w.answer(<-w.replies)
 			}
+		case <-w.elected:
+			// Nobody could renew a lease since the last one was lost, also if
+			// nothing was amiss between us and our server.
+			w.outage = time.Now()
 		case <-w.status:
 			w.connection()
+		case <-w.orders:
+			w.ordered = true
+			if left, known := w.r.evacuations.now(); known {
+				w.left = left
+				w.touchAll()
+			}
 		case <-w.due.C:
 			w.next()
 		case <-w.vigil.C:
@@ -162,10 +198,10 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 		case <-w.timeout.C:
 			w.failed(fmt.Errorf("%w: no answer for %v", ErrUnavailable, w.patience()))
 		}
-		if w.ready && len(w.changed) > 0 && !w.resting() {
+		if w.ready && w.ordered && len(w.changed) > 0 && !w.resting() {
 			w.give(apply)
 		}
-		if w.ready && w.once {
+		if w.ready && w.ordered && w.once {
 			return nil
 		}
 	}

@@ -14,7 +14,7 @@ type Member struct {
 	// Suspect says that nobody knows whether it lives. When it becomes one it
 	// is probed at once, or within a second if there are many or if others in
 	// the zone do the same, as far as the budget goes; after a failure again, a
-	// second later. OnChange is then called for every failure.
+	// second later.
 	Suspect bool
 }
 

@@ -96,8 +96,8 @@ type Options struct {
 	// OnChange is called after something about a path of the group changed
 	// that may change the order of its instances: the estimate has another
 	// source, or moved by more than 10 % and 0.2 ms, another path is the
-	// nearest of its circle by more than 2 %, or the path's probes began to
-	// fail, or to succeed again, or failed once more for one that is suspect. The first change is told at once, those of
+	// nearest of its circle by more than 2 %, or a probe of the path
+	// failed, or succeeded again. The first change is told at once, those of
 	// the next 100 ms together. Calls come one at a time with no lock held;
 	// they may use the Prober, but not close it.
 	// A group that has just ended may be named once more.

@@ -171,9 +171,7 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 		pa.proven = false
 		hurry = p.o.retry(failures + 1)
 		pa.failures.Store(int64(failures + 1))
-		if failures == 0 || pa.suspect {
-			p.changedLocked(pa)
-		}
+		p.changedLocked(pa)
 		if len(pa.groups) > 0 && pa.groups[0].group.givesUpLocked(pa, now) {
 			hurry = -1 // the zone's slots will do
 		}

@@ -101,6 +101,40 @@ func TestFailuresBeforeTheSuspicionProveNothing(t *testing.T) {
 	}
 }
 
+// While the registry is away nobody tells who has died.
+func TestProbesTellTheDeadWhileTheRegistryIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, selector.Options{})
+		list := []events.Entry{w.at("a", home, time.Millisecond), w.at("b", home, time.Millisecond), w.at("r", nextDoor, 5*time.Millisecond)}
+		w.list(list...)
+		w.silence("a.example:80")
+		time.Sleep(20 * time.Second)
+		if w.candidate("a").Dead {
+			t.Error("it is dead, though its lease is renewed")
+		}
+		w.send(events.Snapshot{Service: "user", Entries: sortEntries(list), Stale: true})
+		if w.candidate("a").Dead {
+			t.Error("it is dead at once")
+		}
+		w.silence("b.example:80")
+		w.until("a and b are dead", 40*time.Second, func() bool { return w.candidate("a").Dead && w.candidate("b").Dead })
+		if got := w.only(); len(got) != 1 || got[0] != "r" {
+			t.Errorf("picked %v", got)
+		}
+		w.silence("r.example:80") // or our own network
+		time.Sleep(3 * time.Minute)
+		if got := w.only(); len(got) != 2 {
+			t.Errorf("with all dead it picks %v", got)
+		}
+		w.send(events.Snapshot{Service: "user", Entries: sortEntries(list)})
+		for _, c := range w.explain().Instances {
+			if c.Dead {
+				t.Errorf("%s is dead, though it is listed by a registry that is back", c.ID)
+			}
+		}
+	})
+}
+
 func TestTheDeadAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{})

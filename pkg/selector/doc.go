@@ -33,7 +33,9 @@
 // the best of the bad fill in beside the usable ones: suspects, then those whose
 // breaker has been open for longest, nearer circles first; not those that
 // refused the connection. Where nothing is usable there is an order of last
-// resorts: suspects, those that drain, those with an open breaker. A new instance
+// resorts: suspects, those that drain, those in a place that an operator has
+// evacuated, those with an open breaker. What is evacuated fills in for nobody, and
+// its circle is judged without it. A new instance
 // begins with a tenth of its weight and has all of it at the age of
 // [Options.RampUp], next to the oldest of its near set.
 //

@@ -28,15 +28,16 @@ var (
 // CircleCount says how many instances of a circle can be used, and why the
 // others cannot. Each instance is in one of the counts beside Total.
 type CircleCount struct {
-	Circle   string `json:"circle"`
-	Total    int    `json:"total"`
-	Usable   int    `json:"usable"`
-	Open     int    `json:"open"` // breakers
-	Draining int    `json:"draining"`
-	NotReady int    `json:"not_ready"`
-	Suspect  int    `json:"suspect"`
-	Dead     int    `json:"dead"`  // were suspect, and probes find nobody there
-	Other    int    `json:"other"` // no endpoint of the wanted protocol
+	Circle    string `json:"circle"`
+	Total     int    `json:"total"`
+	Usable    int    `json:"usable"`
+	Open      int    `json:"open"` // breakers
+	Draining  int    `json:"draining"`
+	NotReady  int    `json:"not_ready"`
+	Suspect   int    `json:"suspect"`
+	Evacuated int    `json:"evacuated"`
+	Dead      int    `json:"dead"`  // see [Standing]
+	Other     int    `json:"other"` // no endpoint of the wanted protocol
 }
 
 // NoInstanceError says that the service is listed and none of its instances
@@ -65,6 +66,7 @@ func (e *NoInstanceError) Error() string {
 			{c.Draining, "draining"},
 			{c.NotReady, "not ready"},
 			{c.Suspect, "suspect"},
+			{c.Evacuated, "evacuated"},
 			{c.Dead, "dead"},
 			{c.Other, "without the protocol"},
 		} {

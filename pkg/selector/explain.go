@@ -46,7 +46,8 @@ type Standing struct {
 	DistanceSource string  `json:"distance_source"` // measured, shared, predicted or assumed
 	Breaker        string  `json:"breaker"`         // closed, half-open or open
 	Suspect        bool    `json:"suspect"`
-	Dead           bool    `json:"dead"` // suspect, and probes find nobody there
+	Evacuated      bool    `json:"evacuated"` // an operator has ordered its place to be left
+	Dead           bool    `json:"dead"`      // probes find nobody there, and it is suspect or the registry out of reach
 	InFlight       int     `json:"in_flight"`
 	Picks          uint64  `json:"picks"`   // by this selector, ever
 	CallMS         float64 `json:"call_ms"` // average duration of its calls, 0 if not known
@@ -152,6 +153,7 @@ func (v *view) candidate(t *table, m *member, vd verdict) ranked {
 		DistanceSource: string(source),
 		Breaker:        m.breaker.State().String(),
 		Suspect:        m.suspect,
+		Evacuated:      m.evacuated,
 		Dead:           vd.condition == dead,
 		InFlight:       int(m.inFlight()),
 		Picks:          m.picks(),

@@ -161,7 +161,7 @@ func TestAnExplanationInJSONIsTheContract(t *testing.T) {
 			`{"circle":"zone","instances":1,"usable":1,"share":1,"best_ms":0.41,"distance_source":"measured","demoted":false,"load":0,"note":""}],"instances":[` +
 			`{"id":"a","service":"user","incarnation":"1","endpoints":{"tcp":"a.example:80"},"location":{"region":"us","zone":"us-a"},` +
 			`"status":"up","weight":100,"metadata":{"team":"a<b"},"ttl":"15s",` +
-			`"circle":"zone","distance_ms":0.41,"distance_source":"measured","breaker":"closed","suspect":false,"dead":false,` +
+			`"circle":"zone","distance_ms":0.41,"distance_source":"measured","breaker":"closed","suspect":false,"evacuated":false,"dead":false,` +
 			`"in_flight":1,"picks":2,"call_ms":1.5,"near":true,"reason":"picked by p2c: in the near set of zone"}]}`
 		// encoding/json escapes what Instance.MarshalJSON does not.
 		if got := strings.ReplaceAll(string(data), `\u003c`, "<"); got != want {

@@ -36,15 +36,20 @@ func imagine(i int, a, b byte) imagined {
 		im.entry.Status = events.NotReady
 	}
 	im.entry.Suspect = a>>5%4 == 1
+	im.entry.Evacuated = b>>5 == 3
 	fails := b%4 == 1
 	im.half = b%4 == 2
 	switch {
 	case im.entry.Status == events.NotReady:
 		im.rank = -1
-	case im.entry.Status == events.Draining && fails:
-		im.rank = 4
-	case fails:
+	case im.entry.Evacuated && fails:
+		im.rank = 6
+	case im.entry.Evacuated:
 		im.rank = 3
+	case im.entry.Status == events.Draining && fails:
+		im.rank = 5
+	case fails:
+		im.rank = 4
 	case im.entry.Status == events.Draining:
 		im.rank = 2
 	case im.entry.Suspect:
@@ -60,6 +65,8 @@ func FuzzPick(f *testing.F) {
 	f.Add(uint8(0), uint8(0), []byte{0, 0, 1, 0, 2, 0})
 	f.Add(uint8(1), uint8(1), []byte{0, 1, 1, 1, 2, 2})
 	f.Add(uint8(2), uint8(2), []byte{8, 1, 16, 0, 32, 0, 3, 9})
+	f.Add(uint8(0), uint8(0), []byte{0, 0x60, 1, 0x61, 2, 0x63, 40, 0x60})
+	f.Add(uint8(2), uint8(0), []byte{0, 0x61, 1, 1, 8, 0x60, 32, 0})
 	f.Add(uint8(6), uint8(5), []byte{0, 2, 0, 6, 0, 1, 9, 2, 10, 5, 40, 3, 48, 0})
 	f.Fuzz(func(t *testing.T, strategy, from uint8, data []byte) {
 		strategies := selector.Strategies()
@@ -100,7 +107,7 @@ func (w *world) enact(all []imagined) {
 	}
 	refuse(func(im imagined) bool { return im.half })
 	time.Sleep(4500 * time.Millisecond)
-	refuse(func(im imagined) bool { return !im.half && im.rank >= 3 })
+	refuse(func(im imagined) bool { return !im.half && im.rank >= 4 })
 	w.list(entries...) // takes a second, in which those of half turn half-open
 }
 
@@ -123,7 +130,7 @@ func (w *world) check(all []imagined, r selector.Request) {
 	for _, im := range all {
 		of[im.rank]++
 	}
-	if half := (of[0] + of[1] + of[3] + 1) / 2; of[0] > 0 && of[0] < half {
+	if half := (of[0] + of[1] + of[4] + 1) / 2; of[0] > 0 && of[0] < half {
 		in = min(of[1], half-of[0])
 	}
 	e, err := w.Explain(w.t.Context(), selector.Request{Service: "user", From: r.From})
@@ -198,7 +205,7 @@ func (w *world) checkShares(e selector.Explanation, all []imagined, place topolo
 	var whole, can, want [3]float64
 	for _, im := range all {
 		c := levels.Circle(place, im.entry.Place())
-		if im.rank != 2 && im.rank != 4 && im.entry.Status != events.Draining {
+		if im.rank < 0 || im.entry.Status != events.Draining && !im.entry.Evacuated {
 			whole[c] += float64(im.entry.Weight)
 		}
 		if im.rank == best {

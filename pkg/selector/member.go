@@ -19,7 +19,8 @@ type member struct {
 	protocols protocols
 	condition condition
 	suspect   bool
-	excused   int32         // probes in a row that had failed when it became suspect
+	evacuated bool          // an operator has ordered its place to be left
+	excused   int32         // probes in a row that had failed when it came into doubt
 	trial     bool          // its breaker is half-open
 	weight    uint16        // as announced
 	born      time.Duration // what its age counts from, on the selector's clock
@@ -30,14 +31,16 @@ type member struct {
 type condition uint8
 
 const (
-	usable   condition = iota
-	suspect            // its lease is gone, nothing proves it dead
-	draining           // about to leave, and still working
-	open               // its breaker: calls fail
-	leaving            // draining, and calls fail
-	dead               // suspect, and probes find nobody there
-	notReady           // never picked, as what follows
-	foreign            // no endpoint of the wanted protocol
+	usable    condition = iota
+	suspect             // its lease is gone, nothing proves it dead
+	draining            // about to leave, and still working
+	evacuated           // its place is to be left, and it still works, as far as is known
+	open                // its breaker: calls fail
+	leaving             // draining, and calls fail
+	abandoned           // evacuated, and calls fail
+	dead                // suspect, or the registry is out of reach, and probes find nobody there
+	notReady            // never picked, as what follows
+	foreign             // no endpoint of the wanted protocol
 	conditions
 )
 
@@ -51,8 +54,12 @@ func (m *member) look() {
 	switch {
 	case m.in.Status == events.NotReady:
 		m.condition = notReady
-	case m.suspect && m.missed():
+	case m.missed() && (m.suspect || m.svc.stale):
 		m.condition = dead
+	case m.evacuated && fails:
+		m.condition = abandoned
+	case m.evacuated:
+		m.condition = evacuated
 	case m.in.Status == events.Draining && fails:
 		m.condition = leaving
 	case m.in.Status == events.Draining:
@@ -66,9 +73,9 @@ func (m *member) look() {
 	}
 }
 
-// proof is how many probes of a suspect must fail in a row, one of them since it
-// is one: a single packet may get lost, and what failed before may have been our
-// own network.
+// proof is how many probes must fail in a row, one of them since the instance is
+// suspect or the view stale: a single packet may get lost, and what failed before
+// may have been our own network.
 const proof = 2
 
 // missed says whether probes prove that nobody is there.

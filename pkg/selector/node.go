@@ -64,10 +64,12 @@ func (n *node) distance() latency.Estimate { return n.path.Estimate(n.svc.sel.as
 // if a hundred times. (Finagle's and Linkerd's balancers keep a like average
 // with the same decay, for the same reasons.)
 //
-// A failure says little about how long calls take: it is believed for a moment,
-// in which the instance is avoided, and what it did to the average is forgotten
-// with the next call that succeeds after that. So one that was hung is called
-// again seconds after it is back, though its last calls took very long.
+// That is too long where calls are many: one slow call, the first perhaps, must
+// not keep an instance from its share. So whoever has not been called for a moment,
+// while others are all the time, is called once, and what that takes replaces what
+// was known. A failure, which says little about how long calls take, is believed
+// for that moment in any case: one that hung is called again seconds after it is
+// back, though its last calls took very long.
 const (
 	decay        = 10 * time.Second
 	fadeAfter    = int32(decay / tick / 16) // busy instances are spared the computation
@@ -76,7 +78,8 @@ const (
 	failPenalty  = 4 // a failure counts as a call that took this many times longer
 	leastPenalty = float32(10 * time.Millisecond)
 	mostPenalty  = float32(5 * time.Second)
-	believed     = int32(3 * time.Second / tick) // a failure, if there is none after it
+	believed     = int32(3 * time.Second / tick)  // what an instance did, where calls are many
+	many         = int32(time.Second / 10 / tick) // between two of them, at most
 )
 
 // packCost packs a duration in nanoseconds, as a float32, with the time of its
@@ -89,21 +92,22 @@ func unpackCost(c uint64) (ns float32, at uint32) {
 	return math.Float32frombits(uint32(c >> 32)), uint32(c)
 }
 
-// duration is what a call may be expected to take, in nanoseconds; 0 when that
-// is not known: none has ended yet, or the last one failed and is long ago.
-func (n *node) duration(now uint32) float32 {
+// duration is what a call may be expected to take, in nanoseconds, and how long
+// ago the last one ended, in ticks. It is 0 when that is not known: none has ended
+// yet, or the last one failed and is long ago.
+func (n *node) duration(now uint32) (ns float32, idle int32) {
 	ns, at := unpackCost(n.cost.Load())
-	idle := int32(now - at)
+	idle = int32(now - at)
 	if ns < 0 {
 		if idle > believed {
-			return 0
+			return 0, idle
 		}
 		ns = -ns
 	}
 	if idle > fadeAfter {
 		ns *= faded(idle)
 	}
-	return ns
+	return ns, idle
 }
 
 // average is the moving average of the durations of calls.
@@ -119,10 +123,8 @@ func faded(idle int32) float32 { return float32(math.Exp(-float64(idle) / float6
 // instant may lose one of the samples, never more.
 func (n *node) learn(took time.Duration, err error, now uint32) {
 	ns, at := unpackCost(n.cost.Load())
-	failed, idle := ns < 0, int32(now-at)
-	if failed {
-		ns = -ns
-	}
+	idle := int32(now - at)
+	ns = max(ns, -ns)
 	sample := float32(max(took, 1))
 	weight := float32(minWeight)
 	sign := float32(1)
@@ -137,7 +139,7 @@ func (n *node) learn(took time.Duration, err error, now uint32) {
 		}
 	}
 	switch {
-	case ns == 0, failed && sign > 0 && idle > believed:
+	case ns == 0, sign > 0 && idle > believed:
 		weight = 1
 	case idle > fadeAfter/2: // before, it is less than minWeight
 		weight = max(weight, 1-faded(idle))

@@ -111,6 +111,25 @@ func TestP2CDoesNotTakeFastFailuresForSpeed(t *testing.T) {
 	})
 }
 
+// The first call of an instance is often a slow one.
+func TestASlowFirstCallDoesNotKeepAnInstanceFromItsShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(3)...)
+		cold := true
+		took := func(id string) time.Duration {
+			if id == "i0" && cold {
+				cold = false
+				return 500 * time.Millisecond
+			}
+			return 5 * time.Millisecond
+		}
+		w.timed(1000, took) // 5 s
+		if n := w.timed(1000, took)["i0"]; n < 200 {
+			t.Errorf("it got %d of 1000 picks five seconds after its first call, want about 333", n)
+		}
+	})
+}
+
 // One that hung for a while is not taken for slow when it is back, and while it
 // hangs it is tried now and then.
 func TestOneThatHungIsCalledAgainSecondsAfterItIsBack(t *testing.T) {

@@ -6,11 +6,13 @@ import (
 )
 
 var conditionText = [...]string{
-	suspect:  "its lease is gone and nothing proves it dead",
-	draining: "it is about to leave",
-	open:     "its breaker is open, calls failed",
-	leaving:  "it is about to leave and its breaker is open",
-	dead:     "its lease is gone and probes find nobody there",
+	suspect:   "its lease is gone and nothing proves it dead",
+	draining:  "it is about to leave",
+	open:      "its breaker is open, calls failed",
+	leaving:   "it is about to leave and its breaker is open",
+	evacuated: "its place is evacuated",
+	abandoned: "its place is evacuated and its breaker is open",
+	dead:      "its lease is gone, or the registry out of reach, and probes find nobody there",
 }
 
 // reason says what a table does with an instance of that verdict.

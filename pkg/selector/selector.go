@@ -216,6 +216,7 @@ type CircleStats struct {
 	Picks           uint64 // since the start
 	Instances       int
 	Usable          int
+	Evacuated       int
 	Suspect         int // their leases are gone, nothing proves them dead
 	Dead            int // and of these, probes find nobody there
 	InFlight        int

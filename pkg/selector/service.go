@@ -132,6 +132,9 @@ func (svc *service) apply(s events.Snapshot) {
 	}
 	gone, changed := svc.mergeLocked(s.Entries)
 	if changed || s.Stale != svc.stale || !svc.known {
+		if s.Stale != svc.stale {
+			svc.doubtLocked(s.Stale)
+		}
 		svc.stale, svc.since, svc.known = s.Stale, s.StaleSince, true
 		svc.total.Store(int64(len(svc.members)))
 		svc.rebuildLocked()
@@ -148,6 +151,17 @@ func (svc *service) apply(s events.Snapshot) {
 	}
 }
 
+// doubtLocked is for when the registry goes out of reach, or is back: nobody
+// tells any more who has died, so from now on failed probes do.
+func (svc *service) doubtLocked(stale bool) {
+	svc.look = true
+	for i := range svc.members {
+		if m := &svc.members[i]; stale && !m.suspect {
+			m.excused = int32(m.path.Failures())
+		}
+	}
+}
+
 // mergeLocked makes the members those of a snapshot, keeping what was learned
 // about the instances that stay. Both lists are ordered by key, so it walks them
 // together: in place as long as they are in step, which is most often to the end.
@@ -156,7 +170,7 @@ func (svc *service) mergeLocked(entries []events.Entry) (gone []*node, changed b
 	i := 0
 	for ; i < len(entries) && i < len(members); i++ {
 		m, e := &members[i], &entries[i]
-		if m.in == e.Instance && m.suspect == e.Suspect {
+		if m.in == e.Instance && m.suspect == e.Suspect && m.evacuated == e.Evacuated {
 			continue
 		}
 		if m.in != e.Instance && m.in.Compare(e.Instance) != 0 {
@@ -188,7 +202,7 @@ func (svc *service) mergeLocked(entries []events.Entry) (gone []*node, changed b
 			members = append(members, svc.member(e, nil))
 			continue
 		}
-		if old[k].in != e.Instance || old[k].suspect != e.Suspect {
+		if old[k].in != e.Instance || old[k].suspect != e.Suspect || old[k].evacuated != e.Evacuated {
 			if n := svc.renewLocked(&old[k], e); n != nil {
 				gone = append(gone, n)
 			}
@@ -217,7 +231,7 @@ func (svc *service) renewLocked(m *member, e events.Entry) (gone *node) {
 	}
 	before := *m
 	*m = svc.member(e, n)
-	if n != nil && before.suspect {
+	if n != nil && (before.suspect || svc.stale) {
 		m.excused = before.excused
 		m.look()
 	}
@@ -252,7 +266,7 @@ func (svc *service) member(e events.Entry, n *node) member {
 		n.path.Place(e.Coordinate)
 	}
 	n.setWeight(e.Weight)
-	m := member{node: n, in: e.Instance, circle: n.home, suspect: e.Suspect, protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), born: svc.born(e.Instance)}
+	m := member{node: n, in: e.Instance, circle: n.home, suspect: e.Suspect, evacuated: e.Evacuated, protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), born: svc.born(e.Instance)}
 	m.excused = int32(m.path.Failures())
 	m.look()
 	return m
@@ -347,7 +361,7 @@ func (svc *service) stats() []CircleStats {
 	for i := range all {
 		c := t.census(uint8(i), svc.sel.opts.Levels.Name(i))
 		all[i] = CircleStats{
-			Service: svc.name, Circle: c.Circle, Picks: svc.gone[i], Instances: c.Total, Usable: c.Usable, Suspect: c.Suspect, Dead: c.Dead,
+			Service: svc.name, Circle: c.Circle, Picks: svc.gone[i], Instances: c.Total, Usable: c.Usable, Evacuated: c.Evacuated, Suspect: c.Suspect, Dead: c.Dead,
 			Stale: svc.stale, StaleSince: svc.since,
 			Share: t.share(uint8(i)), Demoted: t.demoted(uint8(i)),
 		}

@@ -158,12 +158,15 @@ func two(near []*node) (a, b *node) {
 const alike = 1.25
 
 // lighter is the node with less load: calls in flight times their duration, by
-// weight. While the duration of one is not known only the calls in flight are
-// compared, so a new instance is neither flooded nor starved.
+// weight. While the duration of one is not known, or is old though the other is
+// called all the time, only the calls in flight are compared: so a new instance
+// is neither flooded nor starved, and a slow one is tried again.
 func lighter(a, b *node, now uint32) *node {
 	la, lb := a.queue(), b.queue()
-	da, db := a.duration(now), b.duration(now)
-	if (da > alike*db || db > alike*da) && da != 0 && db != 0 {
+	da, ia := a.duration(now)
+	db, ib := b.duration(now)
+	known := da != 0 && db != 0 && (max(ia, ib) <= believed || min(ia, ib) > many)
+	if known && (da > alike*db || db > alike*da) {
 		la, lb = la*da, lb*db
 	}
 	if lb < la {

@@ -192,9 +192,9 @@ func (t *table) census(circle uint8, name string) CircleCount {
 	of := func(what condition) int { return int(t.counts[t.index(what, circle)]) }
 	c := CircleCount{
 		Circle: name, Usable: of(usable), Open: of(open), Draining: of(draining) + of(leaving),
-		NotReady: of(notReady), Suspect: of(suspect), Dead: of(dead), Other: of(foreign),
+		NotReady: of(notReady), Suspect: of(suspect), Dead: of(dead), Evacuated: of(evacuated) + of(abandoned), Other: of(foreign),
 	}
-	c.Total = c.Usable + c.Open + c.Draining + c.NotReady + c.Suspect + c.Dead + c.Other
+	c.Total = c.Usable + c.Open + c.Draining + c.NotReady + c.Suspect + c.Dead + c.Evacuated + c.Other
 	return c
 }
 

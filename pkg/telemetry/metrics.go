@@ -20,11 +20,13 @@ import (
 // hooks, safe for concurrent use.
 type Metrics struct {
 	announcerChanges metric.Int64Counter
+	lostRecords      metric.Int64Counter
 	breakerChanges   metric.Int64Counter
 	requests         metric.Int64Counter
 	durations        metric.Float64Histogram
 
 	registered metric.Int64ObservableGauge
+	failing    metric.Int64ObservableGauge
 	views      viewInstruments
 	reads      registryInstruments
 	callback   metric.Registration
@@ -52,17 +54,19 @@ func New(meter metric.Meter) (*Metrics, error) {
 	}
 	b := builder{meter: meter}
 	m.announcerChanges = b.counter("proxima_announcer_changes", "Changes of the phase of announcements.")
+	m.lostRecords = b.counter("proxima_announcer_lost_records", "Records that were gone, though nobody had taken them out, and were announced again.")
 	m.breakerChanges = b.counter("proxima_breaker_changes", "Changes of the state of breakers.")
 	m.requests = b.counter("proxima_router_requests", "Requests that came through the router's doors.")
 	m.durations = b.seconds("proxima_router_request_duration", "Time from a request to the end of its answer.")
 	m.registered = b.gauge("proxima_announcer_registered", "1 while the instance is listed in the registry, else 0.")
+	m.failing = b.gauge("proxima_announcer_failing", "1 while something is wrong with the announcement, such as a lease that cannot be renewed, else 0.")
 	m.views = newViewInstruments(&b)
 	m.reads = newRegistryInstruments(&b)
 	if b.err != nil {
 		return nil, fmt.Errorf("telemetry: make an instrument: %w", b.err)
 	}
 
-	callback, err := meter.RegisterCallback(m.observe, append(append(m.views.all(), m.reads.all()...), m.registered)...)
+	callback, err := meter.RegisterCallback(m.observe, append(append(m.views.all(), m.reads.all()...), m.registered, m.failing)...)
 	if err != nil {
 		return nil, fmt.Errorf("telemetry: register a callback: %w", err)
 	}
@@ -86,7 +90,11 @@ func (m *Metrics) OnState(s kv.State) {
 		m.announcements[a] = s
 	}
 	m.mu.Unlock()
-	if ctx := context.Background(); (!known || before.Phase != s.Phase) && m.announcerChanges.Enabled(ctx) {
+	ctx := context.Background()
+	if s.Lost > before.Lost {
+		m.lostRecords.Add(ctx, int64(s.Lost-before.Lost), metric.WithAttributes(attribute.String("service", s.Service)))
+	}
+	if (!known || before.Phase != s.Phase) && m.announcerChanges.Enabled(ctx) {
 		m.announcerChanges.Add(ctx, 1, metric.WithAttributes(
 			attribute.String("service", s.Service), attribute.String("phase", string(s.Phase))))
 	}
@@ -118,16 +126,20 @@ func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 	announcements := maps.Clone(m.announcements)
 	m.mu.Unlock()
 	for a, state := range announcements {
-		n := int64(0)
-		if state.Registered() {
-			n = 1
-		}
-		o.ObserveInt64(m.registered, n, metric.WithAttributes(
-			attribute.String("service", a.service), attribute.String("instance", a.instance)))
+		of := metric.WithAttributes(attribute.String("service", a.service), attribute.String("instance", a.instance))
+		o.ObserveInt64(m.registered, oneIf(state.Registered()), of)
+		o.ObserveInt64(m.failing, oneIf(state.Err != nil), of)
 	}
 	m.observeViews(o)
 	m.observeRegistries(o)
 	return nil
+}
+
+func oneIf(is bool) int64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // builder makes instruments and keeps what went wrong.

@@ -92,11 +92,17 @@ func TestShowsWhichInstancesAreRegistered(t *testing.T) {
 	m.OnState(kv.State{Service: "user", Instance: "u1", Phase: kv.Registering})
 	m.OnState(kv.State{Service: "user", Instance: "u1", Phase: kv.Registering, Err: errors.New("no reply")})
 	m.OnState(kv.State{Service: "user", Instance: "u2", Phase: kv.Registered})
+	m.OnState(kv.State{Service: "user", Instance: "u2", Phase: kv.Registered, Lost: 2})
+	m.OnState(kv.State{Service: "user", Instance: "u2", Phase: kv.Registered, Lost: 3})
 	m.OnState(kv.State{Service: "shop", Instance: "s1", Phase: kv.Draining})
 	m.want(t, "announced", names, []string{
 		`proxima_announcer_changes_total{phase="draining",service="shop"} 1`,
 		`proxima_announcer_changes_total{phase="registered",service="user"} 1`,
 		`proxima_announcer_changes_total{phase="registering",service="user"} 1`,
+		`proxima_announcer_failing{instance="s1",service="shop"} 0`,
+		`proxima_announcer_failing{instance="u1",service="user"} 1`,
+		`proxima_announcer_failing{instance="u2",service="user"} 0`,
+		`proxima_announcer_lost_records_total{service="user"} 3`,
 		`proxima_announcer_registered{instance="s1",service="shop"} 1`,
 		`proxima_announcer_registered{instance="u1",service="user"} 0`,
 		`proxima_announcer_registered{instance="u2",service="user"} 1`,

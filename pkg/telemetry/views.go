@@ -22,7 +22,8 @@ type Stats interface {
 // viewInstruments show the view that selectors have of services.
 type viewInstruments struct {
 	picks                          metric.Int64ObservableCounter
-	instances, usable, inFlight    metric.Int64ObservableGauge
+	instances, usable, evacuated   metric.Int64ObservableGauge
+	inFlight                       metric.Int64ObservableGauge
 	share                          metric.Float64ObservableGauge
 	suspect, dead, demoted, stale  metric.Int64ObservableGauge
 	staleFor                       metric.Float64ObservableGauge
@@ -36,6 +37,7 @@ func newViewInstruments(b *builder) viewInstruments {
 		usable:    b.gauge("proxima_usable_instances", "Instances that may be picked."),
 		suspect:   b.gauge("proxima_suspect_instances", "Instances whose leases are gone, most often with many others, and that nothing proves dead: they are picked last."),
 		dead:      b.gauge("proxima_dead_instances", "Instances that were suspect until probes found nobody there."),
+		evacuated: b.gauge("proxima_evacuated_instances", "Instances in places that an operator has ordered to be left: they are picked when there is nothing better."),
 		inFlight:  b.gauge("proxima_in_flight", "Calls in flight."),
 		share:     b.floatGauge("proxima_circle_share", "Share of picks that begin in the circle, 0 to 1."),
 		demoted:   b.gauge("proxima_demoted_circles", "1 while the circle stands behind one that is nearer by distance, else 0."),
@@ -50,7 +52,7 @@ func newViewInstruments(b *builder) viewInstruments {
 
 func (v *viewInstruments) all() []metric.Observable {
 	return []metric.Observable{
-		v.picks, v.instances, v.usable, v.suspect, v.dead, v.inFlight, v.share, v.demoted, v.stale, v.staleFor, v.probes, v.rejected, v.invalidBeats,
+		v.picks, v.instances, v.usable, v.suspect, v.dead, v.evacuated, v.inFlight, v.share, v.demoted, v.stale, v.staleFor, v.probes, v.rejected, v.invalidBeats,
 	}
 }
 
@@ -119,6 +121,7 @@ func (m *Metrics) observeViews(o metric.Observer) {
 			sum.Usable += c.Usable
 			sum.Suspect += c.Suspect
 			sum.Dead += c.Dead
+			sum.Evacuated += c.Evacuated
 			sum.InFlight += c.InFlight
 			sum.Share += c.Share
 			sum.Demoted = sum.Demoted || c.Demoted
@@ -142,6 +145,7 @@ func (m *Metrics) observeViews(o metric.Observer) {
 		o.ObserveInt64(m.views.usable, int64(c.Usable), at.attributes())
 		o.ObserveInt64(m.views.suspect, int64(c.Suspect), at.attributes())
 		o.ObserveInt64(m.views.dead, int64(c.Dead), at.attributes())
+		o.ObserveInt64(m.views.evacuated, int64(c.Evacuated), at.attributes())
 		o.ObserveInt64(m.views.inFlight, int64(c.InFlight), at.attributes())
 		o.ObserveFloat64(m.views.share, c.Share/c.selectors, at.attributes())
 		demoted := int64(0)

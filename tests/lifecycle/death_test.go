@@ -175,7 +175,7 @@ func TestAKilledInstanceCostsAttemptsAndNoCall(t *testing.T) {
 		f.up(id, "")
 	}
 	calls := begin(t, 1000, f.read)
-	calls.answers(t, "dies", 300, time.Time{})
+	calls.answers(t, "dies", 100, time.Time{})
 	inFlight := f.inFlight("dies")
 	killed := time.Now()
 	dies.signal(syscall.SIGKILL)

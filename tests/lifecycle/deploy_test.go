@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 // A rolling deploy: one instance after the other is told to stop, and started
@@ -136,4 +138,42 @@ func TestAGracefulStopFailsNoneOfTenThousandCalls(t *testing.T) {
 		t.Errorf("the one that left has answered %d calls, the last %v after its end",
 			l.count(l.answered, "leaves", began), l.last(l.answered, "leaves", ended))
 	}
+}
+
+// Routers are replaced too: whoever asks by NATS does not notice.
+func TestRoutersAreReplacedUnderLoad(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 5*time.Second)
+	at := address(t, 71)
+	service(t, at)
+	f.announce("user", at)
+	f.up("user", "")
+	nc, err := nats.Connect(f.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	var routers []*process
+	for range 2 {
+		p, _ := f.router()
+		routers = append(routers, p)
+	}
+	calls := begin(t, 100, func(ctx context.Context, _ int, tried func(string, error)) error {
+		answer, err := nc.RequestWithContext(ctx, "proxima.route.user", []byte("{}"))
+		if err == nil && answer.Header.Get("Nats-Service-Error-Code") != "" {
+			err = fmt.Errorf("status %s: %s", answer.Header.Get("Nats-Service-Error-Code"), answer.Header.Get("Nats-Service-Error"))
+		}
+		tried("user", err)
+		return err
+	})
+	for _, p := range routers {
+		calls.answers(t, "user", 30, time.Now())
+		p.signal(syscall.SIGTERM)
+		if code := p.exit(); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+		f.router()
+	}
+	calls.answers(t, "user", 30, time.Now())
+	calls.check(t, "by NATS")
 }

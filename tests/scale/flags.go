@@ -38,7 +38,7 @@ type config struct {
 const help = `Usage: go run ./tests/scale [flags]
 
 Says what Proxima costs where there is much of it, next to the figures of its
-peers. The defaults take about eight minutes, -quick one. See tests/scale/README.md.
+peers. The defaults take about eight minutes, -quick one or two. See tests/scale/README.md.
 
 `
 
@@ -74,7 +74,7 @@ func parseFlags(args []string) (c config, text string, err error) {
 	set.SetOutput(io.Discard)
 	set.Usage = func() {}
 	which := set.String("sections", strings.Join(names, ","), "what to run, joined by commas")
-	quick := set.Bool("quick", false, "smaller sizes and shorter times, unless given: about a minute in all")
+	quick := set.Bool("quick", false, "smaller sizes and shorter times, unless given: a minute or two in all")
 	c.Watchers, c.Large = []int{0, 100, 1000}, []int{5000, 10_000}
 	set.IntVar(&c.Instances, "instances", 100_000, "fleet: instances that are listed")
 	set.IntVar(&c.Services, "services", 1000, "fleet: services that they are of")
@@ -88,7 +88,7 @@ func parseFlags(args []string) (c config, text string, err error) {
 	set.IntVar(&c.Fanout, "fanout", 2000, "fanout: connections that watch one service")
 	set.IntVar(&c.Expiring, "expiring", 10_000, "expiry: instances that expire together")
 	set.IntVar(&c.Callers, "callers", 1000, "start, storm: callers at once; storm: half as many more")
-	set.DurationVar(&c.Outage, "outage", 10*time.Second, "outage: how long the server is killed, or frozen")
+	set.DurationVar(&c.Outage, "outage", 10*time.Second, "outage: how long the server is killed, or frozen; the ttl is half of that")
 	set.IntVar(&c.Live, "live", 100, "outage: live instances, and watchers")
 	set.DurationVar(&c.Steady, "steady", 15*time.Second, "announce, heartbeats: how long CPU is measured")
 	set.StringVar(&c.profile, "profile", "", "write profiles of all processes into `DIR`, for go tool pprof")

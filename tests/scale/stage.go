@@ -97,7 +97,8 @@ var quiet = slog.New(slog.DiscardHandler)
 func dial(url string) (*nats.Conn, error) {
 	return nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond),
 		nats.ReconnectJitter(150*time.Millisecond, 150*time.Millisecond), nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2),
-		nats.ReconnectBufSize(-1), nats.Timeout(5*time.Second))
+		nats.ReconnectBufSize(-1), nats.Timeout(5*time.Second),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})) // what it would log is measured
 }
 
 func open(ctx context.Context, nc *nats.Conn, o kv.Options) (*kv.Registry, error) {

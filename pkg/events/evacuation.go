@@ -1,0 +1,171 @@
+package events
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+// MaxEvacuationSize is the largest encoded evacuation, in bytes.
+const MaxEvacuationSize = 1 << 10
+
+const evacuateFamily = "evacuate"
+
+// Evacuation is an operator's order about a place: that its instances be used
+// only when there are no others, or that this is over. It is kept in the
+// bucket under [Evacuation.Key]. Of two orders about a place the later holds,
+// whoever hears them in whatever order, see [Evacuation.Overrides].
+type Evacuation struct {
+	Region string
+	Zone   string // empty: the whole region
+	// Evacuated is false for the order that undoes one.
+	Evacuated bool
+	// At is when it was ordered, in whole milliseconds. Who orders looks at the
+	// last order about the place and is later than that, so clocks that differ
+	// change nothing, except between orders that did not know of each other.
+	At time.Time
+}
+
+type evacuationWire struct {
+	Evacuated *bool  `json:"evacuated"`
+	At        string `json:"at"`
+}
+
+// Key is the bucket key of the order: evacuate.<region> or
+// evacuate.<region>.<zone>.
+func (e Evacuation) Key() string {
+	if e.Zone == "" {
+		return evacuateFamily + "." + e.Region
+	}
+	return evacuateFamily + "." + e.Region + "." + e.Zone
+}
+
+// Place is what operators write: region or region/zone.
+func (e Evacuation) Place() string {
+	if e.Zone == "" {
+		return e.Region
+	}
+	return e.Region + "/" + e.Zone
+}
+
+// Covers says whether something at l is in the place. What is not known to be
+// there is not.
+func (e Evacuation) Covers(l topology.Location) bool {
+	return l.Region == e.Region && (e.Zone == "" || l.Zone == e.Zone)
+}
+
+// Overrides says whether e holds rather than another order about the same
+// place: it is the later one; of two of the same moment that which evacuates.
+func (e Evacuation) Overrides(other Evacuation) bool {
+	if !e.At.Equal(other.At) {
+		return e.At.After(other.At)
+	}
+	return e.Evacuated && !other.Evacuated
+}
+
+// ParsePlace reads what [Evacuation.Place] writes, and validates it.
+func ParsePlace(s string) (region, zone string, err error) {
+	region, zone, two := strings.Cut(s, "/")
+	if two && zone == "" {
+		return "", "", &FieldError{"place", s, "want a region, or region/zone"}
+	}
+	e := Evacuation{Region: region, Zone: zone}
+	return region, zone, e.validatePlace()
+}
+
+// Validate says which field breaks which rule.
+func (e Evacuation) Validate() error {
+	if err := e.validatePlace(); err != nil {
+		return err
+	}
+	if y := e.At.UTC().Year(); y < 1970 || y > 9999 || !e.At.Equal(e.At.Truncate(time.Millisecond)) {
+		return &FieldError{"at", e.At.UTC().Format(time.RFC3339Nano), atRule}
+	}
+	return nil
+}
+
+const atRule = "want a time of the years 1970 to 9999 in whole milliseconds, such as 2026-11-21T08:00:00.123Z"
+
+func (e Evacuation) validatePlace() error {
+	if err := validatePlaceName("region", e.Region); err != nil || e.Zone == "" {
+		return err
+	}
+	return validatePlaceName("zone", e.Zone)
+}
+
+// validatePlaceName refuses what is not known, too: nothing is there.
+func validatePlaceName(field, s string) error {
+	if s == Unknown {
+		return &FieldError{field, s, "want a place that is known"}
+	}
+	return ValidateName(field, s)
+}
+
+// EncodeEvacuation validates an order and writes what is kept under its key.
+func EncodeEvacuation(e Evacuation) ([]byte, error) {
+	if err := e.Validate(); err != nil {
+		return nil, err
+	}
+	data, err := marshal(evacuationWire{&e.Evacuated, e.At.UTC().Format(time.RFC3339Nano)})
+	if err != nil {
+		return nil, fmt.Errorf("events: encode the evacuation of %s: %w", e.Place(), err)
+	}
+	return data, nil
+}
+
+// DecodeEvacuation reads and validates an order that is kept under a key.
+// Fields it does not know are ignored. Nothing of data is kept. The error never
+// quotes more than a little of the data; it is a *[FieldError] when the JSON is
+// sound.
+func DecodeEvacuation(key string, data []byte) (Evacuation, error) {
+	e, err := ParseEvacuationKey(key)
+	if err != nil {
+		return Evacuation{}, err
+	}
+	if len(data) > MaxEvacuationSize {
+		return Evacuation{}, fmt.Errorf("events: an evacuation of %d bytes, want at most %d", len(data), MaxEvacuationSize)
+	}
+	if !utf8.Valid(data) {
+		return Evacuation{}, errors.New("events: decode an evacuation: not UTF-8")
+	}
+	if !bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
+		return Evacuation{}, &FieldError{"evacuation", string(data), wantObject}
+	}
+	var w evacuationWire
+	if err := json.Unmarshal(data, &w); err != nil {
+		if te, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			rule := "want true or false"
+			if te.Field == "at" {
+				rule = atRule
+			}
+			return Evacuation{}, &FieldError{te.Field, te.Value, rule}
+		}
+		return Evacuation{}, fmt.Errorf("events: decode an evacuation: %w", err)
+	}
+	if w.Evacuated == nil {
+		return Evacuation{}, &FieldError{"evacuated", "", "want true or false"}
+	}
+	if e.At, err = time.Parse(time.RFC3339Nano, w.At); err != nil {
+		return Evacuation{}, &FieldError{"at", w.At, atRule}
+	}
+	e.At, e.Evacuated = e.At.UTC(), *w.Evacuated
+	return e, e.Validate()
+}
+
+// ParseEvacuationKey reads the place in a key, and validates it.
+func ParseEvacuationKey(key string) (Evacuation, error) {
+	family, place, ok := strings.Cut(key, ".")
+	var e Evacuation
+	var two bool
+	e.Region, e.Zone, two = strings.Cut(place, ".")
+	if !ok || family != evacuateFamily || two && e.Zone == "" {
+		return Evacuation{}, &FieldError{"key", key, "want evacuate.<region> or evacuate.<region>.<zone>"}
+	}
+	return e, e.validatePlace()
+}

@@ -1,0 +1,224 @@
+package kv
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+const (
+	evacuateFamily = "evacuate."
+	ordersPage     = 512 // orders asked for at a time
+	maxOrders      = 8   // pages
+)
+
+// order is an order as it is kept, or the mark that somebody removed it.
+type order struct {
+	events.Evacuation
+	removed bool
+}
+
+// orders are those that hold, by key. Regions that know of different ones agree
+// as soon as each has heard of the other's: the later order about a place holds.
+type orders map[string]order
+
+// add takes in an order. Where one bucket keeps a mark and another an order, the
+// order holds.
+func (o orders) add(key string, n order) {
+	was, known := o[key]
+	if !known || was.removed || !n.removed && n.Overrides(was.Evacuation) {
+		o[key] = n
+	}
+}
+
+// evacuated are the places to leave, in order.
+func (o orders) evacuated() []events.Evacuation {
+	var all []events.Evacuation
+	for _, e := range o {
+		if !e.removed && e.Evacuated {
+			all = append(all, e.Evacuation)
+		}
+	}
+	slices.SortFunc(all, func(a, b events.Evacuation) int { return strings.Compare(a.Place(), b.Place()) })
+	return all
+}
+
+// Evacuate orders that the instances of a place be used only when there is
+// nothing better, or that this is over: Evacuated says which. It is written
+// here, and every region hears of it that can be reached, the others when they
+// can. It returns the order as it is kept, with its time, which is filled in.
+func (r *Registry) Evacuate(ctx context.Context, e events.Evacuation) (events.Evacuation, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*r.opts.OpTimeout)
+	defer cancel()
+	for range 3 {
+		known, err := r.readOrders(ctx)
+		if err != nil {
+			return events.Evacuation{}, fmt.Errorf("kv: evacuate %s: %w", e.Place(), err)
+		}
+		e.At = time.Now().UTC().Truncate(time.Millisecond)
+		if last, ok := known[e.Key()]; ok && !last.removed && !e.At.After(last.At) {
+			e.At = last.At.Add(time.Millisecond) // clocks differ; what we know of came before
+		}
+		err = r.putOrder(ctx, e)
+		if err == nil {
+			return e, nil
+		}
+		if !errors.Is(err, ErrFenced) {
+			return events.Evacuation{}, err
+		}
+	}
+	return events.Evacuation{}, fmt.Errorf("kv: evacuate %s: %w: it is being ordered by others, too", e.Place(), ErrUnavailable)
+}
+
+// putOrder writes an order in the place of the one that it overrides, and tells
+// who watches.
+func (r *Registry) putOrder(ctx context.Context, e events.Evacuation) error {
+	data, err := events.EncodeEvacuation(e)
+	if err != nil {
+		return err
+	}
+	var revision uint64
+	msg, err := r.lastMsg(ctx, r.prefix+e.Key())
+	switch {
+	case err == nil:
+		if last, err := r.parseOrder(&r.bucket, msg); err == nil && !last.removed && !e.Overrides(last.Evacuation) {
+			return fmt.Errorf("kv: evacuate %s: %w", e.Place(), ErrFenced)
+		}
+		revision, _ = stampUint(msg.Header, hdrSequence)
+	case !errors.Is(err, ErrNotFound):
+		return fmt.Errorf("kv: evacuate %s: %w", e.Place(), err)
+	}
+	_, err = r.publish(ctx, &nats.Msg{Subject: r.prefix + e.Key(), Data: data}, jetstream.WithExpectLastSequencePerSubject(revision))
+	if err != nil {
+		return fmt.Errorf("kv: evacuate %s: %w", e.Place(), err)
+	}
+	// The bucket republishes instances only. Who does not hear this finds the
+	// order with its next look.
+	if err := r.nc.Publish(r.live+e.Key(), data); err == nil {
+		_ = r.nc.FlushWithContext(ctx)
+	}
+	return nil
+}
+
+// Evacuations returns the places that are evacuated now, in order.
+func (r *Registry) Evacuations(ctx context.Context) ([]events.Evacuation, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.opts.OpTimeout)
+	defer cancel()
+	all, err := r.readOrders(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("kv: read the evacuations: %w", err)
+	}
+	return all.evacuated(), nil
+}
+
+// readOrders reads all orders, of every region.
+func (r *Registry) readOrders(ctx context.Context) (orders, error) {
+	all := orders{}
+	for _, b := range r.buckets() {
+		subjects := b.prefix + evacuateFamily + ">"
+		next, err := r.ask(ctx, b, getRequest{Seq: 1, MultiLast: []string{subjects}}, all)
+		if errors.Is(err, errTooMany) { // somebody has filled the bucket: go through it
+			next, err = 1, nil
+		}
+		for page := 0; page < maxOrders && next > 0 && err == nil; page++ {
+			next, err = r.ask(ctx, b, getRequest{Seq: next, NextFor: subjects, Batch: ordersPage}, all)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// errTooMany says that there is more than a server tells at once.
+var errTooMany = errors.New("kv: too many orders to evacuate")
+
+// ask adds the orders that answer a question, and returns where the next page
+// begins, 0 after the last.
+func (r *Registry) ask(ctx context.Context, b *bucket, q getRequest, all orders) (next uint64, err error) {
+	if !r.nc.IsConnected() {
+		return 0, fmt.Errorf("%w: not connected", ErrUnavailable)
+	}
+	sub, err := r.nc.SubscribeSync(r.nc.NewInbox())
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is closed
+	req, err := json.Marshal(q)
+	if err != nil {
+		return 0, err
+	}
+	if err := r.nc.PublishRequest(b.direct, sub.Subject, req); err != nil {
+		return 0, err
+	}
+	last := q.Seq
+	for {
+		msg, err := sub.NextMsgWithContext(ctx)
+		if errors.Is(err, nats.ErrNoResponders) {
+			return 0, fmt.Errorf("%w: no server has bucket %q", ErrUnavailable, b.name)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		switch code := msg.Header.Get(hdrStatus); {
+		case stored(msg):
+			o, err := r.parseOrder(b, msg)
+			if err != nil {
+				r.invalid(msg, err)
+			} else {
+				all.add(o.Key(), o)
+			}
+			seq, _ := stampUint(msg.Header, hdrSequence)
+			last = max(last, seq)
+		case msg.Header == nil: // headers that cannot be read
+			r.invalid(msg, errFrame)
+		case code == "204":
+			if pending, _ := stampUint(msg.Header, hdrPending); pending > 0 && q.NextFor != "" {
+				return last + 1, nil
+			}
+			return 0, nil
+		case code == "413":
+			return 0, errTooMany
+		case code == "404":
+			return 0, nil
+		default:
+			return 0, fmt.Errorf("%w: bucket %s: %s", ErrUnavailable, b.name, status(msg))
+		}
+	}
+}
+
+// parseOrder reads what a bucket keeps under a key of an order, or republishes.
+func (r *Registry) parseOrder(b *bucket, msg *nats.Msg) (order, error) {
+	key, ok := b.orderKey(strings.TrimPrefix(stamp(msg.Header, hdrSubject), b.prefix))
+	if !ok || stamp(msg.Header, hdrStream) != b.stream {
+		return order{}, fmt.Errorf("%w: subject %.80q of stream %.80q", errFrame, stamp(msg.Header, hdrSubject), stamp(msg.Header, hdrStream))
+	}
+	if msg.Header.Get(hdrOperation) != "" || msg.Header.Get(hdrMarker) != "" {
+		e, err := events.ParseEvacuationKey(key)
+		return order{e, true}, err
+	}
+	if msg.Header.Get(hdrScheduler) != "" { // nobody has a schedule for this
+		return order{}, errForged
+	}
+	e, err := events.DecodeEvacuation(key, msg.Data)
+	return order{Evacuation: e}, err
+}
+
+// orderKey is the key of an order in the bucket that it was written to. Where
+// the orders of several are read, the name of the region comes before the place.
+func (b *bucket) orderKey(key string) (string, bool) {
+	place, ok := strings.CutPrefix(key, evacuateFamily)
+	if ok && b.sourced() {
+		_, place, ok = strings.Cut(place, ".")
+	}
+	return evacuateFamily + place, ok
+}

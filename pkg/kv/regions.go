@@ -1,0 +1,185 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+// sourceHeartbeat is how often such a consumer speaks up. The server wants this.
+const sourceHeartbeat = time.Second
+
+// sourceSlack is how much larger than in the bucket of its region a message may
+// be where it is sourced: a header tells where it comes from. One that did not
+// fit would hold up all that follow.
+const sourceSlack = 4096
+
+// maxOutOfReach is how long instances of another region are kept of which nothing
+// has been heard for as long as their bucket would keep them.
+const maxOutOfReach = 6 * time.Hour
+
+// fade makes an instance of another region suspect that nobody has written again
+// here. Had its lease ended, that would have been heard; so its region is out of
+// reach, or its registry lost it.
+func (v *view) fade(l *list, rec *record) {
+	if v.r.opts.NoSuspects {
+		v.drop(l, rec)
+		return
+	}
+	if !rec.expired {
+		v.r.log.Warn("nothing is heard of an instance in another region, using it last", "service", rec.instance.Service, "instance", rec.instance.ID, "region", rec.instance.Location.Region)
+	}
+	v.touch(rec.instance.Service)
+	l.keep(rec, maxOutOfReach)
+}
+
+// regionNames are the other regions of the options.
+func regionNames(o Options) ([]string, error) {
+	var others []string
+	for _, name := range o.Regions {
+		if err := events.ValidateName("region", name); err != nil {
+			return nil, fmt.Errorf("kv: open: %w", err)
+		}
+		if name != o.Domain && !slices.Contains(others, name) {
+			others = append(others, name)
+		}
+	}
+	if len(others) > 0 && o.Domain == "" {
+		return nil, errors.New("kv: open: with regions, the JetStream domain of this one must be given, and be named as the region")
+	}
+	return others, nil
+}
+
+// openOthers prepares to read what the other regions write.
+func (r *Registry) openOthers() error {
+	var err error
+	if r.regions, err = regionNames(r.opts); err != nil || len(r.regions) == 0 {
+		return err
+	}
+	b := newBucket(r.opts.Bucket+"_"+r.opts.Domain, r.opts.Bucket, r.api)
+	r.others = &b
+	return nil
+}
+
+// belongs refuses instances of other regions: those are listed there, so that no
+// two regions can say different things of one.
+func (r *Registry) belongs(region string) error {
+	if r.others == nil || region == "" || region == events.Unknown || region == r.opts.Domain {
+		return nil
+	}
+	return &events.FieldError{Field: "location.region", Value: region, Rule: "want " + r.opts.Domain + ": this is the registry of that region, and others have their own"}
+}
+
+// ensureRegions makes what sources the instances and orders of the other regions,
+// and what they source ours with, unless it is there. All of it is made in our own
+// domain, so it can be done whoever is out of reach.
+func (r *Registry) ensureRegions(ctx context.Context, own jetstream.Stream) error {
+	for _, reader := range r.regions {
+		config := r.sourceConsumer(reader)
+		_, err := own.PushConsumer(ctx, config.Durable)
+		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+			_, err = own.CreatePushConsumer(ctx, config)
+		}
+		if err != nil && !errors.Is(err, jetstream.ErrConsumerExists) { // made by somebody else meanwhile
+			return fmt.Errorf("let region %s read this one: %w", reader, err)
+		}
+	}
+	s, err := r.js.Stream(ctx, r.others.stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		s, err = r.js.CreateStream(ctx, r.othersConfig(own.CachedInfo().Config))
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			s, err = r.js.Stream(ctx, r.others.stream)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("source the other regions: %w", err)
+	}
+	config := s.CachedInfo().Config
+	want := r.othersConfig(own.CachedInfo().Config)
+	if !config.AllowDirect || !config.AllowMsgTTL || config.MaxMsgsPerSubject != 1 || config.RePublish == nil || *config.RePublish != *want.RePublish {
+		return fmt.Errorf("%w: stream %s was not made by Proxima, remove it", errOthers, r.others.stream)
+	}
+	// Regions are only added: while a new list is rolled out, there are two.
+	missing := slices.DeleteFunc(want.Sources, func(s *jetstream.StreamSource) bool {
+		return slices.ContainsFunc(config.Sources, func(have *jetstream.StreamSource) bool {
+			return have.External != nil && have.External.APIPrefix == s.External.APIPrefix
+		})
+	})
+	if len(missing) == 0 {
+		return nil
+	}
+	config.Sources = append(config.Sources, missing...)
+	if _, err = r.js.UpdateStream(ctx, config); err != nil {
+		return fmt.Errorf("source more regions: %w", err)
+	}
+	return nil
+}
+
+var errOthers = errors.New("kv: the bucket of the other regions cannot be used")
+
+// sourceConsumer is what another region reads our bucket with. It stands while
+// nobody reads, and speaks up every second while somebody does: so the reader
+// notices within a second that the way to us is open again. One that the reader
+// has to make anew after an outage takes half a minute (see docs/decisions).
+func (r *Registry) sourceConsumer(reader string) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable:        sourceName(reader),
+		Description:    "What region " + reader + " reads of this one",
+		DeliverSubject: r.sourceSubject(r.opts.Domain, reader),
+		DeliverPolicy:  jetstream.DeliverAllPolicy,
+		AckPolicy:      jetstream.AckFlowControlPolicy,
+		MaxAckPending:  4096,
+		FlowControl:    true,
+		IdleHeartbeat:  sourceHeartbeat,
+		FilterSubjects: []string{r.instOf(r.opts.Domain), r.prefix + evacuateFamily + ">"},
+	}
+}
+
+func sourceName(reader string) string { return "region_" + reader }
+
+// sourceSubject is where what one region says is delivered to another.
+func (r *Registry) sourceSubject(from, reader string) string {
+	return r.live + "source." + from + "." + reader
+}
+
+// instOf are the records of the instances that are in a region: what is said of
+// others there is not heard elsewhere.
+func (r *Registry) instOf(region string) string { return r.inst + "*." + region + ".>" }
+
+// othersConfig is the stream of what the other regions say. Nobody writes to it:
+// it has no subjects.
+func (r *Registry) othersConfig(own jetstream.StreamConfig) jetstream.StreamConfig {
+	b := r.others
+	c := jetstream.StreamConfig{
+		Name:                   b.stream,
+		Description:            "The instances of the other regions, sourced from their buckets",
+		Storage:                own.Storage,
+		Replicas:               own.Replicas,
+		MaxMsgsPerSubject:      1,
+		MaxMsgSize:             own.MaxMsgSize + sourceSlack,
+		Discard:                jetstream.DiscardOld,
+		AllowMsgTTL:            true,
+		SubjectDeleteMarkerTTL: markerTTL,
+		AllowDirect:            true,
+		DenyDelete:             true,
+		RePublish:              &jetstream.RePublish{Source: b.prefix + ">", Destination: b.live + ">"},
+	}
+	for _, region := range r.regions {
+		c.Sources = append(c.Sources, &jetstream.StreamSource{
+			Name:     r.stream,
+			External: &jetstream.ExternalStream{APIPrefix: "$JS." + region + ".API"},
+			Consumer: &jetstream.StreamConsumerSource{Name: sourceName(r.opts.Domain), DeliverSubject: r.sourceSubject(region, r.opts.Domain)},
+			SubjectTransforms: []jetstream.SubjectTransformConfig{
+				{Source: r.instOf(region), Destination: b.inst + "{{wildcard(1)}}." + region + ".>"},
+				{Source: r.prefix + evacuateFamily + ">", Destination: b.prefix + evacuateFamily + region + ".>"},
+			},
+		})
+	}
+	return c
+}
