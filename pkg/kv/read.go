@@ -54,6 +54,7 @@ type reader struct {
 	soon     bool        // it is a read that somebody waits for
 	confirms bool        // it is a check of what was heard
 	timeout  *time.Timer // for the answer to this one
+	until    time.Time   // when that ends
 }
 
 // topic is what a question is about.
@@ -164,7 +165,13 @@ func (w *watcher) ask(about topic, q getRequest) {
 		w.failed(err)
 		return
 	}
-	w.timeout.Reset(w.patience())
+	w.wait(w.patience())
+}
+
+// wait bounds the wait for an answer, or for more of it.
+func (w *watcher) wait(d time.Duration) {
+	w.until = time.Now().Add(d)
+	w.timeout.Reset(d)
 }
 
 // patience is how long to wait for an answer, or for more of it. It doubles with
@@ -239,7 +246,7 @@ func (w *watcher) checked(seq uint64) {
 
 // listed takes in a message of a page.
 func (w *watcher) listed(msg *nats.Msg) {
-	w.timeout.Reset(w.patience())
+	w.wait(w.patience())
 	if msg.Header == nil {
 		// Somebody wrote headers that cannot be read.
 		w.r.invalid(msg, errFrame)
