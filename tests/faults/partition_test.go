@@ -21,7 +21,7 @@ func TestTheClusterIsPartitioned(t *testing.T) {
 	n1, n3 := w.Nodes[0], w.Nodes[2]
 
 	for name, leader := range map[string]*natstest.Process{"a follower is cut off": n1, "the leader is cut off": n3} {
-		w.Case(name, faults.Bounds{Blind: 50 * time.Second}, func() {
+		w.Case(name, faults.Bounds{Blind: 75 * time.Second}, func() {
 			w.StepDown(leader)
 			alone := w.CallerAt(n3.URL)
 			doomed := w.AnnounceMortal(short, w.Others(n3)...)
@@ -29,8 +29,9 @@ func TestTheClusterIsPartitioned(t *testing.T) {
 			w.Break("n3 is cut off", func() { w.Isolate(n3) })
 			w.Pass(2 * time.Second)
 			w.Die(doomed)
-			w.Pass(28 * time.Second)
-			w.Note("the caller that is cut off: stale %t", alone.Stale())
+			noticed := w.Until("the caller that is cut off says that its view is stale", alone.Stale)
+			w.Log("the view was called stale %v after the cut", noticed+2*time.Second)
+			w.Pass(28*time.Second - noticed) // half a minute in all
 			w.Mend("the cluster is whole", func() { w.Rejoin(n3) })
 			for _, n := range w.Nodes {
 				n.Healthy(t)
