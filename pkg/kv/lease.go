@@ -181,7 +181,8 @@ func (r *Registry) last(ctx context.Context, k events.Key) (change, error) {
 }
 
 // lastMsg is the newest message on a subject of the stream, from whichever
-// server has a copy.
+// server has a copy. The servers choose one at random, also one that has just
+// stopped to answer: so it is asked again, sooner than that one is given up.
 func (r *Registry) lastMsg(ctx context.Context, subject string) (*nats.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.opts.OpTimeout)
 	defer cancel()
@@ -192,7 +193,15 @@ func (r *Registry) lastMsg(ctx context.Context, subject string) (*nats.Msg, erro
 	if err != nil {
 		return nil, fmt.Errorf("kv: read %s: %w", subject, err)
 	}
-	msg, err := r.nc.RequestWithContext(ctx, r.direct, req)
+	var msg *nats.Msg
+	for _, part := range []time.Duration{8, 4, 1} {
+		once, end := context.WithTimeout(ctx, r.opts.OpTimeout/part)
+		msg, err = r.nc.RequestWithContext(once, r.direct, req)
+		end()
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			break
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: read %s: %w", ErrUnavailable, subject, err)
 	}

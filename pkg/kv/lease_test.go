@@ -264,3 +264,35 @@ func TestNamesAreCheckedBeforeNATSSeesThem(t *testing.T) {
 		}
 	})
 }
+
+// Servers choose the copy that answers at random, also one that has just stopped
+// to answer: here the first that is asked.
+func TestAQuestionThatGetsNoAnswerIsAskedAgain(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		r := open(t, f.nc, kv.Options{Bucket: "copies", NoCreate: true})
+		a := instance("a")
+		data, err := events.Encode(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := 0
+		if _, err := f.nc.Subscribe("$JS.API.DIRECT.GET.KV_copies", func(msg *nats.Msg) {
+			if asked++; asked == 1 {
+				return
+			}
+			_ = msg.RespondMsg(&nats.Msg{Data: data, Header: nats.Header{ // else the test fails
+				"Nats-Stream": {"KV_copies"}, "Nats-Subject": {"$KV.copies." + a.Key().Inst()},
+				"Nats-Sequence": {"1"}, "Nats-Time-Stamp": {time.Now().UTC().Format(time.RFC3339Nano)},
+			}})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		got, err := r.Lookup(t.Context(), a.Key())
+		if err != nil || got.ID != "a" {
+			t.Fatalf("got %+v, %v", got, err)
+		}
+		within(t, time.Since(began), 0, time.Second)
+	})
+}

@@ -405,6 +405,43 @@ func TestACopyThatIsCutOffIsNotTakenForTheRegistry(t *testing.T) {
 	})
 }
 
+// While changes are heard all the time a question may be lost: it is given up
+// all the same.
+func TestAQuestionIsGivenUpThoughChangesAreHeard(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		r := open(t, f.nc, kv.Options{Bucket: "copies", NoCreate: true})
+		asked := 0
+		if _, err := f.nc.Subscribe("$JS.API.DIRECT.GET.KV_copies", func(msg *nats.Msg) {
+			if asked++; asked == 1 { // the first snapshot; then nothing
+				_ = msg.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"404"}, "Description": {"No Results"}}})
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		v := watch(t, r, "user")
+		a := instance("a")
+		for n := 1; !v.get("user").Stale; n++ {
+			if n > 600 {
+				t.Fatalf("after 30s no question was given up; %d were asked; have %s", asked, show(v.get("user")))
+			}
+			a.Version = fmt.Sprint(n)
+			data, err := events.Encode(a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := f.nc.PublishMsg(&nats.Msg{Subject: "copies." + a.Key().Inst(), Data: data, Header: nats.Header{
+				"Nats-Stream": {"KV_copies"}, "Nats-Subject": {"$KV.copies." + a.Key().Inst()},
+				"Nats-Sequence": {fmt.Sprint(n)}, "Nats-Last-Sequence": {fmt.Sprint(n - 1)},
+				"Nats-Time-Stamp": {time.Now().UTC().Format(time.RFC3339Nano)},
+			}}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
+}
+
 // wipe empties the bucket, as anybody can who may write one key.
 func (f *fixture) wipe() {
 	f.t.Helper()

@@ -56,6 +56,7 @@ type reader struct {
 	soon     bool        // it is a read that somebody waits for
 	confirms bool        // it is a check of what was heard
 	timeout  *time.Timer // for the answer to this one
+	until    time.Time   // when that ends
 }
 
 // topic is what a question is about.
@@ -172,7 +173,13 @@ func (w *watcher) send() {
 		w.failed(err)
 		return
 	}
-	w.timeout.Reset(w.patience())
+	w.wait(w.patience())
+}
+
+// wait bounds the wait for an answer, or for more of it.
+func (w *watcher) wait(d time.Duration) {
+	w.until = time.Now().Add(d)
+	w.timeout.Reset(d)
 }
 
 // silence is when there was no answer for as long as there is patience. The
@@ -262,7 +269,7 @@ func (w *watcher) checked(seq uint64) {
 
 // listed takes in a message of a page.
 func (w *watcher) listed(msg *nats.Msg) {
-	w.timeout.Reset(w.patience())
+	w.wait(w.patience())
 	if msg.Header == nil {
 		// Somebody wrote headers that cannot be read.
 		w.r.invalid(msg, errFrame)

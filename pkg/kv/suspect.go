@@ -17,6 +17,9 @@ const (
 	// vigil is how long it is not believed that an instance has expired alone.
 	// Those that expire together do so one after the other.
 	vigil = 200 * time.Millisecond
+	// comeback is how long one that lives may take to announce itself again,
+	// when the registry is back: it tries every retrySlow at least.
+	comeback = 2 * retrySlow
 	// massPercent of the instances of a service, or of those in one zone of
 	// it, expired within a ttl, are many.
 	massPercent = 15
@@ -73,7 +76,7 @@ func (t *tally) many(counted bool) bool {
 // many, it is more likely that they could not renew their leases: they are kept as suspects until
 // they come back, or their time is up; callers that can, ask them.
 // A lease fires again after each ttl while nobody renews it: whoever is alone
-// by then is dead.
+// by then, and had the time to announce itself again, is dead.
 func (v *view) expire(l *list, rec *record) {
 	in, again := rec.instance, rec.expired
 	v.touch(in.Service)
@@ -97,7 +100,7 @@ func (v *view) expire(l *list, rec *record) {
 		l.held = append(l.held, held{rec, time.Now()})
 		l.count(in, tally{held: 1})
 		v.watchOver()
-	default:
+	case time.Since(rec.suspect) >= max(in.TTL*9/10, comeback):
 		v.bury(l, rec)
 	}
 }

@@ -223,7 +223,10 @@ func TestWhoExpiredFirstIsRevivedWhenManyFollow(t *testing.T) {
 	expect(t, v, "a:1? b:1? c:1")
 	v.hear(put("b", 6, 5, "2"))
 	expect(t, v, "a:1? b:2 c:1")
-	v.hear(expired("a", 7, 4)) // alone by now
+	v.hear(expired("a", 7, 4)) // alone by now, but it had no time to come back
+	expect(t, v, "a:1? b:2 c:1")
+	v.records["user.r.z.a"].suspect = time.Now().Add(-ttl(&events.Instance{}))
+	v.hear(expired("a", 8, 7))
 	expect(t, v, "b:2 c:1")
 }
 

@@ -3,7 +3,6 @@ package kv
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -212,7 +211,9 @@ func (w *watcher) give(apply func(events.Snapshot)) {
 	began := time.Now()
 	w.publish(apply)
 	if w.asked != 0 {
-		w.timeout.Reset(w.patience()) // it was apply that took its time, not the registry
+		// It was apply that took this time, not the registry. More than that
+		// would keep a question for ever while changes are heard.
+		w.wait(time.Until(w.until) + time.Since(began))
 	}
 	w.rest = time.Now().Add(min(restFactor*time.Since(began), maxRest))
 }

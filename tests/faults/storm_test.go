@@ -50,9 +50,9 @@ func TestEverybodyComesBackAtOnce(t *testing.T) {
 func TestManyCallersLoseTheirServer(t *testing.T) {
 	w := faults.Start(t, faults.Options{})
 	w.Announce(50, long)
-	w.Watchers(600)
+	w.Watchers(300)
 
-	w.Case("a third of 600 callers reconnects", faults.Bounds{Blind: 15 * time.Second}, func() {
+	w.Case("a third of 300 callers reconnects", faults.Bounds{Blind: 15 * time.Second}, func() {
 		n := w.Others(w.Leader(), w.Beacon())[0]
 		w.Kill(n)
 		took := w.Until("all callers see who lives", w.AllSee)

@@ -3,6 +3,7 @@
 package faults
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -30,6 +31,9 @@ type Options struct {
 	Memory bool
 	// Replicas of the bucket. Default: as many as there are servers.
 	Replicas int
+	// Announcers is how many servers, the first ones, announcers are connected
+	// to at first. Default: all.
+	Announcers int
 }
 
 // World is servers, instances and callers. Its methods are for the goroutine of
@@ -74,7 +78,7 @@ func Start(t *testing.T, o Options) *World {
 	}
 	w := &World{Recorder: NewRecorder(), whole: t, t: t, opts: o, Cluster: natstest.StartCluster(t, o.Cluster)}
 	w.line.begin()
-	for i := range w.Nodes {
+	for i := range cmp.Or(o.Announcers, len(w.Nodes)) {
 		nc := w.connect(fmt.Sprintf("announcers %d", i+1), w.from(i))
 		w.conns = append(w.conns, nc)
 		w.regs = append(w.regs, w.open(nc, w.line.logger(fmt.Sprintf("announcers %d", i+1))))
