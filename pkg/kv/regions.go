@@ -94,6 +94,9 @@ func (r *Registry) ensureRegions(ctx context.Context, own jetstream.Stream) erro
 	want := r.othersConfig(own.CachedInfo().Config)
 	s, err := r.js.Stream(ctx, r.others.stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		s, err = r.absent(ctx, r.others.stream)
+	}
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		s, err = r.js.CreateStream(ctx, want)
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			s, err = r.js.Stream(ctx, r.others.stream)

@@ -260,8 +260,10 @@ func (r *Registry) ensureLocked(ctx context.Context) (made bool, err error) {
 		if r.opts.NoCreate {
 			return false, fmt.Errorf("%w: there is no bucket %q and this user does not create it", ErrUnavailable, r.opts.Bucket)
 		}
-		s, err = r.create(ctx)
-		made = err == nil
+		if s, err = r.absent(ctx, r.stream); errors.Is(err, jetstream.ErrStreamNotFound) {
+			s, err = r.create(ctx)
+			made = err == nil
+		}
 	}
 	if err == nil && r.others != nil && !r.opts.NoCreate && r.incompatible(s.CachedInfo().Config) == "" {
 		if err = r.ensureRegions(ctx, s); err != nil {
@@ -286,6 +288,24 @@ func (r *Registry) ensureLocked(ctx context.Context) (made bool, err error) {
 	}
 	r.ensured.Store(true)
 	return made, nil
+}
+
+// removal is how long a server may take to remove the files of a stream.
+const removal = 200 * time.Millisecond
+
+// absent makes sure that a stream is not there. If it has just been deleted its
+// server may still be removing its files, and one of that name that is made
+// meanwhile loses its own: it then takes no message until the server is started
+// again (nats-server 2.15.2, on disk).
+func (r *Registry) absent(ctx context.Context, stream string) (jetstream.Stream, error) {
+	if r.ensured.Load() { // else it was not deleted under our eyes
+		select {
+		case <-time.After(removal):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+		}
+	}
+	return r.js.Stream(ctx, stream)
 }
 
 func (r *Registry) create(ctx context.Context) (jetstream.Stream, error) {
