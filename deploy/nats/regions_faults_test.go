@@ -186,7 +186,8 @@ func TestARegionThatLostItsStreamsIsReadAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	views.until(t, "all still", listed(9))
+	eu.announce(t, in(eu.region, "last"))
+	views.until(t, "the last of them", func(s events.Snapshot) bool { return listed(10)(s) && slices.Contains(idsOf(s), "last") })
 
 	killed := time.Now()
 	eu.Kill()
@@ -194,7 +195,7 @@ func TestARegionThatLostItsStreamsIsReadAgain(t *testing.T) {
 	eu.announce(t, in(eu.region, "later"))
 	for i, v := range views {
 		v.until(t, "one that came after the loss, seen from "+regions[i], func(s events.Snapshot) bool {
-			return listed(10)(s) && v.lists("later", true)(s)
+			return listed(11)(s) && v.lists("later", true)(s)
 		})
 	}
 	t.Logf("a region lost its streams, all is known again after %v", time.Since(killed).Round(time.Millisecond))
@@ -205,8 +206,8 @@ func TestARegionThatLostItsStreamsIsReadAgain(t *testing.T) {
 		_, err := eu.r.Register(ctx, x, 0)
 		return err
 	})
-	views.until(t, "it", listed(11))
-	views.until(t, "its end", listed(10))
+	views.until(t, "it", listed(12))
+	views.until(t, "its end", listed(11))
 	for i, v := range views {
 		if n := v.fewest(); n < 9 {
 			t.Errorf("%s saw %d instances at a time, of 9 that lived", regions[i], n)

@@ -111,7 +111,7 @@ func (a all) until(t *testing.T, what string, ok func(events.Snapshot) bool) {
 
 // ids says that these instances are listed, and no others.
 func ids(want ...string) func(events.Snapshot) bool {
-	slices.Sort(want)
+	want = slices.Sorted(slices.Values(want))
 	return func(s events.Snapshot) bool {
 		var got []string
 		for _, e := range s.Entries {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -196,6 +197,40 @@ func TestGarbageAmongOrdersIsSkipped(t *testing.T) {
 		v.until("evacuated, in spite of all", time.Second, evacuated("eu"))
 		time.Sleep(time.Minute)
 		v.until("still", time.Second, evacuated("eu"))
+	})
+}
+
+// Whoever floods the subject of orders makes callers look no more than every
+// second or so, and what is ordered meanwhile is honoured.
+func TestAFloodOfOrdersIsHeardInPeace(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		f.announce(f.r, at("eu", "eu", "a"), kv.AnnounceOptions{})
+		v := watch(t, f.r, "user")
+		v.until("it", time.Second, count(1))
+		var asked atomic.Int32
+		if _, err := f.nc.Subscribe("$JS.API.DIRECT.GET.KV_proxima", func(msg *nats.Msg) {
+			if strings.Contains(string(msg.Data), "evacuate") {
+				asked.Add(1)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 3000 {
+			region := fmt.Sprint("r", i%7)
+			data := []string{"{", `{"evacuated":true,"at":"2026-11-21T08:00:00Z"}`, `{"evacuated":false,"at":"2026-11-21T09:00:00Z"}`}[i%3]
+			if err := f.nc.Publish("proxima.evacuate."+region, []byte(data)); err != nil {
+				t.Fatal(err)
+			}
+			if i == 1500 {
+				f.evacuate(f.r, "eu", true)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		v.until("evacuated", time.Second, evacuated("eu"))
+		if n := asked.Load(); n > 40 {
+			t.Errorf("asked %d times in 30s", n)
+		}
 	})
 }
 

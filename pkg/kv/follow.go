@@ -114,14 +114,19 @@ type following struct {
 	asking sync.WaitGroup
 	due    *time.Timer
 
-	kept  orders               // what the buckets keep, or kept until they lost it
-	lost  map[string]bool      // what they have lost, by the last two looks if true
-	heard map[string]heardSoon // what they are about to keep
-	again bool                 // look once more, there was news
-	busy  bool
-	asked bool // there was an answer, if only that there is none
-	known bool // and one that says what there is
-	fails int  // questions in a row without one
+	kept   orders               // what the buckets keep, or kept until they lost it
+	lost   map[string]bool      // what they have lost, by the last two looks if true
+	heard  map[string]heardSoon // what they are about to keep
+	again  bool                 // look once more, there was news
+	soon   bool                 // it is due for that
+	looked time.Time            // last
+	busy   bool
+	asked  bool // there was an answer, if only that there is none
+	known  bool // and one that says what there is
+	fails  int  // questions in a row without one
+
+	ensureAt time.Time     // when to look next whether all regions are read
+	wait     time.Duration // and how long until then
 }
 
 type heardSoon struct {
@@ -136,7 +141,7 @@ type readResult struct {
 
 func newFollowing(f *follower) *following {
 	return &following{
-		follower: f, live: make(chan *nats.Msg, 64), result: make(chan readResult, 1), due: time.NewTimer(0),
+		follower: f, live: make(chan *nats.Msg, liveBuffer/8), result: make(chan readResult, 1), due: time.NewTimer(0),
 		kept: orders{}, lost: map[string]bool{}, heard: map[string]heardSoon{},
 	}
 }
@@ -211,11 +216,12 @@ func (f *following) hear(msg *nats.Msg) {
 }
 
 // lookSoon looks at the buckets after a moment in which more may happen. Not all
-// callers look at once.
+// callers look at once, and however much is heard they look once in a while.
 func (f *following) lookSoon() {
 	f.again = true
-	if !f.busy {
-		f.due.Reset(settle + rand.N(4*settle))
+	if !f.busy && !f.soon {
+		f.soon = true
+		f.due.Reset(max(settle+rand.N(4*settle), unconfirmed/2-time.Since(f.looked)))
 	}
 }
 
@@ -226,7 +232,7 @@ func (f *following) look(ctx context.Context) {
 	if f.busy {
 		return
 	}
-	f.busy, f.again = true, false
+	f.busy, f.again, f.soon, f.looked = true, false, false, time.Now()
 	var lost []events.Evacuation
 	if !f.r.opts.NoCreate {
 		for key, twice := range f.lost {
@@ -237,17 +243,26 @@ func (f *following) look(ctx context.Context) {
 	}
 	// A server that has more to do than it can answers everybody late.
 	patience := f.r.opts.OpTimeout << min(f.fails, 3)
+	ensure := f.r.others != nil && !f.r.opts.NoCreate && !time.Now().Before(f.ensureAt)
 	f.asking.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, patience)
-		defer cancel()
-		for _, e := range lost {
-			if err := f.r.putOrder(ctx, e); err != nil && !errors.Is(err, ErrFenced) {
-				f.r.log.Debug("an evacuation that the registry lost is not written again", "place", e.Place(), "error", err)
-			}
+		f.ask(ctx, patience, lost)
+		if ensure {
+			_ = f.r.ensure(ctx) // tried again
 		}
-		all, err := f.r.readOrders(ctx)
-		f.result <- readResult{all, err}
 	})
+}
+
+// ask writes what was lost, and reads what there is.
+func (f *following) ask(ctx context.Context, patience time.Duration, lost []events.Evacuation) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for _, e := range lost {
+		if err := f.r.putOrder(ctx, e); err != nil && !errors.Is(err, ErrFenced) {
+			f.r.log.Debug("an evacuation that the registry lost is not written again", "place", e.Place(), "error", err)
+		}
+	}
+	all, err := f.r.readOrders(ctx)
+	f.result <- readResult{all, err}
 }
 
 // take takes in what the buckets keep.
@@ -260,6 +275,7 @@ func (f *following) take(res readResult) {
 		f.r.log.Debug("evacuations cannot be read", "error", res.err)
 		next = jitter(min(maxRetry<<min(f.fails, 2), checkEvery))
 		f.fails++
+		f.missing()
 	}
 	now := time.Now()
 	for key, h := range f.heard {
@@ -270,7 +286,30 @@ func (f *following) take(res readResult) {
 	if len(f.heard) > 0 || len(f.lost) > 0 || f.again {
 		next = min(next, unconfirmed/2+rand.N(unconfirmed))
 	}
-	f.due.Reset(next)
+	f.due.Reset(min(next, f.untilEnsure()))
+}
+
+// missing says that a bucket does not answer: perhaps it is gone. Who writes makes
+// its own again, but may have no time for that of the other regions.
+func (f *following) missing() {
+	if f.r.incomplete.CompareAndSwap(false, true) {
+		f.ensureAt, f.wait = time.Now(), 0
+	}
+}
+
+// untilEnsure is how long until it is to be seen whether all regions are read:
+// soon while one is not.
+func (f *following) untilEnsure() time.Duration {
+	if f.r.others == nil || f.r.opts.NoCreate {
+		return checkEvery
+	}
+	if now := time.Now(); !now.Before(f.ensureAt) {
+		if f.wait = min(2*f.wait+settle, checkEvery); !f.r.incomplete.Load() {
+			f.wait = snapshotEvery
+		}
+		f.ensureAt = now.Add(jitter(f.wait))
+	}
+	return time.Until(f.ensureAt)
 }
 
 func (f *following) merge(read orders) {

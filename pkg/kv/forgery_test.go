@@ -353,6 +353,23 @@ func TestForgeryOnCoreNATSHeals(t *testing.T) {
 			}
 		})
 	})
+	t.Run("more invented than there are", func(t *testing.T) {
+		natstest.Bubble(t, func(t *testing.T) {
+			f := setup(t)
+			f.register(longLived("a"))
+			v := watch(t, f.r, "user")
+			v.until("one", time.Second, count(1))
+			for i := range 20 {
+				id := fmt.Sprint("evil-", i)
+				forge(f, live+id, inst+id, fmt.Sprint(99+i), "0", evil(id))
+			}
+			v.until("listed", time.Second, count(21))
+			v.until("gone, and never suspects", 4*time.Second, of(0, 1))
+			if c := f.r.Counts(); c.Forged != 20 {
+				t.Errorf("%+v", c)
+			}
+		})
+	})
 	t.Run("on another subject", func(t *testing.T) {
 		natstest.Bubble(t, func(t *testing.T) {
 			f := setup(t)

@@ -30,10 +30,12 @@ type reader struct {
 	inbox   string
 	replies chan *nats.Msg
 
-	round int     // numbers the questions, so that late answers are known
-	asked int     // the question under way, 0 for none
-	about topic   // of it
-	want  finding // why there shall be a read; fine: no reason
+	round    int   // numbers the questions, so that late answers are known
+	asked    int   // the question under way, 0 for none
+	first    int   // it is the same as those since this one, and an answer to any will do
+	about    topic // of it
+	question getRequest
+	want     finding // why there shall be a read; fine: no reason
 
 	cursor  uint64 // where the next page begins; 0: no read is under way
 	scan    bool   // it looks through the stream, and not at the last message of each subject
@@ -152,9 +154,15 @@ func (w *watcher) askPage() {
 }
 
 func (w *watcher) ask(about topic, q getRequest) {
+	w.about, w.question, w.first = about, q, w.round+1
+	w.send()
+}
+
+// send sends the question, be it for the first time or again.
+func (w *watcher) send() {
 	w.round++
-	w.asked, w.about = w.round, about
-	req, err := json.Marshal(q)
+	w.asked = w.round
+	req, err := json.Marshal(w.question)
 	if err == nil && !w.r.nc.IsConnected() {
 		err = fmt.Errorf("%w: not connected", ErrUnavailable)
 	}
@@ -174,22 +182,37 @@ func (w *watcher) wait(d time.Duration) {
 	w.timeout.Reset(d)
 }
 
+// silence is when there was no answer for as long as there is patience. The
+// question is asked again, and whichever is answered first counts: a server that
+// has more to do than it can would never come to an end if what it has done was
+// thrown away for being late.
+func (w *watcher) silence() {
+	err := fmt.Errorf("%w: no answer for %v", ErrUnavailable, w.patience())
+	if w.about == page && (w.chain != 0 || w.unread) {
+		w.failed(err) // of a page that has begun the rest is asked for
+		return
+	}
+	w.noAnswer(err)
+	w.send()
+}
+
 // patience is how long to wait for an answer, or for more of it. It doubles with
-// each question in a row that had none: a server that has more to do than it can
-// would never come to an end if everybody asked it again and again.
+// each question in a row that had none: asking costs the server, too.
 func (w *watcher) patience() time.Duration {
 	idle := pageIdle
 	if w.from.store != nil && !w.ready {
 		idle = firstIdle // there is something to go on with
 	}
-	return idle << min(w.retries, 2)
+	return idle << min(w.retries, 4)
 }
 
 // answer takes in an answer, or a part of it.
 func (w *watcher) answer(msg *nats.Msg) {
-	if w.asked == 0 || msg.Subject[len(w.inbox):] != strconv.Itoa(w.asked) {
+	n, err := strconv.Atoi(msg.Subject[len(w.inbox):])
+	if w.asked == 0 || err != nil || n < w.first || n > w.asked {
 		return // too late
 	}
+	w.first, w.asked = n, n // the others are not needed any more
 	code := msg.Header.Get(hdrStatus)
 	switch {
 	case w.about == newest && stored(msg):
@@ -358,16 +381,21 @@ func (w *watcher) refused(msg *nats.Msg) {
 	w.failed(err)
 }
 
-// failed gives up the question and asks again later. One that fails is no
-// reason to call the view stale: a leader may be changing.
-func (w *watcher) failed(err error) {
-	w.timeout.Stop()
-	w.asked, w.size = 0, pageSize
+// noAnswer notes that a question has failed. One is no reason to call the view
+// stale: a leader may be changing.
+func (w *watcher) noAnswer(err error) {
 	w.retries++
 	w.outage = time.Now()
 	if w.retries > 1 || !w.r.nc.IsConnected() || !w.ready {
 		w.setStale(err)
 	}
+}
+
+// failed gives up the question and asks again later.
+func (w *watcher) failed(err error) {
+	w.timeout.Stop()
+	w.asked, w.size = 0, pageSize
+	w.noAnswer(err)
 	delay := min(maxRetry, settle<<min(w.retries, 6))
 	w.soon = true
 	w.due.Reset(delay/2 + rand.N(delay))

@@ -2,6 +2,7 @@ package kv
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -90,9 +91,10 @@ func (r *Registry) ensureRegions(ctx context.Context, own jetstream.Stream) erro
 			return fmt.Errorf("let region %s read this one: %w", reader, err)
 		}
 	}
+	want := r.othersConfig(own.CachedInfo().Config)
 	s, err := r.js.Stream(ctx, r.others.stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		s, err = r.js.CreateStream(ctx, r.othersConfig(own.CachedInfo().Config))
+		s, err = r.js.CreateStream(ctx, want)
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			s, err = r.js.Stream(ctx, r.others.stream)
 		}
@@ -101,27 +103,75 @@ func (r *Registry) ensureRegions(ctx context.Context, own jetstream.Stream) erro
 		return fmt.Errorf("source the other regions: %w", err)
 	}
 	config := s.CachedInfo().Config
-	want := r.othersConfig(own.CachedInfo().Config)
 	if !config.AllowDirect || !config.AllowMsgTTL || config.MaxMsgsPerSubject != 1 || config.RePublish == nil || *config.RePublish != *want.RePublish {
 		return fmt.Errorf("%w: stream %s was not made by Proxima, remove it", errOthers, r.others.stream)
 	}
-	// Regions are only added: while a new list is rolled out, there are two.
-	missing := slices.DeleteFunc(want.Sources, func(s *jetstream.StreamSource) bool {
-		return slices.ContainsFunc(config.Sources, func(have *jetstream.StreamSource) bool {
-			return have.External != nil && have.External.APIPrefix == s.External.APIPrefix
-		})
-	})
-	if len(missing) == 0 {
+	return r.addSources(ctx, config)
+}
+
+// addSources adds the regions that are not sourced yet and can be reached. None is
+// ever taken away: while a new list is rolled out, there are two.
+func (r *Registry) addSources(ctx context.Context, config jetstream.StreamConfig) error {
+	before, missing := len(config.Sources), false
+	for _, region := range r.regions {
+		source := r.source(region)
+		if slices.ContainsFunc(config.Sources, func(have *jetstream.StreamSource) bool {
+			return have.External != nil && have.External.APIPrefix == source.External.APIPrefix
+		}) {
+			continue
+		}
+		if err := r.rewind(ctx, region); err != nil {
+			r.log.Debug("a region is not read yet", "region", region, "error", err)
+			missing = true
+			continue
+		}
+		config.Sources = append(config.Sources, source)
+	}
+	r.incomplete.Store(missing)
+	if len(config.Sources) == before {
 		return nil
 	}
-	config.Sources = append(config.Sources, missing...)
-	if _, err = r.js.UpdateStream(ctx, config); err != nil {
+	config.Subjects = nil // what the server gives to a stream that has no source yet
+	if _, err := r.js.UpdateStream(ctx, config); err != nil {
+		r.incomplete.Store(true)
 		return fmt.Errorf("source more regions: %w", err)
 	}
 	return nil
 }
 
+// rewind has a region tell everything from the beginning. Its consumer remembers
+// what it has told, also to a stream of ours that was lost.
+func (r *Registry) rewind(ctx context.Context, region string) error {
+	ctx, cancel := context.WithTimeout(ctx, r.opts.OpTimeout/4)
+	defer cancel()
+	subject := "$JS." + region + ".API.CONSUMER.RESET." + r.stream + "." + sourceName(r.opts.Domain)
+	msg, err := r.nc.RequestWithContext(ctx, subject, []byte(`{"seq":1}`))
+	if err != nil {
+		return err
+	}
+	var answer struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(msg.Data, &answer); err != nil {
+		return err
+	}
+	if answer.Error != nil {
+		return answer.Error
+	}
+	return nil
+}
+
 var errOthers = errors.New("kv: the bucket of the other regions cannot be used")
+
+// firstSequence is where the sequences of a bucket begin that other regions read:
+// after those of the bucket that was there before and lost, as memory is. What
+// has lower ones than before would be taken for known. 0: at 1, as everywhere.
+func (r *Registry) firstSequence() uint64 {
+	if r.others == nil {
+		return 0
+	}
+	return uint64(time.Now().UnixMicro())
+}
 
 // sourceConsumer is what another region reads our bucket with. It stands while
 // nobody reads, and speaks up every second while somebody does: so the reader
@@ -152,8 +202,8 @@ func (r *Registry) sourceSubject(from, reader string) string {
 // others there is not heard elsewhere.
 func (r *Registry) instOf(region string) string { return r.inst + "*." + region + ".>" }
 
-// othersConfig is the stream of what the other regions say. Nobody writes to it:
-// it has no subjects.
+// othersConfig is the stream of what the other regions say, before it has sources.
+// Nobody writes to it: it has no subjects.
 func (r *Registry) othersConfig(own jetstream.StreamConfig) jetstream.StreamConfig {
 	b := r.others
 	c := jetstream.StreamConfig{
@@ -170,16 +220,19 @@ func (r *Registry) othersConfig(own jetstream.StreamConfig) jetstream.StreamConf
 		DenyDelete:             true,
 		RePublish:              &jetstream.RePublish{Source: b.prefix + ">", Destination: b.live + ">"},
 	}
-	for _, region := range r.regions {
-		c.Sources = append(c.Sources, &jetstream.StreamSource{
-			Name:     r.stream,
-			External: &jetstream.ExternalStream{APIPrefix: "$JS." + region + ".API"},
-			Consumer: &jetstream.StreamConsumerSource{Name: sourceName(r.opts.Domain), DeliverSubject: r.sourceSubject(region, r.opts.Domain)},
-			SubjectTransforms: []jetstream.SubjectTransformConfig{
-				{Source: r.instOf(region), Destination: b.inst + "{{wildcard(1)}}." + region + ".>"},
-				{Source: r.prefix + evacuateFamily + ">", Destination: b.prefix + evacuateFamily + region + ".>"},
-			},
-		})
-	}
 	return c
+}
+
+// source is how another region is sourced: its instances, and its orders by its name.
+func (r *Registry) source(region string) *jetstream.StreamSource {
+	b := r.others
+	return &jetstream.StreamSource{
+		Name:     r.stream,
+		External: &jetstream.ExternalStream{APIPrefix: "$JS." + region + ".API"},
+		Consumer: &jetstream.StreamConsumerSource{Name: sourceName(r.opts.Domain), DeliverSubject: r.sourceSubject(region, r.opts.Domain)},
+		SubjectTransforms: []jetstream.SubjectTransformConfig{
+			{Source: r.instOf(region), Destination: b.inst + "{{wildcard(1)}}." + region + ".>"},
+			{Source: r.prefix + evacuateFamily + ">", Destination: b.prefix + evacuateFamily + region + ".>"},
+		},
+	}
 }

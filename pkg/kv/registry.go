@@ -82,7 +82,8 @@ type Registry struct {
 	log  *slog.Logger
 	api  string // prefix of JetStream's subjects
 
-	regions []string // the other ones
+	regions    []string    // the other ones
+	incomplete atomic.Bool // some of them are not sourced yet
 
 	evacuations follower
 	clock       clock
@@ -199,6 +200,7 @@ func (r *Registry) config(replicas int) jetstream.StreamConfig {
 	}
 	return jetstream.StreamConfig{
 		Name:                   r.stream,
+		FirstSeq:               r.firstSequence(),
 		Description:            "Proxima's instances and their leases",
 		Subjects:               []string{r.prefix + ">"},
 		Storage:                storage,
@@ -262,7 +264,9 @@ func (r *Registry) ensureLocked(ctx context.Context) (made bool, err error) {
 		made = err == nil
 	}
 	if err == nil && r.others != nil && !r.opts.NoCreate && r.incompatible(s.CachedInfo().Config) == "" {
-		err = r.ensureRegions(ctx, s)
+		if err = r.ensureRegions(ctx, s); err != nil {
+			r.incomplete.Store(true)
+		}
 	}
 	switch {
 	case err == nil:

@@ -191,8 +191,30 @@ func (v *view) vanish(rec *record) {
 	}
 	v.r.log.Warn("an instance vanished from the registry without a word, using it last", "service", in.Service, "instance", in.ID)
 	rec.suspect, rec.patience = time.Now(), maxSuspect
-	if !rec.stored {
-		rec.patience = maxHearsay
+	v.touch(in.Service)
+}
+
+// unheard makes instances suspect that no snapshot has ever listed, unless they
+// are more than those that one has: then somebody makes them up, and as suspects
+// they would be most of the service, of which half is picked from in any case.
+func (v *view) unheard(l *list, records []*record) {
+	in, stored := records[0].instance, 0
+	for _, rec := range l.records {
+		if rec.stored {
+			stored++
+		}
+	}
+	madeUp := stored > 0 && l.all.listed-stored > stored
+	v.r.log.Warn("instances were heard of that are not in the registry", "service", in.Service, "instance", in.ID, "instances", len(records), "made_up", madeUp)
+	for _, rec := range records {
+		if madeUp {
+			v.r.counts.forged.Add(1)
+		}
+		if madeUp || v.r.opts.NoSuspects {
+			v.drop(l, rec)
+			continue
+		}
+		rec.suspect, rec.patience = time.Now(), maxHearsay
 	}
 	v.touch(in.Service)
 }

@@ -254,6 +254,7 @@ func (v *view) end() {
 // marked is forgotten; an instance that vanished without a word becomes suspect
 // when a second snapshot agrees.
 func (v *view) sweep() {
+	hearsay := map[string][]*record{} // by service
 	for name, rec := range v.records {
 		if rec.generation == v.generation {
 			v.newest = max(v.newest, rec.seq)
@@ -263,11 +264,18 @@ func (v *view) sweep() {
 			delete(v.records, name)
 			continue
 		}
-		if rec.missed++; rec.missed < 2 {
+		switch rec.missed++; {
+		case rec.missed < 2:
 			v.doubt = true
-		} else if rec.suspect.IsZero() {
+		case !rec.suspect.IsZero():
+		case !rec.stored:
+			hearsay[rec.instance.Service] = append(hearsay[rec.instance.Service], rec)
+		default:
 			v.vanish(rec)
 		}
+	}
+	for service, records := range hearsay {
+		v.unheard(v.list(service), records)
 	}
 }
 

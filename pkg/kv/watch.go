@@ -196,7 +196,7 @@ func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
 			w.endVigils()
 		case <-w.rested.C:
 		case <-w.timeout.C:
-			w.failed(fmt.Errorf("%w: no answer for %v", ErrUnavailable, w.patience()))
+			w.silence()
 		}
 		if w.ready && w.ordered && len(w.changed) > 0 && !w.resting() {
 			w.give(apply)

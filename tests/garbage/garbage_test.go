@@ -297,7 +297,7 @@ func TestWhatIsForgedOnTheWayIsGoneWithinSeconds(t *testing.T) {
 			t.Parallel()
 			v := newVictims(t)
 			f := &forger{v, &writer{Conn: v.nc}}
-			before, gaps := heap(), v.registry.Counts().Gaps
+			before, gaps, logged := heap(), v.registry.Counts().Gaps, v.log.n.Load()
 			v.misled.Store(true)
 			forge(f)
 			if err := f.w.Flush(); err != nil {
@@ -311,6 +311,9 @@ func TestWhatIsForgedOnTheWayIsGoneWithinSeconds(t *testing.T) {
 			t.Logf("all well after %v, %.1f MiB more", took.Round(time.Millisecond), heap()-before)
 			if took > 15*time.Second {
 				t.Errorf("that took %v, want 4 s, or 10 if there was more of it", took)
+			}
+			if lines := v.log.n.Load() - logged; lines > 30 {
+				t.Errorf("%d lines were logged", lines)
 			}
 			if v.registry.Counts().Gaps == gaps {
 				t.Error("nothing was counted")

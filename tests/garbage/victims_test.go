@@ -231,19 +231,24 @@ func (v *victims) eventually(what string, ok func() bool) time.Duration {
 }
 
 // right says whether the caller and the router see the honest instances, as
-// they are, and nobody else.
+// they are, and nobody else but suspects.
 func (v *victims) right(n int) bool {
 	e, err := v.calls.Explain(v.t.Context(), selector.Request{Service: service})
-	if err != nil || len(e.Instances) != n {
+	if err != nil {
 		return false
 	}
+	seen := 0
 	for _, c := range e.Instances {
-		if v.honest[c.ID] != c.Endpoints[events.HTTP] || c.Suspect {
+		switch {
+		case c.Suspect && v.honest[c.ID] == "":
+		case c.Suspect || v.honest[c.ID] != c.Endpoints[events.HTTP]:
 			return false
+		default:
+			seen++
 		}
 	}
 	list, err := get(http.DefaultClient, v.router+"/v1/services/user")
-	return err == nil && strings.Count(list, `"suspect":false`) == n && strings.Count(list, `"suspect":true`) == 0
+	return err == nil && seen == n && strings.Count(list, `"suspect":false`) == n
 }
 
 // heap is what the process holds, in MiB.

@@ -44,7 +44,11 @@ func newCaller(t *troupe, g group, url string) *caller {
 // start connects and returns when the caller knows all it wants to.
 func (c *caller) start(ctx context.Context) error {
 	var err error
-	if c.nc, err = dial(c.url); err != nil {
+	var more []nats.Option
+	if c.group.Patient {
+		more = append(more, patient)
+	}
+	if c.nc, err = dial(c.url, more...); err != nil {
 		return err
 	}
 	context.AfterFunc(ctx, c.nc.Close)

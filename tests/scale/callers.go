@@ -26,6 +26,7 @@ type group struct {
 	Service  string // what they watch; empty: everything
 	Services int    // if not 0: each watches one of so many services
 	Want     int    // instances that make what they know complete
+	Patient  bool   // pings are as nats.go has them, see patient
 }
 
 type kind string

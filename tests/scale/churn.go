@@ -34,7 +34,7 @@ func churn(ctx context.Context, s *stage) error {
 	if err := register(ctx, rs, small); err != nil {
 		return err
 	}
-	p, err := s.callers(callersConfig{URLs: []string{n.url}, Groups: []group{
+	p, err := s.callers(ctx, callersConfig{URLs: []string{n.url}, Groups: []group{
 		{Kind: views, Callers: 4, Want: len(large) + len(small)}, // the first of them is the slow one
 		{Kind: selectors, Callers: 4, Service: "large", Want: len(large)},
 		{Kind: views, Callers: 20, Services: 20},
@@ -151,9 +151,9 @@ func fanout(ctx context.Context, s *stage) error {
 		return err
 	}
 	whole := min(20, s.config.Fanout)
-	p, err := s.callers(callersConfig{URLs: []string{n.url}, Groups: []group{
-		{Kind: views, Callers: whole, Service: all[0].Service, Want: instances},
-		{Kind: plain, Callers: s.config.Fanout - whole, Service: all[0].Service},
+	p, err := s.callers(ctx, callersConfig{URLs: []string{n.url}, Groups: []group{
+		{Kind: views, Callers: whole, Service: all[0].Service, Want: instances, Patient: true},
+		{Kind: plain, Callers: s.config.Fanout - whole, Service: all[0].Service, Patient: true},
 	}})
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ func expiry(ctx context.Context, s *stage) error {
 	if err := register(ctx, rs, all); err != nil {
 		return err
 	}
-	p, err := s.callers(callersConfig{URLs: []string{n.url}, Groups: []group{{Kind: views, Callers: 1, Service: all[0].Service, Want: len(all)}}})
+	p, err := s.callers(ctx, callersConfig{URLs: []string{n.url}, Groups: []group{{Kind: views, Callers: 1, Service: all[0].Service, Want: len(all)}}})
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func fleet(ctx context.Context, s *stage) error {
 	count := float64(len(all))
 	s.figure("registrations", count/took.Seconds(), "/s", etcd(6417), atLeast(6417))
 	s.figure("  CPU of the server for each", float64((after.CPU-before.CPU).Microseconds())/count, "µs")
-	if err := readAll(s, n, len(all)); err != nil {
+	if err := readAll(ctx, s, n, len(all)); err != nil {
 		return err
 	}
 	if err := readOne(ctx, s, rs[0]); err != nil {
@@ -65,7 +65,7 @@ func fleet(ctx context.Context, s *stage) error {
 }
 
 // readAll has callers, one after another, watch everything.
-func readAll(s *stage, n *node, count int) error {
+func readAll(ctx context.Context, s *stage, n *node, count int) error {
 	var took, heap, rss, cpu []float64
 	before, err := n.usage()
 	if err != nil {
@@ -73,7 +73,7 @@ func readAll(s *stage, n *node, count int) error {
 	}
 	const times = 3
 	for range times {
-		p, err := s.callers(callersConfig{URLs: []string{n.url}, Groups: []group{{Kind: views, Callers: 1, Want: count}}})
+		p, err := s.callers(ctx, callersConfig{URLs: []string{n.url}, Groups: []group{{Kind: views, Callers: 1, Want: count}}})
 		if err != nil {
 			return err
 		}

@@ -41,7 +41,7 @@ func heartbeatsWith(ctx context.Context, s *stage, watchers int) error {
 		return err
 	}
 	if watchers > 0 {
-		p, err := s.callers(callersConfig{URLs: []string{n.url}, Groups: []group{{Kind: views, Callers: watchers, Services: services}}})
+		p, err := s.callers(ctx, callersConfig{URLs: []string{n.url}, Groups: []group{{Kind: views, Callers: watchers, Services: services}}})
 		if err != nil {
 			return err
 		}

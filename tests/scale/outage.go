@@ -58,7 +58,7 @@ func outageOf(ctx context.Context, s *stage, name string, memory, freeze bool, p
 		}
 		defer leaving.Go(func() error { return a.Leave(ctx) })
 	}
-	p, err := s.callers(callersConfig{URLs: []string{n.url}, Groups: []group{
+	p, err := s.callers(ctx, callersConfig{URLs: []string{n.url}, Groups: []group{
 		{Kind: views, Callers: s.config.Live, Service: all[0].Service, Want: len(all)},
 	}})
 	if err != nil {

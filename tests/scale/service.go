@@ -47,7 +47,7 @@ func serviceOf(ctx context.Context, s *stage, count int) error {
 	}
 	s.figure(fmt.Sprintf("snapshot of a service of %d instances", count), median(took), "ms", atMost(1000))
 
-	p, err := s.callers(callersConfig{URLs: []string{n.url}, Groups: []group{{Kind: selectors, Callers: 1, Service: all[0].Service, Want: count}}})
+	p, err := s.callers(ctx, callersConfig{URLs: []string{n.url}, Groups: []group{{Kind: selectors, Callers: 1, Service: all[0].Service, Want: count}}})
 	if err != nil {
 		return err
 	}

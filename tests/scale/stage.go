@@ -66,12 +66,17 @@ func (s *stage) node(c nodeConfig) (*node, error) {
 }
 
 // callers starts a process of callers.
-func (s *stage) callers(c callersConfig) (*child, error) {
+func (s *stage) callers(ctx context.Context, c callersConfig) (*child, error) {
 	p, err := spawn("callers", c)
-	if err == nil {
-		s.later(p.end)
+	if err != nil {
+		return nil, err
 	}
-	return p, err
+	interrupted := context.AfterFunc(ctx, p.kill) // whoever waits for an answer goes on
+	s.later(func() {
+		interrupted()
+		p.end()
+	})
+	return p, nil
 }
 
 // registries opens the bucket on n connections.
@@ -93,12 +98,21 @@ func (s *stage) registries(ctx context.Context, url string, n int, o kv.Options)
 // quiet is for logs that would only say what is measured anyway.
 var quiet = slog.New(slog.DiscardHandler)
 
-// dial connects as Proxima's own commands do.
-func dial(url string) (*nats.Conn, error) {
-	return nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond),
-		nats.ReconnectJitter(150*time.Millisecond, 150*time.Millisecond), nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2),
-		nats.ReconnectBufSize(-1), nats.Timeout(5*time.Second),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})) // what it would log is measured
+// dial connects as Proxima's own commands do. Options are added.
+func dial(url string, more ...nats.Option) (*nats.Conn, error) {
+	return nats.Connect(url, append([]nats.Option{
+		nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond),
+		nats.ReconnectJitter(150*time.Millisecond, 150*time.Millisecond), nats.PingInterval(2 * time.Second), nats.MaxPingsOutstanding(2),
+		nats.ReconnectBufSize(-1), nats.Timeout(5 * time.Second),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // what it would log is measured
+	}, more...)...)
+}
+
+// patient is for so many callers on one machine that none of them gets to read
+// an answer in the 4 s in which commands want one.
+func patient(o *nats.Options) error {
+	o.PingInterval, o.Timeout = nats.DefaultPingInterval, time.Minute
+	return nil
 }
 
 func open(ctx context.Context, nc *nats.Conn, o kv.Options) (*kv.Registry, error) {

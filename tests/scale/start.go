@@ -30,8 +30,8 @@ func start(ctx context.Context, s *stage) error {
 	if err := register(ctx, rs, append(fleetOf(max(s.config.Instances/10, s.config.Services), s.config.Services, forever), all...)); err != nil {
 		return err
 	}
-	p, err := s.callers(callersConfig{URLs: []string{n.url}, Groups: []group{
-		{Kind: selectors, Callers: s.config.Callers, Service: all[0].Service, Want: instances},
+	p, err := s.callers(ctx, callersConfig{URLs: []string{n.url}, Groups: []group{
+		{Kind: selectors, Callers: s.config.Callers, Service: all[0].Service, Want: instances, Patient: true},
 	}})
 	if err != nil {
 		return err
@@ -81,7 +81,7 @@ func storm(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	p, err := s.callers(callersConfig{URLs: []string{nodes[0].url, nodes[1].url, nodes[2].url}, Groups: []group{
+	p, err := s.callers(ctx, callersConfig{URLs: []string{nodes[0].url, nodes[1].url, nodes[2].url}, Groups: []group{
 		{Kind: views, Callers: count, Service: all[0].Service, Want: len(all)},
 	}})
 	if err != nil {
