@@ -471,7 +471,7 @@ func TestAnOutageIsLoggedOnce(t *testing.T) {
 			time.Sleep(10 * time.Second)
 		}
 		synctest.Wait()
-		for what, want := range map[string]int{"cannot be reached, keeping the last view": 2, "the registry is back": 2} {
+		for what, want := range map[string]int{"the registry cannot be reached": 2, "the registry is back": 2} {
 			if got := strings.Count(log.String(), what); got != want {
 				t.Errorf("%q is logged %d times, want %d:\n%s", what, got, want, &log)
 			}

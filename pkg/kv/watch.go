@@ -3,7 +3,6 @@ package kv
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -297,16 +296,19 @@ func (w *watcher) setStale(err error) {
 	if !w.ready {
 		return
 	}
-	what := "the registry cannot be reached, keeping the last view"
-	if restored {
-		what = "the registry cannot be reached, starting with the view on disk"
-	}
 	w.touchAll()
 	if w.once {
 		return // who asked is told
 	}
 	w.tells = true
-	w.r.log.Log(w.ctx, once(w.r.stale.Add(1) == 1, slog.LevelWarn), what, "service", w.service, "since", w.since, "error", err)
+	log, how := w.r.log.Debug, "keeping the last view"
+	if w.r.stale.Add(1) == 1 { // one of all watches says it aloud
+		log = w.r.log.Warn
+	}
+	if restored {
+		how = "starting with the view on disk"
+	}
+	log("the registry cannot be reached", "then", how, "service", w.service, "since", w.since, "error", err)
 }
 
 // well notes that the registry has answered.
@@ -317,24 +319,21 @@ func (w *watcher) well() {
 		if w.ready {
 			w.touchAll()
 		}
-		w.outageEnds("the registry is back")
+		w.outageEnds()
 	}
 }
 
-// outageEnds says so, unless it was not said that it began.
-func (w *watcher) outageEnds(what string) {
-	if w.tells {
-		w.tells = false
-		w.r.log.Log(w.ctx, once(w.r.stale.Add(-1) == 0, slog.LevelInfo), what, "service", w.service)
+// outageEnds says so, if it was said that it began.
+func (w *watcher) outageEnds() {
+	if !w.tells {
+		return
 	}
-}
-
-// once is the level of what concerns every watch: one of them says it aloud.
-func once(first bool, level slog.Level) slog.Level {
-	if first {
-		return level
+	w.tells = false
+	log := w.r.log.Debug
+	if w.r.stale.Add(-1) == 0 {
+		log = w.r.log.Info
 	}
-	return slog.LevelDebug
+	log("the registry is back", "service", w.service)
 }
 
 // jitter is d, give or take a tenth.

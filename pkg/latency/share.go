@@ -146,6 +146,7 @@ func (p *Prober) hear(g *group, subject string, data []byte, age time.Duration) 
 	}
 	now := p.now()
 	rep := g.reporters[r.Reporter]
+	known := rep != nil && now-rep.at <= absent
 	switch {
 	case rep == nil && b.Leaving:
 		return
@@ -164,7 +165,9 @@ func (p *Prober) hear(g *group, subject string, data []byte, age time.Duration) 
 	if b.Leaving {
 		delete(g.reporters, r.Reporter)
 	}
-	g.countLocked(now)
+	if !known || b.Leaving {
+		g.countLocked(now) // else it is the same as before, or [group.dutyLocked] will see
+	}
 	for i := range b.Samples {
 		g.voteLocked(rep, &b.Samples[i], now, age)
 	}

@@ -194,11 +194,11 @@ func (w *World) answer(id string) error {
 // Close ends the caller. Nothing of it may be left on its connection.
 func (c *Caller) Close() {
 	c.w.t.Helper()
+	c.stop()
+	c.running.Wait() // a pick that is under way must not find the selector closed
 	if c.selector != nil {
 		_ = c.selector.Close() // always nil
 	}
-	c.stop()
-	c.running.Wait()
 	c.sight.Gone()
 	if n := c.Conn.NumSubscriptions(); n > 1 { // one is nats.go's, for answers
 		c.w.t.Errorf("%s has closed and left %d subscriptions", c.Name, n)

@@ -53,7 +53,7 @@ func TestAnAnnouncerIsKilledAndItsInstanceLives(t *testing.T) {
 	if took > 5*time.Second {
 		t.Errorf("listed again after %v, want less than a second", took)
 	}
-	calls.answers(t, "user-1", 5, began)
+	calls.answers(t, "user-1", 1, began)
 
 	// Started again at once: the old record stands until it is taken over.
 	announcers[1].signal(syscall.SIGKILL)
@@ -99,7 +99,7 @@ func TestAnAnnouncerIsKilledAndWhatItWrapsLives(t *testing.T) {
 	f.announce("user", at, "--ttl", ttl.String()) // beside it
 	took, _ := f.up("user", life)
 	t.Logf("listed again %v after an announcer was started beside it", took.Round(time.Millisecond))
-	calls.answers(t, "user", 5, began)
+	calls.answers(t, "user", 1, began)
 	calls.check(t, "all the time")
 }
 
@@ -175,7 +175,7 @@ func TestAKilledInstanceCostsAttemptsAndNoCall(t *testing.T) {
 		f.up(id, "")
 	}
 	calls := begin(t, 1000, f.read)
-	calls.answers(t, "dies", 100, time.Time{})
+	calls.answers(t, "dies", 30, time.Time{})
 	inFlight := f.inFlight("dies")
 	killed := time.Now()
 	dies.signal(syscall.SIGKILL)

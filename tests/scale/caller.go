@@ -74,8 +74,8 @@ func (c *caller) start(ctx context.Context) error {
 	select {
 	case <-c.ready:
 		return nil
-	case <-time.After(2 * time.Minute):
-		return fmt.Errorf("a view is not complete after two minutes: %d of %d instances", c.size(), c.group.Want)
+	case <-time.After(5 * time.Minute):
+		return fmt.Errorf("a view is not complete after five minutes: %d of %d instances", c.size(), c.group.Want)
 	}
 }
 

@@ -125,7 +125,7 @@ func open(ctx context.Context, nc *nats.Conn, o kv.Options) (*kv.Registry, error
 func choose(ctx context.Context, nc *nats.Conn, source selector.Source) (*selector.Selector, error) {
 	return selector.New(ctx, nc, selector.Options{
 		Location: topology.Location{Region: "eu-west-1", Zone: "eu-west-1a"}, Source: source, Logger: quiet, Probe: selector.ProbeNone,
-		FirstSnapshot: 2 * time.Minute, // with two processors for all of them it may take that long
+		FirstSnapshot: 5 * time.Minute, // with two processors for all of them it may take that long
 	})
 }
 

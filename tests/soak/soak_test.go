@@ -107,8 +107,12 @@ func (s *soak) killLeader() {
 	s.Restart(n)
 }
 
+// freeze: until a server that goes on has caught up, it answers with what it
+// knew before. A caller of it that has heard more reads twice before it believes
+// that, and may then go back to the record of before for a moment.
 func (s *soak) freeze() {
 	n := s.server()
+	s.NewLife() // revisions may go back once
 	s.Freeze(n)
 	s.Pass(s.some(12 * time.Second))
 	s.Thaw(n)
