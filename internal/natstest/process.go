@@ -112,7 +112,7 @@ func (p *Process) Start(tb testing.TB) {
 		cmd.Env = append(cmd.Env, portVar+"="+strconv.Itoa(p.Port))
 	}
 	cmd.Stdout, cmd.Stderr = &p.log, &p.log
-	apart(cmd)
+	bind(cmd)
 	stdin, err := cmd.StdinPipe()
 	if err == nil {
 		err = cmd.Start()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -50,8 +51,10 @@ func TestAProcessIsKilledStoppedAndEnded(t *testing.T) {
 	defer nc.Close()
 
 	p.Stop(t)
-	if err := nc.FlushTimeout(quiet); err == nil {
-		t.Error("a stopped server answers")
+	for end := time.Now().Add(soon); nc.FlushTimeout(quiet) == nil; { // each of its threads stops by itself
+		if time.Now().After(end) {
+			t.Fatal("a stopped server answers")
+		}
 	}
 	p.Continue(t)
 	if err := nc.FlushTimeout(soon); err != nil {
@@ -72,6 +75,9 @@ func TestAProcessIsKilledStoppedAndEnded(t *testing.T) {
 }
 
 func TestAStoppedServerDiesWithTheTestThatStartedIt(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux kills a process with its parent")
+	}
 	if os.Getenv(parentVar) != "" {
 		p := single(t)
 		p.Stop(t)

@@ -3,18 +3,12 @@
 package natstest
 
 import (
-	"os/exec"
 	"syscall"
 	"testing"
 )
 
-// apart gives the process a group of its own. When the test that started it
-// dies, the group is orphaned, and the system wakes whoever in it is stopped:
-// so that also a stopped server sees its standard input end.
-func apart(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
-
 // Stop freezes the server (SIGSTOP): its connections stay open, and nobody
-// answers on them.
+// answers on them. It takes a moment.
 func (p *Process) Stop(tb testing.TB) { p.signal(tb, syscall.SIGSTOP) }
 
 // Continue lets a frozen server go on (SIGCONT).
