@@ -310,7 +310,7 @@ func TestForgeryOnCoreNATSHeals(t *testing.T) {
 				v := watch(t, f.r, "user")
 				v.until("one", time.Second, count(1))
 				forge(f, live+"victim", inst+"victim", seq, fmt.Sprint(rev), evil("victim"))
-				v.until("well again", 4*time.Second, func(s events.Snapshot) bool {
+				v.until("well again", 7*time.Second, func(s events.Snapshot) bool {
 					return s.Entries[0].Incarnation != "evil" && s.Entries[0].Revision == rev && !s.Entries[0].Suspect
 				})
 				time.Sleep(10 * time.Minute)
@@ -335,7 +335,7 @@ func TestForgeryOnCoreNATSHeals(t *testing.T) {
 				t.Fatal(err)
 			}
 			v.until("gone", time.Second, count(0))
-			v.until("back", 4*time.Second, of(0, 1))
+			v.until("back", 7*time.Second, of(0, 1))
 		})
 	})
 	t.Run("invented", func(t *testing.T) {
@@ -346,7 +346,7 @@ func TestForgeryOnCoreNATSHeals(t *testing.T) {
 			v.until("one", time.Second, count(1))
 			forge(f, live+"b", inst+"b", "99", "0", evil("b"))
 			v.until("it is listed", time.Second, of(0, 2))
-			v.until("it is suspect", 4*time.Second, of(1, 1))
+			v.until("it is suspect", 7*time.Second, of(1, 1))
 			v.until("and gone", time.Minute, of(0, 1))
 			if c := f.r.Counts(); c.Forged != 1 {
 				t.Errorf("%+v", c)
@@ -364,7 +364,7 @@ func TestForgeryOnCoreNATSHeals(t *testing.T) {
 				forge(f, live+id, inst+id, fmt.Sprint(99+i), "0", evil(id))
 			}
 			v.until("listed", time.Second, count(21))
-			v.until("gone, and never suspects", 4*time.Second, of(0, 1))
+			v.until("gone, and never suspects", 7*time.Second, of(0, 1))
 			if c := f.r.Counts(); c.Forged != 20 {
 				t.Errorf("%+v", c)
 			}

@@ -253,7 +253,7 @@ func TestStreamOfAnotherLifeWithHigherSequences(t *testing.T) {
 		}
 		f.register(longLived("same"))
 		f.register(longLived("new"))
-		v.until("the old one is suspect", 2*time.Second, func(s events.Snapshot) bool {
+		v.until("the old one is suspect", 4*time.Second, func(s events.Snapshot) bool {
 			return of(1, 2)(s) && s.Entries[1].ID == "old" && s.Entries[1].Suspect
 		})
 	})

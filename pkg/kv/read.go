@@ -15,6 +15,7 @@ const (
 	pageSize  = 2048            // records asked for at a time, at first
 	pageMost  = 8 * pageSize    // and at most, for whoever watches everything
 	pageQuick = time.Second / 2 // an answer within this time lets the next be larger
+	catchUp   = 2 * time.Second // what a copy of the stream gets to hear what it missed
 	lastMost  = 1024            // subjects whose last messages a server tells at once
 	pageIdle  = 3 * time.Second // silence that ends a question, see patience
 	firstIdle = time.Second     // and the first one, if there are snapshots on disk
@@ -332,7 +333,9 @@ func (w *watcher) readEnded() {
 		w.fullAt = time.Now().Add(jitter(w.r.relaxed(snapshotEvery)))
 	}
 	if w.doubt {
-		w.want = lost
+		// A copy that has just come back may be behind for a moment, and the
+		// next answer come from it too.
+		w.want, w.pause = lost, max(w.pause, catchUp)
 	}
 	w.schedule()
 }
@@ -352,7 +355,9 @@ func (w *watcher) schedule() {
 	w.confirms = !w.soon && w.newest > w.verified
 	if w.confirms {
 		w.heard = w.newest
-		w.due.Reset(jitter(w.r.relaxed(confirmEvery)))
+		// A look at a very long list costs the server more.
+		every := min(confirmEvery*time.Duration(1+len(w.records)/10_000), checkEvery)
+		w.due.Reset(jitter(w.r.relaxed(every)))
 		return
 	}
 	switch {

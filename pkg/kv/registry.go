@@ -298,14 +298,15 @@ const removal = 200 * time.Millisecond
 // meanwhile loses its own: it then takes no message until the server is started
 // again (nats-server 2.15.2, on disk).
 func (r *Registry) absent(ctx context.Context, stream string) (jetstream.Stream, error) {
-	if r.ensured.Load() { // else it was not deleted under our eyes
-		select {
-		case <-time.After(removal):
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
-		}
+	if !r.ensured.Load() {
+		return nil, jetstream.ErrStreamNotFound // it was not deleted under our eyes
 	}
-	return r.js.Stream(ctx, stream)
+	select {
+	case <-time.After(removal):
+		return r.js.Stream(ctx, stream)
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	}
 }
 
 func (r *Registry) create(ctx context.Context) (jetstream.Stream, error) {
