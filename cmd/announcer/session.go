@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -177,9 +178,11 @@ func (s *session) open(ctx context.Context, conn *nats.Conn) (*kv.Registry, erro
 // is filled in.
 func (s *session) announce(registry *kv.Registry, in events.Instance, o kv.AnnounceOptions) (*kv.Announcement, error) {
 	o.CheckInterval, o.CheckTimeout = s.app.CheckInterval, check.Timeout
+	mover := daemon.NewMover(registry.Conn(), cmp.Or(in.TTL, events.DefaultTTL)/3, s.log)
 	o.OnState = func(state kv.State) {
 		s.metrics.OnState(state)
 		s.board.onState(state)
+		mover.Trouble(errors.Is(state.Err, kv.ErrUnavailable) && state.Phase != kv.Left)
 	}
 	o.Logger = slog.New(withoutPhases{s.log.Handler()})
 	o.Locator = latency.NewLocator()

@@ -186,6 +186,9 @@ func (r *Registry) open(ctx context.Context) error {
 	}
 }
 
+// Conn is the connection that [Open] was given.
+func (r *Registry) Conn() *nats.Conn { return r.nc }
+
 // Counts returns the totals since Open.
 func (r *Registry) Counts() Counts {
 	return Counts{r.counts.invalid.Load(), r.counts.forged.Load(), r.counts.gaps.Load(), r.counts.snapshots.Load()}
