@@ -101,11 +101,14 @@ func (c *evacuateCommand) show(ctx context.Context, p *daemon.Process, s *sessio
 	if !e.Evacuated {
 		what = "is not evacuated any more: they are picked as all others"
 	}
-	note := ""
-	if of.Instances == 0 {
-		note = " (is that its name?)"
+	with := fmt.Sprintf("%d instances now", of.Instances)
+	switch of.Instances {
+	case 0:
+		with += " (is that its name?)"
+	case 1:
+		with = "1 instance now"
 	}
-	_, err = fmt.Fprintf(p.Stdout, "%s, with %d instances now%s, %s\n", e.Place(), of.Instances, note, what)
+	_, err = fmt.Fprintf(p.Stdout, "%s, with %s, %s\n", e.Place(), with, what)
 	return err
 }
 
