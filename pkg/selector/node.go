@@ -92,22 +92,39 @@ func unpackCost(c uint64) (ns float32, at uint32) {
 	return math.Float32frombits(uint32(c >> 32)), uint32(c)
 }
 
-// duration is what a call may be expected to take, in nanoseconds, and how long
-// ago the last one ended, in ticks. It is 0 when that is not known: none has ended
-// yet, or the last one failed and is long ago.
-func (n *node) duration(now uint32) (ns float32, idle int32) {
-	ns, at := unpackCost(n.cost.Load())
-	idle = int32(now - at)
+// durations are what a call of each of two may be expected to take, in
+// nanoseconds. They are 0 when they say nothing: a call of one has never ended,
+// the last one failed and is long ago, or it is old though the other is called
+// all the time.
+func durations(a, b *node, now uint32) (da, db float32) {
+	ca, cb := a.cost.Load(), b.cost.Load()
+	da, ata := unpackCost(ca)
+	db, atb := unpackCost(cb)
+	if da > 0 && db > 0 && now-ata <= uint32(fadeAfter) && now-atb <= uint32(fadeAfter) {
+		return da, db // nearly always
+	}
+	ia, ib := int32(now-ata), int32(now-atb)
+	if max(ia, ib) > believed && min(ia, ib) <= many {
+		return 0, 0
+	}
+	if da, db = expected(da, ia), expected(db, ib); da == 0 || db == 0 {
+		return 0, 0
+	}
+	return da, db
+}
+
+// expected is the duration of a cost that has not changed for that many ticks.
+func expected(ns float32, idle int32) float32 {
 	if ns < 0 {
 		if idle > believed {
-			return 0, idle
+			return 0
 		}
 		ns = -ns
 	}
 	if idle > fadeAfter {
 		ns *= faded(idle)
 	}
-	return ns, idle
+	return ns
 }
 
 // average is the moving average of the durations of calls.
@@ -124,7 +141,9 @@ func faded(idle int32) float32 { return float32(math.Exp(-float64(idle) / float6
 func (n *node) learn(took time.Duration, err error, now uint32) {
 	ns, at := unpackCost(n.cost.Load())
 	idle := int32(now - at)
-	ns = max(ns, -ns)
+	if ns < 0 {
+		ns = -ns
+	}
 	sample := float32(max(took, 1))
 	weight := float32(minWeight)
 	sign := float32(1)

@@ -163,10 +163,7 @@ const alike = 1.25
 // is neither flooded nor starved, and a slow one is tried again.
 func lighter(a, b *node, now uint32) *node {
 	la, lb := a.queue(), b.queue()
-	da, ia := a.duration(now)
-	db, ib := b.duration(now)
-	known := da != 0 && db != 0 && (max(ia, ib) <= believed || min(ia, ib) > many)
-	if known && (da > alike*db || db > alike*da) {
+	if da, db := durations(a, b, now); da > alike*db || db > alike*da {
 		la, lb = la*da, lb*db
 	}
 	if lb < la {
