@@ -17,8 +17,9 @@ const (
 	confirmEvery  = 3 * time.Second  // and, after a change was heard, whether it has it
 	settle        = 100 * time.Millisecond
 	maxRetry      = 5 * time.Second
-	liveBuffer    = 2048 // messages; more unread ones cost a read
-	restFactor    = 20   // after a snapshot was given out: so many times as long as that took
+	liveBuffer    = 2048                   // messages; more unread ones cost a read
+	restFactor    = 20                     // after a snapshot was given out: so many times as long as that took
+	cheap         = 100 * time.Microsecond // that is as of a thousand instances, and needs no rest
 	maxRest       = 100 * time.Millisecond
 	manyWatches   = 20 // of one Registry; those of more are looked after less often
 
@@ -215,7 +216,7 @@ func (w *watcher) give(apply func(events.Snapshot)) {
 		// would keep a question for ever while changes are heard.
 		w.wait(time.Until(w.until) + time.Since(began))
 	}
-	w.rest = time.Now().Add(min(restFactor*time.Since(began), maxRest))
+	w.rest = time.Now().Add(min(restFactor*max(0, time.Since(began)-cheap), maxRest))
 }
 
 // resting says whether what has changed shall wait for more. A snapshot is of a
