@@ -2,6 +2,7 @@ package kv
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -43,4 +44,14 @@ func (r *Registry) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.local().Add(c.ahead)
+}
+
+// throttle lets one line a minute into the log, of what may come by thousands.
+type throttle struct{ last atomic.Int64 } // since the start of the clock; 0: never
+
+// allows says whether that is now. A clock that is set back silences nobody.
+func (t *throttle) allows(c *clock) bool {
+	now := max(1, int64(time.Since(c.start)))
+	last := t.last.Load()
+	return (last == 0 || now-last > int64(time.Minute)) && t.last.CompareAndSwap(last, now)
 }

@@ -34,7 +34,7 @@ func (v *view) fade(l *list, rec *record) {
 		return
 	}
 	if !rec.expired {
-		v.r.log.Warn("nothing is heard of an instance in another region, using it last", "service", rec.instance.Service, "instance", rec.instance.ID, "region", rec.instance.Location.Region)
+		v.suspects("nothing is heard of an instance in another region, using it last", rec.instance, "region", rec.instance.Location.Region)
 	}
 	v.touch(rec.instance.Service)
 	l.keep(rec, maxOutOfReach)

@@ -91,7 +91,8 @@ type Registry struct {
 	pulse       pulse
 	watching    atomic.Int64 // watches, now
 	stale       atomic.Int64 // those that have said that their view is stale
-	warned      atomic.Int64 // when a message was last called invalid, since clock.start; 0: never
+	warned      throttle     // of messages that are not valid
+	doubted     throttle     // of instances that become suspects
 
 	ensuring chan struct{} // full while somebody asks for the bucket, or makes it
 	ensured  atomic.Bool   // it has been seen

@@ -89,7 +89,7 @@ func (v *view) expire(l *list, rec *record) {
 		v.drop(l, rec)
 	case near || all:
 		if !again {
-			v.r.log.Warn("instances expired together, using them last", "service", in.Service, "instance", in.ID, "expired", l.all.expired+l.all.held+l.all.gone+1)
+			v.suspects("instances expired together, using them last", in, "expired", l.all.expired+l.all.held+l.all.gone+1)
 		}
 		v.troubled = time.Now()
 		v.recall(l, func(other *events.Instance) bool { return all || zoneOf(other) == zoneOf(in) })
@@ -144,9 +144,19 @@ func (v *view) outOfReach(in *events.Instance) bool {
 // fires again.
 func (v *view) doubtful(l *list, rec *record) {
 	in := rec.instance
-	v.r.log.Warn("an instance expired just after an outage, using it last", "service", in.Service, "instance", in.ID)
+	v.suspects("an instance expired just after an outage, using it last", in)
 	v.touch(in.Service)
 	l.keep(rec, 2*in.TTL)
+}
+
+// suspects logs that an instance is suspect: of many, one.
+func (v *view) suspects(why string, in *events.Instance, more ...any) {
+	log := v.r.log.Debug
+	if v.r.doubted.allows(&v.r.clock) {
+		log = v.r.log.Warn
+		more = append(more, "others", "are only logged for debugging, for a minute")
+	}
+	log(why, append([]any{"service", in.Service, "instance", in.ID}, more...)...)
 }
 
 // bury removes an instance that expired alone, and remembers it for a while.
@@ -189,7 +199,7 @@ func (v *view) vanish(rec *record) {
 		v.drop(v.list(in.Service), rec)
 		return
 	}
-	v.r.log.Warn("an instance vanished from the registry without a word, using it last", "service", in.Service, "instance", in.ID)
+	v.suspects("an instance vanished from the registry without a word, using it last", in)
 	rec.suspect, rec.patience = time.Now(), maxSuspect
 	v.touch(in.Service)
 }

@@ -1,7 +1,10 @@
 package kv_test
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -249,4 +252,21 @@ func TestOneThatExpiresWhenTheStreamHadNoLeaderIsSuspect(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A mass of suspects is one line in the log, however many there are.
+func TestManySuspectsAreLoggedOnce(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		var log bytes.Buffer
+		r := open(t, f.nc, kv.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		f.dying(100, 10)
+		v := watch(t, r, "user")
+		v.until("suspect", 20*time.Second, of(100, 10))
+		time.Sleep(ttl15)
+		v.close()
+		if got := strings.Count(log.String(), "expired together"); got != 1 {
+			t.Errorf("%d lines:\n%s", got, &log)
+		}
+	})
 }

@@ -287,8 +287,7 @@ func (r *Registry) invalid(msg *nats.Msg, err error) {
 	}
 	n.Add(1)
 	// Whoever writes garbage must not fill the log too.
-	now := max(1, int64(time.Since(r.clock.start))) // a clock that is set back silences nobody
-	if last := r.warned.Load(); (last == 0 || now-last > int64(time.Minute)) && r.warned.CompareAndSwap(last, now) {
+	if r.warned.allows(&r.clock) {
 		r.log.Warn("ignoring a message that is not valid; more of them are only counted for a minute", "subject", msg.Subject, "error", err)
 	}
 }
