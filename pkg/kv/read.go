@@ -17,8 +17,8 @@ const (
 	pageQuick = time.Second / 2 // an answer within this time lets the next be larger
 	catchUp   = 2 * time.Second // what a copy of the stream gets to hear what it missed
 	lastMost  = 1024            // subjects whose last messages a server tells at once
-	pageIdle  = 3 * time.Second // silence that ends a question, see patience
-	firstIdle = time.Second     // and the first one, if there are snapshots on disk
+	pageIdle  = 3 * time.Second // twice the first silence after which a question is asked again, see patience
+	firstIdle = time.Second     // and that of the first one, if there are snapshots on disk
 )
 
 // reader asks the stream, one question at a time: for the newest message (a
@@ -198,13 +198,15 @@ func (w *watcher) silence() {
 }
 
 // patience is how long to wait for an answer, or for more of it. It doubles with
-// each question in a row that had none: asking costs the server, too.
+// each question in a row that had none: asking costs the server, too. The first
+// time it is short, for the copy that was asked may be a server that has just
+// stopped to answer, and the next is another.
 func (w *watcher) patience() time.Duration {
 	idle := pageIdle
 	if w.from.store != nil && !w.ready {
 		idle = firstIdle // there is something to go on with
 	}
-	return idle << min(w.retries, 4)
+	return idle << min(w.retries, 4) / 2
 }
 
 // answer takes in an answer, or a part of it.
