@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/pkg/events"
@@ -172,6 +174,42 @@ func TestStartsBeforeItsRegistryAndThroughItsRestart(t *testing.T) {
 				t.Fatal("no pick after the registry has come back")
 			}
 			time.Sleep(time.Second)
+		}
+	})
+}
+
+// Where regions have a registry each, what the others list is read beside the own.
+func TestARegistryOfARegionIsOpenedByItsOptions(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		ns := natstest.Start(t, func(o *server.Options) { o.JetStreamDomain = "us" })
+		nc := natstest.Connect(t, ns)
+		if _, err := selector.New(t.Context(), nc, selector.Options{Location: home, Regions: []string{"eu"}, Logger: silent}); err == nil || !strings.Contains(err.Error(), "domain") {
+			t.Errorf("without its domain: %v", err)
+		}
+		o := selector.Options{Location: home, Domain: "us", Regions: []string{"us", "eu"}, Logger: silent}
+		var d distances
+		o.Latency.Dial = d.dial
+		s, err := selector.New(t.Context(), nc, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		r, err := kv.Open(t.Context(), nc, kv.Options{Domain: "us", NoCreate: true, Logger: silent})
+		if err != nil {
+			t.Fatal(err)
+		}
+		announce(t, r, d.at("here", home, time.Millisecond))
+		eventually(t, "it is picked", func() bool {
+			p, err := s.Pick(t.Context(), "user")
+			p.Done(nil)
+			return err == nil && p.ID == "here"
+		})
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := js.Stream(t.Context(), "KV_proxima_us"); err != nil {
+			t.Errorf("the other regions are not read: %v", err)
 		}
 	})
 }

@@ -81,9 +81,13 @@ type Options struct {
 	Latency latency.Options
 	// Source of instances. Default: the registry's bucket in NATS.
 	Source Source
+	// Domain and Regions are those of the registry, where regions have one each,
+	// see [kv.Options]. They, SnapshotDir and NoSuspects are for the default
+	// Source. Default: there is one registry.
+	Domain  string
+	Regions []string
 	// SnapshotDir is where the registry's last snapshots are kept, so that this
 	// caller can start while NATS is away, see [kv.Options]. Default: nowhere.
-	// It and NoSuspects are for the default Source.
 	SnapshotDir string
 	// NoSuspects removes instances whose leases end at once, also when many do
 	// together, see [kv.Options].

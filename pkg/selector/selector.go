@@ -82,7 +82,9 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 		s.assumed[i] = latency.Assumed(i, len(s.assumed))
 	}
 	if s.source == nil {
-		if s.source, err = kv.Open(ctx, nc, kv.Options{Bucket: o.Bucket, SnapshotDir: o.SnapshotDir, NoSuspects: o.NoSuspects, Logger: o.Logger}); err != nil {
+		if s.source, err = kv.Open(ctx, nc, kv.Options{
+			Bucket: o.Bucket, Domain: o.Domain, Regions: o.Regions, SnapshotDir: o.SnapshotDir, NoSuspects: o.NoSuspects, Logger: o.Logger,
+		}); err != nil {
 			return nil, fmt.Errorf("selector: %w", err)
 		}
 	}
