@@ -178,7 +178,9 @@ func (s *session) open(ctx context.Context, conn *nats.Conn) (*kv.Registry, erro
 // is filled in.
 func (s *session) announce(registry *kv.Registry, in events.Instance, o kv.AnnounceOptions) (*kv.Announcement, error) {
 	o.CheckInterval, o.CheckTimeout = s.app.CheckInterval, check.Timeout
-	mover := daemon.NewMover(registry.Conn(), cmp.Or(in.TTL, events.DefaultTTL)/3, s.log)
+	// A lease is renewed after a third of the ttl, which may fail after 2 s:
+	// what is left must do for the wait and for another server.
+	mover := daemon.NewMover(registry.Conn(), cmp.Or(in.TTL, events.DefaultTTL)/6, s.log)
 	o.OnState = func(state kv.State) {
 		s.metrics.OnState(state)
 		s.board.onState(state)
