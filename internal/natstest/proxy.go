@@ -65,8 +65,12 @@ func (p *Proxy) URL() string { return "nats://" + p.Addr() }
 func (p *Proxy) Cut() {
 	p.change(func() {
 		p.cut = true
+		// All of them before the first is closed: its pump closes the other end.
 		for c := range p.conns {
-			reset(c)
+			_ = c.SetLinger(0) // fails only if it is closed
+		}
+		for c := range p.conns {
+			_ = c.Close()
 		}
 	})
 }
