@@ -24,3 +24,27 @@ type ServerClock struct{ c clock }
 func NewServerClock() *ServerClock            { return &ServerClock{clock{start: time.Now()}} }
 func (s *ServerClock) Heard(stored time.Time) { s.c.hear(stored.UnixNano()) }
 func (s *ServerClock) Ahead() time.Duration   { return s.c.ahead }
+
+// Reading and Look are what is known of another region, and what a look finds.
+type (
+	Reading = reading
+	Look    struct {
+		Reached, Sourced, Silent bool
+		Epoch                    int64
+		Count, Seen, Told        uint64
+	}
+)
+
+// Next is what is known after a look, and whether to read anew.
+func Next(was Reading, is Look) (Reading, bool) {
+	return was.next(look{is.Reached, is.Sourced, is.Silent, is.Epoch, is.Count, is.Seen, is.Told})
+}
+
+// Begun is what is known when that was done.
+func Begun(was Reading, epoch int64) Reading { return was.begun(epoch) }
+
+// Told is what a message says that others have found, by region.
+func Told(data []byte) (map[string]Reading, error) {
+	l, err := decodeLooked(data)
+	return l.Regions, err
+}

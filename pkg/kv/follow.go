@@ -50,7 +50,12 @@ func (f *follower) join() chan struct{} {
 		f.stop, f.ended = cancel, ended
 		go func() { // ends with the last watch, which waits for it
 			defer close(ended)
-			newFollowing(f).run(ctx)
+			var all sync.WaitGroup
+			all.Go(func() { newFollowing(f).run(ctx) })
+			if f.r.others != nil && !f.r.opts.NoCreate {
+				all.Go(func() { newSourcing(f.r).run(ctx) })
+			}
+			all.Wait()
 		}()
 	}
 	return c

@@ -117,18 +117,15 @@ func (r *Registry) ensureRegions(ctx context.Context, own jetstream.Stream) erro
 func (r *Registry) addSources(ctx context.Context, config jetstream.StreamConfig) error {
 	before, missing := len(config.Sources), false
 	for _, region := range r.regions {
-		source := r.source(region)
-		if slices.ContainsFunc(config.Sources, func(have *jetstream.StreamSource) bool {
-			return have.External != nil && have.External.APIPrefix == source.External.APIPrefix
-		}) {
+		if sourceOf(config.Sources, region) >= 0 {
 			continue
 		}
-		if err := r.rewind(ctx, region); err != nil {
+		if err := r.rewind(ctx, region, 0); err != nil {
 			r.log.Debug("a region is not read yet", "region", region, "error", err)
 			missing = true
 			continue
 		}
-		config.Sources = append(config.Sources, source)
+		config.Sources = append(config.Sources, r.sourceConfig(region, time.Now().UnixMicro()))
 	}
 	r.incomplete.Store(missing)
 	if len(config.Sources) == before {
@@ -142,26 +139,18 @@ func (r *Registry) addSources(ctx context.Context, config jetstream.StreamConfig
 	return nil
 }
 
-// rewind has a region tell everything from the beginning. Its consumer remembers
-// what it has told, also to a stream of ours that was lost.
-func (r *Registry) rewind(ctx context.Context, region string) error {
+// rewind has a region tell what it wrote after the message of that sequence. Its
+// consumer remembers what it has told, also to a stream of ours that was lost.
+func (r *Registry) rewind(ctx context.Context, region string, after uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, r.opts.OpTimeout/4)
 	defer cancel()
-	subject := "$JS." + region + ".API.CONSUMER.RESET." + r.stream + "." + sourceName(r.opts.Domain)
-	msg, err := r.nc.RequestWithContext(ctx, subject, []byte(`{"seq":1}`))
+	request, err := json.Marshal(struct {
+		Seq uint64 `json:"seq"`
+	}{after + 1})
 	if err != nil {
 		return err
 	}
-	var answer struct {
-		Error *jetstream.APIError `json:"error"`
-	}
-	if err := json.Unmarshal(msg.Data, &answer); err != nil {
-		return err
-	}
-	if answer.Error != nil {
-		return answer.Error
-	}
-	return nil
+	return r.call(ctx, apiOf(region)+".CONSUMER.RESET."+r.stream+"."+sourceName(r.opts.Domain), request, &struct{}{})
 }
 
 var errOthers = errors.New("kv: the bucket of the other regions cannot be used")
@@ -226,16 +215,18 @@ func (r *Registry) othersConfig(own jetstream.StreamConfig) jetstream.StreamConf
 	return c
 }
 
-// source is how another region is sourced: its instances, and its orders by its name.
-func (r *Registry) source(region string) *jetstream.StreamSource {
+// sourceConfig is how another region is sourced: its instances, and its orders by
+// its name.
+func (r *Registry) sourceConfig(region string, epoch int64) *jetstream.StreamSource {
 	b := r.others
 	return &jetstream.StreamSource{
 		Name:     r.stream,
-		External: &jetstream.ExternalStream{APIPrefix: "$JS." + region + ".API"},
+		External: &jetstream.ExternalStream{APIPrefix: apiOf(region)},
 		Consumer: &jetstream.StreamConsumerSource{Name: sourceName(r.opts.Domain), DeliverSubject: r.sourceSubject(region, r.opts.Domain)},
 		SubjectTransforms: []jetstream.SubjectTransformConfig{
 			{Source: r.instOf(region), Destination: b.inst + "{{wildcard(1)}}." + region + ".>"},
 			{Source: r.prefix + evacuateFamily + ">", Destination: b.prefix + evacuateFamily + region + ".>"},
+			r.epochTransform(epoch),
 		},
 	}
 }

@@ -1,0 +1,367 @@
+package kv
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// How often somebody in a region looks whether the others are read: soon while one
+// is out of reach, so that all agree within a second of its return.
+const (
+	lookEvery   = 3 * time.Second
+	lookAway    = 150 * time.Millisecond
+	lookTimeout = 500 * time.Millisecond
+	lookSilence = 5 * sourceHeartbeat / 2 // of a source; it speaks up more often
+	maxVain     = 5                       // begun anew in vain: the wait doubles so often at most
+)
+
+// reading is how well another region is read, as far as is known. Those who look
+// after it tell each other.
+type reading struct {
+	Epoch int64  `json:"epoch"`          // of the source
+	Count uint64 `json:"count"`          // of what was delivered since it was last wound back
+	Seen  uint64 `json:"seen"`           // the sequence, over there, of the last that was stored here
+	Safe  uint64 `json:"safe"`           // the same some seconds before: nothing up to it is missing
+	Away  bool   `json:"away,omitempty"` // it was out of reach
+	Vain  int    `json:"vain,omitempty"` // how often in a row it was begun anew
+	Skip  int    `json:"skip,omitempty"` // looks to let pass before that is done again
+}
+
+// look is what one look at a region finds.
+type look struct {
+	reached bool   // it answers
+	sourced bool   // our stream has it as a source
+	silent  bool   // and has not heard of it lately
+	epoch   int64  // of that source
+	count   uint64 // as in reading
+	seen    uint64 // 0: nothing from that source
+	told    uint64 // the last sequence that it has delivered
+}
+
+// next is what is known after a look, and whether the source is to be begun anew,
+// after the message was.Safe.
+//
+// The servers go on by themselves after an outage, but not well enough: one that
+// asks for its consumer while the way is closed waits five seconds for an answer,
+// and then ever longer until it asks again; and one that was told something on a
+// connection that was dead already may never hear it. For what was delivered and
+// not acknowledged counts as acknowledged when it is replaced in its bucket, and
+// with it all that was delivered before (nats-server 2.15.2; see docs/decisions).
+func (was reading) next(is look) (reading, bool) {
+	now := was
+	if !is.reached {
+		now.Away = true
+		return now, false
+	}
+	switch {
+	case is.sourced && was.Epoch != 0 && is.epoch != was.Epoch:
+		// Somebody else has begun anew.
+		return reading{Epoch: is.epoch, Count: is.count, Seen: is.seen, Vain: was.Vain}, false
+	case !is.sourced, was.Away, is.silent, is.epoch == was.Epoch && is.count < was.Count:
+		if was.Skip > 0 {
+			now.Skip--
+			now.Count, now.Away = is.count, was.Away && is.silent
+			return now, false
+		}
+		if !is.sourced {
+			now.Safe = 0
+		}
+		return now, true
+	}
+	now = reading{Epoch: is.epoch, Count: is.count, Seen: min(max(was.Seen, is.seen), is.told)}
+	if was.Epoch != 0 { // else nobody knows what was before
+		now.Safe = min(was.Seen, is.told)
+	}
+	return now, false
+}
+
+// begun is what is known when the source was begun anew.
+func (was reading) begun(epoch int64) reading {
+	vain := min(was.Vain+1, maxVain)
+	return reading{Epoch: epoch, Safe: was.Safe, Seen: was.Safe, Vain: vain, Skip: 1<<(vain-1) - 1}
+}
+
+// sourcing looks after the sources of a registry, while somebody watches it. All
+// such processes of a region share the work: each waits for a time that is drawn
+// at random, and begins anew with that when another has looked.
+type sourcing struct {
+	r     *Registry
+	heard chan *nats.Msg
+	due   *time.Timer
+	state map[string]reading // by region
+}
+
+// looked is what they tell each other: first that one looks, then what it found.
+type looked struct {
+	Regions map[string]reading `json:"regions,omitempty"`
+}
+
+func newSourcing(r *Registry) *sourcing {
+	s := &sourcing{r: r, heard: make(chan *nats.Msg, 64), state: map[string]reading{}}
+	s.due = time.NewTimer(s.wait())
+	return s
+}
+
+func (s *sourcing) run(ctx context.Context) {
+	defer s.due.Stop()
+	sub, err := s.r.nc.ChanSubscribe(s.subject(), s.heard)
+	if err != nil {
+		return // the connection is closed: nothing will ever be read again
+	}
+	defer func() { _ = sub.Unsubscribe() }() // fails as above
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case msg := <-s.heard:
+			s.hear(msg)
+		case <-s.due.C:
+			s.look(ctx)
+			s.due.Reset(s.wait())
+		}
+	}
+}
+
+func (s *sourcing) subject() string { return s.r.live + "sources." + s.r.opts.Domain }
+
+// wait is how long until the next look, if nobody else is faster.
+func (s *sourcing) wait() time.Duration {
+	for _, x := range s.state {
+		if x.Away {
+			return lookAway + rand.N(lookAway)
+		}
+	}
+	return lookEvery + rand.N(2*lookEvery/3)
+}
+
+// hear takes in that somebody looks, or what was found.
+func (s *sourcing) hear(msg *nats.Msg) {
+	l, err := decodeLooked(msg.Data)
+	if err != nil {
+		s.r.invalid(msg, err)
+		return
+	}
+	if len(l.Regions) == 0 {
+		s.due.Reset(s.wait() + lookTimeout)
+		return
+	}
+	for _, region := range s.r.regions {
+		if x, ok := l.Regions[region]; ok {
+			s.state[region] = x
+		}
+	}
+	s.due.Reset(s.wait())
+}
+
+func decodeLooked(data []byte) (looked, error) {
+	var l looked
+	if err := json.Unmarshal(data, &l); err != nil {
+		return looked{}, fmt.Errorf("not what is known of other regions: %w", err)
+	}
+	for region, x := range l.Regions {
+		if x.Vain < 0 || x.Vain > maxVain || x.Skip < 0 || x.Skip >= 1<<maxVain {
+			return looked{}, fmt.Errorf("not what is known of region %q: %+v", region, x)
+		}
+	}
+	return l, nil
+}
+
+// look looks at all regions, and begins anew to read those that need it.
+func (s *sourcing) look(ctx context.Context) {
+	if !s.r.nc.IsConnected() {
+		return
+	}
+	s.tell(looked{})
+	ctx, cancel := context.WithTimeout(ctx, s.r.opts.OpTimeout)
+	defer cancel()
+	found, err := s.find(ctx)
+	if err != nil {
+		s.r.log.Debug("it is not known how well other regions are read", "error", err)
+		return
+	}
+	for region, is := range found {
+		was := s.state[region]
+		now, again := was.next(is)
+		if again {
+			if epoch, err := s.r.source(ctx, region, now.Safe); err != nil {
+				s.r.log.Debug("a region is not read anew", "region", region, "error", err)
+				now.Away = true // try again soon
+			} else {
+				s.r.log.Debug("a region is read anew", "region", region, "after", now.Safe)
+				now = now.begun(epoch)
+			}
+		}
+		s.state[region] = now
+	}
+	s.tell(looked{s.state})
+}
+
+func (s *sourcing) tell(l looked) {
+	data, err := json.Marshal(l)
+	if err != nil {
+		panic(err) // a map of numbers
+	}
+	_ = s.r.nc.Publish(s.subject(), data) // if nobody hears it, others look as well
+}
+
+// find looks at all regions at once. The error is of our own.
+func (s *sourcing) find(ctx context.Context) (map[string]look, error) {
+	found := map[string]look{}
+	var mu sync.Mutex // guards found
+	var asking sync.WaitGroup
+	for _, region := range s.r.regions {
+		asking.Go(func() {
+			is := s.ask(ctx, region)
+			mu.Lock()
+			defer mu.Unlock()
+			found[region] = is
+		})
+	}
+	asking.Wait()
+	if !slices.ContainsFunc(s.r.regions, func(region string) bool { return found[region].reached }) {
+		return found, ctx.Err()
+	}
+	stream, err := s.r.js.Stream(ctx, s.r.others.stream)
+	if err != nil {
+		return nil, err
+	}
+	info := stream.CachedInfo()
+	for region, is := range found {
+		if i := sourceOf(info.Config.Sources, region); i >= 0 {
+			is.sourced, is.epoch = true, epochOf(info.Config.Sources[i])
+		}
+		is.silent = true
+		for _, x := range info.Sources {
+			if x.External != nil && x.External.APIPrefix == apiOf(region) {
+				is.seen, is.silent = x.Seq, x.Active < 0 || x.Active > lookSilence
+			}
+		}
+		found[region] = is
+	}
+	return found, nil
+}
+
+// ask asks a region for the consumer that we read it with.
+func (s *sourcing) ask(ctx context.Context, region string) look {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	var info jetstream.ConsumerInfo
+	if err := s.r.call(ctx, apiOf(region)+".CONSUMER.INFO."+s.r.stream+"."+sourceName(s.r.opts.Domain), nil, &info); err != nil {
+		return look{}
+	}
+	return look{reached: true, count: info.Delivered.Consumer, told: info.Delivered.Stream}
+}
+
+// call asks JetStream's API of another region.
+func (r *Registry) call(ctx context.Context, subject string, request []byte, into any) error {
+	msg, err := r.nc.RequestWithContext(ctx, subject, request)
+	if err != nil {
+		return err
+	}
+	var failed struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(msg.Data, &failed); err != nil {
+		return err
+	}
+	if failed.Error != nil {
+		return failed.Error
+	}
+	return json.Unmarshal(msg.Data, into)
+}
+
+func apiOf(region string) string { return "$JS." + region + ".API" }
+
+// sourceOf is where a region is among the sources of our stream, -1: nowhere.
+func sourceOf(sources []*jetstream.StreamSource, region string) int {
+	return slices.IndexFunc(sources, func(s *jetstream.StreamSource) bool {
+		return s.External != nil && s.External.APIPrefix == apiOf(region)
+	})
+}
+
+// source makes a region a source of our stream that is read from the message after
+// a sequence of its bucket, whether it is one already or not. It returns the epoch
+// of the new source.
+func (r *Registry) source(ctx context.Context, region string, after uint64) (epoch int64, err error) {
+	select {
+	case r.ensuring <- struct{}{}:
+		defer func() { <-r.ensuring }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	// First of all nobody may read: what was acknowledged would not be told again.
+	if err := r.setSource(ctx, region, nil); err != nil {
+		return 0, err
+	}
+	if err := r.rewind(ctx, region, after); err != nil {
+		return 0, err
+	}
+	epoch = time.Now().UnixMicro()
+	if err := r.setSource(ctx, region, r.sourceConfig(region, epoch)); err != nil {
+		return 0, err
+	}
+	// Somebody who changed another source at that moment may have undone it.
+	s, err := r.js.Stream(ctx, r.others.stream)
+	if err != nil {
+		return 0, err
+	}
+	sources := s.CachedInfo().Config.Sources
+	if i := sourceOf(sources, region); i < 0 || epochOf(sources[i]) != epoch {
+		return 0, errors.New("kv: somebody else changes the sources")
+	}
+	return epoch, nil
+}
+
+// setSource replaces the source of a region, nil: by none.
+func (r *Registry) setSource(ctx context.Context, region string, source *jetstream.StreamSource) error {
+	s, err := r.js.Stream(ctx, r.others.stream)
+	if err != nil {
+		return err
+	}
+	config := s.CachedInfo().Config
+	i := sourceOf(config.Sources, region)
+	if i >= 0 {
+		config.Sources = slices.Delete(config.Sources, i, i+1)
+	}
+	if source != nil {
+		config.Sources = append(config.Sources, source)
+		config.Subjects = nil // what the server gives to a stream that has no source
+	} else if i < 0 {
+		return nil
+	}
+	_, err = r.js.UpdateStream(ctx, config)
+	return err
+}
+
+// The epoch of a source is part of its name, as the server makes it up. It goes on
+// after the last message that it stored from a source of that name; so one that
+// shall read again what it may have missed needs another. It stands in the filter
+// of a subject that nobody writes to.
+const epochFamily = "epoch."
+
+func (r *Registry) epochTransform(epoch int64) jetstream.SubjectTransformConfig {
+	name := epochFamily + strconv.FormatInt(epoch, 10)
+	return jetstream.SubjectTransformConfig{Source: r.prefix + name, Destination: r.others.prefix + name}
+}
+
+// epochOf is 0 for a source that has none.
+func epochOf(s *jetstream.StreamSource) int64 {
+	for _, t := range s.SubjectTransforms {
+		if _, epoch, ok := strings.Cut(t.Source, "."+epochFamily); ok {
+			n, _ := strconv.ParseInt(epoch, 10, 64)
+			return n
+		}
+	}
+	return 0
+}
