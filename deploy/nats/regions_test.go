@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
@@ -200,10 +201,20 @@ func TestRegionsSeeEachOtherAndDoNotMix(t *testing.T) {
 func TestARegionCannotChangeAnother(t *testing.T) {
 	t.Parallel()
 	sites := startRegions(t, kv.Options{})
+	const strange = `{"by":"another region"}`
+	heard := make(chan *nats.Msg, 1000)
+	for _, s := range sites {
+		if _, err := s.nc.ChanSubscribe("proxima.sources."+s.region, heard); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, from := range sites {
 		for _, to := range sites {
 			if from == to {
 				continue
+			}
+			if err := from.nc.Publish("proxima.sources."+to.region, []byte(strange)); err != nil {
+				t.Fatal(err)
 			}
 			js, err := jetstream.NewWithDomain(from.nc, to.region)
 			if err != nil {
@@ -232,6 +243,11 @@ func TestARegionCannotChangeAnother(t *testing.T) {
 		_, err = stream.GetLastMsgForSubject(t.Context(), "$KV.proxima.inst.user."+s.region+".z.x")
 		if !errors.Is(err, jetstream.ErrMsgNotFound) {
 			t.Errorf("%s keeps what was written in another region: %v", s.region, err)
+		}
+	}
+	for range len(heard) {
+		if msg := <-heard; string(msg.Data) == strange {
+			t.Errorf("what another region says of sources is heard on %s", msg.Subject)
 		}
 	}
 }

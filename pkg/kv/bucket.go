@@ -9,7 +9,8 @@ type bucket struct {
 	inst   string // $KV.<name>.inst.
 	origin string // the prefix in the bucket that was written: schedules name their leases there
 	live   string // <name>., the prefix of republished changes
-	direct string // subject of direct gets
+	direct string // subject of direct gets: any copy answers
+	leader string // and of those that only the stream's leader answers
 	store  *store // of the last snapshots; nil: nothing is saved
 }
 
@@ -21,7 +22,7 @@ func newBucket(name, origin, api string) bucket {
 		name: name, stream: "KV_" + name,
 		prefix: prefix, inst: prefix + "inst.", origin: "$KV." + origin + ".",
 		live:   name + ".",
-		direct: api + "DIRECT.GET.KV_" + name,
+		direct: api + "DIRECT.GET.KV_" + name, leader: api + "STREAM.MSG.GET.KV_" + name,
 	}
 }
 

@@ -30,14 +30,14 @@ type (
 	Reading = reading
 	Look    struct {
 		Reached, Sourced, Silent bool
-		Epoch                    int64
+		Born, Made, Epoch        int64
 		Count, Seen, Told        uint64
 	}
 )
 
 // Next is what is known after a look, and whether to read anew.
 func Next(was Reading, is Look) (Reading, bool) {
-	return was.next(look{is.Reached, is.Sourced, is.Silent, is.Epoch, is.Count, is.Seen, is.Told})
+	return was.next(look{is.Reached, is.Sourced, is.Silent, is.Born, is.Made, is.Epoch, is.Count, is.Seen, is.Told})
 }
 
 // Begun is what is known when that was done.

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
@@ -130,13 +132,27 @@ func TestRestartWhileTheOldLeaseEndsIsListedWithinASecond(t *testing.T) {
 			time.Sleep(ttl15/3 - 2*time.Second)
 			w.cut() // kill -9
 			time.Sleep(after)
-			second := f.announce(f.r, incarnation("two", "10.0.0.1:80"), kv.AnnounceOptions{})
-			listed := func() bool {
-				_, err := f.r.Lookup(t.Context(), in.Key())
-				return err == nil
+			changes := make(chan *nats.Msg, 16)
+			if _, err := f.nc.ChanSubscribe(live+in.ID, changes); err != nil {
+				t.Fatal(err)
 			}
-			await(t, ttl15, "the lease ends", func() bool { return !listed() })
-			await(t, time.Second, "listed again", listed)
+			second := f.announce(f.r, incarnation("two", "10.0.0.1:80"), kv.AnnounceOptions{})
+			next := func(within time.Duration, what string) *nats.Msg {
+				t.Helper()
+				select {
+				case msg := <-changes:
+					return msg
+				case <-time.After(within):
+					t.Fatalf("after %v: not %s", within, what)
+					return nil
+				}
+			}
+			if msg := next(ttl15, "the lease's end"); msg.Header.Get("KV-Operation") != "PURGE" {
+				t.Fatalf("heard %q", msg.Data)
+			}
+			if msg := next(time.Second, "listed again"); !strings.Contains(string(msg.Data), `"two"`) {
+				t.Fatalf("heard %q", msg.Data)
+			}
 			registered(t, second, time.Second)
 		})
 	}

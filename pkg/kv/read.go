@@ -9,16 +9,18 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 const (
-	pageSize  = 2048            // records asked for at a time, at first
-	pageMost  = 8 * pageSize    // and at most, for whoever watches everything
-	pageQuick = time.Second / 2 // an answer within this time lets the next be larger
-	catchUp   = 2 * time.Second // what a copy of the stream gets to hear what it missed
-	lastMost  = 1024            // subjects whose last messages a server tells at once
-	pageIdle  = 3 * time.Second // twice the first silence after which a question is asked again, see patience
-	firstIdle = time.Second     // and that of the first one, if there are snapshots on disk
+	pageSize  = 2048             // records asked for at a time, at first
+	pageMost  = 8 * pageSize     // and at most, for whoever watches everything
+	pageQuick = time.Second / 2  // an answer within this time lets the next be larger
+	catchUp   = 2 * time.Second  // what a copy of the stream gets to hear what it missed
+	judgement = 45 * time.Second // how long the leader is asked what to believe
+	lastMost  = 1024             // subjects whose last messages a server tells at once
+	pageIdle  = 3 * time.Second  // twice the first silence after which a question is asked again, see patience
+	firstIdle = time.Second      // and that of the first one, if there are snapshots on disk
 )
 
 // reader asks the stream, one question at a time: for the newest message (a
@@ -52,6 +54,7 @@ type reader struct {
 	retries int           // questions in a row without an answer
 	hoped   time.Time     // when one was last asked before its time
 	frozen  bool          // what is answered is out of date, see pulse
+	doubted time.Time     // since when reads contradict what was heard; zero: they do not
 
 	due      *time.Timer // the next question
 	soon     bool        // it is a read that somebody waits for
@@ -67,6 +70,7 @@ const (
 	newest topic = iota // the newest message
 	page                // a page of a read
 	lease               // the newest lease of all, see pulse
+	truth               // the newest message, of the stream's leader
 )
 
 func newReader(r *Registry, from *bucket, which string) reader {
@@ -117,6 +121,9 @@ func (w *watcher) next() {
 	w.soon, w.confirms = false, false
 	if w.cursor == 0 {
 		switch {
+		case w.undecided():
+			w.ask(truth, getRequest{LastFor: w.filter})
+			return
 		case w.want == lost, !w.ready, !time.Now().Before(w.fullAt):
 			w.startRead(true)
 		case w.want == missed:
@@ -127,6 +134,44 @@ func (w *watcher) next() {
 			return
 		}
 	}
+	w.askPage()
+}
+
+// undecided says whether the next read needs to know how far the stream is. Who
+// may not ask the leader, or if there is none for long, believes two reads.
+func (w *watcher) undecided() bool {
+	if w.doubted.IsZero() || w.judged {
+		return false
+	}
+	if time.Since(w.doubted) < judgement {
+		return true
+	}
+	w.judged, w.truth = true, 0
+	return false
+}
+
+// judge takes in what the leader says, and reads.
+func (w *watcher) judge(msg *nats.Msg) {
+	if msg.Header.Get(hdrStatus) != "" {
+		w.refused(msg)
+		return
+	}
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Seq uint64 `json:"seq"`
+		} `json:"message"`
+	}
+	err := json.Unmarshal(msg.Data, &answer)
+	if err == nil && answer.Error != nil && answer.Error.Code != 404 {
+		err = answer.Error
+	}
+	if err != nil {
+		w.failed(fmt.Errorf("%w: %w", ErrUnavailable, err))
+		return
+	}
+	w.judged, w.truth, w.retries = true, answer.Message.Seq, 0
+	w.startRead(true)
 	w.askPage()
 }
 
@@ -168,7 +213,11 @@ func (w *watcher) send() {
 		err = fmt.Errorf("%w: not connected", ErrUnavailable)
 	}
 	if err == nil {
-		err = w.r.nc.PublishRequest(w.from.direct, w.inbox+strconv.Itoa(w.asked), req)
+		of := w.from.direct
+		if w.about == truth {
+			of = w.from.leader
+		}
+		err = w.r.nc.PublishRequest(of, w.inbox+strconv.Itoa(w.asked), req)
 	}
 	if err != nil {
 		w.failed(err)
@@ -218,6 +267,8 @@ func (w *watcher) answer(msg *nats.Msg) {
 	w.first, w.asked = n, n // the others are not needed any more
 	code := msg.Header.Get(hdrStatus)
 	switch {
+	case w.about == truth:
+		w.judge(msg)
 	case w.about == newest && stored(msg):
 		seq, _ := stampUint(msg.Header, hdrSequence)
 		w.checked(seq)
@@ -333,6 +384,12 @@ func (w *watcher) readEnded() {
 		w.r.counts.snapshots.Add(1)
 		w.heard = w.newest
 		w.fullAt = time.Now().Add(jitter(w.r.relaxed(snapshotEvery)))
+	}
+	switch {
+	case !w.doubt:
+		w.doubted = time.Time{}
+	case w.doubted.IsZero():
+		w.doubted = time.Now()
 	}
 	if w.doubt {
 		// A copy that has just come back may be behind for a moment, and the

@@ -17,10 +17,13 @@ import (
 )
 
 // How often somebody in a region looks whether the others are read: soon while one
-// is out of reach, so that all agree within a second of its return.
+// is out of reach, so that all agree within a second of its return, and not so soon
+// if it is that for long, or if it answers that it does not know us.
 const (
 	lookEvery   = 3 * time.Second
 	lookAway    = 150 * time.Millisecond
+	lookLong    = time.Second
+	longAway    = 10 * time.Minute
 	lookTimeout = 500 * time.Millisecond
 	lookSilence = 5 * sourceHeartbeat / 2 // of a source; it speaks up more often
 	maxVain     = 5                       // begun anew in vain: the wait doubles so often at most
@@ -29,8 +32,10 @@ const (
 // reading is how well another region is read, as far as is known. Those who look
 // after it tell each other.
 type reading struct {
-	Epoch int64  `json:"epoch"`          // of the source
-	Count uint64 `json:"count"`          // of what was delivered since it was last wound back
+	Born  int64  `json:"born"`           // when our stream was made
+	Made  int64  `json:"made"`           // and the consumer over there
+	Epoch int64  `json:"epoch"`          // of the source; it grows
+	Count uint64 `json:"count"`          // of what was delivered since the consumer was last wound back
 	Seen  uint64 `json:"seen"`           // the sequence, over there, of the last that was stored here
 	Safe  uint64 `json:"safe"`           // the same some seconds before: nothing up to it is missing
 	Away  bool   `json:"away,omitempty"` // it was out of reach
@@ -40,17 +45,19 @@ type reading struct {
 
 // look is what one look at a region finds.
 type look struct {
-	reached bool   // it answers
-	sourced bool   // our stream has it as a source
-	silent  bool   // and has not heard of it lately
-	epoch   int64  // of that source
-	count   uint64 // as in reading
+	reached bool  // it answers
+	sourced bool  // our stream has it as a source
+	silent  bool  // and has not heard of it lately
+	born    int64 // as in reading
+	made    int64
+	epoch   int64
+	count   uint64
 	seen    uint64 // 0: nothing from that source
 	told    uint64 // the last sequence that it has delivered
 }
 
 // next is what is known after a look, and whether the source is to be begun anew,
-// after the message was.Safe.
+// after the message Safe.
 //
 // The servers go on by themselves after an outage, but not well enough: one that
 // asks for its consumer while the way is closed waits five seconds for an answer,
@@ -64,24 +71,28 @@ func (was reading) next(is look) (reading, bool) {
 		now.Away = true
 		return now, false
 	}
+	known := was.Epoch != 0 && is.born == was.Born // else nobody knows what was before
+	now.Safe = min(was.Safe, is.told)
+	if !known {
+		now.Safe = 0
+	}
 	switch {
-	case is.sourced && was.Epoch != 0 && is.epoch != was.Epoch:
+	case known && is.sourced && is.epoch > was.Epoch:
 		// Somebody else has begun anew.
-		return reading{Epoch: is.epoch, Count: is.count, Seen: is.seen, Vain: was.Vain}, false
-	case !is.sourced, was.Away, is.silent, is.epoch == was.Epoch && is.count < was.Count:
-		if was.Skip > 0 {
-			now.Skip--
-			now.Count, now.Away = is.count, was.Away && is.silent
-			return now, false
-		}
-		if !is.sourced {
-			now.Safe = 0
-		}
+		return reading{Born: is.born, Made: is.made, Epoch: is.epoch, Count: is.count, Seen: is.seen, Vain: was.Vain}, false
+	case (is.silent || !is.sourced) && was.Skip > 0:
+		now.Skip--
+		return now, false
+	case !is.sourced, is.silent, was.Away,
+		known && (is.epoch < was.Epoch || is.made != was.Made || is.count < was.Count):
+		now.Born, now.Made = is.born, is.made
 		return now, true
 	}
-	now = reading{Epoch: is.epoch, Count: is.count, Seen: min(max(was.Seen, is.seen), is.told)}
-	if was.Epoch != 0 { // else nobody knows what was before
+	now = reading{Born: is.born, Made: is.made, Epoch: is.epoch, Count: is.count, Seen: min(max(was.Seen, is.seen), is.told)}
+	if known {
 		now.Safe = min(was.Seen, is.told)
+	} else {
+		now.Seen = min(is.seen, is.told)
 	}
 	return now, false
 }
@@ -89,26 +100,34 @@ func (was reading) next(is look) (reading, bool) {
 // begun is what is known when the source was begun anew.
 func (was reading) begun(epoch int64) reading {
 	vain := min(was.Vain+1, maxVain)
-	return reading{Epoch: epoch, Safe: was.Safe, Seen: was.Safe, Vain: vain, Skip: 1<<(vain-1) - 1}
+	return reading{Born: was.Born, Made: was.Made, Epoch: epoch, Safe: was.Safe, Seen: was.Safe, Vain: vain, Skip: 1<<(vain-1) - 1}
 }
 
 // sourcing looks after the sources of a registry, while somebody watches it. All
 // such processes of a region share the work: each waits for a time that is drawn
-// at random, and begins anew with that when another has looked.
+// at random, and begins anew with that when another looks. If several begin to
+// look at once, the one does it whose message about it comes first.
 type sourcing struct {
 	r     *Registry
+	id    string
 	heard chan *nats.Msg
 	due   *time.Timer
-	state map[string]reading // by region
+	state map[string]reading   // by region
+	away  map[string]time.Time // regions that were out of reach at the last look: since when
+	told  time.Time            // when somebody last said what was found
 }
 
 // looked is what they tell each other: first that one looks, then what it found.
 type looked struct {
+	By      string             `json:"by"`
 	Regions map[string]reading `json:"regions,omitempty"`
 }
 
 func newSourcing(r *Registry) *sourcing {
-	s := &sourcing{r: r, heard: make(chan *nats.Msg, 64), state: map[string]reading{}}
+	s := &sourcing{
+		r: r, id: r.nc.NewInbox(), heard: make(chan *nats.Msg, 64),
+		state: map[string]reading{}, away: map[string]time.Time{}, told: time.Now(),
+	}
 	s.due = time.NewTimer(s.wait())
 	return s
 }
@@ -127,8 +146,10 @@ func (s *sourcing) run(ctx context.Context) {
 		case msg := <-s.heard:
 			s.hear(msg)
 		case <-s.due.C:
-			s.look(ctx)
-			s.due.Reset(s.wait())
+			if s.first(ctx) {
+				s.look(ctx)
+				s.due.Reset(s.wait())
+			}
 		}
 	}
 }
@@ -137,31 +158,54 @@ func (s *sourcing) subject() string { return s.r.live + "sources." + s.r.opts.Do
 
 // wait is how long until the next look, if nobody else is faster.
 func (s *sourcing) wait() time.Duration {
-	for _, x := range s.state {
-		if x.Away {
-			return lookAway + rand.N(lookAway)
+	wait := lookEvery
+	for region, x := range s.state {
+		since, ok := s.away[region]
+		switch {
+		case !x.Away:
+		case ok && time.Since(since) > longAway:
+			wait = min(wait, lookLong)
+		default:
+			wait = min(wait, lookAway)
 		}
 	}
-	return lookEvery + rand.N(2*lookEvery/3)
+	return wait + rand.N(2*wait/3)
 }
 
-// hear takes in that somebody looks, or what was found.
-func (s *sourcing) hear(msg *nats.Msg) {
+// hear takes in that somebody looks, or what was found. It returns who it was.
+func (s *sourcing) hear(msg *nats.Msg) (by string) {
 	l, err := decodeLooked(msg.Data)
 	if err != nil {
 		s.r.invalid(msg, err)
-		return
+		return ""
 	}
 	if len(l.Regions) == 0 {
-		s.due.Reset(s.wait() + lookTimeout)
-		return
-	}
-	for _, region := range s.r.regions {
-		if x, ok := l.Regions[region]; ok {
-			s.state[region] = x
+		// Who looks and never says what was found holds nobody up for long.
+		if time.Since(s.told) < 3*lookEvery {
+			s.due.Reset(s.wait() + lookTimeout)
 		}
+		return l.By
+	}
+	s.told = time.Now()
+	for _, region := range s.r.regions {
+		x, ok := l.Regions[region]
+		if !ok {
+			continue
+		}
+		s.state[region] = x
+		s.mark(region, x.Away)
 	}
 	s.due.Reset(s.wait())
+	return l.By
+}
+
+// mark notes since when a region is out of reach.
+func (s *sourcing) mark(region string, away bool) {
+	if _, ok := s.away[region]; !away {
+		delete(s.away, region)
+	} else if !ok {
+		s.away[region] = time.Now()
+	}
 }
 
 func decodeLooked(data []byte) (looked, error) {
@@ -169,20 +213,45 @@ func decodeLooked(data []byte) (looked, error) {
 	if err := json.Unmarshal(data, &l); err != nil {
 		return looked{}, fmt.Errorf("not what is known of other regions: %w", err)
 	}
+	latest := time.Now().Add(longAway).UnixMicro() // clocks differ
 	for region, x := range l.Regions {
-		if x.Vain < 0 || x.Vain > maxVain || x.Skip < 0 || x.Skip >= 1<<maxVain {
+		if x.Epoch < 0 || x.Epoch > latest || x.Vain < 0 || x.Vain > maxVain || x.Skip < 0 || x.Skip >= 1<<maxVain {
 			return looked{}, fmt.Errorf("not what is known of region %q: %+v", region, x)
 		}
 	}
 	return l, nil
 }
 
+// first says that one looks, and whether nobody said so before: that comes back in
+// the order in which it was said. On a connection without echo nothing comes back,
+// and it looks a moment later.
+func (s *sourcing) first(ctx context.Context) bool {
+	if !s.r.nc.IsConnected() {
+		s.due.Reset(s.wait())
+		return false
+	}
+	s.tell(nil)
+	deadline := time.NewTimer(lookTimeout / 2)
+	defer deadline.Stop()
+	for {
+		select {
+		case msg := <-s.heard:
+			switch by := s.hear(msg); {
+			case by == s.id:
+				return true
+			case by != "" && time.Since(s.told) < 3*lookEvery:
+				return false
+			}
+		case <-deadline.C:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
 // look looks at all regions, and begins anew to read those that need it.
 func (s *sourcing) look(ctx context.Context) {
-	if !s.r.nc.IsConnected() {
-		return
-	}
-	s.tell(looked{})
 	ctx, cancel := context.WithTimeout(ctx, s.r.opts.OpTimeout)
 	defer cancel()
 	found, err := s.find(ctx)
@@ -190,27 +259,29 @@ func (s *sourcing) look(ctx context.Context) {
 		s.r.log.Debug("it is not known how well other regions are read", "error", err)
 		return
 	}
-	for region, is := range found {
-		was := s.state[region]
+	for _, region := range s.r.regions {
+		was, is := s.state[region], found[region]
 		now, again := was.next(is)
 		if again {
-			if epoch, err := s.r.source(ctx, region, now.Safe); err != nil {
+			epoch := max(time.Now().UnixMicro(), was.Epoch+1, is.epoch+1)
+			if err := s.r.source(ctx, region, epoch, now.Safe); err != nil {
 				s.r.log.Debug("a region is not read anew", "region", region, "error", err)
-				now.Away = true // try again soon
+				now.Away = true // tried again soon
 			} else {
 				s.r.log.Debug("a region is read anew", "region", region, "after", now.Safe)
 				now = now.begun(epoch)
 			}
 		}
 		s.state[region] = now
+		s.mark(region, now.Away)
 	}
-	s.tell(looked{s.state})
+	s.tell(s.state)
 }
 
-func (s *sourcing) tell(l looked) {
-	data, err := json.Marshal(l)
+func (s *sourcing) tell(found map[string]reading) {
+	data, err := json.Marshal(looked{s.id, found})
 	if err != nil {
-		panic(err) // a map of numbers
+		panic(err) // numbers and names
 	}
 	_ = s.r.nc.Publish(s.subject(), data) // if nobody hears it, others look as well
 }
@@ -238,10 +309,10 @@ func (s *sourcing) find(ctx context.Context) (map[string]look, error) {
 	}
 	info := stream.CachedInfo()
 	for region, is := range found {
+		is.born, is.silent = info.Created.UnixNano(), true
 		if i := sourceOf(info.Config.Sources, region); i >= 0 {
 			is.sourced, is.epoch = true, epochOf(info.Config.Sources[i])
 		}
-		is.silent = true
 		for _, x := range info.Sources {
 			if x.External != nil && x.External.APIPrefix == apiOf(region) {
 				is.seen, is.silent = x.Seq, x.Active < 0 || x.Active > lookSilence
@@ -260,7 +331,7 @@ func (s *sourcing) ask(ctx context.Context, region string) look {
 	if err := s.r.call(ctx, apiOf(region)+".CONSUMER.INFO."+s.r.stream+"."+sourceName(s.r.opts.Domain), nil, &info); err != nil {
 		return look{}
 	}
-	return look{reached: true, count: info.Delivered.Consumer, told: info.Delivered.Stream}
+	return look{reached: true, made: info.Created.UnixNano(), count: info.Delivered.Consumer, told: info.Delivered.Stream}
 }
 
 // call asks JetStream's API of another region.
@@ -290,37 +361,35 @@ func sourceOf(sources []*jetstream.StreamSource, region string) int {
 	})
 }
 
-// source makes a region a source of our stream that is read from the message after
-// a sequence of its bucket, whether it is one already or not. It returns the epoch
-// of the new source.
-func (r *Registry) source(ctx context.Context, region string, after uint64) (epoch int64, err error) {
+// source makes a region a source of our stream, of an epoch, that is read from the
+// message after a sequence of its bucket, whether it is one already or not.
+func (r *Registry) source(ctx context.Context, region string, epoch int64, after uint64) error {
 	select {
 	case r.ensuring <- struct{}{}:
 		defer func() { <-r.ensuring }()
 	case <-ctx.Done():
-		return 0, ctx.Err()
+		return ctx.Err()
 	}
 	// First of all nobody may read: what was acknowledged would not be told again.
 	if err := r.setSource(ctx, region, nil); err != nil {
-		return 0, err
+		return err
 	}
 	if err := r.rewind(ctx, region, after); err != nil {
-		return 0, err
+		return err
 	}
-	epoch = time.Now().UnixMicro()
 	if err := r.setSource(ctx, region, r.sourceConfig(region, epoch)); err != nil {
-		return 0, err
+		return err
 	}
 	// Somebody who changed another source at that moment may have undone it.
 	s, err := r.js.Stream(ctx, r.others.stream)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	sources := s.CachedInfo().Config.Sources
 	if i := sourceOf(sources, region); i < 0 || epochOf(sources[i]) != epoch {
-		return 0, errors.New("kv: somebody else changes the sources")
+		return errors.New("kv: somebody else changes the sources")
 	}
-	return epoch, nil
+	return nil
 }
 
 // setSource replaces the source of a region, nil: by none.

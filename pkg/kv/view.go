@@ -44,6 +44,18 @@ type view struct {
 	highest    uint64 // sequence in it
 	news       bool   // it told something that was not known
 	doubt      bool   // it contradicts what was heard: another shall decide
+	disputed   []dispute
+
+	judged bool   // before that read the stream's leader was asked for the newest message
+	truth  uint64 // its sequence
+}
+
+// dispute is what a second read says otherwise than was heard.
+type dispute struct {
+	rec    *record
+	change change
+	msg    *nats.Msg
+	err    error
 }
 
 // record is the newest known message about one key.
@@ -212,11 +224,10 @@ func (v *view) mark(msg *nats.Msg) uint64 {
 		// The snapshot is behind what was heard: a copy that lags, or what
 		// was heard was never stored. A second snapshot decides.
 		rec.generation = v.generation
-		if rec.missed++; rec.missed < 2 {
+		if rec.miss() < 2 {
 			v.doubt = true
 		} else {
-			v.merge(rec, &c, msg, err)
-			rec.stored = true
+			v.disputed = append(v.disputed, dispute{rec, c, msg, err})
 		}
 	}
 	return seq
@@ -230,11 +241,16 @@ func (v *view) confirm(rec *record) {
 	}
 }
 
+// miss counts the snapshots in a row that do not agree.
+func (rec *record) miss() uint8 {
+	rec.missed = min(rec.missed, 2) + 1
+	return rec.missed
+}
+
 // end concludes a read.
 func (v *view) end() {
 	if v.full {
-		v.newest, v.verified = v.highest, v.highest
-		v.sweep()
+		v.conclude()
 	} else {
 		v.newest, v.verified = max(v.newest, v.highest), max(v.verified, v.highest)
 		if v.news {
@@ -250,24 +266,47 @@ func (v *view) end() {
 	v.dropSuspects()
 }
 
-// sweep looks at what a snapshot did not list. A removal that is no longer
-// marked is forgotten; an instance that vanished without a word becomes suspect
-// when a second snapshot agrees.
-func (v *view) sweep() {
+// conclude decides what a snapshot is to be believed of. That a second one agrees
+// is not enough: both may come from the same copy, one that was away and does not
+// get what it missed while there is no leader. So the leader tells how far a copy
+// is that has everything.
+func (v *view) conclude() {
+	sure := v.judged && v.highest >= v.truth
+	for _, d := range v.disputed {
+		if sure {
+			v.merge(d.rec, &d.change, d.msg, d.err)
+			d.rec.stored = true
+		} else {
+			v.doubt = true
+		}
+	}
+	v.disputed, v.judged = nil, false
+	above := v.sweep(sure)
+	if !v.doubt || !v.ready {
+		v.newest, v.verified = max(v.highest, above), v.highest
+	}
+}
+
+// sweep looks at what a snapshot did not list, and returns the highest sequence
+// of that. A removal that is no longer marked is forgotten; an instance that
+// vanished without a word becomes suspect when a second snapshot agrees.
+func (v *view) sweep(sure bool) (highest uint64) {
 	hearsay := map[string][]*record{} // by service
 	for name, rec := range v.records {
 		if rec.generation == v.generation {
-			v.newest = max(v.newest, rec.seq)
+			highest = max(highest, rec.seq)
 			continue
 		}
 		if rec.instance == nil {
 			delete(v.records, name)
 			continue
 		}
-		switch rec.missed++; {
-		case rec.missed < 2:
+		switch {
+		case rec.miss() < 2:
 			v.doubt = true
 		case !rec.suspect.IsZero():
+		case !sure:
+			v.doubt = true
 		case !rec.stored:
 			hearsay[rec.instance.Service] = append(hearsay[rec.instance.Service], rec)
 		default:
@@ -277,6 +316,7 @@ func (v *view) sweep() {
 	for service, records := range hearsay {
 		v.unheard(v.list(service), records)
 	}
+	return highest
 }
 
 // invalid counts a message that is skipped.

@@ -95,8 +95,11 @@ func TestTwoSnapshotsAreBelieved(t *testing.T) {
 	v.read(true, put("a", 1, 0, "1"), put("b", 2, 0, "1"))
 	v.hear(put("a", 1<<20, 1, "forged"))
 	expect(t, v, "a:forged b:1")
-	for range 2 {
-		v.read(true, put("a", 1, 0, "1")) // and b has vanished
+	lacking := put("a", 1, 0, "1") // and b has vanished
+	v.read(true, lacking)
+	v.judged, v.truth = true, 1
+	if v.read(true, lacking) {
+		t.Error("what the leader confirms is doubted")
 	}
 	expect(t, v, "a:1 b:1?")
 	if v.newest != 1 {
@@ -105,6 +108,31 @@ func TestTwoSnapshotsAreBelieved(t *testing.T) {
 	// b was only missing in that copy.
 	v.read(true, put("a", 1, 0, "1"), put("b", 2, 0, "1"))
 	expect(t, v, "a:1 b:1")
+}
+
+// The copy that all reads come from was away, and gets nothing while the stream
+// has no leader.
+func TestACopyIsNotBelievedThatIsBehindTheLeader(t *testing.T) {
+	v := newView(bare(), "user")
+	old := []*nats.Msg{put("a", 1, 0, "1"), put("b", 2, 0, "1")}
+	v.read(true, old...)
+	v.hear(put("a", 3, 1, "2"))
+	v.hear(put("c", 4, 0, "1"))
+	for i := range 300 {
+		v.judged, v.truth = i%2 == 1, 4 // sometimes nobody could be asked
+		if !v.read(true, old...) {
+			t.Fatal("there is no doubt any more")
+		}
+		expect(t, v, "a:2 b:1 c:1")
+		if v.newest != 4 || v.verified != 2 {
+			t.Fatalf("newest %d, verified %d", v.newest, v.verified)
+		}
+	}
+	v.judged = true
+	if v.read(true, put("b", 2, 0, "1"), put("a", 3, 0, "2"), put("c", 4, 0, "1")) {
+		t.Error("a good copy raises doubt")
+	}
+	expect(t, v, "a:2 b:1 c:1")
 }
 
 func TestChangesThatComeInAnyOrder(t *testing.T) {

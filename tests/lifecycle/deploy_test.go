@@ -5,6 +5,7 @@ package lifecycle
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -88,7 +89,8 @@ func metric(t testing.TB, door, pattern string) (sum int) {
 	return sum
 }
 
-// Ten thousand requests, in the middle of which one of two instances leaves.
+// Ten thousand requests or some more, in the middle of which one of two instances
+// leaves.
 func TestAGracefulStopFailsNoneOfTenThousandCalls(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 5*time.Second)
@@ -100,12 +102,13 @@ func TestAGracefulStopFailsNoneOfTenThousandCalls(t *testing.T) {
 
 	const calls, callers, perSecond = 10_000, 16, 1200
 	l := &load{stop: make(chan struct{}), inVain: map[string][]time.Time{}, answered: map[string][]time.Time{}}
-	var next atomic.Int64
+	var next, last atomic.Int64
+	last.Store(math.MaxInt64)
 	var work sync.WaitGroup
 	began := time.Now()
 	for range callers {
 		work.Go(func() {
-			for i := next.Add(1); i <= calls; i = next.Add(1) {
+			for i := next.Add(1); i <= last.Load(); i = next.Add(1) {
 				time.Sleep(time.Until(began.Add(time.Duration(i) * time.Second / perSecond))) // the pace
 				ctx, cancel := context.WithTimeout(t.Context(), perCall)
 				start := time.Now()
@@ -127,9 +130,7 @@ func TestAGracefulStopFailsNoneOfTenThousandCalls(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	ended := time.Now()
-	if done := next.Load(); done > calls-500 {
-		t.Errorf("call %d is being made when it has left: that is too late to see anything", done)
-	}
+	last.Store(max(calls, next.Load()+500))
 	work.Wait()
 	if retries := l.check(t, "selector.Do"); retries > 3 {
 		t.Errorf("%d retries, want none", retries)
