@@ -108,11 +108,9 @@ func (s *soak) killLeader() {
 }
 
 // freeze: until a server that goes on has caught up, it answers with what it
-// knew before. A caller of it that has heard more reads twice before it believes
-// that, and may then go back to the record of before for a moment.
+// knew before. Nobody who has heard more believes that.
 func (s *soak) freeze() {
 	n := s.server()
-	s.NewLife() // revisions may go back once
 	s.Freeze(n)
 	s.Pass(s.some(12 * time.Second))
 	s.Thaw(n)
