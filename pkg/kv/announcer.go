@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -28,6 +29,7 @@ type announcer struct {
 	busy context.Context // ends when Leave is called: whatever waits, stops
 
 	revision uint64        // of our record, 0 when not listed
+	renewed  time.Time     // when what was last accepted was sent: the lease begins no earlier
 	written  time.Time     // when the record was last written; zero: it must be
 	rewrite  time.Duration // and how long until it must be again
 	unsure   bool          // a write was sent and not answered
@@ -72,9 +74,7 @@ func (n *announcer) run() {
 		case <-n.updated:
 			n.written = time.Time{}
 		case <-back:
-			// Everybody comes back at once: do not all speak at once.
-			n.failing = time.Time{}
-			timer.Reset(rand.N(min(time.Second, n.in.Load().TTL/3)))
+			timer.Reset(n.soon())
 			continue
 		case <-timer.C:
 			n.locate()
@@ -82,7 +82,7 @@ func (n *announcer) run() {
 		if !n.passed {
 			continue
 		}
-		wait, final := n.step()
+		wait, final := n.stepUntil(back)
 		if final {
 			return
 		}
@@ -90,10 +90,50 @@ func (n *announcer) run() {
 	}
 }
 
+// soon is how long to wait when the way to the registry is open again.
+func (n *announcer) soon() time.Duration {
+	n.failing = time.Time{}
+	return rand.N(rush(n.in.Load().TTL, time.Since(n.renewed)))
+}
+
+// rush is how long that is at most, if a lease was renewed some time ago.
+// Everybody comes back at once: do not all speak at once. But whose lease is
+// about to end goes first.
+func rush(ttl, ago time.Duration) time.Duration {
+	most := min(time.Second, ttl/3)
+	if left := ttl - ago; left > 0 {
+		most = min(most, left/4+1)
+	}
+	return most
+}
+
+// stepUntil is step, which it gives up when the connection is a new one: what was
+// sent on the one before is not answered any more.
+func (n *announcer) stepUntil(back <-chan nats.Status) (wait time.Duration, final bool) {
+	ctx, giveUp := context.WithCancel(n.busy)
+	var watch sync.WaitGroup
+	anew := false
+	watch.Go(func() {
+		select {
+		case <-back:
+			anew = true
+			giveUp()
+		case <-ctx.Done():
+		}
+	})
+	wait, final = n.step(ctx)
+	giveUp()
+	watch.Wait()
+	if anew {
+		wait = n.soon()
+	}
+	return wait, final
+}
+
 // step does what is due, and says when to come again.
-func (n *announcer) step() (wait time.Duration, final bool) {
-	in := n.current()
-	err := n.keep(n.busy, in)
+func (n *announcer) step(ctx context.Context) (wait time.Duration, final bool) {
+	in, began := n.current(), time.Now()
+	err := n.keep(ctx, in)
 	n.answerPings(n.revision != 0 || n.unsure)
 	if err != nil && !errors.Is(err, ErrConflict) && !errors.Is(err, errWaiting) {
 		return n.trouble(err), false
@@ -101,7 +141,7 @@ func (n *announcer) step() (wait time.Duration, final bool) {
 	n.failing = time.Time{}
 	switch {
 	case err == nil:
-		n.rival = rival{}
+		n.rival, n.renewed = rival{}, began
 		n.set(func(s *State) {
 			s.Phase, s.Status, s.Err, s.Revision = Registered, in.Status, nil, n.revision
 		})
@@ -139,6 +179,9 @@ func (n *announcer) keep(ctx context.Context, in *events.Instance) error {
 func (n *announcer) trouble(err error) time.Duration {
 	if n.failing.IsZero() {
 		n.failing = time.Now()
+	}
+	if errors.Is(err, context.Canceled) {
+		err = fmt.Errorf("%w: the connection was lost meanwhile", ErrUnavailable)
 	}
 	n.rival = rival{} // it may have had no way to renew its lease
 	wait := min(retryEvery, n.in.Load().TTL/6)

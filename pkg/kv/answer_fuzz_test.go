@@ -35,6 +35,8 @@ func FuzzAnswer(f *testing.F) {
 		f.Add([]byte(h), []byte(body), []byte(answers[2]), byte(0))
 		f.Add([]byte(h), []byte("{"), []byte(h), byte(7))
 	}
+	f.Add([]byte(nil), []byte(`{"message":{"seq":7}}`), []byte(nil), byte(0x70))
+	f.Add([]byte(nil), []byte(`{"error":{"code":404,"err_code":10059}}`), []byte(answers[5]), byte(0x70))
 	f.Fuzz(func(t *testing.T, first, data, second []byte, how byte) {
 		r := bare()
 		r.nc, r.opts.NoCreate = new(nats.Conn), true // not connected
@@ -47,6 +49,9 @@ func FuzzAnswer(f *testing.F) {
 			w.asked, w.round, w.about, w.cursor = 1, 1, page, 1
 			if how>>(i+1)&1 == 1 {
 				w.about, w.cursor = newest, 0
+			}
+			if how>>(i+4)&1 == 1 {
+				w.about, w.cursor = truth, 0
 			}
 			msg := heard(header, data)
 			msg.Subject = w.inbox + "1"

@@ -48,3 +48,6 @@ func Told(data []byte) (map[string]Reading, error) {
 	l, err := decodeLooked(data)
 	return l.Regions, err
 }
+
+// Rush is how long an announcer waits at most when it is connected again.
+func Rush(ttl, ago time.Duration) time.Duration { return rush(ttl, ago) }

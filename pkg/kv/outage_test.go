@@ -478,3 +478,52 @@ func TestAnOutageIsLoggedOnce(t *testing.T) {
 		}
 	})
 }
+
+// What was sent on a connection that is lost is not answered any more: the lease
+// is renewed on the new one, at once.
+func TestARenewalIsNotWaitedForOnALostConnection(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		w, _, r := f.remote(kv.Options{OpTimeout: time.Minute})
+		a := f.announce(r, instance("a"), kv.AnnounceOptions{})
+		registered(t, a, time.Second)
+		v := guard(t, f.r, 1)
+		renewals := make(chan *nats.Msg, 100)
+		if _, err := f.nc.ChanSubscribe("$KV.proxima.lease.>", renewals); err != nil {
+			t.Fatal(err)
+		}
+		w.losing(acks(1))
+		<-renewals
+		time.Sleep(time.Second)
+		if w.lost() != 1 {
+			t.Fatalf("%d answers lost, want the one to the renewal", w.lost())
+		}
+		w.lead(f.ns)
+		select {
+		case <-renewals:
+		case <-time.After(reconnectWait + time.Second):
+			t.Error("the lease is not renewed")
+		}
+		time.Sleep(time.Minute)
+		v.until("it is there", time.Second, unsuspected(1))
+		if s := a.State(); s.Err != nil {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestWhoseLeaseIsAboutToEndGoesFirst(t *testing.T) {
+	for _, tt := range []struct{ ttl, ago, want time.Duration }{
+		{15 * time.Second, 5 * time.Second, time.Second},
+		{15 * time.Second, 14600 * time.Millisecond, 100*time.Millisecond + 1},
+		{15 * time.Second, 15*time.Second - 1, 1},
+		{15 * time.Second, 15 * time.Second, time.Second}, // it is too late, as for all others
+		{15 * time.Second, time.Hour, time.Second},
+		{2 * time.Second, time.Second, 250*time.Millisecond + 1},
+		{time.Second, time.Minute, time.Second / 3},
+	} {
+		if got := kv.Rush(tt.ttl, tt.ago); got != tt.want {
+			t.Errorf("ttl %v, renewed %v ago: at most %v, want %v", tt.ttl, tt.ago, got, tt.want)
+		}
+	}
+}

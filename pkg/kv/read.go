@@ -54,7 +54,7 @@ type reader struct {
 	retries int           // questions in a row without an answer
 	hoped   time.Time     // when one was last asked before its time
 	frozen  bool          // what is answered is out of date, see pulse
-	doubted time.Time     // since when reads contradict what was heard; zero: they do not
+	doubted time.Time     // since when reads contradict what was heard and the leader says nothing; zero: they do not
 
 	due      *time.Timer // the next question
 	soon     bool        // it is a read that somebody waits for
@@ -163,14 +163,20 @@ func (w *watcher) judge(msg *nats.Msg) {
 		} `json:"message"`
 	}
 	err := json.Unmarshal(msg.Data, &answer)
-	if err == nil && answer.Error != nil && answer.Error.Code != 404 {
+	switch {
+	case err != nil:
+	case answer.Error == nil, answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+	case answer.Error.ErrorCode == jetstream.JSErrCodeStreamNotFound:
+		w.failed(w.noBucket())
+		return
+	default:
 		err = answer.Error
 	}
 	if err != nil {
 		w.failed(fmt.Errorf("%w: %w", ErrUnavailable, err))
 		return
 	}
-	w.judged, w.truth, w.retries = true, answer.Message.Seq, 0
+	w.doubted, w.judged, w.truth, w.retries = time.Now(), true, answer.Message.Seq, 0
 	w.startRead(true)
 	w.askPage()
 }
@@ -238,8 +244,8 @@ func (w *watcher) wait(d time.Duration) {
 // thrown away for being late.
 func (w *watcher) silence() {
 	err := fmt.Errorf("%w: no answer for %v", ErrUnavailable, w.patience())
-	if w.about == page && (w.chain != 0 || w.unread) {
-		w.failed(err) // of a page that has begun the rest is asked for
+	if w.about == truth || w.about == page && (w.chain != 0 || w.unread) {
+		w.failed(err) // perhaps it needs not be known; of a page that has begun the rest is asked for
 		return
 	}
 	w.noAnswer(err)
@@ -435,14 +441,19 @@ func (w *watcher) schedule() {
 func (w *watcher) refused(msg *nats.Msg) {
 	err := fmt.Errorf("%w: %s", ErrUnavailable, status(msg))
 	if msg.Header.Get(hdrStatus) == "503" {
-		err = fmt.Errorf("%w: no server has bucket %q", ErrUnavailable, w.from.name)
-		if !w.r.opts.NoCreate {
-			if _, e := w.r.heal(w.ctx); e != nil && !transient(e) {
-				err = e
-			}
-		}
+		err = w.noBucket()
 	}
 	w.failed(err)
+}
+
+// noBucket makes the bucket that is not there, or says so.
+func (w *watcher) noBucket() error {
+	if !w.r.opts.NoCreate {
+		if _, err := w.r.heal(w.ctx); err != nil && !transient(err) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: no server has bucket %q", ErrUnavailable, w.from.name)
 }
 
 // noAnswer notes that a question has failed. One is no reason to call the view

@@ -172,8 +172,15 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 }
 
 // open makes the bucket unless it is there. A server of a cluster that has
-// just started may not know yet where JetStream is, so that is asked again.
+// just started may not know yet where JetStream is, so that is asked again. Only
+// leaders tell about the stream: if a copy of it answers and they do not, whoever
+// opens the bucket has better things to do than to wait for an election.
 func (r *Registry) open(ctx context.Context) error {
+	if _, err := r.lastMsg(ctx, r.prefix+"none"); err == nil || errors.Is(err, ErrNotFound) {
+		short, cancel := context.WithTimeout(ctx, r.opts.OpTimeout/4)
+		defer cancel()
+		ctx = short
+	}
 	for end := time.Now().Add(r.opts.OpTimeout); ; {
 		err := r.ensure(ctx)
 		if !errors.Is(err, nats.ErrNoResponders) || time.Now().After(end) {

@@ -23,10 +23,12 @@ const (
 	lookEvery   = 3 * time.Second
 	lookAway    = 150 * time.Millisecond
 	lookLong    = time.Second
-	longAway    = 10 * time.Minute
+	awayFactor  = 200              // of the time that it is away, so that this grows from one to the other
+	clockSkew   = 10 * time.Minute // that the clocks of those who look may differ by
 	lookTimeout = 500 * time.Millisecond
 	lookSilence = 5 * sourceHeartbeat / 2 // of a source; it speaks up more often
 	maxVain     = 5                       // begun anew in vain: the wait doubles so often at most
+	patient     = 5 * lookEvery           // with who looks and says nothing
 )
 
 // reading is how well another region is read, as far as is known. Those who look
@@ -80,7 +82,7 @@ func (was reading) next(is look) (reading, bool) {
 	case known && is.sourced && is.epoch > was.Epoch:
 		// Somebody else has begun anew.
 		return reading{Born: is.born, Made: is.made, Epoch: is.epoch, Count: is.count, Seen: is.seen, Vain: was.Vain}, false
-	case (is.silent || !is.sourced) && was.Skip > 0:
+	case was.Skip > 0 && (is.silent || !is.sourced || was.Away && was.Vain > 2): // or it comes and goes
 		now.Skip--
 		return now, false
 	case !is.sourced, is.silent, was.Away,
@@ -114,6 +116,7 @@ type sourcing struct {
 	due   *time.Timer
 	state map[string]reading   // by region
 	away  map[string]time.Time // regions that were out of reach at the last look: since when
+	known map[string]bool      // regions that this one has reached
 	told  time.Time            // when somebody last said what was found
 }
 
@@ -126,9 +129,9 @@ type looked struct {
 func newSourcing(r *Registry) *sourcing {
 	s := &sourcing{
 		r: r, id: r.nc.NewInbox(), heard: make(chan *nats.Msg, 64),
-		state: map[string]reading{}, away: map[string]time.Time{}, told: time.Now(),
+		state: map[string]reading{}, away: map[string]time.Time{}, known: map[string]bool{}, told: time.Now(),
 	}
-	s.due = time.NewTimer(s.wait())
+	s.due = time.NewTimer(s.wait(false))
 	return s
 }
 
@@ -148,7 +151,7 @@ func (s *sourcing) run(ctx context.Context) {
 		case <-s.due.C:
 			if s.first(ctx) {
 				s.look(ctx)
-				s.due.Reset(s.wait())
+				s.due.Reset(s.wait(true))
 			}
 		}
 	}
@@ -156,18 +159,17 @@ func (s *sourcing) run(ctx context.Context) {
 
 func (s *sourcing) subject() string { return s.r.live + "sources." + s.r.opts.Domain }
 
-// wait is how long until the next look, if nobody else is faster.
-func (s *sourcing) wait() time.Duration {
+// wait is how long until the next look, if nobody else is faster: who did the last
+// one is likely to do the next.
+func (s *sourcing) wait(mine bool) time.Duration {
 	wait := lookEvery
 	for region, x := range s.state {
-		since, ok := s.away[region]
-		switch {
-		case !x.Away:
-		case ok && time.Since(since) > longAway:
-			wait = min(wait, lookLong)
-		default:
-			wait = min(wait, lookAway)
+		if x.Away {
+			wait = min(wait, max(lookAway, min(time.Since(s.away[region])/awayFactor, lookLong)))
 		}
+	}
+	if !mine {
+		wait *= 2
 	}
 	return wait + rand.N(2*wait/3)
 }
@@ -181,21 +183,23 @@ func (s *sourcing) hear(msg *nats.Msg) (by string) {
 	}
 	if len(l.Regions) == 0 {
 		// Who looks and never says what was found holds nobody up for long.
-		if time.Since(s.told) < 3*lookEvery {
-			s.due.Reset(s.wait() + lookTimeout)
+		if time.Since(s.told) < patient {
+			s.due.Reset(s.wait(false) + lookTimeout)
 		}
 		return l.By
 	}
 	s.told = time.Now()
+	latest := time.Now().Add(clockSkew).UnixMicro()
 	for _, region := range s.r.regions {
 		x, ok := l.Regions[region]
-		if !ok {
+		have := s.state[region]
+		if !ok || x.Epoch > latest || x.Born == have.Born && x.Epoch < have.Epoch {
 			continue
 		}
 		s.state[region] = x
 		s.mark(region, x.Away)
 	}
-	s.due.Reset(s.wait())
+	s.due.Reset(s.wait(l.By == s.id))
 	return l.By
 }
 
@@ -213,9 +217,8 @@ func decodeLooked(data []byte) (looked, error) {
 	if err := json.Unmarshal(data, &l); err != nil {
 		return looked{}, fmt.Errorf("not what is known of other regions: %w", err)
 	}
-	latest := time.Now().Add(longAway).UnixMicro() // clocks differ
 	for region, x := range l.Regions {
-		if x.Epoch < 0 || x.Epoch > latest || x.Vain < 0 || x.Vain > maxVain || x.Skip < 0 || x.Skip >= 1<<maxVain {
+		if x.Epoch < 0 || x.Vain < 0 || x.Vain > maxVain || x.Skip < 0 || x.Skip >= 1<<maxVain {
 			return looked{}, fmt.Errorf("not what is known of region %q: %+v", region, x)
 		}
 	}
@@ -227,7 +230,7 @@ func decodeLooked(data []byte) (looked, error) {
 // and it looks a moment later.
 func (s *sourcing) first(ctx context.Context) bool {
 	if !s.r.nc.IsConnected() {
-		s.due.Reset(s.wait())
+		s.due.Reset(s.wait(false))
 		return false
 	}
 	s.tell(nil)
@@ -239,7 +242,7 @@ func (s *sourcing) first(ctx context.Context) bool {
 			switch by := s.hear(msg); {
 			case by == s.id:
 				return true
-			case by != "" && time.Since(s.told) < 3*lookEvery:
+			case by != "" && time.Since(s.told) < patient:
 				return false
 			}
 		case <-deadline.C:
@@ -261,12 +264,15 @@ func (s *sourcing) look(ctx context.Context) {
 	}
 	for _, region := range s.r.regions {
 		was, is := s.state[region], found[region]
+		if s.known[region] = s.known[region] || is.reached; !s.known[region] && was.Epoch != 0 {
+			continue // others reach it: perhaps we may not ask
+		}
 		now, again := was.next(is)
 		if again {
 			epoch := max(time.Now().UnixMicro(), was.Epoch+1, is.epoch+1)
 			if err := s.r.source(ctx, region, epoch, now.Safe); err != nil {
 				s.r.log.Debug("a region is not read anew", "region", region, "error", err)
-				now.Away = true // tried again soon
+				now.Away, now.Skip = true, 0 // tried again soon
 			} else {
 				s.r.log.Debug("a region is read anew", "region", region, "after", now.Safe)
 				now = now.begun(epoch)

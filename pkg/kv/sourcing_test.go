@@ -64,8 +64,12 @@ func TestARegionIsReadAnewWhenSomethingMayBeMissing(t *testing.T) {
 		"it is back":         {away, func(*kv.Look) {}, away, true},
 		"it is back, and nobody knows what was before": {kv.Reading{Away: true}, func(*kv.Look) {}, kv.Reading{Born: 1, Made: 2, Away: true}, true},
 		"it is back, and was begun anew a moment ago": {
+			but(func(r *kv.Reading) { r.Away, r.Vain, r.Skip = true, 2, 1 }), func(*kv.Look) {},
+			but(func(r *kv.Reading) { r.Away, r.Vain, r.Skip = true, 2, 1 }), true,
+		},
+		"it comes and goes": {
 			but(func(r *kv.Reading) { r.Away, r.Vain, r.Skip = true, 3, 3 }), func(*kv.Look) {},
-			but(func(r *kv.Reading) { r.Away, r.Vain, r.Skip = true, 3, 3 }), true,
+			but(func(r *kv.Reading) { r.Away, r.Vain, r.Skip = true, 3, 2 }), false,
 		},
 		"it is silent": {known, func(l *kv.Look) { l.Silent = true }, known, true},
 		"it is silent, and was begun anew just now": {
@@ -124,7 +128,7 @@ func FuzzWhatIsToldOfRegions(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		all, err := kv.Told(data)
 		for _, r := range all {
-			if err != nil || r.Epoch < 0 || r.Epoch > time.Now().Add(time.Hour).UnixMicro() {
+			if err != nil || r.Epoch < 0 {
 				t.Fatalf("%+v, %v", r, err)
 			}
 			// Whatever is believed, all is read anew soon enough.

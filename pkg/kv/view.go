@@ -273,10 +273,12 @@ func (v *view) end() {
 func (v *view) conclude() {
 	sure := v.judged && v.highest >= v.truth
 	for _, d := range v.disputed {
-		if sure {
+		switch {
+		case d.rec.missed < 2: // something newer came meanwhile
+		case sure:
 			v.merge(d.rec, &d.change, d.msg, d.err)
 			d.rec.stored = true
-		} else {
+		default:
 			v.doubt = true
 		}
 	}

@@ -135,6 +135,32 @@ func TestACopyIsNotBelievedThatIsBehindTheLeader(t *testing.T) {
 	expect(t, v, "a:2 b:1 c:1")
 }
 
+// What a read says first may be older than what it says later, from another copy,
+// and than what was heard while it ran.
+func TestADisputeDoesNotOutliveWhatIsNewer(t *testing.T) {
+	for name, newer := range map[string]func(*view){
+		"another copy knows it": func(v *view) { v.mark(put("a", 3, 0, "2")) },
+		"it was written":        func(v *view) { v.hear(put("a", 6, 3, "3")) },
+		"it has left":           func(v *view) { v.hear(deregistered("a", 6, 3)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := newView(bare(), "user")
+			old := put("a", 1, 0, "1")
+			v.read(true, old)
+			v.hear(put("a", 3, 1, "2"))
+			v.read(true, old)
+			v.judged, v.truth = true, 3
+			v.begin(true)
+			v.mark(old)
+			newer(v)
+			want := v.shows()
+			v.mark(put("b", 5, 0, "1"))
+			v.end()
+			expect(t, v, strings.TrimSpace(want+" b:1"))
+		})
+	}
+}
+
 func TestChangesThatComeInAnyOrder(t *testing.T) {
 	msgs := []*nats.Msg{put("a", 1, 0, "1"), put("b", 2, 0, "1"), put("a", 3, 1, "2"), deregistered("b", 4, 2), put("a", 5, 3, "3")}
 	want := map[string]uint64{"a": 5, "b": 4}

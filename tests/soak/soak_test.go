@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { natstest.Main(m) }
 
 const (
 	ttl      = 15 * time.Second
-	shortTTL = 6 * time.Second
+	shortTTL = 12 * time.Second // renewed every 4 s; that a server is frozen is noticed within 6 s
 	// least is how often something happens, however short the soak.
 	least = 4
 )
