@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -132,7 +134,9 @@ func TestTheInstanceTellsItsLoadItself(t *testing.T) {
 	s.says(`{"queue":7}`)
 	heard.await("the new load", func(b events.Beat) bool { return b == events.Beat{Queue: 7, Incarnation: in.Incarnation} })
 	p.says(`level=INFO msg="the load is known again"`)
-	if n := strings.Count(p.stderr.String(), "the load is not known"); n != 6 {
+	logged := regexp.MustCompile(`the load is not known.*`).FindAllString(p.stderr.String(), -1)
+	logged = slices.DeleteFunc(logged, func(line string) bool { return strings.Contains(line, "no answer within") }) // a slow machine
+	if n := len(logged); n != 6 {
 		t.Errorf("logged %d troubles, want 6\n%s", n, p.stderr)
 	}
 }

@@ -320,14 +320,11 @@ func newPort(t testing.TB) *port {
 	}
 	p := &port{t, os.NewFile(uintptr(fd), "port"), ""}
 	t.Cleanup(p.release)
-	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+	number := natstest.FreePorts(t, 1)[0]
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Port: number, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		t.Fatal(err)
 	}
-	name, err := syscall.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.addr = fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port)
+	p.addr = fmt.Sprintf("127.0.0.1:%d", number)
 	return p
 }
 

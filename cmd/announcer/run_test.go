@@ -177,8 +177,8 @@ func TestASecondAnnouncerWithTheSameIDIsTold(t *testing.T) {
 func TestItComesBackAfterTheServerWasAway(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	ns := natstest.Start(t, natstest.Listen, func(o *server.Options) { o.StoreDir = dir })
-	url := ns.ClientURL()
+	url := "nats://" + natstest.FreeAddress(t)
+	ns := natstest.Start(t, at(url), func(o *server.Options) { o.StoreDir = dir })
 	p := start(t, nil, announce(url, deadAddress(t), "--check", "none")...)
 	p.says("msg=registered")
 	natstest.Stop(ns)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -161,12 +162,7 @@ func TestServesOnANATSServerThatIsThere(t *testing.T) {
 // NATS comes.
 func TestStartsFromDiskWithoutNATS(t *testing.T) {
 	dir := t.TempDir()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().(*net.TCPAddr)
-	l.Close() // so that nobody listens there
+	address := natstest.FreeAddress(t)
 	if err := os.Mkdir(filepath.Join(dir, "proxima"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +172,7 @@ func TestStartsFromDiskWithoutNATS(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "proxima", "user.json"), []byte(saved), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	stdout, stderr, end := begin(t, "serve", "--nats-url", "nats://"+address.String(), "--http", "127.0.0.1:0", "--snapshot-dir", dir, "--zone", "a", "--region", "r1")
+	stdout, stderr, end := begin(t, "serve", "--nats-url", "nats://"+address, "--http", "127.0.0.1:0", "--snapshot-dir", dir, "--zone", "a", "--region", "r1")
 	w := web{t, stdout.await(t, `^HTTP: (http://\S+)$`)}
 	w.ready()
 	if status, body := w.do("GET", "/v1/services", ""); status != 200 || !strings.Contains(body, `{"name":"user","instances":1,"up":1,"stale":true,"stale_seconds":6`) {
@@ -190,7 +186,8 @@ func TestStartsFromDiskWithoutNATS(t *testing.T) {
 	}
 
 	r := registryOn(t, natstest.Start(t, func(o *server.Options) {
-		o.DontListen, o.Host, o.Port = false, "127.0.0.1", address.Port
+		a := netip.MustParseAddrPort(address)
+		o.DontListen, o.Host, o.Port = false, a.Addr().String(), int(a.Port())
 	}))
 	r.list(t, "user", "u2", "a", nil)
 	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {

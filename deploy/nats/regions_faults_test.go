@@ -90,7 +90,7 @@ func checkAlone(t *testing.T, sites []*site, views all, cut time.Duration, sever
 	dying := make([]string, len(sites))
 	for i, s := range sites {
 		x := in(s.region, "dies-"+s.region)
-		x.TTL = max(time.Second, (cut / 2).Truncate(time.Second))
+		x.TTL = max(3*time.Second, (cut / 2).Truncate(time.Second)) // seen from everywhere before it ends
 		if _, err := s.r.Register(t.Context(), x, 0); err != nil {
 			t.Fatal(err)
 		}
@@ -215,7 +215,7 @@ func TestARegionThatLostItsStreamsIsReadAgain(t *testing.T) {
 	t.Logf("a region lost its streams, all is known again after %v", time.Since(killed).Round(time.Millisecond))
 	// Removals of that life arrive, too.
 	x := in(eu.region, "mortal")
-	x.TTL = time.Second
+	x.TTL = 3 * time.Second // seen from everywhere before it ends
 	eventually(t, "one that nobody renews is listed", func(ctx context.Context) error {
 		_, err := eu.r.Register(ctx, x, 0)
 		return err

@@ -135,7 +135,7 @@ func TestRegionsSeeEachOtherAndDoNotMix(t *testing.T) {
 
 	// What ends in one region ends in all, and who says so is believed.
 	mortal := in(eu.region, "mortal")
-	mortal.TTL = time.Second
+	mortal.TTL = 3 * time.Second // seen from everywhere before it ends
 	if _, err := eu.r.Register(t.Context(), mortal, 0); err != nil {
 		t.Fatal(err)
 	}

@@ -57,17 +57,6 @@ func flags(url string) *daemon.NATSFlags {
 	return &daemon.NATSFlags{URL: url, ConnectTimeout: patience}
 }
 
-// unused is an address nobody listens on.
-func unused(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // at makes a server listen on an address.
 func at(address string) func(*server.Options) {
 	return func(o *server.Options) {
@@ -104,7 +93,7 @@ func TestConnectionsFollowTheDesign(t *testing.T) {
 }
 
 func TestConnectWaitsForAServerThatComesLater(t *testing.T) {
-	address := unused(t)
+	address := natstest.FreeAddress(t)
 	log := new(journal)
 	started := make(chan *nats.Conn, 1)
 	go func() {
@@ -131,7 +120,7 @@ func TestConnectWaitsForAServerThatComesLater(t *testing.T) {
 }
 
 func TestBeginGoesOnWithoutAServer(t *testing.T) {
-	address := unused(t)
+	address := natstest.FreeAddress(t)
 	log := new(journal)
 	began := time.Now()
 	nc, err := flags("nats://"+address).Begin(t.Context(), "test", log.logger())
@@ -151,7 +140,7 @@ func TestBeginGoesOnWithoutAServer(t *testing.T) {
 
 func TestAnUnreachableServerIsOneClearError(t *testing.T) {
 	log := new(journal)
-	f := flags("nats://proxima:secret@" + unused(t))
+	f := flags("nats://proxima:secret@" + natstest.FreeAddress(t))
 	f.ConnectTimeout = 400 * time.Millisecond
 	began := time.Now()
 	_, err := f.Connect(t.Context(), "test", log.logger())
@@ -177,7 +166,7 @@ func TestAnUnreachableServerIsOneClearError(t *testing.T) {
 func TestConnectEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := flags("nats://"+unused(t)).Connect(ctx, "test", new(journal).logger()); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := flags("nats://"+natstest.FreeAddress(t)).Connect(ctx, "test", new(journal).logger()); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
 }
@@ -192,11 +181,13 @@ func TestARefusalIsNotWaitedOut(t *testing.T) {
 			return natstest.Start(t, natstest.Listen, password).ClientURL()
 		}},
 		{"by a server that comes later", func(t *testing.T) string {
-			address := unused(t)
+			address, started := natstest.FreeAddress(t), make(chan struct{})
 			go func() {
+				defer close(started)
 				time.Sleep(150 * time.Millisecond)
 				natstest.Start(t, at(address), password)
 			}()
+			t.Cleanup(func() { <-started })
 			return "nats://" + address
 		}},
 	} {
@@ -216,7 +207,7 @@ func TestARefusalIsNotWaitedOut(t *testing.T) {
 }
 
 func TestKeepConnectsWhenTheServerIsThereAndAgainAfterItWas(t *testing.T) {
-	address := unused(t)
+	address := natstest.FreeAddress(t)
 	log := new(journal)
 	nc, err := flags("nats://"+address).Keep("test", log.logger())
 	if err != nil {
@@ -233,11 +224,11 @@ func TestKeepConnectsWhenTheServerIsThereAndAgainAfterItWas(t *testing.T) {
 	eventually(t, "the loss", func() bool { return strings.Contains(log.String(), "lost the connection to NATS") })
 	natstest.Start(t, at(address), func(o *server.Options) { o.Username, o.Password = "new", "rules" })
 	eventually(t, "the refusal", func() bool { return strings.Contains(strings.ToLower(log.String()), "authorization violation") })
-	time.Sleep(600 * time.Millisecond) // more refusals, unmentioned
+	time.Sleep(1500 * time.Millisecond) // more refusals, unmentioned
 	if nc.IsClosed() {
 		t.Error("gave up")
 	}
-	if n := strings.Count(log.String(), "msg=\"cannot reach NATS, trying on\""); n > 3 {
+	if n := strings.Count(log.String(), "msg=\"cannot reach NATS, trying on\""); n > 4 {
 		t.Errorf("%d complaints:\n%s", n, log)
 	}
 }

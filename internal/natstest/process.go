@@ -264,7 +264,8 @@ func (o *output) take(lines int) string {
 }
 
 // FreePorts finds n free ports of the loopback interface, below those that
-// the system hands out by itself: nobody gets one before the server does.
+// the system hands out by itself. No other test gets one of them until this one
+// ends, and none of another package that runs at the same time.
 func FreePorts(tb testing.TB, n int) []int {
 	tb.Helper()
 	var ports []int
@@ -273,12 +274,26 @@ func FreePorts(tb testing.TB, n int) []int {
 			tb.Fatal("natstest: no free ports between 20000 and 30000")
 		}
 		port := 20000 + rand.IntN(10000)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		address := fmt.Sprintf("127.0.0.1:%d", port)
+		// Nothing here speaks UDP: who has that port has the number.
+		mark, err := net.ListenPacket("udp", address)
 		if err != nil {
 			continue
 		}
-		defer l.Close() // held until all are found, so that no two are the same
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			_ = mark.Close()
+			continue
+		}
+		_ = l.Close()
+		tb.Cleanup(func() { _ = mark.Close() })
 		ports = append(ports, port)
 	}
 	return ports
+}
+
+// FreeAddress is one of FreePorts: where nobody listens until the test does.
+func FreeAddress(tb testing.TB) string {
+	tb.Helper()
+	return fmt.Sprintf("127.0.0.1:%d", FreePorts(tb, 1)[0])
 }

@@ -3,6 +3,7 @@ package natstest
 import (
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"testing"
@@ -38,6 +39,7 @@ type Proxy struct {
 	cut     bool
 	lost    Direction
 	delay   time.Duration
+	jitter  float64
 	rate    int // bytes per second and direction, 0: as fast as it goes
 	conns   map[*net.TCPConn]struct{}
 }
@@ -85,6 +87,9 @@ func (p *Proxy) Heal() { p.change(func() { p.cut, p.lost = false, 0 }) }
 
 // Delay holds everything back for d, in each direction.
 func (p *Proxy) Delay(d time.Duration) { p.change(func() { p.delay = d }) }
+
+// Jitter makes delays longer or shorter at random, by up to a share of them.
+func (p *Proxy) Jitter(share float64) { p.change(func() { p.jitter = share }) }
 
 // Rate lets that many bytes per second through, in each direction of each
 // connection; 0 is no limit. What fits in the system's buffers comes at once.
@@ -212,7 +217,7 @@ func (p *Proxy) read(from io.Reader, d Direction, pieces chan<- piece, gone <-ch
 			return
 		}
 		select {
-		case pieces <- piece{data[:n], time.Now().Add(p.now().delay)}:
+		case pieces <- piece{data[:n], time.Now().Add(p.now().held())}:
 		case <-gone:
 			return
 		}
@@ -221,14 +226,20 @@ func (p *Proxy) read(from io.Reader, d Direction, pieces chan<- piece, gone <-ch
 
 // state is what is done to connections now.
 type state struct {
-	rate  int
-	delay time.Duration
+	rate   int
+	delay  time.Duration
+	jitter float64
+}
+
+// held is for how long to hold back what comes now.
+func (s state) held() time.Duration {
+	return time.Duration(float64(s.delay) * (1 + s.jitter*(2*rand.Float64()-1)))
 }
 
 func (p *Proxy) now() state {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return state{p.rate, p.delay}
+	return state{p.rate, p.delay, p.jitter}
 }
 
 // pass waits until something can travel in the direction; false: never, the

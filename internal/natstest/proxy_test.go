@@ -139,6 +139,17 @@ func TestAProxyHoldsBackAndIsSlow(t *testing.T) {
 		t.Errorf("an answer came after %v, want twice 50ms", took)
 	}
 
+	p.Jitter(0.5)
+	least, most := time.Hour, time.Duration(0)
+	for range 20 {
+		began = time.Now()
+		answers(t, c, "there and back")
+		least, most = min(least, time.Since(began)), max(most, time.Since(began))
+	}
+	if least < 50*time.Millisecond || most < least+10*time.Millisecond {
+		t.Errorf("answers came after %v to %v, want half of twice 50ms at least, and different times", least, most)
+	}
+
 	p.Delay(0)
 	p.Rate(40_000)
 	began = time.Now()

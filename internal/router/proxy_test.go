@@ -133,16 +133,16 @@ func TestStreamsAnAnswerAsItComes(t *testing.T) {
 }
 
 func TestASlowUploadIsNotASlowInstance(t *testing.T) {
-	d := newFleet(t).router(router.Options{Timeout: 300 * time.Millisecond})
+	d := newFleet(t).router(router.Options{Timeout: time.Second})
 	d.instance("user", "u", zoneA, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n, _ := io.Copy(io.Discard, r.Body)
 		fmt.Fprint(w, n)
 	}))
 	send, body := io.Pipe()
 	go func() {
-		for range 6 {
+		for range 15 {
 			_, _ = io.WriteString(body, "x")
-			time.Sleep(100 * time.Millisecond) // twice the timeout in all
+			time.Sleep(100 * time.Millisecond) // more than the timeout in all
 		}
 		body.Close()
 	}()
@@ -155,7 +155,7 @@ func TestASlowUploadIsNotASlowInstance(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if all, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 || string(all) != "6" {
+	if all, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 || string(all) != "15" {
 		t.Errorf("got %d %s", resp.StatusCode, all)
 	}
 }

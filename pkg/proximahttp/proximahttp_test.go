@@ -136,17 +136,6 @@ func fails(status int) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { http.Error(w, http.StatusText(status), status) }
 }
 
-// refused is an address where nobody listens.
-func refused(tb testing.TB) string {
-	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // read returns status and body of a response, and closes it.
 func read(tb testing.TB, resp *http.Response, err error) (int, string) {
 	tb.Helper()

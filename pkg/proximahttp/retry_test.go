@@ -15,6 +15,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -45,7 +46,7 @@ func TestTriesAnotherInstanceWhenThatIsSafe(t *testing.T) {
 		near func(testing.TB) events.Entry
 		sent bool
 	}{
-		{"refused", func(tb testing.TB) events.Entry { return at("near", "a", events.HTTP, refused(tb)) }, false},
+		{"refused", func(tb testing.TB) events.Entry { return at("near", "a", events.HTTP, natstest.FreeAddress(tb)) }, false},
 		{"hangs up", func(tb testing.TB) events.Entry { return serve(tb, "near", "a", hangsUp) }, true},
 		{"502", func(tb testing.TB) events.Entry { return serve(tb, "near", "a", fails(502)) }, true},
 		{"503", func(tb testing.TB) events.Entry { return serve(tb, "near", "a", fails(503)) }, true},
@@ -115,7 +116,7 @@ func TestTriesAnotherInstanceWhenThatIsSafe(t *testing.T) {
 
 func TestTheLastResponseIsReturnedAsItIs(t *testing.T) {
 	f := newFleet(t, proximahttp.Options{},
-		serve(t, "near", "a", fails(503)), serve(t, "far", "b", fails(502)), at("gone", "c", events.HTTP, refused(t)))
+		serve(t, "near", "a", fails(503)), serve(t, "far", "b", fails(502)), at("gone", "c", events.HTTP, natstest.FreeAddress(t)))
 	resp, err := f.client().Get("http://user/")
 	if status, body := read(t, resp, err); status != 502 && status != 503 || body != http.StatusText(status)+"\n" {
 		t.Errorf("got %d %q, want one of the instances' answers", status, body)
@@ -132,7 +133,7 @@ func TestTheLastResponseIsReturnedAsItIs(t *testing.T) {
 }
 
 func TestTheLastErrorNamesTheInstance(t *testing.T) {
-	f := newFleet(t, proximahttp.Options{}, at("gone", "a", events.HTTP, refused(t)))
+	f := newFleet(t, proximahttp.Options{}, at("gone", "a", events.HTTP, natstest.FreeAddress(t)))
 	_, err := f.client().Get("http://user/") //nolint:bodyclose // there is none
 	if err == nil || !strings.Contains(err.Error(), "service user, instance gone, attempt 1") || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("got %v", err)
@@ -224,14 +225,14 @@ func TestTheCallersTimeoutIsTheInstancesFailureAndNotTriedAgain(t *testing.T) {
 
 	f := newFleet(t, proximahttp.Options{}, near, far)
 	client := f.client()
-	client.Timeout = 50 * time.Millisecond
+	client.Timeout = 500 * time.Millisecond
 	_, err := client.Get("http://user/") //nolint:bodyclose // there is none
 	if e, ok := errors.AsType[net.Error](err); !ok || !e.Timeout() || f.picks() != 1 || f.opened() != "near open" {
 		t.Errorf("Client.Timeout: %v after %d attempts, breakers %q", err, f.picks(), f.opened())
 	}
 
 	f = newFleet(t, proximahttp.Options{}, near, far)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	_, err = f.client().Do(request(t, "GET", nil).WithContext(ctx)) //nolint:bodyclose // there is none
 	if e, ok := errors.AsType[net.Error](err); !ok || !e.Timeout() || !errors.Is(err, context.DeadlineExceeded) || f.picks() != 1 || f.opened() != "near open" {
@@ -363,8 +364,7 @@ func TestAnInstanceThatHangsCostsAnAttemptNotTheCall(t *testing.T) {
 	defer works.Close()
 	a := at("a", "a", events.HTTP, hung.Listener.Addr().String())
 	b := at("b", "b", events.HTTP, works.Listener.Addr().String())
-	o := proximahttp.Options{AttemptTimeout: 50 * time.Millisecond}
-	f := newFleet(t, o, a, b)
+	f := newFleet(t, proximahttp.Options{AttemptTimeout: 500 * time.Millisecond}, a, b)
 	resp, err := (&http.Client{Transport: f}).Get("http://user/")
 	if err != nil {
 		t.Fatal(err)
@@ -376,6 +376,7 @@ func TestAnInstanceThatHangsCostsAnAttemptNotTheCall(t *testing.T) {
 	}
 
 	// What may not be sent twice gets its time, and so does the only instance.
+	o := proximahttp.Options{AttemptTimeout: 50 * time.Millisecond}
 	for name, f := range map[string]*fleet{"POST": newFleet(t, o, a, b), "GET": newFleet(t, o, a)} {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		req, err := http.NewRequestWithContext(ctx, name, "http://user/", nil)

@@ -42,7 +42,7 @@ func TestAnAnnouncerIsKilledAndItsInstanceLives(t *testing.T) {
 	announcers[0].signal(syscall.SIGKILL)
 	eventually(t, "its lease to end", func() bool { _, listed := f.find("user-1"); return !listed })
 	gone := time.Since(began)
-	if gone < ttl/2 || gone > ttl+5*time.Second {
+	if gone < ttl/4 || gone > ttl+5*time.Second {
 		t.Errorf("no longer listed after %v, want about %v", gone, ttl)
 	}
 	time.Sleep(200 * time.Millisecond)
@@ -148,8 +148,8 @@ func TestAHungInstanceIsLeftAndComesBack(t *testing.T) {
 			vain := calls.count(calls.inVain, "hangs", began)
 			retries := calls.check(t, "all the time")
 			// A hundred calls a second were its share; half a second of them, and the trials.
-			if vain > 200 || retries > vain {
-				t.Errorf("%d attempts in vain, %d retries", vain, retries)
+			if all := vain + calls.count(calls.inVain, "other", began); vain > 200 || retries > all {
+				t.Errorf("%d attempts in vain, %d of them of the one that hangs; %d retries", all, vain, retries)
 			}
 			if late := calls.longerThan(3 * perAttempt); late > 3 {
 				t.Errorf("%d calls took longer than three attempts", late)
