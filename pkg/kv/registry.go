@@ -176,7 +176,10 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 // leaders tell about the stream: if a copy of it answers and they do not, whoever
 // opens the bucket has better things to do than to wait for an election.
 func (r *Registry) open(ctx context.Context) error {
-	if _, err := r.lastMsg(ctx, r.prefix+"none"); err == nil || errors.Is(err, ErrNotFound) {
+	look, done := context.WithTimeout(ctx, r.opts.OpTimeout/2)
+	_, err := r.lastMsg(look, r.prefix+"none")
+	done()
+	if err == nil || errors.Is(err, ErrNotFound) {
 		short, cancel := context.WithTimeout(ctx, r.opts.OpTimeout/4)
 		defer cancel()
 		ctx = short

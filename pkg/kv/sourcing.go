@@ -18,7 +18,7 @@ import (
 
 // How often somebody in a region looks whether the others are read: soon while one
 // is out of reach, so that all agree within a second of its return, and not so soon
-// if it is that for long, or if it answers that it does not know us.
+// if it is that for long.
 const (
 	lookEvery   = 3 * time.Second
 	lookAway    = 150 * time.Millisecond

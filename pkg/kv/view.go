@@ -190,7 +190,7 @@ func (v *view) drop(l *list, rec *record) {
 // begin starts to merge a read: of everything, or of the changes since the
 // last one.
 func (v *view) begin(full bool) {
-	v.full, v.highest, v.news, v.doubt = full, 0, false, false
+	v.full, v.highest, v.news, v.doubt, v.disputed = full, 0, false, false, nil
 	if full {
 		v.generation++
 	}

@@ -135,6 +135,22 @@ func TestACopyIsNotBelievedThatIsBehindTheLeader(t *testing.T) {
 	expect(t, v, "a:2 b:1 c:1")
 }
 
+// A read that is begun again has said nothing.
+func TestADisputeEndsWithItsRead(t *testing.T) {
+	v := newView(bare(), "user")
+	old := put("a", 1, 0, "1")
+	v.read(true, old)
+	v.hear(put("a", 3, 1, "2"))
+	v.read(true, old)
+	v.judged, v.truth = true, 1
+	v.begin(true)
+	v.mark(old) // and the rest of it is lost
+	if v.read(true, put("b", 4, 0, "1")) {
+		t.Error("there is doubt")
+	}
+	expect(t, v, "a:2? b:1") // and not a:1
+}
+
 // What a read says first may be older than what it says later, from another copy,
 // and than what was heard while it ran.
 func TestADisputeDoesNotOutliveWhatIsNewer(t *testing.T) {
