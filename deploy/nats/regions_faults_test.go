@@ -87,16 +87,18 @@ func checkAlone(t *testing.T, sites []*site, views all, cut time.Duration, sever
 	t.Helper()
 	before := len(views[0].get().Entries)
 	survivors := idsOf(views[0].get())
-	dying := make([]string, len(sites))
-	for i, s := range sites {
-		x := in(s.region, "dies-"+s.region)
-		x.TTL = max(3*time.Second, (cut / 2).Truncate(time.Second)) // seen from everywhere before it ends
-		if _, err := s.r.Register(t.Context(), x, 0); err != nil {
-			t.Fatal(err)
+	var dying []string
+	if ttl := (cut / 2).Truncate(time.Second); ttl >= 3*time.Second { // seen from everywhere before it ends
+		for _, s := range sites {
+			x := in(s.region, "dies-"+s.region)
+			x.TTL = ttl
+			if _, err := s.r.Register(t.Context(), x, 0); err != nil {
+				t.Fatal(err)
+			}
+			dying = append(dying, x.ID)
 		}
-		dying[i] = x.ID
+		views.until(t, "those that die", listed(before+len(sites)))
 	}
-	views.until(t, "those that die", listed(before+len(sites)))
 
 	sever()
 	severed := time.Now()

@@ -28,6 +28,16 @@ func heard(header, data []byte) *nats.Msg {
 	return msg
 }
 
+// bareWatcher is one that is not connected.
+func bareWatcher(t *testing.T) *watcher {
+	r := bare()
+	r.nc, r.opts.NoCreate = new(nats.Conn), true
+	w := &watcher{view: newView(r, "user"), reader: newReader(r, &r.bucket, "user.>"), status: make(chan nats.Status)}
+	w.from = &r.bucket
+	t.Cleanup(func() { w.due.Stop(); w.timeout.Stop() })
+	return w
+}
+
 // FuzzAnswer gives a watcher any answers, to a check and to a read: its view must
 // stay consistent, and it asks again.
 func FuzzAnswer(f *testing.F) {
@@ -38,12 +48,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add([]byte(nil), []byte(`{"message":{"seq":7}}`), []byte(nil), byte(0x70))
 	f.Add([]byte(nil), []byte(`{"error":{"code":404,"err_code":10059}}`), []byte(answers[5]), byte(0x70))
 	f.Fuzz(func(t *testing.T, first, data, second []byte, how byte) {
-		r := bare()
-		r.nc, r.opts.NoCreate = new(nats.Conn), true // not connected
-		w := &watcher{view: newView(r, "user"), reader: newReader(r, &r.bucket, "user.>"), status: make(chan nats.Status)}
-		w.from = &r.bucket
-		defer w.due.Stop()
-		defer w.timeout.Stop()
+		w := bareWatcher(t)
 		w.begin(how&1 == 0)
 		for i, header := range [][]byte{first, second, first} {
 			w.asked, w.round, w.about, w.cursor = 1, 1, page, 1

@@ -12,12 +12,7 @@ import (
 // it says all the time that the copies that are read are behind.
 func TestTheLeaderIsAskedAsLongAsItAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := bare()
-		r.nc, r.opts.NoCreate = new(nats.Conn), true // not connected
-		w := &watcher{view: newView(r, "user"), reader: newReader(r, &r.bucket, "user.>"), status: make(chan nats.Status)}
-		w.from = &r.bucket
-		defer w.due.Stop()
-		defer w.timeout.Stop()
+		w := bareWatcher(t)
 		if w.undecided() {
 			t.Fatal("the leader is asked for no reason")
 		}

@@ -44,7 +44,9 @@ type Options struct {
 	// region, and only instances that are in it, or do not know where they are,
 	// can be; watches see those of all regions. Open makes what the regions read
 	// each other with, <bucket>_<domain> in each, unless NoCreate is set; give
-	// all who may create a bucket the same list. Default: no others.
+	// all who may create a bucket the same list. While such a registry is
+	// watched it also looks after that, so that regions agree soon after they
+	// were cut off from each other. Default: no others.
 	Regions []string
 	// Replicas of the bucket, when Open creates it. Default: 3 in a cluster
 	// (1 if it has fewer servers), else 1.

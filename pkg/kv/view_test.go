@@ -135,13 +135,18 @@ func TestACopyIsNotBelievedThatIsBehindTheLeader(t *testing.T) {
 	expect(t, v, "a:2 b:1 c:1")
 }
 
-// A read that is begun again has said nothing.
-func TestADisputeEndsWithItsRead(t *testing.T) {
-	v := newView(bare(), "user")
-	old := put("a", 1, 0, "1")
+// contradicted is a view that has heard more of a than a read has told since.
+func contradicted() (v *view, old *nats.Msg) {
+	v, old = newView(bare(), "user"), put("a", 1, 0, "1")
 	v.read(true, old)
 	v.hear(put("a", 3, 1, "2"))
 	v.read(true, old)
+	return v, old
+}
+
+// A read that is begun again has said nothing.
+func TestADisputeEndsWithItsRead(t *testing.T) {
+	v, old := contradicted()
 	v.judged, v.truth = true, 1
 	v.begin(true)
 	v.mark(old) // and the rest of it is lost
@@ -160,11 +165,7 @@ func TestADisputeDoesNotOutliveWhatIsNewer(t *testing.T) {
 		"it has left":           func(v *view) { v.hear(deregistered("a", 6, 3)) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			v := newView(bare(), "user")
-			old := put("a", 1, 0, "1")
-			v.read(true, old)
-			v.hear(put("a", 3, 1, "2"))
-			v.read(true, old)
+			v, old := contradicted()
 			v.judged, v.truth = true, 3
 			v.begin(true)
 			v.mark(old)
