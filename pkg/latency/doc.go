@@ -81,7 +81,7 @@
 // nothing of the instance but a port. The others go over what is open already,
 // and so cost neither side a connection per sample: [HTTP2Ping] a frame that
 // the peer's HTTP/2 answers, for gRPC and HTTP/2; [NATSPing] a request that the
-// announcement of the instance answers; [HTTP] and [GRPCHealth] a request,
+// announcement of the instance answers; [HTTP] a request,
 // whose handler is in the measure. [Conn] takes samples from connections that
 // calls use anyway. How long calls take is not distance: it is the selector's
 // to balance by.

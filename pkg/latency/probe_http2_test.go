@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/proxima-discovery/proxima/pkg/latency"
@@ -23,7 +22,7 @@ import (
 func TestGRPCServersTakeNoOffenceAtAPingEveryFewSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, delay)
-		serveGRPC(t, m, health.NewServer())
+		serveGRPC(t, m)
 		p := latency.HTTP2Ping(m.Dial, "10.0.0.1:80", nil)
 		defer p.Close()
 		for range 500 {
@@ -54,7 +53,7 @@ func TestHTTP2PingOverTLS(t *testing.T) {
 func TestAServerMayCloseIdleConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, delay)
-		serveGRPC(t, m, nil, grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 5 * time.Second}))
+		serveGRPC(t, m, grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 5 * time.Second}))
 		p := latency.HTTP2Ping(m.Dial, "10.0.0.1:80", nil)
 		defer p.Close()
 		for range 10 {
@@ -194,7 +193,7 @@ func FuzzHTTP2Peer(f *testing.F) {
 func TestAProbeDoesNotKeepAServerFromStopping(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, delay)
-		srv := serveGRPC(t, m, nil)
+		srv := serveGRPC(t, m)
 		p := latency.HTTP2Ping(m.Dial, "10.0.0.1:80", nil)
 		defer p.Close()
 		probe(t, p.Probe, 2*delay)

@@ -191,7 +191,6 @@ func TestCertificatesAreVerified(t *testing.T) {
 	address := srv.Listener.Addr().String()
 	for name, p := range map[string]*latency.Ping{
 		"http":  latency.HTTP(nil, address, "", new(tls.Config)),
-		"grpc":  latency.GRPCHealth(nil, address, "", new(tls.Config)),
 		"http2": latency.HTTP2Ping(nil, address, new(tls.Config)),
 	} {
 		_, err := p.Probe(t.Context())

@@ -42,7 +42,6 @@ func serveHTTP(t *testing.T, m *memory, h http.Handler) *http.Server {
 // keepers are the probes that keep a connection.
 var keepers = map[string]func(dial latency.Dial) *latency.Ping{
 	"http":  func(dial latency.Dial) *latency.Ping { return latency.HTTP(dial, "10.0.0.1:80", "", nil) },
-	"grpc":  func(dial latency.Dial) *latency.Ping { return latency.GRPCHealth(dial, "10.0.0.1:80", "", nil) },
 	"http2": func(dial latency.Dial) *latency.Ping { return latency.HTTP2Ping(dial, "10.0.0.1:80", nil) },
 }
 
@@ -62,7 +61,7 @@ func eachKeeper(t *testing.T, f func(*testing.T, *memory, *http.Server, *latency
 	}
 }
 
-// unimplemented is the answer of a gRPC server without a health service.
+// unimplemented answers every call as a gRPC server without services does.
 var unimplemented = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/grpc")
 	w.Header().Set("Grpc-Status", "12")

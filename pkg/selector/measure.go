@@ -32,7 +32,8 @@ const (
 	// ProbeHTTP2 exchanges frames on an open connection, see
 	// [latency.HTTP2Ping]: for gRPC, and for HTTPS that speaks HTTP/2.
 	ProbeHTTP2 ProbeKind = "http2"
-	// ProbeGRPC calls the standard health service, see [latency.GRPCHealth].
+	// ProbeGRPC is ProbeHTTP2 for instances that have a gRPC endpoint. A
+	// service after the colon is ignored.
 	ProbeGRPC ProbeKind = "grpc"
 	// ProbeNATS pings through NATS, see [latency.NATSPing]: the default for
 	// instances that have no other endpoint.
@@ -88,7 +89,7 @@ func (svc *service) aim(t *latency.Target, in *events.Instance, kind ProbeKind, 
 		}
 	case ProbeGRPC:
 		if grpc := in.Endpoints[events.GRPC]; grpc != "" {
-			keep(t, func() *latency.Ping { return latency.GRPCHealth(dial, grpc, detail, secure) })
+			keep(t, func() *latency.Ping { return latency.HTTP2Ping(dial, grpc, secure) })
 		}
 	case ProbeNATS:
 		if nc := svc.sel.nc; nc != nil && in.Endpoints[events.NATS] != "" {
