@@ -1,4 +1,4 @@
-package latency_test
+package probe_test
 
 import (
 	"errors"
@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
-	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 
 // serveGRPC serves gRPC without a service.
@@ -42,7 +42,7 @@ func TestProbesFollowAGRPCServerThatIsRestarted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			lis := loopback(t)
 			address := lis.Addr().String()
-			p := latency.HTTP2Ping(nil, address, nil)
+			p := probe.HTTP2(nil, address, nil)
 			defer p.Close()
 			for range 2 {
 				srv := serveGRPC(t, lis)
@@ -52,7 +52,7 @@ func TestProbesFollowAGRPCServerThatIsRestarted(t *testing.T) {
 					}
 				}
 				how(srv)
-				if rtt, err := p.Probe(t.Context()); err == nil || errors.Is(err, latency.ErrNotProbed) {
+				if rtt, err := p.Probe(t.Context()); err == nil || errors.Is(err, probe.ErrNotProbed) {
 					t.Errorf("when it is stopped: %v, %v", rtt, err)
 				}
 				var err error
@@ -69,7 +69,7 @@ func TestGRPCOverTLS(t *testing.T) {
 	web, trust, _ := secureServer(t, unimplemented, true)
 	lis := loopback(t)
 	serveGRPC(t, lis, grpc.Creds(credentials.NewServerTLSFromCert(&web.TLS.Certificates[0])))
-	p := latency.HTTP2Ping(nil, lis.Addr().String(), trust)
+	p := probe.HTTP2(nil, lis.Addr().String(), trust)
 	defer p.Close()
 	for range 5 {
 		if rtt, err := p.Probe(t.Context()); err != nil || rtt <= 0 || rtt > time.Second {
@@ -84,12 +84,12 @@ func TestWhatSpeaksNoHTTP2IsAFailure(t *testing.T) {
 	old := httptest.NewServer(unimplemented)
 	defer old.Close()
 	plain := old.Listener.Addr().String()
-	for name, p := range map[string]*latency.Ping{
-		"http2, TLS": latency.HTTP2Ping(nil, address, trust),
-		"http2":      latency.HTTP2Ping(nil, plain, nil),
+	for name, p := range map[string]*probe.Session{
+		"http2, TLS": probe.HTTP2(nil, address, trust),
+		"http2":      probe.HTTP2(nil, plain, nil),
 	} {
 		rtt, err := p.Probe(t.Context())
-		if rtt != 0 || err == nil || errors.Is(err, latency.ErrNotProbed) {
+		if rtt != 0 || err == nil || errors.Is(err, probe.ErrNotProbed) {
 			t.Errorf("%s: %v, %v", name, rtt, err)
 		}
 		_ = p.Close()
