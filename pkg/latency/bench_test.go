@@ -54,9 +54,9 @@ func BenchmarkMeasured(b *testing.B) {
 
 // Of a busy caller: most samples come too fast to be taken.
 func BenchmarkObserve(b *testing.B) {
-	p := start(b, nil, latency.Options{OnChange: func(string) {}})
+	p := start(b, nil, latency.Options{}).notify(func(string) {})
 	pa := p.Path(latency.Target{})
-	p.Probe("user", members(pa))
+	p.group("user").Set(members(pa))
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		pa.Observe(time.Millisecond + time.Duration(i%16)*time.Microsecond)
@@ -69,11 +69,11 @@ func BenchmarkProbe(b *testing.B) {
 	for _, paths := range []int{10, 10_000} {
 		p := start(b, nil, latency.Options{Dial: refuse})
 		list := makePaths(p, paths)
-		p.Probe("user", members(list...))
+		p.group("user").Set(members(list...))
 		b.Run(fmt.Sprintf("unchanged/paths=%d", paths), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				p.Probe("user", members(list...))
+				p.group("user").Set(members(list...))
 			}
 		})
 		less := slices.Delete(slices.Clone(list), paths/2, paths/2+1)
@@ -81,9 +81,9 @@ func BenchmarkProbe(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				if i%2 == 0 {
-					p.Probe("user", members(less...))
+					p.group("user").Set(members(less...))
 				} else {
-					p.Probe("user", members(list...))
+					p.group("user").Set(members(list...))
 				}
 			}
 		})
@@ -93,9 +93,9 @@ func BenchmarkProbe(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				if i%2 == 0 {
-					p.Probe("user", members(turned...))
+					p.group("user").Set(members(turned...))
 				} else {
-					p.Probe("user", members(list...))
+					p.group("user").Set(members(list...))
 				}
 			}
 		})
@@ -111,10 +111,10 @@ func BenchmarkRank(b *testing.B) {
 			for i, pa := range list {
 				pa.Observe(time.Duration(1+i*7919%paths) * time.Microsecond * 10)
 			}
-			p.Probe("user", members(list...))
+			p.group("user").Set(members(list...))
 			b.ReportAllocs()
 			for b.Loop() {
-				p.Rank("user")
+				p.group("user").Rank()
 			}
 		})
 	}

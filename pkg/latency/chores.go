@@ -27,7 +27,7 @@ func (p *Prober) attend(ctx context.Context) {
 		}
 		p.mu.Lock()
 		now := p.now()
-		for _, g := range p.groups {
+		for g := range p.groups {
 			if g.changed {
 				p.rankSoonLocked(g, now)
 			}
@@ -54,7 +54,7 @@ func (p *Prober) attend(ctx context.Context) {
 // tickLocked is what is done once a second while there are groups.
 func (p *Prober) tickLocked(ctx context.Context, now time.Duration) {
 	p.tick = now + rankEvery
-	for _, g := range p.groups {
+	for g := range p.groups {
 		if g.report.Service != "" {
 			g.dutyLocked(now)
 		}
@@ -69,7 +69,7 @@ func (p *Prober) tickLocked(ctx context.Context, now time.Duration) {
 }
 
 // rankSoonLocked ranks a group, unless that is long and was ranked just now.
-func (p *Prober) rankSoonLocked(g *group, now time.Duration) {
+func (p *Prober) rankSoonLocked(g *Group, now time.Duration) {
 	if g.rankedAt == 0 || now-g.rankedAt >= rankEvery*time.Duration(len(g.members)/2000) {
 		p.rankLocked(g, now)
 	}
@@ -77,7 +77,7 @@ func (p *Prober) rankSoonLocked(g *group, now time.Duration) {
 
 // outgoingLocked is what is to be published now, and the subscriptions to end.
 func (p *Prober) outgoingLocked(now time.Duration) (out []message, stops []func()) {
-	for _, g := range p.groups {
+	for g := range p.groups {
 		if g.report.Service == "" || !g.heard || g.silent || now < g.publish {
 			continue
 		}
@@ -98,7 +98,7 @@ func (p *Prober) outgoingLocked(now time.Duration) (out []message, stops []func(
 	return out, stops
 }
 
-func (g *group) farewellLocked() message {
+func (g *Group) farewellLocked() message {
 	g.seq++
 	g.told = false
 	return message{g.report.Subject(), events.Batch{Sequence: g.seq, Leaving: true}}
@@ -108,7 +108,7 @@ func (g *group) farewellLocked() message {
 func (p *Prober) send(out []message) {
 	for _, m := range out {
 		if data, err := events.EncodeBatch(m.batch); err == nil {
-			_ = p.o.Bus.Publish(m.subject, data)
+			_ = p.c.Bus.Publish(m.subject, data)
 		}
 	}
 }
@@ -120,7 +120,7 @@ func (p *Prober) restLocked(now time.Duration) (wait time.Duration, ok bool) {
 		return 0, false
 	}
 	next := p.tick
-	for _, g := range p.groups {
+	for g := range p.groups {
 		if g.report.Service != "" && g.heard && !g.silent {
 			next = min(next, g.publish)
 		}

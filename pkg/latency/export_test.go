@@ -7,10 +7,11 @@ import (
 )
 
 // Rank ranks a group at once.
-func (p *Prober) Rank(name string) {
+func (g *Group) Rank() {
+	p := g.prober
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.rankLocked(p.groups[name], p.now())
+	p.rankLocked(g, p.now())
 }
 
 // Fitter returns what fits c once to neighbours at those places and distances.

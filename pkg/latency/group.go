@@ -18,11 +18,15 @@ type Member struct {
 	Suspect bool
 }
 
-// group is what [Prober.Probe] was last told about a name. It is guarded by
-// the prober's mutex.
-type group struct {
+// Group is the paths of one service. Make one with [Prober.Group], and end it
+// with [Group.Close]. All methods are safe for concurrent use.
+type Group struct {
 	prober   *Prober
-	name     string
+	service  string
+	onChange func()
+
+	// What follows is guarded by prober.mu.
+
 	members  []Member // as given
 	ranked   []*Path  // in the order of the last ranking; some may have left since
 	unranked bool     // that has changed
@@ -34,34 +38,53 @@ type group struct {
 	firsts float64       // first probes made without regard to that
 	spare  time.Duration // when a probe outside the slots may be made though there are few tokens
 
-	dirty bool          // OnChange is due
-	rest  time.Duration // no OnChange before, on the prober's clock
+	dirty bool          // onChange is due
+	rest  time.Duration // no onChange before, on the prober's clock
 	best  []*Path       // the nearest of each circle, when that was last told
 
 	shared
 }
 
-// Probe says which instances the group (a service) has now. They replace those
-// it had; none ends the group. The slice is not kept.
+// Group makes the group of a service, without paths. Two groups of one service
+// know nothing of each other.
+//
+// Unless nil, onChange is called after something about a path of the group
+// changed that may change the order of its instances: the estimate has another
+// source, or moved by more than 10 % and 0.2 ms, another path is the nearest of
+// its circle by more than 2 %, or a probe of the path failed, or succeeded
+// again. The first change is reported at once, those of the next 100 ms
+// together. Calls come one at a time for the whole prober, with no lock held.
+// They may use the prober, but not close it. One more may come after the group
+// was closed.
+func (p *Prober) Group(service string, onChange func()) *Group {
+	g := &Group{prober: p, service: service, onChange: onChange, tokens: p.o.burst(), filled: p.now()}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		p.groups[g] = true
+		wake(p.chores)
+	}
+	return g
+}
+
+// Set says which instances the group has now. They replace those it had. The
+// slice is not kept.
 //
 // It is meant to be called after every change of a list, however often: work is
 // done only for the part of the list that changed, and for an equal list it is
 // a comparison. Their order follows on a goroutine of the prober: at once, for
-// lists of thousands after some seconds at most. Nil paths, and those of another prober, are ignored.
-func (p *Prober) Probe(name string, members []Member) {
+// lists of thousands after some seconds at most. Nil paths, and those of another
+// prober, are ignored.
+func (g *Group) Set(members []Member) {
+	p := g.prober
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
-		return
+	if p.groups[g] {
+		p.setLocked(g, members)
 	}
-	g := p.groups[name]
-	if g == nil {
-		if len(members) == 0 {
-			return
-		}
-		g = p.groupLocked(name)
-	}
+}
 
+func (p *Prober) setLocked(g *Group, members []Member) {
 	first, last, n := difference(g.members, members)
 	if first == last && first == n {
 		return
@@ -74,26 +97,23 @@ func (p *Prober) Probe(name string, members []Member) {
 	}
 	g.members = slices.Replace(g.members, first, last, members[first:n]...)
 	g.unranked, g.changed = true, true
-	if len(members) == 0 {
-		p.endLocked(g)
-		return
-	}
 	wake(p.chores) // ranking takes time, and nobody waits for it
 }
 
-func (p *Prober) groupLocked(name string) *group {
-	now := p.now()
-	g := &group{prober: p, name: name, tokens: p.o.burst(), filled: now}
-	p.groups[name] = g
-	wake(p.chores)
-	return g
-}
-
-func (p *Prober) endLocked(g *group) {
-	delete(p.groups, g.name)
-	p.dirty = slices.DeleteFunc(p.dirty, func(d *group) bool { return d == g })
-	if p.sharing[g.report.Service] == g {
-		delete(p.sharing, g.report.Service)
+// Close ends the group: its paths are not probed for it any more, and other
+// reporters know that this caller has left. It may be called twice.
+func (g *Group) Close() {
+	p := g.prober
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.groups[g] {
+		return
+	}
+	p.setLocked(g, nil)
+	delete(p.groups, g)
+	p.dirty = slices.DeleteFunc(p.dirty, func(d *Group) bool { return d == g })
+	if p.sharing[g.service] == g {
+		delete(p.sharing, g.service)
 	}
 	p.ended = append(p.ended, g)
 	wake(p.chores)
@@ -115,7 +135,7 @@ func difference(a, b []Member) (first, last, n int) {
 // foreign reports whether pa is none of p's paths and is to be ignored.
 func (p *Prober) foreign(pa *Path) bool { return pa == nil || pa.prober != p }
 
-func (p *Prober) joinLocked(g *group, m Member) {
+func (p *Prober) joinLocked(g *Group, m Member) {
 	pa := m.Path
 	if p.foreign(pa) {
 		return
@@ -148,14 +168,14 @@ func (p *Prober) joinLocked(g *group, m Member) {
 
 // doubtDelayLocked is how long the first probe of a suspect waits. All callers
 // come to suspect it at the same moment, and often it is one of many.
-func (g *group) doubtDelayLocked() time.Duration {
+func (g *Group) doubtDelayLocked() time.Duration {
 	if len(g.live) == 0 {
 		return rand.N(time.Duration(min(len(g.members), 64))*step + 1)
 	}
 	return rand.N(soon)
 }
 
-func (p *Prober) leaveLocked(g *group, pa *Path) {
+func (p *Prober) leaveLocked(g *Group, pa *Path) {
 	if p.foreign(pa) {
 		return
 	}
@@ -179,7 +199,7 @@ func (p *Prober) leaveLocked(g *group, pa *Path) {
 // doubted) get only every other: however many there are, what is known is
 // measured again. The first probes of as many paths as the budget has for a
 // minute are not held back: a short list is known soon.
-func (g *group) affordLocked(pa *Path, now time.Duration) (wait time.Duration) {
+func (g *Group) affordLocked(pa *Path, now time.Duration) (wait time.Duration) {
 	rate := g.prober.o.rate()
 	if rate <= 0 {
 		return 0

@@ -43,16 +43,16 @@ func FuzzHear(f *testing.F) {
 	f.Fuzz(func(t *testing.T, subject string, data []byte, age uint16, answer []byte) {
 		synctest.Test(t, func(t *testing.T) {
 			e := &ear{answer: answer}
-			p := start(t, newNetwork(5*time.Millisecond), latency.Options{Bus: e, Location: zoneA, Reporter: "me"})
-			if err := p.Share(t.Context(), "user", "user"); err != nil {
+			p := start(t, newNetwork(5*time.Millisecond), latency.Options{}, latency.Caller{Bus: e, Location: zoneA, Reporter: "me"})
+			if err := p.group("user").Share(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			all := []*latency.Path{p.Path(target(0)), p.Path(target(1))}
-			p.Probe("user", members(all...))
+			p.group("user").Set(members(all...))
 			for i := range 3 {
 				if i == 2 {
 					all = append(all, p.Path(target(2))) // it was spoken of before
-					p.Probe("user", members(all...))
+					p.group("user").Set(members(all...))
 				}
 				e.handle(subject, data, time.Duration(age)*time.Millisecond)
 				for _, pa := range all {
@@ -75,8 +75,8 @@ func FuzzHear(f *testing.F) {
 // Batches of as many samples as fit, of instances that are made up.
 func BenchmarkHearMadeUp(b *testing.B) {
 	e := &ear{}
-	p := start(b, newNetwork(silent), latency.Options{Bus: e, Location: zoneA, Reporter: "me"})
-	if err := p.Share(b.Context(), "user", "user"); err != nil {
+	p := start(b, newNetwork(silent), latency.Options{}, latency.Caller{Bus: e, Location: zoneA, Reporter: "me"})
+	if err := p.group("user").Share(b.Context()); err != nil {
 		b.Fatal(err)
 	}
 	var batches [64][]byte
@@ -102,11 +102,11 @@ func BenchmarkHearMadeUp(b *testing.B) {
 // A batch of 64 samples of instances that are known, as it comes in.
 func BenchmarkHear(b *testing.B) {
 	e := &ear{}
-	p := start(b, newNetwork(silent), latency.Options{Bus: e, Location: zoneA, Reporter: "me"})
-	if err := p.Share(b.Context(), "user", "user"); err != nil {
+	p := start(b, newNetwork(silent), latency.Options{}, latency.Caller{Bus: e, Location: zoneA, Reporter: "me"})
+	if err := p.group("user").Share(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	p.Probe("user", members(makePaths(p, 64)...))
+	p.group("user").Set(members(makePaths(p, 64)...))
 	var batches [][]byte
 	for seq := range 1000 {
 		batch := events.Batch{Sequence: uint64(1 + seq)}

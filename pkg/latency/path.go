@@ -46,9 +46,9 @@ type Path struct {
 	samples   []sample // own, oldest first, at most Window, all fresh
 	votes     []vote   // of other reporters in the zone, at most one each
 	place     *events.Coordinate
-	told      time.Duration // known distance, when OnChange was last due
+	told      time.Duration // known distance, when onChange was last due
 	groups    []membership
-	period    time.Duration      // in which the zone measures it Share times; 0: not ranked yet
+	period    time.Duration      // in which the zone measures it PerInterval times; 0: not ranked yet
 	grace     time.Duration      // until which what was fresh stays so; see setPeriodLocked
 	order     int                // of its circle, the first is 0
 	rank      int                // among all of the group
@@ -78,7 +78,7 @@ type vote struct {
 
 // membership is a path's part in one group.
 type membership struct {
-	group *group
+	group *Group
 	n     int // how often the group lists the path
 }
 

@@ -14,6 +14,7 @@ import (
 // Prober keeps the distances of paths up to date. Make one with [New] and end
 // it with [Prober.Close]. All methods are safe for concurrent use.
 type Prober struct {
+	c       Caller
 	o       Options
 	hash    uint64    // of the reporter's name
 	start   time.Time // its clock is the time since then
@@ -32,10 +33,10 @@ type Prober struct {
 
 	mu       sync.Mutex
 	closed   bool
-	groups   map[string]*group
-	sharing  map[string]*group // those that share, by service
-	ended    []*group          // whose subscriptions are to be ended
-	dirty    []*group          // for which OnChange is due
+	groups   map[*Group]bool
+	sharing  map[string]*Group // those that share, by service
+	ended    []*Group          // whose subscriptions are to be ended
+	dirty    []*Group          // for which onChange is due
 	proven   queue             // next probes of paths that answered last time
 	unproven queue             // next probes of the others
 	expiries queue             // when the oldest sample of each path gets too old
@@ -45,11 +46,12 @@ type Prober struct {
 	space    space
 }
 
-// New starts a prober. It probes nothing before the first [Prober.Probe].
-func New(o Options) *Prober {
+// New starts a prober. It probes nothing before the first [Group.Set].
+func New(c Caller, o Options) *Prober {
 	ctx, stop := context.WithCancel(context.Background())
 	start := time.Now()
 	p := &Prober{
+		c:      c.withDefaults(),
 		o:      o.withDefaults(),
 		start:  start,
 		epoch:  time.Duration(start.UnixNano()),
@@ -57,14 +59,12 @@ func New(o Options) *Prober {
 		due:    make(chan struct{}, 1),
 		news:   make(chan struct{}, 1),
 		chores: make(chan struct{}, 1),
-		groups: make(map[string]*group), sharing: make(map[string]*group),
+		groups: make(map[*Group]bool), sharing: make(map[string]*Group),
 	}
-	p.hash = xxhash.Sum64String(p.o.Reporter)
+	p.hash = xxhash.Sum64String(p.c.Reporter)
 	p.running.Go(func() { p.schedule(ctx) })
 	p.running.Go(func() { p.attend(ctx) })
-	if p.o.OnChange != nil {
-		p.running.Go(func() { p.tell(ctx) })
-	}
+	p.running.Go(func() { p.tell(ctx) })
 	return p
 }
 
@@ -85,8 +85,8 @@ func (p *Prober) Coordinate() (events.Coordinate, bool) {
 	return p.space.own, p.space.known
 }
 
-// Close ends all probes and waits for them, and for an OnChange that is being
-// called: hold no lock that OnChange takes. Afterwards nothing is measured any
+// Close ends all probes and waits for them, and for a call of a group's onChange:
+// hold no lock that onChange takes. Afterwards nothing is measured any
 // more, and other reporters know that we are gone. It always returns nil.
 func (p *Prober) Close() error {
 	p.mu.Lock()
@@ -96,7 +96,7 @@ func (p *Prober) Close() error {
 	p.running.Wait()
 
 	p.mu.Lock()
-	for _, g := range p.groups {
+	for g := range p.groups {
 		p.ended = append(p.ended, g)
 	}
 	clear(p.groups)

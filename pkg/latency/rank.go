@@ -8,7 +8,7 @@ import (
 )
 
 // How often an instance is measured follows from its place among the others of
-// its circle. Those that may be picked, or nearly, are measured Share times in
+// its circle. Those that may be picked, or nearly, are measured PerInterval times in
 // each Interval. The others count less the farther they are, as 1/(2·rank), so
 // that the work grows with the logarithm of a service's size. A circle behind
 // the first gets a share of that: it is only needed when the first is not.
@@ -46,7 +46,7 @@ func (s *standing) place() time.Duration {
 
 // rankLocked orders the paths of a group, decides how often each is measured,
 // and when next.
-func (p *Prober) rankLocked(g *group, now time.Duration) {
+func (p *Prober) rankLocked(g *Group, now time.Duration) {
 	g.unranked, g.changed, g.rankedAt = false, false, now
 	all := make([]standing, 0, len(g.members))
 	for _, m := range g.members {
@@ -91,7 +91,7 @@ func (p *Prober) rankLocked(g *group, now time.Duration) {
 		from = to
 	}
 	reporters := g.reportersLocked()
-	stretch := p.o.stretch(demand*float64(p.o.Share)/p.o.Interval.Seconds(), reporters)
+	stretch := p.o.stretch(demand*float64(p.o.PerInterval)/p.o.Interval.Seconds(), reporters)
 	limit := p.o.longest(len(all), reporters)
 	for i, s := range all {
 		g.scheduleLocked(s.path, p.o.period(weights[i], stretch, reporters, limit), now)
@@ -143,10 +143,10 @@ func nearest(circle []standing) *Path {
 	return predicted
 }
 
-// tellBestLocked makes OnChange due when another path has become the nearest
+// tellBestLocked makes onChange due when another path has become the nearest
 // of a circle, though none may have moved much. Where one has only become
 // known, or unknown, that was told already.
-func (g *group) tellBestLocked(best []*Path) {
+func (g *Group) tellBestLocked(best []*Path) {
 	if g.best == nil {
 		g.best = best
 		return
@@ -169,12 +169,12 @@ func (g *group) tellBestLocked(best []*Path) {
 	}
 }
 
-func (pa *Path) in(g *group) bool {
+func (pa *Path) in(g *Group) bool {
 	return slices.ContainsFunc(pa.groups, func(m membership) bool { return m.group == g })
 }
 
 // scheduleLocked sets how often the zone measures a path, and when we do next.
-func (g *group) scheduleLocked(pa *Path, period, now time.Duration) {
+func (g *Group) scheduleLocked(pa *Path, period, now time.Duration) {
 	if !pa.probed() {
 		return
 	}
@@ -197,7 +197,7 @@ func (g *group) scheduleLocked(pa *Path, period, now time.Duration) {
 }
 
 // planLocked puts a path in the queue for our next slot.
-func (g *group) planLocked(pa *Path, now time.Duration) {
+func (g *Group) planLocked(pa *Path, now time.Duration) {
 	pa.urgent = false
 	pa.next, _ = g.slotAfterLocked(pa, now)
 	g.prober.queueProbeLocked(pa)
@@ -207,7 +207,7 @@ func (g *group) planLocked(pa *Path, now time.Duration) {
 // was forgotten: at once, but not all in the
 // same instant, and when others are there that may do it for us, not before
 // they had the time.
-func (g *group) firstLocked(pa *Path, now time.Duration) {
+func (g *Group) firstLocked(pa *Path, now time.Duration) {
 	e, _ := unpackEstimate(pa.estimate.Load())
 	if e.Measured() || g.silent {
 		g.planLocked(pa, now) // others have done it, or will

@@ -149,7 +149,7 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 	now := p.now()
 	failures, service := pa.Failures(), ""
 	if len(pa.groups) > 0 {
-		service = pa.groups[0].group.name
+		service = pa.groups[0].group.service
 	}
 	hurry := time.Duration(-1) // no slot of the zone's, but after that pause
 	switch {
@@ -192,14 +192,14 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 
 	switch {
 	case err == nil && failures > 0:
-		p.o.Logger.Debug("probe succeeds again", "service", service, "address", pa.target.Address, "failures", failures)
+		p.c.Logger.Debug("probe succeeds again", "service", service, "address", pa.target.Address, "failures", failures)
 	case err != nil && !dropped && failures == 0 && !errors.Is(err, probe.ErrNotProbed):
-		p.o.Logger.Debug("probe failed", "service", service, "address", pa.target.Address, "error", err)
+		p.c.Logger.Debug("probe failed", "service", service, "address", pa.target.Address, "error", err)
 	}
 }
 
 // hurryLocked makes a probe due soon.
-func (g *group) hurryLocked(pa *Path, now time.Duration) {
+func (g *Group) hurryLocked(pa *Path, now time.Duration) {
 	if pa.cancel != nil || pa.urgent || !pa.probed() {
 		return
 	}

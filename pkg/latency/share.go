@@ -64,32 +64,24 @@ type foreign struct {
 	heard time.Duration
 }
 
-// Share joins a group, which need not exist yet, to what the callers of a
-// service in the same zone tell each other. It returns when what they knew
-// before has come in, or when ctx ends. Without a Bus or a zone it does
-// nothing.
-func (p *Prober) Share(ctx context.Context, name, service string) error {
-	if !p.o.shares() {
+// Share joins the group to what the callers of its service in the same zone
+// tell each other. It returns when what they knew before has come in, or when
+// ctx ends. Without a Bus or a zone it does nothing.
+func (g *Group) Share(ctx context.Context) error {
+	p := g.prober
+	if !p.shares() {
 		return nil
 	}
-	r := events.Report{Region: p.o.Location.Region, Zone: p.o.Location.Zone, Service: service, Reporter: p.o.Reporter}
+	r := events.Report{Region: p.c.Location.Region, Zone: p.c.Location.Zone, Service: g.service, Reporter: p.c.Reporter}
 	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
-		return nil
-	}
-	g := p.groups[name]
-	if g == nil {
-		g = p.groupLocked(name)
-	}
-	if g.report.Service != "" {
+	if !p.groups[g] || g.report.Service != "" {
 		p.mu.Unlock()
 		return nil
 	}
 	g.report = r
 	g.reporters, g.byID, g.foreign = map[string]*reporter{}, map[string]*Path{}, map[string][]foreign{}
 	g.publish = p.now() + jitter(shareEvery)
-	p.sharing[service] = g
+	p.sharing[g.service] = g
 	for _, m := range g.members {
 		if !p.foreign(m.Path) && m.target.Key.ID != "" {
 			g.introduceLocked(m.Path)
@@ -99,7 +91,7 @@ func (p *Prober) Share(ctx context.Context, name, service string) error {
 
 	pattern := r
 	pattern.Reporter = "*"
-	stop, err := p.o.Bus.Subscribe(ctx, pattern.Subject(), func(subject string, data []byte, age time.Duration) { p.hear(g, subject, data, age) })
+	stop, err := p.c.Bus.Subscribe(ctx, pattern.Subject(), func(subject string, data []byte, age time.Duration) { p.hear(g, subject, data, age) })
 	p.mu.Lock()
 	if err != nil {
 		g.report.Service = ""
@@ -111,7 +103,7 @@ func (p *Prober) Share(ctx context.Context, name, service string) error {
 			g.firstLocked(pa, p.now())
 		}
 	}
-	ended := p.closed || p.groups[name] != g
+	ended := p.closed || !p.groups[g]
 	if !ended {
 		g.stop = stop
 	}
@@ -123,13 +115,13 @@ func (p *Prober) Share(ctx context.Context, name, service string) error {
 }
 
 // hear takes in a batch of a reporter.
-func (p *Prober) hear(g *group, subject string, data []byte, age time.Duration) {
+func (p *Prober) hear(g *Group, subject string, data []byte, age time.Duration) {
 	r, err := events.ParseReport(subject)
 	if err != nil || r.Region != g.report.Region || r.Zone != g.report.Zone || r.Service != g.report.Service {
 		p.rejected.Add(1)
 		return
 	}
-	if r.Reporter == p.o.Reporter {
+	if r.Reporter == p.c.Reporter {
 		return
 	}
 	b, rejected, err := events.DecodeBatch(data)
@@ -166,7 +158,7 @@ func (p *Prober) hear(g *group, subject string, data []byte, age time.Duration) 
 		delete(g.reporters, r.Reporter)
 	}
 	if !known || b.Leaving {
-		g.countLocked(now) // else it is the same as before, or [group.dutyLocked] will see
+		g.countLocked(now) // else it is the same as before, or [Group.dutyLocked] will see
 	}
 	for i := range b.Samples {
 		g.voteLocked(rep, &b.Samples[i], now, age)
@@ -175,7 +167,7 @@ func (p *Prober) hear(g *group, subject string, data []byte, age time.Duration) 
 }
 
 // voteLocked takes in one sample of a reporter.
-func (g *group) voteLocked(rep *reporter, s *events.Sample, now, age time.Duration) {
+func (g *Group) voteLocked(rep *reporter, s *events.Sample, now, age time.Duration) {
 	v := vote{rep.hash, sample{s.RTT, now - age - s.Age}}
 	pa := g.byID[s.ID]
 	if pa == nil {
@@ -210,7 +202,7 @@ func (g *group) voteLocked(rep *reporter, s *events.Sample, now, age time.Durati
 }
 
 // rememberLocked keeps a vote on an instance that we may come to know.
-func (g *group) rememberLocked(id string, f foreign) {
+func (g *Group) rememberLocked(id string, f foreign) {
 	list, known := g.foreign[id]
 	if !known && len(g.foreign) >= maxForeign {
 		if f.heard-g.swept < time.Second {
@@ -273,7 +265,7 @@ func (pa *Path) voteLocked(v vote) bool {
 
 // introduceLocked gives a path that has just become known the votes that came
 // before it, so that its first estimate is the zone's.
-func (g *group) introduceLocked(pa *Path) {
+func (g *Group) introduceLocked(pa *Path) {
 	g.byID[pa.target.Key.ID] = pa
 	now := g.prober.now()
 	for _, f := range g.foreign[pa.target.Key.ID] {
@@ -284,14 +276,14 @@ func (g *group) introduceLocked(pa *Path) {
 	delete(g.foreign, pa.target.Key.ID)
 }
 
-func (g *group) forgetLocked(pa *Path) {
+func (g *Group) forgetLocked(pa *Path) {
 	if g.byID[pa.target.Key.ID] == pa {
 		delete(g.byID, pa.target.Key.ID)
 	}
 }
 
 // countLocked finds out who is there: those that were heard of lately.
-func (g *group) countLocked(now time.Duration) {
+func (g *Group) countLocked(now time.Duration) {
 	before := len(g.live)
 	g.live = g.live[:0]
 	for name, r := range g.reporters {
@@ -310,7 +302,7 @@ func (g *group) countLocked(now time.Duration) {
 }
 
 // replanLocked plans all slots anew.
-func (g *group) replanLocked(now time.Duration) {
+func (g *Group) replanLocked(now time.Duration) {
 	for _, pa := range g.ranked {
 		if pa.period > 0 && pa.cancel == nil && !pa.urgent {
 			g.planLocked(pa, now)
@@ -319,15 +311,15 @@ func (g *group) replanLocked(now time.Duration) {
 }
 
 // outrankedLocked is how many of the live reporters come before us.
-func (g *group) outrankedLocked() int { return g.aheadLocked(0, 0, 2*maxReporters) }
+func (g *Group) outrankedLocked() int { return g.aheadLocked(0, 0, 2*maxReporters) }
 
 // reportersLocked is how many share the work, us included.
-func (g *group) reportersLocked() int { return len(g.live) + 1 }
+func (g *Group) reportersLocked() int { return len(g.live) + 1 }
 
 // dutyLocked decides whether we report or listen: the first maxReporters by
 // the hash of their names do, and a few more, so that nobody changes sides for
 // one who comes or goes.
-func (g *group) dutyLocked(now time.Duration) {
+func (g *Group) dutyLocked(now time.Duration) {
 	g.countLocked(now)
 	switch {
 	case g.silent && len(g.live) < maxReporters && rand.Float64() < joinChance:
@@ -370,7 +362,7 @@ func (pa *Path) newsLocked(rtt, now time.Duration) {
 
 // firstDelayLocked is how long the first probe of a path waits. Those of a
 // nearer circle are not kept waiting by the others.
-func (g *group) firstDelayLocked(pa *Path) time.Duration {
+func (g *Group) firstDelayLocked(pa *Path) time.Duration {
 	switch turn := time.Duration(pa.order) * shareSoon; {
 	case g.report.Service == "":
 		return time.Duration(pa.rank)*step + rand.N(step)
@@ -386,7 +378,7 @@ func (g *group) firstDelayLocked(pa *Path) time.Duration {
 }
 
 // batchLocked is what we tell now.
-func (g *group) batchLocked(now time.Duration) events.Batch {
+func (g *Group) batchLocked(now time.Duration) events.Batch {
 	g.seq++
 	g.publish = now + jitter(shareEvery)
 	if !g.told {

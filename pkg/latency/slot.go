@@ -8,7 +8,7 @@ import (
 )
 
 // Who probes what, and when, is decided without a word between the reporters
-// of a zone: time is cut into slots, Share of them in each period of an
+// of a zone: time is cut into slots, PerInterval of them in each period of an
 // instance, and each slot belongs to the reporter with the greatest hash of
 // (reporter, instance, slot) among those that were heard of lately: rendezvous
 // hashing (Thaler and Ravishankar, 1998). So an instance is measured equally
@@ -31,7 +31,7 @@ const down = 3
 // givesUpLocked says whether others in the zone find it down, too, so that all
 // of them need not try again and again: those whose slot it is do, as often as
 // one who is alone would, and the others try when they hear that it answered.
-func (g *group) givesUpLocked(pa *Path, now time.Duration) bool {
+func (g *Group) givesUpLocked(pa *Path, now time.Duration) bool {
 	return pa.failures.Load() >= down && len(g.live) > 0 &&
 		!slices.ContainsFunc(pa.votes, func(v vote) bool { return now-v.at < recovery })
 }
@@ -41,13 +41,13 @@ const maxSlots = 128
 
 // slotAfterLocked is when our next slot for pa begins, on the prober's clock,
 // and whether it is one: if not it is when to look again.
-func (g *group) slotAfterLocked(pa *Path, now time.Duration) (at time.Duration, ours bool) {
+func (g *Group) slotAfterLocked(pa *Path, now time.Duration) (at time.Duration, ours bool) {
 	p := g.prober
 	period := pa.period
 	if pa.failures.Load() >= down {
 		period = min(period, max(recovery, p.o.Interval))
 	}
-	length := max(period/time.Duration(p.o.Share), time.Millisecond)
+	length := max(period/time.Duration(p.o.PerInterval), time.Millisecond)
 	wall := p.epoch + now
 	phase := time.Duration(pa.hash % uint64(length))
 	first := (wall + phase) / length
@@ -63,7 +63,7 @@ func (g *group) slotAfterLocked(pa *Path, now time.Duration) (at time.Duration, 
 
 // ownsLocked says whether a slot is ours. None is while others report and do
 // not know that we are there: many who start together would all take it.
-func (g *group) ownsLocked(slot uint64) bool {
+func (g *Group) ownsLocked(slot uint64) bool {
 	if g.silent || !g.told && len(g.live) > 0 {
 		return false
 	}
@@ -78,7 +78,7 @@ func (g *group) ownsLocked(slot uint64) bool {
 
 // aheadLocked is how many of the other reporters come before us for a slot,
 // at most most.
-func (g *group) aheadLocked(slot, except uint64, most int) int {
+func (g *Group) aheadLocked(slot, except uint64, most int) int {
 	own, n := mix(g.prober.hash, slot), 0
 	for _, r := range g.live {
 		if r.hash != except && mix(r.hash, slot) > own {

@@ -61,7 +61,7 @@ func (p *Prober) fitLocked(now time.Duration) {
 		s.next = now + refit
 	}
 	s.points = s.points[:0]
-	for _, g := range p.groups {
+	for g := range p.groups {
 		for _, pa := range g.ranked {
 			if len(s.points) == maxNeighbours {
 				break
@@ -88,7 +88,7 @@ func (p *Prober) fitLocked(now time.Duration) {
 // repredictLocked makes the estimates anew that rest on coordinates alone.
 func (p *Prober) repredictLocked() {
 	now := p.now()
-	for _, g := range p.groups {
+	for g := range p.groups {
 		for _, pa := range g.ranked {
 			if len(pa.samples) == 0 && len(pa.votes) == 0 && pa.place != nil {
 				pa.refreshLocked(now)
@@ -101,7 +101,7 @@ func (p *Prober) repredictLocked() {
 // are, and to be asked where they are: of those that we have measured
 // ourselves, the ones that were told the longest ago.
 func (p *Prober) exchangesLocked(now time.Duration) []*Path {
-	if p.o.Bus == nil || p.o.NoCoordinates {
+	if p.c.Bus == nil || p.o.NoCoordinates {
 		return nil
 	}
 	s, every := &p.space, exchangeEvery
@@ -109,7 +109,7 @@ func (p *Prober) exchangesLocked(now time.Duration) []*Path {
 		every = exchangeRarely
 	}
 	var chosen []*Path
-	for _, g := range p.groups {
+	for g := range p.groups {
 		if g.silent {
 			continue
 		}
@@ -142,7 +142,7 @@ func (p *Prober) exchange(ctx context.Context, pa *Path) {
 	if !p.space.known {
 		p.space.own, p.space.known = newCoordinate(), true
 	}
-	ping := events.Ping{Reporter: p.o.Reporter, RTT: median(pa.samples), Coordinate: rounded(p.space.own)}
+	ping := events.Ping{Reporter: p.c.Reporter, RTT: median(pa.samples), Coordinate: rounded(p.space.own)}
 	p.mu.Unlock()
 	data, err := events.EncodePing(ping)
 	if err != nil {
@@ -150,7 +150,7 @@ func (p *Prober) exchange(ctx context.Context, pa *Path) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.o.Timeout)
 	defer cancel()
-	answer, err := p.o.Bus.Request(ctx, pa.target.Key.Ping(), data)
+	answer, err := p.c.Bus.Request(ctx, pa.target.Key.Ping(), data)
 	if err == nil {
 		var c events.Coordinate
 		if c, err = events.DecodeCoordinate(answer); err == nil {

@@ -125,7 +125,7 @@ func placed(c *events.Coordinate) func(*events.Entry) {
 }
 
 func sharing(b *bus, o selector.Options) selector.Options {
-	o.Latency.Bus = b
+	o.Bus = b
 	return o
 }
 
