@@ -3,14 +3,12 @@ package latency_test
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 )
 
@@ -117,22 +115,5 @@ func BenchmarkRank(b *testing.B) {
 				p.group("user").Rank()
 			}
 		})
-	}
-}
-
-// A coordinate and 64 neighbours.
-func BenchmarkFit(b *testing.B) {
-	r := rand.New(rand.NewPCG(1, 2))
-	truth := at(20, -10, 1)
-	var places []events.Coordinate
-	var rtts []time.Duration
-	for range 64 {
-		c := at(100*r.Float64(), 100*r.Float64(), 3*r.Float64())
-		places, rtts = append(places, c), append(rtts, wobble(r, apart(c, truth), 0.05))
-	}
-	fit := latency.Fitter(at(0, 0, 0), places, rtts)
-	b.ReportAllocs()
-	for b.Loop() {
-		fit()
 	}
 }

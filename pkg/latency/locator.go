@@ -1,16 +1,15 @@
 package latency
 
 import (
-	"math"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/coord"
 )
 
 const (
-	maxNeighbours = 64 // that a coordinate is fitted to
 	// forgotten is when a neighbour that says nothing any more counts no more.
 	forgotten = 10 * time.Minute
 	// republish is the least time between two coordinates that a record
@@ -45,18 +44,18 @@ type Locator struct {
 	shown     events.Coordinate
 	shownAt   time.Duration
 	known     bool // shown is a coordinate
-	scratch   []neighbour
+	scratch   []coord.Neighbour
 	malformed uint64
 }
 
 type caller struct {
-	neighbour
+	coord.Neighbour
 	at time.Duration
 }
 
 // NewLocator makes a locator that knows nothing yet.
 func NewLocator() *Locator {
-	return &Locator{start: time.Now(), own: newCoordinate(), callers: make(map[string]*caller)}
+	return &Locator{start: time.Now(), own: coord.New(), callers: make(map[string]*caller)}
 }
 
 // Answer takes in a ping, see [events.Ping], and returns what to answer: the
@@ -87,12 +86,12 @@ func (l *Locator) Answer(data []byte) []byte {
 		// Nobody has more to say than that.
 		return l.answerLocked()
 	}
-	*c = caller{neighbour{at: p.Coordinate, rtt: p.RTT.Seconds()}, now}
+	*c = caller{coord.Neighbour{At: p.Coordinate, RTT: p.RTT.Seconds()}, now}
 	l.scratch = l.scratch[:0]
 	for _, c := range l.callers {
-		l.scratch = append(l.scratch, c.neighbour)
+		l.scratch = append(l.scratch, c.Neighbour)
 	}
-	fit(&l.own, l.scratch)
+	coord.Fit(&l.own, l.scratch)
 	return l.answerLocked()
 }
 
@@ -117,7 +116,7 @@ func (l *Locator) makeRoomLocked(now time.Duration) {
 			oldest = name
 		}
 	}
-	if len(l.callers) >= maxNeighbours {
+	if len(l.callers) >= coord.MaxNeighbours {
 		delete(l.callers, oldest)
 	}
 }
@@ -133,8 +132,8 @@ func (l *Locator) Coordinate() (events.Coordinate, bool) {
 	switch {
 	case len(l.callers) < fewest, l.known && now-l.shownAt < republish:
 	case !l.known && now-l.first < republish && !l.settledLocked(now):
-	case !l.known || displacement(&l.shown, &l.own) > relocated*l.reachLocked():
-		l.shown, l.shownAt, l.known = rounded(l.own), now, true
+	case !l.known || coord.Displacement(&l.shown, &l.own) > relocated*l.reachLocked():
+		l.shown, l.shownAt, l.known = coord.Rounded(l.own), now, true
 	}
 	return l.shown, l.known
 }
@@ -142,7 +141,7 @@ func (l *Locator) Coordinate() (events.Coordinate, bool) {
 // settledLocked says whether the instance has stayed about where it is for a
 // while.
 func (l *Locator) settledLocked(now time.Duration) bool {
-	if displacement(&l.still, &l.own) > relocated*l.reachLocked() {
+	if coord.Displacement(&l.still, &l.own) > relocated*l.reachLocked() {
 		l.still, l.stillFrom = l.own, now
 	}
 	return now-l.stillFrom >= settling
@@ -155,30 +154,12 @@ func (l *Locator) Malformed() uint64 {
 	return l.malformed
 }
 
-// displacement is how much distances to others change at most when a point is
-// found elsewhere.
-func displacement(from, to *events.Coordinate) float64 {
-	return separation(from, to) + math.Abs(from.Height-to.Height)
-}
-
 // reachLocked is the median distance to the callers.
 func (l *Locator) reachLocked() float64 {
 	rtts := make([]float64, 0, len(l.callers))
 	for _, c := range l.callers {
-		rtts = append(rtts, c.rtt)
+		rtts = append(rtts, c.RTT)
 	}
 	slices.Sort(rtts)
 	return rtts[len(rtts)/2]
-}
-
-// rounded is c to the microsecond, which takes less room in a record.
-func rounded(c events.Coordinate) events.Coordinate {
-	round := func(v *float64) { *v = math.Round(*v*1e6) / 1e6 }
-	for i := range c.Vec {
-		round(&c.Vec[i])
-	}
-	round(&c.Height)
-	round(&c.Error)
-	round(&c.Adjustment)
-	return c
 }

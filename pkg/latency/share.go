@@ -10,6 +10,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/coord"
 )
 
 const (
@@ -387,7 +388,7 @@ func (g *Group) batchLocked(now time.Duration) events.Batch {
 	}
 	b := events.Batch{Sequence: g.seq}
 	if s := &g.prober.space; s.fitted {
-		c := rounded(s.own)
+		c := coord.Rounded(s.own)
 		b.Coordinate = &c
 	}
 	for _, pa := range g.ranked {

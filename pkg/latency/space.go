@@ -5,17 +5,18 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/coord"
 )
 
 // space is this process' place among the coordinates.
 type space struct {
 	own    events.Coordinate
-	known  bool          // own was fitted, or taken over from the zone
-	fitted bool          // by ourselves
-	since  time.Duration // when it was first fitted
-	stale  bool          // something it is fitted to has changed
-	next   time.Duration // not to be fitted before
-	points []neighbour   // memory for fitting
+	known  bool              // own was fitted, or taken over from the zone
+	fitted bool              // by ourselves
+	since  time.Duration     // when it was first fitted
+	stale  bool              // something it is fitted to has changed
+	next   time.Duration     // not to be fitted before
+	points []coord.Neighbour // memory for fitting
 }
 
 const (
@@ -37,7 +38,9 @@ func (s *space) knows(c *events.Coordinate) bool {
 }
 
 // predict is the round trip to a coordinate that it knows.
-func (s *space) predict(c *events.Coordinate) time.Duration { return predict(&s.own, c, s.points) }
+func (s *space) predict(c *events.Coordinate) time.Duration {
+	return coord.Predict(&s.own, c, s.points)
+}
 
 // adoptLocked takes over where a reporter of the same zone is, until our own
 // measurements say better.
@@ -63,11 +66,11 @@ func (p *Prober) fitLocked(now time.Duration) {
 	s.points = s.points[:0]
 	for g := range p.groups {
 		for _, pa := range g.ranked {
-			if len(s.points) == maxNeighbours {
+			if len(s.points) == coord.MaxNeighbours {
 				break
 			}
 			if e, _ := unpackEstimate(pa.estimate.Load()); pa.place != nil && e.Measured() {
-				s.points = append(s.points, neighbour{at: *pa.place, rtt: e.Distance.Seconds()})
+				s.points = append(s.points, coord.Neighbour{At: *pa.place, RTT: e.Distance.Seconds()})
 			}
 		}
 	}
@@ -77,10 +80,10 @@ func (p *Prober) fitLocked(now time.Duration) {
 	if !s.fitted {
 		s.since = now
 		if !s.known {
-			s.own = newCoordinate()
+			s.own = coord.New()
 		}
 	}
-	fit(&s.own, s.points)
+	coord.Fit(&s.own, s.points)
 	s.fitted, s.known = true, true
 	p.repredictLocked()
 }
@@ -140,9 +143,9 @@ func (p *Prober) exchangesLocked(now time.Duration) []*Path {
 func (p *Prober) exchange(ctx context.Context, pa *Path) {
 	p.mu.Lock()
 	if !p.space.known {
-		p.space.own, p.space.known = newCoordinate(), true
+		p.space.own, p.space.known = coord.New(), true
 	}
-	ping := events.Ping{Reporter: p.c.Reporter, RTT: median(pa.samples), Coordinate: rounded(p.space.own)}
+	ping := events.Ping{Reporter: p.c.Reporter, RTT: median(pa.samples), Coordinate: coord.Rounded(p.space.own)}
 	p.mu.Unlock()
 	data, err := events.EncodePing(ping)
 	if err != nil {
