@@ -4,13 +4,13 @@ import (
 	"context"
 	"time"
 
-	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/wire"
 )
 
 // message is what is to be published.
 type message struct {
 	subject string
-	batch   events.Batch
+	batch   wire.Batch
 }
 
 // attend ranks, reports, fits coordinates and exchanges them when it is time,
@@ -101,13 +101,13 @@ func (p *Prober) outgoingLocked(now time.Duration) (out []message, stops []func(
 func (g *Group) farewellLocked() message {
 	g.seq++
 	g.told = false
-	return message{g.report.Subject(), events.Batch{Sequence: g.seq, Leaving: true}}
+	return message{g.report.Subject(), wire.Batch{Sequence: g.seq, Leaving: true}}
 }
 
 // send publishes. What does not go out is sent again with the next batch.
 func (p *Prober) send(out []message) {
 	for _, m := range out {
-		if data, err := events.EncodeBatch(m.batch); err == nil {
+		if data, err := wire.EncodeBatch(m.batch); err == nil {
 			_ = p.c.Bus.Publish(m.subject, data)
 		}
 	}

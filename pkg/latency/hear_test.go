@@ -8,8 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/wire"
 )
 
 // ear hands what a prober listens with to a test.
@@ -81,11 +81,11 @@ func BenchmarkHearMadeUp(b *testing.B) {
 	}
 	var batches [64][]byte
 	for i := range batches {
-		batch := events.Batch{Sequence: 1}
+		batch := wire.Batch{Sequence: 1}
 		for k := range 400 {
-			batch.Samples = append(batch.Samples, events.Sample{ID: fmt.Sprintf("made-up-%d-%d", i, k), Incarnation: "1", RTT: time.Millisecond, Count: 1})
+			batch.Samples = append(batch.Samples, wire.Sample{ID: fmt.Sprintf("made-up-%d-%d", i, k), Incarnation: "1", RTT: time.Millisecond, Count: 1})
 		}
-		data, err := events.EncodeBatch(batch)
+		data, err := wire.EncodeBatch(batch)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -109,14 +109,14 @@ func BenchmarkHear(b *testing.B) {
 	p.group("user").Set(members(makePaths(p, 64)...))
 	var batches [][]byte
 	for seq := range 1000 {
-		batch := events.Batch{Sequence: uint64(1 + seq)}
+		batch := wire.Batch{Sequence: uint64(1 + seq)}
 		for i := range 64 {
-			batch.Samples = append(batch.Samples, events.Sample{
+			batch.Samples = append(batch.Samples, wire.Sample{
 				ID: fmt.Sprintf("i%d", i), Incarnation: "1", Count: 3,
 				RTT: 20*time.Millisecond + time.Duration(seq*i)*time.Nanosecond,
 			})
 		}
-		data, err := events.EncodeBatch(batch)
+		data, err := wire.EncodeBatch(batch)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency/internal/coord"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/wire"
 )
 
 const (
@@ -58,14 +59,14 @@ func NewLocator() *Locator {
 	return &Locator{start: time.Now(), own: coord.New(), callers: make(map[string]*caller)}
 }
 
-// Answer takes in a ping, see [events.Ping], and returns what to answer: the
+// Answer takes in a ping, see [wire.Ping], and returns what to answer: the
 // coordinate. A ping that says nothing, or nothing valid, gets an empty
 // answer: it measures the way and no more.
 func (l *Locator) Answer(data []byte) []byte {
 	if len(data) == 0 {
 		return nil
 	}
-	p, err := events.DecodePing(data)
+	p, err := wire.DecodePing(data)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
@@ -96,7 +97,7 @@ func (l *Locator) Answer(data []byte) []byte {
 }
 
 func (l *Locator) answerLocked() []byte {
-	data, err := events.EncodeCoordinate(l.own)
+	data, err := wire.EncodeCoordinate(l.own)
 	if err != nil {
 		return nil
 	}

@@ -9,8 +9,8 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
-	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency/internal/coord"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/wire"
 )
 
 const (
@@ -36,11 +36,11 @@ const (
 
 // shared is a group's part in what the zone shares about its service.
 type shared struct {
-	report  events.Report // of ours; no service: nothing is shared
-	stop    func()        // ends the subscription
-	heard   bool          // what the zone knew before us has come in
-	silent  bool          // others report
-	told    bool          // we have published
+	report  wire.Report // of ours; no service: nothing is shared
+	stop    func()      // ends the subscription
+	heard   bool        // what the zone knew before us has come in
+	silent  bool        // others report
+	told    bool        // we have published
 	seq     uint64
 	publish time.Duration // when to, next
 
@@ -73,7 +73,7 @@ func (g *Group) Share(ctx context.Context) error {
 	if !p.shares() {
 		return nil
 	}
-	r := events.Report{Region: p.c.Location.Region, Zone: p.c.Location.Zone, Service: g.service, Reporter: p.c.Reporter}
+	r := wire.Report{Region: p.c.Location.Region, Zone: p.c.Location.Zone, Service: g.service, Reporter: p.c.Reporter}
 	p.mu.Lock()
 	if !p.groups[g] || g.report.Service != "" {
 		p.mu.Unlock()
@@ -117,7 +117,7 @@ func (g *Group) Share(ctx context.Context) error {
 
 // hear takes in a batch of a reporter.
 func (p *Prober) hear(g *Group, subject string, data []byte, age time.Duration) {
-	r, err := events.ParseReport(subject)
+	r, err := wire.ParseReport(subject)
 	if err != nil || r.Region != g.report.Region || r.Zone != g.report.Zone || r.Service != g.report.Service {
 		p.rejected.Add(1)
 		return
@@ -125,7 +125,7 @@ func (p *Prober) hear(g *Group, subject string, data []byte, age time.Duration) 
 	if r.Reporter == p.c.Reporter {
 		return
 	}
-	b, rejected, err := events.DecodeBatch(data)
+	b, rejected, err := wire.DecodeBatch(data)
 	if err != nil {
 		p.rejected.Add(1)
 		return
@@ -168,7 +168,7 @@ func (p *Prober) hear(g *Group, subject string, data []byte, age time.Duration) 
 }
 
 // voteLocked takes in one sample of a reporter.
-func (g *Group) voteLocked(rep *reporter, s *events.Sample, now, age time.Duration) {
+func (g *Group) voteLocked(rep *reporter, s *wire.Sample, now, age time.Duration) {
 	v := vote{rep.hash, sample{s.RTT, now - age - s.Age}}
 	pa := g.byID[s.ID]
 	if pa == nil {
@@ -379,21 +379,21 @@ func (g *Group) firstDelayLocked(pa *Path) time.Duration {
 }
 
 // batchLocked is what we tell now.
-func (g *Group) batchLocked(now time.Duration) events.Batch {
+func (g *Group) batchLocked(now time.Duration) wire.Batch {
 	g.seq++
 	g.publish = now + jitter(shareEvery)
 	if !g.told {
 		g.told = true
 		g.replanLocked(now) // some slots are ours now
 	}
-	b := events.Batch{Sequence: g.seq}
+	b := wire.Batch{Sequence: g.seq}
 	if s := &g.prober.space; s.fitted {
 		c := coord.Rounded(s.own)
 		b.Coordinate = &c
 	}
 	for _, pa := range g.ranked {
 		if len(pa.samples) > 0 && pa.target.Key.ID != "" {
-			b.Samples = append(b.Samples, events.Sample{
+			b.Samples = append(b.Samples, wire.Sample{
 				ID: pa.target.Key.ID, Incarnation: pa.target.Incarnation,
 				RTT: median(pa.samples), Count: len(pa.samples), Age: now - pa.samples[len(pa.samples)-1].at,
 			})

@@ -10,8 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/wire"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
@@ -85,11 +85,11 @@ func TestAPathHasOneProbeInFlight(t *testing.T) {
 		if err := p.group("user").Share(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		subject := events.Report{Region: "r", Zone: "a", Service: "user", Reporter: "other"}.Subject()
+		subject := wire.Report{Region: "r", Zone: "a", Service: "user", Reporter: "other"}.Subject()
 		said := uint64(0)
-		say := func(samples ...events.Sample) {
+		say := func(samples ...wire.Sample) {
 			said++
-			data, err := events.EncodeBatch(events.Batch{Sequence: said, Samples: samples})
+			data, err := wire.EncodeBatch(wire.Batch{Sequence: said, Samples: samples})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -107,9 +107,9 @@ func TestAPathHasOneProbeInFlight(t *testing.T) {
 				if n.open() > 1 {
 					t.Fatalf("%d probes of one path in flight", n.open())
 				}
-				var sample []events.Sample
+				var sample []wire.Sample
 				if n.open() > 0 {
-					sample = append(sample, events.Sample{ID: fmt.Sprintf("i%d", i), Incarnation: "1", RTT: time.Millisecond, Count: 1})
+					sample = append(sample, wire.Sample{ID: fmt.Sprintf("i%d", i), Incarnation: "1", RTT: time.Millisecond, Count: 1})
 				}
 				say(sample...)
 			}
@@ -261,8 +261,8 @@ func TestCloseLeavesNothingBehindAndOthersTakeOver(t *testing.T) {
 			if err := c.Close(); err != nil {
 				t.Error(err)
 			}
-			r := events.Report{Region: "r", Zone: "a", Service: "user", Reporter: c.name}
-			if b, _, err := events.DecodeBatch(f.bus.latest(r.Subject())); err != nil || !b.Leaving {
+			r := wire.Report{Region: "r", Zone: "a", Service: "user", Reporter: c.name}
+			if b, _, err := wire.DecodeBatch(f.bus.latest(r.Subject())); err != nil || !b.Leaving {
 				t.Errorf("the last words of %s: %+v, %v, want a batch that says it leaves", c.name, b, err)
 			}
 			if got, want := f.bus.subscriptions(), 3-i; got != want {
@@ -295,8 +295,8 @@ func TestAGroupThatEndsLeavesTheBus(t *testing.T) {
 			if got := f.bus.subscriptions(); got != 0 {
 				t.Errorf("%d subscriptions after the group ended", got)
 			}
-			r := events.Report{Region: "r", Zone: "a", Service: "user", Reporter: "c"}
-			if b, _, err := events.DecodeBatch(f.bus.latest(r.Subject())); err != nil || !b.Leaving {
+			r := wire.Report{Region: "r", Zone: "a", Service: "user", Reporter: "c"}
+			if b, _, err := wire.DecodeBatch(f.bus.latest(r.Subject())); err != nil || !b.Leaving {
 				t.Errorf("its last words: %+v, %v", b, err)
 			}
 			if err := c.group("user").Share(t.Context()); err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency/internal/coord"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/wire"
 )
 
 // space is this process' place among the coordinates.
@@ -145,9 +146,9 @@ func (p *Prober) exchange(ctx context.Context, pa *Path) {
 	if !p.space.known {
 		p.space.own, p.space.known = coord.New(), true
 	}
-	ping := events.Ping{Reporter: p.c.Reporter, RTT: median(pa.samples), Coordinate: coord.Rounded(p.space.own)}
+	ping := wire.Ping{Reporter: p.c.Reporter, RTT: median(pa.samples), Coordinate: coord.Rounded(p.space.own)}
 	p.mu.Unlock()
-	data, err := events.EncodePing(ping)
+	data, err := wire.EncodePing(ping)
 	if err != nil {
 		return // its samples have expired meanwhile
 	}
@@ -156,7 +157,7 @@ func (p *Prober) exchange(ctx context.Context, pa *Path) {
 	answer, err := p.c.Bus.Request(ctx, pa.target.Key.Ping(), data)
 	if err == nil {
 		var c events.Coordinate
-		if c, err = events.DecodeCoordinate(answer); err == nil {
+		if c, err = wire.DecodeCoordinate(answer); err == nil {
 			pa.Place(&c)
 			return
 		}

@@ -1,3 +1,5 @@
+// Package coord fits network coordinates to measured round trips, and predicts
+// round trips from them. It is pure: no connection, goroutine or lock.
 package coord
 
 import (
