@@ -5,5 +5,5 @@ func (g *Group) Rank() {
 	p := g.prober
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.rankLocked(g, p.now())
+	g.rankLocked(p.now())
 }

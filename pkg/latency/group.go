@@ -45,28 +45,6 @@ type Group struct {
 	shared
 }
 
-// Group makes the group of a service, without paths. Two groups of one service
-// know nothing of each other.
-//
-// Unless nil, onChange is called after something about a path of the group
-// changed that may change the order of its instances: the estimate has another
-// source, or moved by more than 10 % and 0.2 ms, another path is the nearest of
-// its circle by more than 2 %, or a probe of the path failed, or succeeded
-// again. The first change is reported at once, those of the next 100 ms
-// together. Calls come one at a time for the whole prober, with no lock held.
-// They may use the prober, but not close it. One more may come after the group
-// was closed.
-func (p *Prober) Group(service string, onChange func()) *Group {
-	g := &Group{prober: p, service: service, onChange: onChange, tokens: p.o.burst(), filled: p.now()}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.closed {
-		p.groups[g] = true
-		wake(p.chores)
-	}
-	return g
-}
-
 // Set says which instances the group has now. They replace those it had. The
 // slice is not kept.
 //
@@ -80,24 +58,24 @@ func (g *Group) Set(members []Member) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.groups[g] {
-		p.setLocked(g, members)
+		g.setLocked(members)
 	}
 }
 
-func (p *Prober) setLocked(g *Group, members []Member) {
+func (g *Group) setLocked(members []Member) {
 	first, last, n := difference(g.members, members)
 	if first == last && first == n {
 		return
 	}
 	for _, m := range members[first:n] {
-		p.joinLocked(g, m)
+		g.joinLocked(m)
 	}
 	for _, m := range g.members[first:last] {
-		p.leaveLocked(g, m.Path)
+		g.leaveLocked(m.Path)
 	}
 	g.members = slices.Replace(g.members, first, last, members[first:n]...)
 	g.unranked, g.changed = true, true
-	wake(p.chores) // ranking takes time, and nobody waits for it
+	wake(g.prober.chores) // ranking takes time, and nobody waits for it
 }
 
 // Close ends the group: its paths are not probed for it any more, and other
@@ -109,7 +87,7 @@ func (g *Group) Close() {
 	if !p.groups[g] {
 		return
 	}
-	p.setLocked(g, nil)
+	g.setLocked(nil)
 	delete(p.groups, g)
 	p.dirty = slices.DeleteFunc(p.dirty, func(d *Group) bool { return d == g })
 	if p.sharing[g.service] == g {
@@ -132,10 +110,8 @@ func difference(a, b []Member) (first, last, n int) {
 	return first, last, n
 }
 
-// foreign reports whether pa is none of p's paths and is to be ignored.
-func (p *Prober) foreign(pa *Path) bool { return pa == nil || pa.prober != p }
-
-func (p *Prober) joinLocked(g *Group, m Member) {
+func (g *Group) joinLocked(m Member) {
+	p := g.prober
 	pa := m.Path
 	if p.foreign(pa) {
 		return
@@ -175,8 +151,8 @@ func (g *Group) doubtDelayLocked() time.Duration {
 	return rand.N(soon)
 }
 
-func (p *Prober) leaveLocked(g *Group, pa *Path) {
-	if p.foreign(pa) {
+func (g *Group) leaveLocked(pa *Path) {
+	if g.prober.foreign(pa) {
 		return
 	}
 	i := slices.IndexFunc(pa.groups, func(m membership) bool { return m.group == g })

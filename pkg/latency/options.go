@@ -128,11 +128,6 @@ func orDefault[T int | time.Duration](v *T, d T) {
 	}
 }
 
-// shares reports whether measurements are shared.
-func (p *Prober) shares() bool {
-	return p.c.Bus != nil && !p.o.NoShare && p.c.Location.Zone != ""
-}
-
 // burst is how many probes may be made at once, and rate how many flow in per
 // second, 0 for no bound: together twice the budget in two minutes.
 func (o *Options) burst() float64 { return max(o.Budget/2, 1) }

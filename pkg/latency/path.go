@@ -3,11 +3,10 @@ package latency
 import (
 	"context"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"sync/atomic"
 	"time"
-
-	"github.com/cespare/xxhash/v2"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/probe"
@@ -82,27 +81,6 @@ type membership struct {
 	n     int // how often the group lists the path
 }
 
-// Path makes the path to a target. It is not probed until it is in a group.
-// Two paths to one target know nothing of each other.
-func (p *Prober) Path(t Target) *Path {
-	name := t.Key.String() + "/" + t.Incarnation
-	if t.Key.ID == "" {
-		name = t.Address // those without a name are not in step either
-	}
-	pa := &Path{prober: p, target: t, hash: xxhash.Sum64String(name)}
-	pa.probe.path, pa.expiry.path = pa, pa
-	if t.Coordinate != nil && t.Coordinate.Validate() == nil {
-		pa.place = t.Coordinate
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if g := p.sharing[t.Key.Service]; g != nil && t.Key.ID != "" {
-		g.introduceLocked(pa)
-	}
-	pa.refreshLocked(p.now())
-	return pa
-}
-
 // Close gives back what the target's probe holds. The path must be in no group
 // any more.
 func (pa *Path) Close() {
@@ -124,7 +102,7 @@ func (pa *Path) Place(c *events.Coordinate) {
 		return
 	}
 	pa.place = c
-	p.space.stale = true
+	p.position.stale = true
 	pa.refreshLocked(p.now())
 }
 
@@ -176,7 +154,7 @@ func (pa *Path) addLocked(rtt, now time.Duration) {
 		pa.samples = slices.Delete(pa.samples, 0, 1)
 	}
 	pa.samples = append(pa.samples, sample{rtt, now})
-	p.space.stale = true
+	p.position.stale = true
 	pa.newsLocked(rtt, now)
 	pa.refreshLocked(now)
 }
@@ -304,54 +282,77 @@ func (pa *Path) judgeLocked(now time.Duration) (Estimate, bool) {
 			d = settle(all[0].rtt, all[1].rtt, known)
 		}
 		return Estimate{d, SourceShared}, true
-	case pa.place != nil && pa.prober.space.knows(pa.place):
-		return Estimate{pa.prober.space.predict(pa.place), SourcePredicted}, true
+	case pa.place != nil && pa.prober.position.knows(pa.place):
+		return Estimate{pa.prober.position.predict(pa.place), SourcePredicted}, true
 	}
 	return Estimate{}, false
 }
 
-// settle is the distance when two say different things: the less, but if one of
-// them cannot be right, what was believed before or else the more. So neither
-// one slow packet nor one liar makes an instance that few measure what it is
-// not.
-func settle(a, b time.Duration, known Estimate) time.Duration {
-	less, more := min(a, b), max(a, b)
+// wantsLocked says whether a vote from that time counts. Others may measure an
+// instance more rarely than we would, and what they think of as fresh is better
+// than nothing.
+func (pa *Path) wantsLocked(at, now time.Duration) bool {
 	switch {
-	case !doubtful(more, less):
-		return less
-	case known.Measured() && known.Distance-less < more-known.Distance:
-		return less
+	case now-at < pa.votesFresh():
+		return true
+	case now-pa.newestLocked(now-pa.fresh()) < pa.fresh():
+		return false
+	}
+	pa.grace = now + pa.prober.o.Fresh
+	return true
+}
+
+// voteLocked gives a reporter its vote in place of its last, or of the oldest,
+// and says whether that is new.
+func (pa *Path) voteLocked(v vote) bool {
+	i := slices.IndexFunc(pa.votes, func(other vote) bool { return other.reporter == v.reporter })
+	switch {
+	case i >= 0:
+		if v.at <= pa.votes[i].at+10*time.Millisecond && v.rtt == pa.votes[i].rtt {
+			return false
+		}
+	case len(pa.votes) < panel:
+		pa.votes = append(pa.votes, vote{})
+		i = len(pa.votes) - 1
 	default:
-		return more
+		i = 0
+		for k := range pa.votes {
+			if pa.votes[k].at < pa.votes[i].at {
+				i = k
+			}
+		}
+		if v.at <= pa.votes[i].at {
+			return false
+		}
+	}
+	pa.votes[i] = v
+	pa.prober.position.stale = true
+	return true
+}
+
+// newsLocked makes the next batch due soon when a sample of ours tells others
+// something new.
+func (pa *Path) newsLocked(rtt, now time.Duration) {
+	known, _ := unpackEstimate(pa.estimate.Load())
+	if known.Measured() && !moved(known.Distance, rtt) {
+		return
+	}
+	for _, m := range pa.groups {
+		g := m.group
+		if g.report.Service == "" || g.silent {
+			continue
+		}
+		wait := shareSoon/5 + rand.N(shareSoon*4/5)
+		if !known.Measured() {
+			wait /= 4 // others are about to ask, too
+		}
+		if due := now + wait; due < g.publish {
+			g.publish = due
+			wake(g.prober.chores)
+		}
 	}
 }
 
-// median is the middle of the round trips, the lower of two, 0 of none.
-func median(samples []sample) time.Duration {
-	if len(samples) == 0 {
-		return 0
-	}
-	rtts := make([]time.Duration, 0, 16) // on the stack, for any usual Window
-	for _, s := range samples {
-		rtts = append(rtts, s.rtt)
-	}
-	slices.Sort(rtts)
-	return rtts[(len(rtts)-1)/2]
-}
-
-// moved reports whether a change of the known distance may matter to the
-// order of instances. 0 is not known.
-func moved(from, to time.Duration) bool {
-	if from == 0 || to == 0 {
-		return from != to
-	}
-	by := (to - from).Abs()
-	return by > 200*time.Microsecond && by > from/10
-}
-
-// doubtful reports whether a sample is so far from what is known that it should
-// be confirmed soon.
-func doubtful(rtt, known time.Duration) bool {
-	return known > 0 && (rtt-known).Abs() > time.Millisecond &&
-		(rtt > 2*known || rtt < known/2)
+func (pa *Path) in(g *Group) bool {
+	return slices.ContainsFunc(pa.groups, func(m membership) bool { return m.group == g })
 }

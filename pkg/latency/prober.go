@@ -43,7 +43,7 @@ type Prober struct {
 	flying   int               // probes in flight
 	trying   int               // those of them that are of unproven paths
 	tick     time.Duration
-	space    space
+	position position
 }
 
 // New starts a prober. It probes nothing before the first [Group.Set].
@@ -61,11 +61,55 @@ func New(c Caller, o Options) *Prober {
 		chores: make(chan struct{}, 1),
 		groups: make(map[*Group]bool), sharing: make(map[string]*Group),
 	}
+	p.position.prober = p
 	p.hash = xxhash.Sum64String(p.c.Reporter)
 	p.running.Go(func() { p.schedule(ctx) })
 	p.running.Go(func() { p.attend(ctx) })
 	p.running.Go(func() { p.tell(ctx) })
 	return p
+}
+
+// Group makes the group of a service, without paths. Two groups of one service
+// know nothing of each other.
+//
+// Unless nil, onChange is called after something about a path of the group
+// changed that may change the order of its instances: the estimate has another
+// source, or moved by more than 10 % and 0.2 ms, another path is the nearest of
+// its circle by more than 2 %, or a probe of the path failed, or succeeded
+// again. The first change is reported at once, those of the next 100 ms
+// together. Calls come one at a time for the whole prober, with no lock held.
+// They may use the prober, but not close it. One more may come after the group
+// was closed.
+func (p *Prober) Group(service string, onChange func()) *Group {
+	g := &Group{prober: p, service: service, onChange: onChange, tokens: p.o.burst(), filled: p.now()}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		p.groups[g] = true
+		wake(p.chores)
+	}
+	return g
+}
+
+// Path makes the path to a target. It is not probed until it is in a group.
+// Two paths to one target know nothing of each other.
+func (p *Prober) Path(t Target) *Path {
+	name := t.Key.String() + "/" + t.Incarnation
+	if t.Key.ID == "" {
+		name = t.Address // those without a name are not in step either
+	}
+	pa := &Path{prober: p, target: t, hash: xxhash.Sum64String(name)}
+	pa.probe.path, pa.expiry.path = pa, pa
+	if t.Coordinate != nil && t.Coordinate.Validate() == nil {
+		pa.place = t.Coordinate
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if g := p.sharing[t.Key.Service]; g != nil && t.Key.ID != "" {
+		g.introduceLocked(pa)
+	}
+	pa.refreshLocked(p.now())
+	return pa
 }
 
 // Counts are totals since [New].
@@ -82,7 +126,7 @@ func (p *Prober) Counts() Counts { return Counts{p.probes.Load(), p.rejected.Loa
 func (p *Prober) Coordinate() (events.Coordinate, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.space.own, p.space.known
+	return p.position.own, p.position.known
 }
 
 // Close ends all probes and waits for them, and for a call of a group's onChange:
@@ -128,4 +172,12 @@ func wake(c chan struct{}) {
 	case c <- struct{}{}:
 	default:
 	}
+}
+
+// foreign reports whether pa is none of p's paths and is to be ignored.
+func (p *Prober) foreign(pa *Path) bool { return pa == nil || pa.prober != p }
+
+// shares reports whether measurements are shared.
+func (p *Prober) shares() bool {
+	return p.c.Bus != nil && !p.o.NoShare && p.c.Location.Zone != ""
 }

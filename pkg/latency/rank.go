@@ -46,7 +46,8 @@ func (s *standing) place() time.Duration {
 
 // rankLocked orders the paths of a group, decides how often each is measured,
 // and when next.
-func (p *Prober) rankLocked(g *Group, now time.Duration) {
+func (g *Group) rankLocked(now time.Duration) {
+	p := g.prober
 	g.unranked, g.changed, g.rankedAt = false, false, now
 	all := make([]standing, 0, len(g.members))
 	for _, m := range g.members {
@@ -83,7 +84,7 @@ func (p *Prober) rankLocked(g *Group, now time.Duration) {
 		for to < len(all) && all[to].circle == all[from].circle {
 			to++
 		}
-		demand += p.weigh(all[from:to], weights[from:to], order)
+		demand += weigh(all[from:to], weights[from:to], order)
 		for i, s := range all[from:to] {
 			s.path.order, s.path.rank = order, from+i
 		}
@@ -100,7 +101,7 @@ func (p *Prober) rankLocked(g *Group, now time.Duration) {
 }
 
 // weigh sets the weights of the members of one circle and returns their sum.
-func (p *Prober) weigh(circle []standing, weights []float64, order int) (sum float64) {
+func weigh(circle []standing, weights []float64, order int) (sum float64) {
 	base := 1.0
 	switch {
 	case order == 1:
@@ -169,10 +170,6 @@ func (g *Group) tellBestLocked(best []*Path) {
 	}
 }
 
-func (pa *Path) in(g *Group) bool {
-	return slices.ContainsFunc(pa.groups, func(m membership) bool { return m.group == g })
-}
-
 // scheduleLocked sets how often the zone measures a path, and when we do next.
 func (g *Group) scheduleLocked(pa *Path, period, now time.Duration) {
 	if !pa.probed() {
@@ -194,13 +191,6 @@ func (g *Group) scheduleLocked(pa *Path, period, now time.Duration) {
 	case changed || pa.probe.in == nil:
 		g.planLocked(pa, now)
 	}
-}
-
-// planLocked puts a path in the queue for our next slot.
-func (g *Group) planLocked(pa *Path, now time.Duration) {
-	pa.urgent = false
-	pa.next, _ = g.slotAfterLocked(pa, now)
-	g.prober.queueProbeLocked(pa)
 }
 
 // firstLocked plans the first probe of a path, or the first after its distance

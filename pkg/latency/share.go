@@ -92,7 +92,7 @@ func (g *Group) Share(ctx context.Context) error {
 
 	pattern := r
 	pattern.Reporter = "*"
-	stop, err := p.c.Bus.Subscribe(ctx, pattern.Subject(), func(subject string, data []byte, age time.Duration) { p.hear(g, subject, data, age) })
+	stop, err := p.c.Bus.Subscribe(ctx, pattern.Subject(), g.hear)
 	p.mu.Lock()
 	if err != nil {
 		g.report.Service = ""
@@ -116,7 +116,8 @@ func (g *Group) Share(ctx context.Context) error {
 }
 
 // hear takes in a batch of a reporter.
-func (p *Prober) hear(g *Group, subject string, data []byte, age time.Duration) {
+func (g *Group) hear(subject string, data []byte, age time.Duration) {
+	p := g.prober
 	r, err := wire.ParseReport(subject)
 	if err != nil || r.Region != g.report.Region || r.Zone != g.report.Zone || r.Service != g.report.Service {
 		p.rejected.Add(1)
@@ -164,7 +165,7 @@ func (p *Prober) hear(g *Group, subject string, data []byte, age time.Duration) 
 	for i := range b.Samples {
 		g.voteLocked(rep, &b.Samples[i], now, age)
 	}
-	p.adoptLocked(b.Coordinate)
+	p.position.adoptLocked(b.Coordinate)
 }
 
 // voteLocked takes in one sample of a reporter.
@@ -220,48 +221,6 @@ func (g *Group) rememberLocked(id string, f foreign) {
 		list = slices.Delete(list, panel-1, panel)
 	}
 	g.foreign[id] = slices.Insert(list, 0, f) // the last that was heard is the first
-}
-
-// wantsLocked says whether a vote from that time counts. Others may measure an
-// instance more rarely than we would, and what they think of as fresh is better
-// than nothing.
-func (pa *Path) wantsLocked(at, now time.Duration) bool {
-	switch {
-	case now-at < pa.votesFresh():
-		return true
-	case now-pa.newestLocked(now-pa.fresh()) < pa.fresh():
-		return false
-	}
-	pa.grace = now + pa.prober.o.Fresh
-	return true
-}
-
-// voteLocked gives a reporter its vote in place of its last, or of the oldest,
-// and says whether that is new.
-func (pa *Path) voteLocked(v vote) bool {
-	i := slices.IndexFunc(pa.votes, func(other vote) bool { return other.reporter == v.reporter })
-	switch {
-	case i >= 0:
-		if v.at <= pa.votes[i].at+10*time.Millisecond && v.rtt == pa.votes[i].rtt {
-			return false
-		}
-	case len(pa.votes) < panel:
-		pa.votes = append(pa.votes, vote{})
-		i = len(pa.votes) - 1
-	default:
-		i = 0
-		for k := range pa.votes {
-			if pa.votes[k].at < pa.votes[i].at {
-				i = k
-			}
-		}
-		if v.at <= pa.votes[i].at {
-			return false
-		}
-	}
-	pa.votes[i] = v
-	pa.prober.space.stale = true
-	return true
 }
 
 // introduceLocked gives a path that has just become known the votes that came
@@ -338,29 +297,6 @@ func (g *Group) dutyLocked(now time.Duration) {
 	}
 }
 
-// newsLocked makes the next batch due soon when a sample of ours tells others
-// something new.
-func (pa *Path) newsLocked(rtt, now time.Duration) {
-	known, _ := unpackEstimate(pa.estimate.Load())
-	if known.Measured() && !moved(known.Distance, rtt) {
-		return
-	}
-	for _, m := range pa.groups {
-		g := m.group
-		if g.report.Service == "" || g.silent {
-			continue
-		}
-		wait := shareSoon/5 + rand.N(shareSoon*4/5)
-		if !known.Measured() {
-			wait /= 4 // others are about to ask, too
-		}
-		if due := now + wait; due < g.publish {
-			g.publish = due
-			wake(g.prober.chores)
-		}
-	}
-}
-
 // firstDelayLocked is how long the first probe of a path waits. Those of a
 // nearer circle are not kept waiting by the others.
 func (g *Group) firstDelayLocked(pa *Path) time.Duration {
@@ -387,7 +323,7 @@ func (g *Group) batchLocked(now time.Duration) wire.Batch {
 		g.replanLocked(now) // some slots are ours now
 	}
 	b := wire.Batch{Sequence: g.seq}
-	if s := &g.prober.space; s.fitted {
+	if s := &g.prober.position; s.fitted {
 		c := coord.Rounded(s.own)
 		b.Coordinate = &c
 	}
@@ -400,4 +336,10 @@ func (g *Group) batchLocked(now time.Duration) wire.Batch {
 		}
 	}
 	return b
+}
+
+func (g *Group) farewellLocked() message {
+	g.seq++
+	g.told = false
+	return message{g.report.Subject(), wire.Batch{Sequence: g.seq, Leaving: true}}
 }

@@ -98,3 +98,24 @@ func suppressed(limit time.Duration) time.Duration {
 	x := 1 + math.Log(max(rand.Float64(), 1e-9))/crowd
 	return time.Duration(max(x, 0) * float64(limit))
 }
+
+// hurryLocked makes a probe due soon.
+func (g *Group) hurryLocked(pa *Path, now time.Duration) {
+	if pa.cancel != nil || pa.urgent || !pa.probed() {
+		return
+	}
+	pa.urgent, pa.next = true, now+rand.N(min(soon, g.prober.o.Interval))
+	g.prober.queueProbeLocked(pa)
+}
+
+// planLocked puts a path in the queue for our next slot.
+func (g *Group) planLocked(pa *Path, now time.Duration) {
+	pa.urgent = false
+	pa.next, _ = g.slotAfterLocked(pa, now)
+	g.prober.queueProbeLocked(pa)
+}
+
+// jitter is d ±20 %.
+func jitter(d time.Duration) time.Duration {
+	return d - d/5 + rand.N(2*d/5+1)
+}

@@ -62,16 +62,16 @@ func (p *Prober) tickLocked(ctx context.Context, now time.Duration) {
 			p.rankSoonLocked(g, now)
 		}
 	}
-	p.fitLocked(now)
-	for _, pa := range p.exchangesLocked(now) {
-		p.running.Go(func() { p.exchange(ctx, pa) })
+	p.position.fitLocked(now)
+	for _, pa := range p.position.exchangesLocked(now) {
+		p.running.Go(func() { p.position.exchange(ctx, pa) })
 	}
 }
 
 // rankSoonLocked ranks a group, unless that is long and was ranked just now.
 func (p *Prober) rankSoonLocked(g *Group, now time.Duration) {
 	if g.rankedAt == 0 || now-g.rankedAt >= rankEvery*time.Duration(len(g.members)/2000) {
-		p.rankLocked(g, now)
+		g.rankLocked(now)
 	}
 }
 
@@ -96,12 +96,6 @@ func (p *Prober) outgoingLocked(now time.Duration) (out []message, stops []func(
 	}
 	p.ended = nil
 	return out, stops
-}
-
-func (g *Group) farewellLocked() message {
-	g.seq++
-	g.told = false
-	return message{g.report.Subject(), wire.Batch{Sequence: g.seq, Leaving: true}}
 }
 
 // send publishes. What does not go out is sent again with the next batch.

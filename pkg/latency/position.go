@@ -9,8 +9,12 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/latency/internal/wire"
 )
 
-// space is this process' place among the coordinates.
-type space struct {
+// position is this process' place among the coordinates.
+type position struct {
+	prober *Prober
+
+	// What follows is guarded by prober.mu.
+
 	own    events.Coordinate
 	known  bool              // own was fitted, or taken over from the zone
 	fitted bool              // by ourselves
@@ -34,29 +38,28 @@ const (
 )
 
 // knows says whether a coordinate can be compared with our own.
-func (s *space) knows(c *events.Coordinate) bool {
+func (s *position) knows(c *events.Coordinate) bool {
 	return s.known && s.own.Error < useful && c.Error < useful
 }
 
 // predict is the round trip to a coordinate that it knows.
-func (s *space) predict(c *events.Coordinate) time.Duration {
+func (s *position) predict(c *events.Coordinate) time.Duration {
 	return coord.Predict(&s.own, c, s.points)
 }
 
 // adoptLocked takes over where a reporter of the same zone is, until our own
 // measurements say better.
-func (p *Prober) adoptLocked(c *events.Coordinate) {
-	s := &p.space
+func (s *position) adoptLocked(c *events.Coordinate) {
 	if s.fitted || c == nil || c.Error > useful || s.known && s.own.Error <= c.Error {
 		return
 	}
 	s.own, s.known = *c, true
-	p.repredictLocked()
+	s.repredictLocked()
 }
 
 // fitLocked finds our own coordinate anew, when what it rests on has changed.
-func (p *Prober) fitLocked(now time.Duration) {
-	s := &p.space
+func (s *position) fitLocked(now time.Duration) {
+	p := s.prober
 	if !s.stale || p.o.NoCoordinates || now < s.next {
 		return
 	}
@@ -86,11 +89,12 @@ func (p *Prober) fitLocked(now time.Duration) {
 	}
 	coord.Fit(&s.own, s.points)
 	s.fitted, s.known = true, true
-	p.repredictLocked()
+	s.repredictLocked()
 }
 
 // repredictLocked makes the estimates anew that rest on coordinates alone.
-func (p *Prober) repredictLocked() {
+func (s *position) repredictLocked() {
+	p := s.prober
 	now := p.now()
 	for g := range p.groups {
 		for _, pa := range g.ranked {
@@ -104,11 +108,12 @@ func (p *Prober) repredictLocked() {
 // exchangesLocked chooses the paths whose instances are to be told where we
 // are, and to be asked where they are: of those that we have measured
 // ourselves, the ones that were told the longest ago.
-func (p *Prober) exchangesLocked(now time.Duration) []*Path {
+func (s *position) exchangesLocked(now time.Duration) []*Path {
+	p := s.prober
 	if p.c.Bus == nil || p.o.NoCoordinates {
 		return nil
 	}
-	s, every := &p.space, exchangeEvery
+	every := exchangeEvery
 	if s.fitted && now-s.since > settleAfter {
 		every = exchangeRarely
 	}
@@ -141,12 +146,13 @@ func (p *Prober) exchangesLocked(now time.Duration) []*Path {
 
 // exchange tells an instance where we are and how far it is, and learns where
 // it is.
-func (p *Prober) exchange(ctx context.Context, pa *Path) {
+func (s *position) exchange(ctx context.Context, pa *Path) {
+	p := s.prober
 	p.mu.Lock()
-	if !p.space.known {
-		p.space.own, p.space.known = coord.New(), true
+	if !s.known {
+		s.own, s.known = coord.New(), true
 	}
-	ping := wire.Ping{Reporter: p.c.Reporter, RTT: median(pa.samples), Coordinate: coord.Rounded(p.space.own)}
+	ping := wire.Ping{Reporter: p.c.Reporter, RTT: median(pa.samples), Coordinate: coord.Rounded(s.own)}
 	p.mu.Unlock()
 	data, err := wire.EncodePing(ping)
 	if err != nil {
