@@ -47,7 +47,7 @@
 //
 //   - An instance that is new, and that nobody in the zone has measured, is
 //     probed at once; with others about, after a random delay of up to a second,
-//     so that of many that start together few probe (see suppressed).
+//     so that of many that start together few probe (see suppressionDelay).
 //   - One that becomes suspect is probed at once.
 //   - After a failure a path is probed again in about 1 s, then 2 s, 4 s and so
 //     on, up to six Intervals but at most 25 s (30 s with jitter): a recovery

@@ -79,11 +79,11 @@ func Assumed(circle, circles int) time.Duration {
 	}
 }
 
-// settle is the distance when two say different things: the less, but if one of
+// betweenTwo is the distance when two say different things: the less, but if one of
 // them cannot be right, what was believed before or else the more. So neither
 // one slow packet nor one liar makes an instance that few measure what it is
 // not.
-func settle(a, b time.Duration, known Estimate) time.Duration {
+func betweenTwo(a, b time.Duration, known Estimate) time.Duration {
 	less, more := min(a, b), max(a, b)
 	switch {
 	case !doubtful(more, less):

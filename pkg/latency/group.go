@@ -33,14 +33,14 @@ type Group struct {
 	changed  bool     // the members have, since then
 	rankedAt time.Duration
 
-	tokens float64 // probes that may be made now
-	filled time.Duration
-	firsts float64       // first probes made without regard to that
-	spare  time.Duration // when a probe outside the slots may be made though there are few tokens
+	tokens      float64 // probes that may be made now
+	filledAt    time.Duration
+	firstProbes float64       // first probes made without regard to that
+	nextUrgent  time.Duration // when a probe outside the slots may be made though there are few tokens
 
-	dirty bool          // onChange is due
-	rest  time.Duration // no onChange before, on the prober's clock
-	best  []*Path       // the nearest of each circle, when that was last told
+	dirty       bool          // onChange is due
+	notifyAfter time.Duration // no onChange before, on the prober's clock
+	best        []*Path       // the nearest of each circle, when that was last told
 
 	shared
 }
@@ -75,7 +75,7 @@ func (g *Group) setLocked(members []Member) {
 	}
 	g.members = slices.Replace(g.members, first, last, members[first:n]...)
 	g.unranked, g.changed = true, true
-	wake(g.prober.chores) // ranking takes time, and nobody waits for it
+	wake(g.prober.wakeLoop) // ranking takes time, and nobody waits for it
 }
 
 // Close ends the group: its paths are not probed for it any more, and other
@@ -93,8 +93,8 @@ func (g *Group) Close() {
 	if p.sharing[g.service] == g {
 		delete(p.sharing, g.service)
 	}
-	p.ended = append(p.ended, g)
-	wake(p.chores)
+	p.closing = append(p.closing, g)
+	wake(p.wakeLoop)
 }
 
 // difference finds where two lists differ: a[first:last] has become b[first:n].
@@ -113,7 +113,7 @@ func difference(a, b []Member) (first, last, n int) {
 func (g *Group) joinLocked(m Member) {
 	p := g.prober
 	pa := m.Path
-	if p.foreign(pa) {
+	if !p.owns(pa) {
 		return
 	}
 	if m.Suspect && !pa.suspect && pa.probed() {
@@ -132,10 +132,10 @@ func (g *Group) joinLocked(m Member) {
 	}
 	pa.groups = append(pa.groups, membership{g, 1})
 	if g.byID != nil && pa.target.Key.ID != "" && g.byID[pa.target.Key.ID] != pa {
-		g.introduceLocked(pa)
+		g.indexLocked(pa)
 		pa.refreshLocked(p.now())
 	}
-	if pa.told > 0 {
+	if pa.notified > 0 {
 		// It was measured while nobody was told: the group may have read its
 		// distance too early.
 		p.dirtyLocked(g)
@@ -146,13 +146,13 @@ func (g *Group) joinLocked(m Member) {
 // come to suspect it at the same moment, and often it is one of many.
 func (g *Group) doubtDelayLocked() time.Duration {
 	if len(g.live) == 0 {
-		return rand.N(time.Duration(min(len(g.members), 64))*step + 1)
+		return rand.N(time.Duration(min(len(g.members), 64))*firstProbeSpacing + 1)
 	}
-	return rand.N(soon)
+	return rand.N(retryPause)
 }
 
 func (g *Group) leaveLocked(pa *Path) {
-	if g.prober.foreign(pa) {
+	if !g.prober.owns(pa) {
 		return
 	}
 	i := slices.IndexFunc(pa.groups, func(m membership) bool { return m.group == g })
@@ -160,7 +160,7 @@ func (g *Group) leaveLocked(pa *Path) {
 		return
 	}
 	pa.groups = slices.Delete(pa.groups, i, i+1)
-	g.forgetLocked(pa)
+	g.unindexLocked(pa)
 	if len(pa.groups) == 0 {
 		pa.probe.remove()
 		if pa.cancel != nil {
@@ -169,29 +169,29 @@ func (g *Group) leaveLocked(pa *Path) {
 	}
 }
 
-// affordLocked takes a token for a probe, or says how long until there is one.
+// takeTokenLocked takes a token for a probe, or says how long until there is one.
 // No two minutes have more probes than twice the budget. When tokens are few,
 // those outside the slots (of paths that failed, never answered yet, or are
 // doubted) get only every other: however many there are, what is known is
 // measured again. The first probes of as many paths as the budget has for a
-// minute are not held back: a short list is known soon.
-func (g *Group) affordLocked(pa *Path, now time.Duration) (wait time.Duration) {
+// minute are not held back: a short list is known retryPause.
+func (g *Group) takeTokenLocked(pa *Path, now time.Duration) (wait time.Duration) {
 	rate := g.prober.o.rate()
 	if rate <= 0 {
 		return 0
 	}
-	g.tokens = min(g.tokens+rate*(now-g.filled).Seconds(), g.prober.o.burst())
-	g.filled = now
+	g.tokens = min(g.tokens+rate*(now-g.filledAt).Seconds(), g.prober.o.burst())
+	g.filledAt = now
 	if g.tokens < 1 {
 		return time.Duration((1-g.tokens)/rate*float64(time.Second)) + time.Millisecond
 	}
-	if first := pa.urgent && pa.began == 0 && g.firsts < g.prober.o.Budget; first {
-		g.firsts++
+	if first := pa.urgent && pa.probedAt == 0 && g.firstProbes < g.prober.o.Budget; first {
+		g.firstProbes++
 	} else if pa.urgent {
-		if wait := g.spare - now; wait > 0 && g.tokens < g.prober.o.burst()/2 {
+		if wait := g.nextUrgent - now; wait > 0 && g.tokens < g.prober.o.burst()/2 {
 			return wait
 		}
-		g.spare = now + time.Duration(2/rate*float64(time.Second))
+		g.nextUrgent = now + time.Duration(2/rate*float64(time.Second))
 	}
 	g.tokens--
 	return 0

@@ -11,19 +11,12 @@ import (
 )
 
 const (
-	// forgotten is when a neighbour that says nothing any more counts no more.
-	forgotten = 10 * time.Minute
-	// republish is the least time between two coordinates that a record
-	// carries. The first comes when the instance has not moved any more for
-	// the time of settling, but not later than republish.
-	republish = time.Minute
-	settling  = 15 * time.Second
-	// relocated is the change, as a share of the distance to the neighbours,
+	// moveThreshold is the change, as a share of the distance to the callers,
 	// that is worth a new record.
-	relocated = 0.10
-	// fewest is how many callers must have measured an instance before its
+	moveThreshold = 0.10
+	// minCallers is how many callers must have measured an instance before its
 	// coordinate means anything to others.
-	fewest = 4
+	minCallers = 4
 )
 
 // Locator finds the place of one instance in the coordinate space from what
@@ -36,17 +29,17 @@ const (
 type Locator struct {
 	start time.Time
 
-	mu        sync.Mutex
-	own       events.Coordinate
-	callers   map[string]*caller
-	first     time.Duration // when the first ping came
-	still     events.Coordinate
-	stillFrom time.Duration // own has been about still since then
-	shown     events.Coordinate
-	shownAt   time.Duration
-	known     bool // shown is a coordinate
-	scratch   []coord.Neighbour
-	malformed uint64
+	mu          sync.Mutex
+	own         events.Coordinate
+	callers     map[string]*caller
+	first       time.Duration // when the first ping came
+	still       events.Coordinate
+	stillFrom   time.Duration // own has been about still since then
+	published   events.Coordinate
+	publishedAt time.Duration
+	known       bool // published is a coordinate
+	scratch     []coord.Neighbour
+	malformed   uint64
 }
 
 type caller struct {
@@ -83,7 +76,7 @@ func (l *Locator) Answer(data []byte) []byte {
 		l.makeRoomLocked(now)
 		c = &caller{}
 		l.callers[p.Reporter] = c
-	case now-c.at < time.Second:
+	case now-c.at < pingInterval:
 		// Nobody has more to say than that.
 		return l.answerLocked()
 	}
@@ -109,7 +102,7 @@ func (l *Locator) answerLocked() []byte {
 func (l *Locator) makeRoomLocked(now time.Duration) {
 	oldest := ""
 	for name, c := range l.callers {
-		if now-c.at > forgotten {
+		if now-c.at > callerTimeout {
 			delete(l.callers, name)
 			continue
 		}
@@ -131,21 +124,21 @@ func (l *Locator) Coordinate() (events.Coordinate, bool) {
 	defer l.mu.Unlock()
 	now := time.Since(l.start)
 	switch {
-	case len(l.callers) < fewest, l.known && now-l.shownAt < republish:
-	case !l.known && now-l.first < republish && !l.settledLocked(now):
-	case !l.known || coord.Displacement(&l.shown, &l.own) > relocated*l.reachLocked():
-		l.shown, l.shownAt, l.known = coord.Rounded(l.own), now, true
+	case len(l.callers) < minCallers, l.known && now-l.publishedAt < recordInterval:
+	case !l.known && now-l.first < recordInterval && !l.stillLocked(now):
+	case !l.known || coord.Displacement(&l.published, &l.own) > moveThreshold*l.medianDistanceLocked():
+		l.published, l.publishedAt, l.known = coord.Rounded(l.own), now, true
 	}
-	return l.shown, l.known
+	return l.published, l.known
 }
 
-// settledLocked says whether the instance has stayed about where it is for a
+// stillLocked says whether the instance has stayed about where it is for a
 // while.
-func (l *Locator) settledLocked(now time.Duration) bool {
-	if coord.Displacement(&l.still, &l.own) > relocated*l.reachLocked() {
+func (l *Locator) stillLocked(now time.Duration) bool {
+	if coord.Displacement(&l.still, &l.own) > moveThreshold*l.medianDistanceLocked() {
 		l.still, l.stillFrom = l.own, now
 	}
-	return now-l.stillFrom >= settling
+	return now-l.stillFrom >= stillFor
 }
 
 // Malformed is how many pings could not be read.
@@ -155,8 +148,8 @@ func (l *Locator) Malformed() uint64 {
 	return l.malformed
 }
 
-// reachLocked is the median distance to the callers.
-func (l *Locator) reachLocked() float64 {
+// medianDistanceLocked is the median distance to the callers.
+func (l *Locator) medianDistanceLocked() float64 {
 	rtts := make([]float64, 0, len(l.callers))
 	for _, c := range l.callers {
 		rtts = append(rtts, c.RTT)

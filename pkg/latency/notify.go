@@ -20,12 +20,12 @@ func (p *Prober) dirtyLocked(g *Group) {
 	}
 	g.dirty = true
 	p.dirty = append(p.dirty, g)
-	wake(p.news)
+	wake(p.wakeNotifier)
 }
 
-// tell calls onChange when it is due, until ctx ends. It is a goroutine of its
+// notify calls onChange when it is due, until ctx ends. It is a goroutine of its
 // own, so that a slow onChange delays no probe.
-func (p *Prober) tell(ctx context.Context) {
+func (p *Prober) notify(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
@@ -33,7 +33,7 @@ func (p *Prober) tell(ctx context.Context) {
 		if g != nil {
 			g.onChange()
 			p.mu.Lock()
-			g.rest = p.now() + quiet
+			g.notifyAfter = p.now() + notifyPause
 			p.mu.Unlock()
 			continue
 		}
@@ -44,7 +44,7 @@ func (p *Prober) tell(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-p.news:
+		case <-p.wakeNotifier:
 		case <-timer.C:
 		}
 	}
@@ -57,7 +57,7 @@ func (p *Prober) nextDirty() (next *Group, wait time.Duration) {
 	defer p.mu.Unlock()
 	now := p.now()
 	for i, g := range p.dirty {
-		rest := g.rest - now
+		rest := g.notifyAfter - now
 		if rest <= 0 {
 			// Clean before the call: what changes during it is told again.
 			p.dirty = slices.Delete(p.dirty, i, i+1)

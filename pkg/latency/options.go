@@ -12,24 +12,9 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-const (
-	// soon is the pause before a failed or doubted probe is repeated.
-	soon = time.Second
-	// recovery is the longest pause after failures: within it, and its
-	// jitter, a path that works again is noticed.
-	recovery = 25 * time.Second
-	// step is the time between the first probes of paths that are new
-	// together.
-	step = 2 * time.Millisecond
-	// quiet is the least pause between two calls of onChange for one group.
-	quiet = 100 * time.Millisecond
-	// longest is the longest period of an instance, unless the budget is too
-	// small for that: see Options.longest.
-	longest = time.Hour
-	// farShare is how much of the budget those may take that are measured as
-	// rarely as can be.
-	farShare = 0.25
-)
+// farShare is how much of the budget those may take that are measured as rarely
+// as can be.
+const farShare = 0.25
 
 // Bus carries what callers and instances tell each other. *kv.Bus is one, on
 // NATS. Its methods are safe for concurrent use.
@@ -158,10 +143,10 @@ func (o *Options) period(weight, stretch float64, reporters int, longest time.Du
 // work for the far ones, of whom there may be very many, a small part of it.
 func (o *Options) longest(n, reporters int) time.Duration {
 	if o.rate() <= 0 {
-		return longest
+		return maxPeriod
 	}
 	seconds := float64(n*o.PerInterval) / (farShare * o.rate() * float64(reporters))
-	return max(longest, time.Duration(seconds*float64(time.Second)))
+	return max(maxPeriod, time.Duration(seconds*float64(time.Second)))
 }
 
 // maxUnproven is how many probes in flight may be of paths that did not answer
@@ -178,8 +163,8 @@ func (o *Options) timeout(measured time.Duration) time.Duration {
 
 // retry is the pause after that many failures in a row.
 func (o *Options) retry(failures int) time.Duration {
-	longest := max(o.Interval, min(6*o.Interval, recovery))
-	d := min(soon, o.Interval)
+	longest := max(o.Interval, min(6*o.Interval, maxRetryPause))
+	d := min(retryPause, o.Interval)
 	for range failures - 1 {
 		if d >= longest {
 			break

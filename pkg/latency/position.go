@@ -15,31 +15,25 @@ type position struct {
 
 	// What follows is guarded by prober.mu.
 
-	own    events.Coordinate
-	known  bool              // own was fitted, or taken over from the zone
-	fitted bool              // by ourselves
-	since  time.Duration     // when it was first fitted
-	stale  bool              // something it is fitted to has changed
-	next   time.Duration     // not to be fitted before
-	points []coord.Neighbour // memory for fitting
+	own         events.Coordinate
+	known       bool              // own was fitted, or taken over from the zone
+	fitted      bool              // by ourselves
+	fittedSince time.Duration     // when it was first fitted
+	stale       bool              // something it is fitted to has changed
+	nextFit     time.Duration     // not to be fitted before
+	points      []coord.Neighbour // memory for fitting
 }
 
 const (
-	// useful is the error up to which a coordinate predicts anything.
-	useful = 0.75
-	// settleAfter is how long a new caller looks for its place in a hurry.
-	settleAfter = 3 * time.Minute
-
-	exchangeEvery   = 5 * time.Second  // with each instance, in a hurry
-	exchangeRarely  = time.Minute      // after that
-	refit           = 10 * time.Second // the least time between two fits, after that
-	exchangeAgain   = 5 * time.Minute  // with one that does not answer
+	// maxUsefulError is the error up to which a coordinate predicts anything.
+	maxUsefulError = 0.75
+	// exchangesAtOnce is how many instances are pinged in one round of the loop.
 	exchangesAtOnce = 6
 )
 
 // knows says whether a coordinate can be compared with our own.
 func (s *position) knows(c *events.Coordinate) bool {
-	return s.known && s.own.Error < useful && c.Error < useful
+	return s.known && s.own.Error < maxUsefulError && c.Error < maxUsefulError
 }
 
 // predict is the round trip to a coordinate that it knows.
@@ -50,7 +44,7 @@ func (s *position) predict(c *events.Coordinate) time.Duration {
 // adoptLocked takes over where a reporter of the same zone is, until our own
 // measurements say better.
 func (s *position) adoptLocked(c *events.Coordinate) {
-	if s.fitted || c == nil || c.Error > useful || s.known && s.own.Error <= c.Error {
+	if s.fitted || c == nil || c.Error > maxUsefulError || s.known && s.own.Error <= c.Error {
 		return
 	}
 	s.own, s.known = *c, true
@@ -60,12 +54,12 @@ func (s *position) adoptLocked(c *events.Coordinate) {
 // fitLocked finds our own coordinate anew, when what it rests on has changed.
 func (s *position) fitLocked(now time.Duration) {
 	p := s.prober
-	if !s.stale || p.o.NoCoordinates || now < s.next {
+	if !s.stale || p.o.NoCoordinates || now < s.nextFit {
 		return
 	}
 	s.stale = false
-	if s.fitted && now-s.since > settleAfter {
-		s.next = now + refit
+	if s.fitted && now-s.fittedSince > warmUp {
+		s.nextFit = now + refitInterval
 	}
 	s.points = s.points[:0]
 	for g := range p.groups {
@@ -73,8 +67,8 @@ func (s *position) fitLocked(now time.Duration) {
 			if len(s.points) == coord.MaxNeighbours {
 				break
 			}
-			if e, _ := unpackEstimate(pa.estimate.Load()); pa.place != nil && e.Measured() {
-				s.points = append(s.points, coord.Neighbour{At: *pa.place, RTT: e.Distance.Seconds()})
+			if e, _ := unpackEstimate(pa.estimate.Load()); pa.coordinate != nil && e.Measured() {
+				s.points = append(s.points, coord.Neighbour{At: *pa.coordinate, RTT: e.Distance.Seconds()})
 			}
 		}
 	}
@@ -82,7 +76,7 @@ func (s *position) fitLocked(now time.Duration) {
 		return
 	}
 	if !s.fitted {
-		s.since = now
+		s.fittedSince = now
 		if !s.known {
 			s.own = coord.New()
 		}
@@ -98,7 +92,7 @@ func (s *position) repredictLocked() {
 	now := p.now()
 	for g := range p.groups {
 		for _, pa := range g.ranked {
-			if len(pa.samples) == 0 && len(pa.votes) == 0 && pa.place != nil {
+			if len(pa.samples) == 0 && len(pa.votes) == 0 && pa.coordinate != nil {
 				pa.refreshLocked(now)
 			}
 		}
@@ -113,17 +107,17 @@ func (s *position) exchangesLocked(now time.Duration) []*Path {
 	if p.c.Bus == nil || p.o.NoCoordinates {
 		return nil
 	}
-	every := exchangeEvery
-	if s.fitted && now-s.since > settleAfter {
-		every = exchangeRarely
+	every := exchangeInterval
+	if s.fitted && now-s.fittedSince > warmUp {
+		every = exchangeIntervalLater
 	}
 	var chosen []*Path
 	for g := range p.groups {
-		if g.silent {
+		if g.listening {
 			continue
 		}
 		for _, pa := range g.ranked {
-			if len(pa.samples) == 0 || pa.target.Key.ID == "" || pa.exchanged > 0 && now-pa.exchanged < every {
+			if len(pa.samples) == 0 || pa.target.Key.ID == "" || pa.exchangedAt > 0 && now-pa.exchangedAt < every {
 				continue
 			}
 			if len(chosen) < exchangesAtOnce {
@@ -131,7 +125,7 @@ func (s *position) exchangesLocked(now time.Duration) []*Path {
 				continue
 			}
 			for i, other := range chosen {
-				if pa.exchanged < other.exchanged {
+				if pa.exchangedAt < other.exchangedAt {
 					chosen[i] = pa
 					break
 				}
@@ -139,7 +133,7 @@ func (s *position) exchangesLocked(now time.Duration) []*Path {
 		}
 	}
 	for _, pa := range chosen {
-		pa.exchanged = max(now, 1)
+		pa.exchangedAt = max(now, 1)
 	}
 	return chosen
 }
@@ -164,11 +158,11 @@ func (s *position) exchange(ctx context.Context, pa *Path) {
 	if err == nil {
 		var c events.Coordinate
 		if c, err = wire.DecodeCoordinate(answer); err == nil {
-			pa.Place(&c)
+			pa.SetCoordinate(&c)
 			return
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	pa.exchanged = p.now() + exchangeAgain
+	pa.exchangedAt = p.now() + exchangeRetry
 }

@@ -24,26 +24,26 @@ type Prober struct {
 
 	// due, news and chores tell the three goroutines that their next time
 	// may have come nearer.
-	due    chan struct{} // schedule
-	news   chan struct{} // tell
-	chores chan struct{} // attend
+	wakeSchedule chan struct{} // schedule
+	wakeNotifier chan struct{} // tell
+	wakeLoop     chan struct{} // loop
 
 	probes   atomic.Uint64
 	rejected atomic.Uint64
 
-	mu       sync.Mutex
-	closed   bool
-	groups   map[*Group]bool
-	sharing  map[string]*Group // those that share, by service
-	ended    []*Group          // whose subscriptions are to be ended
-	dirty    []*Group          // for which onChange is due
-	proven   queue             // next probes of paths that answered last time
-	unproven queue             // next probes of the others
-	expiries queue             // when the oldest sample of each path gets too old
-	flying   int               // probes in flight
-	trying   int               // those of them that are of unproven paths
-	tick     time.Duration
-	position position
+	mu               sync.Mutex
+	closed           bool
+	groups           map[*Group]bool
+	sharing          map[string]*Group // those that share, by service
+	closing          []*Group          // whose subscriptions are to be ended
+	dirty            []*Group          // for which onChange is due
+	proven           queue             // next probes of paths that answered last time
+	unproven         queue             // next probes of the others
+	expiries         queue             // when the oldest sample of each path gets too old
+	inFlight         int               // probes in flight
+	inFlightUnproven int               // those of them that are of unproven paths
+	nextTick         time.Duration
+	position         position
 }
 
 // New starts a prober. It probes nothing before the first [Group.Set].
@@ -51,21 +51,21 @@ func New(c Caller, o Options) *Prober {
 	ctx, stop := context.WithCancel(context.Background())
 	start := time.Now()
 	p := &Prober{
-		c:      c.withDefaults(),
-		o:      o.withDefaults(),
-		start:  start,
-		epoch:  time.Duration(start.UnixNano()),
-		stop:   stop,
-		due:    make(chan struct{}, 1),
-		news:   make(chan struct{}, 1),
-		chores: make(chan struct{}, 1),
-		groups: make(map[*Group]bool), sharing: make(map[string]*Group),
+		c:            c.withDefaults(),
+		o:            o.withDefaults(),
+		start:        start,
+		epoch:        time.Duration(start.UnixNano()),
+		stop:         stop,
+		wakeSchedule: make(chan struct{}, 1),
+		wakeNotifier: make(chan struct{}, 1),
+		wakeLoop:     make(chan struct{}, 1),
+		groups:       make(map[*Group]bool), sharing: make(map[string]*Group),
 	}
 	p.position.prober = p
 	p.hash = xxhash.Sum64String(p.c.Reporter)
 	p.running.Go(func() { p.schedule(ctx) })
-	p.running.Go(func() { p.attend(ctx) })
-	p.running.Go(func() { p.tell(ctx) })
+	p.running.Go(func() { p.loop(ctx) })
+	p.running.Go(func() { p.notify(ctx) })
 	return p
 }
 
@@ -81,12 +81,12 @@ func New(c Caller, o Options) *Prober {
 // They may use the prober, but not close it. One more may come after the group
 // was closed.
 func (p *Prober) Group(service string, onChange func()) *Group {
-	g := &Group{prober: p, service: service, onChange: onChange, tokens: p.o.burst(), filled: p.now()}
+	g := &Group{prober: p, service: service, onChange: onChange, tokens: p.o.burst(), filledAt: p.now()}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.closed {
 		p.groups[g] = true
-		wake(p.chores)
+		wake(p.wakeLoop)
 	}
 	return g
 }
@@ -101,12 +101,12 @@ func (p *Prober) Path(t Target) *Path {
 	pa := &Path{prober: p, target: t, hash: xxhash.Sum64String(name)}
 	pa.probe.path, pa.expiry.path = pa, pa
 	if t.Coordinate != nil && t.Coordinate.Validate() == nil {
-		pa.place = t.Coordinate
+		pa.coordinate = t.Coordinate
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if g := p.sharing[t.Key.Service]; g != nil && t.Key.ID != "" {
-		g.introduceLocked(pa)
+		g.indexLocked(pa)
 	}
 	pa.refreshLocked(p.now())
 	return pa
@@ -141,7 +141,7 @@ func (p *Prober) Close() error {
 
 	p.mu.Lock()
 	for g := range p.groups {
-		p.ended = append(p.ended, g)
+		p.closing = append(p.closing, g)
 	}
 	clear(p.groups)
 	out, stops := p.outgoingLocked(p.now())
@@ -162,7 +162,7 @@ func (p *Prober) now() time.Duration { return time.Since(p.start) }
 func (p *Prober) queueLocked(q *queue, e *entry, due time.Duration) {
 	q.set(e, due)
 	if q.head() == e {
-		wake(p.due)
+		wake(p.wakeSchedule)
 	}
 }
 
@@ -174,8 +174,8 @@ func wake(c chan struct{}) {
 	}
 }
 
-// foreign reports whether pa is none of p's paths and is to be ignored.
-func (p *Prober) foreign(pa *Path) bool { return pa == nil || pa.prober != p }
+// owns reports whether pa is one of p's paths. Others are ignored.
+func (p *Prober) owns(pa *Path) bool { return pa != nil && pa.prober == p }
 
 // shares reports whether measurements are shared.
 func (p *Prober) shares() bool {

@@ -19,7 +19,7 @@ func (p *Prober) schedule(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-p.due:
+		case <-p.wakeSchedule:
 		case <-timer.C:
 		}
 		p.mu.Lock()
@@ -56,11 +56,11 @@ func (p *Prober) advanceLocked(ctx context.Context) (wait time.Duration, ok bool
 
 // nextLocked is the probe to start next, nil while there is none that may.
 func (p *Prober) nextLocked() *entry {
-	if p.flying >= p.o.Concurrency {
+	if p.inFlight >= p.o.Concurrency {
 		return nil
 	}
 	next := p.proven.head()
-	if e := p.unproven.head(); e != nil && p.trying < p.o.maxUnproven() && (next == nil || e.due < next.due) {
+	if e := p.unproven.head(); e != nil && p.inFlightUnproven < p.o.maxUnproven() && (next == nil || e.due < next.due) {
 		next = e
 	}
 	return next
@@ -89,12 +89,12 @@ func (p *Prober) beginLocked(ctx context.Context, pa *Path, now time.Duration) {
 	g := pa.groups[0].group
 	if !pa.urgent {
 		// Whose slot this is may have changed since it was planned.
-		if at, ours := g.slotAfterLocked(pa, now-p.lateness(pa, now)); !ours || at > now {
+		if at, ours := g.slotAfterLocked(pa, pa.next-1); !ours || at > now {
 			g.planLocked(pa, now)
 			return
 		}
 	}
-	if wait := g.affordLocked(pa, now); wait > 0 {
+	if wait := g.takeTokenLocked(pa, now); wait > 0 {
 		if pa.urgent {
 			pa.next = now + wait + time.Duration(pa.rank) // the best first
 			p.queueProbeLocked(pa)
@@ -106,20 +106,16 @@ func (p *Prober) beginLocked(ctx context.Context, pa *Path, now time.Duration) {
 	p.launchLocked(ctx, pa)
 }
 
-// lateness is how long ago the probe that is due now was planned for, and a
-// little.
-func (p *Prober) lateness(pa *Path, now time.Duration) time.Duration { return now - pa.next + 1 }
-
 func (p *Prober) launchLocked(ctx context.Context, pa *Path) {
 	p.probes.Add(1)
-	p.flying++
-	pa.began = max(p.now(), 1)
+	p.inFlight++
+	pa.probedAt = max(p.now(), 1)
 	timeout := p.o.Timeout
 	if pa.proven {
 		d, _ := pa.Measured()
 		timeout = p.o.timeout(d)
 	} else {
-		p.trying++
+		p.inFlightUnproven++
 	}
 	ctx, pa.cancel = context.WithTimeout(ctx, timeout)
 	p.running.Go(func() {
@@ -142,9 +138,9 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 	p.mu.Lock()
 	pa.cancel()
 	pa.cancel = nil
-	p.flying--
+	p.inFlight--
 	if !pa.proven {
-		p.trying--
+		p.inFlightUnproven--
 	}
 
 	now := p.now()
@@ -157,7 +153,7 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 	case err == nil:
 		e, _ := unpackEstimate(pa.estimate.Load())
 		if e.Measured() && (pa.contends || rtt < e.Distance) && doubtful(rtt, e.Distance) {
-			hurry = min(soon, p.o.Interval)
+			hurry = min(retryPause, p.o.Interval)
 		}
 		pa.proven = true
 		pa.failures.Store(0)
@@ -168,14 +164,14 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 			pa.addLocked(rtt, now)
 		}
 	case dropped:
-		hurry = min(soon, p.o.Interval)
+		hurry = min(retryPause, p.o.Interval)
 	case errors.Is(err, probe.ErrNotProbed): // the next slot will do
 	default:
 		pa.proven = false
 		hurry = p.o.retry(failures + 1)
 		pa.failures.Store(int64(failures + 1))
 		p.changedLocked(pa)
-		if len(pa.groups) > 0 && pa.groups[0].group.givesUpLocked(pa, now) {
+		if len(pa.groups) > 0 && pa.groups[0].group.leavesToZoneLocked(pa, now) {
 			hurry = -1 // the zone's slots will do
 		}
 	}
@@ -188,7 +184,7 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 			pa.groups[0].group.planLocked(pa, now)
 		}
 	}
-	wake(p.due) // a place is free
+	wake(p.wakeSchedule) // a place is free
 	p.mu.Unlock()
 
 	switch {

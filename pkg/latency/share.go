@@ -14,21 +14,15 @@ import (
 )
 
 const (
-	// shareEvery is the time between two batches of a reporter, ±20 %; news
-	// goes out after shareSoon at most.
-	shareEvery = 10 * time.Second
-	shareSoon  = time.Second
-	// absent is how long after its last batch a reporter is taken to be gone.
-	absent = 35 * time.Second
 	// maxReporters is how many of the callers of a service in one zone
 	// measure and report. The others listen.
 	maxReporters = 32
-	// panel is how many other reporters have a vote on a distance: those who
+	// maxVotes is how many other reporters have a vote on a distance: those who
 	// measured last.
-	panel = 5
-	// maxForeign is how many instances are remembered that reporters know and
+	maxVotes = 5
+	// maxEarly is how many instances are remembered that reporters know and
 	// we do not, yet.
-	maxForeign = 4096
+	maxEarly = 4096
 	// joinChance is the chance in each second that one who listens becomes a
 	// reporter while there are too few.
 	joinChance = 1.0 / 32
@@ -36,19 +30,19 @@ const (
 
 // shared is a group's part in what the zone shares about its service.
 type shared struct {
-	report  wire.Report // of ours; no service: nothing is shared
-	stop    func()      // ends the subscription
-	heard   bool        // what the zone knew before us has come in
-	silent  bool        // others report
-	told    bool        // we have published
-	seq     uint64
-	publish time.Duration // when to, next
+	report    wire.Report // of ours; no service: nothing is shared
+	stop      func()      // ends the subscription
+	caughtUp  bool        // what the zone knew before us has come in
+	listening bool        // others report
+	published bool        // we have published
+	seq       uint64
+	publish   time.Duration // when to, next
 
 	reporters map[string]*reporter
 	live      []*reporter // those that report now
 	byID      map[string]*Path
-	foreign   map[string][]foreign
-	swept     time.Duration // when those that are no longer spoken of were last thrown away
+	early     map[string][]earlyVote
+	sweptAt   time.Duration // when those that are no longer spoken of were last thrown away
 }
 
 // reporter is another caller in the zone.
@@ -58,11 +52,11 @@ type reporter struct {
 	at   time.Duration // when it was last heard of
 }
 
-// foreign is a vote on an instance that we do not know yet.
-type foreign struct {
+// earlyVote is a vote on an instance that we do not know yet.
+type earlyVote struct {
 	incarnation string
 	vote
-	heard time.Duration
+	receivedAt time.Duration
 }
 
 // Share joins the group to what the callers of its service in the same zone
@@ -80,12 +74,12 @@ func (g *Group) Share(ctx context.Context) error {
 		return nil
 	}
 	g.report = r
-	g.reporters, g.byID, g.foreign = map[string]*reporter{}, map[string]*Path{}, map[string][]foreign{}
-	g.publish = p.now() + jitter(shareEvery)
+	g.reporters, g.byID, g.early = map[string]*reporter{}, map[string]*Path{}, map[string][]earlyVote{}
+	g.publish = p.now() + jitter(batchInterval)
 	p.sharing[g.service] = g
 	for _, m := range g.members {
-		if !p.foreign(m.Path) && m.target.Key.ID != "" {
-			g.introduceLocked(m.Path)
+		if p.owns(m.Path) && m.target.Key.ID != "" {
+			g.indexLocked(m.Path)
 		}
 	}
 	p.mu.Unlock()
@@ -97,8 +91,8 @@ func (g *Group) Share(ctx context.Context) error {
 	if err != nil {
 		g.report.Service = ""
 	}
-	g.heard = true
-	g.silent = len(g.live) >= maxReporters && g.outrankedLocked() >= maxReporters
+	g.caughtUp = true
+	g.listening = len(g.live) >= maxReporters && g.outrankedLocked() >= maxReporters
 	for _, pa := range g.ranked { // now that we know who else is there
 		if pa.cancel == nil && len(pa.samples) == 0 {
 			g.firstLocked(pa, p.now())
@@ -140,7 +134,7 @@ func (g *Group) hear(subject string, data []byte, age time.Duration) {
 	}
 	now := p.now()
 	rep := g.reporters[r.Reporter]
-	known := rep != nil && now-rep.at <= absent
+	known := rep != nil && now-rep.at <= reporterTimeout
 	switch {
 	case rep == nil && b.Leaving:
 		return
@@ -160,7 +154,7 @@ func (g *Group) hear(subject string, data []byte, age time.Duration) {
 		delete(g.reporters, r.Reporter)
 	}
 	if !known || b.Leaving {
-		g.countLocked(now) // else it is the same as before, or [Group.dutyLocked] will see
+		g.countLocked(now) // else it is the same as before, or [Group.chooseRoleLocked] will see
 	}
 	for i := range b.Samples {
 		g.voteLocked(rep, &b.Samples[i], now, age)
@@ -173,70 +167,70 @@ func (g *Group) voteLocked(rep *reporter, s *wire.Sample, now, age time.Duration
 	v := vote{rep.hash, sample{s.RTT, now - age - s.Age}}
 	pa := g.byID[s.ID]
 	if pa == nil {
-		g.rememberLocked(s.ID, foreign{s.Incarnation, v, now})
+		g.keepEarlyLocked(s.ID, earlyVote{s.Incarnation, v, now})
 		return
 	}
-	if pa.target.Incarnation != s.Incarnation || !pa.wantsLocked(v.at, now) {
+	if pa.target.Incarnation != s.Incarnation || !pa.acceptsLocked(v.at, now) {
 		return
 	}
 	known, _ := unpackEstimate(pa.estimate.Load())
 	i := slices.IndexFunc(pa.votes, func(other vote) bool { return other.reporter == v.reporter })
 	repeats := i >= 0 && !doubtful(v.rtt, pa.votes[i].rtt)
-	if !pa.voteLocked(v) {
+	if !pa.putVoteLocked(v) {
 		return
 	}
 	pa.refreshLocked(now)
 	switch {
-	case pa.failures.Load() > 0 && !pa.urgent && pa.cancel == nil && v.at > pa.began && pa.probed():
+	case pa.failures.Load() > 0 && !pa.urgent && pa.cancel == nil && v.at > pa.probedAt && pa.probed():
 		// It answers others again. They hear of it all at once.
 		pa.urgent, pa.next = true, now+rand.N(g.prober.o.Interval)
 		g.prober.queueProbeLocked(pa)
 	case pa.urgent && !known.Measured() && pa.failures.Load() == 0:
 		g.planLocked(pa, now) // somebody has done it for us
 	case (pa.contends || v.rtt < known.Distance) && known.Measured() && doubtful(v.rtt, known.Distance) &&
-		!repeats && (pa.began == 0 || now-pa.began > g.prober.o.Interval/2):
+		!repeats && (pa.probedAt == 0 || now-pa.probedAt > g.prober.o.Interval/2):
 		// It may have moved, or the reporter is wrong: two others look, unless
 		// they just have.
 		if g.aheadLocked(mix(pa.hash, rep.seq), rep.hash, 2) < 2 {
-			g.hurryLocked(pa, now)
+			g.probeSoonLocked(pa, now)
 		}
 	}
 }
 
-// rememberLocked keeps a vote on an instance that we may come to know.
-func (g *Group) rememberLocked(id string, f foreign) {
-	list, known := g.foreign[id]
-	if !known && len(g.foreign) >= maxForeign {
-		if f.heard-g.swept < time.Second {
+// keepEarlyLocked keeps a vote on an instance that we may come to know.
+func (g *Group) keepEarlyLocked(id string, f earlyVote) {
+	list, known := g.early[id]
+	if !known && len(g.early) >= maxEarly {
+		if f.receivedAt-g.sweptAt < time.Second {
 			return // whoever makes up names shall not keep us busy
 		}
-		g.swept = f.heard
-		maps.DeleteFunc(g.foreign, func(_ string, list []foreign) bool { return f.heard-list[0].heard > absent })
-		if len(g.foreign) >= maxForeign {
+		g.sweptAt = f.receivedAt
+		maps.DeleteFunc(g.early, func(_ string, list []earlyVote) bool { return f.receivedAt-list[0].receivedAt > reporterTimeout })
+		if len(g.early) >= maxEarly {
 			return
 		}
 	}
-	list = slices.DeleteFunc(list, func(other foreign) bool { return other.reporter == f.reporter })
-	if len(list) == panel {
-		list = slices.Delete(list, panel-1, panel)
+	list = slices.DeleteFunc(list, func(other earlyVote) bool { return other.reporter == f.reporter })
+	if len(list) == maxVotes {
+		list = slices.Delete(list, maxVotes-1, maxVotes)
 	}
-	g.foreign[id] = slices.Insert(list, 0, f) // the last that was heard is the first
+	g.early[id] = slices.Insert(list, 0, f) // the last that was heard is the first
 }
 
-// introduceLocked gives a path that has just become known the votes that came
+// indexLocked gives a path that has just become known the votes that came
 // before it, so that its first estimate is the zone's.
-func (g *Group) introduceLocked(pa *Path) {
+func (g *Group) indexLocked(pa *Path) {
 	g.byID[pa.target.Key.ID] = pa
 	now := g.prober.now()
-	for _, f := range g.foreign[pa.target.Key.ID] {
-		if f.incarnation == pa.target.Incarnation && pa.wantsLocked(f.at, now) {
-			pa.voteLocked(f.vote)
+	for _, f := range g.early[pa.target.Key.ID] {
+		if f.incarnation == pa.target.Incarnation && pa.acceptsLocked(f.at, now) {
+			pa.putVoteLocked(f.vote)
 		}
 	}
-	delete(g.foreign, pa.target.Key.ID)
+	delete(g.early, pa.target.Key.ID)
 }
 
-func (g *Group) forgetLocked(pa *Path) {
+func (g *Group) unindexLocked(pa *Path) {
 	if g.byID[pa.target.Key.ID] == pa {
 		delete(g.byID, pa.target.Key.ID)
 	}
@@ -247,7 +241,7 @@ func (g *Group) countLocked(now time.Duration) {
 	before := len(g.live)
 	g.live = g.live[:0]
 	for name, r := range g.reporters {
-		if now-r.at > absent {
+		if now-r.at > reporterTimeout {
 			delete(g.reporters, name)
 			continue
 		}
@@ -276,20 +270,20 @@ func (g *Group) outrankedLocked() int { return g.aheadLocked(0, 0, 2*maxReporter
 // reportersLocked is how many share the work, us included.
 func (g *Group) reportersLocked() int { return len(g.live) + 1 }
 
-// dutyLocked decides whether we report or listen: the first maxReporters by
+// chooseRoleLocked decides whether we report or listen: the first maxReporters by
 // the hash of their names do, and a few more, so that nobody changes sides for
 // one who comes or goes.
-func (g *Group) dutyLocked(now time.Duration) {
+func (g *Group) chooseRoleLocked(now time.Duration) {
 	g.countLocked(now)
 	switch {
-	case g.silent && len(g.live) < maxReporters && rand.Float64() < joinChance:
-		g.silent, g.publish = false, now
+	case g.listening && len(g.live) < maxReporters && rand.Float64() < joinChance:
+		g.listening, g.publish = false, now
 		g.unranked = true
 		g.replanLocked(now)
-	case !g.silent && len(g.live) >= maxReporters*5/4 && g.outrankedLocked() >= maxReporters:
-		g.silent = true
+	case !g.listening && len(g.live) >= maxReporters*5/4 && g.outrankedLocked() >= maxReporters:
+		g.listening = true
 		for _, pa := range g.ranked {
-			if pa.began == 0 && pa.probe.in != nil {
+			if pa.probedAt == 0 && pa.probe.in != nil {
 				pa.urgent = false // others will do it
 			}
 		}
@@ -300,26 +294,26 @@ func (g *Group) dutyLocked(now time.Duration) {
 // firstDelayLocked is how long the first probe of a path waits. Those of a
 // nearer circle are not kept waiting by the others.
 func (g *Group) firstDelayLocked(pa *Path) time.Duration {
-	switch turn := time.Duration(pa.order) * shareSoon; {
+	switch turn := time.Duration(pa.circleRank) * newsDelay; {
 	case g.report.Service == "":
-		return time.Duration(pa.rank)*step + rand.N(step)
-	case !g.heard:
-		return shareSoon // Share will say better
+		return time.Duration(pa.rank)*firstProbeSpacing + rand.N(firstProbeSpacing)
+	case !g.caughtUp:
+		return newsDelay // Share will say better
 	case len(g.live) == 0:
-		return turn + suppressed(shareSoon)
+		return turn + suppressionDelay(newsDelay)
 	case g.ownsLocked(mix(pa.hash, 0)):
-		return turn + rand.N(time.Duration(min(len(g.ranked), 64))*step+1)
+		return turn + rand.N(time.Duration(min(len(g.ranked), 64))*firstProbeSpacing+1)
 	default:
-		return turn + 2*shareSoon + suppressed(2*shareSoon)
+		return turn + 2*newsDelay + suppressionDelay(2*newsDelay)
 	}
 }
 
 // batchLocked is what we tell now.
 func (g *Group) batchLocked(now time.Duration) wire.Batch {
 	g.seq++
-	g.publish = now + jitter(shareEvery)
-	if !g.told {
-		g.told = true
+	g.publish = now + jitter(batchInterval)
+	if !g.published {
+		g.published = true
 		g.replanLocked(now) // some slots are ours now
 	}
 	b := wire.Batch{Sequence: g.seq}
@@ -340,6 +334,6 @@ func (g *Group) batchLocked(now time.Duration) wire.Batch {
 
 func (g *Group) farewellLocked() message {
 	g.seq++
-	g.told = false
+	g.published = false
 	return message{g.report.Subject(), wire.Batch{Sequence: g.seq, Leaving: true}}
 }

@@ -132,7 +132,7 @@ func TestPredictsDistancesThatNobodyMeasured(t *testing.T) {
 				time.Sleep(5 * time.Second)
 				for _, d := range unmeasured {
 					if c, ok := d.at.locator.Coordinate(); ok {
-						d.Place(&c)
+						d.SetCoordinate(&c)
 					}
 					if e := d.Estimate(time.Second); e.Distance <= 0 || e.Distance > 10*time.Second {
 						t.Fatalf("an estimate of %v", e)

@@ -263,7 +263,7 @@ func (svc *service) member(e events.Entry, n *node) member {
 		}
 	}
 	if before := n.instance.Swap(e.Instance); before != nil && before.Coordinate != e.Coordinate {
-		n.path.Place(e.Coordinate)
+		n.path.SetCoordinate(e.Coordinate)
 	}
 	n.setWeight(e.Weight)
 	m := member{node: n, in: e.Instance, circle: n.home, suspect: e.Suspect, evacuated: e.Evacuated, protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), born: svc.born(e.Instance)}
