@@ -3,6 +3,7 @@
 package natstest
 
 import (
+	"net"
 	"os"
 	"runtime"
 	"testing"
@@ -58,6 +59,17 @@ func Start(tb testing.TB, adjust ...func(*server.Options)) *server.Server {
 func Listen(o *server.Options) {
 	o.DontListen = false
 	o.Host, o.Port = "127.0.0.1", server.RANDOM_PORT
+}
+
+// ListenAt makes [Start] listen on an address, as host:port.
+func ListenAt(address string) func(*server.Options) {
+	return func(o *server.Options) {
+		a, err := net.ResolveTCPAddr("tcp", address)
+		if err != nil {
+			panic(err)
+		}
+		o.DontListen, o.Host, o.Port = false, a.IP.String(), a.Port
+	}
 }
 
 // Stop stops a server and waits until it has ended. It may be called twice.
