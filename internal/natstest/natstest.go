@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,10 +62,10 @@ func Listen(o *server.Options) {
 	o.Host, o.Port = "127.0.0.1", server.RANDOM_PORT
 }
 
-// ListenAt makes [Start] listen on an address, as host:port.
+// ListenAt makes [Start] listen on an address, host:port or nats://host:port.
 func ListenAt(address string) func(*server.Options) {
 	return func(o *server.Options) {
-		a, err := net.ResolveTCPAddr("tcp", address)
+		a, err := net.ResolveTCPAddr("tcp", strings.TrimPrefix(address, "nats://"))
 		if err != nil {
 			panic(err)
 		}
