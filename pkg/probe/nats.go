@@ -1,4 +1,4 @@
-package latency
+package probe
 
 import (
 	"context"
@@ -10,14 +10,14 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// NATSPing measures a request without content on a subject, usually the one
+// NATS measures a request without content on a subject, usually the one
 // where an announced instance answers pings: the way through the NATS servers
 // and back, as calls over NATS go it. That nobody listens there is a failure,
 // known at once. When it is the way to NATS that does not work, or the subject
 // is forbidden to this user, the error is [ErrNotProbed].
-func NATSPing(nc *nats.Conn, subject string) Probe {
+func NATS(nc *nats.Conn, subject string) Func {
 	return func(ctx context.Context) (time.Duration, error) {
-		ctx, cancel := context.WithTimeout(ctx, maxRTT)
+		ctx, cancel := context.WithTimeout(ctx, MaxRTT)
 		defer cancel()
 		if nc == nil || !nc.IsConnected() {
 			return 0, fmt.Errorf("%w: %s: not connected to NATS", ErrNotProbed, subject)
@@ -33,7 +33,7 @@ func NATSPing(nc *nats.Conn, subject string) Probe {
 		case err == nil:
 			return rtt, nil
 		case errors.Is(err, nats.ErrNoResponders):
-			return 0, fmt.Errorf("latency: probe %s: %w", subject, err)
+			return 0, fmt.Errorf("probe: %s: %w", subject, err)
 		case !errors.Is(err, context.DeadlineExceeded):
 			return 0, fmt.Errorf("%w: %s: %w", ErrNotProbed, subject, err)
 		}
@@ -46,6 +46,6 @@ func NATSPing(nc *nats.Conn, subject string) Probe {
 		if e := nc.LastError(); errors.Is(e, nats.ErrPermissionViolation) && strings.Contains(e.Error(), `"`+subject+`"`) {
 			return 0, fmt.Errorf("%w: %s: %w", ErrNotProbed, subject, e)
 		}
-		return 0, fmt.Errorf("latency: probe %s: no answer: %w", subject, err)
+		return 0, fmt.Errorf("probe: %s: no answer: %w", subject, err)
 	}
 }

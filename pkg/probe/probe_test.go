@@ -1,4 +1,4 @@
-package latency_test
+package probe_test
 
 import (
 	"context"
@@ -10,13 +10,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 
 const delay = 20 * time.Millisecond // of memory, one way
 
-// probe probes, and wants this round trip.
-func probe(t *testing.T, p latency.Probe, want time.Duration) {
+// wantRTT probes, and wants this round trip.
+func wantRTT(t *testing.T, p probe.Func, want time.Duration) {
 	t.Helper()
 	if rtt, err := p(t.Context()); err != nil || rtt != want {
 		t.Errorf("got %v, %v, want %v", rtt, err, want)
@@ -40,15 +40,14 @@ func serveHTTP(t *testing.T, m *memory, h http.Handler) *http.Server {
 }
 
 // keepers are the probes that keep a connection.
-var keepers = map[string]func(dial latency.Dial) *latency.Ping{
-	"http":  func(dial latency.Dial) *latency.Ping { return latency.HTTP(dial, "10.0.0.1:80", "", nil) },
-	"grpc":  func(dial latency.Dial) *latency.Ping { return latency.GRPCHealth(dial, "10.0.0.1:80", "", nil) },
-	"http2": func(dial latency.Dial) *latency.Ping { return latency.HTTP2Ping(dial, "10.0.0.1:80", nil) },
+var keepers = map[string]func(dial probe.Dial) *probe.Session{
+	"http":  func(dial probe.Dial) *probe.Session { return probe.HTTP(dial, "10.0.0.1:80", "", nil) },
+	"http2": func(dial probe.Dial) *probe.Session { return probe.HTTP2(dial, "10.0.0.1:80", nil) },
 }
 
 // eachKeeper runs f with every keeper of a connection to a server that answers
 // all of them at once.
-func eachKeeper(t *testing.T, f func(*testing.T, *memory, *http.Server, *latency.Ping)) {
+func eachKeeper(t *testing.T, f func(*testing.T, *memory, *http.Server, *probe.Session)) {
 	for name, make := range keepers {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -62,7 +61,7 @@ func eachKeeper(t *testing.T, f func(*testing.T, *memory, *http.Server, *latency
 	}
 }
 
-// unimplemented is the answer of a gRPC server without a health service.
+// unimplemented answers every call as a gRPC server without services does.
 var unimplemented = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/grpc")
 	w.Header().Set("Grpc-Status", "12")
@@ -72,7 +71,7 @@ func TestConnectMeasuresTheOpeningOfAConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, delay)
 		for range 3 {
-			probe(t, latency.Connect(m.Dial, "10.0.0.1:80"), 2*delay)
+			wantRTT(t, probe.Connect(m.Dial, "10.0.0.1:80"), 2*delay)
 		}
 		if m.dialled() != 3 || m.kept() != 0 {
 			t.Errorf("%d dials, %d connections kept", m.dialled(), m.kept())
@@ -81,9 +80,9 @@ func TestConnectMeasuresTheOpeningOfAConnection(t *testing.T) {
 }
 
 func TestAConnectionIsOpenedOnceAndNotMeasured(t *testing.T) {
-	eachKeeper(t, func(t *testing.T, m *memory, _ *http.Server, p *latency.Ping) {
+	eachKeeper(t, func(t *testing.T, m *memory, _ *http.Server, p *probe.Session) {
 		for range 50 {
-			probe(t, p.Probe, 2*delay)
+			wantRTT(t, p.Probe, 2*delay)
 			time.Sleep(10 * time.Second)
 		}
 		if n := m.dialled(); n != 1 {
@@ -93,9 +92,9 @@ func TestAConnectionIsOpenedOnceAndNotMeasured(t *testing.T) {
 }
 
 func TestAConnectionThatBrokeIsOpenedAgain(t *testing.T) {
-	eachKeeper(t, func(t *testing.T, m *memory, _ *http.Server, p *latency.Ping) {
+	eachKeeper(t, func(t *testing.T, m *memory, _ *http.Server, p *probe.Session) {
 		for i := range 4 {
-			probe(t, p.Probe, 2*delay)
+			wantRTT(t, p.Probe, 2*delay)
 			if n := m.dialled(); n != i+1 {
 				t.Errorf("%d connections, want %d", n, i+1)
 			}
@@ -108,10 +107,10 @@ func TestAConnectionThatBrokeIsOpenedAgain(t *testing.T) {
 }
 
 func TestAConnectionThatIsNotUsedIsClosed(t *testing.T) {
-	eachKeeper(t, func(t *testing.T, m *memory, _ *http.Server, p *latency.Ping) {
-		probe(t, p.Probe, 2*delay)
+	eachKeeper(t, func(t *testing.T, m *memory, _ *http.Server, p *probe.Session) {
+		wantRTT(t, p.Probe, 2*delay)
 		time.Sleep(2*time.Minute - time.Second)
-		probe(t, p.Probe, 2*delay)
+		wantRTT(t, p.Probe, 2*delay)
 		time.Sleep(2*time.Minute - time.Second)
 		if m.kept() != 1 || m.dialled() != 1 {
 			t.Errorf("%d kept of %d, want 1 of 1", m.kept(), m.dialled())
@@ -121,18 +120,18 @@ func TestAConnectionThatIsNotUsedIsClosed(t *testing.T) {
 		if m.kept() != 0 {
 			t.Errorf("%d connections kept", m.kept())
 		}
-		probe(t, p.Probe, 2*delay)
+		wantRTT(t, p.Probe, 2*delay)
 	})
 }
 
 func TestAnInstanceThatIsGoneIsAFailure(t *testing.T) {
-	eachKeeper(t, func(t *testing.T, m *memory, srv *http.Server, p *latency.Ping) {
-		probe(t, p.Probe, 2*delay)
+	eachKeeper(t, func(t *testing.T, m *memory, srv *http.Server, p *probe.Session) {
+		wantRTT(t, p.Probe, 2*delay)
 		_ = srv.Close()
 		_ = m.Close()
 		for range 2 {
 			rtt, err := p.Probe(t.Context())
-			if rtt != 0 || !errors.Is(err, errRefused) || errors.Is(err, latency.ErrNotProbed) {
+			if rtt != 0 || !errors.Is(err, errRefused) || errors.Is(err, probe.ErrNotProbed) {
 				t.Errorf("got %v, %v, want %v", rtt, err, errRefused)
 			}
 		}
@@ -154,7 +153,7 @@ func TestAnInstanceThatHangsCostsTheTimeOfTheProbe(t *testing.T) {
 					defer cancel()
 					began := time.Now()
 					rtt, err := p.Probe(ctx)
-					if rtt != 0 || !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, latency.ErrNotProbed) {
+					if rtt != 0 || !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, probe.ErrNotProbed) {
 						t.Errorf("got %v, %v", rtt, err)
 					}
 					if took := time.Since(began); took != want {
@@ -180,7 +179,7 @@ func TestCloseEndsAProbeAndAllLaterOnes(t *testing.T) {
 				var probes sync.WaitGroup
 				for range 2 { // one of them waits for its turn
 					probes.Go(func() {
-						if rtt, err := p.Probe(t.Context()); rtt != 0 || !errors.Is(err, latency.ErrNotProbed) {
+						if rtt, err := p.Probe(t.Context()); rtt != 0 || !errors.Is(err, probe.ErrNotProbed) {
 							t.Errorf("while it is closed: %v, %v", rtt, err)
 						}
 					})
@@ -197,7 +196,7 @@ func TestCloseEndsAProbeAndAllLaterOnes(t *testing.T) {
 				if took := time.Since(began); took != 0 || m.kept() != 0 {
 					t.Errorf("it took %v, %d connections are kept", took, m.kept())
 				}
-				if rtt, err := p.Probe(t.Context()); rtt != 0 || !errors.Is(err, latency.ErrNotProbed) {
+				if rtt, err := p.Probe(t.Context()); rtt != 0 || !errors.Is(err, probe.ErrNotProbed) {
 					t.Errorf("afterwards: %v, %v", rtt, err)
 				}
 			})
@@ -206,10 +205,10 @@ func TestCloseEndsAProbeAndAllLaterOnes(t *testing.T) {
 }
 
 func TestProbesOverOneConnectionTakeTurns(t *testing.T) {
-	eachKeeper(t, func(t *testing.T, m *memory, _ *http.Server, p *latency.Ping) {
+	eachKeeper(t, func(t *testing.T, m *memory, _ *http.Server, p *probe.Session) {
 		var probes sync.WaitGroup
 		for range 8 {
-			probes.Go(func() { probe(t, p.Probe, 2*delay) })
+			probes.Go(func() { wantRTT(t, p.Probe, 2*delay) })
 		}
 		probes.Wait()
 		if n := m.dialled(); n != 1 {

@@ -1,4 +1,4 @@
-package latency
+package probe
 
 import (
 	"context"
@@ -9,28 +9,32 @@ import (
 	"time"
 )
 
-// Probe measures one round trip to an instance. The clock runs from before the
+// Func measures one round trip to an instance. The clock runs from before the
 // first thing that is sent until the first that shows that the instance, or its
 // kernel, has answered. Errors are failures, never samples; those that are
 // [ErrNotProbed] are not even failures. It ends with ctx, and after 10 s.
-type Probe func(ctx context.Context) (time.Duration, error)
+type Func func(ctx context.Context) (time.Duration, error)
 
 // ErrNotProbed says that the instance was not asked, for a reason that is not
 // its own: nothing is known of it, neither good nor bad.
-var ErrNotProbed = errors.New("latency: not probed")
+var ErrNotProbed = errors.New("probe: not probed")
 
 // Dial opens a connection, as [net.Dialer.DialContext] does. It must end with
 // its context.
 type Dial = func(ctx context.Context, network, address string) (net.Conn, error)
 
+// MaxRTT is the longest round trip that is believed, and the longest time that a
+// probe takes.
+const MaxRTT = 10 * time.Second
+
 // keepIdle is how long a connection is kept that nobody measures.
 const keepIdle = 2 * time.Minute
 
-// Ping measures round trips over a connection that it keeps: the first probe
+// Session measures round trips over a connection that it keeps: the first probe
 // opens it, and so does one that finds it broken, before the clock starts. A
 // connection that is not used for 2 minutes is closed. It must be closed with
-// [Ping.Close]. All methods are safe for concurrent use; probes take turns.
-type Ping struct {
+// [Session.Close]. All methods are safe for concurrent use; probes take turns.
+type Session struct {
 	address string
 	open    func(context.Context) (circuit, error)
 	life    context.Context // ends with Close
@@ -54,17 +58,17 @@ type answer string
 
 func (a answer) Error() string { return string(a) }
 
-func newPing(address string, open func(context.Context) (circuit, error)) *Ping {
-	p := &Ping{address: address, open: open, turn: make(chan struct{}, 1)}
+func newSession(address string, open func(context.Context) (circuit, error)) *Session {
+	p := &Session{address: address, open: open, turn: make(chan struct{}, 1)}
 	p.life, p.end = context.WithCancel(context.Background())
 	p.idle = time.AfterFunc(math.MaxInt64, p.rest)
 	p.idle.Stop()
 	return p
 }
 
-// Probe is a [Probe].
-func (p *Ping) Probe(ctx context.Context) (time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, maxRTT)
+// Probe is a [Func].
+func (p *Session) Probe(ctx context.Context) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, MaxRTT)
 	defer cancel()
 	defer context.AfterFunc(p.life, cancel)()
 	select {
@@ -80,15 +84,15 @@ func (p *Ping) Probe(ctx context.Context) (time.Duration, error) {
 	case p.life.Err() != nil:
 		return 0, fmt.Errorf("%w: %s: closed", ErrNotProbed, p.address)
 	case ctx.Err() != nil:
-		return 0, fmt.Errorf("latency: probe %s: %w", p.address, ctx.Err()) // says more than that the connection was closed
+		return 0, fmt.Errorf("probe: %s: %w", p.address, ctx.Err()) // says more than that the connection was closed
 	default:
-		return 0, fmt.Errorf("latency: probe %s: %w", p.address, err)
+		return 0, fmt.Errorf("probe: %s: %w", p.address, err)
 	}
 }
 
 // measure uses the connection that is kept, or another one when that turns out
 // to be broken.
-func (p *Ping) measure(ctx context.Context) (time.Duration, error) {
+func (p *Session) measure(ctx context.Context) (time.Duration, error) {
 	if p.kept != nil {
 		rtt, err := p.trip(ctx)
 		if p.kept != nil || ctx.Err() != nil {
@@ -105,7 +109,7 @@ func (p *Ping) measure(ctx context.Context) (time.Duration, error) {
 
 // trip makes a trip over the connection that is kept, and keeps it if it can be
 // used again.
-func (p *Ping) trip(ctx context.Context) (time.Duration, error) {
+func (p *Session) trip(ctx context.Context) (time.Duration, error) {
 	p.idle.Stop()
 	rtt, err := p.kept.trip(ctx)
 	if _, ok := errors.AsType[answer](err); err != nil && !ok {
@@ -116,7 +120,7 @@ func (p *Ping) trip(ctx context.Context) (time.Duration, error) {
 	return rtt, err
 }
 
-func (p *Ping) drop() {
+func (p *Session) drop() {
 	p.idle.Stop()
 	if p.kept != nil {
 		_ = p.kept.Close() // nobody waits for anything on it
@@ -125,7 +129,7 @@ func (p *Ping) drop() {
 }
 
 // rest closes a connection that nobody uses.
-func (p *Ping) rest() {
+func (p *Session) rest() {
 	select {
 	case p.turn <- struct{}{}:
 		p.drop()
@@ -137,7 +141,7 @@ func (p *Ping) rest() {
 // Close ends a probe that is under way and waits for it, and closes the
 // connection. Later probes are [ErrNotProbed]. It may be called twice and
 // always returns nil.
-func (p *Ping) Close() error {
+func (p *Session) Close() error {
 	p.end()
 	p.turn <- struct{}{}
 	p.drop()

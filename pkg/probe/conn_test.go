@@ -1,21 +1,21 @@
-package latency_test
+package probe_test
 
 import (
 	"net"
 	"testing"
 
-	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 
 func TestOnlyTCPConnectionsAreWatched(t *testing.T) {
 	here, there := net.Pipe()
 	defer here.Close()
 	defer there.Close()
-	if got := latency.Watch(here); got != here {
+	if got := probe.Observe(here); got != here {
 		t.Errorf("a pipe becomes %T", got)
 	}
 	for _, conn := range []net.Conn{nil, here, new(net.TCPConn)} {
-		c := latency.Watched(conn)
+		c := probe.Observed(conn)
 		if rtt, ok := c.RTT(); c != nil || ok {
 			t.Errorf("%T: %v, %v", conn, rtt, ok)
 		}
@@ -33,9 +33,9 @@ func BenchmarkRTT(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer conn.Close()
-	c := latency.Watched(latency.Watch(conn))
+	c := probe.Observed(probe.Observe(conn))
 	b.ReportAllocs()
 	for b.Loop() {
-		sink, _ = c.RTT()
+		_, _ = c.RTT()
 	}
 }

@@ -1,4 +1,4 @@
-package latency_test
+package probe_test
 
 import (
 	"context"
@@ -13,21 +13,20 @@ import (
 
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/keepalive"
 
-	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 
 // A gRPC server counts PINGs, and ends the connection at the fourth.
 func TestGRPCServersTakeNoOffenceAtAPingEveryFewSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, delay)
-		serveGRPC(t, m, health.NewServer())
-		p := latency.HTTP2Ping(m.Dial, "10.0.0.1:80", nil)
+		serveGRPC(t, m)
+		p := probe.HTTP2(m.Dial, "10.0.0.1:80", nil)
 		defer p.Close()
 		for range 500 {
-			probe(t, p.Probe, 2*delay)
+			wantRTT(t, p.Probe, 2*delay)
 			time.Sleep(10 * time.Second)
 		}
 		if n := m.dialled(); n != 1 {
@@ -38,7 +37,7 @@ func TestGRPCServersTakeNoOffenceAtAPingEveryFewSeconds(t *testing.T) {
 
 func TestHTTP2PingOverTLS(t *testing.T) {
 	srv, trust, opened := secureServer(t, unimplemented, true)
-	p := latency.HTTP2Ping(nil, srv.Listener.Addr().String(), trust)
+	p := probe.HTTP2(nil, srv.Listener.Addr().String(), trust)
 	defer p.Close()
 	for range 20 {
 		if rtt, err := p.Probe(t.Context()); err != nil || rtt <= 0 || rtt > time.Second {
@@ -54,20 +53,20 @@ func TestHTTP2PingOverTLS(t *testing.T) {
 func TestAServerMayCloseIdleConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, delay)
-		serveGRPC(t, m, nil, grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 5 * time.Second}))
-		p := latency.HTTP2Ping(m.Dial, "10.0.0.1:80", nil)
+		serveGRPC(t, m, grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 5 * time.Second}))
+		p := probe.HTTP2(m.Dial, "10.0.0.1:80", nil)
 		defer p.Close()
 		for range 10 {
-			probe(t, p.Probe, 2*delay)
+			wantRTT(t, p.Probe, 2*delay)
 			time.Sleep(20 * time.Second)
 		}
 	})
 }
 
 // peer is the other end of an HTTP/2 connection, as a test wants it.
-func peer(t *testing.T, f func(*http2.Framer)) *latency.Ping {
+func peer(t *testing.T, f func(*http2.Framer)) *probe.Session {
 	t.Helper()
-	p := latency.HTTP2Ping(nil, listen(t, func(conn net.Conn) {
+	p := probe.HTTP2(nil, listen(t, func(conn net.Conn) {
 		if _, err := io.ReadFull(conn, make([]byte, len(http2.ClientPreface))); err != nil {
 			t.Error(err)
 			return
@@ -155,7 +154,7 @@ func TestHTTP2PingGivesUpOnAPeerThatDoesNotAnswer(t *testing.T) {
 			ctx, cancel := contextFor(t, time.Second)
 			defer cancel()
 			rtt, err := p.Probe(ctx)
-			if rtt != 0 || err == nil || !strings.Contains(err.Error(), tt.fails) || len(err.Error()) > 300 || errors.Is(err, latency.ErrNotProbed) {
+			if rtt != 0 || err == nil || !strings.Contains(err.Error(), tt.fails) || len(err.Error()) > 300 || errors.Is(err, probe.ErrNotProbed) {
 				t.Errorf("got %v, %v, want an error with %s", rtt, err, tt.fails)
 			}
 		})
@@ -174,7 +173,7 @@ func FuzzHTTP2Peer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, says []byte) {
 		var work sync.WaitGroup
 		defer work.Wait()
-		p := latency.HTTP2Ping(func(context.Context, string, string) (net.Conn, error) {
+		p := probe.HTTP2(func(context.Context, string, string) (net.Conn, error) {
 			here, there := net.Pipe()
 			work.Go(func() { _, _ = io.Copy(io.Discard, there) })
 			work.Go(func() {
@@ -194,10 +193,10 @@ func FuzzHTTP2Peer(f *testing.F) {
 func TestAProbeDoesNotKeepAServerFromStopping(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, delay)
-		srv := serveGRPC(t, m, nil)
-		p := latency.HTTP2Ping(m.Dial, "10.0.0.1:80", nil)
+		srv := serveGRPC(t, m)
+		p := probe.HTTP2(m.Dial, "10.0.0.1:80", nil)
 		defer p.Close()
-		probe(t, p.Probe, 2*delay)
+		wantRTT(t, p.Probe, 2*delay)
 		began := time.Now()
 		srv.GracefulStop() // asks its clients to go, and waits for 6s at most
 		if took := time.Since(began); took > 10*delay {

@@ -1,4 +1,4 @@
-package latency_test
+package probe_test
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 )
+
+var errRefused = errors.New("connection refused")
 
 // memory is a network in memory with one server on it, for bubbles: what is
 // sent arrives delay later, to the nanosecond. It is a [net.Listener].

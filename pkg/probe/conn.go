@@ -1,4 +1,4 @@
-package latency
+package probe
 
 import (
 	"crypto/tls"
@@ -19,7 +19,7 @@ const (
 // Conn is a TCP connection that is used for calls, and gives samples for
 // nothing: the kernel measures how long it takes until what was sent is
 // acknowledged. It does so on Linux; elsewhere there are no samples. Make one
-// with [Watch].
+// with [Observe].
 //
 // What the kernel measures is not always the network's round trip: a peer that
 // answers within 40 ms sends the acknowledgement along with the answer, so that
@@ -34,18 +34,18 @@ type Conn struct {
 	least  atomic.Int64 // nanoseconds, 0 until the kernel was asked
 }
 
-// Watch makes a [Conn] of a TCP connection that was just opened, to be used in
+// Observe makes a [Conn] of a TCP connection that was just opened, to be used in
 // its place. Other connections are returned as they are.
-func Watch(conn net.Conn) net.Conn {
+func Observe(conn net.Conn) net.Conn {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		return &Conn{TCPConn: tcp, opened: time.Now()}
 	}
 	return conn
 }
 
-// Watched is conn, or the connection below it if conn is a [*tls.Conn], if it
-// came from [Watch]; else nil.
-func Watched(conn net.Conn) *Conn {
+// Observed is conn, or the connection below it if conn is a [*tls.Conn], if it
+// came from [Observe]; else nil.
+func Observed(conn net.Conn) *Conn {
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn()
 	}

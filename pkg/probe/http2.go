@@ -1,4 +1,4 @@
-package latency
+package probe
 
 import (
 	"bufio"
@@ -18,7 +18,7 @@ import (
 // else, in bytes.
 const maxFrame = 16 << 10
 
-// HTTP2Ping measures the round trip of a frame on an open HTTP/2 connection, as
+// HTTP2 measures the round trip of a frame on an open HTTP/2 connection, as
 // gRPC servers have it: it is answered by the peer's HTTP/2 itself, and no
 // handler is asked. The frame is an empty SETTINGS, which a peer has to
 // acknowledge at once, and not a PING: gRPC servers take a PING every few
@@ -26,11 +26,11 @@ const maxFrame = 16 << 10
 //
 // With a nil secure it is cleartext HTTP/2, which ordinary HTTP servers do not
 // speak; else TLS. A nil dial is that of [net.Dialer].
-func HTTP2Ping(dial Dial, address string, secure *tls.Config) *Ping {
+func HTTP2(dial Dial, address string, secure *tls.Config) *Session {
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
 	}
-	return newPing(address, func(ctx context.Context) (circuit, error) {
+	return newSession(address, func(ctx context.Context) (circuit, error) {
 		conn, err := dial(ctx, "tcp", address)
 		if err != nil {
 			return nil, err

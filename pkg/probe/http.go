@@ -1,4 +1,4 @@
-package latency
+package probe
 
 import (
 	"context"
@@ -29,12 +29,12 @@ const (
 //
 // With a nil secure it is cleartext HTTP/1.1; else TLS, and HTTP/2 where the
 // server speaks it. A nil dial is that of [net.Dialer].
-func HTTP(dial Dial, address, path string, secure *tls.Config) *Ping {
+func HTTP(dial Dial, address, path string, secure *tls.Config) *Session {
 	versions := new(http.Protocols)
 	versions.SetHTTP1(true)
 	versions.SetHTTP2(secure != nil)
 	connect := connector(dial, address, secure, versions)
-	return newPing(address, func(ctx context.Context) (circuit, error) {
+	return newSession(address, func(ctx context.Context) (circuit, error) {
 		u, err := url.Parse(scheme(secure) + "://" + address + path)
 		method := http.MethodHead
 		if path == "" {

@@ -1,4 +1,4 @@
-package latency_test
+package probe_test
 
 import (
 	"crypto/tls"
@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 
 // near is more than any round trip on the loopback interface, and less than any
@@ -35,7 +35,7 @@ func watched(t *testing.T, work time.Duration) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	return latency.Watch(conn)
+	return probe.Observe(conn)
 }
 
 // exchange sends a byte and waits for the answer.
@@ -59,7 +59,7 @@ func TestAConnectionInUseGivesASampleASecond(t *testing.T) {
 		}
 		exchange(t, conn)
 		asked := time.Since(began)
-		if rtt, ok := latency.Watched(conn).RTT(); ok {
+		if rtt, ok := probe.Observed(conn).RTT(); ok {
 			at = append(at, asked)
 			if rtt <= 0 || rtt > near {
 				t.Errorf("%v on the loopback interface", rtt)
@@ -80,7 +80,7 @@ func TestTheTimeOfACallIsNotTakenForDistance(t *testing.T) {
 	began, samples := time.Now(), 0
 	for time.Since(began) < 2500*time.Millisecond {
 		exchange(t, conn)
-		if rtt, ok := latency.Watched(conn).RTT(); ok {
+		if rtt, ok := probe.Observed(conn).RTT(); ok {
 			samples++
 			if rtt <= 0 || rtt > near {
 				t.Errorf("%v on the loopback interface", rtt)
@@ -96,12 +96,12 @@ func TestAConnectionThatWasIdleGivesNoSample(t *testing.T) {
 	conn := watched(t, 0)
 	exchange(t, conn)
 	time.Sleep(1100 * time.Millisecond)
-	if rtt, ok := latency.Watched(conn).RTT(); ok {
+	if rtt, ok := probe.Observed(conn).RTT(); ok {
 		t.Errorf("got %v", rtt)
 	}
 	_ = conn.Close()
 	time.Sleep(time.Second)
-	if rtt, ok := latency.Watched(conn).RTT(); ok {
+	if rtt, ok := probe.Observed(conn).RTT(); ok {
 		t.Errorf("got %v of a connection that is closed", rtt)
 	}
 }
@@ -113,12 +113,12 @@ func TestAConnectionIsFoundBelowTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	trust.ServerName = "127.0.0.1"
-	secure := tls.Client(latency.Watch(conn), trust)
+	secure := tls.Client(probe.Observe(conn), trust)
 	defer secure.Close()
 	if err := secure.HandshakeContext(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if rtt, ok := latency.Watched(secure).RTT(); !ok || rtt <= 0 || rtt > near {
+	if rtt, ok := probe.Observed(secure).RTT(); !ok || rtt <= 0 || rtt > near {
 		t.Errorf("got %v, %v", rtt, ok)
 	}
 }

@@ -1,4 +1,4 @@
-package latency
+package probe
 
 import (
 	"context"
@@ -13,16 +13,16 @@ import (
 // name is resolved before the clock starts, so that the name server's distance
 // is not taken for the instance's; of several addresses the first that answers
 // is measured, and each gets its share of the time.
-func Connect(dial Dial, address string) Probe {
+func Connect(dial Dial, address string) Func {
 	return func(ctx context.Context) (time.Duration, error) {
-		ctx, cancel := context.WithTimeout(ctx, maxRTT)
+		ctx, cancel := context.WithTimeout(ctx, MaxRTT)
 		defer cancel()
 		if dial != nil {
 			return timed(ctx, dial, address)
 		}
 		addresses, err := resolve(ctx, address)
 		if err != nil {
-			return 0, fmt.Errorf("latency: resolve %s: %w", address, err)
+			return 0, fmt.Errorf("probe: resolve %s: %w", address, err)
 		}
 		// Keep-alive would be set while the clock runs, for nothing.
 		dialer := net.Dialer{KeepAlive: -1}
@@ -50,7 +50,7 @@ func timed(ctx context.Context, dial Dial, address string) (time.Duration, error
 	conn, err := dial(ctx, "tcp", address)
 	rtt := time.Since(start)
 	if err != nil {
-		return 0, fmt.Errorf("latency: probe %s: %w", address, err)
+		return 0, fmt.Errorf("probe: %s: %w", address, err)
 	}
 	// It was never written to, so there is nothing that could be lost.
 	_ = conn.Close()

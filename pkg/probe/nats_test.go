@@ -1,4 +1,4 @@
-package latency_test
+package probe_test
 
 import (
 	"errors"
@@ -12,12 +12,15 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
-	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 
 const pings = "proxima.ping.user.r.z.1"
 
 var mute = nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})
+
+// silent is the delay of an instance that never answers.
+const silent = time.Duration(-1)
 
 // answerPings answers after d, or not at all if it is silent.
 func answerPings(t *testing.T, nc *nats.Conn, d time.Duration) *nats.Subscription {
@@ -39,13 +42,13 @@ func answerPings(t *testing.T, nc *nats.Conn, d time.Duration) *nats.Subscriptio
 
 // failed wants a failure of the instance, or that it was not asked, within a
 // time.
-func failed(t *testing.T, p latency.Probe, limit time.Duration, instance bool) {
+func failed(t *testing.T, p probe.Func, limit time.Duration, instance bool) {
 	t.Helper()
 	ctx, cancel := contextFor(t, time.Second)
 	defer cancel()
 	began := time.Now()
 	rtt, err := p(ctx)
-	if rtt != 0 || err == nil || errors.Is(err, latency.ErrNotProbed) == instance {
+	if rtt != 0 || err == nil || errors.Is(err, probe.ErrNotProbed) == instance {
 		t.Errorf("got %v, %v", rtt, err)
 	}
 	if took := time.Since(began); took > limit {
@@ -58,9 +61,9 @@ func TestNATSPingMeasuresARequest(t *testing.T) {
 		ns := natstest.Start(t)
 		nc := natstest.Connect(t, ns, mute)
 		sub := answerPings(t, natstest.Connect(t, ns), 30*time.Millisecond)
-		p := latency.NATSPing(nc, pings)
+		p := probe.NATS(nc, pings)
 		for range 3 {
-			probe(t, p, 30*time.Millisecond)
+			wantRTT(t, p, 30*time.Millisecond)
 		}
 		if err := sub.Unsubscribe(); err != nil {
 			t.Fatal(err)
@@ -77,7 +80,7 @@ func TestNATSPingOfAnInstanceThatHangsFails(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		ns := natstest.Start(t)
 		answerPings(t, natstest.Connect(t, ns), silent)
-		failed(t, latency.NATSPing(natstest.Connect(t, ns), pings), time.Second, true)
+		failed(t, probe.NATS(natstest.Connect(t, ns), pings), time.Second, true)
 	})
 }
 
@@ -88,13 +91,13 @@ func TestThatNATSIsAwayIsNoFailureOfTheInstance(t *testing.T) {
 		w := &wire{ns: ns}
 		nc := natstest.Connect(t, ns, nats.InProcessServer(w), mute, nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
 		t.Cleanup(w.cut) // after nc was closed
-		p := latency.NATSPing(nc, pings)
-		probe(t, p, 0)
+		p := probe.NATS(nc, pings)
+		wantRTT(t, p, 0)
 
 		w.deaf.Store(true) // and nobody has noticed yet
 		failed(t, p, time.Second, false)
 		w.deaf.Store(false)
-		probe(t, p, 0)
+		wantRTT(t, p, 0)
 
 		if err := sub.Unsubscribe(); err != nil {
 			t.Fatal(err)
@@ -111,7 +114,7 @@ func TestThatNATSIsAwayIsNoFailureOfTheInstance(t *testing.T) {
 		nc.Close()
 		failed(t, p, 0, false)
 	})
-	failed(t, latency.NATSPing(nil, pings), time.Second, false)
+	failed(t, probe.NATS(nil, pings), time.Second, false)
 }
 
 func TestThatAPingIsForbiddenIsNoFailureOfTheInstance(t *testing.T) {
@@ -127,10 +130,10 @@ func TestThatAPingIsForbiddenIsNoFailureOfTheInstance(t *testing.T) {
 		answerPings(t, natstest.Connect(t, ns, nats.UserInfo("instance", "x")), silent)
 		nc := natstest.Connect(t, ns, nats.UserInfo("caller", "x"), mute)
 		for range 2 {
-			failed(t, latency.NATSPing(nc, pings), time.Second, false)
+			failed(t, probe.NATS(nc, pings), time.Second, false)
 		}
-		failed(t, latency.NATSPing(nc, pings+"0"), 0, true) // that is allowed, and nobody is there
-		failed(t, latency.NATSPing(nc, "a subject"), 0, false)
+		failed(t, probe.NATS(nc, pings+"0"), 0, true) // that is allowed, and nobody is there
+		failed(t, probe.NATS(nc, "a subject"), 0, false)
 	})
 }
 

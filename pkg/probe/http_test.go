@@ -1,4 +1,4 @@
-package latency_test
+package probe_test
 
 import (
 	"crypto/tls"
@@ -15,7 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 
 // requests is a handler that remembers what it was asked.
@@ -36,10 +36,10 @@ func TestHTTPWithoutAPathAsksTheServerAndNoHandler(t *testing.T) {
 		m := newMemory(t, delay)
 		r := newRequests(func(http.ResponseWriter, *http.Request) { time.Sleep(time.Second) })
 		serveHTTP(t, m, r)
-		p := latency.HTTP(m.Dial, "10.0.0.1:80", "", nil)
+		p := probe.HTTP(m.Dial, "10.0.0.1:80", "", nil)
 		defer p.Close()
 		for range 3 {
-			probe(t, p.Probe, 2*delay)
+			wantRTT(t, p.Probe, 2*delay)
 		}
 		if len(r.seen) != 0 {
 			t.Errorf("the handler was asked %s", <-r.seen)
@@ -52,10 +52,10 @@ func TestHTTPWithAPathMeasuresItsHandlerToo(t *testing.T) {
 		m := newMemory(t, delay)
 		r := newRequests(func(http.ResponseWriter, *http.Request) { time.Sleep(3 * time.Millisecond) })
 		serveHTTP(t, m, r)
-		p := latency.HTTP(m.Dial, "10.0.0.1:80", "/health/live?deep=no", nil)
+		p := probe.HTTP(m.Dial, "10.0.0.1:80", "/health/live?deep=no", nil)
 		defer p.Close()
 		for range 3 {
-			probe(t, p.Probe, 2*delay+3*time.Millisecond)
+			wantRTT(t, p.Probe, 2*delay+3*time.Millisecond)
 			if got, want := <-r.seen, "HEAD /health/live?deep=no HTTP/1.1"; got != want {
 				t.Errorf("asked %s, want %s", got, want)
 			}
@@ -74,11 +74,11 @@ func TestHTTPJudgesTheStatus(t *testing.T) {
 				w.WriteHeader(status)
 			})
 			serveHTTP(t, m, r)
-			p := latency.HTTP(m.Dial, "10.0.0.1:80", "/", nil)
+			p := probe.HTTP(m.Dial, "10.0.0.1:80", "/", nil)
 			defer p.Close()
 			for range 3 {
 				rtt, err := p.Probe(t.Context())
-				if (err == nil) != sample || (rtt == 2*delay) != sample || errors.Is(err, latency.ErrNotProbed) {
+				if (err == nil) != sample || (rtt == 2*delay) != sample || errors.Is(err, probe.ErrNotProbed) {
 					t.Errorf("status %d: %v, %v", status, rtt, err)
 				}
 			}
@@ -111,7 +111,7 @@ func TestHTTPReadsNoMoreOfAnAnswerThanItNeeds(t *testing.T) {
 				_, _ = io.Copy(io.Discard, conn) // until the other end closes
 			})
 			sample := !strings.HasPrefix(name, "no")
-			p := latency.HTTP(nil, address, "", nil)
+			p := probe.HTTP(nil, address, "", nil)
 			defer p.Close()
 			ctx, cancel := contextFor(t, 500*time.Millisecond)
 			defer cancel()
@@ -124,8 +124,8 @@ func TestHTTPReadsNoMoreOfAnAnswerThanItNeeds(t *testing.T) {
 
 func TestHTTPRefusesWhatIsNoPath(t *testing.T) {
 	for _, path := range []string{"health", ":81/", "/%zz", "/a\nb", "@evil:80/", "/\x00"} {
-		p := latency.HTTP(nil, "127.0.0.1:1", path, nil)
-		if _, err := p.Probe(t.Context()); !errors.Is(err, latency.ErrNotProbed) || !strings.Contains(err.Error(), "path") {
+		p := probe.HTTP(nil, "127.0.0.1:1", path, nil)
+		if _, err := p.Probe(t.Context()); !errors.Is(err, probe.ErrNotProbed) || !strings.Contains(err.Error(), "path") {
 			t.Errorf("%q: %v", path, err)
 		}
 		_ = p.Close()
@@ -138,7 +138,7 @@ func TestHTTPUsesNoProxy(t *testing.T) {
 	}
 	srv := httptest.NewServer(http.NotFoundHandler())
 	defer srv.Close()
-	p := latency.HTTP(nil, srv.Listener.Addr().String(), "", nil)
+	p := probe.HTTP(nil, srv.Listener.Addr().String(), "", nil)
 	defer p.Close()
 	if rtt, err := p.Probe(t.Context()); err != nil || rtt <= 0 {
 		t.Errorf("got %v, %v", rtt, err)
@@ -169,7 +169,7 @@ func TestHTTPSpeaksTLSWithWhateverVersionTheServerHas(t *testing.T) {
 		r := newRequests(func(http.ResponseWriter, *http.Request) {})
 		srv, trust, opened := secureServer(t, r, http2)
 		for _, path := range []string{"", "/x"} {
-			p := latency.HTTP(nil, srv.Listener.Addr().String(), path, trust)
+			p := probe.HTTP(nil, srv.Listener.Addr().String(), path, trust)
 			for range 3 {
 				if rtt, err := p.Probe(t.Context()); err != nil || rtt <= 0 || rtt > time.Second {
 					t.Errorf("%s: got %v, %v", version, rtt, err)
@@ -189,10 +189,9 @@ func TestHTTPSpeaksTLSWithWhateverVersionTheServerHas(t *testing.T) {
 func TestCertificatesAreVerified(t *testing.T) {
 	srv, _, _ := secureServer(t, unimplemented, true)
 	address := srv.Listener.Addr().String()
-	for name, p := range map[string]*latency.Ping{
-		"http":  latency.HTTP(nil, address, "", new(tls.Config)),
-		"grpc":  latency.GRPCHealth(nil, address, "", new(tls.Config)),
-		"http2": latency.HTTP2Ping(nil, address, new(tls.Config)),
+	for name, p := range map[string]*probe.Session{
+		"http":  probe.HTTP(nil, address, "", new(tls.Config)),
+		"http2": probe.HTTP2(nil, address, new(tls.Config)),
 	} {
 		_, err := p.Probe(t.Context())
 		if _, ok := errors.AsType[x509.UnknownAuthorityError](err); !ok {

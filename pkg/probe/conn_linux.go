@@ -1,4 +1,4 @@
-package latency
+package probe
 
 import (
 	"net"
@@ -24,6 +24,6 @@ func kernelRTT(conn *net.TCPConn) (average, least time.Duration, ok bool) {
 	least = time.Duration(info.Min_rtt) * time.Microsecond
 	const recent = uint32(connEvery / time.Millisecond)
 	ok = info.Last_data_sent < recent && info.Last_ack_recv < recent &&
-		least > 0 && least <= average && average <= maxRTT
+		least > 0 && least <= average && average <= MaxRTT
 	return average, least, ok
 }
