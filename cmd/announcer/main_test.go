@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -320,7 +321,7 @@ func newPort(t testing.TB) *port {
 	}
 	p := &port{t, os.NewFile(uintptr(fd), "port"), ""}
 	t.Cleanup(p.release)
-	number := natstest.FreePorts(t, 1)[0]
+	number := testkit.FreePorts(t, 1)[0]
 	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Port: number, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
@@ -177,7 +178,7 @@ func TestASecondAnnouncerWithTheSameIDIsTold(t *testing.T) {
 func TestItComesBackAfterTheServerWasAway(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	url := "nats://" + natstest.FreeAddress(t)
+	url := "nats://" + testkit.FreeAddress(t)
 	ns := natstest.Start(t, at(url), func(o *server.Options) { o.StoreDir = dir })
 	p := start(t, nil, announce(url, deadAddress(t), "--check", "none")...)
 	p.says("msg=registered")

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
@@ -162,7 +163,7 @@ func TestServesOnANATSServerThatIsThere(t *testing.T) {
 // NATS comes.
 func TestStartsFromDiskWithoutNATS(t *testing.T) {
 	dir := t.TempDir()
-	address := natstest.FreeAddress(t)
+	address := testkit.FreeAddress(t)
 	if err := os.Mkdir(filepath.Join(dir, "proxima"), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
 const patience = 10 * time.Second
@@ -93,7 +94,7 @@ func TestConnectionsFollowTheDesign(t *testing.T) {
 }
 
 func TestConnectWaitsForAServerThatComesLater(t *testing.T) {
-	address := natstest.FreeAddress(t)
+	address := testkit.FreeAddress(t)
 	log := new(journal)
 	started := make(chan *nats.Conn, 1)
 	go func() {
@@ -120,7 +121,7 @@ func TestConnectWaitsForAServerThatComesLater(t *testing.T) {
 }
 
 func TestBeginGoesOnWithoutAServer(t *testing.T) {
-	address := natstest.FreeAddress(t)
+	address := testkit.FreeAddress(t)
 	log := new(journal)
 	began := time.Now()
 	nc, err := flags("nats://"+address).Begin(t.Context(), "test", log.logger())
@@ -140,7 +141,7 @@ func TestBeginGoesOnWithoutAServer(t *testing.T) {
 
 func TestAnUnreachableServerIsOneClearError(t *testing.T) {
 	log := new(journal)
-	f := flags("nats://proxima:secret@" + natstest.FreeAddress(t))
+	f := flags("nats://proxima:secret@" + testkit.FreeAddress(t))
 	f.ConnectTimeout = 400 * time.Millisecond
 	began := time.Now()
 	_, err := f.Connect(t.Context(), "test", log.logger())
@@ -166,7 +167,7 @@ func TestAnUnreachableServerIsOneClearError(t *testing.T) {
 func TestConnectEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := flags("nats://"+natstest.FreeAddress(t)).Connect(ctx, "test", new(journal).logger()); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := flags("nats://"+testkit.FreeAddress(t)).Connect(ctx, "test", new(journal).logger()); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
 }
@@ -181,7 +182,7 @@ func TestARefusalIsNotWaitedOut(t *testing.T) {
 			return natstest.Start(t, natstest.Listen, password).ClientURL()
 		}},
 		{"by a server that comes later", func(t *testing.T) string {
-			address, started := natstest.FreeAddress(t), make(chan struct{})
+			address, started := testkit.FreeAddress(t), make(chan struct{})
 			go func() {
 				defer close(started)
 				time.Sleep(150 * time.Millisecond)
@@ -207,7 +208,7 @@ func TestARefusalIsNotWaitedOut(t *testing.T) {
 }
 
 func TestKeepConnectsWhenTheServerIsThereAndAgainAfterItWas(t *testing.T) {
-	address := natstest.FreeAddress(t)
+	address := testkit.FreeAddress(t)
 	log := new(journal)
 	nc, err := flags("nats://"+address).Keep("test", log.logger())
 	if err != nil {
