@@ -13,7 +13,7 @@
 // # Whom the router calls
 //
 // Instances announce their own addresses, so a router must not be led to call
-// just anybody: see [Guard] for the addresses, and route.go for NATS subjects.
+// just anybody: see [guard.Guard] for the addresses, and route.go for NATS subjects.
 //
 // # HTTP
 //

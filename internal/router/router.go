@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/internal/router/guard"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -41,8 +42,8 @@ type Options struct {
 	// Bucket is the registry's, and begins the router's NATS subjects.
 	// Default [kv.DefaultBucket].
 	Bucket string
-	// Guard decides which addresses are called. Default: NewGuard().
-	Guard *Guard
+	// Guard decides which addresses are called. Default: guard.New().
+	Guard *guard.Guard
 	// Timeout is how long an instance has for the head of its answer by HTTP,
 	// and for all of it by NATS. Default 10s.
 	Timeout time.Duration
@@ -67,7 +68,7 @@ func (o Options) withDefaults() Options {
 		o.Bucket = kv.DefaultBucket
 	}
 	if o.Guard == nil {
-		o.Guard = NewGuard()
+		o.Guard = guard.New()
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = 10 * time.Second
