@@ -193,7 +193,7 @@ type readiness struct {
 }
 
 func (r *Router) readyz(w http.ResponseWriter, _ *http.Request) {
-	answer := readiness{Ready: true, Stale: r.directory.isStale() || !r.nc.IsConnected(), Services: len(r.directory.all())}
+	answer := readiness{Ready: true, Stale: r.directory.IsStale() || !r.nc.IsConnected(), Services: len(r.directory.All())}
 	status := http.StatusOK
 	if err := r.ready(); err != nil {
 		status, answer.Ready, answer.Reason = http.StatusServiceUnavailable, false, err.Error()
@@ -207,7 +207,7 @@ func (r *Router) ready() error {
 		return errStopping
 	default:
 	}
-	if !r.directory.isWhole() {
+	if !r.directory.IsWhole() {
 		return errStarting
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/internal/router/directory"
 	"github.com/proxima-discovery/proxima/internal/router/guard"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
@@ -30,8 +31,14 @@ const (
 
 // Registry is what a router needs of the registry. *kv.Registry is one.
 type Registry interface {
-	Lister
+	directory.Lister
 	leases
+}
+
+// clocked is a directory with the clock of its registry.
+type clocked struct {
+	*directory.Directory
+	selector.Clock
 }
 
 // Options configure [New]. The zero value is ready to use.
@@ -94,7 +101,7 @@ type Router struct {
 	nc        *nats.Conn
 	log       *slog.Logger
 	id        string // in the header Via, so that a call which comes back is known
-	directory *directory
+	directory *directory.Directory
 	selector  *selector.Selector
 	registrar *Registrar
 	base      *http.Transport
@@ -126,14 +133,13 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 	o = o.withDefaults()
 	r := &Router{
 		opts: o, nc: nc, log: o.Logger, id: "proxima-" + rand.Text()[:12],
-		directory: newDirectory(""),
+		directory: directory.New(registry, o.Bucket, ""),
 		streams:   make(chan struct{}, maxStreams),
 		requests:  newGate(0),
 		calls:     newGate(o.Concurrency),
 		stopping:  make(chan struct{}),
 		opened:    make(chan struct{}),
 	}
-	r.directory.buckets = bucketsOf(registry, o.Bucket)
 	sel := o.Selector
 	sel.Source, sel.Bucket = r.directory, o.Bucket
 	if clock, ok := registry.(selector.Clock); ok {
@@ -165,7 +171,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 
 	r.run, r.stop = context.WithCancel(context.WithoutCancel(ctx))
 	r.work.Go(func() {
-		if err := r.directory.run(r.run, registry); err != nil && r.run.Err() == nil {
+		if err := r.directory.Run(r.run); err != nil && r.run.Err() == nil {
 			r.log.Error("the registry cannot be followed any more, the last view stays", "error", err)
 		}
 	})
@@ -249,7 +255,7 @@ func (r *Router) Close() error {
 
 // label is a service's name for metrics: only names that exist are counted.
 func (r *Router) label(service string) string {
-	if _, known := r.directory.protocols(service); known {
+	if _, known := r.directory.Protocols(service); known {
 		return service
 	}
 	return ""

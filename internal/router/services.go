@@ -47,10 +47,10 @@ func Summarize(snapshots []events.Snapshot) Services {
 }
 
 func (r *Router) listServices(*http.Request) (reply, error) {
-	if !r.directory.isWhole() {
+	if !r.directory.IsWhole() {
 		return reply{}, errStarting
 	}
-	return reply{body: Summarize(r.directory.all())}, nil
+	return reply{body: Summarize(r.directory.All())}, nil
 }
 
 // Instances answers GET /v1/services/{service} and proxima.resolve.<service>.
@@ -184,10 +184,10 @@ func (r *Router) protocols(service string, wanted ...string) ([]string, error) {
 	if err := events.ValidateService(service); err != nil {
 		return nil, err
 	}
-	if !r.directory.isWhole() {
+	if !r.directory.IsWhole() {
 		return nil, errStarting
 	}
-	have, known := r.directory.protocols(service, wanted...)
+	have, known := r.directory.Protocols(service, wanted...)
 	if !known {
 		return nil, fmt.Errorf("%w %q", selector.ErrUnknownService, service)
 	}
