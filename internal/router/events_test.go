@@ -11,6 +11,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/router"
 	"github.com/proxima-discovery/proxima/internal/router/directory"
+	"github.com/proxima-discovery/proxima/internal/router/registrar"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -91,7 +92,7 @@ func TestStreamsEveryChangeWithItsKindAndReason(t *testing.T) {
 	in.Incarnation = "another"
 	d.list(in)
 	want("registered", "u2", "incarnation")
-	if err := d.Registrar().Deregister(t.Context(), router.Ref{Service: "user", ID: "u2"}); err != nil {
+	if err := d.Registrar().Deregister(t.Context(), registrar.Ref{Service: "user", ID: "u2"}); err != nil {
 		t.Fatal(err)
 	}
 	want("deregistered", "u2", "")

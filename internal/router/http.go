@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/router/directory"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
 )
@@ -208,7 +209,7 @@ func (r *Router) ready() error {
 	default:
 	}
 	if !r.directory.IsWhole() {
-		return errStarting
+		return directory.ErrIncomplete
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/router/directory"
 	"github.com/proxima-discovery/proxima/internal/router/guard"
+	"github.com/proxima-discovery/proxima/internal/router/registrar"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -32,7 +33,7 @@ const (
 // Registry is what a router needs of the registry. *kv.Registry is one.
 type Registry interface {
 	directory.Lister
-	leases
+	registrar.Registry
 }
 
 // clocked is a directory with the clock of its registry.
@@ -103,7 +104,7 @@ type Router struct {
 	id        string // in the header Via, so that a call which comes back is known
 	directory *directory.Directory
 	selector  *selector.Selector
-	registrar *Registrar
+	registrar *registrar.Registrar
 	base      *http.Transport
 	transport *proximahttp.Transport
 	reverse   *httputil.ReverseProxy
@@ -159,7 +160,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 	if r.selector, err = selector.New(ctx, nc, sel); err != nil {
 		return nil, fmt.Errorf("router: %w", err)
 	}
-	r.registrar = &Registrar{leases: registry, directory: r.directory}
+	r.registrar = registrar.New(registry, r.directory)
 	r.base = proximahttp.NewBase()
 	r.base.DialContext = o.Guard.DialContext
 	r.base.DisableCompression = true // bytes pass as they are
@@ -192,7 +193,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 }
 
 // Registrar registers instances for clients, as the HTTP doors do.
-func (r *Router) Registrar() *Registrar { return r.registrar }
+func (r *Router) Registrar() *registrar.Registrar { return r.registrar }
 
 // Wait waits until the registry has been read and the router answers by NATS, or
 // ctx ends.
@@ -201,7 +202,7 @@ func (r *Router) Wait(ctx context.Context) error {
 	case <-r.opened:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", errStarting, ctx.Err())
+		return fmt.Errorf("%w: %w", directory.ErrIncomplete, ctx.Err())
 	}
 }
 

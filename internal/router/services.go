@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/router/directory"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -48,7 +49,7 @@ func Summarize(snapshots []events.Snapshot) Services {
 
 func (r *Router) listServices(*http.Request) (reply, error) {
 	if !r.directory.IsWhole() {
-		return reply{}, errStarting
+		return reply{}, directory.ErrIncomplete
 	}
 	return reply{body: Summarize(r.directory.All())}, nil
 }
@@ -185,7 +186,7 @@ func (r *Router) protocols(service string, wanted ...string) ([]string, error) {
 		return nil, err
 	}
 	if !r.directory.IsWhole() {
-		return nil, errStarting
+		return nil, directory.ErrIncomplete
 	}
 	have, known := r.directory.Protocols(service, wanted...)
 	if !known {

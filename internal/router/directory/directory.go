@@ -3,6 +3,7 @@ package directory
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -13,6 +14,9 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
+
+// ErrIncomplete says that the first view is not complete.
+var ErrIncomplete = errors.New("router: the registry has not been read yet")
 
 // Lister lists services. *kv.Registry is one.
 type Lister interface {

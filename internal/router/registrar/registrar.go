@@ -1,4 +1,6 @@
-package router
+// Package registrar lists instances for clients that do not speak to the
+// registry.
+package registrar
 
 import (
 	"context"
@@ -13,8 +15,15 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
-// leases are the verbs of the registry. *kv.Registry has them.
-type leases interface {
+var (
+	// ErrNotListed says that no such instance is listed: it has to register.
+	ErrNotListed = errors.New("router: no such instance is listed, register it")
+	// ErrConflict says that the id of an instance belongs to another one.
+	ErrConflict = errors.New("router: the id belongs to another instance")
+)
+
+// Registry is what a registrar needs of the registry. *kv.Registry is one.
+type Registry interface {
 	Register(ctx context.Context, in events.Instance, revision uint64) (uint64, error)
 	Renew(ctx context.Context, in *events.Instance, revision uint64) error
 	Deregister(ctx context.Context, in *events.Instance, revision uint64) error
@@ -29,9 +38,12 @@ const ownView = time.Second
 // to this router or any other, for all that a heartbeat needs is found in the
 // router's own view of the registry.
 type Registrar struct {
-	leases    leases
+	leases    Registry
 	directory *directory.Directory
 }
+
+// New returns a registrar that writes to r and reads from d.
+func New(r Registry, d *directory.Directory) *Registrar { return &Registrar{leases: r, directory: d} }
 
 // Registration is what a registration has led to.
 type Registration struct {
@@ -204,7 +216,7 @@ func (g *Registrar) lookup(ref Ref) (directory.Lease, error) {
 		return directory.Lease{}, err
 	}
 	if !g.directory.IsWhole() {
-		return directory.Lease{}, errStarting
+		return directory.Lease{}, directory.ErrIncomplete
 	}
 	found := g.directory.Find(ref.Service, ref.ID)
 	for i := range found {
