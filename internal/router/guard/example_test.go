@@ -1,14 +1,14 @@
-package router_test
+package guard_test
 
 import (
 	"fmt"
 	"net/netip"
 
-	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/router/guard"
 )
 
 func ExampleGuard() {
-	g := router.NewGuard(netip.MustParsePrefix("10.0.0.0/8"))
+	g := guard.New(netip.MustParsePrefix("10.0.0.0/8"))
 	fmt.Println(g.Check(netip.MustParseAddr("10.0.0.5")))
 	fmt.Println(g.Check(netip.MustParseAddr("192.168.0.5")))
 	fmt.Println(g.Check(netip.MustParseAddr("::ffff:169.254.169.254")))

@@ -1,4 +1,4 @@
-package router_test
+package guard_test
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/router/guard"
 )
 
 // Every way to write an address that must never be called. Those that are no
@@ -40,14 +40,14 @@ func TestNeverCallsForbiddenAddressesHoweverTheyAreWritten(t *testing.T) {
 	if n := len(forbidden) + len(names); n < 60 {
 		t.Fatalf("only %d addresses", n)
 	}
-	g := router.NewGuard()
-	all := router.NewGuard(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0"))
+	g := guard.New()
+	all := guard.New(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0"))
 	for _, s := range forbidden {
 		addr := netip.MustParseAddr(s)
-		if err := g.Check(addr); !errors.Is(err, router.ErrForbidden) {
+		if err := g.Check(addr); !errors.Is(err, guard.ErrForbidden) {
 			t.Errorf("%s is allowed", s)
 		}
-		if err := all.Check(addr); !errors.Is(err, router.ErrForbidden) {
+		if err := all.Check(addr); !errors.Is(err, guard.ErrForbidden) {
 			t.Errorf("%s is allowed when everything is", s)
 		}
 	}
@@ -60,7 +60,7 @@ func TestNeverCallsForbiddenAddressesHoweverTheyAreWritten(t *testing.T) {
 			t.Errorf("%s was called", host)
 			continue
 		}
-		if _, ok := netip.ParseAddr(host); ok == nil && !errors.Is(err, router.ErrForbidden) {
+		if _, ok := netip.ParseAddr(host); ok == nil && !errors.Is(err, guard.ErrForbidden) {
 			t.Errorf("%s was tried: %v", host, err)
 		}
 	}
@@ -76,11 +76,11 @@ func TestANameIsJudgedByWhatItResolvesTo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = router.NewGuard(netip.MustParsePrefix("10.0.0.0/8")).DialContext(t.Context(), "tcp", "localhost:"+port)
-	if !errors.Is(err, router.ErrForbidden) {
+	_, err = guard.New(netip.MustParsePrefix("10.0.0.0/8")).DialContext(t.Context(), "tcp", "localhost:"+port)
+	if !errors.Is(err, guard.ErrForbidden) {
 		t.Errorf("localhost is in 10.0.0.0/8: %v", err)
 	}
-	conn, err := router.NewGuard(netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")).DialContext(t.Context(), "tcp", "localhost:"+port)
+	conn, err := guard.New(netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")).DialContext(t.Context(), "tcp", "localhost:"+port)
 	if err != nil {
 		t.Fatalf("localhost is not in 127.0.0.0/8: %v", err)
 	}
@@ -90,13 +90,13 @@ func TestANameIsJudgedByWhatItResolvesTo(t *testing.T) {
 func TestAllowsWhatIsInAnAllowedNetwork(t *testing.T) {
 	var allow []netip.Prefix
 	for _, s := range []string{"10.1.0.0/16", "192.168.7.9", "2001:db8::/32", "::ffff:172.16.0.0/108"} {
-		p, err := router.ParseCIDR(s)
+		p, err := guard.ParseNetwork(s)
 		if err != nil {
 			t.Fatal(err)
 		}
 		allow = append(allow, p)
 	}
-	g := router.NewGuard(allow...)
+	g := guard.New(allow...)
 	for s, want := range map[string]bool{
 		"10.1.2.3": true, "10.2.0.1": false, "::ffff:10.1.2.3": true, "192.168.7.9": true, "192.168.7.8": false,
 		"2001:db8::7": true, "2001:db9::7": false, "127.0.0.1": false, "::1": false, "172.16.3.4": true, "172.32.0.1": false,
@@ -107,12 +107,12 @@ func TestAllowsWhatIsInAnAllowedNetwork(t *testing.T) {
 		}
 	}
 	for _, s := range []string{"127.0.0.1", "10.0.0.1", "192.168.0.1", "8.8.8.8", "2001:db8::1", "fd00::1", "64:ff9b::a00:1"} {
-		if err := router.NewGuard().Check(netip.MustParseAddr(s)); err != nil {
+		if err := guard.New().Check(netip.MustParseAddr(s)); err != nil {
 			t.Errorf("without networks: %v", err)
 		}
 	}
 	for _, s := range []string{"", "10.0.0.0/33", "ten", "10.0.0.0/", "fe80::1%eth0", "10.0.0.1:80"} {
-		if p, err := router.ParseCIDR(s); err == nil || !strings.Contains(err.Error(), "network") {
+		if p, err := guard.ParseNetwork(s); err == nil || !strings.Contains(err.Error(), "network") {
 			t.Errorf("%q is read as %v, %v", s, p, err)
 		}
 	}
@@ -124,7 +124,7 @@ func TestDialsTCPOnly(t *testing.T) {
 		if network == "unix" {
 			address = t.TempDir() + "/sock"
 		}
-		if _, err := router.NewGuard().DialContext(t.Context(), network, address); !errors.Is(err, router.ErrForbidden) {
+		if _, err := guard.New().DialContext(t.Context(), network, address); !errors.Is(err, guard.ErrForbidden) {
 			t.Errorf("%s: %v", network, err)
 		}
 	}

@@ -1,7 +1,9 @@
-package router
+// Package directory is the one list of all services that a router reads.
+package directory
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -11,8 +13,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
-	"github.com/proxima-discovery/proxima/pkg/selector"
 )
+
+// ErrIncomplete says that the first view is not complete.
+var ErrIncomplete = errors.New("router: the registry has not been read yet")
 
 // Lister lists services. *kv.Registry is one.
 type Lister interface {
@@ -20,13 +24,14 @@ type Lister interface {
 	Snapshot(ctx context.Context, service string) ([]events.Snapshot, error)
 }
 
-// directory is the last known list of every service, from one watch. All that
+// Directory is the last known list of every service, from one watch. All that
 // the router knows of the registry is read here, so a router costs NATS the
 // same whatever it is asked for.
-type directory struct {
-	filter  string        // the one service that is followed; empty: all
-	buckets []string      // whose changes say why instances leave
-	whole   chan struct{} // closed when the first view is complete
+type Directory struct {
+	registry Lister
+	filter   string        // the one service that is followed; empty: all
+	buckets  []string      // whose changes say why instances leave
+	whole    chan struct{} // closed when the first view is complete
 
 	mu       sync.Mutex // guards what follows
 	services map[string]*listed
@@ -36,41 +41,36 @@ type directory struct {
 	watchers map[*watcher]struct{}
 }
 
-// clocked is a directory with the clock of its registry.
-type clocked struct {
-	*directory
-	selector.Clock
-}
-
 // listed is one service.
 type listed struct {
 	events.Snapshot
-	byID      map[string][]lease // ids are unique, except while somebody errs
+	byID      map[string][]Lease // ids are unique, except while somebody errs
 	protocols map[string]int     // how many instances have an endpoint of it
 }
 
-// lease is an instance with what is known of its record's age.
-type lease struct {
+// Lease is an instance with what is known of its record's age.
+type Lease struct {
 	events.Entry
-	rewrite time.Time // when the record should be written again
+	Rewrite time.Time // when the record should be written again
 }
 
 // recordLife is how long the registry keeps a record that nobody writes again,
 // however often the lease is renewed.
 func recordLife(ttl time.Duration) time.Duration { return max(10*time.Minute, 10*ttl) }
 
-func newDirectory(filter string) *directory {
-	return &directory{
-		filter: filter, whole: make(chan struct{}),
+// New makes a directory of one service, or of all. Bucket is the registry's.
+func New(registry Lister, bucket, service string) *Directory {
+	return &Directory{
+		registry: registry, filter: service, buckets: bucketsOf(registry, bucket), whole: make(chan struct{}),
 		services: map[string]*listed{}, seen: map[string]struct{}{}, watchers: map[*watcher]struct{}{},
 	}
 }
 
-// run follows the registry until ctx ends.
-func (d *directory) run(ctx context.Context, l Lister) error {
+// Run follows the registry until ctx ends.
+func (d *Directory) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return l.Watch(ctx, d.filter, d.apply) })
-	g.Go(func() error { return d.confirm(ctx, l) })
+	g.Go(func() error { return d.registry.Watch(ctx, d.filter, d.apply) })
+	g.Go(func() error { return d.confirm(ctx) })
 	return g.Wait()
 }
 
@@ -78,9 +78,9 @@ func (d *directory) run(ctx context.Context, l Lister) error {
 // nothing when none is listed, and does not say which was the last. So the
 // registry is read once besides: when the watch has told of every service in
 // it, the view is whole.
-func (d *directory) confirm(ctx context.Context, l Lister) error {
+func (d *Directory) confirm(ctx context.Context) error {
 	for {
-		snapshots, err := l.Snapshot(ctx, d.filter)
+		snapshots, err := d.registry.Snapshot(ctx, d.filter)
 		if err == nil && d.knows(snapshots) {
 			return nil
 		}
@@ -92,7 +92,7 @@ func (d *directory) confirm(ctx context.Context, l Lister) error {
 	}
 }
 
-func (d *directory) knows(snapshots []events.Snapshot) bool {
+func (d *Directory) knows(snapshots []events.Snapshot) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, s := range snapshots {
@@ -106,7 +106,7 @@ func (d *directory) knows(snapshots []events.Snapshot) bool {
 }
 
 // apply takes in a snapshot of one service.
-func (d *directory) apply(s events.Snapshot) {
+func (d *Directory) apply(s events.Snapshot) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.stale = s.Stale
@@ -115,7 +115,7 @@ func (d *directory) apply(s events.Snapshot) {
 	}
 	svc := d.services[s.Service]
 	if svc == nil {
-		svc = &listed{byID: map[string][]lease{}, protocols: map[string]int{}}
+		svc = &listed{byID: map[string][]Lease{}, protocols: map[string]int{}}
 		d.services[s.Service] = svc
 	}
 	compare(svc.Entries, s.Entries, func(before, after *events.Entry) {
@@ -144,7 +144,7 @@ func (svc *listed) add(e *events.Entry, fresh bool) {
 	if !fresh {
 		wait = rand.N(half / 2)
 	}
-	svc.byID[e.ID] = append(svc.byID[e.ID], lease{*e, time.Now().Add(wait)})
+	svc.byID[e.ID] = append(svc.byID[e.ID], Lease{*e, time.Now().Add(wait)})
 	for protocol := range e.Endpoints {
 		svc.protocols[protocol]++
 	}
@@ -155,7 +155,7 @@ func (svc *listed) remove(e *events.Entry) {
 		svc.protocols[protocol]--
 	}
 	key := e.Key()
-	left := slices.DeleteFunc(svc.byID[e.ID], func(l lease) bool { return l.Key() == key })
+	left := slices.DeleteFunc(svc.byID[e.ID], func(l Lease) bool { return l.Key() == key })
 	if len(left) == 0 {
 		delete(svc.byID, e.ID)
 		return
@@ -163,8 +163,8 @@ func (svc *listed) remove(e *events.Entry) {
 	svc.byID[e.ID] = left
 }
 
-// find returns the instances of that id, most often one or none.
-func (d *directory) find(service, id string) []lease {
+// Find returns the instances of that id, most often one or none.
+func (d *Directory) Find(service, id string) []Lease {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if svc := d.services[service]; svc != nil {
@@ -173,9 +173,9 @@ func (d *directory) find(service, id string) []lease {
 	return nil
 }
 
-// protocols returns those of wanted that instances of the service have, in
+// Protocols returns those of wanted that instances of the service have, in
 // that order. Known says whether the service is listed at all.
-func (d *directory) protocols(service string, wanted ...string) (have []string, known bool) {
+func (d *Directory) Protocols(service string, wanted ...string) (have []string, known bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	svc := d.services[service]
@@ -190,14 +190,14 @@ func (d *directory) protocols(service string, wanted ...string) (have []string, 
 	return have, true
 }
 
-// all are the last known lists, ordered by name.
-func (d *directory) all() []events.Snapshot {
+// All are the last known lists, ordered by name.
+func (d *Directory) All() []events.Snapshot {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.namedLocked(slices.Sorted(maps.Keys(d.services)))
 }
 
-func (d *directory) namedLocked(names []string) []events.Snapshot {
+func (d *Directory) namedLocked(names []string) []events.Snapshot {
 	all := make([]events.Snapshot, 0, len(names))
 	for _, name := range names {
 		if svc := d.services[name]; svc != nil {
@@ -209,8 +209,11 @@ func (d *directory) namedLocked(names []string) []events.Snapshot {
 	return all
 }
 
-// isWhole says whether the first view is complete.
-func (d *directory) isWhole() bool {
+// Whole is closed when the first view is complete.
+func (d *Directory) Whole() <-chan struct{} { return d.whole }
+
+// IsWhole says whether the first view is complete.
+func (d *Directory) IsWhole() bool {
 	select {
 	case <-d.whole:
 		return true
@@ -219,8 +222,8 @@ func (d *directory) isWhole() bool {
 	}
 }
 
-// isStale says whether the registry could not be reached when it last should.
-func (d *directory) isStale() bool {
+// IsStale says whether the registry could not be reached when it last should.
+func (d *Directory) IsStale() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.stale

@@ -1,4 +1,4 @@
-package router
+package directory
 
 import (
 	"context"
@@ -38,21 +38,20 @@ type Change struct {
 	Fields []string `json:"fields,omitempty"`
 }
 
-// FollowChanges calls emit for every instance that is listed, and then for
+// Follow calls emit for every instance that is listed, and then for
 // every change, until ctx ends or emit returns an error. An empty service is
 // all of them. Bucket is the registry's, on whose subjects is said why an
 // instance left.
-func FollowChanges(ctx context.Context, nc *nats.Conn, registry Lister, bucket, service string, emit func(Change) error) error {
-	d := newDirectory(service)
-	d.buckets = bucketsOf(registry, bucket)
+func Follow(ctx context.Context, nc *nats.Conn, registry Lister, bucket, service string, emit func(Change) error) error {
+	d := New(registry, bucket, service)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return d.run(ctx, registry) })
-	g.Go(func() error { return d.changes(ctx, nc, service, emit) })
+	g.Go(func() error { return d.Run(ctx) })
+	g.Go(func() error { return d.Changes(ctx, nc, service, emit) })
 	return g.Wait()
 }
 
-// changes is FollowChanges for a directory that runs.
-func (d *directory) changes(ctx context.Context, nc *nats.Conn, service string, emit func(Change) error) error {
+// Changes is [Follow] for a directory that runs.
+func (d *Directory) Changes(ctx context.Context, nc *nats.Conn, service string, emit func(Change) error) error {
 	why, err := listen(nc, d.buckets, service)
 	if err != nil {
 		return err

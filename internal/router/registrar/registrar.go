@@ -1,4 +1,6 @@
-package router
+// Package registrar lists instances for clients that do not speak to the
+// registry.
+package registrar
 
 import (
 	"context"
@@ -8,12 +10,20 @@ import (
 	"maps"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/router/directory"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
-// leases are the verbs of the registry. *kv.Registry has them.
-type leases interface {
+var (
+	// ErrNotListed says that no such instance is listed: it has to register.
+	ErrNotListed = errors.New("router: no such instance is listed, register it")
+	// ErrConflict says that the id of an instance belongs to another one.
+	ErrConflict = errors.New("router: the id belongs to another instance")
+)
+
+// Registry is what a registrar needs of the registry. *kv.Registry is one.
+type Registry interface {
 	Register(ctx context.Context, in events.Instance, revision uint64) (uint64, error)
 	Renew(ctx context.Context, in *events.Instance, revision uint64) error
 	Deregister(ctx context.Context, in *events.Instance, revision uint64) error
@@ -28,9 +38,12 @@ const ownView = time.Second
 // to this router or any other, for all that a heartbeat needs is found in the
 // router's own view of the registry.
 type Registrar struct {
-	leases    leases
-	directory *directory
+	leases    Registry
+	directory *directory.Directory
 }
+
+// New returns a registrar that writes to r and reads from d.
+func New(r Registry, d *directory.Directory) *Registrar { return &Registrar{leases: r, directory: d} }
 
 // Registration is what a registration has led to.
 type Registration struct {
@@ -126,9 +139,9 @@ func conflict(in, held *events.Instance) error {
 
 // elsewhere returns earlier lives of the instance in other zones. An id is
 // unique within its service, though the registry keeps it by its zone too.
-func (g *Registrar) elsewhere(in *events.Instance) ([]lease, error) {
-	var former []lease
-	for _, l := range g.directory.find(in.Service, in.ID) {
+func (g *Registrar) elsewhere(in *events.Instance) ([]directory.Lease, error) {
+	var former []directory.Lease
+	for _, l := range g.directory.Find(in.Service, in.ID) {
 		switch {
 		case l.Key() == in.Key():
 		case l.Suspect || replaces(in, l.Instance):
@@ -145,8 +158,8 @@ func (g *Registrar) elsewhere(in *events.Instance) ([]lease, error) {
 func (g *Registrar) settle(ctx context.Context, in *events.Instance, revision uint64) {
 	ctx, cancel := context.WithTimeout(ctx, ownView)
 	defer cancel()
-	g.directory.await(ctx, in.Service, func(events.Snapshot) bool {
-		for _, l := range g.directory.find(in.Service, in.ID) {
+	g.directory.Await(ctx, in.Service, func(events.Snapshot) bool {
+		for _, l := range g.directory.Find(in.Service, in.ID) {
 			if l.Revision >= revision {
 				return true
 			}
@@ -163,7 +176,7 @@ func (g *Registrar) Heartbeat(ctx context.Context, ref Ref) (time.Duration, erro
 	if err != nil {
 		return 0, err
 	}
-	if time.Now().After(l.rewrite) {
+	if time.Now().After(l.Rewrite) {
 		_, err = g.leases.Register(ctx, *l.Instance, l.Revision)
 	} else {
 		err = g.leases.Renew(ctx, l.Instance, l.Revision)
@@ -193,19 +206,19 @@ func (g *Registrar) Deregister(ctx context.Context, ref Ref) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, ownView)
 	defer cancel()
-	g.directory.await(ctx, ref.Service, func(events.Snapshot) bool { return len(g.directory.find(ref.Service, ref.ID)) == 0 })
+	g.directory.Await(ctx, ref.Service, func(events.Snapshot) bool { return len(g.directory.Find(ref.Service, ref.ID)) == 0 })
 	return nil
 }
 
 // lookup finds a listed instance in the router's view.
-func (g *Registrar) lookup(ref Ref) (lease, error) {
+func (g *Registrar) lookup(ref Ref) (directory.Lease, error) {
 	if err := ref.validate(); err != nil {
-		return lease{}, err
+		return directory.Lease{}, err
 	}
-	if !g.directory.isWhole() {
-		return lease{}, errStarting
+	if !g.directory.IsWhole() {
+		return directory.Lease{}, directory.ErrIncomplete
 	}
-	found := g.directory.find(ref.Service, ref.ID)
+	found := g.directory.Find(ref.Service, ref.ID)
 	for i := range found {
 		if ref.Incarnation == "" && len(found) == 1 || ref.Incarnation == found[i].Incarnation {
 			return found[i], nil
@@ -213,11 +226,11 @@ func (g *Registrar) lookup(ref Ref) (lease, error) {
 	}
 	switch {
 	case len(found) == 0:
-		return lease{}, fmt.Errorf("%w: %q of %s", ErrNotListed, ref.ID, ref.Service)
+		return directory.Lease{}, fmt.Errorf("%w: %q of %s", ErrNotListed, ref.ID, ref.Service)
 	case ref.Incarnation != "":
-		return lease{}, fmt.Errorf("%w: %q of %s is incarnation %s now", ErrConflict, ref.ID, ref.Service, found[0].Incarnation)
+		return directory.Lease{}, fmt.Errorf("%w: %q of %s is incarnation %s now", ErrConflict, ref.ID, ref.Service, found[0].Incarnation)
 	}
-	return lease{}, fmt.Errorf("%w: %q of %s is listed in %s and in %s, say which incarnation is meant",
+	return directory.Lease{}, fmt.Errorf("%w: %q of %s is listed in %s and in %s, say which incarnation is meant",
 		ErrConflict, ref.ID, ref.Service, found[0].Location, found[1].Location)
 }
 

@@ -52,7 +52,7 @@ const flushPatience = 2 * time.Second
 // calls are for the other routers.
 func (r *Router) openDoors() {
 	select {
-	case <-r.directory.whole:
+	case <-r.directory.Whole():
 	case <-r.run.Done():
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/router/registrar"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
@@ -13,9 +14,12 @@ type lifetime struct {
 	HeartbeatEvery string `json:"heartbeat_every"`
 }
 
-// MarshalJSON writes the instance as it is listed, and beside it how often
-// heartbeats are due.
-func (r Registration) MarshalJSON() ([]byte, error) {
+// registered is the answer to a registration: the instance as it is listed,
+// and beside it how often heartbeats are due.
+type registered struct{ registrar.Registration }
+
+// MarshalJSON writes the fields side by side.
+func (r registered) MarshalJSON() ([]byte, error) {
 	return beside(r.Instance, lifetime{duration(r.HeartbeatEvery)})
 }
 
@@ -42,23 +46,23 @@ func (r *Router) register(req *http.Request) (reply, error) {
 	if registration.Created {
 		status = http.StatusCreated
 	}
-	return reply{in.Service, status, registration}, nil
+	return reply{in.Service, status, registered{registration}}, nil
 }
 
 func (r *Router) heartbeat(req *http.Request) (reply, error) {
-	var ref Ref
+	var ref registrar.Ref
 	if err := readBody(req, &ref); err != nil {
 		return reply{}, err
 	}
 	every, err := r.registrar.Heartbeat(req.Context(), ref)
 	return reply{service: ref.Service, body: struct {
-		Ref
+		registrar.Ref
 		lifetime
 	}{ref, lifetime{duration(every)}}}, err
 }
 
 func (r *Router) deregister(req *http.Request) (reply, error) {
-	var ref Ref
+	var ref registrar.Ref
 	if err := readBody(req, &ref); err != nil {
 		return reply{}, err
 	}

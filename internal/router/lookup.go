@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/router/directory"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -47,10 +48,10 @@ func Summarize(snapshots []events.Snapshot) Services {
 }
 
 func (r *Router) listServices(*http.Request) (reply, error) {
-	if !r.directory.isWhole() {
-		return reply{}, errStarting
+	if !r.directory.IsWhole() {
+		return reply{}, directory.ErrIncomplete
 	}
-	return reply{body: Summarize(r.directory.all())}, nil
+	return reply{body: Summarize(r.directory.All())}, nil
 }
 
 // Instances answers GET /v1/services/{service} and proxima.resolve.<service>.
@@ -184,10 +185,10 @@ func (r *Router) protocols(service string, wanted ...string) ([]string, error) {
 	if err := events.ValidateService(service); err != nil {
 		return nil, err
 	}
-	if !r.directory.isWhole() {
-		return nil, errStarting
+	if !r.directory.IsWhole() {
+		return nil, directory.ErrIncomplete
 	}
-	have, known := r.directory.protocols(service, wanted...)
+	have, known := r.directory.Protocols(service, wanted...)
 	if !known {
 		return nil, fmt.Errorf("%w %q", selector.ErrUnknownService, service)
 	}

@@ -1,4 +1,4 @@
-package router
+package directory
 
 import (
 	"context"
@@ -16,7 +16,7 @@ type watcher struct {
 	changed map[string]struct{} // guarded by the directory
 }
 
-// touch needs the directory's lock.
+// touch needs the Directory's lock.
 func (w *watcher) touch(service string) {
 	if w.service != "" && w.service != service {
 		return
@@ -30,7 +30,7 @@ func (w *watcher) touch(service string) {
 
 // Watch is [kv.Registry.Watch] from what the directory knows: it makes the
 // directory the source of a selector.
-func (d *directory) Watch(ctx context.Context, service string, apply func(events.Snapshot)) error {
+func (d *Directory) Watch(ctx context.Context, service string, apply func(events.Snapshot)) error {
 	return d.follow(ctx, service, func(batch []events.Snapshot) error {
 		for _, s := range batch {
 			apply(s)
@@ -42,7 +42,7 @@ func (d *directory) Watch(ctx context.Context, service string, apply func(events
 // follow calls apply with the lists of the services that changed, ordered by
 // name: first, once the view is whole, with all that are followed. It ends
 // with ctx, or with the first error of apply.
-func (d *directory) follow(ctx context.Context, service string, apply func([]events.Snapshot) error) error {
+func (d *Directory) follow(ctx context.Context, service string, apply func([]events.Snapshot) error) error {
 	select {
 	case <-d.whole:
 	case <-ctx.Done():
@@ -64,7 +64,7 @@ func (d *directory) follow(ctx context.Context, service string, apply func([]eve
 }
 
 // join begins to tell w, and returns what there is now.
-func (d *directory) join(w *watcher) []events.Snapshot {
+func (d *Directory) join(w *watcher) []events.Snapshot {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.watchers[w] = struct{}{}
@@ -74,13 +74,13 @@ func (d *directory) join(w *watcher) []events.Snapshot {
 	return d.namedLocked(slices.Sorted(maps.Keys(d.services)))
 }
 
-func (d *directory) leave(w *watcher) {
+func (d *Directory) leave(w *watcher) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.watchers, w)
 }
 
-func (d *directory) take(w *watcher) []events.Snapshot {
+func (d *Directory) take(w *watcher) []events.Snapshot {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	names := slices.Sorted(maps.Keys(w.changed))
@@ -88,8 +88,8 @@ func (d *directory) take(w *watcher) []events.Snapshot {
 	return d.namedLocked(names)
 }
 
-// await waits until the list of a service is as told, or ctx ends.
-func (d *directory) await(ctx context.Context, service string, told func(events.Snapshot) bool) {
+// Await waits until the list of a service is as told, or ctx ends.
+func (d *Directory) Await(ctx context.Context, service string, told func(events.Snapshot) bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	_ = d.Watch(ctx, service, func(s events.Snapshot) { // ends with ctx

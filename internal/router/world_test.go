@@ -18,6 +18,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/router/registrar"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/latency"
@@ -112,7 +113,7 @@ func (f *fleet) router(o router.Options) *door {
 
 // list registers an instance through the router, which has it in its view
 // when list returns.
-func (d *door) list(in events.Instance) router.Registration {
+func (d *door) list(in events.Instance) registrar.Registration {
 	d.tb.Helper()
 	if in.TTL == 0 {
 		in.TTL = time.Hour

@@ -10,6 +10,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/router/registrar"
 	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
@@ -171,7 +172,7 @@ func TestALeaseLivesAsLongAsItsHeartbeatsAndNoLonger(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Longer than the registry keeps a record that nobody writes again.
-		ref := router.Ref{Service: "user", ID: "u1", Incarnation: reg.Incarnation}
+		ref := registrar.Ref{Service: "user", ID: "u1", Incarnation: reg.Incarnation}
 		for began := time.Now(); time.Since(began) < 45*time.Minute; time.Sleep(reg.HeartbeatEvery) {
 			if _, err := r.Registrar().Heartbeat(t.Context(), ref); err != nil {
 				t.Fatalf("after %v: %v", time.Since(began), err)
@@ -183,7 +184,7 @@ func TestALeaseLivesAsLongAsItsHeartbeatsAndNoLonger(t *testing.T) {
 			t.Fatalf("a late heartbeat: %v", err)
 		}
 		time.Sleep(16 * time.Second)
-		if _, err := r.Registrar().Heartbeat(t.Context(), ref); !errors.Is(err, router.ErrNotListed) {
+		if _, err := r.Registrar().Heartbeat(t.Context(), ref); !errors.Is(err, registrar.ErrNotListed) {
 			t.Errorf("after the lease has ended: %v", err)
 		}
 	})
@@ -200,7 +201,7 @@ func TestARestartedRouterWritesRecordsAgainBeforeTheyAreLost(t *testing.T) {
 		in := events.Instance{
 			Service: "user", ID: "u1", Incarnation: "i", Location: zoneA, TTL: 15 * time.Second, Endpoints: map[string]string{"nats": "user.u1"},
 		}
-		ref := router.Ref{Service: "user", ID: "u1"}
+		ref := registrar.Ref{Service: "user", ID: "u1"}
 		listed := false
 		for range 12 { // routers, each for less than half of what a record lives
 			r, err := router.New(t.Context(), nc, reg, router.Options{Logger: quiet()})
@@ -310,19 +311,19 @@ func TestWhatTheRegistryRefusesOnceIsLookedUpAgain(t *testing.T) {
 		t.Errorf("register: %v", err)
 	}
 	v.register = fence(99)
-	if _, err := r.Registrar().Register(t.Context(), in); !errors.Is(err, router.ErrConflict) {
+	if _, err := r.Registrar().Register(t.Context(), in); !errors.Is(err, registrar.ErrConflict) {
 		t.Errorf("register, refused for ever: %v", err)
 	}
 	v.register, v.renew = nil, fence(1)
-	if _, err := r.Registrar().Heartbeat(t.Context(), router.Ref{Service: "user", ID: "u1"}); err != nil {
+	if _, err := r.Registrar().Heartbeat(t.Context(), registrar.Ref{Service: "user", ID: "u1"}); err != nil {
 		t.Errorf("heartbeat: %v", err)
 	}
 	v.renew = fence(99)
-	if _, err := r.Registrar().Heartbeat(t.Context(), router.Ref{Service: "user", ID: "u1"}); !errors.Is(err, kv.ErrFenced) {
+	if _, err := r.Registrar().Heartbeat(t.Context(), registrar.Ref{Service: "user", ID: "u1"}); !errors.Is(err, kv.ErrFenced) {
 		t.Errorf("heartbeat, refused for ever: %v", err)
 	}
 	v.renew = func() error { return kv.ErrUnavailable }
-	if _, err := r.Registrar().Heartbeat(t.Context(), router.Ref{Service: "user", ID: "u1"}); !errors.Is(err, kv.ErrUnavailable) {
+	if _, err := r.Registrar().Heartbeat(t.Context(), registrar.Ref{Service: "user", ID: "u1"}); !errors.Is(err, kv.ErrUnavailable) {
 		t.Errorf("heartbeat, without a registry: %v", err)
 	}
 }

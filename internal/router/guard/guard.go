@@ -1,4 +1,5 @@
-package router
+// Package guard decides which addresses a router may call.
+package guard
 
 import (
 	"context"
@@ -28,9 +29,9 @@ const dialTimeout = 1500 * time.Millisecond
 // prefixes calls nothing else than these.
 type Guard struct{ allow []netip.Prefix }
 
-// NewGuard returns a guard that allows only what is in a prefix, or, without
+// New returns a guard that allows only what is in a prefix, or, without
 // prefixes, all that is not forbidden anyway.
-func NewGuard(allow ...netip.Prefix) *Guard {
+func New(allow ...netip.Prefix) *Guard {
 	g := &Guard{allow: make([]netip.Prefix, 0, len(allow))}
 	for _, p := range allow {
 		if p.Addr().Is4In6() && p.Bits() >= 96 {
@@ -39,6 +40,18 @@ func NewGuard(allow ...netip.Prefix) *Guard {
 		g.allow = append(g.allow, p.Masked())
 	}
 	return g
+}
+
+// ParseNetwork reads a network, or one address, of a flag.
+func ParseNetwork(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("network %q: want an address such as 10.0.0.5 or a network such as 10.0.0.0/8", s)
+	}
+	return p.Masked(), nil
 }
 
 // DialContext is [net.Dialer.DialContext] for allowed addresses. The error for
