@@ -1,6 +1,7 @@
 package testkit
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,11 +9,11 @@ import (
 	"testing"
 )
 
+// commands are built by the first test that asks for them.
 var commands struct {
-	once sync.Once
-	dir  string
-	err  error
-	out  []byte
+	build sync.Once
+	dir   string
+	err   error
 }
 
 // Commands builds the announcer and the router, once for all tests of a package,
@@ -21,23 +22,29 @@ var commands struct {
 // [Main].
 func Commands(tb testing.TB) string {
 	tb.Helper()
-	c := &commands
-	c.once.Do(func() {
-		if c.dir, c.err = os.MkdirTemp("", "proxima-commands-"); c.err != nil {
-			return
-		}
-		const module = "github.com/proxima-discovery/proxima/cmd/"
-		c.out, c.err = exec.Command("go", "build", "-buildvcs=false", "-o", c.dir+string(filepath.Separator),
-			module+"announcer", module+"router").CombinedOutput()
-	})
-	if c.err != nil {
-		tb.Fatalf("build the commands: %v\n%s", c.err, c.out)
+	commands.build.Do(func() { commands.dir, commands.err = build() })
+	if commands.err != nil {
+		tb.Fatal(commands.err)
 	}
-	return c.dir
+	return commands.dir
 }
 
-// Main runs the tests of a package that uses [Commands] and returns the exit
-// code.
+func build() (string, error) {
+	dir, err := os.MkdirTemp("", "proxima-commands-")
+	if err != nil {
+		return "", err
+	}
+	const module = "github.com/proxima-discovery/proxima/cmd/"
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", dir+string(filepath.Separator),
+		module+"announcer", module+"router").CombinedOutput()
+	if err != nil {
+		return dir, fmt.Errorf("build the commands: %w\n%s", err, out)
+	}
+	return dir, nil
+}
+
+// Main runs the tests of a package that uses [Commands], as TestMain does, and
+// returns the exit code.
 func Main(m *testing.M) int {
 	defer func() { _ = os.RemoveAll(commands.dir) }() // "" when nothing was built
 	return m.Run()

@@ -34,8 +34,9 @@ func (o *Output) String() string {
 func (o *Output) Contains(text string) bool { return strings.Contains(o.String(), text) }
 
 // Await waits until the output matches a regular expression, in which ^ and $
-// are the ends of a line, and returns the match and its groups.
-func (o *Output) Await(tb testing.TB, pattern string) []string {
+// are the ends of a line, and returns its first group, or all that matched when
+// it has no group.
+func (o *Output) Await(tb testing.TB, pattern string) string {
 	tb.Helper()
 	re := regexp.MustCompile("(?m)" + pattern)
 	var found []string
@@ -48,7 +49,7 @@ func (o *Output) Await(tb testing.TB, pattern string) []string {
 		found = re.FindStringSubmatch(o.String())
 		return found != nil
 	})
-	return found
+	return found[min(1, len(found)-1)]
 }
 
 // Logger logs to the output, as text, from the level on.

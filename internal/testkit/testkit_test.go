@@ -118,7 +118,10 @@ func TestOutputIsAwaitedByLine(t *testing.T) {
 			log.Debug("unseen")
 			log.Info("listens", "address", "127.0.0.1:1")
 		}()
-		if got := o.Await(t, `address=(\S+)$`); len(got) != 2 || got[1] != "127.0.0.1:1" {
+		if got := o.Await(t, `address=(\S+)$`); got != "127.0.0.1:1" {
+			t.Errorf("matched %q", got)
+		}
+		if got := o.Await(t, "^.*INFO"); !strings.HasPrefix(got, "time=") {
 			t.Errorf("matched %q", got)
 		}
 		if !o.Contains("level=INFO") || o.Contains("unseen") {
