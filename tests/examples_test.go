@@ -1,35 +1,59 @@
 package tests
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
+// built are the commands and the examples.
+var built struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// programs builds the commands and the examples, once for all tests here, and
+// returns their directory.
+func programs(tb testing.TB) string {
+	tb.Helper()
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "proxima-programs-"); built.err != nil {
+			return
+		}
+		build := exec.Command("go", "build", "-buildvcs=false", "-o", built.dir+string(filepath.Separator), "./cmd/...", "./examples/...")
+		build.Dir = ".."
+		if out, err := build.CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("build the programs: %w\n%s", err, out)
+		}
+	})
+	if built.err != nil {
+		tb.Fatal(built.err)
+	}
+	return built.dir
+}
+
 // The programs of examples/, as their comments say.
 func TestTheExamplesRun(t *testing.T) {
-	bin := t.TempDir()
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", bin+string(filepath.Separator), "./cmd/router", "./examples/...")
-	build.Dir = ".."
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the examples: %v\n%s", err, out)
-	}
+	dir := programs(t)
 	router := testkit.Start(t, testkit.Command{
-		Path: filepath.Join(bin, "router"),
+		Path: filepath.Join(dir, "router"),
 		Args: []string{"serve", "--nats-listen=127.0.0.1:0", "--http=127.0.0.1:0", "--region=eu", "--zone=a"},
 	})
 	env := []string{
-		"PROXIMA_NATS_URL=" + router.Stdout.Await(t, `^NATS: an embedded server at (\S+)`)[1],
+		"PROXIMA_NATS_URL=" + router.Stdout.Await(t, `^NATS: an embedded server at (\S+)`),
 		"PROXIMA_REGION=eu", "PROXIMA_ZONE=a",
 	}
 	router.Stdout.Await(t, `^HTTP: `)
 	run := func(program string, args ...string) *testkit.Process {
-		return testkit.Start(t, testkit.Command{Path: filepath.Join(bin, program), Args: args, Env: env})
+		return testkit.Start(t, testkit.Command{Path: filepath.Join(dir, program), Args: args, Env: env})
 	}
 	prints := func(want string, p *testkit.Process) {
 		t.Helper()
@@ -56,17 +80,8 @@ func TestTheExamplesRun(t *testing.T) {
 }
 
 func TestTheExamplesAreShort(t *testing.T) {
-	programs, err := filepath.Glob("../examples/*/main.go")
-	nested, err2 := filepath.Glob("../examples/*/*/main.go")
-	if err != nil || err2 != nil || len(programs)+len(nested) < 4 {
-		t.Fatalf("%d examples, errors %v, %v", len(programs)+len(nested), err, err2)
-	}
-	for _, path := range append(programs, nested...) {
-		source, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n := strings.Count(string(source), "\n"); n >= 80 {
+	for path, source := range sources(t, "../examples/*/*.go", "../examples/*/*/*.go") {
+		if n := strings.Count(source, "\n"); n >= 80 {
 			t.Errorf("%s has %d lines, want fewer than 80", path, n)
 		}
 	}
