@@ -24,20 +24,24 @@ var built struct {
 // returns their directory.
 func programs(tb testing.TB) string {
 	tb.Helper()
-	built.once.Do(func() {
-		if built.dir, built.err = os.MkdirTemp("", "proxima-programs-"); built.err != nil {
-			return
-		}
-		build := exec.Command("go", "build", "-buildvcs=false", "-o", built.dir+string(filepath.Separator), "./cmd/...", "./examples/...")
-		build.Dir = ".."
-		if out, err := build.CombinedOutput(); err != nil {
-			built.err = fmt.Errorf("build the programs: %w\n%s", err, out)
-		}
-	})
+	built.once.Do(func() { built.dir, built.err = build() })
 	if built.err != nil {
 		tb.Fatal(built.err)
 	}
 	return built.dir
+}
+
+func build() (string, error) {
+	dir, err := os.MkdirTemp("", "proxima-programs-")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", dir+string(filepath.Separator), "./cmd/...", "./examples/...")
+	cmd.Dir = ".."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return dir, fmt.Errorf("build the programs: %w\n%s", err, out)
+	}
+	return dir, nil
 }
 
 // The programs of examples/, as their comments say.
