@@ -63,6 +63,17 @@ func Parse(s string) (Func, error) {
 	return bounded(name, ask), nil
 }
 
+// None is the check that always passes.
+const None = "none"
+
+// ParseOptional is Parse that returns nil for "" and [None].
+func ParseOptional(s string) (Func, error) {
+	if s == "" || s == None {
+		return nil, nil
+	}
+	return Parse(s)
+}
+
 // TCP is the check that opens a connection to address.
 func TCP(address string) Func { return bounded("tcp://"+address, askTCP(address)) }
 

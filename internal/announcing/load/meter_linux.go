@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"errors"
@@ -42,8 +42,8 @@ type reading struct {
 	cpus float64       // that it may use
 }
 
-// measureLoad measures the process pid, beginning now.
-func measureLoad(pid int, ports []uint16, patience time.Duration) (loadFunc, error) {
+// Measure measures the process pid, beginning now.
+func Measure(pid int, ports []uint16, patience time.Duration) (Func, error) {
 	if self, err := os.Readlink("/proc/self"); err != nil {
 		return nil, err
 	} else if self != strconv.Itoa(os.Getpid()) {

@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"context"
@@ -18,23 +18,23 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// loadFunc says how loaded an instance is; false: it is not known now. It is
+// Func says how loaded an instance is; false: it is not known now. It is
 // what kv.AnnounceOptions.Load wants, and called by one goroutine at a time.
-type loadFunc func() (events.Beat, bool)
+type Func func() (events.Beat, bool)
 
 const (
-	// noLoad is the --load that tells nothing.
-	noLoad = "none"
-	// loadTimeout bounds one question.
-	loadTimeout = 2 * time.Second
-	// shortestBeat is the least --beat-interval: processor time is counted
+	// None is the --load that tells nothing.
+	None = "none"
+	// timeout bounds one question.
+	timeout = 2 * time.Second
+	// ShortestInterval is the least --beat-interval: processor time is counted
 	// in hundredths of a second.
-	shortestBeat = 100 * time.Millisecond
+	ShortestInterval = 100 * time.Millisecond
 )
 
-// parseLoad returns nil for what is not a URL: nothing, or none.
-func parseLoad(text string) (*url.URL, error) {
-	if text == "" || text == noLoad {
+// Parse returns nil for what is not a URL: nothing, or none.
+func Parse(text string) (*url.URL, error) {
+	if text == "" || text == None {
 		return nil, nil
 	}
 	const rule = "want http://host:port/path, https://… or none"
@@ -64,9 +64,9 @@ type asker struct {
 	trouble string // what was wrong the last time, "" for nothing
 }
 
-// askLoad asks u, as a check would: no redirect is followed, no certificate
+// Ask asks u, as a check would: no redirect is followed, no certificate
 // verified.
-func askLoad(u *url.URL, log *slog.Logger) loadFunc {
+func Ask(u *url.URL, log *slog.Logger) Func {
 	a := &asker{
 		client: &http.Client{
 			Transport: &http.Transport{
@@ -100,12 +100,12 @@ func (a *asker) load() (events.Beat, bool) {
 }
 
 func (a *asker) ask() (events.Beat, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	data, err := a.get(ctx)
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return events.Beat{}, fmt.Errorf("no answer within %v", loadTimeout)
+		return events.Beat{}, fmt.Errorf("no answer within %v", timeout)
 	case err != nil:
 		return events.Beat{}, err
 	}
@@ -141,8 +141,8 @@ func (a *asker) get(ctx context.Context) ([]byte, error) {
 	return data, nil
 }
 
-// ports are those of an instance's endpoints.
-func ports(endpoints map[string]string) []uint16 {
+// Ports are those of an instance's endpoints.
+func Ports(endpoints map[string]string) []uint16 {
 	var all []uint16
 	for protocol, address := range endpoints {
 		if protocol == events.NATS {

@@ -1,117 +1,19 @@
-package main
+package load
 
 import (
 	"fmt"
 	"maps"
 	"math"
-	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
-
-// limits says whether this process, and whatever the tests start, is in a
-// cgroup with limits, where the neighbours count.
-func limits() bool {
-	m := &meter{root: "/", pid: os.Getpid()}
-	_, _, cpu := m.limited("cpu.max")
-	_, _, memory := m.limited("memory.max")
-	return cpu || memory
-}
-
-func TestTheLoadOfACommandIsThatOfItsProcesses(t *testing.T) {
-	t.Parallel()
-	r := newRegistry(t)
-	const mib = 200
-	user2 := events.Key{Service: "user", ID: "user-2"}
-	busy, idle := r.beats(user1), r.beats(user2)
-	flags := []string{"--check", "none", "--beat-interval", "300ms"}
-	// The one that is busy is a child of the command.
-	b := start(t, nil, append(announce(r.url, deadAddress(t), flags...), "--", "sh", "-c", `"$0" burn "$1"; exit 5`, os.Args[0], fmt.Sprint(mib))...)
-	i := start(t, nil, append(announce(r.url, deadAddress(t), append(flags, "--id", "user-2")...), "--", "sleep", "100")...)
-	b.ready()
-
-	// It has a processor of those there are, as far as the other tests let it.
-	cpus := float64(runtime.NumCPU())
-	total, ok := number("/proc/meminfo", "MemTotal:")
-	least := mib * 1024 / total
-	working := busy.await("a busy processor, and the memory that it takes at the start", func(b events.Beat) bool {
-		return b.CPU >= 0.3/cpus && b.Memory >= least
-	})
-	sleeping := idle.await("no load", func(b events.Beat) bool { return b.CPU < 0.3/cpus || limits() })
-	if in := r.await(user1, events.Up); working.Incarnation != in.Incarnation || in.Incarnation == "" {
-		t.Errorf("%+v tells as %q", in, working.Incarnation)
-	}
-	if working.InFlight != 0 || working.Queue != 0 {
-		t.Errorf("calls that nobody made: %+v", working)
-	}
-	if !ok || working.Memory > 10*least && !limits() {
-		t.Errorf("%d MiB of %.0f kB are %v of memory, want %v and a little", mib, total, working.Memory, least)
-	}
-	if !limits() && (sleeping.Memory <= 0 || sleeping.Memory > working.Memory/2) {
-		t.Errorf("%v of memory asleep, %v at work", sleeping.Memory, working.Memory)
-	}
-	t.Logf("at work %+v, asleep %+v", working, sleeping)
-	for _, p := range []*process{b, i} {
-		p.signal(syscall.SIGTERM)
-		p.exit()
-	}
-	before := len(busy.get()) + len(idle.get())
-	time.Sleep(500 * time.Millisecond)
-	if n := len(busy.get()) + len(idle.get()); n != before {
-		t.Errorf("%d beats of the dead", n-before)
-	}
-}
-
-func TestConnectionsToACommandAreItsCalls(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		child   string
-		network string
-		want    events.Beat
-	}{
-		{"serve", "127.0.0.1", events.Beat{InFlight: 3}},
-		{"serve", "", events.Beat{InFlight: 3}}, // IPv6, where there is, for both
-		{"polite", "127.0.0.1", events.Beat{Queue: 3}},
-	} {
-		t.Run(tt.child+" on "+tt.network, func(t *testing.T) {
-			t.Parallel()
-			r := newRegistry(t)
-			heard := r.beats(user1)
-			backend := newPort(t)
-			address := backend.addr
-			_, port, _ := net.SplitHostPort(address)
-			backend.release()
-			p := start(t, nil, append(announce(r.url, address, "--check", "none", "--beat-interval", "100ms"), wrapped(tt.child, net.JoinHostPort(tt.network, port))...)...)
-			p.ready()
-			calls := func(b events.Beat) events.Beat { return events.Beat{InFlight: b.InFlight, Queue: b.Queue} }
-			heard.await("no calls", func(b events.Beat) bool { return calls(b) == events.Beat{} })
-			var conns []net.Conn
-			for range 3 {
-				conn, err := net.Dial("tcp", address)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer conn.Close()
-				conns = append(conns, conn)
-			}
-			heard.await("three calls", func(b events.Beat) bool { return calls(b) == tt.want })
-			if tt.want.Queue > 0 {
-				return
-			}
-			conns[0].Close()
-			heard.await("two calls", func(b events.Beat) bool { return b.InFlight == 2 })
-		})
-	}
-}
 
 // files makes a tree of files, and is the one that a meter of process 7 sees.
 type files struct {
@@ -286,9 +188,9 @@ func TestOnlyConnectionsToItsPortsAreItsCalls(t *testing.T) {
 		})
 		f.load()
 		f.wants("four and six", events.Beat{InFlight: 2, Queue: 14})
-		f.ports = ports(map[string]string{"http": "10.0.0.5:8080", "tcp": "[::1]:9091", "nats": "a.b"})
+		f.ports = Ports(map[string]string{"http": "10.0.0.5:8080", "tcp": "[::1]:9091", "nats": "a.b"})
 		f.wants("one port", events.Beat{InFlight: 2, Queue: 3})
-		f.ports = ports(map[string]string{"nats": "a.b"})
+		f.ports = Ports(map[string]string{"nats": "a.b"})
 		f.wants("no port", events.Beat{})
 	})
 }

@@ -1,13 +1,54 @@
-package daemon_test
+package announcing_test
 
 import (
+	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/announcing"
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/natstest"
 )
+
+// patience is how long a test waits for what must come.
+const patience = 10 * time.Second
+
+// journal collects a log.
+type journal struct {
+	mu  sync.Mutex
+	buf strings.Builder
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.Write(p)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.String()
+}
+
+func (j *journal) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: slog.LevelInfo}))
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+func flags(url string) *daemon.NATSFlags {
+	return &daemon.NATSFlags{URL: url, ConnectTimeout: patience}
+}
 
 func TestMoverMovesToAnotherServerWhileThereIsTrouble(t *testing.T) {
 	a, b := natstest.Start(t, natstest.Listen), natstest.Start(t, natstest.Listen)
@@ -17,7 +58,7 @@ func TestMoverMovesToAnotherServerWhileThereIsTrouble(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	m := daemon.NewMover(nc, 20*time.Millisecond, log.logger())
+	m := announcing.NewMover(nc, 20*time.Millisecond, log.logger())
 	before := nc.ConnectedUrl()
 	m.Trouble(true)
 	m.Trouble(true)
@@ -44,7 +85,7 @@ func TestMoverStaysWhereThereIsNoOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	m := daemon.NewMover(nc, 5*time.Millisecond, log.logger())
+	m := announcing.NewMover(nc, 5*time.Millisecond, log.logger())
 	m.Trouble(true)
 	time.Sleep(100 * time.Millisecond)
 	m.Trouble(false)
