@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/procfs"
+
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
@@ -33,7 +35,10 @@ func TestMain(m *testing.M) {
 // limits says whether this process, and whatever the tests start, is in a
 // cgroup with limits, where the neighbours count.
 func limits() bool {
-	m := &meter{root: "/", pid: os.Getpid()}
+	m, err := newMeter("/", os.Getpid(), nil, time.Minute)
+	if err != nil {
+		panic(err)
+	}
 	_, _, cpu := m.limited("cpu.max")
 	_, _, memory := m.limited("memory.max")
 	return cpu || memory
@@ -73,11 +78,16 @@ func measured(t *testing.T, what string, right func(events.Beat) bool, command .
 func TestTheLoadOfACommandIsThatOfItsProcesses(t *testing.T) {
 	const mib = 200
 	cpus := float64(runtime.NumCPU())
-	total, ok := number("/proc/meminfo", "MemTotal:")
-	if !ok {
-		t.Fatal("no memory")
+	proc, err := procfs.NewDefaultFS()
+	if err != nil {
+		t.Fatal(err)
 	}
-	least := mib * 1024 / total
+	info, err := proc.Meminfo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	total := float64(*info.MemTotalBytes)
+	least := (mib << 20) / total
 	// The one that is busy is a child of the command, and has a processor of
 	// those there are, as far as the other tests let it.
 	working := measured(t, "a busy processor, and memory that is held", func(b events.Beat) bool {
@@ -88,7 +98,7 @@ func TestTheLoadOfACommandIsThatOfItsProcesses(t *testing.T) {
 		t.Errorf("calls that nobody made: %+v", working)
 	}
 	if working.Memory > 10*least && !limits() {
-		t.Errorf("%d MiB of %.0f kB are %v of memory, want %v and a little", mib, total, working.Memory, least)
+		t.Errorf("%d MiB of %.0f bytes are %v of memory, want %v and a little", mib, total, working.Memory, least)
 	}
 	if !limits() && (sleeping.Memory <= 0 || sleeping.Memory > working.Memory/2) {
 		t.Errorf("%v of memory asleep, %v at work", sleeping.Memory, working.Memory)
