@@ -198,7 +198,7 @@ func (c *runCommand) instance(s *session) (events.Instance, kv.AnnounceOptions, 
 	}
 	u, err := load.Parse(c.Load)
 	if err != nil {
-		return in, o, err
+		return in, o, daemon.Usagef("--%w", err)
 	}
 	o.Check = ask
 	if u != nil {

@@ -2,7 +2,6 @@ package load
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -11,10 +10,9 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/internal/announcing/check"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
@@ -32,26 +30,13 @@ const (
 	ShortestInterval = 100 * time.Millisecond
 )
 
-// Parse returns nil for what is not a URL: nothing, or none.
-func Parse(text string) (*url.URL, error) {
-	if text == "" || text == None {
+// Parse reads the URL of something that tells a load. It returns nil for "" and
+// [None]. The error says what is wrong with it.
+func Parse(s string) (*url.URL, error) {
+	if s == "" || s == None {
 		return nil, nil
 	}
-	const rule = "want http://host:port/path, https://… or none"
-	u, err := url.Parse(text)
-	if err != nil {
-		if strings.Contains(text, "@") { // perhaps after a password
-			text = "…"
-		}
-		return nil, daemon.Usagef("--load %.200q: %s", text, rule)
-	}
-	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
-		return nil, daemon.Usagef("--load %.200q: %s", u.Redacted(), rule)
-	}
-	if port, err := strconv.ParseUint(u.Port(), 10, 16); u.Port() != "" && (err != nil || port == 0) {
-		return nil, daemon.Usagef("--load %.200q: want a port of 1 to 65535", u.Redacted())
-	}
-	return u, nil
+	return check.ParseURL("load", s, "want http://host:port/path, https://… or none", "http", "https")
 }
 
 // asker asks a URL for the load of an instance.
@@ -67,19 +52,7 @@ type asker struct {
 // Ask asks u, as a check would: no redirect is followed, no certificate
 // verified.
 func Ask(u *url.URL, log *slog.Logger) Func {
-	a := &asker{
-		client: &http.Client{
-			Transport: &http.Transport{
-				TLSClientConfig:        &tls.Config{InsecureSkipVerify: true},
-				MaxIdleConnsPerHost:    1,
-				IdleConnTimeout:        30 * time.Second,
-				MaxResponseHeaderBytes: 64 << 10,
-				ForceAttemptHTTP2:      true,
-			},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-		target: u.String(), name: u.Redacted(), log: log,
-	}
+	a := &asker{client: check.NewClient(), target: u.String(), name: u.Redacted(), log: log}
 	return a.load
 }
 
