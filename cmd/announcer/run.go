@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/proxima-discovery/proxima/internal/announcing"
 	"github.com/proxima-discovery/proxima/internal/announcing/check"
 	"github.com/proxima-discovery/proxima/internal/announcing/load"
 	"github.com/proxima-discovery/proxima/internal/announcing/supervisor"
@@ -61,7 +63,7 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 	if err != nil {
 		return err
 	}
-	in, o, err := c.instance(s)
+	e, o, err := c.entry(s)
 	if err != nil {
 		return err
 	}
@@ -69,7 +71,7 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 		return err
 	}
 	defer s.end(ctx)
-	s.announcer.List(in, s.where.Won)
+	s.announcer.List(e)
 
 	sup := &supervisor.Supervisor{Log: s.log, Again: p.Again}
 	if len(argv) > 0 {
@@ -82,9 +84,9 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 		}
 		s.begun()
 		if o.Load == nil && c.Load != load.None {
-			o.Load = c.measure(s, in, sup.Command.PID())
+			o.Load = c.measure(s, e.Instance.Endpoints, sup.Command.PID())
 		}
-		sup.Leave = announceAtLast(ctx, s, in, o)
+		sup.Leave = announceAtLast(ctx, s, e, o)
 	} else {
 		conn, registry, err := s.connect(ctx)
 		if err != nil {
@@ -92,7 +94,7 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 		}
 		defer conn.Close()
 		s.begun()
-		a, err := s.announcer.Announce(registry, in, o)
+		a, err := s.announcer.Announce(registry, e, o)
 		if err != nil {
 			return err
 		}
@@ -103,7 +105,7 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 
 // announceAtLast announces as soon as the registry can be opened, and returns
 // what takes the instance out again.
-func announceAtLast(ctx context.Context, s *session, in events.Instance, o kv.AnnounceOptions) func(context.Context) error {
+func announceAtLast(ctx context.Context, s *session, e *announcing.Entry, o kv.AnnounceOptions) func(context.Context) error {
 	var a *kv.Announcement
 	var conn *nats.Conn
 	announced := make(chan error, 1)
@@ -112,7 +114,7 @@ func announceAtLast(ctx context.Context, s *session, in events.Instance, o kv.An
 		var registry *kv.Registry
 		var err error
 		if conn, registry, err = s.connectAtLast(ctx); err == nil {
-			a, err = s.announcer.Announce(registry, in, o)
+			a, err = s.announcer.Announce(registry, e, o)
 		}
 		if err != nil && ctx.Err() == nil {
 			s.announcer.Board.Fail(err)
@@ -151,60 +153,57 @@ func (c *runCommand) argv() ([]string, error) {
 }
 
 // measure measures the command, if this system lets us.
-func (c *runCommand) measure(s *session, in events.Instance, pid int) load.Func {
+func (c *runCommand) measure(s *session, endpoints map[string]string, pid int) load.Func {
 	// A measurement over a longer time, while there were no beats, would tell
 	// the past.
-	measured, err := load.Measure(pid, load.Ports(in.Endpoints), 2*c.BeatInterval)
+	measured, err := load.Measure(pid, load.Ports(endpoints), 2*c.BeatInterval)
 	if err != nil {
 		s.log.Info("the load of the command is not measured", "reason", err)
 	}
 	return measured
 }
 
-// instance is what the flags describe, and how it is announced.
-func (c *runCommand) instance(s *session) (events.Instance, kv.AnnounceOptions, error) {
-	o := kv.AnnounceOptions{Drain: c.Drain, BeatInterval: c.BeatInterval}
-	in := events.Instance{
-		ID: c.ID, Service: c.Service,
+// entry is what the flags describe, and how it is announced.
+func (c *runCommand) entry(s *session) (*announcing.Entry, kv.AnnounceOptions, error) {
+	none := kv.AnnounceOptions{}
+	// Zero in a record means the default. A flag of zero is refused.
+	switch {
+	case c.TTL == 0:
+		return nil, none, daemon.Usagef("--ttl 0s: want whole seconds from 1s to 1h")
+	case c.Weight == 0:
+		return nil, none, daemon.Usagef("--weight 0: want 1 to 10000")
+	}
+	e := &announcing.Entry{Won: s.where.Won, Instance: events.Instance{
+		ID: cmp.Or(c.ID, randomID(c.Service)), Service: c.Service,
 		Endpoints: c.Endpoint, Location: s.where.Location,
 		Version: c.ServiceVersion, Weight: c.Weight, Metadata: c.Metadata,
 		Started: time.Now(), TTL: c.TTL,
-	}
-	if in.ID == "" {
-		in.ID = randomID(c.Service)
-	}
-	// Zero means the default to a record; who writes it means something else.
-	switch {
-	case c.TTL == 0:
-		return in, o, daemon.Usagef("--ttl 0s: want whole seconds from 1s to 1h")
-	case c.Weight == 0:
-		return in, o, daemon.Usagef("--weight 0: want 1 to 10000")
-	}
-	if _, err := events.Encode(in); err != nil {
-		return in, o, flagError(err)
+	}}
+	if err := e.Prepare(); err != nil {
+		return nil, none, flagError(err)
 	}
 	switch {
 	case c.Drain < 0:
-		return in, o, daemon.Usagef("--drain %s: want 0 or more", c.Drain)
+		return nil, none, daemon.Usagef("--drain %s: want 0 or more", c.Drain)
 	case c.BeatInterval < load.ShortestInterval:
-		return in, o, daemon.Usagef("--beat-interval %s: want %s or more", c.BeatInterval, load.ShortestInterval)
+		return nil, none, daemon.Usagef("--beat-interval %s: want %s or more", c.BeatInterval, load.ShortestInterval)
 	}
-	ask, err := check.ParseOptional(c.Check)
+	var err error
+	if e.Ask, err = check.ParseOptional(c.Check); err != nil {
+		return nil, none, daemon.Usagef("--%w", err) // it begins with "check"
+	}
 	if c.Check == "" && len(c.Command) > 0 {
-		ask = check.Listening(in.Endpoints)
-	}
-	if err != nil {
-		return in, o, daemon.Usagef("--%w", err) // it begins with "check"
+		e.Ask = check.Listening(c.Endpoint)
 	}
 	u, err := load.Parse(c.Load)
 	if err != nil {
-		return in, o, daemon.Usagef("--%w", err)
+		return nil, none, daemon.Usagef("--%w", err) // it begins with "load"
 	}
-	o.Check = ask
+	o := kv.AnnounceOptions{Drain: c.Drain, BeatInterval: c.BeatInterval}
 	if u != nil {
-		o.Load = load.Ask(u, s.log.With("service", in.Service, "instance", in.ID))
+		o.Load = load.Ask(u, s.log.With("service", c.Service, "instance", e.Instance.ID))
 	}
-	return in, o, nil
+	return e, o, nil
 }
 
 // randomID is the service and 8 random characters, short enough for an id.

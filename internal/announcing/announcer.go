@@ -2,16 +2,13 @@
 package announcing
 
 import (
-	"cmp"
 	"errors"
 	"log/slog"
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/announcing/check"
-	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/latency"
-	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
 // Announcer announces instances and shows their states on its board.
@@ -25,18 +22,21 @@ type Announcer struct {
 }
 
 // List puts an instance on the board, as not registered yet.
-func (a *Announcer) List(in events.Instance, won map[topology.Level]string) {
-	a.Board.add(in, won)
-	a.OnState(kv.State{Service: in.Service, Instance: in.ID, Phase: kv.Checking, Status: in.Status, Since: time.Now()})
+func (a *Announcer) List(e *Entry) {
+	a.Board.add(&e.Instance, e.Won)
+	a.OnState(kv.State{Service: e.Instance.Service, Instance: e.Instance.ID, Phase: kv.Checking, Status: e.Instance.Status, Since: time.Now()})
 }
 
-// Announce announces an instance that is on the board. What all have in common
-// is filled in.
-func (a *Announcer) Announce(registry *kv.Registry, in events.Instance, o kv.AnnounceOptions) (*kv.Announcement, error) {
+// Announce announces an instance that is on the board. Its check, and what all
+// have in common, are filled in.
+func (a *Announcer) Announce(registry *kv.Registry, e *Entry, o kv.AnnounceOptions) (*kv.Announcement, error) {
+	if o.Check == nil {
+		o.Check = e.Ask
+	}
 	o.CheckInterval, o.CheckTimeout = a.CheckInterval, check.Timeout
 	// A lease is renewed after a third of the ttl, which may fail after 2 s:
 	// what is left must do for the wait and for another server.
-	mover := NewMover(registry.Conn(), cmp.Or(in.TTL, events.DefaultTTL)/6, a.Logger)
+	mover := NewMover(registry.Conn(), e.Instance.TTL/6, a.Logger)
 	o.OnState = func(state kv.State) {
 		a.OnState(state)
 		a.Board.onState(state)
@@ -44,5 +44,5 @@ func (a *Announcer) Announce(registry *kv.Registry, in events.Instance, o kv.Ann
 	}
 	o.Logger = slog.New(withoutPhases{a.Logger.Handler()})
 	o.Locator = latency.NewLocator()
-	return registry.Announce(in, o)
+	return registry.Announce(e.Instance, o)
 }

@@ -40,7 +40,7 @@ func NewBoard(log *slog.Logger) *Board {
 }
 
 // add puts an instance on the board, where won says who knew its location.
-func (b *Board) add(in events.Instance, won map[topology.Level]string) {
+func (b *Board) add(in *events.Instance, won map[topology.Level]string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.lines[name(in.Service, in.ID)] = &line{
@@ -51,7 +51,7 @@ func (b *Board) add(in events.Instance, won map[topology.Level]string) {
 }
 
 // describe changes what is said about an instance on the board.
-func (b *Board) describe(in events.Instance, won map[topology.Level]string) {
+func (b *Board) describe(in *events.Instance, won map[topology.Level]string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if l := b.lines[name(in.Service, in.ID)]; l != nil {
@@ -60,7 +60,7 @@ func (b *Board) describe(in events.Instance, won map[topology.Level]string) {
 }
 
 // about are the attributes that tell an instance.
-func about(in events.Instance, won map[topology.Level]string) []any {
+func about(in *events.Instance, won map[topology.Level]string) []any {
 	endpoints := make([]string, 0, len(in.Endpoints))
 	for _, protocol := range slices.Sorted(maps.Keys(in.Endpoints)) {
 		endpoints = append(endpoints, protocol+"="+in.Endpoints[protocol])

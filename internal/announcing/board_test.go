@@ -100,7 +100,7 @@ func TestTheBoardLogsEveryChangeOnce(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var out bytes.Buffer
 			b := NewBoard(slog.New(slog.NewTextHandler(&out, nil)))
-			b.add(listed, map[topology.Level]string{topology.Zone: "flags"})
+			b.add(&listed, map[topology.Level]string{topology.Zone: "flags"})
 			for _, s := range tt.states {
 				s.Service, s.Instance = "user", "user-1"
 				b.onState(s)
@@ -141,7 +141,7 @@ func TestTheBoardSaysWhatIsMissing(t *testing.T) {
 	for _, id := range []string{"user-1", "user-2"} {
 		in := listed
 		in.ID = id
-		b.add(in, nil)
+		b.add(&in, nil)
 	}
 	wants("2 of 2 not registered: user/user-1: checking; user/user-2: checking")
 	state("user-1", kv.Registered, nil)

@@ -102,9 +102,9 @@ func (k *keeper) end() bool {
 func (k *keeper) begin(e *Entry) *kept {
 	is := &kept{entry: e}
 	is.ask.Store(&e.Ask)
-	k.announcer.List(e.Instance, e.Won)
+	k.announcer.List(e)
 	var err error
-	is.announcement, err = k.announcer.Announce(k.registry, e.Instance, kv.AnnounceOptions{Check: is.check, Drain: longestDrain})
+	is.announcement, err = k.announcer.Announce(k.registry, e, kv.AnnounceOptions{Check: is.check, Drain: longestDrain})
 	if err != nil {
 		k.announcer.Logger.Error("cannot announce", "service", e.Instance.Service, "instance", e.Instance.ID, "error", err)
 		k.announcer.Board.remove(e.Name())
@@ -116,7 +116,7 @@ func (k *keeper) begin(e *Entry) *kept {
 func (k *keeper) update(is *kept, e *Entry) {
 	is.entry = e
 	is.ask.Store(&e.Ask)
-	k.announcer.Board.describe(e.Instance, e.Won)
+	k.announcer.Board.describe(&e.Instance, e.Won)
 	err := is.announcement.Update(func(in *events.Instance) {
 		before := *in
 		*in = e.Instance

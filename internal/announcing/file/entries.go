@@ -2,7 +2,6 @@ package file
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -67,19 +66,16 @@ func parseEntry(data []byte, d defaults) (*announcing.Entry, error) {
 			return nil, err
 		}
 	}
-	e := &announcing.Entry{Drain: d.drain, Won: make(map[topology.Level]string)}
+	e := &announcing.Entry{Drain: d.drain}
 	if err := parseOwn(fields, e); err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(data, &e.Instance); err != nil {
 		return nil, fieldError(err)
 	}
-	locate(e, d.where)
-	e.Instance.TTL = cmp.Or(e.Instance.TTL, events.DefaultTTL)
-	e.Instance.Weight = cmp.Or(e.Instance.Weight, events.DefaultWeight)
-	e.Instance.Status = cmp.Or(e.Instance.Status, events.Up)
-	var err error
-	if e.Record, err = events.Encode(e.Instance); err != nil {
+	e.Locate(d.where, "file")
+	err := e.Prepare()
+	if err != nil {
 		return nil, fieldError(err)
 	}
 	if e.Ask, err = check.ParseOptional(e.Check); err != nil {
@@ -119,31 +115,6 @@ func parseOwn(fields map[string]json.RawMessage, e *announcing.Entry) error {
 		e.Drain = drain
 	}
 	return nil
-}
-
-// locate fills in what the entry does not say of its location, from where the
-// announcer runs. An entry in another region or zone shares nothing below it.
-func locate(e *announcing.Entry, here topology.Detection) {
-	elsewhere := false
-	for _, f := range []struct {
-		level topology.Level
-		value *string
-		here  string
-	}{
-		{topology.Region, &e.Instance.Location.Region, here.Location.Region},
-		{topology.Zone, &e.Instance.Location.Zone, here.Location.Zone},
-		{topology.Rack, &e.Instance.Location.Rack, here.Location.Rack},
-		{topology.Host, &e.Instance.Location.Host, here.Location.Host},
-	} {
-		switch {
-		case *f.value != "":
-			e.Won[f.level] = "file"
-			wide := f.level == topology.Region || f.level == topology.Zone
-			elsewhere = elsewhere || wide && *f.value != f.here
-		case f.here != "" && !elsewhere:
-			*f.value, e.Won[f.level] = f.here, here.Won[f.level]
-		}
-	}
 }
 
 // fieldError says which field breaks which rule, without the package's name.

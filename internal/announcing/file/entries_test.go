@@ -25,12 +25,12 @@ func TestEntriesMayHaveAllThatARecordHas(t *testing.T) {
 		Location: topology.Location{Region: "r", Zone: "z", Rack: "k", Host: "h"}, Status: events.Draining, Version: "1",
 		Weight: 7, Metadata: map[string]string{"a": "b"}, Coordinate: &events.Coordinate{Height: 1}, Started: time.Now(), TTL: time.Minute,
 	}
-	data, err := events.Encode(in)
+	record, err := events.Encode(in)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var fields map[string]any
-	if err := json.Unmarshal(data, &fields); err != nil {
+	if err := json.Unmarshal(record, &fields); err != nil {
 		t.Fatal(err)
 	}
 	for field := range fields {
@@ -42,7 +42,7 @@ func TestEntriesMayHaveAllThatARecordHas(t *testing.T) {
 	if len(fields) != len(strings.Fields(entryFields)) {
 		t.Errorf("an entry may have %s, a record and its extras have %v", entryFields, fields)
 	}
-	data, err = json.Marshal([]any{fields})
+	data, err := json.Marshal([]any{fields})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,8 +51,8 @@ func TestEntriesMayHaveAllThatARecordHas(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := entries[0]
-	if again, err := events.Encode(e.Instance); err != nil || !slices.Equal(again, e.Record) {
-		t.Errorf("record %s, error %v", again, err)
+	if again, err := events.Encode(e.Instance); err != nil || !slices.Equal(again, record) {
+		t.Errorf("record %s, want %s, error %v", again, record, err)
 	}
 	if e.Instance.Weight != 7 || e.Instance.Location.Rack != "k" || e.Check != "http://h:80/" || e.Drain != time.Second || e.Ask == nil {
 		t.Errorf("entry %+v", e)
