@@ -16,7 +16,7 @@ func TestACommandIsMeasured(t *testing.T) {
 	r := newRegistry(t)
 	heard := r.beats(user1)
 	// The one that is busy is a child of the command.
-	p := start(t, nil, append(announce(r.url, deadAddress(t), "--check", "none", "--beat-interval", "300ms"), "--", "sh", "-c", `"$0" burn 50; exit 5`, os.Args[0])...)
+	p := start(t, nil, append(announce(r.url, deadAddress(t), "--check", "none", "--beat-interval", "300ms"), "--", "sh", "-c", `"$0" child burn 50; exit 5`, os.Args[0])...)
 	p.ready()
 	// It has a processor of those there are, as far as the other tests let it.
 	cpus := float64(runtime.NumCPU())
@@ -27,8 +27,8 @@ func TestACommandIsMeasured(t *testing.T) {
 	if b.InFlight != 0 || b.Queue != 0 {
 		t.Errorf("calls that nobody made: %+v", b)
 	}
-	p.signal(syscall.SIGTERM)
-	p.exit()
+	p.Signal(syscall.SIGTERM)
+	p.Exit()
 	before := len(heard.get())
 	time.Sleep(500 * time.Millisecond)
 	if n := len(heard.get()); n != before {
