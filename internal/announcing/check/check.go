@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,48 +29,60 @@ const rule = "want http://host:port/path, https://…, tcp://host:port or grpc:/
 
 // Parse reads a check. The error says what is wrong with it.
 func Parse(s string) (Func, error) {
-	u, err := url.Parse(s)
+	u, err := ParseURL("check", s, rule, "http", "https", "tcp", "grpc")
 	if err != nil {
-		if strings.Contains(s, "@") { // perhaps after a password
-			s = "…"
-		}
-		return nil, fmt.Errorf("check %.200q: %s", s, rule)
-	}
-	name := u.Redacted()
-	refuse := func(rule string) (Func, error) { return nil, fmt.Errorf("check %.200q: %s", name, rule) }
-	if u.Opaque != "" || u.Hostname() == "" {
-		return refuse(rule)
-	}
-	isHTTP := u.Scheme == "http" || u.Scheme == "https"
-	if !isHTTP && u.Scheme != "tcp" && u.Scheme != "grpc" {
-		return refuse(rule)
-	}
-	if !validPort(u.Port()) && (u.Port() != "" || !isHTTP) {
-		return refuse("want a port of 1 to 65535")
+		return nil, err
 	}
 	var ask Func
 	switch {
-	case isHTTP:
+	case isHTTP(u):
 		ask = askHTTP(u)
 	case u.User != nil || u.RawQuery != "":
-		return refuse(rule)
 	case u.Scheme == "tcp" && u.Path == "":
 		ask = askTCP(u.Host)
 	case u.Scheme == "grpc":
 		ask = askGRPC(u.Host, u.Path)
-	default:
-		return refuse(rule)
 	}
-	return bounded(name, ask), nil
+	if ask == nil {
+		return nil, fmt.Errorf("check %.200q: %s", u.Redacted(), rule)
+	}
+	return bounded(u.Redacted(), ask), nil
+}
+
+// ParseURL reads the URL of something that is asked: what names it, and rule is
+// the end of the error. Only http and https may do without a port.
+func ParseURL(what, s, rule string, schemes ...string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil && strings.Contains(s, "@"): // perhaps after a password
+		return nil, fmt.Errorf("%s \"…\": %s", what, rule)
+	case err != nil:
+		return nil, fmt.Errorf("%s %.200q: %s", what, s, rule)
+	case !slices.Contains(schemes, u.Scheme) || u.Hostname() == "":
+		return nil, fmt.Errorf("%s %.200q: %s", what, u.Redacted(), rule)
+	}
+	port, err := strconv.ParseUint(u.Port(), 10, 16)
+	if (err != nil || port == 0) && !(u.Port() == "" && isHTTP(u)) {
+		return nil, fmt.Errorf("%s %.200q: want a port of 1 to 65535", what, u.Redacted())
+	}
+	return u, nil
+}
+
+func isHTTP(u *url.URL) bool { return u.Scheme == "http" || u.Scheme == "https" }
+
+// None is the check that always passes.
+const None = "none"
+
+// ParseOptional is Parse that returns nil for "" and [None].
+func ParseOptional(s string) (Func, error) {
+	if s == "" || s == None {
+		return nil, nil
+	}
+	return Parse(s)
 }
 
 // TCP is the check that opens a connection to address.
 func TCP(address string) Func { return bounded("tcp://"+address, askTCP(address)) }
-
-func validPort(port string) bool {
-	n, err := strconv.ParseUint(port, 10, 16)
-	return err == nil && n > 0
-}
 
 // bounded gives ask a deadline and its errors a name.
 func bounded(name string, ask Func) Func {

@@ -17,7 +17,7 @@ import (
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 
-	"github.com/proxima-discovery/proxima/internal/daemon/check"
+	"github.com/proxima-discovery/proxima/internal/announcing/check"
 )
 
 func Example() {

@@ -1,8 +1,7 @@
-package main
+package load
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -11,47 +10,33 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/internal/announcing/check"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// loadFunc says how loaded an instance is; false: it is not known now. It is
+// Func says how loaded an instance is; false: it is not known now. It is
 // what kv.AnnounceOptions.Load wants, and called by one goroutine at a time.
-type loadFunc func() (events.Beat, bool)
+type Func func() (events.Beat, bool)
 
 const (
-	// noLoad is the --load that tells nothing.
-	noLoad = "none"
-	// loadTimeout bounds one question.
-	loadTimeout = 2 * time.Second
-	// shortestBeat is the least --beat-interval: processor time is counted
+	// None is the --load that tells nothing.
+	None = "none"
+	// timeout bounds one question.
+	timeout = 2 * time.Second
+	// ShortestInterval is the least --beat-interval: processor time is counted
 	// in hundredths of a second.
-	shortestBeat = 100 * time.Millisecond
+	ShortestInterval = 100 * time.Millisecond
 )
 
-// parseLoad returns nil for what is not a URL: nothing, or none.
-func parseLoad(text string) (*url.URL, error) {
-	if text == "" || text == noLoad {
+// Parse reads the URL of something that tells a load. It returns nil for "" and
+// [None]. The error says what is wrong with it.
+func Parse(s string) (*url.URL, error) {
+	if s == "" || s == None {
 		return nil, nil
 	}
-	const rule = "want http://host:port/path, https://… or none"
-	u, err := url.Parse(text)
-	if err != nil {
-		if strings.Contains(text, "@") { // perhaps after a password
-			text = "…"
-		}
-		return nil, daemon.Usagef("--load %.200q: %s", text, rule)
-	}
-	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
-		return nil, daemon.Usagef("--load %.200q: %s", u.Redacted(), rule)
-	}
-	if port, err := strconv.ParseUint(u.Port(), 10, 16); u.Port() != "" && (err != nil || port == 0) {
-		return nil, daemon.Usagef("--load %.200q: want a port of 1 to 65535", u.Redacted())
-	}
-	return u, nil
+	return check.ParseURL("load", s, "want http://host:port/path, https://… or none", "http", "https")
 }
 
 // asker asks a URL for the load of an instance.
@@ -64,22 +49,10 @@ type asker struct {
 	trouble string // what was wrong the last time, "" for nothing
 }
 
-// askLoad asks u, as a check would: no redirect is followed, no certificate
+// Ask asks u, as a check would: no redirect is followed, no certificate
 // verified.
-func askLoad(u *url.URL, log *slog.Logger) loadFunc {
-	a := &asker{
-		client: &http.Client{
-			Transport: &http.Transport{
-				TLSClientConfig:        &tls.Config{InsecureSkipVerify: true},
-				MaxIdleConnsPerHost:    1,
-				IdleConnTimeout:        30 * time.Second,
-				MaxResponseHeaderBytes: 64 << 10,
-				ForceAttemptHTTP2:      true,
-			},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-		target: u.String(), name: u.Redacted(), log: log,
-	}
+func Ask(u *url.URL, log *slog.Logger) Func {
+	a := &asker{client: check.NewClient(), target: u.String(), name: u.Redacted(), log: log}
 	return a.load
 }
 
@@ -100,12 +73,12 @@ func (a *asker) load() (events.Beat, bool) {
 }
 
 func (a *asker) ask() (events.Beat, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	data, err := a.get(ctx)
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return events.Beat{}, fmt.Errorf("no answer within %v", loadTimeout)
+		return events.Beat{}, fmt.Errorf("no answer within %v", timeout)
 	case err != nil:
 		return events.Beat{}, err
 	}
@@ -141,8 +114,8 @@ func (a *asker) get(ctx context.Context) ([]byte, error) {
 	return data, nil
 }
 
-// ports are those of an instance's endpoints.
-func ports(endpoints map[string]string) []uint16 {
+// Ports are those of an instance's endpoints.
+func Ports(endpoints map[string]string) []uint16 {
 	var all []uint16
 	for protocol, address := range endpoints {
 		if protocol == events.NATS {

@@ -1,4 +1,4 @@
-package daemon
+package announcing
 
 import (
 	"log/slog"

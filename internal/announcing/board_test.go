@@ -1,4 +1,4 @@
-package main
+package announcing
 
 import (
 	"bytes"
@@ -99,8 +99,8 @@ func TestTheBoardLogsEveryChangeOnce(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var out bytes.Buffer
-			b := newBoard(slog.New(slog.NewTextHandler(&out, nil)))
-			b.add(listed, map[topology.Level]string{topology.Zone: "flags"})
+			b := NewBoard(slog.New(slog.NewTextHandler(&out, nil)))
+			b.add(&listed, map[topology.Level]string{topology.Zone: "flags"})
 			for _, s := range tt.states {
 				s.Service, s.Instance = "user", "user-1"
 				b.onState(s)
@@ -121,14 +121,14 @@ func TestTheBoardLogsEveryChangeOnce(t *testing.T) {
 }
 
 func TestTheBoardSaysWhatIsMissing(t *testing.T) {
-	b := newBoard(slog.New(slog.DiscardHandler))
+	b := NewBoard(slog.New(slog.DiscardHandler))
 	state := func(id string, phase kv.Phase, err error) {
 		b.onState(kv.State{Service: "user", Instance: id, Phase: phase, Err: err})
 	}
 	wants := func(want string) {
 		t.Helper()
 		got := ""
-		if err := b.ready(); err != nil {
+		if err := b.Ready(); err != nil {
 			got = err.Error()
 		}
 		if got != want {
@@ -141,7 +141,7 @@ func TestTheBoardSaysWhatIsMissing(t *testing.T) {
 	for _, id := range []string{"user-1", "user-2"} {
 		in := listed
 		in.ID = id
-		b.add(in, nil)
+		b.add(&in, nil)
 	}
 	wants("2 of 2 not registered: user/user-1: checking; user/user-2: checking")
 	state("user-1", kv.Registered, nil)
@@ -151,11 +151,11 @@ func TestTheBoardSaysWhatIsMissing(t *testing.T) {
 	wants("")
 	state("user-1", kv.Draining, nil)
 	wants("1 of 2 not registered: user/user-1: draining")
-	b.remove(name{"user", "user-1"})
+	b.remove("user/user-1")
 	wants("")
-	b.fail(errors.New("no JetStream"))
+	b.Fail(errors.New("no JetStream"))
 	wants("no JetStream")
-	b.fail(nil)
+	b.Fail(nil)
 	wants("")
 }
 

@@ -1,8 +1,7 @@
-package main
+package file
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,22 +10,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/proxima-discovery/proxima/internal/daemon/check"
+	"github.com/proxima-discovery/proxima/internal/announcing"
+	"github.com/proxima-discovery/proxima/internal/announcing/check"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
-
-// entry is one instance of a file, and how it is announced.
-type entry struct {
-	instance events.Instance
-	record   []byte // the instance as JSON
-	check    string
-	ask      check.Func // what check says, nil for none
-	drain    time.Duration
-	won      map[topology.Level]string
-}
-
-func (e *entry) name() name { return name{e.instance.Service, e.instance.ID} }
 
 // defaults fill in what the entries of a file leave out.
 type defaults struct {
@@ -43,28 +31,28 @@ const (
 
 // parseEntries reads the JSON array of a file. An error names the entry,
 // counted from 1, and the field; then nothing of the file is used.
-func parseEntries(data []byte, d defaults) ([]*entry, error) {
+func parseEntries(data []byte, d defaults) ([]*announcing.Entry, error) {
 	var raw []json.RawMessage
 	if err := json.Unmarshal(data, &raw); err != nil {
 		return nil, jsonError(data, err)
 	}
-	entries := make([]*entry, 0, len(raw))
-	first := make(map[name]int)
+	entries := make([]*announcing.Entry, 0, len(raw))
+	first := make(map[string]int)
 	for i, r := range raw {
 		e, err := parseEntry(r, d)
 		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", i+1, err)
 		}
-		if before := first[e.name()]; before != 0 {
-			return nil, fmt.Errorf("entry %d: id %q: entry %d of service %s has it already", i+1, e.instance.ID, before, e.instance.Service)
+		if before := first[e.Name()]; before != 0 {
+			return nil, fmt.Errorf("entry %d: id %q: entry %d of service %s has it already", i+1, e.Instance.ID, before, e.Instance.Service)
 		}
-		first[e.name()] = i + 1
+		first[e.Name()] = i + 1
 		entries = append(entries, e)
 	}
 	return entries, nil
 }
 
-func parseEntry(data []byte, d defaults) (*entry, error) {
+func parseEntry(data []byte, d defaults) (*announcing.Entry, error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(data, &fields); err != nil || fields == nil {
 		return nil, errors.New("want an instance as a JSON object")
@@ -78,22 +66,19 @@ func parseEntry(data []byte, d defaults) (*entry, error) {
 			return nil, err
 		}
 	}
-	e := &entry{drain: d.drain, won: make(map[topology.Level]string)}
-	if err := e.parseOwn(fields); err != nil {
+	e := &announcing.Entry{Drain: d.drain}
+	if err := parseOwn(fields, e); err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(data, &e.instance); err != nil {
+	if err := json.Unmarshal(data, &e.Instance); err != nil {
 		return nil, fieldError(err)
 	}
-	e.locate(d.where)
-	e.instance.TTL = cmp.Or(e.instance.TTL, events.DefaultTTL)
-	e.instance.Weight = cmp.Or(e.instance.Weight, events.DefaultWeight)
-	e.instance.Status = cmp.Or(e.instance.Status, events.Up)
-	var err error
-	if e.record, err = events.Encode(e.instance); err != nil {
+	e.Locate(d.where, "file")
+	err := e.Prepare()
+	if err != nil {
 		return nil, fieldError(err)
 	}
-	if e.ask, err = checkFor(e.check, e.instance.Endpoints, false); err != nil {
+	if e.Ask, err = check.ParseOptional(e.Check); err != nil {
 		return nil, err
 	}
 	return e, nil
@@ -112,9 +97,9 @@ func onlyKnown(within string, fields map[string]json.RawMessage, known string) e
 }
 
 // parseOwn reads the fields that are not the instance's.
-func (e *entry) parseOwn(fields map[string]json.RawMessage) error {
+func parseOwn(fields map[string]json.RawMessage, e *announcing.Entry) error {
 	if text, ok := fields["check"]; ok {
-		if err := json.Unmarshal(text, &e.check); err != nil {
+		if err := json.Unmarshal(text, &e.Check); err != nil {
 			return fmt.Errorf("check %s: want a string", text)
 		}
 	}
@@ -127,34 +112,9 @@ func (e *entry) parseOwn(fields map[string]json.RawMessage) error {
 		if err != nil || drain < 0 {
 			return fmt.Errorf(`drain %q: want a duration such as "5s"`, s)
 		}
-		e.drain = drain
+		e.Drain = drain
 	}
 	return nil
-}
-
-// locate fills in what the entry does not say of its location, from where the
-// announcer runs. An entry in another region or zone shares nothing below it.
-func (e *entry) locate(here topology.Detection) {
-	elsewhere := false
-	for _, f := range []struct {
-		level topology.Level
-		value *string
-		here  string
-	}{
-		{topology.Region, &e.instance.Location.Region, here.Location.Region},
-		{topology.Zone, &e.instance.Location.Zone, here.Location.Zone},
-		{topology.Rack, &e.instance.Location.Rack, here.Location.Rack},
-		{topology.Host, &e.instance.Location.Host, here.Location.Host},
-	} {
-		switch {
-		case *f.value != "":
-			e.won[f.level] = "file"
-			wide := f.level == topology.Region || f.level == topology.Zone
-			elsewhere = elsewhere || wide && *f.value != f.here
-		case f.here != "" && !elsewhere:
-			*f.value, e.won[f.level] = f.here, here.Won[f.level]
-		}
-	}
 }
 
 // fieldError says which field breaks which rule, without the package's name.

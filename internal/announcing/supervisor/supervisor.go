@@ -1,4 +1,4 @@
-package main
+package supervisor
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 	"github.com/proxima-discovery/proxima/internal/daemon"
 )
 
-// supervisor takes an announced instance to its end.
+// Supervisor takes an announced instance to its end.
 //
 // Told to stop, it lets the instance leave, and only then passes the signal on
 // to the command: draining → wait → deregister → signal → wait for the exit.
@@ -19,22 +19,22 @@ import (
 // to finish. A second signal hurries all of this.
 //
 // A command that ends by itself is deregistered at once.
-type supervisor struct {
-	log     *slog.Logger
-	command *command // nil: somebody else runs the instance
-	// leave ends the announcement, sooner when its context ends.
-	leave func(context.Context) error
-	again <-chan os.Signal // those who tell us to stop, once more
-	other <-chan os.Signal // what else is passed on
+type Supervisor struct {
+	Log     *slog.Logger
+	Command *Command // nil: somebody else runs the instance
+	// Leave ends the announcement, sooner when its context ends.
+	Leave func(context.Context) error
+	Again <-chan os.Signal // those who tell us to stop, once more
+	Other <-chan os.Signal // what else is passed on
 }
 
-// run returns when all has ended. ctx ends when it is told to stop.
-func (s *supervisor) run(ctx context.Context) error {
+// Run returns when all has ended. ctx ends when it is told to stop.
+func (s *Supervisor) Run(ctx context.Context) error {
 	leaving, hurry := context.WithCancel(context.WithoutCancel(ctx))
 	defer hurry()
 	var exited <-chan struct{}
-	if s.command != nil {
-		exited = s.command.exited
+	if s.Command != nil {
+		exited = s.Command.exited
 	}
 	var (
 		stop    = ctx.Done()
@@ -44,7 +44,7 @@ func (s *supervisor) run(ctx context.Context) error {
 	)
 	begin := func() chan error {
 		done := make(chan error, 1)
-		go func() { done <- s.leave(leaving) }() // waited for below
+		go func() { done <- s.Leave(leaving) }() // waited for below
 		return done
 	}
 	for {
@@ -56,17 +56,17 @@ func (s *supervisor) run(ctx context.Context) error {
 		case err := <-left:
 			left = nil
 			s.notDeregistered(err)
-			if s.command == nil {
+			if s.Command == nil {
 				return nil
 			}
 			if !hurried {
 				s.pass(first)
 			}
-		case again := <-s.again:
+		case again := <-s.Again:
 			hurried = hurried || stop != nil || left != nil
 			hurry()
 			s.pass(again)
-		case other := <-s.other:
+		case other := <-s.Other:
 			s.pass(other)
 		case <-exited:
 			hurry()
@@ -81,33 +81,33 @@ func (s *supervisor) run(ctx context.Context) error {
 	}
 }
 
-func (s *supervisor) pass(signal os.Signal) {
-	if s.command == nil {
+func (s *Supervisor) pass(signal os.Signal) {
+	if s.Command == nil {
 		return
 	}
-	if err := s.command.signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		s.log.Warn("a signal did not reach the command", "signal", signal.String(), "error", err)
+	if err := s.Command.signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		s.Log.Warn("a signal did not reach the command", "signal", signal.String(), "error", err)
 	}
 }
 
 // notDeregistered is no failure of the stop: the lease ends by itself.
-func (s *supervisor) notDeregistered(err error) {
+func (s *Supervisor) notDeregistered(err error) {
 	if err != nil {
-		s.log.Debug("left without being heard", "error", err)
+		s.Log.Debug("left without being heard", "error", err)
 	}
 }
 
 // exit is the command's exit code. To be killed by the very signal that was
 // passed on after a clean leave is the end that was asked for, and no error.
-func (s *supervisor) exit(first os.Signal, hurried bool) error {
-	code := s.command.code()
-	if first != nil && !hurried && s.command.endedBy(first) {
+func (s *Supervisor) exit(first os.Signal, hurried bool) error {
+	code := s.Command.code()
+	if first != nil && !hurried && s.Command.endedBy(first) {
 		code = 0
 	}
-	if s.command.err != nil {
-		return &daemon.ExitError{Code: code, Err: s.command.err}
+	if s.Command.err != nil {
+		return &daemon.ExitError{Code: code, Err: s.Command.err}
 	}
-	s.log.Info("the command has ended", "code", code)
+	s.Log.Info("the command has ended", "code", code)
 	if code == 0 {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package main
+package announcing
 
 import (
 	"cmp"
@@ -15,20 +15,18 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// board shows where every announcement is: it logs each change, and says
+// Board shows where every announcement is: it logs each change, and says
 // whether all are well. It is safe for concurrent use.
-type board struct {
+type Board struct {
 	log *slog.Logger
 
-	mu      sync.Mutex // guards what follows
-	lines   map[name]*line
-	failure error // nothing can be announced
+	mu      sync.Mutex       // guards what follows
+	lines   map[string]*line // by name
+	failure error            // nothing can be announced
 }
 
 // name is what an announcer knows an instance by.
-type name struct{ service, id string }
-
-func (n name) String() string { return n.service + "/" + n.id }
+func name(service, id string) string { return service + "/" + id }
 
 type line struct {
 	about []any // attributes that tell the instance
@@ -36,15 +34,16 @@ type line struct {
 	seen  bool // it has been registered before
 }
 
-func newBoard(log *slog.Logger) *board {
-	return &board{log: log, lines: make(map[name]*line)}
+// NewBoard makes an empty board.
+func NewBoard(log *slog.Logger) *Board {
+	return &Board{log: log, lines: make(map[string]*line)}
 }
 
 // add puts an instance on the board, where won says who knew its location.
-func (b *board) add(in events.Instance, won map[topology.Level]string) {
+func (b *Board) add(in *events.Instance, won map[topology.Level]string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.lines[name{in.Service, in.ID}] = &line{
+	b.lines[name(in.Service, in.ID)] = &line{
 		about: about(in, won),
 		state: kv.State{Phase: kv.Checking, Status: cmp.Or(in.Status, events.Up)},
 	}
@@ -52,16 +51,16 @@ func (b *board) add(in events.Instance, won map[topology.Level]string) {
 }
 
 // describe changes what is said about an instance on the board.
-func (b *board) describe(in events.Instance, won map[topology.Level]string) {
+func (b *Board) describe(in *events.Instance, won map[topology.Level]string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if l := b.lines[name{in.Service, in.ID}]; l != nil {
+	if l := b.lines[name(in.Service, in.ID)]; l != nil {
 		l.about = about(in, won)
 	}
 }
 
 // about are the attributes that tell an instance.
-func about(in events.Instance, won map[topology.Level]string) []any {
+func about(in *events.Instance, won map[topology.Level]string) []any {
 	endpoints := make([]string, 0, len(in.Endpoints))
 	for _, protocol := range slices.Sorted(maps.Keys(in.Endpoints)) {
 		endpoints = append(endpoints, protocol+"="+in.Endpoints[protocol])
@@ -76,21 +75,21 @@ func about(in events.Instance, won map[topology.Level]string) []any {
 	}
 }
 
-func (b *board) remove(n name) {
+func (b *Board) remove(name string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.lines, n)
+	delete(b.lines, name)
 }
 
-// fail notes that the registry cannot be used at all, and with nil that it can.
-func (b *board) fail(err error) {
+// Fail notes that the registry cannot be used at all, and with nil that it can.
+func (b *Board) Fail(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.failure = err
 }
 
-// ready says which announcements are not registered, nil when all are.
-func (b *board) ready() error {
+// Ready says which announcements are not registered, nil when all are.
+func (b *Board) Ready() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.failure != nil {
@@ -114,9 +113,9 @@ func (b *board) ready() error {
 }
 
 // onState is the hook of every announcement.
-func (b *board) onState(s kv.State) {
+func (b *Board) onState(s kv.State) {
 	b.mu.Lock()
-	l := b.lines[name{s.Service, s.Instance}]
+	l := b.lines[name(s.Service, s.Instance)]
 	if l == nil {
 		b.mu.Unlock()
 		return

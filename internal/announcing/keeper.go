@@ -1,13 +1,12 @@
-package main
+package announcing
 
 import (
-	"bytes"
 	"context"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/proxima-discovery/proxima/internal/daemon/check"
+	"github.com/proxima-discovery/proxima/internal/announcing/check"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -20,26 +19,26 @@ const longestDrain = time.Hour
 // thing after the other: an instance that comes back while it is leaving is
 // announced when it has left.
 type keeper struct {
-	session  *session
-	registry *kv.Registry
+	announcer *Announcer
+	registry  *kv.Registry
 
 	changed chan struct{} // holds one: wanted is new
 
 	mu     sync.Mutex // guards what follows
-	wanted *entry     // nil: nothing
+	wanted *Entry     // nil: nothing
 	ended  bool       // nobody looks at wanted any more
 }
 
 // kept is what a keeper has announced.
 type kept struct {
-	entry        *entry
+	entry        *Entry
 	announcement *kv.Announcement
 	ask          atomic.Pointer[check.Func]
 }
 
 // want says what is wanted from now on, nil for nothing. It returns false when
 // the keeper has ended, and another one is needed.
-func (k *keeper) want(e *entry) bool {
+func (k *keeper) want(e *Entry) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.ended {
@@ -72,7 +71,7 @@ func (k *keeper) run(ctx, hurry context.Context) {
 		case wanted == nil:
 			if is != nil {
 				is.leave(hurry, true)
-				k.session.board.remove(is.entry.name())
+				k.announcer.Board.remove(is.entry.Name())
 				is = nil
 			}
 			if k.end() {
@@ -100,34 +99,34 @@ func (k *keeper) end() bool {
 	return k.ended
 }
 
-func (k *keeper) begin(e *entry) *kept {
+func (k *keeper) begin(e *Entry) *kept {
 	is := &kept{entry: e}
-	is.ask.Store(&e.ask)
-	k.session.list(e.instance, e.won)
+	is.ask.Store(&e.Ask)
+	k.announcer.List(e)
 	var err error
-	is.announcement, err = k.session.announce(k.registry, e.instance, kv.AnnounceOptions{Check: is.check, Drain: longestDrain})
+	is.announcement, err = k.announcer.Announce(k.registry, e, kv.AnnounceOptions{Check: is.check, Drain: longestDrain})
 	if err != nil {
-		k.session.log.Error("cannot announce", "service", e.instance.Service, "instance", e.instance.ID, "error", err)
-		k.session.board.remove(e.name())
+		k.announcer.Logger.Error("cannot announce", "service", e.Instance.Service, "instance", e.Instance.ID, "error", err)
+		k.announcer.Board.remove(e.Name())
 		return nil
 	}
 	return is
 }
 
-func (k *keeper) update(is *kept, e *entry) {
+func (k *keeper) update(is *kept, e *Entry) {
 	is.entry = e
-	is.ask.Store(&e.ask)
-	k.session.board.describe(e.instance, e.won)
+	is.ask.Store(&e.Ask)
+	k.announcer.Board.describe(&e.Instance, e.Won)
 	err := is.announcement.Update(func(in *events.Instance) {
 		before := *in
-		*in = e.instance
+		*in = e.Instance
 		in.Incarnation, in.Started = before.Incarnation, before.Started
 		if in.Coordinate == nil {
 			in.Coordinate = before.Coordinate // found, not written in the file
 		}
 	})
 	if err != nil {
-		k.session.log.Warn("not announced as the file says", "service", e.instance.Service, "instance", e.instance.ID, "error", err)
+		k.announcer.Logger.Warn("not announced as the file says", "service", e.Instance.Service, "instance", e.Instance.ID, "error", err)
 	}
 }
 
@@ -142,7 +141,7 @@ func (is *kept) check(ctx context.Context) error {
 // leave waits until the announcement has ended. What went wrong is on the
 // board.
 func (is *kept) leave(hurry context.Context, drain bool) {
-	patience := is.entry.drain
+	patience := is.entry.Drain
 	if !drain {
 		patience = 0
 	}
@@ -153,11 +152,7 @@ func (is *kept) leave(hurry context.Context, drain bool) {
 
 // canBecome says whether the announcement can go on as e: its key, lease and
 // incarnation stay.
-func (is *kept) canBecome(e *entry) bool {
-	a, b := &is.entry.instance, &e.instance
+func (is *kept) canBecome(e *Entry) bool {
+	a, b := &is.entry.Instance, &e.Instance
 	return a.Key() == b.Key() && a.TTL == b.TTL && a.Incarnation == b.Incarnation && a.Started.Equal(b.Started)
-}
-
-func (e *entry) same(other *entry) bool {
-	return e.check == other.check && e.drain == other.drain && bytes.Equal(e.record, other.record)
 }

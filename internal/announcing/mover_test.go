@@ -1,4 +1,4 @@
-package daemon_test
+package announcing_test
 
 import (
 	"log/slog"
@@ -6,10 +6,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/announcing"
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/testkit"
 )
+
+func flags(url string) *daemon.NATSFlags {
+	return &daemon.NATSFlags{URL: url, ConnectTimeout: testkit.Patience}
+}
 
 func TestMoverMovesToAnotherServerWhileThereIsTrouble(t *testing.T) {
 	a, b := natstest.Start(t, natstest.Listen), natstest.Start(t, natstest.Listen)
@@ -19,7 +24,7 @@ func TestMoverMovesToAnotherServerWhileThereIsTrouble(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	m := daemon.NewMover(nc, 20*time.Millisecond, log.Logger(slog.LevelInfo))
+	m := announcing.NewMover(nc, 20*time.Millisecond, log.Logger(slog.LevelInfo))
 	before := nc.ConnectedUrl()
 	m.Trouble(true)
 	m.Trouble(true)
@@ -46,7 +51,7 @@ func TestMoverStaysWhereThereIsNoOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	m := daemon.NewMover(nc, 5*time.Millisecond, log.Logger(slog.LevelInfo))
+	m := announcing.NewMover(nc, 5*time.Millisecond, log.Logger(slog.LevelInfo))
 	m.Trouble(true)
 	time.Sleep(100 * time.Millisecond)
 	m.Trouble(false)

@@ -15,22 +15,26 @@ import (
 // for the next check.
 const maxBody = 64 << 10
 
-// askHTTP passes on 2xx and 3xx. It follows no redirect: being sent elsewhere
-// is an answer, and elsewhere is not the instance. Certificates are not
-// verified, as kubelets do not: the check asks an address, mostly of this
-// machine, that no certificate names, and sends nothing secret.
-func askHTTP(u *url.URL) Func {
-	client := &http.Client{
+// NewClient returns a client that asks one instance. It follows no redirect:
+// being sent elsewhere is an answer, and elsewhere is not the instance.
+// Certificates are not verified, as kubelets do not: the address, mostly of this
+// machine, is in no certificate, and nothing secret is sent.
+func NewClient() *http.Client {
+	return &http.Client{
 		Transport: &http.Transport{
 			TLSClientConfig:        &tls.Config{InsecureSkipVerify: true},
 			MaxIdleConnsPerHost:    1,
-			IdleConnTimeout:        30 * time.Second, // a check that is used no more leaves nothing behind
+			IdleConnTimeout:        30 * time.Second, // a client that is used no more leaves nothing behind
 			MaxResponseHeaderBytes: maxBody,
 			ForceAttemptHTTP2:      true,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	target := u.String()
+}
+
+// askHTTP passes on 2xx and 3xx.
+func askHTTP(u *url.URL) Func {
+	client, target := NewClient(), u.String()
 	return func(ctx context.Context) error {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 		if err != nil {

@@ -1,4 +1,4 @@
-package main
+package file
 
 import (
 	"encoding/json"
@@ -25,12 +25,12 @@ func TestEntriesMayHaveAllThatARecordHas(t *testing.T) {
 		Location: topology.Location{Region: "r", Zone: "z", Rack: "k", Host: "h"}, Status: events.Draining, Version: "1",
 		Weight: 7, Metadata: map[string]string{"a": "b"}, Coordinate: &events.Coordinate{Height: 1}, Started: time.Now(), TTL: time.Minute,
 	}
-	data, err := events.Encode(in)
+	record, err := events.Encode(in)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var fields map[string]any
-	if err := json.Unmarshal(data, &fields); err != nil {
+	if err := json.Unmarshal(record, &fields); err != nil {
 		t.Fatal(err)
 	}
 	for field := range fields {
@@ -42,7 +42,7 @@ func TestEntriesMayHaveAllThatARecordHas(t *testing.T) {
 	if len(fields) != len(strings.Fields(entryFields)) {
 		t.Errorf("an entry may have %s, a record and its extras have %v", entryFields, fields)
 	}
-	data, err = json.Marshal([]any{fields})
+	data, err := json.Marshal([]any{fields})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,10 +51,10 @@ func TestEntriesMayHaveAllThatARecordHas(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := entries[0]
-	if again, err := events.Encode(e.instance); err != nil || !slices.Equal(again, e.record) {
-		t.Errorf("record %s, error %v", again, err)
+	if again, err := events.Encode(e.Instance); err != nil || !slices.Equal(again, record) {
+		t.Errorf("record %s, want %s, error %v", again, record, err)
 	}
-	if e.instance.Weight != 7 || e.instance.Location.Rack != "k" || e.check != "http://h:80/" || e.drain != time.Second || e.ask == nil {
+	if e.Instance.Weight != 7 || e.Instance.Location.Rack != "k" || e.Check != "http://h:80/" || e.Drain != time.Second || e.Ask == nil {
 		t.Errorf("entry %+v", e)
 	}
 }
@@ -78,14 +78,14 @@ func TestEntriesAreFilledIn(t *testing.T) {
 				t.Fatal(err)
 			}
 			e := entries[0]
-			if got := e.instance.Location.String(); got != tt.want {
+			if got := e.Instance.Location.String(); got != tt.want {
 				t.Errorf("location %s, want %s", got, tt.want)
 			}
-			if got := e.won[topology.Zone]; got != tt.zoneBy {
+			if got := e.Won[topology.Zone]; got != tt.zoneBy {
 				t.Errorf("zone by %q, want %q", got, tt.zoneBy)
 			}
-			if e.instance.TTL != events.DefaultTTL || e.instance.Weight != events.DefaultWeight || e.instance.Status != events.Up ||
-				e.drain != here.drain || e.ask != nil {
+			if e.Instance.TTL != events.DefaultTTL || e.Instance.Weight != events.DefaultWeight || e.Instance.Status != events.Up ||
+				e.Drain != here.drain || e.Ask != nil {
 				t.Errorf("entry %+v", e)
 			}
 		})
@@ -138,12 +138,12 @@ func FuzzParseEntries(f *testing.F) {
 			}
 			return
 		}
-		seen := make(map[name]bool)
+		seen := make(map[string]bool)
 		for _, e := range entries {
-			if err := e.instance.Validate(); err != nil || e.drain < 0 || seen[e.name()] {
+			if err := e.Instance.Validate(); err != nil || e.Drain < 0 || seen[e.Name()] {
 				t.Errorf("entry %+v, error %v", e, err)
 			}
-			seen[e.name()] = true
+			seen[e.Name()] = true
 		}
 	})
 }

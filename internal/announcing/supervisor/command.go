@@ -1,4 +1,4 @@
-package main
+package supervisor
 
 import (
 	"errors"
@@ -18,24 +18,25 @@ const (
 	exitSignalled     = 128
 )
 
-// passedOn are the signals that go to the command, besides those that end the
+// PassedOn are the signals that go to the command, besides those that end the
 // program.
-func passedOn() []os.Signal {
+func PassedOn() []os.Signal {
 	return []os.Signal{syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2}
 }
 
-// command is the process that is wrapped. It has a process group of its own,
+// Command is the process that is wrapped. It has a process group of its own,
 // so that Ctrl-C in a terminal reaches only us: the command hears of it when
 // its callers have gone. Being in the background of that terminal it cannot
 // read from it; its standard input is then empty.
-type command struct {
+type Command struct {
 	process *os.Process
 	exited  chan struct{} // closed when it has ended, and the rest is set
 	status  syscall.WaitStatus
 	err     error
 }
 
-func startCommand(argv []string, p *daemon.Process) (*command, error) {
+// Start starts a command with the output of p.
+func Start(argv []string, p *daemon.Process) (*Command, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = p.Stdout, p.Stderr
 	if p.Stdin != nil && !isTerminal(p.Stdin) {
@@ -49,7 +50,7 @@ func startCommand(argv []string, p *daemon.Process) (*command, error) {
 		}
 		return nil, &daemon.ExitError{Code: code, Err: err}
 	}
-	c := &command{process: cmd.Process, exited: make(chan struct{})}
+	c := &Command{process: cmd.Process, exited: make(chan struct{})}
 	wait := c.wait
 	if os.Getpid() == 1 {
 		wait = c.waitAsInit
@@ -67,7 +68,10 @@ func isTerminal(f *os.File) bool {
 	return err == nil && info.Mode()&fs.ModeCharDevice != 0
 }
 
-func (c *command) wait(cmd *exec.Cmd) {
+// PID is the id of its process.
+func (c *Command) PID() int { return c.process.Pid }
+
+func (c *Command) wait(cmd *exec.Cmd) {
 	err := cmd.Wait()
 	if _, isStatus := errors.AsType[*exec.ExitError](err); err != nil && !isStatus {
 		c.err = err
@@ -79,7 +83,7 @@ func (c *command) wait(cmd *exec.Cmd) {
 
 // waitAsInit also buries the orphans that a container's first process
 // inherits, until the command has ended.
-func (c *command) waitAsInit(cmd *exec.Cmd) {
+func (c *Command) waitAsInit(cmd *exec.Cmd) {
 	for {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, 0, nil)
@@ -97,7 +101,7 @@ func (c *command) waitAsInit(cmd *exec.Cmd) {
 
 // signal passes a signal on. What a terminal sends goes to the whole group, as
 // a terminal sends it; the others go to the command alone, as kill does.
-func (c *command) signal(s os.Signal) error {
+func (c *Command) signal(s os.Signal) error {
 	select {
 	case <-c.exited:
 		return os.ErrProcessDone
@@ -111,7 +115,7 @@ func (c *command) signal(s os.Signal) error {
 
 // code is the exit code, as a shell would tell it. It is valid once the
 // command has exited.
-func (c *command) code() int {
+func (c *Command) code() int {
 	switch {
 	case c.err != nil:
 		return exitNotExecutable
@@ -123,6 +127,6 @@ func (c *command) code() int {
 }
 
 // endedBy says whether the signal has killed it.
-func (c *command) endedBy(s os.Signal) bool {
+func (c *Command) endedBy(s os.Signal) bool {
 	return c.err == nil && c.status.Signaled() && os.Signal(c.status.Signal()) == s
 }

@@ -1,16 +1,13 @@
-package main
+package load
 
 import (
 	"fmt"
 	"maps"
 	"math"
-	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,112 +15,22 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// limits says whether this process, and whatever the tests start, is in a
-// cgroup with limits, where the neighbours count.
-func limits() bool {
-	m := &meter{root: "/", pid: os.Getpid()}
-	_, _, cpu := m.limited("cpu.max")
-	_, _, memory := m.limited("memory.max")
-	return cpu || memory
-}
-
-func TestTheLoadOfACommandIsThatOfItsProcesses(t *testing.T) {
-	t.Parallel()
-	r := newRegistry(t)
-	const mib = 200
-	user2 := events.Key{Service: "user", ID: "user-2"}
-	busy, idle := r.beats(user1), r.beats(user2)
-	flags := []string{"--check", "none", "--beat-interval", "300ms"}
-	// The one that is busy is a child of the command.
-	b := start(t, nil, append(announce(r.url, deadAddress(t), flags...), "--", "sh", "-c", `"$0" child burn "$1"; exit 5`, os.Args[0], fmt.Sprint(mib))...)
-	i := start(t, nil, append(announce(r.url, deadAddress(t), append(flags, "--id", "user-2")...), "--", "sleep", "100")...)
-	b.ready()
-
-	// It has a processor of those there are, as far as the other tests let it.
-	cpus := float64(runtime.NumCPU())
-	total, ok := number("/proc/meminfo", "MemTotal:")
-	least := mib * 1024 / total
-	working := busy.await("a busy processor, and the memory that it takes at the start", func(b events.Beat) bool {
-		return b.CPU >= 0.3/cpus && b.Memory >= least
-	})
-	sleeping := idle.await("no load", func(b events.Beat) bool { return b.CPU < 0.3/cpus || limits() })
-	if in := r.await(user1, events.Up); working.Incarnation != in.Incarnation || in.Incarnation == "" {
-		t.Errorf("%+v tells as %q", in, working.Incarnation)
-	}
-	if working.InFlight != 0 || working.Queue != 0 {
-		t.Errorf("calls that nobody made: %+v", working)
-	}
-	if !ok || working.Memory > 10*least && !limits() {
-		t.Errorf("%d MiB of %.0f kB are %v of memory, want %v and a little", mib, total, working.Memory, least)
-	}
-	if !limits() && (sleeping.Memory <= 0 || sleeping.Memory > working.Memory/2) {
-		t.Errorf("%v of memory asleep, %v at work", sleeping.Memory, working.Memory)
-	}
-	t.Logf("at work %+v, asleep %+v", working, sleeping)
-	for _, p := range []process{b, i} {
-		p.Signal(syscall.SIGTERM)
-		p.Exit()
-	}
-	before := len(busy.get()) + len(idle.get())
-	time.Sleep(500 * time.Millisecond)
-	if n := len(busy.get()) + len(idle.get()); n != before {
-		t.Errorf("%d beats of the dead", n-before)
-	}
-}
-
-func TestConnectionsToACommandAreItsCalls(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		child   string
-		network string
-		want    events.Beat
-	}{
-		{"serve", "127.0.0.1", events.Beat{InFlight: 3}},
-		{"serve", "", events.Beat{InFlight: 3}}, // IPv6, where there is, for both
-		{"polite", "127.0.0.1", events.Beat{Queue: 3}},
-	} {
-		t.Run(tt.child+" on "+tt.network, func(t *testing.T) {
-			t.Parallel()
-			r := newRegistry(t)
-			heard := r.beats(user1)
-			backend := newPort(t)
-			address := backend.addr
-			_, port, _ := net.SplitHostPort(address)
-			backend.release()
-			p := start(t, nil, append(announce(r.url, address, "--check", "none", "--beat-interval", "100ms"), wrapped(tt.child, net.JoinHostPort(tt.network, port))...)...)
-			p.ready()
-			calls := func(b events.Beat) events.Beat { return events.Beat{InFlight: b.InFlight, Queue: b.Queue} }
-			heard.await("no calls", func(b events.Beat) bool { return calls(b) == events.Beat{} })
-			var conns []net.Conn
-			for range 3 {
-				conn, err := net.Dial("tcp", address)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer conn.Close()
-				conns = append(conns, conn)
-			}
-			heard.await("three calls", func(b events.Beat) bool { return calls(b) == tt.want })
-			if tt.want.Queue > 0 {
-				return
-			}
-			conns[0].Close()
-			heard.await("two calls", func(b events.Beat) bool { return b.InFlight == 2 })
-		})
-	}
-}
-
 // files makes a tree of files, and is the one that a meter of process 7 sees.
 type files struct {
-	t *testing.T
+	t    *testing.T
+	root string
 	*meter
 }
 
 func newFiles(t *testing.T, all ...map[string]string) files {
 	t.Helper()
-	f := files{t, &meter{root: t.TempDir(), pid: 7, ports: []uint16{8080, 9090}, patience: time.Minute}}
+	f := files{t, t.TempDir(), nil}
 	for _, some := range all {
 		f.write(some)
+	}
+	var err error
+	if f.meter, err = newMeter(f.root, 7, []uint16{8080, 9090}, time.Minute); err != nil {
+		t.Fatal(err)
 	}
 	return f
 }
@@ -154,7 +61,7 @@ func (f files) wants(what string, want events.Beat) {
 // stat is a process by its ticks of user, system, children's user and
 // children's system time, and its pages.
 func stat(name string, utime, stime, cutime, cstime, pages int) string {
-	return fmt.Sprintf("7 (%s) S 1 7 7 0 -1 4194304 100 0 0 0 %d %d %d %d 20 0 1 0 155004 3133440 %d 18446744073709551615 1 1\n", name, utime, stime, cutime, cstime, pages)
+	return fmt.Sprintf("7 (%s) S 1 7 7 0 -1 4194304 100 0 0 0 %d %d %d %d 20 0 1 0 155004 3133440 %d 18446744073709551615"+strings.Repeat(" 1", 27)+"\n", name, utime, stime, cutime, cstime, pages)
 }
 
 // cpu1 lets the process run on one processor of the machine, whatever it has.
@@ -278,52 +185,16 @@ func TestOnlyConnectionsToItsPortsAreItsCalls(t *testing.T) {
 				"   2: 0100007F:1F90 0100007F:B2C4 01 00000000:00000000" + rest + "1531 1\n" + // accepted
 				"   3: 0100007F:1F90 0100007F:B2C5 01 00000000:00000010" + rest + "0 1\n" + // not yet
 				"   4: 0100007F:B2C4 0100007F:1F90 01 00000000:00000000" + rest + "1532 1\n" + // the other end
-				"   5: 0100007F:1F90 0100007F:B2C6 06 00000000:00000000" + rest + "0 1\n" + // TIME_WAIT
-				"   6: 0100007F:1F90\n",
+				"   5: 0100007F:1F90 0100007F:B2C6 06 00000000:00000000" + rest + "0 1\n", // TIME_WAIT
 			"proc/7/net/tcp6": head +
 				"   0: 00000000000000000000000000000000:2382 00000000000000000000000000000000:0000 0A 00000000:0000000B" + rest + "1 1\n" +
 				"   1: 0000000000000000FFFF00000100007F:1F90 0000000000000000FFFF00000100007F:B2C7 01 00000000:00000000" + rest + "2 1\n",
 		})
 		f.load()
 		f.wants("four and six", events.Beat{InFlight: 2, Queue: 14})
-		f.ports = ports(map[string]string{"http": "10.0.0.5:8080", "tcp": "[::1]:9091", "nats": "a.b"})
+		f.ports = Ports(map[string]string{"http": "10.0.0.5:8080", "tcp": "[::1]:9091", "nats": "a.b"})
 		f.wants("one port", events.Beat{InFlight: 2, Queue: 3})
-		f.ports = ports(map[string]string{"nats": "a.b"})
+		f.ports = Ports(map[string]string{"nats": "a.b"})
 		f.wants("no port", events.Beat{})
-	})
-}
-
-func FuzzParseStat(f *testing.F) {
-	f.Add("x", 1, 2, 3, 4, 5, "")
-	f.Add(") R 1 2", -1, 0, 1<<62, 0, -5, "x")
-	f.Add("\n)\x00(", 1, 2, 3, 4, 5, ") R")
-	f.Fuzz(func(t *testing.T, name string, utime, stime, cutime, cstime, pages int, junk string) {
-		_, _ = parseStat(junk) // does not panic
-		got, err := parseStat(stat(name, utime, stime, cutime, cstime, pages))
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := usage{time.Duration(utime+stime+cutime+cstime) * 10 * time.Millisecond, float64(pages) * float64(os.Getpagesize())}
-		if got != want {
-			t.Fatalf("%+v, want %+v", got, want)
-		}
-	})
-}
-
-func FuzzParseSocket(f *testing.F) {
-	for _, s := range []string{
-		"", "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000003 00:00000000 00000000     0        0 1529 1",
-		"   2: 0100007F:1F90 0100007F:B2C4 01 00000000:00000000 00:00000000 00000000     0        0 1531 1", "0 : 0 0A :FFFFFFFF 0 0 0 0 0",
-	} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, line string) {
-		port, accepted, waiting := parseSocket([]byte(line))
-		if accepted < 0 || accepted > 1 || waiting < 0 || accepted*waiting != 0 {
-			t.Fatalf("%q: port %d, %d, %d", line, port, accepted, waiting)
-		}
-		if accepted+waiting > 0 && !strings.Contains(strings.ToUpper(line), fmt.Sprintf("%X", port)) {
-			t.Fatalf("%q has no port %d", line, port)
-		}
 	})
 }
