@@ -38,7 +38,7 @@ func (r *Router) newHandler() http.Handler {
 		switch t, found := target(req); {
 		case found:
 			req.Pattern = t.pattern
-			r.proxy(w, req, t)
+			r.proxy.serve(w, req, t)
 		default:
 			mux.ServeHTTP(w, req)
 		}
@@ -58,13 +58,16 @@ func (r *Router) newMux() *http.ServeMux {
 			writeError(w, errMethod)
 		})
 	}
-	handle("GET", "/v1/services", r.door("services", r.listServices))
-	handle("GET", "/v1/services/{service}", r.door("service", r.listInstances))
-	handle("GET", "/v1/explain/{service}", r.door("explain", r.explain))
-	handle("GET", "/v1/events", http.HandlerFunc(r.streamChanges))
-	handle("POST", "/v1/register", r.door("register", r.register))
-	handle("PUT", "/v1/heartbeat", r.door("heartbeat", r.heartbeat))
-	handle("DELETE", "/v1/deregister", r.door("deregister", r.deregister))
+	handle("GET", "/v1/services", r.door("services", r.lookup.services))
+	handle("GET", "/v1/services/{service}", r.door("service", r.lookup.instances))
+	handle("GET", "/v1/explain/{service}", r.door("explain", r.lookup.explain))
+	handle("GET", "/v1/events", &changeStreams{
+		directory: r.directory, nc: r.nc, ready: r.ready, stopping: r.stopping, open: make(chan struct{}, maxStreams),
+	})
+	registration := registration{r.registrar}
+	handle("POST", "/v1/register", r.door("register", registration.register))
+	handle("PUT", "/v1/heartbeat", r.door("heartbeat", registration.heartbeat))
+	handle("DELETE", "/v1/deregister", r.door("deregister", registration.deregister))
 	handle("GET", "/healthz", http.HandlerFunc(healthz))
 	handle("GET", "/readyz", http.HandlerFunc(r.readyz))
 	if r.opts.MetricsHandler != nil {
@@ -95,7 +98,7 @@ func (r *Router) door(name string, answer func(*http.Request) (reply, error)) ht
 		req.Body = http.MaxBytesReader(w, req.Body, maxBody)
 		if err := origin.Check(req); err != nil {
 			err = &foreign{err}
-			r.count(name, "", strconv.Itoa(writeError(w, err)), began)
+			r.counts.add(name, "", strconv.Itoa(writeError(w, err)), began)
 			return
 		}
 		a, err := answer(req)
@@ -109,7 +112,7 @@ func (r *Router) door(name string, answer func(*http.Request) (reply, error)) ht
 			}
 			writeJSON(w, status, a.body)
 		}
-		r.count(name, a.service, strconv.Itoa(status), began)
+		r.counts.add(name, a.service, strconv.Itoa(status), began)
 	})
 }
 
