@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -43,7 +44,7 @@ func TestResolvesAndExplainsByNATS(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "all 300 are seen", func() bool { return strings.Contains(d.get("/v1/services").body, `"instances":300`) })
+	testkit.Eventually(t, "all 300 are seen", func() bool { return strings.Contains(d.get("/v1/services").body, `"instances":300`) })
 	reply, _ = d.ask("proxima.resolve.many", "")
 	list = decode[router.Instances](t, string(reply.Data))
 	if n := len(list.Instances); n < 50 || n >= 300 || !list.Truncated || list.Instances[0].Circle != "zone" {
@@ -107,7 +108,7 @@ func TestMoreCallsThanAllowedAreRefusedAtOnce(t *testing.T) {
 			t.Errorf("%v %v", m, err)
 		}
 	}
-	eventually(t, "there is room again", func() bool {
+	testkit.Eventually(t, "there is room again", func() bool {
 		_, code := d.ask("proxima.resolve.slow", "")
 		return code == ""
 	})
@@ -119,7 +120,7 @@ func TestTwoRoutersExecuteACallOnce(t *testing.T) {
 	first := f.router(router.Options{})
 	second := f.router(router.Options{Selector: selector.Options{Location: zoneB}}) // of another zone
 	first.instance("user", "u", zoneA, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { calls.Add(1) }))
-	eventually(t, "both know the service", func() bool { return second.get("/v1/services/user").status == 200 })
+	testkit.Eventually(t, "both know the service", func() bool { return second.get("/v1/services/user").status == 200 })
 	for range 200 {
 		if _, code := first.ask("proxima.route.user", ""); code != "" {
 			t.Fatal(code)
@@ -154,7 +155,7 @@ func TestCallsThatRunWhenARouterStopsAreAnswered(t *testing.T) {
 	}
 	stopped := make(chan struct{})
 	go func() { d.end(); close(stopped) }()
-	eventually(t, "nobody takes calls any more", func() bool {
+	testkit.Eventually(t, "nobody takes calls any more", func() bool {
 		_, err := f.nc.Request("proxima.resolve.user", nil, time.Second)
 		return err == nats.ErrNoResponders //nolint:errorlint // as nats.go returns it
 	})

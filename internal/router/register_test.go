@@ -11,6 +11,7 @@ import (
 	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/router"
 	"github.com/proxima-discovery/proxima/internal/router/registrar"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -112,7 +113,7 @@ func TestAnInstanceThatMovedIsListedOnce(t *testing.T) {
 	if got := d.do("POST", "/v1/register", strings.Replace(u1Body, `"zone":"a"`, `"zone":"b"`, 1)); got.status != 200 {
 		t.Fatalf("got %d %s", got.status, got.body)
 	}
-	eventually(t, "the old place is gone", func() bool {
+	testkit.Eventually(t, "the old place is gone", func() bool {
 		list := decode[router.Instances](t, d.get("/v1/services/user").body)
 		return len(list.Instances) == 1 && list.Instances[0].Location == zoneB
 	})
@@ -133,7 +134,7 @@ func TestTwoInstancesOfOneIDMustBeToldApart(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "both are seen", func() bool {
+	testkit.Eventually(t, "both are seen", func() bool {
 		list := decode[router.Instances](t, d.get("/v1/services/user").body)
 		return len(list.Instances) == 2
 	})
@@ -149,7 +150,7 @@ func TestHeartbeatsMayGoToAnyRouterAndToOneThatWasRestarted(t *testing.T) {
 	f := newFleet(t)
 	first, second := f.router(router.Options{}), f.router(router.Options{})
 	first.do("POST", "/v1/register", u1Body)
-	eventually(t, "the other router takes a heartbeat", func() bool {
+	testkit.Eventually(t, "the other router takes a heartbeat", func() bool {
 		return second.do("PUT", "/v1/heartbeat", u1Ref).status == 200
 	})
 	first.end()

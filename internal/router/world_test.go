@@ -220,14 +220,4 @@ func decode[T any](tb testing.TB, data string) T {
 
 func decodeInto(data []byte, v any) error { return json.Unmarshal(data, v) }
 
-// eventually waits until ok says so, for what only time can bring.
-func eventually(tb testing.TB, what string, ok func() bool) {
-	tb.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			tb.Fatalf("it never came true that %s", what)
-		}
-	}
-}
-
 func noRetries() selector.Options { return selector.Options{Budget: -1} }
