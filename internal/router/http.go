@@ -1,7 +1,6 @@
 package router
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -165,20 +164,6 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
 	_, _ = w.Write(append(data, '\n')) // fails only when the caller has gone
-}
-
-// beside writes the JSON of two structs as one object.
-func beside(a, b any) (json.RawMessage, error) {
-	first, err := json.Marshal(a)
-	if err != nil {
-		return nil, err
-	}
-	second, err := json.Marshal(b)
-	if err != nil {
-		return nil, err
-	}
-	first[len(first)-1] = ','
-	return append(first, bytes.TrimPrefix(second, []byte("{"))...), nil
 }
 
 func healthz(w http.ResponseWriter, _ *http.Request) {

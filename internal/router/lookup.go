@@ -60,78 +60,31 @@ type Instances struct {
 	Truncated bool `json:"truncated,omitempty"`
 }
 
-// Instance is one of [Instances]. In JSON the fields stand beside those of the
-// instance.
-type Instance struct {
-	events.Instance
-	seen
-}
+// Instance is one of [Instances]: a candidate, of which only a part is written
+// as JSON.
+type Instance struct{ selector.Candidate }
 
-type seen struct {
-	Circle         string  `json:"circle"`
-	DistanceMS     float64 `json:"distance_ms"`
-	DistanceSource string  `json:"distance_source"`
-	Breaker        string  `json:"breaker"`
-	Suspect        bool    `json:"suspect"`
-	Evacuated      bool    `json:"evacuated"`
-}
-
-// MarshalJSON writes the fields side by side.
-func (i Instance) MarshalJSON() ([]byte, error) { return beside(i.Instance, i.seen) }
-
-// UnmarshalJSON reads what MarshalJSON writes.
-func (i *Instance) UnmarshalJSON(data []byte) error {
-	if err := json.Unmarshal(data, &i.Instance); err != nil {
-		return err
-	}
-	return json.Unmarshal(data, &i.seen)
-}
-
-// Listing is what the registry says of a service, before anybody weighs it up.
-type Listing struct {
-	Service   string           `json:"service"`
-	Instances []ListedInstance `json:"instances"` // by place and id
-}
-
-// ListedInstance is one instance of a [Listing]. In JSON the fields stand beside those of
-// the instance.
-type ListedInstance struct {
-	events.Instance
-	marks
-}
-
-type marks struct {
-	Suspect   bool `json:"suspect"`
-	Evacuated bool `json:"evacuated"`
-}
-
-// MarshalJSON writes the fields side by side.
-func (l ListedInstance) MarshalJSON() ([]byte, error) {
-	return beside(l.Instance, l.marks)
-}
-
-// NewListing is the listing of a snapshot.
-func NewListing(s events.Snapshot) Listing {
-	l := Listing{Service: s.Service, Instances: make([]ListedInstance, 0, len(s.Entries))}
-	for _, e := range s.Entries {
-		l.Instances = append(l.Instances, ListedInstance{*e.Instance, marks{e.Suspect, e.Evacuated}})
-	}
-	return l
+// MarshalJSON writes the fields of the instance, and those that callers choose
+// by.
+func (i Instance) MarshalJSON() ([]byte, error) {
+	return i.Candidate.MarshalWith(struct {
+		Circle         string  `json:"circle"`
+		DistanceMS     float64 `json:"distance_ms"`
+		DistanceSource string  `json:"distance_source"`
+		Breaker        string  `json:"breaker"`
+		Suspect        bool    `json:"suspect"`
+		Evacuated      bool    `json:"evacuated"`
+	}{i.Circle, i.DistanceMS, i.DistanceSource, i.Breaker, i.Suspect, i.Evacuated})
 }
 
 // List leaves out of an explanation what only people want to know: also
 // instances that are dead, and listed only because many leases ended together.
 func List(e selector.Explanation) Instances {
 	list := Instances{Service: e.Service, Stale: e.Stale, StaleSeconds: e.StaleSeconds, Instances: make([]Instance, 0, len(e.Instances))}
-	for i := range e.Instances {
-		c := &e.Instances[i]
-		if c.Dead {
-			continue
+	for _, c := range e.Instances {
+		if !c.Dead {
+			list.Instances = append(list.Instances, Instance{c})
 		}
-		list.Instances = append(list.Instances, Instance{
-			c.Instance,
-			seen{c.Circle, c.DistanceMS, c.DistanceSource, c.Breaker, c.Suspect, c.Evacuated},
-		})
 	}
 	return list
 }

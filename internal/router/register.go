@@ -20,7 +20,7 @@ type registered struct{ registrar.Registration }
 
 // MarshalJSON writes the fields side by side.
 func (r registered) MarshalJSON() ([]byte, error) {
-	return beside(r.Instance, lifetime{duration(r.HeartbeatEvery)})
+	return r.Instance.MarshalWith(lifetime{duration(r.HeartbeatEvery)})
 }
 
 // duration is whole milliseconds, which every parser of durations reads.
