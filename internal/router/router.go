@@ -155,7 +155,7 @@ func (r *Router) selectorOptions(registry Registry) selector.Options {
 	}
 	o.Latency.Dial = r.opts.Guard.DialContext
 	if shared, ok := registry.(interface{ Bus() *kv.Bus }); ok {
-		o.Latency.Bus = shared.Bus()
+		o.Bus = shared.Bus()
 	}
 	if o.Logger == nil {
 		o.Logger = r.log
