@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+
+	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
 // role is the variable that makes this test binary another program: tests that
@@ -24,7 +26,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	os.Exit(testkit.Main(m))
 }
 
 // start runs this binary in another role. It is killed with the test, and ends
