@@ -224,7 +224,7 @@ func TestTheCommandRunsWithoutNATS(t *testing.T) {
 				code, body := get(t, admin+"/readyz")
 				return code == 503 && strings.Contains(body, "reason")
 			})
-			p.says("cannot (reach NATS|announce), trying on")
+			p.says("cannot (reach NATS|announce), retrying")
 			began := time.Now()
 			p.Signal(syscall.SIGTERM)
 			p.prints("got terminated")
@@ -245,7 +245,7 @@ func TestTheCommandIsListedWhenNATSComesLater(t *testing.T) {
 	url := "nats://" + later.addr
 	p := start(t, nil, append(announce(url, deadAddress(t), "--check", "none"), wrapped("signals")...)...)
 	p.ready()
-	p.says("cannot reach NATS, trying on")
+	p.says("cannot reach NATS, retrying")
 	later.release()
 	ns := natstest.Start(t, natstest.ListenAt(url))
 	r := &registry{t: t, kv: openRegistry(t, ns)}

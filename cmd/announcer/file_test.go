@@ -99,12 +99,12 @@ func TestABadFileChangesNothing(t *testing.T) {
 		{list(item("two", ""), item("two", "")), `entry 2: id .*two.*: entry 1 of service user has it already`},
 	} {
 		write(t, path, tt.text)
-		p.says(`level=ERROR msg="the file is not used, what was good before stays" .*` + tt.want)
+		p.says(`level=ERROR msg="the file is invalid, the instances stay as they are" .*` + tt.want)
 	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	p.says("what was good before stays.*no such file")
+	p.says("the file is invalid.*no such file")
 	if r.find(key("one")) == nil || r.find(key("two")) != nil {
 		t.Errorf("one is %v, two is %v", r.find(key("one")), r.find(key("two")))
 	}

@@ -125,7 +125,7 @@ func TestTheInstanceTellsItsLoadItself(t *testing.T) {
 		{`{"cpu":0}` + strings.Repeat(" ", 1<<20), `want at most 1024`},
 	} {
 		s.says(tt.answer)
-		p.says(`level=WARN msg="the load is not known, no beats meanwhile" service=user instance=user-1 url="?` + s.URL + `/load\?x=1"? error="[^\n]*` + tt.trouble)
+		p.says(`level=WARN msg="the load is unknown, no beats are sent" service=user instance=user-1 url="?` + s.URL + `/load\?x=1"? error="[^\n]*` + tt.trouble)
 		before := len(heard.get())
 		time.Sleep(300 * time.Millisecond)
 		if n := len(heard.get()); n != before {
@@ -135,7 +135,7 @@ func TestTheInstanceTellsItsLoadItself(t *testing.T) {
 	s.says(`{"queue":7}`)
 	heard.await("the new load", func(b events.Beat) bool { return b == events.Beat{Queue: 7, Incarnation: in.Incarnation} })
 	p.says(`level=INFO msg="the load is known again"`)
-	logged := regexp.MustCompile(`the load is not known.*`).FindAllString(p.Stderr.String(), -1)
+	logged := regexp.MustCompile(`the load is unknown.*`).FindAllString(p.Stderr.String(), -1)
 	logged = slices.DeleteFunc(logged, func(line string) bool { return strings.Contains(line, "no answer within") }) // a slow machine
 	if n := len(logged); n != 6 {
 		t.Errorf("logged %d troubles, want 6\n%s", n, p.Stderr)
@@ -149,7 +149,7 @@ func TestAnInstanceThatTakesTooLongToTellItsLoadHasNone(t *testing.T) {
 	s.says(`{"cpu":0.5}`)
 	s.delay.Store(int64(time.Minute))
 	p := start(t, nil, announce(r.url, deadAddress(t), "--beat-interval", "100ms", "--load", strings.Replace(s.URL, "//", "//u:secret@", 1)+"/load?x=1")...)
-	p.says(`the load is not known, no beats meanwhile.*url="?http://u:xxxxx@127.* error="no answer within 2s"`)
+	p.says(`the load is unknown, no beats are sent.*url="?http://u:xxxxx@127.* error="no answer within 2s"`)
 	if strings.Contains(p.Stderr.String(), "secret") {
 		t.Errorf("stderr %s", p.Stderr)
 	}

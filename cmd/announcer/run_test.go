@@ -130,7 +130,7 @@ func TestAFailingCheckMakesItNotReadyUntilItPasses(t *testing.T) {
 	r.await(user1, events.Up)
 	backend.answer(503)
 	r.await(user1, events.NotReady)
-	p.says("not ready, callers are told to stay away")
+	p.says("not ready: callers avoid the instance")
 	p.says("got 503 Service Unavailable, want 2xx or 3xx")
 	backend.answer(200)
 	r.await(user1, events.Up)
@@ -184,14 +184,14 @@ func TestItComesBackAfterTheServerWasAway(t *testing.T) {
 	p.says("msg=registered")
 	natstest.Stop(ns)
 	p.says("lost the connection to NATS")
-	p.says("the lease is not renewed, trying on")
+	p.says("the lease is not renewed, retrying")
 	if err := os.RemoveAll(filepath.Join(dir, "jetstream")); err != nil { // and it has forgotten everything
 		t.Fatal(err)
 	}
 	ns = natstest.Start(t, natstest.ListenAt(url), func(o *server.Options) { o.StoreDir = dir })
 	r := &registry{t: t, kv: openRegistry(t, ns)}
 	r.await(user1, events.Up)
-	p.says("all is well again")
+	p.says("the announcement works again")
 }
 
 func TestNATSBeingAwayDoesNotHoldTheStopUp(t *testing.T) {

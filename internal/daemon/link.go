@@ -90,7 +90,7 @@ func (l *link) failed(err error) {
 	}
 	l.mu.Unlock()
 	if news {
-		l.logger.Log(context.Background(), level, "cannot reach NATS, trying on", "error", err)
+		l.logger.Log(context.Background(), level, "cannot reach NATS, retrying", "error", err)
 	}
 }
 

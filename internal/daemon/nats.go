@@ -53,7 +53,7 @@ const begin = time.Second
 
 // Begin is Connect for those who have something to go on with: it waits a
 // second at most, and a server that is not there by then is no error.
-func (f *NATSFlags) Begin(ctx context.Context, name string, logger *slog.Logger, options ...nats.Option) (*nats.Conn, error) {
+func (f *NATSFlags) TryConnect(ctx context.Context, name string, logger *slog.Logger, options ...nats.Option) (*nats.Conn, error) {
 	return f.connect(ctx, name, logger, options, true)
 }
 
@@ -97,7 +97,7 @@ func (f *NATSFlags) connect(ctx context.Context, name string, logger *slog.Logge
 // Keep begins to connect and tries for ever. The connection that it returns
 // may be used at once: until the server is there, its calls fail. It returns
 // an error only for flags that can never work.
-func (f *NATSFlags) Keep(name string, logger *slog.Logger, options ...nats.Option) (*nats.Conn, error) {
+func (f *NATSFlags) ConnectInBackground(name string, logger *slog.Logger, options ...nats.Option) (*nats.Conn, error) {
 	l := newLink(logger)
 	l.complain()
 	return f.dial(name, l, options)

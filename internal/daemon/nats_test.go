@@ -80,7 +80,7 @@ func TestBeginGoesOnWithoutAServer(t *testing.T) {
 	address := testkit.FreeAddress(t)
 	log := new(testkit.Output)
 	began := time.Now()
-	nc, err := flags("nats://"+address).Begin(t.Context(), "test", log.Logger(slog.LevelInfo))
+	nc, err := flags("nats://"+address).TryConnect(t.Context(), "test", log.Logger(slog.LevelInfo))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func TestARefusalIsNotWaitedOut(t *testing.T) {
 func TestKeepConnectsWhenTheServerIsThereAndAgainAfterItWas(t *testing.T) {
 	address := testkit.FreeAddress(t)
 	log := new(testkit.Output)
-	nc, err := flags("nats://"+address).Keep("test", log.Logger(slog.LevelInfo))
+	nc, err := flags("nats://"+address).ConnectInBackground("test", log.Logger(slog.LevelInfo))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestKeepConnectsWhenTheServerIsThereAndAgainAfterItWas(t *testing.T) {
 	if err := nc.Publish("x", nil); err == nil {
 		t.Error("publishing without a server: no error")
 	}
-	testkit.Eventually(t, "a complaint", func() bool { return strings.Contains(log.String(), "cannot reach NATS, trying on") })
+	testkit.Eventually(t, "a complaint", func() bool { return strings.Contains(log.String(), "cannot reach NATS, retrying") })
 	ns := natstest.Start(t, natstest.ListenAt(address))
 	testkit.Eventually(t, "the connection", nc.IsConnected)
 	natstest.Stop(ns)
@@ -185,7 +185,7 @@ func TestKeepConnectsWhenTheServerIsThereAndAgainAfterItWas(t *testing.T) {
 	if nc.IsClosed() {
 		t.Error("gave up")
 	}
-	if n := strings.Count(log.String(), "msg=\"cannot reach NATS, trying on\""); n > 4 {
+	if n := strings.Count(log.String(), "msg=\"cannot reach NATS, retrying\""); n > 4 {
 		t.Errorf("%d complaints:\n%s", n, log)
 	}
 }
@@ -283,7 +283,7 @@ func TestFlagsThatCanNeverWorkAreRefusedAtOnce(t *testing.T) {
 			if _, ok := errors.AsType[*daemon.UsageError](err); !ok || !strings.HasPrefix(err.Error(), tt.want) {
 				t.Errorf("error %v, want %s", err, tt.want)
 			}
-			if _, again := tt.flags.Keep("test", slog.New(slog.DiscardHandler)); again == nil {
+			if _, again := tt.flags.ConnectInBackground("test", slog.New(slog.DiscardHandler)); again == nil {
 				t.Error("Keep takes them")
 			}
 			if _, again := tt.flags.Connect(t.Context(), "test", slog.New(slog.DiscardHandler)); again == nil {
