@@ -14,9 +14,6 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// remindAfter is when a server that cannot be reached is mentioned again.
-const remindAfter = time.Minute
-
 // link follows the ups and downs of one connection and logs them.
 type link struct {
 	logger    *slog.Logger

@@ -30,16 +30,6 @@ type NATSFlags struct {
 	ConnectTimeout time.Duration `default:"10s" placeholder:"DURATION" help:"How long to wait for NATS at the start (${default})."`
 }
 
-// How a connection of a daemon behaves: it never gives up, notices a dead
-// server within 6 s, and keeps nothing to replay later: what is late is wrong.
-const (
-	reconnectWait   = 100 * time.Millisecond // and up to reconnectJitter more
-	reconnectJitter = 150 * time.Millisecond
-	pingInterval    = 2 * time.Second
-	maxPings        = 2
-	dialTimeout     = 2 * time.Second
-)
-
 // Connect connects and waits until the server has answered, at most
 // ConnectTimeout. Being refused (credentials, certificates) ends the wait at
 // once. The connection then stays until it is closed, whatever happens to the
@@ -47,9 +37,6 @@ const (
 func (f *NATSFlags) Connect(ctx context.Context, name string, logger *slog.Logger, options ...nats.Option) (*nats.Conn, error) {
 	return f.connect(ctx, name, logger, options, false)
 }
-
-// begin is how long Begin waits.
-const begin = time.Second
 
 // Begin is Connect for those who have something to go on with: it waits a
 // second at most, and a server that is not there by then is no error.
@@ -65,7 +52,7 @@ func (f *NATSFlags) connect(ctx context.Context, name string, logger *slog.Logge
 	}
 	limit := f.ConnectTimeout
 	if goOn {
-		limit = min(limit, begin)
+		limit = min(limit, tryWait)
 	}
 	wait, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -22,9 +21,6 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace/noop"
 )
-
-// flushTimeout bounds what is still sent when the program ends.
-const flushTimeout = 2 * time.Second
 
 // Telemetry is the OpenTelemetry SDK of a program: metrics for Prometheus,
 // and traces when the environment names a collector.
