@@ -5,12 +5,12 @@ import (
 	"net/http"
 )
 
-// HandleHealth adds the three paths that tell how a program is:
+// HandleHealth adds the paths for the state of a program:
 //
-//   - /healthz says that it lives;
-//   - /readyz says whether it does its work, with the reason when not:
-//     ready returns that reason, or nil;
-//   - /metrics is metrics.
+//   - /healthz answers {"ok":true} while the program runs;
+//   - /readyz answers {"ready":true}, or 503 with {"ready":false,"reason":…} when
+//     ready returns an error;
+//   - /metrics answers with metrics.
 func HandleHealth(mux *http.ServeMux, ready func() error, metrics http.Handler) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, health{OK: true})
@@ -38,5 +38,5 @@ func answer(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // fails only when the asker has gone
+	_ = json.NewEncoder(w).Encode(body) // fails only when the client has gone
 }

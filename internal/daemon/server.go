@@ -15,7 +15,8 @@ import (
 // maxHeaderBytes bounds the head of a request.
 const maxHeaderBytes = 64 << 10
 
-// NewHTTPServer is an HTTP server with the limits of a daemon.
+// NewHTTPServer returns an HTTP server with limits for the head of requests and for
+// idle connections. It logs its own errors at debug level.
 func NewHTTPServer(handler http.Handler, logger *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           handler,
@@ -26,7 +27,8 @@ func NewHTTPServer(handler http.Handler, logger *slog.Logger) *http.Server {
 	}
 }
 
-// Listen opens the TCP address of a flag. What is wrong with it is in one line.
+// Listen listens on the TCP address of a flag. A malformed address is a
+// [UsageError].
 func Listen(flag, address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -38,8 +40,8 @@ func Listen(flag, address string) (net.Listener, error) {
 	return l, nil
 }
 
-// Serve runs srv on l until ctx ends, then lets requests end for grace before
-// it closes their connections.
+// Serve serves l until ctx ends. Then it accepts no more connections, waits up to
+// grace for the requests under way, and closes what is left.
 func Serve(ctx context.Context, srv *http.Server, l net.Listener, grace time.Duration) error {
 	var g errgroup.Group
 	served := make(chan struct{})
