@@ -35,11 +35,9 @@ type Entry struct {
 	Revision uint64
 }
 
-// Why an instance left a registry.
-const (
-	ReasonDeregistered = "deregistered" // it said so itself
-	ReasonExpired      = "expired"      // it did not renew its lease
-)
+// ReasonDeregistered is why an instance left a registry, when it deregistered
+// itself.
+const ReasonDeregistered = "deregistered"
 
 // Compare orders instances by service, region, zone and id, as they stand in a
 // [Snapshot].
