@@ -13,6 +13,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/router/directory"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
@@ -193,7 +194,7 @@ func TestWatchPrintsEveryChange(t *testing.T) {
 	}
 	var kinds []string
 	for in := bufio.NewScanner(strings.NewReader(jsonOut.String())); in.Scan(); {
-		var c router.Change
+		var c directory.Change
 		if err := json.Unmarshal(in.Bytes(), &c); err != nil {
 			t.Fatalf("not JSON: %s", in.Text())
 		}

@@ -3,10 +3,11 @@ package router
 import (
 	"fmt"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -20,18 +21,6 @@ func (e *badRequest) Error() string {
 		v = v[:80] + "…"
 	}
 	return fmt.Sprintf("%s %q: %s", e.field, v, e.rule)
-}
-
-// ParseCIDR reads a network, or one address, of a flag.
-func ParseCIDR(s string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
-		return netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return netip.Prefix{}, &badRequest{"network", s, "want an address such as 10.0.0.5 or a network such as 10.0.0.0/8"}
-	}
-	return p.Masked(), nil
 }
 
 // parseFrom reads the place of a caller, region/zone. An empty one is none:
@@ -84,29 +73,8 @@ func parseMethod(s string) (string, error) {
 	switch {
 	case s == "":
 		return http.MethodPost, nil
-	case len(s) > 32 || !isToken(s) || s == http.MethodConnect:
+	case len(s) > 32 || !httpguts.ValidHeaderFieldName(s) || s == http.MethodConnect:
 		return "", &badRequest{headerMethod, s, "want an HTTP method such as GET, not CONNECT"}
 	}
 	return s, nil
-}
-
-// isToken says whether s can be a method or a header's name: RFC 9110, 5.6.2.
-func isToken(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
-			return false
-		}
-	}
-	return s != ""
-}
-
-// isFieldValue says whether s can be the value of a header.
-func isFieldValue(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
 }

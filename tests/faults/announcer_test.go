@@ -20,7 +20,7 @@ import (
 func TestAnAnnouncerLeavesAServerThatIsCutOff(t *testing.T) {
 	t.Parallel()
 	c := natstest.StartCluster(t, natstest.ClusterOptions{})
-	p := testkit.Start(t, testkit.Command{Path: filepath.Join(testkit.Commands(t), "announcer"), Args: []string{
+	p := testkit.Start(t, testkit.Command{Path: filepath.Join(testkit.Build(t, "cmd/..."), "announcer"), Args: []string{
 		"run", "--nats-url", c.URLs(), "--service", "user", "--id", "u1", "--endpoint", "tcp=127.0.0.1:9", "--region", "r", "--zone", "z",
 	}})
 	var at *natstest.Process

@@ -118,7 +118,7 @@ func (f *fleet) announce(id, address string, args ...string) *testkit.Process {
 		"run", "--nats-url", f.url, "--service", "user", "--id", id, "--endpoint", "http=" + address,
 		"--region", home.Region, "--zone", home.Zone,
 	}
-	return testkit.Start(f.t, command(filepath.Join(testkit.Commands(f.t), "announcer"), []string{serviceAt + "=" + address}, append(all, args...)...))
+	return testkit.Start(f.t, command(filepath.Join(testkit.Build(f.t, "cmd/..."), "announcer"), []string{serviceAt + "=" + address}, append(all, args...)...))
 }
 
 // wrap starts an announcer around an instance.
@@ -130,7 +130,7 @@ func (f *fleet) wrap(id, address string, args ...string) *testkit.Process {
 // router starts a router, and returns it and its URL when it is ready.
 func (f *fleet) router(args ...string) (*testkit.Process, string) {
 	f.t.Helper()
-	p := testkit.Start(f.t, command(filepath.Join(testkit.Commands(f.t), "router"), nil, append([]string{
+	p := testkit.Start(f.t, command(filepath.Join(testkit.Build(f.t, "cmd/..."), "router"), nil, append([]string{
 		"serve", "--nats-url", f.url, "--http", "127.0.0.1:0", "--region", home.Region, "--zone", home.Zone,
 	}, args...)...))
 	door := p.Stdout.Await(f.t, `HTTP: (http://\S+)`)

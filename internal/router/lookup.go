@@ -1,0 +1,206 @@
+package router
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/proxima-discovery/proxima/internal/router/directory"
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+// Services answers GET /v1/services.
+type Services struct {
+	Services []Service `json:"services"` // ordered by name
+}
+
+// Service is one of [Services].
+type Service struct {
+	Name      string `json:"name"`
+	Instances int    `json:"instances"` // listed
+	Up        int    `json:"up"`        // of them, those that want calls
+	Stale     bool   `json:"stale"`     // the registry cannot be reached: this is the last that was known
+	// StaleSeconds is how long ago the registry was last heard, if Stale is
+	// set and it is known.
+	StaleSeconds float64 `json:"stale_seconds,omitempty"`
+}
+
+// Summarize counts what snapshots list.
+func Summarize(snapshots []events.Snapshot) Services {
+	list := Services{Services: make([]Service, 0, len(snapshots))}
+	for _, s := range snapshots {
+		svc := Service{Name: s.Service, Instances: len(s.Entries), Stale: s.Stale}
+		if !s.StaleSince.IsZero() {
+			svc.StaleSeconds = time.Since(s.StaleSince).Round(time.Millisecond).Seconds()
+		}
+		for _, e := range s.Entries {
+			if e.Status == events.Up && !e.Suspect {
+				svc.Up++
+			}
+		}
+		list.Services = append(list.Services, svc)
+	}
+	return list
+}
+
+// Instances answers GET /v1/services/{service} and proxima.resolve.<service>.
+type Instances struct {
+	Service      string     `json:"service"`
+	Stale        bool       `json:"stale"`
+	StaleSeconds float64    `json:"stale_seconds,omitempty"` // see [Service]
+	Instances    []Instance `json:"instances"`               // nearest first, those that take no calls last
+	// Truncated says that the farthest were left out: all of them do not fit
+	// into a message.
+	Truncated bool `json:"truncated,omitempty"`
+}
+
+// Instance is one of [Instances]: a candidate, of which only a part is written
+// as JSON.
+type Instance struct{ selector.Candidate }
+
+// MarshalJSON writes the fields of the instance, and those that callers choose
+// by.
+func (i Instance) MarshalJSON() ([]byte, error) {
+	return i.Candidate.MarshalWith(struct {
+		Circle         string  `json:"circle"`
+		DistanceMS     float64 `json:"distance_ms"`
+		DistanceSource string  `json:"distance_source"`
+		Breaker        string  `json:"breaker"`
+		Suspect        bool    `json:"suspect"`
+		Evacuated      bool    `json:"evacuated"`
+	}{i.Circle, i.DistanceMS, i.DistanceSource, i.Breaker, i.Suspect, i.Evacuated})
+}
+
+// List leaves out of an explanation what only people want to know: also
+// instances that are dead, and listed only because many leases ended together.
+func List(e selector.Explanation) Instances {
+	list := Instances{Service: e.Service, Stale: e.Stale, StaleSeconds: e.StaleSeconds, Instances: make([]Instance, 0, len(e.Instances))}
+	for _, c := range e.Instances {
+		if !c.Dead {
+			list.Instances = append(list.Instances, Instance{c})
+		}
+	}
+	return list
+}
+
+// lookup answers what is listed, and what a pick would see.
+type lookup struct {
+	directory *directory.Directory
+	selector  *selector.Selector
+
+	maxPayload func() int64 // of a NATS message
+}
+
+func (l *lookup) services(*http.Request) (reply, error) {
+	if !l.directory.IsWhole() {
+		return reply{}, directory.ErrIncomplete
+	}
+	return reply{body: Summarize(l.directory.All())}, nil
+}
+
+func (l *lookup) instances(req *http.Request) (reply, error) {
+	service := req.PathValue("service")
+	limit, err := parseLimit("limit", req.URL.Query().Get("limit"))
+	if err != nil {
+		return reply{}, err
+	}
+	e, err := l.explainHTTP(req)
+	if err != nil {
+		return reply{service: service}, err
+	}
+	list := List(e)
+	if limit > 0 && limit < len(list.Instances) {
+		list.Instances = list.Instances[:limit]
+	}
+	return reply{service: service, body: list}, nil
+}
+
+func (l *lookup) explain(req *http.Request) (reply, error) {
+	e, err := l.explainHTTP(req)
+	return reply{service: req.PathValue("service"), body: e}, err
+}
+
+func (l *lookup) explainHTTP(req *http.Request) (selector.Explanation, error) {
+	from, err := parseFrom("from", req.URL.Query().Get("from"))
+	if err != nil {
+		return selector.Explanation{}, err
+	}
+	return l.explanation(req.Context(), req.PathValue("service"), from)
+}
+
+// explanation is the selector's. Services that are not listed do not get as
+// far: whoever asks for names at random shall not make us follow them.
+func (l *lookup) explanation(ctx context.Context, service string, from *topology.Location) (selector.Explanation, error) {
+	if _, err := l.protocols(service); err != nil {
+		return selector.Explanation{}, err
+	}
+	return l.selector.Explain(ctx, selector.Request{Service: service, From: from})
+}
+
+// protocols returns those of wanted that instances of the service have.
+func (l *lookup) protocols(service string, wanted ...string) ([]string, error) {
+	if err := events.ValidateService(service); err != nil {
+		return nil, err
+	}
+	if !l.directory.IsWhole() {
+		return nil, directory.ErrIncomplete
+	}
+	have, known := l.directory.Protocols(service, wanted...)
+	if !known {
+		return nil, fmt.Errorf("%w %q", selector.ErrUnknownService, service)
+	}
+	return have, nil
+}
+func (l *lookup) resolveNATS(ctx context.Context, c *call) (*nats.Msg, error) {
+	from, err := parseFrom(headerFrom, c.msg.Header.Get(headerFrom))
+	if err != nil {
+		return nil, err
+	}
+	e, err := l.explanation(ctx, c.service, from)
+	if err != nil {
+		return nil, err
+	}
+	list := List(e)
+	all := len(list.Instances)
+	return l.fit(all, func(n int) any {
+		list.Instances, list.Truncated = list.Instances[:n], n < all
+		return list
+	})
+}
+
+func (l *lookup) explainNATS(ctx context.Context, c *call) (*nats.Msg, error) {
+	from, err := parseFrom(headerFrom, c.msg.Header.Get(headerFrom))
+	if err != nil {
+		return nil, err
+	}
+	e, err := l.explanation(ctx, c.service, from)
+	if err != nil {
+		return nil, err
+	}
+	return l.fit(len(e.Instances), func(n int) any {
+		e.Instances = e.Instances[:n]
+		return e
+	})
+}
+
+// fit makes an answer of as many of n instances, nearest first, as a message
+// can hold.
+func (l *lookup) fit(n int, body func(n int) any) (*nats.Msg, error) {
+	most := int(l.maxPayload()) - headerRoom
+	for {
+		data, err := json.Marshal(body(n))
+		if err != nil {
+			return nil, fmt.Errorf("router: write the answer: %w", err)
+		}
+		if len(data) <= most || n == 0 {
+			return &nats.Msg{Data: data, Header: nats.Header{"Content-Type": {"application/json"}}}, nil
+		}
+		n = min(n-1, n*most/len(data))
+	}
+}
