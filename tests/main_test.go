@@ -26,9 +26,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	code := testkit.Main(m)
-	_ = os.RemoveAll(built.dir) // "" when nothing was built
-	os.Exit(code)
+	os.Exit(testkit.Main(m))
 }
 
 // start runs this binary in another role. It is killed with the test, and ends

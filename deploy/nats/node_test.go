@@ -99,7 +99,7 @@ func startRegions(t *testing.T, o kv.Options) []*site {
 	for _, s := range sites {
 		s.nc = connect(t, s.Process)
 		o.Domain, o.Regions, o.Logger = s.region, regions, slog.New(slog.DiscardHandler)
-		eventually(t, "the registry of "+s.region+" is open", func(ctx context.Context) (err error) {
+		testkit.Retry(t, "the registry of "+s.region+" is open", func(ctx context.Context) (err error) {
 			s.r, err = kv.Open(ctx, s.nc, o)
 			if err == nil {
 				_, err = s.r.Evacuations(ctx) // both of its buckets are there

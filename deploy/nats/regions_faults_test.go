@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -218,7 +219,7 @@ func TestARegionThatLostItsStreamsIsReadAgain(t *testing.T) {
 	// Removals of that life arrive, too.
 	x := in(eu.region, "mortal")
 	x.TTL = 3 * time.Second // seen from everywhere before it ends
-	eventually(t, "one that nobody renews is listed", func(ctx context.Context) error {
+	testkit.Retry(t, "one that nobody renews is listed", func(ctx context.Context) error {
 		_, err := eu.r.Register(ctx, x, 0)
 		return err
 	})
@@ -267,7 +268,7 @@ func TestAnEvacuationOutlivesRestarts(t *testing.T) {
 				s.Ready(t)
 			}
 			views.until(t, "the region evacuated still", left)
-			eventually(t, "who begins now hears of it", func(ctx context.Context) error {
+			testkit.Retry(t, "who begins now hears of it", func(ctx context.Context) error {
 				for _, s := range sites {
 					left, err := s.r.Evacuations(ctx)
 					if err != nil || len(left) != 1 {

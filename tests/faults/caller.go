@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -78,7 +79,7 @@ func (w *World) call(n int, start func(int) *Caller) []*Caller {
 	for i := range added {
 		added[i] = start(i)
 	}
-	w.Whole(patience)
+	w.Whole(testkit.Patience)
 	return added
 }
 
@@ -108,7 +109,7 @@ func (w *World) CallerBehind(n *natstest.Process) (*Caller, *natstest.Proxy) {
 	w.t.Helper()
 	link := natstest.NewProxy(w.whole, n.Address())
 	c := w.CallerAt(link.URL())
-	w.Whole(patience)
+	w.Whole(testkit.Patience)
 	return c, link
 }
 
@@ -215,15 +216,12 @@ func (c *Caller) Close() {
 // Seen waits until every caller sees who lives, in the midst of a story.
 func (w *World) Seen() {
 	w.t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		what := w.unseen()
-		if what == "" {
-			return
+	testkit.Retry(w.t, "every caller sees what lives", func(context.Context) error {
+		if what := w.unseen(); what != "" {
+			return errors.New(what)
 		}
-		if time.Now().After(end) {
-			w.t.Fatalf("after %v: %s", patience, what)
-		}
-	}
+		return nil
+	})
 }
 
 // unseen says what a caller does not see as it is, "" if nothing.
@@ -245,13 +243,7 @@ func (w *World) AllSee() bool { return w.unseen() == "" }
 // Until waits until something is true, and says how long that took.
 func (w *World) Until(what string, ok func() bool) time.Duration {
 	w.t.Helper()
-	began := time.Now()
-	for ; !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(began) > patience {
-			w.t.Fatalf("after %v still not: %s; %s", patience, what, w.unseen())
-		}
-	}
-	took := time.Since(began).Round(time.Millisecond)
+	took := testkit.Eventually(w.t, what, ok).Round(time.Millisecond)
 	w.Note("%s, after %v", what, took)
 	return took
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -121,7 +122,7 @@ func (w *World) announce(r *kv.Registry, nc *nats.Conn, ttl time.Duration) *Inst
 func (w *World) registered(all ...*Instance) {
 	w.t.Helper()
 	for _, i := range all {
-		w.eventually(i.ID+" is registered", func(context.Context) error {
+		testkit.Retry(w.t, i.ID+" is registered", func(context.Context) error {
 			if s := i.state(); !s.Registered() {
 				return fmt.Errorf("it is %s: %w", s.Phase, s.Err)
 			}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -224,8 +225,8 @@ func (v *victims) suffer(w *writer, a attack) {
 		v.t.Fatalf("%s: %v", a.name, err)
 	}
 	time.Sleep(500 * time.Millisecond)
-	v.eventually(a.name+" to be counted", func() bool { return count() >= counted+a.least })
-	took := v.eventually("all to be well after "+a.name, func() bool { return v.right(3) })
+	testkit.Eventually(v.t, a.name+" to be counted", func() bool { return count() >= counted+a.least })
+	took := testkit.Eventually(v.t, "all to be well after "+a.name, func() bool { return v.right(3) })
 	grown, lines := heap()-before, v.log.n.Load()-logged
 	v.t.Logf("%-46s %6d counted, %5.1f MiB more, %3d lines, all well after %v", a.name, count()-counted, grown, lines, took.Round(time.Millisecond))
 	if grown > 48 {
@@ -262,7 +263,7 @@ func TestAWipeHarmsNobody(t *testing.T) {
 		w.send(record+"evil", []byte("x"), "Nats-Rollup", "all")
 		time.Sleep(ttl / 3)
 	}
-	took := v.eventually("all to be listed again", func() bool { return v.right(3) })
+	took := testkit.Eventually(v.t, "all to be listed again", func() bool { return v.right(3) })
 	t.Logf("all listed again %v after the last of three", took.Round(time.Millisecond))
 	v.check()
 }
@@ -302,7 +303,7 @@ func TestWhatIsForgedOnTheWayIsGoneWithinSeconds(t *testing.T) {
 			}
 			began := time.Now()
 			time.Sleep(300 * time.Millisecond) // until it has been heard
-			v.eventually("all to be well", func() bool { return v.right(3) })
+			testkit.Eventually(v.t, "all to be well", func() bool { return v.right(3) })
 			took := time.Since(began)
 			v.misled.Store(false)
 			t.Logf("all well after %v, %.1f MiB more", took.Round(time.Millisecond), heap()-before)

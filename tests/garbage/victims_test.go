@@ -90,11 +90,11 @@ func newVictims(t *testing.T) *victims {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = a.Leave(context.Background()) })
-		v.eventually(id+" to be registered", func() bool { return a.State().Registered() })
+		testkit.Eventually(v.t, id+" to be registered", func() bool { return a.State().Registered() })
 	}
 	v.startCaller(server.URL)
 	v.startRouter(server.URL)
-	v.eventually("the first picks", func() bool { return v.right(len(ids)) })
+	testkit.Eventually(v.t, "the first picks", func() bool { return v.right(len(ids)) })
 	return v
 }
 
@@ -217,18 +217,6 @@ func get(client *http.Client, url string) (string, error) {
 		err = errors.New(resp.Status)
 	}
 	return string(body), err
-}
-
-func (v *victims) eventually(what string, ok func() bool) time.Duration {
-	v.t.Helper()
-	began := time.Now()
-	for !ok() {
-		if time.Since(began) > 30*time.Second {
-			v.t.Fatalf("waited in vain for %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	return time.Since(began)
 }
 
 // right says whether the caller and the router see the honest instances, as

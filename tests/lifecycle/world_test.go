@@ -7,16 +7,19 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -99,7 +102,7 @@ func (f *fleet) vanished(id string) bool {
 // listed, and says how long that took and which it is.
 func (f *fleet) up(id, other string) (took time.Duration, incarnation string) {
 	f.t.Helper()
-	took = eventually(f.t, id+" to be listed", func() bool {
+	took = testkit.Eventually(f.t, id+" to be listed", func() bool {
 		e, ok := f.find(id)
 		incarnation = incarnationOf(e)
 		return ok && e.Status == events.Up && !e.Suspect && incarnation != other
@@ -109,29 +112,29 @@ func (f *fleet) up(id, other string) (took time.Duration, incarnation string) {
 
 // announce starts an announcer of an instance, beside it or, with a command
 // after "--", around it.
-func (f *fleet) announce(id, address string, args ...string) *process {
+func (f *fleet) announce(id, address string, args ...string) *testkit.Process {
 	f.t.Helper()
 	all := []string{
 		"run", "--nats-url", f.url, "--service", "user", "--id", id, "--endpoint", "http=" + address,
 		"--region", home.Region, "--zone", home.Zone,
 	}
-	return run(f.t, []string{serviceAt + "=" + address}, filepath.Join(commands, "announcer"), append(all, args...)...)
+	return testkit.Start(f.t, command(filepath.Join(testkit.Build(f.t, "cmd/..."), "announcer"), []string{serviceAt + "=" + address}, append(all, args...)...))
 }
 
 // wrap starts an announcer around an instance.
-func (f *fleet) wrap(id, address string, args ...string) *process {
+func (f *fleet) wrap(id, address string, args ...string) *testkit.Process {
 	f.t.Helper()
 	return f.announce(id, address, append(args, "--check", "http://"+address+"/healthz", "--", os.Args[0])...)
 }
 
 // router starts a router, and returns it and its URL when it is ready.
-func (f *fleet) router(args ...string) (*process, string) {
+func (f *fleet) router(args ...string) (*testkit.Process, string) {
 	f.t.Helper()
-	p := run(f.t, nil, filepath.Join(commands, "router"), append([]string{
+	p := testkit.Start(f.t, command(filepath.Join(testkit.Build(f.t, "cmd/..."), "router"), nil, append([]string{
 		"serve", "--nats-url", f.url, "--http", "127.0.0.1:0", "--region", home.Region, "--zone", home.Zone,
-	}, args...)...)
-	door := p.says(`HTTP: (http://\S+)`)
-	eventually(f.t, "the router to be ready", func() bool {
+	}, args...)...))
+	door := p.Stdout.Await(f.t, `HTTP: (http://\S+)`)
+	testkit.Eventually(f.t, "the router to be ready", func() bool {
 		_, err := get(f.t.Context(), http.DefaultClient, http.MethodGet, door+"/readyz")
 		return err == nil
 	})
@@ -201,4 +204,45 @@ func (f *fleet) inFlight(id string) int {
 		}
 	}
 	return 0
+}
+
+// command is a program whose standard error is in its standard output.
+func command(path string, env []string, args ...string) testkit.Command {
+	all := new(testkit.Output)
+	return testkit.Command{Path: path, Args: args, Env: env, Stdout: all, Stderr: all}
+}
+
+// address is a free one of the loopback network, on a host that no connection
+// comes from, so that it stays free while its owner is replaced.
+func address(t testing.TB, host int) string {
+	t.Helper()
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.1.%d:0", host))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// service starts an instance that nobody has announced, and waits until it
+// listens.
+func service(t testing.TB, address string) *testkit.Process {
+	t.Helper()
+	p := testkit.Start(t, command("", []string{serviceAt + "=" + address}))
+	testkit.Eventually(t, address+" listens", func() bool { return pidAt(address) == p.PID() })
+	return p
+}
+
+// pidAt is the process id of the instance that answers at an address, 0 if
+// none does.
+func pidAt(address string) int {
+	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get("http://" + address + "/")
+	if err != nil {
+		return 0
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	pid, _ := strconv.Atoi(string(body))
+	return pid
 }
