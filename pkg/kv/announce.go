@@ -164,7 +164,7 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 		o.BeatInterval = 5 * time.Second
 	}
 	if o.Logger == nil {
-		o.Logger = r.log
+		o.Logger = r.link.Log
 	}
 	a := &Announcement{
 		r: r, opts: o,

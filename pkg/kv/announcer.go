@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 const (
@@ -52,11 +53,11 @@ func (n *announcer) run() {
 	if n.opts.Load != nil {
 		n.running.Go(func() { n.beat(n.ctx) })
 	}
-	back := n.r.nc.StatusChanged(nats.CONNECTED)
+	back := n.r.link.Conn.StatusChanged(nats.CONNECTED)
 	timer := time.NewTimer(0)
 	defer func() {
 		timer.Stop()
-		n.r.nc.RemoveStatusListener(back)
+		n.r.link.Conn.RemoveStatusListener(back)
 		n.answerPings(false)
 		n.stop()
 		n.await()
@@ -188,12 +189,12 @@ func (n *announcer) trouble(err error) time.Duration {
 	if time.Since(n.failing) > retryLong {
 		wait = retrySlow
 	}
-	if nobody(err) {
+	if wire.NoServer(err) {
 		// Perhaps the bucket is gone.
 		switch made, e := n.r.heal(n.busy); {
 		case made:
 			n.failing, wait = time.Time{}, retryEvery/5
-		case e != nil && !transient(e):
+		case e != nil && !wire.Transient(e):
 			err = e // that says it better
 		}
 	}

@@ -31,9 +31,9 @@ func heard(header, data []byte) *nats.Msg {
 // bareWatcher is one that is not connected.
 func bareWatcher(t *testing.T) *watcher {
 	r := bare()
-	r.nc, r.opts.NoCreate = new(nats.Conn), true
-	w := &watcher{view: newView(r, "user"), reader: newReader(r, &r.bucket, "user.>"), status: make(chan nats.Status)}
-	w.from = &r.bucket
+	r.link.Conn, r.opts.NoCreate = new(nats.Conn), true
+	w := &watcher{view: newView(r, "user"), reader: newReader(r, &r.link.Bucket, "user.>"), status: make(chan nats.Status)}
+	w.from = &r.link.Bucket
 	t.Cleanup(func() { w.due.Stop(); w.timeout.Stop() })
 	return w
 }
@@ -83,7 +83,7 @@ func FuzzHistory(f *testing.F) {
 		if !ok {
 			return
 		}
-		if strings.HasPrefix(m.subject, b.r.live) && !strings.Contains(string(header), b.r.live+b.r.live) {
+		if strings.HasPrefix(m.subject, b.r.link.Live) && !strings.Contains(string(header), b.r.link.Live+b.r.link.Live) {
 			t.Fatalf("subject %q", m.subject)
 		}
 		all := []kept{m, {at: time.Now()}, {at: time.Now().Add(-time.Hour)}}

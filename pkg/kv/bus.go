@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 const (
@@ -42,10 +44,10 @@ func (r *Registry) Bus() *Bus { return &Bus{r} }
 // Publish sends data to whoever listens. While NATS is away it is an error:
 // nothing is sent later, when it may no longer be true.
 func (b *Bus) Publish(subject string, data []byte) error {
-	if !b.r.nc.IsConnected() {
+	if !b.r.link.Conn.IsConnected() {
 		return fmt.Errorf("%w: not connected", ErrUnavailable)
 	}
-	if err := b.r.nc.Publish(b.r.live+subject, data); err != nil {
+	if err := b.r.link.Conn.Publish(b.r.link.Live+subject, data); err != nil {
 		return fmt.Errorf("kv: publish %s: %w", subject, err)
 	}
 	return nil
@@ -53,10 +55,10 @@ func (b *Bus) Publish(subject string, data []byte) error {
 
 // Request sends data to the one who answers on a subject.
 func (b *Bus) Request(ctx context.Context, subject string, data []byte) ([]byte, error) {
-	if !b.r.nc.IsConnected() {
+	if !b.r.link.Conn.IsConnected() {
 		return nil, fmt.Errorf("%w: not connected", ErrUnavailable)
 	}
-	msg, err := b.r.nc.RequestWithContext(ctx, b.r.live+subject, data)
+	msg, err := b.r.link.Conn.RequestWithContext(ctx, b.r.link.Live+subject, data)
 	if err != nil {
 		return nil, fmt.Errorf("kv: ask %s: %w", subject, err)
 	}
@@ -72,10 +74,10 @@ func (b *Bus) Subscribe(ctx context.Context, subject string, handle func(subject
 	var turn sync.Mutex // history goes first
 	turn.Lock()
 	defer turn.Unlock()
-	sub, err := b.r.nc.Subscribe(b.r.live+subject, func(msg *nats.Msg) {
+	sub, err := b.r.link.Conn.Subscribe(b.r.link.Live+subject, func(msg *nats.Msg) {
 		turn.Lock()
 		defer turn.Unlock()
-		handle(strings.TrimPrefix(msg.Subject, b.r.live), msg.Data, 0)
+		handle(strings.TrimPrefix(msg.Subject, b.r.link.Live), msg.Data, 0)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("kv: subscribe %s: %w", subject, err)
@@ -83,7 +85,7 @@ func (b *Bus) Subscribe(ctx context.Context, subject string, handle func(subject
 	_ = sub.SetPendingLimits(maxUnheard, maxUnheardBytes) // fails only if the connection is closed
 	kept, err := b.history(ctx, subject)
 	if err != nil {
-		b.r.log.Debug("what others measured before is not known", "subject", subject, "error", err)
+		b.r.link.Log.Debug("what others measured before is not known", "subject", subject, "error", err)
 	}
 	for _, m := range kept {
 		handle(m.subject, m.data, m.age)
@@ -102,10 +104,10 @@ type kept struct {
 // history reads what the stream keeps on a subject, and makes the stream if
 // there is none.
 func (b *Bus) history(ctx context.Context, subject string) ([]kept, error) {
-	if !b.r.nc.IsConnected() {
+	if !b.r.link.Conn.IsConnected() {
 		return nil, fmt.Errorf("%w: not connected", ErrUnavailable)
 	}
-	ctx, cancel := context.WithTimeout(ctx, b.r.opts.OpTimeout)
+	ctx, cancel := context.WithTimeout(ctx, b.r.link.OpTimeout)
 	defer cancel()
 	var all []kept
 	next, err := uint64(1), error(nil)
@@ -122,17 +124,17 @@ func (b *Bus) history(ctx context.Context, subject string) ([]kept, error) {
 // page appends one page of messages from a sequence on, and returns the
 // sequence of the next, 0 after the last.
 func (b *Bus) page(ctx context.Context, subject string, from uint64, all []kept) ([]kept, uint64, error) {
-	inbox := b.r.nc.NewInbox()
-	sub, err := b.r.nc.SubscribeSync(inbox)
+	inbox := b.r.link.Conn.NewInbox()
+	sub, err := b.r.link.Conn.SubscribeSync(inbox)
 	if err != nil {
 		return all, 0, err
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is closed
-	req, err := json.Marshal(getRequest{Seq: from, NextFor: b.r.live + subject, Batch: samplesPage})
+	req, err := json.Marshal(wire.Get{Seq: from, NextFor: b.r.link.Live + subject, Batch: samplesPage})
 	if err != nil {
 		return all, 0, err
 	}
-	if err := b.r.nc.PublishRequest(b.r.api+"DIRECT.GET."+b.stream(), inbox, req); err != nil {
+	if err := b.r.link.Conn.PublishRequest(b.r.link.API+"DIRECT.GET."+b.stream(), inbox, req); err != nil {
 		return all, 0, err
 	}
 	last := from
@@ -141,8 +143,8 @@ func (b *Bus) page(ctx context.Context, subject string, from uint64, all []kept)
 		if err != nil {
 			return all, 0, err
 		}
-		switch code := msg.Header.Get(hdrStatus); {
-		case stored(msg):
+		switch code := msg.Header.Get(wire.HdrStatus); {
+		case wire.Stored(msg):
 			if m, seq, ok := b.parse(msg); ok {
 				all = append(all, m)
 				last = max(last, seq)
@@ -150,7 +152,7 @@ func (b *Bus) page(ctx context.Context, subject string, from uint64, all []kept)
 		case msg.Header == nil:
 			// Somebody wrote headers that cannot be read.
 		case code == "204": // the end of the page
-			if pending, _ := stampUint(msg.Header, hdrPending); pending > 0 {
+			if pending, _ := wire.StampUint(msg.Header, wire.HdrPending); pending > 0 {
 				return all, last + 1, nil
 			}
 			return all, 0, nil
@@ -159,20 +161,20 @@ func (b *Bus) page(ctx context.Context, subject string, from uint64, all []kept)
 		case code == "503":
 			return all, 0, nats.ErrNoResponders
 		default:
-			return all, 0, fmt.Errorf("kv: read samples: %s", status(msg))
+			return all, 0, fmt.Errorf("kv: read samples: %s", wire.Status(msg))
 		}
 	}
 }
 
 func (b *Bus) parse(msg *nats.Msg) (m kept, seq uint64, ok bool) {
-	subject, ok := strings.CutPrefix(stamp(msg.Header, hdrSubject), b.r.live)
+	subject, ok := strings.CutPrefix(wire.Stamp(msg.Header, wire.HdrSubject), b.r.link.Live)
 	if !ok {
 		return kept{}, 0, false
 	}
-	if seq, ok = stampUint(msg.Header, hdrSequence); !ok {
+	if seq, ok = wire.StampUint(msg.Header, wire.HdrSequence); !ok {
 		return kept{}, 0, false
 	}
-	at, err := time.Parse(time.RFC3339Nano, stamp(msg.Header, hdrTimestamp))
+	at, err := time.Parse(time.RFC3339Nano, wire.Stamp(msg.Header, wire.HdrTimestamp))
 	return kept{subject: subject, data: msg.Data, at: at}, seq, err == nil
 }
 
@@ -205,7 +207,7 @@ func (b *Bus) ensure(ctx context.Context) error {
 	config := jetstream.StreamConfig{
 		Name:              b.stream(),
 		Description:       "What Proxima's callers measured lately",
-		Subjects:          []string{b.r.live + "latency.>"},
+		Subjects:          []string{b.r.link.Live + "latency.>"},
 		Storage:           jetstream.MemoryStorage,
 		Replicas:          1, // what is lost with a server is measured again within seconds
 		MaxMsgsPerSubject: 1,
@@ -216,7 +218,7 @@ func (b *Bus) ensure(ctx context.Context) error {
 		AllowDirect:       true,
 		NoAck:             true,
 	}
-	_, err := b.r.js.CreateStream(ctx, config)
+	_, err := b.r.link.JS.CreateStream(ctx, config)
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		return nil
 	}

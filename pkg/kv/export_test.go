@@ -17,14 +17,6 @@ func Ages(stored []time.Time, now time.Time) []time.Duration {
 	return ages
 }
 
-// ServerClock is what changes tell of the server's clock. Heard says that one
-// came now that was stored at that time.
-type ServerClock struct{ c clock }
-
-func NewServerClock() *ServerClock            { return &ServerClock{clock{start: time.Now()}} }
-func (s *ServerClock) Heard(stored time.Time) { s.c.hear(stored.UnixNano()) }
-func (s *ServerClock) Ahead() time.Duration   { return s.c.ahead }
-
 // Reading and Look are what is known of another region, and what a look finds.
 type (
 	Reading = reading

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 // unconfirmed is how long an order holds that was heard and is not found in the
@@ -152,14 +153,14 @@ func newFollowing(f *follower) *following {
 }
 
 func (f *following) run(ctx context.Context) {
-	status := f.r.nc.StatusChanged(nats.CONNECTED)
+	status := f.r.link.Conn.StatusChanged(nats.CONNECTED)
 	defer func() {
-		f.r.nc.RemoveStatusListener(status)
+		f.r.link.Conn.RemoveStatusListener(status)
 		f.due.Stop()
 		f.asking.Wait()
 	}()
 	for _, b := range f.r.buckets() {
-		sub, err := f.r.nc.ChanSubscribe(b.live+evacuateFamily+">", f.live)
+		sub, err := f.r.link.Conn.ChanSubscribe(b.Live+evacuateFamily+">", f.live)
 		if err != nil {
 			continue // the connection is closed: nothing will be heard again
 		}
@@ -201,16 +202,16 @@ func (f *following) places() []events.Evacuation {
 // hear takes in an order as it is given.
 func (f *following) hear(msg *nats.Msg) {
 	for _, b := range f.r.buckets() {
-		key, ok := strings.CutPrefix(msg.Subject, b.live)
+		key, ok := strings.CutPrefix(msg.Subject, b.Live)
 		if !ok {
 			continue
 		}
-		if key, ok = b.orderKey(key); !ok || msg.Header.Get(hdrOperation) != "" || msg.Header.Get(hdrMarker) != "" {
+		if key, ok = orderKey(b, key); !ok || msg.Header.Get(wire.HdrOperation) != "" || msg.Header.Get(wire.HdrMarker) != "" {
 			return // a removal: the next look tells
 		}
 		e, err := events.DecodeEvacuation(key, msg.Data)
 		if err != nil {
-			f.r.invalid(msg, err)
+			f.r.link.Invalid(msg, err)
 			return
 		}
 		if h, ok := f.heard[key]; (ok || len(f.heard) < ordersPage) && (!ok || e.Overrides(h.Evacuation)) {
@@ -247,7 +248,7 @@ func (f *following) look(ctx context.Context) {
 		}
 	}
 	// A server that has more to do than it can answers everybody late.
-	patience := f.r.opts.OpTimeout << min(f.fails, 3)
+	patience := f.r.link.OpTimeout << min(f.fails, 3)
 	ensure := f.r.others != nil && !f.r.opts.NoCreate && !time.Now().Before(f.ensureAt)
 	f.asking.Go(func() {
 		f.ask(ctx, patience, lost)
@@ -263,7 +264,7 @@ func (f *following) ask(ctx context.Context, patience time.Duration, lost []even
 	defer cancel()
 	for _, e := range lost {
 		if err := f.r.putOrder(ctx, e); err != nil && !errors.Is(err, ErrFenced) {
-			f.r.log.Debug("an evacuation that the registry lost is not written again", "place", e.Place(), "error", err)
+			f.r.link.Log.Debug("an evacuation that the registry lost is not written again", "place", e.Place(), "error", err)
 		}
 	}
 	all, err := f.r.readOrders(ctx)
@@ -277,7 +278,7 @@ func (f *following) take(res readResult) {
 		f.known, f.fails = true, 0
 		f.merge(res.orders)
 	} else {
-		f.r.log.Debug("evacuations cannot be read", "error", res.err)
+		f.r.link.Log.Debug("evacuations cannot be read", "error", res.err)
 		next = jitter(min(maxRetry<<min(f.fails, 2), checkEvery))
 		f.fails++
 		f.missing()

@@ -2,7 +2,6 @@ package kv
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -13,55 +12,15 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 // bare is a registry without a connection, to read messages with.
 func bare() *Registry {
-	return &Registry{bucket: newBucket("proxima", "proxima", "$JS.API."), log: slog.New(slog.DiscardHandler)}
+	return &Registry{link: &wire.Link{Bucket: wire.NewBucket("proxima", "proxima", "$JS.API."), Log: slog.New(slog.DiscardHandler), Clock: wire.NewClock()}}
 }
 
 const body = `{"id":"a","service":"user","incarnation":"x","endpoints":{"http":"10.0.0.5:8080"},"location":{"region":"r","zone":"z"},"status":"up","weight":100,"ttl":"15s"}`
-
-func FuzzParse(f *testing.F) {
-	stamps := "Nats-Stream: KV_proxima\r\nNats-Subject: $KV.proxima.inst.user.r.z.a\r\nNats-Sequence: 7\r\nNats-Time-Stamp: 2026-11-21T08:00:00.123456789Z\r\n"
-	for _, h := range []string{
-		"", "NATS/1.0\r\n\r\n", "NATS/1.0 503\r\n\r\n",
-		"NATS/1.0\r\n" + stamps + "\r\n",
-		"NATS/1.0\r\n" + stamps + "Nats-Last-Sequence: 6\r\n\r\n",
-		"NATS/1.0\r\nKV-Operation: PURGE\r\nNats-Scheduler: $KV.proxima.lease.user.r.z.a\r\n" + stamps + "\r\n",
-		"NATS/1.0\r\nKV-Operation: PURGE\r\nNats-Scheduler: $KV.proxima.lease.user.r.z.b\r\n" + stamps + "\r\n",
-		"NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\n" + stamps + "\r\n",
-		"NATS/1.0\r\nNats-Subject: x\r\nNats-Sequence: -1\r\nNats-Sequence: 99999999999999999999\r\n\r\n",
-		"NATS/1.0\r\nno colon\r\n\r\n",
-	} {
-		for _, data := range []string{"", "{", body, strings.Repeat(`{"a":`, 100), `{"reason":"expired"}`} {
-			f.Add([]byte(h), []byte(data))
-		}
-	}
-	r := bare()
-	f.Fuzz(func(t *testing.T, header, data []byte) {
-		msg := &nats.Msg{Data: data}
-		if len(header) > 0 {
-			msg.Header, _ = nats.DecodeHeadersMsg(header) // nil when it cannot be read, as nats.go has it
-		}
-		c, err := r.parse(msg)
-		if errors.Is(err, errFrame) {
-			return
-		}
-		if e := c.key.Validate(); e != nil {
-			t.Fatalf("a key is taken: %v", e)
-		}
-		if c.seq == 0 || r.prefix+c.key.Inst() != stamp(msg.Header, hdrSubject) || !stored(msg) {
-			t.Fatalf("%+v from %q", c, header)
-		}
-		if err != nil || c.instance == nil {
-			return
-		}
-		if e := c.instance.Validate(); e != nil || c.instance.Key() != c.key || len(msg.Header[hdrScheduler]) > 0 {
-			t.Fatalf("an instance is taken: %+v, %v", c.instance, e)
-		}
-	})
-}
 
 // FuzzView feeds a view with any sequence of changes and reads: what it lists
 // must stay what it knows.
@@ -119,19 +78,19 @@ func fuzzed(b []byte) *nats.Msg {
 	}
 	at := time.Unix(1e9+int64(binary.BigEndian.Uint16(b[3:])), 0).UTC()
 	h := nats.Header{
-		hdrStream: {"KV_proxima"}, hdrSubject: {"$KV.proxima.inst.user.r." + z + "." + id}, hdrSequence: {strconv.FormatUint(seq, 10)},
-		hdrTimestamp: {at.Format(time.RFC3339Nano)}, hdrLastSequence: {strconv.FormatUint(last, 10)},
+		wire.HdrStream: {"KV_proxima"}, wire.HdrSubject: {"$KV.proxima.inst.user.r." + z + "." + id}, wire.HdrSequence: {strconv.FormatUint(seq, 10)},
+		wire.HdrTimestamp: {at.Format(time.RFC3339Nano)}, wire.HdrLastSequence: {strconv.FormatUint(last, 10)},
 	}
 	msg := &nats.Msg{Subject: "proxima.inst.user.r." + z + "." + id, Header: h}
 	switch b[5] % 7 {
 	case 0:
-		h[hdrOperation] = []string{purge}
-		msg.Data = bodyExpired
+		h[wire.HdrOperation] = []string{wire.Purge}
+		msg.Data = wire.BodyExpired
 	case 1:
-		h[hdrOperation] = []string{purge}
-		msg.Data = bodyDeregistered
+		h[wire.HdrOperation] = []string{wire.Purge}
+		msg.Data = wire.BodyDeregistered
 	case 2:
-		h[hdrScheduler] = []string{"$KV.proxima.lease.user.r.z.x"}
+		h[wire.HdrScheduler] = []string{"$KV.proxima.lease.user.r.z.x"}
 	case 3:
 		msg.Data = []byte("garbage")
 	default:

@@ -118,8 +118,8 @@ func (v *view) publish(apply func(events.Snapshot)) {
 				delete(v.services, service)
 			}
 		}
-		if v.from.store != nil && !v.stale {
-			v.from.store.save(s)
+		if v.r.stores[v.from] != nil && !v.stale {
+			v.r.stores[v.from].save(s)
 		}
 		apply(s)
 	}

@@ -64,7 +64,7 @@ func (w *watcher) feel(seq uint64) {
 // writes, the leases of those listed would have been renewed, or would have
 // ended. What other regions list has its leases there.
 func (w *watcher) freeze() {
-	if w.from.sourced() {
+	if w.from.Sourced() {
 		return
 	}
 	still := w.r.pulse.still()

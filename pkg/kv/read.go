@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 const (
@@ -37,7 +39,7 @@ type reader struct {
 	asked    int   // the question under way, 0 for none
 	first    int   // it is the same as those since this one, and an answer to any will do
 	about    topic // of it
-	question getRequest
+	question wire.Get
 	want     finding // why there shall be a read; fine: no reason
 
 	cursor  uint64 // where the next page begins; 0: no read is under way
@@ -73,14 +75,14 @@ const (
 	truth               // the newest message, of the stream's leader
 )
 
-func newReader(r *Registry, from *bucket, which string) reader {
+func newReader(r *Registry, from *wire.Bucket, which string) reader {
 	most := pageSize
 	if which == ">" {
 		most = pageMost
 	}
 	rd := reader{
-		filter:  from.inst + which,
-		inbox:   r.nc.NewInbox() + ".",
+		filter:  from.Inst + which,
+		inbox:   r.link.Conn.NewInbox() + ".",
 		replies: make(chan *nats.Msg, most+pageSize/8),
 		due:     time.NewTimer(0), timeout: time.NewTimer(time.Hour),
 	}
@@ -122,7 +124,7 @@ func (w *watcher) next() {
 	if w.cursor == 0 {
 		switch {
 		case w.undecided():
-			w.ask(truth, getRequest{LastFor: w.filter})
+			w.ask(truth, wire.Get{LastFor: w.filter})
 			return
 		case w.want == lost, !w.ready, !time.Now().Before(w.fullAt):
 			w.startRead(true)
@@ -130,7 +132,7 @@ func (w *watcher) next() {
 			w.startRead(false)
 		default:
 			w.floor, w.heard = max(w.verified, w.heard), w.newest
-			w.ask(newest, getRequest{LastFor: w.filter})
+			w.ask(newest, wire.Get{LastFor: w.filter})
 			return
 		}
 	}
@@ -152,7 +154,7 @@ func (w *watcher) undecided() bool {
 
 // judge takes in what the leader says, and reads.
 func (w *watcher) judge(msg *nats.Msg) {
-	if msg.Header.Get(hdrStatus) != "" {
+	if msg.Header.Get(wire.HdrStatus) != "" {
 		w.refused(msg)
 		return
 	}
@@ -198,14 +200,14 @@ func (w *watcher) startRead(full bool) {
 // goes through the stream, record by record, and over all leases between them.
 func (w *watcher) askPage() {
 	w.chain, w.unread, w.askedAt = 0, false, time.Now()
-	q := getRequest{Seq: w.cursor, MultiLast: []string{w.filter}}
+	q := wire.Get{Seq: w.cursor, MultiLast: []string{w.filter}}
 	if w.scan {
-		q = getRequest{Seq: w.cursor, NextFor: w.filter, Batch: w.size}
+		q = wire.Get{Seq: w.cursor, NextFor: w.filter, Batch: w.size}
 	}
 	w.ask(page, q)
 }
 
-func (w *watcher) ask(about topic, q getRequest) {
+func (w *watcher) ask(about topic, q wire.Get) {
 	w.about, w.question, w.first = about, q, w.round+1
 	w.send()
 }
@@ -215,15 +217,15 @@ func (w *watcher) send() {
 	w.round++
 	w.asked = w.round
 	req, err := json.Marshal(w.question)
-	if err == nil && !w.r.nc.IsConnected() {
+	if err == nil && !w.r.link.Conn.IsConnected() {
 		err = fmt.Errorf("%w: not connected", ErrUnavailable)
 	}
 	if err == nil {
-		of := w.from.direct
+		of := w.from.Direct
 		if w.about == truth {
-			of = w.from.leader
+			of = w.from.Leader
 		}
-		err = w.r.nc.PublishRequest(of, w.inbox+strconv.Itoa(w.asked), req)
+		err = w.r.link.Conn.PublishRequest(of, w.inbox+strconv.Itoa(w.asked), req)
 	}
 	if err != nil {
 		w.failed(err)
@@ -258,7 +260,7 @@ func (w *watcher) silence() {
 // stopped to answer, and the next is another.
 func (w *watcher) patience() time.Duration {
 	idle := pageIdle
-	if w.from.store != nil && !w.ready {
+	if w.r.stores[w.from] != nil && !w.ready {
 		idle = firstIdle // there is something to go on with
 	}
 	return idle << min(w.retries, 4) / 2
@@ -271,30 +273,30 @@ func (w *watcher) answer(msg *nats.Msg) {
 		return // too late
 	}
 	w.first, w.asked = n, n // the others are not needed any more
-	code := msg.Header.Get(hdrStatus)
+	code := msg.Header.Get(wire.HdrStatus)
 	switch {
 	case w.about == truth:
 		w.judge(msg)
-	case w.about == newest && stored(msg):
-		seq, _ := stampUint(msg.Header, hdrSequence)
+	case w.about == newest && wire.Stored(msg):
+		seq, _ := wire.StampUint(msg.Header, wire.HdrSequence)
 		w.checked(seq)
 	case w.about == newest && msg.Header == nil: // see listed
 		w.checked(max(w.floor, w.verified+1))
 	case w.about == newest && code == "404": // there is nothing
 		w.checked(0)
-	case w.about == lease && (stored(msg) || code == "404"):
-		seq, _ := stampUint(msg.Header, hdrSequence)
+	case w.about == lease && (wire.Stored(msg) || code == "404"):
+		seq, _ := wire.StampUint(msg.Header, wire.HdrSequence)
 		w.feel(seq)
 	case w.about != page:
 		w.refused(msg)
-	case stored(msg), msg.Header == nil:
+	case wire.Stored(msg), msg.Header == nil:
 		w.listed(msg)
 	case code == "204":
 		w.pageEnded(msg)
 	case code == "413":
 		w.scan = true // too many for the short way
 		w.askPage()
-	case code == "404" && !w.scan && msg.Header.Get(hdrDescription) == "Message Not Found":
+	case code == "404" && !w.scan && msg.Header.Get(wire.HdrDescription) == "Message Not Found":
 		w.refused(msg) // one of several, and the answer ends here
 	case code == "404":
 		w.readEnded()
@@ -311,7 +313,7 @@ func (w *watcher) checked(seq uint64) {
 	case seq < w.floor:
 		// The stream was made anew or emptied, a copy lags behind, or what
 		// was heard was never stored.
-		w.r.counts.gaps.Add(1)
+		w.r.link.Counts.Gaps.Add(1)
 		w.want = lost
 		w.schedule()
 	case seq > w.verified && w.want != lost:
@@ -319,8 +321,8 @@ func (w *watcher) checked(seq uint64) {
 		// one that was, can be found in no other way.
 		w.startRead(false)
 		w.askPage()
-	case !w.from.sourced() && w.r.pulse.due():
-		w.ask(lease, getRequest{LastFor: w.r.prefix + "lease.>"})
+	case !w.from.Sourced() && w.r.pulse.due():
+		w.ask(lease, wire.Get{LastFor: w.r.link.Prefix + "lease.>"})
 	default:
 		w.freeze()
 		w.schedule()
@@ -332,7 +334,7 @@ func (w *watcher) listed(msg *nats.Msg) {
 	w.wait(w.patience())
 	if msg.Header == nil {
 		// Somebody wrote headers that cannot be read.
-		w.r.invalid(msg, errFrame)
+		w.r.link.Invalid(msg, wire.ErrFrame)
 		w.unread = true
 		return
 	}
@@ -346,7 +348,7 @@ func (w *watcher) listed(msg *nats.Msg) {
 // inOrder says whether nothing was lost on the way before msg. If so, the page
 // is asked for again from there.
 func (w *watcher) inOrder(msg *nats.Msg) bool {
-	last, _ := stampUint(msg.Header, hdrLastSequence)
+	last, _ := wire.StampUint(msg.Header, wire.HdrLastSequence)
 	if last != w.chain && !w.unread {
 		w.failed(errors.New("kv: a part of an answer was lost"))
 		return false
@@ -359,10 +361,10 @@ func (w *watcher) pageEnded(msg *nats.Msg) {
 	if !w.inOrder(msg) {
 		return
 	}
-	last, _ := stampUint(msg.Header, hdrLastSequence)
+	last, _ := wire.StampUint(msg.Header, wire.HdrLastSequence)
 	w.highest = max(w.highest, last)
 	w.cursor = max(w.cursor, last+1)
-	if pending, _ := stampUint(msg.Header, hdrPending); pending > 0 {
+	if pending, _ := wire.StampUint(msg.Header, wire.HdrPending); pending > 0 {
 		// The server counts what is left for each page: few large ones cost it
 		// less, if the way to us takes them.
 		if time.Since(w.askedAt) < pageQuick {
@@ -387,7 +389,7 @@ func (w *watcher) readEnded() {
 	}
 	w.readAt = time.Now()
 	if w.full {
-		w.r.counts.snapshots.Add(1)
+		w.r.link.Counts.Snapshots.Add(1)
 		w.heard = w.newest
 		w.fullAt = time.Now().Add(jitter(w.r.relaxed(snapshotEvery)))
 	}
@@ -439,8 +441,8 @@ func (w *watcher) schedule() {
 // refused handles an answer that is an error: most often that nobody keeps
 // the bucket, or that it is not there.
 func (w *watcher) refused(msg *nats.Msg) {
-	err := fmt.Errorf("%w: %s", ErrUnavailable, status(msg))
-	if msg.Header.Get(hdrStatus) == "503" {
+	err := fmt.Errorf("%w: %s", ErrUnavailable, wire.Status(msg))
+	if msg.Header.Get(wire.HdrStatus) == "503" {
 		err = w.noBucket()
 	}
 	w.failed(err)
@@ -449,11 +451,11 @@ func (w *watcher) refused(msg *nats.Msg) {
 // noBucket makes the bucket that is not there, or says so.
 func (w *watcher) noBucket() error {
 	if !w.r.opts.NoCreate {
-		if _, err := w.r.heal(w.ctx); err != nil && !transient(err) {
+		if _, err := w.r.heal(w.ctx); err != nil && !wire.Transient(err) {
 			return err
 		}
 	}
-	return fmt.Errorf("%w: no server has bucket %q", ErrUnavailable, w.from.name)
+	return fmt.Errorf("%w: no server has bucket %q", ErrUnavailable, w.from.Name)
 }
 
 // noAnswer notes that a question has failed. One is no reason to call the view
@@ -461,7 +463,7 @@ func (w *watcher) noBucket() error {
 func (w *watcher) noAnswer(err error) {
 	w.retries++
 	w.outage = time.Now()
-	if w.retries > 1 || !w.r.nc.IsConnected() || !w.ready {
+	if w.retries > 1 || !w.r.link.Conn.IsConnected() || !w.ready {
 		w.setStale(err)
 	}
 }

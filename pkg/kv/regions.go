@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 // sourceHeartbeat is how often such a consumer speaks up. The server wants this.
@@ -63,7 +64,7 @@ func (r *Registry) openOthers() error {
 	if r.regions, err = regionNames(r.opts); err != nil || len(r.regions) == 0 {
 		return err
 	}
-	b := newBucket(r.opts.Bucket+"_"+r.opts.Domain, r.opts.Bucket, r.api)
+	b := wire.NewBucket(r.opts.Bucket+"_"+r.opts.Domain, r.opts.Bucket, r.link.API)
 	r.others = &b
 	return nil
 }
@@ -92,14 +93,14 @@ func (r *Registry) ensureRegions(ctx context.Context, own jetstream.Stream) erro
 		}
 	}
 	want := r.othersConfig(own.CachedInfo().Config)
-	s, err := r.js.Stream(ctx, r.others.stream)
+	s, err := r.link.JS.Stream(ctx, r.others.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		s, err = r.absent(ctx, r.others.stream)
+		s, err = r.absent(ctx, r.others.Stream)
 	}
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		s, err = r.js.CreateStream(ctx, want)
+		s, err = r.link.JS.CreateStream(ctx, want)
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			s, err = r.js.Stream(ctx, r.others.stream)
+			s, err = r.link.JS.Stream(ctx, r.others.Stream)
 		}
 	}
 	if err != nil {
@@ -107,7 +108,7 @@ func (r *Registry) ensureRegions(ctx context.Context, own jetstream.Stream) erro
 	}
 	config := s.CachedInfo().Config
 	if !config.AllowDirect || !config.AllowMsgTTL || config.MaxMsgsPerSubject != 1 || config.RePublish == nil || *config.RePublish != *want.RePublish {
-		return fmt.Errorf("%w: stream %s was not made by Proxima, remove it", errOthers, r.others.stream)
+		return fmt.Errorf("%w: stream %s was not made by Proxima, remove it", errOthers, r.others.Stream)
 	}
 	return r.addSources(ctx, config)
 }
@@ -121,7 +122,7 @@ func (r *Registry) addSources(ctx context.Context, config jetstream.StreamConfig
 			continue
 		}
 		if err := r.rewind(ctx, region, 0); err != nil {
-			r.log.Debug("a region is not read yet", "region", region, "error", err)
+			r.link.Log.Debug("a region is not read yet", "region", region, "error", err)
 			missing = true
 			continue
 		}
@@ -132,7 +133,7 @@ func (r *Registry) addSources(ctx context.Context, config jetstream.StreamConfig
 		return nil
 	}
 	config.Subjects = nil // what the server gives to a stream that has no source yet
-	if _, err := r.js.UpdateStream(ctx, config); err != nil {
+	if _, err := r.link.JS.UpdateStream(ctx, config); err != nil {
 		r.incomplete.Store(true)
 		return fmt.Errorf("source more regions: %w", err)
 	}
@@ -142,7 +143,7 @@ func (r *Registry) addSources(ctx context.Context, config jetstream.StreamConfig
 // rewind has a region tell what it wrote after the message of that sequence. Its
 // consumer remembers what it has told, also to a stream of ours that was lost.
 func (r *Registry) rewind(ctx context.Context, region string, after uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, r.opts.OpTimeout/4)
+	ctx, cancel := context.WithTimeout(ctx, r.link.OpTimeout/4)
 	defer cancel()
 	request, err := json.Marshal(struct {
 		Seq uint64 `json:"seq"`
@@ -150,7 +151,7 @@ func (r *Registry) rewind(ctx context.Context, region string, after uint64) erro
 	if err != nil {
 		return err
 	}
-	return r.call(ctx, apiOf(region)+".CONSUMER.RESET."+r.stream+"."+sourceName(r.opts.Domain), request, &struct{}{})
+	return r.call(ctx, apiOf(region)+".CONSUMER.RESET."+r.link.Stream+"."+sourceName(r.opts.Domain), request, &struct{}{})
 }
 
 var errOthers = errors.New("kv: the bucket of the other regions cannot be used")
@@ -179,7 +180,7 @@ func (r *Registry) sourceConsumer(reader string) jetstream.ConsumerConfig {
 		MaxAckPending:  4096,
 		FlowControl:    true,
 		IdleHeartbeat:  sourceHeartbeat,
-		FilterSubjects: []string{r.instOf(r.opts.Domain), r.prefix + evacuateFamily + ">"},
+		FilterSubjects: []string{r.instOf(r.opts.Domain), r.link.Prefix + evacuateFamily + ">"},
 	}
 }
 
@@ -187,19 +188,19 @@ func sourceName(reader string) string { return "region_" + reader }
 
 // sourceSubject is where what one region says is delivered to another.
 func (r *Registry) sourceSubject(from, reader string) string {
-	return r.live + "source." + from + "." + reader
+	return r.link.Live + "source." + from + "." + reader
 }
 
 // instOf are the records of the instances that are in a region: what is said of
 // others there is not heard elsewhere.
-func (r *Registry) instOf(region string) string { return r.inst + "*." + region + ".>" }
+func (r *Registry) instOf(region string) string { return r.link.Inst + "*." + region + ".>" }
 
 // othersConfig is the stream of what the other regions say, before it has sources.
 // Nobody writes to it: it has no subjects.
 func (r *Registry) othersConfig(own jetstream.StreamConfig) jetstream.StreamConfig {
 	b := r.others
 	c := jetstream.StreamConfig{
-		Name:                   b.stream,
+		Name:                   b.Stream,
 		Description:            "The instances of the other regions, sourced from their buckets",
 		Storage:                own.Storage,
 		Replicas:               own.Replicas,
@@ -210,7 +211,7 @@ func (r *Registry) othersConfig(own jetstream.StreamConfig) jetstream.StreamConf
 		SubjectDeleteMarkerTTL: markerTTL,
 		AllowDirect:            true,
 		DenyDelete:             true,
-		RePublish:              &jetstream.RePublish{Source: b.prefix + ">", Destination: b.live + ">"},
+		RePublish:              &jetstream.RePublish{Source: b.Prefix + ">", Destination: b.Live + ">"},
 	}
 	return c
 }
@@ -220,12 +221,12 @@ func (r *Registry) othersConfig(own jetstream.StreamConfig) jetstream.StreamConf
 func (r *Registry) sourceConfig(region string, epoch int64) *jetstream.StreamSource {
 	b := r.others
 	return &jetstream.StreamSource{
-		Name:     r.stream,
+		Name:     r.link.Stream,
 		External: &jetstream.ExternalStream{APIPrefix: apiOf(region)},
 		Consumer: &jetstream.StreamConsumerSource{Name: sourceName(r.opts.Domain), DeliverSubject: r.sourceSubject(region, r.opts.Domain)},
 		SubjectTransforms: []jetstream.SubjectTransformConfig{
-			{Source: r.instOf(region), Destination: b.inst + "{{wildcard(1)}}." + region + ".>"},
-			{Source: r.prefix + evacuateFamily + ">", Destination: b.prefix + evacuateFamily + region + ".>"},
+			{Source: r.instOf(region), Destination: b.Inst + "{{wildcard(1)}}." + region + ".>"},
+			{Source: r.link.Prefix + evacuateFamily + ">", Destination: b.Prefix + evacuateFamily + region + ".>"},
 			r.epochTransform(epoch),
 		},
 	}

@@ -13,16 +13,17 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 var (
 	// ErrFenced is returned when the record of an instance is not the one
 	// that the caller knows: it was removed, or replaced by another incarnation.
-	ErrFenced = errors.New("kv: the record is gone or has been replaced")
+	ErrFenced = wire.ErrFenced
 	// ErrNotFound is returned when no such instance is listed.
-	ErrNotFound = errors.New("kv: no such instance")
+	ErrNotFound = wire.ErrNotFound
 	// ErrUnavailable is returned when the registry does not answer.
-	ErrUnavailable = errors.New("kv: the registry does not answer")
+	ErrUnavailable = wire.ErrUnavailable
 )
 
 // DefaultBucket is the bucket's name unless [Options] says otherwise.
@@ -75,26 +76,20 @@ type Options struct {
 // that must be closed: watches end with their contexts, announcements with
 // [Announcement.Leave]. The connection stays the caller's.
 type Registry struct {
-	bucket         // of this region: all that is written goes here
-	others *bucket // what the other regions have written; nil: there are none
+	link   *wire.Link
+	others *wire.Bucket            // what the other regions have written; nil: there are none
+	stores map[*wire.Bucket]*store // of the last snapshots; empty: nothing is saved
 
-	nc   *nats.Conn
-	js   jetstream.JetStream
 	opts Options
-	log  *slog.Logger
-	api  string // prefix of JetStream's subjects
 
 	regions    []string    // the other ones
 	incomplete atomic.Bool // some of them are not sourced yet
 
 	evacuations follower
-	clock       clock
-	counts      counters
 	pulse       pulse
-	watching    atomic.Int64 // watches, now
-	stale       atomic.Int64 // those that have said that their view is stale
-	warned      throttle     // of messages that are not valid
-	doubted     throttle     // of instances that become suspects
+	watching    atomic.Int64  // watches, now
+	stale       atomic.Int64  // those that have said that their view is stale
+	doubted     wire.Throttle // of instances that become suspects
 
 	ensuring chan struct{} // full while somebody asks for the bucket, or makes it
 	ensured  atomic.Bool   // it has been seen
@@ -107,8 +102,6 @@ type Counts struct {
 	Gaps      uint64 // changes that were missed and noticed
 	Snapshots uint64 // snapshots read
 }
-
-type counters struct{ invalid, forged, gaps, snapshots atomic.Uint64 }
 
 // Open opens the bucket, and creates it when it is not there and may be
 // created. ctx bounds the opening only. The error means that something must be
@@ -131,11 +124,8 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	r := &Registry{
-		nc: nc, opts: o, log: o.Logger,
-		clock:    clock{start: time.Now()},
-		ensuring: make(chan struct{}, 1),
-	}
+	link := &wire.Link{Conn: nc, OpTimeout: o.OpTimeout, Log: o.Logger, Clock: wire.NewClock()}
+	r := &Registry{link: link, opts: o, ensuring: make(chan struct{}, 1)}
 	api := "$JS.API."
 	var err error
 	if o.Domain != "" {
@@ -143,31 +133,32 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 			return nil, fmt.Errorf("kv: open: %w", err)
 		}
 		api = "$JS." + o.Domain + ".API."
-		r.js, err = jetstream.NewWithDomain(nc, o.Domain)
+		r.link.JS, err = jetstream.NewWithDomain(nc, o.Domain)
 	} else {
-		r.js, err = jetstream.New(nc)
+		r.link.JS, err = jetstream.New(nc)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("kv: open: %w", err)
 	}
-	r.api = api
+	r.link.API = api
 	r.evacuations.r = r
-	r.bucket = newBucket(o.Bucket, o.Bucket, api)
+	link.Bucket = wire.NewBucket(o.Bucket, o.Bucket, api)
 	if err := r.openOthers(); err != nil {
 		return nil, err
 	}
 	if o.SnapshotDir != "" {
+		r.stores = map[*wire.Bucket]*store{}
 		for _, b := range r.buckets() {
-			if b.store, err = openStore(o.SnapshotDir, b.name, o.Logger); err != nil {
+			if r.stores[b], err = openStore(o.SnapshotDir, b.Name, o.Logger); err != nil {
 				return nil, err
 			}
 		}
 	}
 	if !nc.Opts.AllowReconnect || nc.Opts.MaxReconnect >= 0 {
-		r.log.Warn("the NATS connection gives up after a number of reconnects, use nats.MaxReconnects(-1) for discovery that heals by itself",
+		r.link.Log.Warn("the NATS connection gives up after a number of reconnects, use nats.MaxReconnects(-1) for discovery that heals by itself",
 			"reconnects", nc.Opts.AllowReconnect, "max_reconnects", nc.Opts.MaxReconnect)
 	}
-	if err := r.open(ctx); err != nil && !transient(err) {
+	if err := r.open(ctx); err != nil && !wire.Transient(err) {
 		return nil, err
 	}
 	return r, nil
@@ -178,21 +169,21 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 // leaders tell about the stream: if a copy of it answers and they do not, whoever
 // opens the bucket has better things to do than to wait for an election.
 func (r *Registry) open(ctx context.Context) error {
-	look, done := context.WithTimeout(ctx, r.opts.OpTimeout/2)
-	_, err := r.lastMsg(look, r.prefix+"none")
+	look, done := context.WithTimeout(ctx, r.link.OpTimeout/2)
+	_, err := r.link.LastMsg(look, r.link.Prefix+"none")
 	done()
 	if err == nil || errors.Is(err, ErrNotFound) {
-		short, cancel := context.WithTimeout(ctx, r.opts.OpTimeout/4)
+		short, cancel := context.WithTimeout(ctx, r.link.OpTimeout/4)
 		defer cancel()
 		ctx = short
 	}
-	for end := time.Now().Add(r.opts.OpTimeout); ; {
+	for end := time.Now().Add(r.link.OpTimeout); ; {
 		err := r.ensure(ctx)
 		if !errors.Is(err, nats.ErrNoResponders) || time.Now().After(end) {
 			return err
 		}
 		select {
-		case <-time.After(r.opts.OpTimeout / 8):
+		case <-time.After(r.link.OpTimeout / 8):
 		case <-ctx.Done():
 			return err
 		}
@@ -200,11 +191,36 @@ func (r *Registry) open(ctx context.Context) error {
 }
 
 // Conn is the connection that [Open] was given.
-func (r *Registry) Conn() *nats.Conn { return r.nc }
+func (r *Registry) Conn() *nats.Conn { return r.link.Conn }
+
+// Now is the time by the server's clock, as far as changes have told it, and by
+// ours as it was when the registry was opened until then. What instances say of
+// themselves, as [events.Instance].Started, is to be compared with that: our own
+// clock may be wrong, and it may jump.
+func (r *Registry) Now() time.Time { return r.link.Clock.Now() }
+
+// buckets are all that are read.
+func (r *Registry) buckets() []*wire.Bucket {
+	if r.others == nil {
+		return []*wire.Bucket{&r.link.Bucket}
+	}
+	return []*wire.Bucket{&r.link.Bucket, r.others}
+}
+
+// Buckets are the names of the buckets that are read: the registry's own first,
+// and, with [Options.Regions], the one of the other regions. Changes in a bucket are
+// republished on <name>.inst.<service>.<region>.<zone>.<id>.
+func (r *Registry) Buckets() []string {
+	var names []string
+	for _, b := range r.buckets() {
+		names = append(names, b.Name)
+	}
+	return names
+}
 
 // Counts returns the totals since Open.
 func (r *Registry) Counts() Counts {
-	return Counts{r.counts.invalid.Load(), r.counts.forged.Load(), r.counts.gaps.Load(), r.counts.snapshots.Load()}
+	return Counts{r.link.Counts.Invalid.Load(), r.link.Counts.Forged.Load(), r.link.Counts.Gaps.Load(), r.link.Counts.Snapshots.Load()}
 }
 
 // config is the stream under the bucket. It is not made by CreateKeyValue,
@@ -215,10 +231,10 @@ func (r *Registry) config(replicas int) jetstream.StreamConfig {
 		storage = jetstream.MemoryStorage
 	}
 	return jetstream.StreamConfig{
-		Name:                   r.stream,
+		Name:                   r.link.Stream,
 		FirstSeq:               r.firstSequence(),
 		Description:            "Proxima's instances and their leases",
-		Subjects:               []string{r.prefix + ">"},
+		Subjects:               []string{r.link.Prefix + ">"},
 		Storage:                storage,
 		Replicas:               replicas,
 		MaxMsgsPerSubject:      1,
@@ -231,8 +247,8 @@ func (r *Registry) config(replicas int) jetstream.StreamConfig {
 		AllowDirect:            true,
 		DenyDelete:             true,
 		RePublish: &jetstream.RePublish{
-			Source:      r.prefix + "inst.>",
-			Destination: r.live + "inst.>",
+			Source:      r.link.Prefix + "inst.>",
+			Destination: r.link.Live + "inst.>",
 		},
 	}
 }
@@ -241,7 +257,7 @@ func (r *Registry) config(replicas int) jetstream.StreamConfig {
 // not take long: a stream that just has no leader looks the same, and whoever
 // asks has a lease to renew. It leaves it to somebody who is at it already.
 func (r *Registry) heal(ctx context.Context) (made bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, r.opts.OpTimeout/4)
+	ctx, cancel := context.WithTimeout(ctx, r.link.OpTimeout/4)
 	defer cancel()
 	select {
 	case r.ensuring <- struct{}{}:
@@ -254,7 +270,7 @@ func (r *Registry) heal(ctx context.Context) (made bool, err error) {
 
 // ensure makes the bucket unless it is there. One caller at a time asks.
 func (r *Registry) ensure(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*r.opts.OpTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 2*r.link.OpTimeout)
 	defer cancel()
 	select {
 	case r.ensuring <- struct{}{}:
@@ -268,15 +284,15 @@ func (r *Registry) ensure(ctx context.Context) error {
 
 // ensureLocked makes the bucket unless it is there, and says whether it did.
 func (r *Registry) ensureLocked(ctx context.Context) (made bool, err error) {
-	if !r.nc.IsConnected() {
+	if !r.link.Conn.IsConnected() {
 		return false, fmt.Errorf("%w: not connected", ErrUnavailable)
 	}
-	s, err := r.js.Stream(ctx, r.stream)
+	s, err := r.link.JS.Stream(ctx, r.link.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if r.opts.NoCreate {
 			return false, fmt.Errorf("%w: there is no bucket %q and this user does not create it", ErrUnavailable, r.opts.Bucket)
 		}
-		if s, err = r.absent(ctx, r.stream); errors.Is(err, jetstream.ErrStreamNotFound) {
+		if s, err = r.absent(ctx, r.link.Stream); errors.Is(err, jetstream.ErrStreamNotFound) {
 			s, err = r.create(ctx)
 			made = err == nil
 		}
@@ -291,8 +307,8 @@ func (r *Registry) ensureLocked(ctx context.Context) (made bool, err error) {
 	case r.ensured.Load(), errors.Is(err, nats.ErrNoResponders) && r.opts.Domain != "":
 		return made, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
-		return false, fmt.Errorf("%w (%w)", errNoJetStream, err)
-	case transient(err):
+		return false, fmt.Errorf("%w (%w)", wire.ErrNoJetStream, err)
+	case wire.Transient(err):
 		// Some users may read the bucket and not ask about the stream:
 		// to them this is a request without an answer.
 		return false, fmt.Errorf("%w: %w", ErrUnavailable, err)
@@ -319,7 +335,7 @@ func (r *Registry) absent(ctx context.Context, stream string) (jetstream.Stream,
 	}
 	select {
 	case <-time.After(removal):
-		return r.js.Stream(ctx, stream)
+		return r.link.JS.Stream(ctx, stream)
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 	}
@@ -329,24 +345,22 @@ func (r *Registry) create(ctx context.Context) (jetstream.Stream, error) {
 	replicas := r.opts.Replicas
 	if replicas == 0 {
 		replicas = 1
-		if r.nc.ConnectedClusterName() != "" {
+		if r.link.Conn.ConnectedClusterName() != "" {
 			replicas = 3
 		}
 	}
-	s, err := r.js.CreateStream(ctx, r.config(replicas))
-	if r.opts.Replicas == 0 && replicas > 1 && err != nil && !transient(err) {
-		s, err = r.js.CreateStream(ctx, r.config(1)) // a cluster of fewer servers
+	s, err := r.link.JS.CreateStream(ctx, r.config(replicas))
+	if r.opts.Replicas == 0 && replicas > 1 && err != nil && !wire.Transient(err) {
+		s, err = r.link.JS.CreateStream(ctx, r.config(1)) // a cluster of fewer servers
 	}
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // somebody else was faster
-		return r.js.Stream(ctx, r.stream)
+		return r.link.JS.Stream(ctx, r.link.Stream)
 	}
 	if err == nil {
-		r.log.Info("made the registry's bucket", "bucket", r.opts.Bucket, "replicas", s.CachedInfo().Config.Replicas)
+		r.link.Log.Info("made the registry's bucket", "bucket", r.opts.Bucket, "replicas", s.CachedInfo().Config.Replicas)
 	}
 	return s, err
 }
-
-var errNoJetStream = errors.New("kv: the NATS server has no JetStream for this user, start it with JetStream enabled (nats-server -js)")
 
 // incompatible says what a stream lacks to be a registry.
 func (r *Registry) incompatible(c jetstream.StreamConfig) string {
@@ -370,19 +384,4 @@ func (r *Registry) incompatible(c jetstream.StreamConfig) string {
 		return ""
 	}
 	return "it lacks " + strings.Join(missing, ", ")
-}
-
-// transient says that trying again may help.
-func transient(err error) bool {
-	if errors.Is(err, errNoJetStream) {
-		return false
-	}
-	if e, ok := errors.AsType[*jetstream.APIError](err); ok {
-		return e.Code == 503 && e.ErrorCode != jetstream.JSErrCodeJetStreamNotEnabled &&
-			e.ErrorCode != jetstream.JSErrCodeJetStreamNotEnabledForAccount
-	}
-	return errors.Is(err, ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
-		errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) ||
-		errors.Is(err, nats.ErrConnectionReconnecting) || errors.Is(err, nats.ErrReconnectBufExceeded) ||
-		errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed)
 }

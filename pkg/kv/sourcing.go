@@ -128,7 +128,7 @@ type looked struct {
 
 func newSourcing(r *Registry) *sourcing {
 	s := &sourcing{
-		r: r, id: r.nc.NewInbox(), heard: make(chan *nats.Msg, 64),
+		r: r, id: r.link.Conn.NewInbox(), heard: make(chan *nats.Msg, 64),
 		state: map[string]reading{}, away: map[string]time.Time{}, known: map[string]bool{}, told: time.Now(),
 	}
 	s.due = time.NewTimer(s.wait(false))
@@ -137,7 +137,7 @@ func newSourcing(r *Registry) *sourcing {
 
 func (s *sourcing) run(ctx context.Context) {
 	defer s.due.Stop()
-	sub, err := s.r.nc.ChanSubscribe(s.subject(), s.heard)
+	sub, err := s.r.link.Conn.ChanSubscribe(s.subject(), s.heard)
 	if err != nil {
 		return // the connection is closed: nothing will ever be read again
 	}
@@ -157,7 +157,7 @@ func (s *sourcing) run(ctx context.Context) {
 	}
 }
 
-func (s *sourcing) subject() string { return s.r.live + "sources." + s.r.opts.Domain }
+func (s *sourcing) subject() string { return s.r.link.Live + "sources." + s.r.opts.Domain }
 
 // wait is how long until the next look, if nobody else is faster: who did the last
 // one is likely to do the next.
@@ -178,7 +178,7 @@ func (s *sourcing) wait(mine bool) time.Duration {
 func (s *sourcing) hear(msg *nats.Msg) (by string) {
 	l, err := decodeLooked(msg.Data)
 	if err != nil {
-		s.r.invalid(msg, err)
+		s.r.link.Invalid(msg, err)
 		return ""
 	}
 	if len(l.Regions) == 0 {
@@ -229,7 +229,7 @@ func decodeLooked(data []byte) (looked, error) {
 // the order in which it was said. On a connection without echo nothing comes back,
 // and it looks a moment later.
 func (s *sourcing) first(ctx context.Context) bool {
-	if !s.r.nc.IsConnected() {
+	if !s.r.link.Conn.IsConnected() {
 		s.due.Reset(s.wait(false))
 		return false
 	}
@@ -255,11 +255,11 @@ func (s *sourcing) first(ctx context.Context) bool {
 
 // look looks at all regions, and begins anew to read those that need it.
 func (s *sourcing) look(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, s.r.opts.OpTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.r.link.OpTimeout)
 	defer cancel()
 	found, err := s.find(ctx)
 	if err != nil {
-		s.r.log.Debug("it is not known how well other regions are read", "error", err)
+		s.r.link.Log.Debug("it is not known how well other regions are read", "error", err)
 		return
 	}
 	for _, region := range s.r.regions {
@@ -271,10 +271,10 @@ func (s *sourcing) look(ctx context.Context) {
 		if again {
 			epoch := max(time.Now().UnixMicro(), was.Epoch+1, is.epoch+1)
 			if err := s.r.source(ctx, region, epoch, now.Safe); err != nil {
-				s.r.log.Debug("a region is not read anew", "region", region, "error", err)
+				s.r.link.Log.Debug("a region is not read anew", "region", region, "error", err)
 				now.Away, now.Skip = true, 0 // tried again soon
 			} else {
-				s.r.log.Debug("a region is read anew", "region", region, "after", now.Safe)
+				s.r.link.Log.Debug("a region is read anew", "region", region, "after", now.Safe)
 				now = now.begun(epoch)
 			}
 		}
@@ -289,7 +289,7 @@ func (s *sourcing) tell(found map[string]reading) {
 	if err != nil {
 		panic(err) // numbers and names
 	}
-	_ = s.r.nc.Publish(s.subject(), data) // if nobody hears it, others look as well
+	_ = s.r.link.Conn.Publish(s.subject(), data) // if nobody hears it, others look as well
 }
 
 // find looks at all regions at once. The error is of our own.
@@ -309,7 +309,7 @@ func (s *sourcing) find(ctx context.Context) (map[string]look, error) {
 	if !slices.ContainsFunc(s.r.regions, func(region string) bool { return found[region].reached }) {
 		return found, ctx.Err()
 	}
-	stream, err := s.r.js.Stream(ctx, s.r.others.stream)
+	stream, err := s.r.link.JS.Stream(ctx, s.r.others.Stream)
 	if err != nil {
 		return nil, err
 	}
@@ -334,7 +334,7 @@ func (s *sourcing) ask(ctx context.Context, region string) look {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	var info jetstream.ConsumerInfo
-	if err := s.r.call(ctx, apiOf(region)+".CONSUMER.INFO."+s.r.stream+"."+sourceName(s.r.opts.Domain), nil, &info); err != nil {
+	if err := s.r.call(ctx, apiOf(region)+".CONSUMER.INFO."+s.r.link.Stream+"."+sourceName(s.r.opts.Domain), nil, &info); err != nil {
 		return look{}
 	}
 	return look{reached: true, made: info.Created.UnixNano(), count: info.Delivered.Consumer, told: info.Delivered.Stream}
@@ -342,7 +342,7 @@ func (s *sourcing) ask(ctx context.Context, region string) look {
 
 // call asks JetStream's API of another region.
 func (r *Registry) call(ctx context.Context, subject string, request []byte, into any) error {
-	msg, err := r.nc.RequestWithContext(ctx, subject, request)
+	msg, err := r.link.Conn.RequestWithContext(ctx, subject, request)
 	if err != nil {
 		return err
 	}
@@ -387,7 +387,7 @@ func (r *Registry) source(ctx context.Context, region string, epoch int64, after
 		return err
 	}
 	// Somebody who changed another source at that moment may have undone it.
-	s, err := r.js.Stream(ctx, r.others.stream)
+	s, err := r.link.JS.Stream(ctx, r.others.Stream)
 	if err != nil {
 		return err
 	}
@@ -400,7 +400,7 @@ func (r *Registry) source(ctx context.Context, region string, epoch int64, after
 
 // setSource replaces the source of a region, nil: by none.
 func (r *Registry) setSource(ctx context.Context, region string, source *jetstream.StreamSource) error {
-	s, err := r.js.Stream(ctx, r.others.stream)
+	s, err := r.link.JS.Stream(ctx, r.others.Stream)
 	if err != nil {
 		return err
 	}
@@ -415,7 +415,7 @@ func (r *Registry) setSource(ctx context.Context, region string, source *jetstre
 	} else if i < 0 {
 		return nil
 	}
-	_, err = r.js.UpdateStream(ctx, config)
+	_, err = r.link.JS.UpdateStream(ctx, config)
 	return err
 }
 
@@ -427,7 +427,7 @@ const epochFamily = "epoch."
 
 func (r *Registry) epochTransform(epoch int64) jetstream.SubjectTransformConfig {
 	name := epochFamily + strconv.FormatInt(epoch, 10)
-	return jetstream.SubjectTransformConfig{Source: r.prefix + name, Destination: r.others.prefix + name}
+	return jetstream.SubjectTransformConfig{Source: r.link.Prefix + name, Destination: r.others.Prefix + name}
 }
 
 // epochOf is 0 for a source that has none.

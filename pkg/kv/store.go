@@ -269,10 +269,10 @@ func decodeStored(data []byte) (storedSnapshot, error) {
 // answers. Whatever that says of an instance is newer, and one that it does not
 // know has vanished without a word.
 func (v *view) restore() (restored bool) {
-	if v.from.store == nil || v.ready {
+	if v.r.stores[v.from] == nil || v.ready {
 		return false
 	}
-	for _, stored := range v.from.store.load(v.service) {
+	for _, stored := range v.r.stores[v.from].load(v.service) {
 		l := v.list(stored.service)
 		for _, e := range stored.entries {
 			rec := &record{name: e.Key().String(), instance: e.Instance, seq: e.Revision, stored: true}

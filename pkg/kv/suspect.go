@@ -151,9 +151,9 @@ func (v *view) doubtful(l *list, rec *record) {
 
 // suspects logs that an instance is suspect: of many, one.
 func (v *view) suspects(why string, in *events.Instance, more ...any) {
-	log := v.r.log.Debug
-	if v.r.doubted.allows(&v.r.clock) {
-		log = v.r.log.Warn
+	log := v.r.link.Log.Debug
+	if v.r.doubted.Allows(v.r.link.Clock) {
+		log = v.r.link.Log.Warn
 		more = append(more, "others", "are only logged for debugging, for a minute")
 	}
 	log(why, append([]any{"service", in.Service, "instance", in.ID}, more...)...)
@@ -215,10 +215,10 @@ func (v *view) unheard(l *list, records []*record) {
 		}
 	}
 	madeUp := stored > 0 && l.all.listed-stored > stored
-	v.r.log.Warn("instances were heard of that are not in the registry", "service", in.Service, "instance", in.ID, "instances", len(records), "made_up", madeUp)
+	v.r.link.Log.Warn("instances were heard of that are not in the registry", "service", in.Service, "instance", in.ID, "instances", len(records), "made_up", madeUp)
 	for _, rec := range records {
 		if madeUp {
-			v.r.counts.forged.Add(1)
+			v.r.link.Counts.Forged.Add(1)
 		}
 		if madeUp || v.r.opts.NoSuspects {
 			v.drop(l, rec)
@@ -235,7 +235,7 @@ func (v *view) dropSuspects() {
 	for _, rec := range v.records {
 		if !rec.suspect.IsZero() && time.Since(rec.suspect) >= rec.patience {
 			if !rec.stored {
-				v.r.counts.forged.Add(1)
+				v.r.link.Counts.Forged.Add(1)
 			}
 			v.drop(v.list(rec.instance.Service), rec)
 		}

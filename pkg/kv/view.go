@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 // view is what a watcher knows: every record by its key, and for each service
@@ -21,7 +22,7 @@ import (
 // again at 1: then the later time of the server tells, see [record.older].
 type view struct {
 	r        *Registry
-	from     *bucket // where it is read
+	from     *wire.Bucket // where it is read
 	service  string
 	seed     maphash.Seed
 	records  map[string]*record // by the rest of the subject: service.region.zone.id
@@ -53,7 +54,7 @@ type view struct {
 // dispute is what a second read says otherwise than was heard.
 type dispute struct {
 	rec    *record
-	change change
+	change wire.Change
 	msg    *nats.Msg
 	err    error
 }
@@ -85,7 +86,7 @@ const (
 
 func newView(r *Registry, service string) *view {
 	v := &view{
-		r: r, from: &r.bucket, service: service, seed: maphash.MakeSeed(), vigil: time.NewTimer(vigil),
+		r: r, from: &r.link.Bucket, service: service, seed: maphash.MakeSeed(), vigil: time.NewTimer(vigil),
 		records: map[string]*record{}, services: map[string]*list{}, changed: map[string]struct{}{},
 	}
 	v.vigil.Stop()
@@ -94,36 +95,36 @@ func newView(r *Registry, service string) *view {
 
 // hear merges a change as it happens, and says what it tells of others.
 func (v *view) hear(msg *nats.Msg) finding {
-	c, err := v.from.parse(msg)
-	if err == nil || !errors.Is(err, errFrame) {
-		if name := c.key.Inst(); msg.Subject[len(v.from.live):] != name {
-			err = fmt.Errorf("%w: a change of %s on another subject", errFrame, name)
+	c, err := v.from.Parse(msg)
+	if err == nil || !errors.Is(err, wire.ErrFrame) {
+		if name := c.Key.Inst(); msg.Subject[len(v.from.Live):] != name {
+			err = fmt.Errorf("%w: a change of %s on another subject", wire.ErrFrame, name)
 		}
 	}
-	if errors.Is(err, errFrame) {
-		v.r.invalid(msg, err)
+	if errors.Is(err, wire.ErrFrame) {
+		v.r.link.Invalid(msg, err)
 		return fine
 	}
 	if err == nil {
-		v.r.clock.hear(c.at)
+		v.r.link.Clock.Hear(c.At)
 	}
-	rec, found := v.records[c.key.String()], fine
+	rec, found := v.records[c.Key.String()], fine
 	switch {
 	case rec == nil:
-		if c.last != 0 {
+		if c.Last != 0 {
 			found = missed
 		}
 	case !rec.older(&c):
 		return fine // a read was faster
-	case c.last > rec.seq:
+	case c.Last > rec.seq:
 		found = missed
-	case c.last < rec.seq && rec.instance != nil:
+	case c.Last < rec.seq && rec.instance != nil:
 		found = lost // it was there, and then it was not
 	}
-	if c.seq <= v.newest {
+	if c.Seq <= v.newest {
 		found = lost // sequences go back
 	}
-	v.newest = c.seq
+	v.newest = c.Seq
 	v.merge(rec, &c, msg, err)
 	if !v.ready {
 		return fine // the read under way comes to all of it
@@ -132,48 +133,48 @@ func (v *view) hear(msg *nats.Msg) finding {
 }
 
 // older says whether c is newer than the record.
-func (rec *record) older(c *change) bool {
-	if c.seq > rec.seq {
+func (rec *record) older(c *wire.Change) bool {
+	if c.Seq > rec.seq {
 		return true
 	}
-	return c.at > rec.at // a lower sequence and a later time: another life of the stream
+	return c.At > rec.at // a lower sequence and a later time: another life of the stream
 }
 
 // merge puts a change in the place of what was known.
-func (v *view) merge(rec *record, c *change, msg *nats.Msg, err error) {
+func (v *view) merge(rec *record, c *wire.Change, msg *nats.Msg, err error) {
 	if rec == nil {
-		rec = &record{name: c.key.String()}
+		rec = &record{name: c.Key.String()}
 		v.records[rec.name] = rec
 	}
-	rec.seq, rec.at, rec.missed, rec.generation = c.seq, c.at, 0, v.generation
+	rec.seq, rec.at, rec.missed, rec.generation = c.Seq, c.At, 0, v.generation
 	if err != nil {
-		v.r.invalid(msg, err)
+		v.r.link.Invalid(msg, err)
 		return // what was known stays
 	}
-	if c.instance == nil && rec.instance == nil {
+	if c.Instance == nil && rec.instance == nil {
 		return
 	}
-	l := v.list(c.key.Service)
+	l := v.list(c.Key.Service)
 	switch {
-	case c.instance == nil && c.faded && v.from.sourced():
+	case c.Instance == nil && c.Faded && v.from.Sourced():
 		v.fade(l, rec)
 		return
-	case c.instance == nil && c.expired:
+	case c.Instance == nil && c.Expired:
 		v.expire(l, rec)
 		return
-	case c.instance == nil:
+	case c.Instance == nil:
 		v.drop(l, rec)
 		return
 	}
-	v.touch(c.key.Service)
+	v.touch(c.Key.Service)
 	l.clear(rec)
 	hash := maphash.Bytes(v.seed, msg.Data)
 	if rec.instance != nil && hash == rec.hash {
 		return // written again, and the same: only the revision is new
 	}
-	l.share(c.instance)
+	l.share(c.Instance)
 	added := rec.instance == nil
-	rec.instance, rec.hash = c.instance, hash
+	rec.instance, rec.hash = c.Instance, hash
 	if added {
 		l.add(rec)
 	}
@@ -198,26 +199,26 @@ func (v *view) begin(full bool) {
 
 // mark merges a message of the read and returns its sequence.
 func (v *view) mark(msg *nats.Msg) uint64 {
-	seq, _ := stampUint(msg.Header, hdrSequence)
+	seq, _ := wire.StampUint(msg.Header, wire.HdrSequence)
 	v.highest = max(v.highest, seq)
-	name := strings.TrimPrefix(stamp(msg.Header, hdrSubject), v.from.inst)
+	name := strings.TrimPrefix(wire.Stamp(msg.Header, wire.HdrSubject), v.from.Inst)
 	if rec := v.records[name]; rec != nil && rec.seq == seq {
-		if at, err := time.Parse(time.RFC3339Nano, stamp(msg.Header, hdrTimestamp)); err == nil && at.UnixNano() == rec.at {
+		if at, err := time.Parse(time.RFC3339Nano, wire.Stamp(msg.Header, wire.HdrTimestamp)); err == nil && at.UnixNano() == rec.at {
 			v.confirm(rec)
 			return seq // known: most of a read, and not worth decoding
 		}
 	}
-	c, err := v.from.parse(msg)
-	if errors.Is(err, errFrame) {
-		v.r.invalid(msg, err)
+	c, err := v.from.Parse(msg)
+	if errors.Is(err, wire.ErrFrame) {
+		v.r.link.Invalid(msg, err)
 		return seq
 	}
-	rec := v.records[c.key.String()]
+	rec := v.records[c.Key.String()]
 	switch {
 	case rec == nil || rec.older(&c):
 		v.news = true
 		v.merge(rec, &c, msg, err)
-		v.records[c.key.String()].stored = true
+		v.records[c.Key.String()].stored = true
 	case !v.full || rec.generation == v.generation:
 		// It changed while this was read.
 	default:
@@ -254,7 +255,7 @@ func (v *view) end() {
 	} else {
 		v.newest, v.verified = max(v.newest, v.highest), max(v.verified, v.highest)
 		if v.news {
-			v.r.counts.gaps.Add(1)
+			v.r.link.Counts.Gaps.Add(1)
 		}
 	}
 	if !v.ready {
@@ -319,17 +320,4 @@ func (v *view) sweep(sure bool) (highest uint64) {
 		v.unheard(v.list(service), records)
 	}
 	return highest
-}
-
-// invalid counts a message that is skipped.
-func (r *Registry) invalid(msg *nats.Msg, err error) {
-	n := &r.counts.invalid
-	if errors.Is(err, errForged) {
-		n = &r.counts.forged
-	}
-	n.Add(1)
-	// Whoever writes garbage must not fill the log too.
-	if r.warned.allows(&r.clock) {
-		r.log.Warn("ignoring a message that is not valid; more of them are only counted for a minute", "subject", msg.Subject, "error", err)
-	}
 }

@@ -11,14 +11,15 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 // stored messages of a stream whose clock ticks once a second per sequence.
 func message(id string, seq, last uint64, data string, header ...string) *nats.Msg {
 	h := nats.Header{
-		hdrStream: {"KV_proxima"}, hdrSubject: {"$KV.proxima.inst.user.r.z." + id},
-		hdrSequence: {strconv.FormatUint(seq, 10)}, hdrLastSequence: {strconv.FormatUint(last, 10)},
-		hdrTimestamp: {time.Unix(1e9+int64(seq), 0).UTC().Format(time.RFC3339Nano)},
+		wire.HdrStream: {"KV_proxima"}, wire.HdrSubject: {"$KV.proxima.inst.user.r.z." + id},
+		wire.HdrSequence: {strconv.FormatUint(seq, 10)}, wire.HdrLastSequence: {strconv.FormatUint(last, 10)},
+		wire.HdrTimestamp: {time.Unix(1e9+int64(seq), 0).UTC().Format(time.RFC3339Nano)},
 	}
 	for i := 0; i < len(header); i += 2 {
 		h[header[i]] = []string{header[i+1]}
@@ -32,7 +33,7 @@ func put(id string, seq, last uint64, incarnation string) *nats.Msg {
 }
 
 func deregistered(id string, seq, last uint64) *nats.Msg {
-	return message(id, seq, last, string(bodyDeregistered), hdrOperation, purge)
+	return message(id, seq, last, string(wire.BodyDeregistered), wire.HdrOperation, wire.Purge)
 }
 
 // read merges a whole read and says whether another shall follow.
@@ -220,7 +221,7 @@ func permute(a []int, n int, f func([]int)) {
 
 func TestWhatAChangeTellsOfOthers(t *testing.T) {
 	at := func(seq uint64, m *nats.Msg) *nats.Msg { // later than its sequence says
-		m.Header[hdrTimestamp] = []string{time.Unix(2e9+int64(seq), 0).UTC().Format(time.RFC3339Nano)}
+		m.Header[wire.HdrTimestamp] = []string{time.Unix(2e9+int64(seq), 0).UTC().Format(time.RFC3339Nano)}
 		return m
 	}
 	for name, x := range map[string]struct {
@@ -266,7 +267,7 @@ func TestListStaysInOrder(t *testing.T) {
 func TestWhoWasForgottenIsNotRevived(t *testing.T) {
 	v := newView(bare(), "user")
 	expired := func(id string, seq, last uint64) *nats.Msg {
-		return message(id, seq, last, string(bodyExpired), hdrOperation, purge)
+		return message(id, seq, last, string(wire.BodyExpired), wire.HdrOperation, wire.Purge)
 	}
 	all := []*nats.Msg{put("a", 1, 0, "1"), put("b", 2, 0, "1"), put("c", 3, 0, "1")}
 	v.read(true, all...)
@@ -284,7 +285,7 @@ func TestWhoWasForgottenIsNotRevived(t *testing.T) {
 func TestWhoExpiredFirstIsRevivedWhenManyFollow(t *testing.T) {
 	v := newView(bare(), "user")
 	expired := func(id string, seq, last uint64) *nats.Msg {
-		return message(id, seq, last, string(bodyExpired), hdrOperation, purge)
+		return message(id, seq, last, string(wire.BodyExpired), wire.HdrOperation, wire.Purge)
 	}
 	v.read(true, put("a", 1, 0, "1"), put("b", 2, 0, "1"), put("c", 3, 0, "1"))
 	v.hear(expired("a", 4, 1))
@@ -306,7 +307,7 @@ func TestWhoExpiredFirstIsRevivedWhenManyFollow(t *testing.T) {
 func TestTheFirstOfManyThatExpireIsNotRemovedForAMoment(t *testing.T) {
 	v := newView(bare(), "user")
 	expired := func(id string, seq, last uint64) *nats.Msg {
-		return message(id, seq, last, string(bodyExpired), hdrOperation, purge)
+		return message(id, seq, last, string(wire.BodyExpired), wire.HdrOperation, wire.Purge)
 	}
 	v.read(true, put("a", 1, 0, "1"), put("b", 2, 0, "1"), put("c", 3, 0, "1"))
 	v.hear(expired("a", 4, 1))
@@ -329,12 +330,12 @@ func TestAFewThatExpireWithManyOfAnotherZoneAreSuspect(t *testing.T) {
 	v := newView(bare(), "user")
 	elsewhere := func(msg *nats.Msg) *nats.Msg {
 		msg.Subject = strings.Replace(msg.Subject, ".z.", ".y.", 1)
-		msg.Header.Set(hdrSubject, strings.Replace(msg.Header.Get(hdrSubject), ".z.", ".y.", 1))
+		msg.Header.Set(wire.HdrSubject, strings.Replace(msg.Header.Get(wire.HdrSubject), ".z.", ".y.", 1))
 		msg.Data = bytes.Replace(msg.Data, []byte(`"z"`), []byte(`"y"`), 1)
 		return msg
 	}
 	expired := func(id string, seq, last uint64) *nats.Msg {
-		return message(id, seq, last, string(bodyExpired), hdrOperation, purge)
+		return message(id, seq, last, string(wire.BodyExpired), wire.HdrOperation, wire.Purge)
 	}
 	v.read(true, put("a", 1, 0, "1"), put("b", 2, 0, "1"))
 	for i, id := range strings.Split("cdefghijklmnopqrst", "") {

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 const (
@@ -39,11 +40,11 @@ func (r *Registry) Watch(ctx context.Context, service string, apply func(events.
 	if r.others != nil {
 		return r.watchRegions(ctx, service, apply)
 	}
-	return r.watch(ctx, &r.bucket, service, apply)
+	return r.watch(ctx, &r.link.Bucket, service, apply)
 }
 
 // watch is Watch of one bucket.
-func (r *Registry) watch(ctx context.Context, from *bucket, service string, apply func(events.Snapshot)) error {
+func (r *Registry) watch(ctx context.Context, from *wire.Bucket, service string, apply func(events.Snapshot)) error {
 	w, err := r.newWatcher(from, service)
 	if err != nil {
 		return err
@@ -69,11 +70,11 @@ func (r *Registry) Snapshot(ctx context.Context, service string) ([]events.Snaps
 	if r.others != nil {
 		return r.snapshotRegions(ctx, service)
 	}
-	return r.snapshot(ctx, &r.bucket, service)
+	return r.snapshot(ctx, &r.link.Bucket, service)
 }
 
 // snapshot is Snapshot of one bucket.
-func (r *Registry) snapshot(ctx context.Context, from *bucket, service string) ([]events.Snapshot, error) {
+func (r *Registry) snapshot(ctx context.Context, from *wire.Bucket, service string) ([]events.Snapshot, error) {
 	w, err := r.newWatcher(from, service)
 	if err != nil {
 		return nil, err
@@ -117,7 +118,7 @@ type watcher struct {
 	tells   bool          // it was logged that it is
 }
 
-func (r *Registry) newWatcher(from *bucket, service string) (*watcher, error) {
+func (r *Registry) newWatcher(from *wire.Bucket, service string) (*watcher, error) {
 	which := ">"
 	if service != "" {
 		if err := events.ValidateService(service); err != nil {
@@ -130,14 +131,14 @@ func (r *Registry) newWatcher(from *bucket, service string) (*watcher, error) {
 		reader:  newReader(r, from, which),
 		live:    make(chan *nats.Msg, liveBuffer),
 		elected: make(chan *nats.Msg, 64),
-		status:  r.nc.StatusChanged(),
+		status:  r.link.Conn.StatusChanged(),
 		rested:  time.NewTimer(time.Hour),
 	}
 	w.from, w.orders = from, r.evacuations.join()
 	for subject, ch := range map[string]chan *nats.Msg{
-		from.live + "inst." + which: w.live, w.inbox + "*": w.replies, electedPrefix + from.stream: w.elected,
+		from.Live + "inst." + which: w.live, w.inbox + "*": w.replies, electedPrefix + from.Stream: w.elected,
 	} {
-		sub, err := r.nc.ChanSubscribe(subject, ch)
+		sub, err := r.link.Conn.ChanSubscribe(subject, ch)
 		if err != nil {
 			w.close()
 			return nil, fmt.Errorf("kv: watch %s: %w", which, err)
@@ -155,7 +156,7 @@ func (w *watcher) close() {
 		_ = sub.Unsubscribe() // fails only if the connection is closed
 	}
 	w.r.evacuations.leave(w.orders)
-	w.r.nc.RemoveStatusListener(w.status)
+	w.r.link.Conn.RemoveStatusListener(w.status)
 	w.due.Stop()
 	w.timeout.Stop()
 	w.vigil.Stop()
@@ -247,7 +248,7 @@ func (w *watcher) listen(msg *nats.Msg) {
 		found = max(found, missed)
 	}
 	if found != fine {
-		w.r.counts.gaps.Add(1)
+		w.r.link.Counts.Gaps.Add(1)
 		w.readSoon(found)
 	} else if w.newest != before {
 		w.confirmSoon()
@@ -268,7 +269,7 @@ func (w *watcher) overrun() bool {
 	if dropped <= w.dropped {
 		return false
 	}
-	w.r.log.Warn("changes came faster than they were taken, reading them again", "service", w.service, "dropped", dropped-w.dropped)
+	w.r.link.Log.Warn("changes came faster than they were taken, reading them again", "service", w.service, "dropped", dropped-w.dropped)
 	w.dropped = dropped
 	return true
 }
@@ -280,8 +281,8 @@ func (w *watcher) connection() {
 	for len(w.status) > 0 {
 		<-w.status
 	}
-	if !w.r.nc.IsConnected() {
-		w.setStale(fmt.Errorf("%w: the connection is %s", ErrUnavailable, w.r.nc.Status()))
+	if !w.r.link.Conn.IsConnected() {
+		w.setStale(fmt.Errorf("%w: the connection is %s", ErrUnavailable, w.r.link.Conn.Status()))
 		return
 	}
 	w.reconnected()
@@ -302,9 +303,9 @@ func (w *watcher) setStale(err error) {
 		return // who asked is told
 	}
 	w.tells = true
-	log, how := w.r.log.Debug, "keeping the last view"
+	log, how := w.r.link.Log.Debug, "keeping the last view"
 	if w.r.stale.Add(1) == 1 { // one of all watches says it aloud
-		log = w.r.log.Warn
+		log = w.r.link.Log.Warn
 	}
 	if restored {
 		how = "starting with the view on disk"
@@ -330,9 +331,9 @@ func (w *watcher) outageEnds() {
 		return
 	}
 	w.tells = false
-	log := w.r.log.Debug
+	log := w.r.link.Log.Debug
 	if w.r.stale.Add(-1) == 0 {
-		log = w.r.log.Info
+		log = w.r.link.Log.Info
 	}
 	log("the registry is back", "service", w.service)
 }

@@ -1,4 +1,4 @@
-package kv
+package wire
 
 import (
 	"sync"
@@ -10,10 +10,10 @@ import (
 // ones that are behind it.
 const clockAge = 5 * time.Minute
 
-// clock is the server's, as far as changes tell it that are heard as they
+// Clock is the server's, as far as changes tell it that are heard as they
 // happen: each bears the time at which it was stored. Until then it is ours as
 // it was at the start. It goes on evenly whatever happens to ours.
-type clock struct {
+type Clock struct {
 	start time.Time // with the monotonic clock
 
 	mu    sync.Mutex    // guards what follows
@@ -22,11 +22,11 @@ type clock struct {
 }
 
 // local is our clock without its jumps.
-func (c *clock) local() time.Time { return c.start.Add(time.Since(c.start)) }
+func (c *Clock) local() time.Time { return c.start.Add(time.Since(c.start)) }
 
-// hear takes in a change that was stored at that time, Unix nanoseconds. It has
+// Hear takes in a change that was stored at that time, Unix nanoseconds. It has
 // been under way since, so the one that is ahead most is the closest.
-func (c *clock) hear(at int64) {
+func (c *Clock) Hear(at int64) {
 	ahead := time.Duration(at - c.local().UnixNano())
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -35,23 +35,22 @@ func (c *clock) hear(at int64) {
 	}
 }
 
-// Now is the time by the server's clock, as far as changes have told it, and by
-// ours as it was when the registry was opened until then. What instances say of
-// themselves, as [events.Instance].Started, is to be compared with that: our own
-// clock may be wrong, and it may jump.
-func (r *Registry) Now() time.Time {
-	c := &r.clock
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.local().Add(c.ahead)
-}
+// Throttle lets one line a minute into the log, of what may come by thousands.
+type Throttle struct{ last atomic.Int64 } // since the start of the clock; 0: never
 
-// throttle lets one line a minute into the log, of what may come by thousands.
-type throttle struct{ last atomic.Int64 } // since the start of the clock; 0: never
-
-// allows says whether that is now. A clock that is set back silences nobody.
-func (t *throttle) allows(c *clock) bool {
+// Allows says whether that is now. A clock that is set back silences nobody.
+func (t *Throttle) Allows(c *Clock) bool {
 	now := max(1, int64(time.Since(c.start)))
 	last := t.last.Load()
 	return (last == 0 || now-last > int64(time.Minute)) && t.last.CompareAndSwap(last, now)
+}
+
+// NewClock is a clock that has heard nothing yet.
+func NewClock() *Clock { return &Clock{start: time.Now()} }
+
+// Now is the server's time, as far as it is known.
+func (c *Clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.local().Add(c.ahead)
 }

@@ -1,4 +1,4 @@
-package kv
+package wire
 
 import (
 	"bytes"
@@ -13,90 +13,114 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// change is one message of the stream about one instance: a record, or a removal.
-type change struct {
-	key      events.Key
-	instance *events.Instance // nil: removed
-	expired  bool             // removed because its lease has ended
-	faded    bool             // removed because nobody has written it again for so long
-	seq      uint64           // the revision
-	at       int64            // the server's clock, Unix nanoseconds
-	last     uint64           // the sequence of the message it replaced; only of live messages
+// Headers of the server, and of the KV convention.
+const (
+	HdrOperation    = "KV-Operation"
+	HdrMarker       = "Nats-Marker-Reason"
+	HdrScheduler    = "Nats-Scheduler"
+	HdrScheduleNext = "Nats-Schedule-Next"
+	HdrSubject      = "Nats-Subject"
+	HdrSequence     = "Nats-Sequence"
+	HdrLastSequence = "Nats-Last-Sequence"
+	HdrTimestamp    = "Nats-Time-Stamp"
+	HdrStream       = "Nats-Stream"
+	HdrPending      = "Nats-Num-Pending"
+	HdrStatus       = "Status"
+	HdrDescription  = "Description"
+
+	Purge = "PURGE"
+)
+
+// The bodies of removals say why.
+var (
+	BodyExpired      = []byte(`{"reason":"expired"}`)
+	BodyDeregistered = []byte(`{"reason":"deregistered"}`)
+)
+
+// Change is one message of the stream about one instance: a record, or a removal.
+type Change struct {
+	Key      events.Key
+	Instance *events.Instance // nil: removed
+	Expired  bool             // removed because its lease has ended
+	Faded    bool             // removed because nobody has written it again for so long
+	Seq      uint64           // the revision
+	At       int64            // the server's clock, Unix nanoseconds
+	Last     uint64           // the sequence of the message it replaced; only of live messages
 }
 
 var (
-	// errForged marks what a schedule wrote and may not: a schedule can
+	// ErrForged marks what a schedule wrote and may not: a schedule can
 	// write to any key, so it is believed only when it removes the instance
 	// whose lease it is.
-	errForged = errors.New("kv: written by a schedule that is not the lease of this instance")
-	// errRecord marks a message whose place in the stream is known, and
+	ErrForged = errors.New("kv: written by a schedule that is not the lease of this instance")
+	// ErrRecord marks a message whose place in the stream is known, and
 	// whose body is no valid instance.
-	errRecord = errors.New("kv: not a valid record")
-	errFrame  = errors.New("kv: not a message of the registry")
+	ErrRecord = errors.New("kv: not a valid record")
+	ErrFrame  = errors.New("kv: not a message of the registry")
 )
 
-// parse reads a message of the stream, or republished by it. With errForged
-// and errRecord the change has its key and sequence all the same.
-func (b *bucket) parse(msg *nats.Msg) (change, error) {
+// Parse reads a message of the stream, or republished by it. With ErrForged
+// and ErrRecord the change has its key and sequence all the same.
+func (b *Bucket) Parse(msg *nats.Msg) (Change, error) {
 	h := msg.Header
-	subject := stamp(h, hdrSubject)
-	name, ok := strings.CutPrefix(subject, b.prefix)
-	if !ok || stamp(h, hdrStream) != b.stream {
-		return change{}, fmt.Errorf("%w: subject %.80q of stream %.80q", errFrame, subject, stamp(h, hdrStream))
+	subject := Stamp(h, HdrSubject)
+	name, ok := strings.CutPrefix(subject, b.Prefix)
+	if !ok || Stamp(h, HdrStream) != b.Stream {
+		return Change{}, fmt.Errorf("%w: subject %.80q of stream %.80q", ErrFrame, subject, Stamp(h, HdrStream))
 	}
 	key, err := events.ParseKey(name)
 	if err != nil {
-		return change{}, fmt.Errorf("%w: %w", errFrame, err)
+		return Change{}, fmt.Errorf("%w: %w", ErrFrame, err)
 	}
-	c := change{key: key}
-	if c.seq, ok = stampUint(h, hdrSequence); !ok || c.seq == 0 {
-		return change{}, fmt.Errorf("%w: %s has no sequence", errFrame, key)
+	c := Change{Key: key}
+	if c.Seq, ok = StampUint(h, HdrSequence); !ok || c.Seq == 0 {
+		return Change{}, fmt.Errorf("%w: %s has no sequence", ErrFrame, key)
 	}
-	at, err := time.Parse(time.RFC3339Nano, stamp(h, hdrTimestamp))
+	at, err := time.Parse(time.RFC3339Nano, Stamp(h, HdrTimestamp))
 	if err != nil {
-		return change{}, fmt.Errorf("%w: %s has no time", errFrame, key)
+		return Change{}, fmt.Errorf("%w: %s has no time", ErrFrame, key)
 	}
-	c.at = at.UnixNano()
-	c.last, _ = stampUint(h, hdrLastSequence)
+	c.At = at.UnixNano()
+	c.Last, _ = StampUint(h, HdrLastSequence)
 
-	op := h.Get(hdrOperation)
-	for _, scheduler := range h[hdrScheduler] {
-		if op != purge || scheduler != b.origin+key.Lease() {
-			return c, errForged
+	op := h.Get(HdrOperation)
+	for _, scheduler := range h[HdrScheduler] {
+		if op != Purge || scheduler != b.Origin+key.Lease() {
+			return c, ErrForged
 		}
 	}
-	if op != "" || h.Get(hdrMarker) != "" {
-		c.faded = h.Get(hdrMarker) != ""
-		c.expired = c.faded || bytes.Equal(msg.Data, bodyExpired)
+	if op != "" || h.Get(HdrMarker) != "" {
+		c.Faded = h.Get(HdrMarker) != ""
+		c.Expired = c.Faded || bytes.Equal(msg.Data, BodyExpired)
 		return c, nil
 	}
 	in, err := events.Decode(msg.Data)
 	if err != nil {
-		return c, fmt.Errorf("%w: %w", errRecord, err)
+		return c, fmt.Errorf("%w: %w", ErrRecord, err)
 	}
 	if in.Key() != key {
-		return c, fmt.Errorf("%w: the record of %s lies under %s", errRecord, in.Key(), key)
+		return c, fmt.Errorf("%w: the record of %s lies under %s", ErrRecord, in.Key(), key)
 	}
-	c.instance = in
+	c.Instance = in
 	return c, nil
 }
 
-// stamp is a header that the server puts on what it hands out. It appends its
+// Stamp is a header that the server puts on what it hands out. It appends its
 // own to those of the writer, who may have chosen the same names: the last
 // value is the server's.
-func stamp(h nats.Header, name string) string {
+func Stamp(h nats.Header, name string) string {
 	if v := h[name]; len(v) > 0 {
 		return v[len(v)-1]
 	}
 	return ""
 }
 
-func stampUint(h nats.Header, name string) (uint64, bool) {
-	n, err := strconv.ParseUint(stamp(h, name), 10, 64)
+func StampUint(h nats.Header, name string) (uint64, bool) {
+	n, err := strconv.ParseUint(Stamp(h, name), 10, 64)
 	return n, err == nil
 }
 
-// stored says whether msg is a message of the stream, and not a status of the
+// Stored says whether msg is a message of the stream, and not a status of the
 // server: a writer can name a header "Status", but cannot take away the
 // server's stamp.
-func stored(msg *nats.Msg) bool { return stamp(msg.Header, hdrSequence) != "" }
+func Stored(msg *nats.Msg) bool { return Stamp(msg.Header, HdrSequence) != "" }
