@@ -146,16 +146,16 @@ func (n *announcer) step(ctx context.Context) (wait time.Duration, final bool) {
 		n.set(func(s *State) {
 			s.Phase, s.Status, s.Err, s.Revision = Registered, in.Status, nil, n.revision
 		})
-		return jitter(in.TTL / 3), false
+		return wire.Jitter(in.TTL / 3), false
 	case errors.Is(err, errReplaced):
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Replaced, err, 0 })
 		return 0, true
 	case errors.Is(err, errWaiting):
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Registering, err, 0 })
-		return jitter(min(in.TTL/12, retryEvery)), false // if its lease ends nobody is listed
+		return wire.Jitter(min(in.TTL/12, retryEvery)), false // if its lease ends nobody is listed
 	default:
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Conflict, err, 0 })
-		return jitter(in.TTL / 6), false
+		return wire.Jitter(in.TTL / 6), false
 	}
 }
 
@@ -206,7 +206,7 @@ func (n *announcer) trouble(err error) time.Duration {
 			}
 		})
 	}
-	return jitter(wait)
+	return wire.Jitter(wait)
 }
 
 // write writes the record over the given revision, and the lease. A new record
@@ -230,7 +230,7 @@ func (n *announcer) write(ctx context.Context, in *events.Instance, revision uin
 		return err
 	}
 	n.revision, n.written, n.unsure = rev, time.Now(), false
-	n.rewrite = jitter(recordTTL(in.TTL) / 2)
+	n.rewrite = wire.Jitter(recordTTL(in.TTL) / 2)
 	if listed {
 		return n.r.Renew(ctx, in, rev)
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 // beat tells the load of the instance until ctx ends. It has a goroutine of
@@ -14,7 +15,7 @@ func (a *Announcement) beat(ctx context.Context) {
 	var wrong error // what was wrong with the last one
 	for {
 		select {
-		case <-time.After(jitter(a.opts.BeatInterval)):
+		case <-time.After(wire.Jitter(a.opts.BeatInterval)):
 		case <-ctx.Done():
 			return
 		}

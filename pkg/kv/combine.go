@@ -140,3 +140,11 @@ func (r *Registry) snapshotRegions(ctx context.Context, service string) ([]event
 	}
 	return all, nil
 }
+
+// earliest is the earlier of two times, of those that are known.
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}

@@ -146,11 +146,5 @@ func (r *Registry) last(ctx context.Context, k events.Key) (wire.Change, error) 
 	if err != nil {
 		return wire.Change{}, err
 	}
-	c, err := r.link.Parse(msg)
-	if errors.Is(err, wire.ErrForged) || errors.Is(err, wire.ErrRecord) {
-		// Whatever it is, it holds no instance, and its sequence is the one
-		// to replace.
-		return wire.Change{Key: k, Seq: c.Seq, At: c.At}, nil
-	}
-	return c, err
+	return r.link.Parse(msg) // what is not valid holds no instance, and its sequence is the one to replace
 }

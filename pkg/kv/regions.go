@@ -22,25 +22,6 @@ const sourceHeartbeat = time.Second
 // fit would hold up all that follow.
 const sourceSlack = 4096
 
-// maxOutOfReach is how long instances of another region are kept of which nothing
-// has been heard for as long as their bucket would keep them.
-const maxOutOfReach = 6 * time.Hour
-
-// fade makes an instance of another region suspect that nobody has written again
-// here. Had its lease ended, that would have been heard; so its region is out of
-// reach, or its registry lost it.
-func (v *view) fade(l *list, rec *record) {
-	if v.r.opts.NoSuspects {
-		v.drop(l, rec)
-		return
-	}
-	if !rec.expired {
-		v.suspects("nothing is heard of an instance in another region, using it last", rec.instance, "region", rec.instance.Location.Region)
-	}
-	v.touch(rec.instance.Service)
-	l.keep(rec, maxOutOfReach)
-}
-
 // regionNames are the other regions of the options.
 func regionNames(o Options) ([]string, error) {
 	var others []string

@@ -13,6 +13,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/disk"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/tail"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
@@ -77,8 +79,8 @@ type Options struct {
 // [Announcement.Leave]. The connection stays the caller's.
 type Registry struct {
 	link   *wire.Link
-	others *wire.Bucket            // what the other regions have written; nil: there are none
-	stores map[*wire.Bucket]*store // of the last snapshots; empty: nothing is saved
+	others *wire.Bucket                 // what the other regions have written; nil: there are none
+	stores map[*wire.Bucket]*disk.Store // of the last snapshots; empty: nothing is saved
 
 	opts Options
 
@@ -86,10 +88,7 @@ type Registry struct {
 	incomplete atomic.Bool // some of them are not sourced yet
 
 	evacuations follower
-	pulse       pulse
-	watching    atomic.Int64  // watches, now
-	stale       atomic.Int64  // those that have said that their view is stale
-	doubted     wire.Throttle // of instances that become suspects
+	tails       tail.Group
 
 	ensuring chan struct{} // full while somebody asks for the bucket, or makes it
 	ensured  atomic.Bool   // it has been seen
@@ -142,14 +141,21 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 	}
 	r.link.API = api
 	r.evacuations.r = r
+	r.tails.Link, r.tails.NoSuspects = link, o.NoSuspects
+	if !o.NoCreate {
+		r.tails.Heal = func(ctx context.Context) error {
+			_, err := r.heal(ctx)
+			return err
+		}
+	}
 	link.Bucket = wire.NewBucket(o.Bucket, o.Bucket, api)
 	if err := r.openOthers(); err != nil {
 		return nil, err
 	}
 	if o.SnapshotDir != "" {
-		r.stores = map[*wire.Bucket]*store{}
+		r.stores = map[*wire.Bucket]*disk.Store{}
 		for _, b := range r.buckets() {
-			if r.stores[b], err = openStore(o.SnapshotDir, b.Name, o.Logger); err != nil {
+			if r.stores[b], err = disk.Open(o.SnapshotDir, b.Name, o.Logger); err != nil {
 				return nil, err
 			}
 		}

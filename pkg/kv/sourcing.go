@@ -178,7 +178,7 @@ func (s *sourcing) wait(mine bool) time.Duration {
 func (s *sourcing) hear(msg *nats.Msg) (by string) {
 	l, err := decodeLooked(msg.Data)
 	if err != nil {
-		s.r.link.Invalid(msg, err)
+		s.r.link.Invalid(msg.Subject, err)
 		return ""
 	}
 	if len(l.Regions) == 0 {

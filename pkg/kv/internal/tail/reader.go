@@ -1,489 +1,434 @@
-package kv
+package tail
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/view"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 const (
-	pageSize  = 2048             // records asked for at a time, at first
-	pageMost  = 8 * pageSize     // and at most, for whoever watches everything
-	pageQuick = time.Second / 2  // an answer within this time lets the next be larger
-	catchUp   = 2 * time.Second  // what a copy of the stream gets to hear what it missed
-	judgement = 45 * time.Second // how long the leader is asked what to believe
-	lastMost  = 1024             // subjects whose last messages a server tells at once
-	pageIdle  = 3 * time.Second  // twice the first silence after which a question is asked again, see patience
-	firstIdle = time.Second      // and that of the first one, if there are snapshots on disk
+	pageSize = 2048         // records asked for at a time, at first
+	pageMost = 8 * pageSize // and at most, by a tail of all services
+	lastMost = 1024         // subjects whose last messages a server tells at once
 )
 
-// reader asks the stream, one question at a time: for the newest message (a
-// check), or for a page of a read. A read is of everything, or of what has
-// changed since the last one. Because every key has one message, and a change
-// moves it to the end, a read that goes on after an interruption is as good as
-// one without.
+// reader keeps a view complete: it asks the stream for the newest message (a
+// check), or for a page of a read. A read is of everything, or of what has changed
+// since the last one. Because every key has one message, and a change moves it to
+// the end, a read that goes on after an interruption is as good as one without.
 type reader struct {
-	filter  string // subjects in the stream
-	inbox   string
-	replies chan *nats.Msg
+	question
+	view      *view.View
+	staleness *staleness
 
-	round    int   // numbers the questions, so that late answers are known
-	asked    int   // the question under way, 0 for none
-	first    int   // it is the same as those since this one, and an answer to any will do
-	about    topic // of it
-	question wire.Get
-	want     finding // why there shall be a read; fine: no reason
-
-	cursor  uint64 // where the next page begins; 0: no read is under way
-	scan    bool   // it looks through the stream, and not at the last message of each subject
-	size    int    // records of a page, if it scans
-	askedAt time.Time
-	chain   uint64 // sequence of the last message of this page
-	unread  bool   // that message could not be read
-	floor   uint64 // the newest message must not lie before it
-	heard   uint64 // what the next check has to confirm: it was the newest some time before
-	fullAt  time.Time
-	readAt  time.Time     // when the last read ended
-	pause   time.Duration // how long until the next, at least
-	retries int           // questions in a row without an answer
-	hoped   time.Time     // when one was last asked before its time
-	frozen  bool          // what is answered is out of date, see pulse
-	doubted time.Time     // since when reads contradict what was heard and the leader says nothing; zero: they do not
+	want    view.Finding // why there shall be a read; Fine: no reason
+	cursor  uint64       // where the next page begins; 0: no read is under way
+	scan    bool         // it looks through the stream, and not at the last message of each subject
+	size    int          // records of a page, if it scans
+	askedAt time.Time    // when this page was asked for
+	chain   uint64       // sequence of the last message of this page
+	unread  bool         // that message could not be read
+	floor   uint64       // the newest message must not lie before it
+	heard   uint64       // what the next check has to confirm: it was the newest some time before
+	fullAt  time.Time    // when to read everything again
+	readAt  time.Time    // when the last read ended
+	pause   time.Duration
+	doubted time.Time // since when reads contradict what was heard and the leader has not answered; zero: they do not
 
 	due      *time.Timer // the next question
-	soon     bool        // it is a read that somebody waits for
+	soon     bool        // it is a read that is waited for
 	confirms bool        // it is a check of what was heard
-	timeout  *time.Timer // for the answer to this one
-	until    time.Time   // when that ends
+	retried  time.Time   // when one was last asked before its time, see retryNow
 }
 
-// topic is what a question is about.
-type topic int
-
-const (
-	newest topic = iota // the newest message
-	page                // a page of a read
-	lease               // the newest lease of all, see pulse
-	truth               // the newest message, of the stream's leader
-)
-
-func newReader(r *Registry, from *wire.Bucket, which string) reader {
+func newReader(g *Group, from Source, v *view.View, s *staleness, which string) *reader {
 	most := pageSize
 	if which == ">" {
 		most = pageMost
 	}
-	rd := reader{
-		filter:  from.Inst + which,
-		inbox:   r.link.Conn.NewInbox() + ".",
-		replies: make(chan *nats.Msg, most+pageSize/8),
-		due:     time.NewTimer(0), timeout: time.NewTimer(time.Hour),
+	return &reader{
+		question: newQuestion(g, from, from.Bucket.Inst+which, most+pageSize/8, v.Ready), view: v, staleness: s,
+		due: time.NewTimer(0),
 	}
-	rd.timeout.Stop()
-	return rd
+}
+
+func (r *reader) close() {
+	r.due.Stop()
+	r.timeout.Stop()
 }
 
 // readSoon asks for a read, after a moment in which more may be found.
-func (w *watcher) readSoon(why finding) {
-	w.want = max(w.want, why)
-	if w.asked == 0 && !w.soon {
-		w.schedule()
+func (r *reader) readSoon(why view.Finding) {
+	r.want = max(r.want, why)
+	if r.asked == 0 && !r.soon {
+		r.schedule()
 	}
 }
 
-// confirmSoon asks for a check of a change that was heard. Anybody who may
+// confirmSoon asks for a check of a change that was heard. Every client that may
 // publish on core NATS can publish where changes are republished; what the stream
 // has counts. Until then what was heard is believed: it nearly always is true.
-func (w *watcher) confirmSoon() {
-	if w.asked == 0 && !w.soon && !w.confirms {
-		w.schedule()
+func (r *reader) confirmSoon() {
+	if r.asked == 0 && !r.soon && !r.confirms {
+		r.schedule()
 	}
 }
 
-// reconnected begins again. Everybody comes back at once: not all ask at once.
-func (w *watcher) reconnected() {
-	w.timeout.Stop()
-	w.asked, w.retries, w.frozen = 0, 0, false // perhaps it is another copy
-	if w.cursor == 0 || !w.full {
-		w.cursor, w.want = 0, lost
+// retryNow asks before it is time, when the registry has not answered and now a
+// change was heard: it is back, and the view is stale for no reason. All callers
+// hear the change, and not all ask at once.
+func (r *reader) retryNow() {
+	if r.asked == 0 && r.retries > 1 && time.Since(r.retried) >= retryNowEvery {
+		r.retried = time.Now()
+		r.due.Reset(rand.N(2 * settle))
 	}
-	w.soon = true
-	w.due.Reset(rand.N(2 * settle))
+}
+
+// reconnected begins again. All callers come back at once: not all ask at once.
+func (r *reader) reconnected() {
+	r.drop()
+	r.retries, r.staleness.frozen = 0, false // perhaps it is another copy
+	if r.cursor == 0 || !r.view.Full() {
+		r.cursor, r.want = 0, view.Lost
+	}
+	r.soon = true
+	r.due.Reset(rand.N(2 * settle))
 }
 
 // next asks what is due: a page of the read under way, a new read, or a check.
-func (w *watcher) next() {
-	w.soon, w.confirms = false, false
-	if w.cursor == 0 {
+func (r *reader) next() {
+	r.soon, r.confirms = false, false
+	if r.cursor == 0 {
 		switch {
-		case w.undecided():
-			w.ask(truth, wire.Get{LastFor: w.filter})
+		case r.undecided():
+			r.ask(leaderNewest, wire.Get{LastFor: r.filter})
 			return
-		case w.want == lost, !w.ready, !time.Now().Before(w.fullAt):
-			w.startRead(true)
-		case w.want == missed:
-			w.startRead(false)
+		case r.want == view.Lost, !r.view.Ready(), !time.Now().Before(r.fullAt):
+			r.startRead(true)
+		case r.want == view.Missed:
+			r.startRead(false)
 		default:
-			w.floor, w.heard = max(w.verified, w.heard), w.newest
-			w.ask(newest, wire.Get{LastFor: w.filter})
+			r.floor, r.heard = max(r.view.Verified(), r.heard), r.view.Newest()
+			r.ask(newest, wire.Get{LastFor: r.filter})
 			return
 		}
 	}
-	w.askPage()
+	r.askPage()
 }
 
-// undecided says whether the next read needs to know how far the stream is. Who
-// may not ask the leader, or if there is none for long, believes two reads.
-func (w *watcher) undecided() bool {
-	if w.doubted.IsZero() || w.judged {
-		return false
+// ask asks a new question.
+func (r *reader) ask(about topic, q wire.Get) {
+	if err := r.question.ask(about, q); err != nil {
+		r.failed(err)
 	}
-	if time.Since(w.doubted) < judgement {
-		return true
-	}
-	w.judged, w.truth = true, 0
-	return false
 }
 
-// judge takes in what the leader says, and reads.
-func (w *watcher) judge(msg *nats.Msg) {
-	if msg.Header.Get(wire.HdrStatus) != "" {
-		w.refused(msg)
-		return
+func (r *reader) startRead(full bool) {
+	if full || r.want == view.Missed {
+		r.want = view.Fine
 	}
-	var answer struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Seq uint64 `json:"seq"`
-		} `json:"message"`
-	}
-	err := json.Unmarshal(msg.Data, &answer)
-	switch {
-	case err != nil:
-	case answer.Error == nil, answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-	case answer.Error.ErrorCode == jetstream.JSErrCodeStreamNotFound:
-		w.failed(w.noBucket())
-		return
-	default:
-		err = answer.Error
-	}
-	if err != nil {
-		w.failed(fmt.Errorf("%w: %w", ErrUnavailable, err))
-		return
-	}
-	w.doubted, w.judged, w.truth, w.retries = time.Now(), true, answer.Message.Seq, 0
-	w.startRead(true)
-	w.askPage()
-}
-
-func (w *watcher) startRead(full bool) {
-	if full || w.want == missed {
-		w.want = fine
-	}
-	w.begin(full)
-	w.cursor = 1
+	r.view.Begin(full)
+	r.cursor = 1
 	if !full {
-		w.cursor = w.verified + 1
+		r.cursor = r.view.Verified() + 1
 	}
-	w.scan, w.size = w.service == "" || len(w.records) > lastMost, pageSize
+	r.scan, r.size = r.from.Service == "" || r.view.Records() > lastMost, pageSize
 }
 
 // askPage asks for the last message of each subject, which costs the server as
-// much as there are. It does that for lastMost subjects only; for more it
-// goes through the stream, record by record, and over all leases between them.
-func (w *watcher) askPage() {
-	w.chain, w.unread, w.askedAt = 0, false, time.Now()
-	q := wire.Get{Seq: w.cursor, MultiLast: []string{w.filter}}
-	if w.scan {
-		q = wire.Get{Seq: w.cursor, NextFor: w.filter, Batch: w.size}
+// much as there are. It does that for lastMost subjects only; for more it goes
+// through the stream, record by record, and over all leases between them.
+func (r *reader) askPage() {
+	r.chain, r.unread, r.askedAt = 0, false, time.Now()
+	q := wire.Get{Seq: r.cursor, MultiLast: []string{r.filter}}
+	if r.scan {
+		q = wire.Get{Seq: r.cursor, NextFor: r.filter, Batch: r.size}
 	}
-	w.ask(page, q)
+	r.ask(page, q)
 }
 
-func (w *watcher) ask(about topic, q wire.Get) {
-	w.about, w.question, w.first = about, q, w.round+1
-	w.send()
-}
-
-// send sends the question, be it for the first time or again.
-func (w *watcher) send() {
-	w.round++
-	w.asked = w.round
-	req, err := json.Marshal(w.question)
-	if err == nil && !w.r.link.Conn.IsConnected() {
-		err = fmt.Errorf("%w: not connected", ErrUnavailable)
-	}
-	if err == nil {
-		of := w.from.Direct
-		if w.about == truth {
-			of = w.from.Leader
-		}
-		err = w.r.link.Conn.PublishRequest(of, w.inbox+strconv.Itoa(w.asked), req)
-	}
-	if err != nil {
-		w.failed(err)
+// silence is called when there was no answer for as long as there is patience. The
+// question is asked again, and whichever is answered first counts: an overloaded
+// server would never come to an end if what it has done was thrown away for being
+// late.
+func (r *reader) silence() {
+	err := fmt.Errorf("%w: no answer for %v", wire.ErrUnavailable, r.patience())
+	if r.about == leaderNewest || r.about == page && (r.chain != 0 || r.unread) {
+		r.failed(err) // perhaps it needs not be known; of a page that has begun the rest is asked for
 		return
 	}
-	w.wait(w.patience())
-}
-
-// wait bounds the wait for an answer, or for more of it.
-func (w *watcher) wait(d time.Duration) {
-	w.until = time.Now().Add(d)
-	w.timeout.Reset(d)
-}
-
-// silence is when there was no answer for as long as there is patience. The
-// question is asked again, and whichever is answered first counts: a server that
-// has more to do than it can would never come to an end if what it has done was
-// thrown away for being late.
-func (w *watcher) silence() {
-	err := fmt.Errorf("%w: no answer for %v", ErrUnavailable, w.patience())
-	if w.about == truth || w.about == page && (w.chain != 0 || w.unread) {
-		w.failed(err) // perhaps it needs not be known; of a page that has begun the rest is asked for
-		return
+	r.noAnswer(err)
+	if err := r.send(); err != nil {
+		r.failed(err)
 	}
-	w.noAnswer(err)
-	w.send()
-}
-
-// patience is how long to wait for an answer, or for more of it. It doubles with
-// each question in a row that had none: asking costs the server, too. The first
-// time it is short, for the copy that was asked may be a server that has just
-// stopped to answer, and the next is another.
-func (w *watcher) patience() time.Duration {
-	idle := pageIdle
-	if w.r.stores[w.from] != nil && !w.ready {
-		idle = firstIdle // there is something to go on with
-	}
-	return idle << min(w.retries, 4) / 2
 }
 
 // answer takes in an answer, or a part of it.
-func (w *watcher) answer(msg *nats.Msg) {
-	n, err := strconv.Atoi(msg.Subject[len(w.inbox):])
-	if w.asked == 0 || err != nil || n < w.first || n > w.asked {
-		return // too late
+func (r *reader) answer(msg *nats.Msg) {
+	if !r.accept(msg) {
+		return
 	}
-	w.first, w.asked = n, n // the others are not needed any more
-	code := msg.Header.Get(wire.HdrStatus)
-	switch {
-	case w.about == truth:
-		w.judge(msg)
-	case w.about == newest && wire.Stored(msg):
-		seq, _ := wire.StampUint(msg.Header, wire.HdrSequence)
-		w.checked(seq)
-	case w.about == newest && msg.Header == nil: // see listed
-		w.checked(max(w.floor, w.verified+1))
-	case w.about == newest && code == "404": // there is nothing
-		w.checked(0)
-	case w.about == lease && (wire.Stored(msg) || code == "404"):
-		seq, _ := wire.StampUint(msg.Header, wire.HdrSequence)
-		w.feel(seq)
-	case w.about != page:
-		w.refused(msg)
-	case wire.Stored(msg), msg.Header == nil:
-		w.listed(msg)
-	case code == "204":
-		w.pageEnded(msg)
-	case code == "413":
-		w.scan = true // too many for the short way
-		w.askPage()
-	case code == "404" && !w.scan && msg.Header.Get(wire.HdrDescription) == "Message Not Found":
-		w.refused(msg) // one of several, and the answer ends here
-	case code == "404":
-		w.readEnded()
+	if r.about == leaderNewest {
+		r.judge(msg)
+		return
+	}
+	kind := r.get.Answer(msg)
+	seq, _ := wire.StampUint(msg.Header, wire.HdrSequence)
+	switch r.about {
+	case newest:
+		switch kind {
+		case wire.Message:
+			r.checked(seq)
+		case wire.Unreadable: // see listed
+			r.checked(max(r.floor, r.view.Verified()+1))
+		case wire.Nothing:
+			r.checked(0)
+		default:
+			r.refused(msg)
+		}
+	case lease:
+		if kind == wire.Message || kind == wire.Nothing {
+			r.renewed(seq)
+		} else {
+			r.refused(msg)
+		}
+	case page:
+		r.paged(kind, msg)
+	}
+}
+
+// paged takes in a part of a page.
+func (r *reader) paged(kind wire.Kind, msg *nats.Msg) {
+	switch kind {
+	case wire.Message, wire.Unreadable:
+		r.listed(msg)
+	case wire.PageEnd:
+		r.pageEnded(msg)
+	case wire.TooMany:
+		r.scan = true // too many for the short way
+		r.askPage()
+	case wire.Nothing:
+		r.readEnded()
 	default:
-		w.refused(msg)
+		r.refused(msg)
 	}
 }
 
 // checked compares the newest message with what is known.
-func (w *watcher) checked(seq uint64) {
-	w.answered()
-	w.dropSuspects()
+func (r *reader) checked(seq uint64) {
+	r.answered()
+	r.view.DropSuspects(time.Now())
 	switch {
-	case seq < w.floor:
+	case seq < r.floor:
 		// The stream was made anew or emptied, a copy lags behind, or what
 		// was heard was never stored.
-		w.r.link.Counts.Gaps.Add(1)
-		w.want = lost
-		w.schedule()
-	case seq > w.verified && w.want != lost:
+		r.group.Link.Counts.Gaps.Add(1)
+		r.want = view.Lost
+		r.schedule()
+	case seq > r.view.Verified() && r.want != view.Lost:
 		// Heard, most likely; but a change that was not heard, followed by
 		// one that was, can be found in no other way.
-		w.startRead(false)
-		w.askPage()
-	case !w.from.Sourced() && w.r.pulse.due():
-		w.ask(lease, wire.Get{LastFor: w.r.link.Prefix + "lease.>"})
+		r.startRead(false)
+		r.askPage()
+	case !r.from.Bucket.Sourced() && r.group.leases.due():
+		r.ask(lease, wire.Get{LastFor: r.from.Bucket.Prefix + "lease.>"})
 	default:
-		w.freeze()
-		w.schedule()
+		r.freeze()
+		r.schedule()
 	}
+}
+
+// renewed takes in the newest lease.
+func (r *reader) renewed(seq uint64) {
+	r.group.leases.told(seq)
+	r.drop()
+	r.freeze()
+	r.schedule()
+}
+
+// freeze marks the view stale if the registry does not take writes any more.
+func (r *reader) freeze() {
+	if r.staleness.freeze() {
+		r.retries = 0
+	}
+}
+
+// thaw notes that the registry takes writes again.
+func (r *reader) thaw() {
+	r.retries = 0
+	r.staleness.thaw()
 }
 
 // listed takes in a message of a page.
-func (w *watcher) listed(msg *nats.Msg) {
-	w.wait(w.patience())
+func (r *reader) listed(msg *nats.Msg) {
+	r.wait(r.patience())
 	if msg.Header == nil {
-		// Somebody wrote headers that cannot be read.
-		w.r.link.Invalid(msg, wire.ErrFrame)
-		w.unread = true
+		// Its writer chose headers that cannot be read.
+		r.group.Link.Invalid(msg.Subject, wire.ErrFrame)
+		r.unread = true
 		return
 	}
-	if !w.inOrder(msg) {
+	if !r.inOrder(msg) {
 		return
 	}
-	w.chain = w.mark(msg)
-	w.cursor = w.chain + 1
+	r.chain = r.list(msg)
+	r.cursor = r.chain + 1
 }
 
-// inOrder says whether nothing was lost on the way before msg. If so, the page
+// list merges a message of the read and returns its sequence. Most of a read is
+// known, and not worth decoding.
+func (r *reader) list(msg *nats.Msg) uint64 {
+	b := r.from.Bucket
+	seq, _ := wire.StampUint(msg.Header, wire.HdrSequence)
+	r.view.Reach(seq)
+	name := strings.TrimPrefix(wire.Stamp(msg.Header, wire.HdrSubject), b.Inst)
+	if r.view.Confirm(name, seq, wire.Stamp(msg.Header, wire.HdrTimestamp)) {
+		return seq
+	}
+	c, err := b.Parse(msg)
+	if err != nil {
+		r.group.Link.Invalid(msg.Subject, err)
+		return seq
+	}
+	r.view.List(&c, time.Now())
+	return seq
+}
+
+// inOrder reports whether nothing was lost on the way before msg. If so, the page
 // is asked for again from there.
-func (w *watcher) inOrder(msg *nats.Msg) bool {
+func (r *reader) inOrder(msg *nats.Msg) bool {
 	last, _ := wire.StampUint(msg.Header, wire.HdrLastSequence)
-	if last != w.chain && !w.unread {
-		w.failed(errors.New("kv: a part of an answer was lost"))
+	if last != r.chain && !r.unread {
+		r.failed(errors.New("kv: a part of an answer was lost"))
 		return false
 	}
-	w.unread = false
+	r.unread = false
 	return true
 }
 
-func (w *watcher) pageEnded(msg *nats.Msg) {
-	if !w.inOrder(msg) {
+func (r *reader) pageEnded(msg *nats.Msg) {
+	if !r.inOrder(msg) {
 		return
 	}
 	last, _ := wire.StampUint(msg.Header, wire.HdrLastSequence)
-	w.highest = max(w.highest, last)
-	w.cursor = max(w.cursor, last+1)
-	if pending, _ := wire.StampUint(msg.Header, wire.HdrPending); pending > 0 {
+	r.view.Reach(last)
+	r.cursor = max(r.cursor, last+1)
+	if wire.Pending(msg) > 0 {
 		// The server counts what is left for each page: few large ones cost it
 		// less, if the way to us takes them.
-		if time.Since(w.askedAt) < pageQuick {
-			w.size = min(2*w.size, cap(w.replies)-pageSize/8)
+		if time.Since(r.askedAt) < pageQuick {
+			r.size = min(2*r.size, cap(r.replies)-pageSize/8)
 		}
-		w.askPage()
+		r.askPage()
 		return
 	}
-	w.readEnded()
+	r.readEnded()
 }
 
-func (w *watcher) readEnded() {
-	w.cursor = 0
-	w.end()
-	w.answered()
-	// Reads that follow each other become rarer, as when everybody announces
-	// again after the registry was emptied.
-	if time.Since(w.readAt) < maxRetry+settle {
-		w.pause = min(2*w.pause+settle, maxRetry)
-	} else {
-		w.pause = 0
+func (r *reader) readEnded() {
+	r.cursor = 0
+	now := time.Now()
+	if missed := r.view.End(now); missed {
+		r.group.Link.Counts.Gaps.Add(1)
 	}
-	w.readAt = time.Now()
-	if w.full {
-		w.r.link.Counts.Snapshots.Add(1)
-		w.heard = w.newest
-		w.fullAt = time.Now().Add(jitter(w.r.relaxed(snapshotEvery)))
+	r.answered()
+	// Reads that follow each other become rarer, as when all instances announce
+	// again after the registry was emptied.
+	if now.Sub(r.readAt) < maxRetry+settle {
+		r.pause = min(2*r.pause+settle, maxRetry)
+	} else {
+		r.pause = 0
+	}
+	r.readAt = now
+	if r.view.Full() {
+		r.group.Link.Counts.Snapshots.Add(1)
+		r.heard = r.view.Newest()
+		r.fullAt = now.Add(wire.Jitter(r.group.relaxed(snapshotEvery)))
 	}
 	switch {
-	case !w.doubt:
-		w.doubted = time.Time{}
-	case w.doubted.IsZero():
-		w.doubted = time.Now()
+	case !r.view.Doubt():
+		r.doubted = time.Time{}
+	case r.doubted.IsZero():
+		r.doubted = now
 	}
-	if w.doubt {
+	if r.view.Doubt() {
 		// A copy that has just come back may be behind for a moment, and the
 		// next answer come from it too.
-		w.want, w.pause = lost, max(w.pause, catchUp)
+		r.want, r.pause = view.Lost, max(r.pause, catchUp)
 	}
-	w.schedule()
+	r.schedule()
 }
 
 // answered notes that the question under way has its answer.
-func (w *watcher) answered() {
-	w.asked = 0
-	w.timeout.Stop()
-	if w.retries = 0; !w.frozen {
-		w.well()
+func (r *reader) answered() {
+	r.drop()
+	if r.retries = 0; !r.staleness.frozen {
+		r.staleness.well()
 	}
 }
 
 // schedule says when to ask again.
-func (w *watcher) schedule() {
-	w.soon = w.want != fine
-	w.confirms = !w.soon && w.newest > w.verified
-	if w.confirms {
-		w.heard = w.newest
-		// A look at a very long list costs the server more.
-		every := min(confirmEvery*time.Duration(1+len(w.records)/10_000), checkEvery)
-		w.due.Reset(jitter(w.r.relaxed(every)))
-		return
-	}
+func (r *reader) schedule() {
+	r.soon = r.want != view.Fine
+	r.confirms = !r.soon && r.view.Newest() > r.view.Verified()
 	switch {
-	case w.frozen && !w.soon:
-		w.due.Reset(jitter(w.r.relaxed(pulseEvery)))
-		return
-	case !w.soon:
-		w.due.Reset(jitter(w.r.relaxed(checkEvery)))
-		return
+	case r.soon:
+		r.due.Reset(max(0, r.pause-time.Since(r.readAt)) + rand.N(settle))
+	case r.confirms:
+		r.heard = r.view.Newest()
+		// A look at a very long list costs the server more.
+		every := min(confirmEvery*time.Duration(1+r.view.Records()/10_000), checkEvery)
+		r.due.Reset(wire.Jitter(r.group.relaxed(every)))
+	case r.staleness.frozen:
+		r.due.Reset(wire.Jitter(r.group.relaxed(leaseEvery)))
+	default:
+		r.due.Reset(wire.Jitter(r.group.relaxed(checkEvery)))
 	}
-	w.due.Reset(max(0, w.pause-time.Since(w.readAt)) + rand.N(settle))
 }
 
-// refused handles an answer that is an error: most often that nobody keeps
-// the bucket, or that it is not there.
-func (w *watcher) refused(msg *nats.Msg) {
-	err := fmt.Errorf("%w: %s", ErrUnavailable, wire.Status(msg))
-	if msg.Header.Get(wire.HdrStatus) == "503" {
-		err = w.noBucket()
+// refused handles an answer that is an error: most often that no server keeps the
+// bucket, or that it is not there.
+func (r *reader) refused(msg *nats.Msg) {
+	err := fmt.Errorf("%w: %s", wire.ErrUnavailable, wire.Status(msg))
+	if r.get.Answer(msg) == wire.NoBucket {
+		err = r.noBucket()
 	}
-	w.failed(err)
+	r.failed(err)
 }
 
 // noBucket makes the bucket that is not there, or says so.
-func (w *watcher) noBucket() error {
-	if !w.r.opts.NoCreate {
-		if _, err := w.r.heal(w.ctx); err != nil && !wire.Transient(err) {
+func (r *reader) noBucket() error {
+	if heal := r.group.Heal; heal != nil {
+		if err := heal(r.ctx); err != nil && !wire.Transient(err) {
 			return err
 		}
 	}
-	return fmt.Errorf("%w: no server has bucket %q", ErrUnavailable, w.from.Name)
+	return fmt.Errorf("%w: no server has bucket %q", wire.ErrUnavailable, r.from.Bucket.Name)
 }
 
 // noAnswer notes that a question has failed. One is no reason to call the view
 // stale: a leader may be changing.
-func (w *watcher) noAnswer(err error) {
-	w.retries++
-	w.outage = time.Now()
-	if w.retries > 1 || !w.r.link.Conn.IsConnected() || !w.ready {
-		w.setStale(err)
+func (r *reader) noAnswer(err error) {
+	r.retries++
+	r.view.Outage(time.Now())
+	if r.retries > 1 || !r.group.Link.Conn.IsConnected() || !r.view.Ready() {
+		r.staleness.lost(err)
 	}
 }
 
 // failed gives up the question and asks again later.
-func (w *watcher) failed(err error) {
-	w.timeout.Stop()
-	w.asked, w.size = 0, pageSize
-	w.noAnswer(err)
-	delay := min(maxRetry, settle<<min(w.retries, 6))
-	w.soon = true
-	w.due.Reset(delay/2 + rand.N(delay))
-}
-
-// hope asks before it is time, when the registry has not answered and now a
-// change was heard: it is back, and the view is stale for no reason. Everybody
-// hears it, and not all ask at once.
-func (w *watcher) hope() {
-	if w.asked == 0 && w.retries > 1 && time.Since(w.hoped) >= time.Second {
-		w.hoped = time.Now()
-		w.due.Reset(rand.N(2 * settle))
-	}
+func (r *reader) failed(err error) {
+	r.drop()
+	r.size = pageSize
+	r.noAnswer(err)
+	delay := min(maxRetry, settle<<min(r.retries, 6))
+	r.soon = true
+	r.due.Reset(delay/2 + rand.N(delay))
 }

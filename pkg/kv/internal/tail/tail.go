@@ -1,344 +1,349 @@
-package kv
+package tail
 
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/disk"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/view"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 const (
-	snapshotEvery = 5 * time.Minute  // even if nothing seems wrong
-	checkEvery    = 20 * time.Second // asks whether the stream is ahead
-	confirmEvery  = 3 * time.Second  // and, after a change was heard, whether it has it
-	settle        = 100 * time.Millisecond
-	maxRetry      = 5 * time.Second
-	liveBuffer    = 2048                   // messages; more unread ones cost a read
-	restFactor    = 20                     // after a snapshot was given out: so many times as long as that took
-	cheap         = 100 * time.Microsecond // that is as of a thousand instances, and needs no rest
-	maxRest       = 100 * time.Millisecond
-	manyWatches   = 20 // of one Registry; those of more are looked after less often
-
+	liveBuffer    = 2048 // messages; more unread ones cost a read
 	electedPrefix = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED."
 )
 
-// Watch calls apply with the complete snapshot of service whenever something
-// has changed, one call at a time, first when it is known. It blocks until ctx
-// ends. An empty service watches all: apply is then called for each service
-// that changed, with an empty snapshot for one whose last instance left.
-//
-// While the registry cannot be reached the last snapshot stays: apply is
-// called once with Stale set, and again when all is well. If that is so at the
-// start, the last snapshot is the one on disk, see [Options.SnapshotDir]. The error is ctx's,
-// or about service; nothing else ends a watch.
-func (r *Registry) Watch(ctx context.Context, service string, apply func(events.Snapshot)) error {
-	if r.others != nil {
-		return r.watchRegions(ctx, service, apply)
-	}
-	return r.watch(ctx, &r.link.Bucket, service, apply)
+// Group is what the tails of one registry share. It is safe for concurrent use.
+type Group struct {
+	Link *wire.Link
+	// Heal makes the bucket if it is gone. Nil: it may not be made.
+	Heal func(context.Context) error
+	// NoSuspects is the option of the views, see [view.Options].
+	NoSuspects bool
+
+	leases    leaseAge
+	watching  atomic.Int64  // tails, now
+	stale     atomic.Int64  // those that have logged that their view is stale
+	suspected wire.Throttle // log lines of instances that become suspects
 }
 
-// watch is Watch of one bucket.
-func (r *Registry) watch(ctx context.Context, from *wire.Bucket, service string, apply func(events.Snapshot)) error {
-	w, err := r.newWatcher(from, service)
+// Source is what a tail reads.
+type Source struct {
+	Bucket *wire.Bucket
+	// Store has the snapshots on disk. Nil: there are none.
+	Store *disk.Store
+	// Service that is watched. Empty: all.
+	Service string
+	// Evacuated knows the places that are evacuated.
+	Evacuated Places
+}
+
+// Places knows which places are evacuated.
+type Places interface {
+	// Join returns a channel that tells when Now has news, until Leave is called.
+	Join() chan struct{}
+	Leave(news chan struct{})
+	// Now returns the places, and whether they are known.
+	Now() ([]events.Evacuation, bool)
+}
+
+// Watch calls apply with a snapshot of every service that has changed, one call
+// at a time, until ctx ends.
+func (g *Group) Watch(ctx context.Context, from Source, apply func(events.Snapshot)) error {
+	t, err := g.open(from)
 	if err != nil {
 		return err
 	}
-	defer w.close()
-	r.watching.Add(1)
-	defer r.watching.Add(-1)
-	return w.run(ctx, apply)
+	defer t.close()
+	g.watching.Add(1)
+	defer g.watching.Add(-1)
+	return t.run(ctx, apply)
 }
 
-// relaxed is how often a watch is looked after, of which every is the usual
-// time: a process asks the server no more than about once a second, however
-// many services it watches. What is heard of changes does not depend on it.
-func (r *Registry) relaxed(every time.Duration) time.Duration {
-	return every * time.Duration(max(manyWatches, r.watching.Load())) / manyWatches
-}
-
-// Snapshot reads what is listed now: one snapshot for each service, ordered by
-// name. An empty service reads all. A service that is not listed has none. It
-// tries until ctx ends, unless there are snapshots on disk: if the registry
-// cannot be reached they are the answer, and Stale.
-func (r *Registry) Snapshot(ctx context.Context, service string) ([]events.Snapshot, error) {
-	if r.others != nil {
-		return r.snapshotRegions(ctx, service)
-	}
-	return r.snapshot(ctx, &r.link.Bucket, service)
-}
-
-// snapshot is Snapshot of one bucket.
-func (r *Registry) snapshot(ctx context.Context, from *wire.Bucket, service string) ([]events.Snapshot, error) {
-	w, err := r.newWatcher(from, service)
+// Snapshot reads what is listed now: one snapshot for each service.
+func (g *Group) Snapshot(ctx context.Context, from Source) ([]events.Snapshot, error) {
+	t, err := g.open(from)
 	if err != nil {
 		return nil, err
 	}
-	defer w.close()
-	w.once = true
+	defer t.close()
+	t.once, t.staleness.silent = true, true
 	var all []events.Snapshot
-	err = w.run(ctx, func(s events.Snapshot) {
+	err = t.run(ctx, func(s events.Snapshot) {
 		if len(s.Entries) > 0 {
 			all = append(all, s)
 		}
 	})
 	if err != nil {
-		if w.err != nil {
-			err = w.err
+		if t.staleness.err != nil {
+			err = t.staleness.err
 		}
 		return nil, fmt.Errorf("kv: read the registry: %w", err)
 	}
 	return all, nil
 }
 
-// watcher is one watch: a subscription, and reads to fill its gaps, merged in
-// a view by one goroutine.
-type watcher struct {
-	*view
-	reader
+// relaxed is how often a tail is looked after, of which every is the usual time:
+// a process asks the server no more than about once a second, however many
+// services it watches. What is heard of changes does not depend on it.
+func (g *Group) relaxed(every time.Duration) time.Duration {
+	return every * time.Duration(max(manyWatches, g.watching.Load())) / manyWatches
+}
 
-	ctx     context.Context // of Watch
-	once    bool
+// tail is one watch: a subscription, and reads to fill its gaps, merged in a view
+// by one goroutine.
+type tail struct {
+	group     *Group
+	from      Source
+	view      *view.View
+	reader    *reader
+	staleness *staleness
+
+	once    bool // it ends with the first complete view
 	live    chan *nats.Msg
-	elected chan *nats.Msg // says that the stream has a leader again
+	elected chan *nats.Msg // the stream has a leader again
 	status  chan nats.Status
-	rest    time.Time   // until when nothing is given out
-	rested  *time.Timer // that is over
 	subs    []*nats.Subscription
 	dropped int
-	orders  chan struct{} // says that places were evacuated, or are not any more
-	ordered bool          // it is known which
-	alive   time.Time     // when the registry last said anything
-	err     error         // why the view is stale
-	tells   bool          // it was logged that it is
+	rest    time.Time     // until when nothing is given out
+	rested  *time.Timer   // that is over
+	grace   *time.Timer   // of the view's pending expiries
+	graceAt time.Time     // when it ends
+	places  chan struct{} // there is news of evacuated places
+	placed  bool          // it is known which places are evacuated
 }
 
-func (r *Registry) newWatcher(from *wire.Bucket, service string) (*watcher, error) {
+func (g *Group) open(from Source) (*tail, error) {
 	which := ">"
-	if service != "" {
-		if err := events.ValidateService(service); err != nil {
+	if from.Service != "" {
+		if err := events.ValidateService(from.Service); err != nil {
 			return nil, err
 		}
-		which = service + ".>"
+		which = from.Service + ".>"
 	}
-	w := &watcher{
-		view:    newView(r, service),
-		reader:  newReader(r, from, which),
-		live:    make(chan *nats.Msg, liveBuffer),
-		elected: make(chan *nats.Msg, 64),
-		status:  r.link.Conn.StatusChanged(),
-		rested:  time.NewTimer(time.Hour),
+	v := view.New(view.Options{Service: from.Service, Sourced: from.Bucket.Sourced(), NoSuspects: g.NoSuspects, Notes: notes{g, from.Bucket}})
+	t := &tail{
+		group: g, from: from, view: v,
+		staleness: &staleness{group: g, from: &from, view: v},
+		live:      make(chan *nats.Msg, liveBuffer),
+		elected:   make(chan *nats.Msg, 64),
+		status:    g.Link.Conn.StatusChanged(),
+		rested:    time.NewTimer(time.Hour),
+		grace:     time.NewTimer(time.Hour),
 	}
-	w.from, w.orders = from, r.evacuations.join()
+	t.reader = newReader(g, from, v, t.staleness, which)
+	t.places = from.Evacuated.Join()
 	for subject, ch := range map[string]chan *nats.Msg{
-		from.Live + "inst." + which: w.live, w.inbox + "*": w.replies, electedPrefix + from.Stream: w.elected,
+		from.Bucket.Live + "inst." + which: t.live, t.reader.inbox + "*": t.reader.replies, electedPrefix + from.Bucket.Stream: t.elected,
 	} {
-		sub, err := r.link.Conn.ChanSubscribe(subject, ch)
+		sub, err := g.Link.Conn.ChanSubscribe(subject, ch)
 		if err != nil {
-			w.close()
+			t.close()
 			return nil, fmt.Errorf("kv: watch %s: %w", which, err)
 		}
-		w.subs = append(w.subs, sub)
+		t.subs = append(t.subs, sub)
 	}
-	return w, nil
+	return t, nil
 }
 
-func (w *watcher) close() {
-	if w.tells {
-		w.r.stale.Add(-1)
-	}
-	for _, sub := range w.subs {
+func (t *tail) close() {
+	t.staleness.close()
+	for _, sub := range t.subs {
 		_ = sub.Unsubscribe() // fails only if the connection is closed
 	}
-	w.r.evacuations.leave(w.orders)
-	w.r.link.Conn.RemoveStatusListener(w.status)
-	w.due.Stop()
-	w.timeout.Stop()
-	w.vigil.Stop()
-	w.rested.Stop()
+	t.from.Evacuated.Leave(t.places)
+	t.group.Link.Conn.RemoveStatusListener(t.status)
+	t.reader.close()
+	t.grace.Stop()
+	t.rested.Stop()
 }
 
-func (w *watcher) run(ctx context.Context, apply func(events.Snapshot)) error {
-	w.ctx = ctx
+func (t *tail) run(ctx context.Context, apply func(events.Snapshot)) error {
+	t.reader.ctx = ctx
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case msg := <-w.live:
-			w.alive = time.Now()
-			w.listen(msg)
-		case msg := <-w.replies:
-			w.alive = time.Now()
-			w.listen(nil) // so that what a read tells is news only if it was missed
-			w.answer(msg)
-			for range len(w.replies) {
-				w.answer(<-w.replies)
+		case msg := <-t.live:
+			t.staleness.alive = time.Now()
+			t.listen(msg)
+		case msg := <-t.reader.replies:
+			t.staleness.alive = time.Now()
+			t.listen(nil) // so that what a read lists is news only if it was missed
+			t.reader.answer(msg)
+			for range len(t.reader.replies) {
+				t.reader.answer(<-t.reader.replies)
 			}
-		case <-w.elected:
-			// Nobody could renew a lease since the last one was lost, also if
-			// nothing was amiss between us and our server.
-			w.outage = time.Now()
-		case <-w.status:
-			w.connection()
-		case <-w.orders:
-			w.ordered = true
-			if left, known := w.r.evacuations.now(); known {
-				w.left = left
-				w.touchAll()
+		case <-t.elected:
+			// No lease could be renewed since the last leader was lost, also if
+			// the connection to our server was well.
+			t.view.Outage(time.Now())
+		case <-t.status:
+			t.connection()
+		case <-t.places:
+			t.placed = true
+			if places, known := t.from.Evacuated.Now(); known {
+				t.view.Evacuate(places)
 			}
-		case <-w.due.C:
-			w.next()
-		case <-w.vigil.C:
-			w.endVigils()
-		case <-w.rested.C:
-		case <-w.timeout.C:
-			w.silence()
+		case <-t.reader.due.C:
+			t.reader.next()
+		case <-t.grace.C:
+			t.view.EndGrace(time.Now())
+		case <-t.rested.C:
+		case <-t.reader.timeout.C:
+			t.reader.silence()
 		}
-		if w.ready && w.ordered && len(w.changed) > 0 && !w.resting() {
-			w.give(apply)
+		t.setGrace()
+		if !t.view.Ready() || !t.placed {
+			continue
 		}
-		if w.ready && w.ordered && w.once {
+		if t.view.Changed() && !t.resting() {
+			t.give(apply)
+		}
+		if t.once {
 			return nil
 		}
 	}
 }
 
-// give gives out the snapshots of what has changed, and then rests.
-func (w *watcher) give(apply func(events.Snapshot)) {
-	began := time.Now()
-	w.publish(apply)
-	if w.asked != 0 {
-		// It was apply that took this time, not the registry. More than that
-		// would keep a question for ever while changes are heard.
-		w.wait(time.Until(w.until) + time.Since(began))
+// setGrace sees to it that the grace of expiries ends.
+func (t *tail) setGrace() {
+	if at := t.view.GraceAt(); at != t.graceAt {
+		if t.graceAt = at; !at.IsZero() {
+			t.grace.Reset(time.Until(at))
+		}
 	}
-	w.rest = time.Now().Add(min(restFactor*max(0, time.Since(began)-cheap), maxRest))
 }
 
-// resting says whether what has changed shall wait for more. A snapshot is of a
+// give gives out the snapshots of what has changed, and then rests.
+func (t *tail) give(apply func(events.Snapshot)) {
+	began := time.Now()
+	stale, store := t.staleness.stale, t.from.Store
+	t.view.Publish(stale, t.staleness.since, func(s events.Snapshot) {
+		if store != nil && !stale {
+			store.Save(s)
+		}
+		apply(s)
+	})
+	// It was apply that took this time, not the registry.
+	t.reader.extend(time.Since(began))
+	t.rest = time.Now().Add(min(restFactor*max(0, time.Since(began)-cheap), maxRest))
+}
+
+// resting reports whether what has changed shall wait for more. A snapshot is of a
 // whole service, so with many instances and many changes all the time would go
 // into snapshots that are out of date at once; this way a twentieth does. The
 // first change after a pause never waits.
-func (w *watcher) resting() bool {
-	left := time.Until(w.rest)
-	if left <= 0 || w.once {
+func (t *tail) resting() bool {
+	left := time.Until(t.rest)
+	if left <= 0 || t.once {
 		return false
 	}
-	w.rested.Reset(left)
+	t.rested.Reset(left)
 	return true
 }
 
 // listen takes in a change as it happens, and all that are waiting: a burst is
 // one change.
-func (w *watcher) listen(msg *nats.Msg) {
-	found, before := fine, w.newest
+func (t *tail) listen(msg *nats.Msg) {
+	found, before := view.Fine, t.view.Newest()
 	if msg != nil {
-		found = w.hear(msg)
-		w.hope()
+		found = t.hear(msg)
+		t.reader.retryNow()
 	}
-	for range len(w.live) {
-		found = max(found, w.hear(<-w.live))
+	for range len(t.live) {
+		found = max(found, t.hear(<-t.live))
 	}
-	if w.overrun() {
-		found = max(found, missed)
+	if t.overrun() {
+		found = max(found, view.Missed)
 	}
-	if found != fine {
-		w.r.link.Counts.Gaps.Add(1)
-		w.readSoon(found)
-	} else if w.newest != before {
-		w.confirmSoon()
+	if found != view.Fine {
+		t.group.Link.Counts.Gaps.Add(1)
+		t.reader.readSoon(found)
+	} else if t.view.Newest() != before {
+		t.reader.confirmSoon()
 	}
-	if w.frozen && w.newest != before {
-		w.thaw()
+	if t.staleness.frozen && t.view.Newest() != before {
+		t.reader.thaw()
 	}
 }
 
+// hear merges a change, and returns what it tells of others.
+func (t *tail) hear(msg *nats.Msg) view.Finding {
+	link := t.group.Link
+	c, err := t.from.Bucket.ParseHeard(msg)
+	if err != nil {
+		link.Invalid(msg.Subject, err)
+		return view.Fine
+	}
+	if c.Err == nil {
+		link.Clock.Hear(c.At)
+	}
+	return t.view.Hear(&c, time.Now())
+}
+
 // overrun notices that nats.go had to throw changes away.
-func (w *watcher) overrun() bool {
+func (t *tail) overrun() bool {
 	dropped := 0
-	for _, sub := range w.subs {
+	for _, sub := range t.subs {
 		if n, err := sub.Dropped(); err == nil {
 			dropped += n
 		}
 	}
-	if dropped <= w.dropped {
+	if dropped <= t.dropped {
 		return false
 	}
-	w.r.link.Log.Warn("changes came faster than they were taken, reading them again", "service", w.service, "dropped", dropped-w.dropped)
-	w.dropped = dropped
+	t.group.Link.Log.Warn("changes came faster than they were taken, reading them again", "service", t.from.Service, "dropped", dropped-t.dropped)
+	t.dropped = dropped
 	return true
 }
 
 // connection takes note of a change of the connection. What it is now counts,
-// and not what it was: nats.go drops what it has to say when nobody listens.
-func (w *watcher) connection() {
-	w.outage = time.Now()
-	for len(w.status) > 0 {
-		<-w.status
+// and not what it was: nats.go drops what it has to say when its listener is slow.
+func (t *tail) connection() {
+	t.view.Outage(time.Now())
+	for len(t.status) > 0 {
+		<-t.status
 	}
-	if !w.r.link.Conn.IsConnected() {
-		w.setStale(fmt.Errorf("%w: the connection is %s", ErrUnavailable, w.r.link.Conn.Status()))
+	if conn := t.group.Link.Conn; !conn.IsConnected() {
+		t.staleness.lost(fmt.Errorf("%w: the connection is %s", wire.ErrUnavailable, conn.Status()))
 		return
 	}
-	w.reconnected()
+	t.reader.reconnected()
 }
 
-func (w *watcher) setStale(err error) {
-	w.err = err
-	if w.stale {
-		return
-	}
-	w.stale, w.since = true, w.alive
-	restored := w.restore()
-	if !w.ready {
-		return
-	}
-	w.touchAll()
-	if w.once {
-		return // who asked is told
-	}
-	w.tells = true
-	log, how := w.r.link.Log.Debug, "keeping the last view"
-	if w.r.stale.Add(1) == 1 { // one of all watches says it aloud
-		log = w.r.link.Log.Warn
-	}
-	if restored {
-		how = "starting with the view on disk"
-	}
-	log("the registry cannot be reached", "then", how, "service", w.service, "since", w.since, "error", err)
+// notes counts and logs what a view notices.
+type notes struct {
+	group  *Group
+	bucket *wire.Bucket
 }
 
-// well notes that the registry has answered.
-func (w *watcher) well() {
-	w.err, w.retries = nil, 0
-	if w.stale {
-		w.stale, w.since, w.outage = false, time.Time{}, time.Now()
-		if w.ready {
-			w.touchAll()
-		}
-		w.outageEnds()
-	}
+// Invalid implements [view.Notes].
+func (n notes) Invalid(key events.Key, err error) {
+	n.group.Link.Invalid(n.bucket.Live+key.Inst(), err)
 }
 
-// outageEnds says so, if it was said that it began.
-func (w *watcher) outageEnds() {
-	if !w.tells {
-		return
+// Suspect implements [view.Notes]: of many, one is logged as a warning.
+func (n notes) Suspect(why string, in *events.Instance, args ...any) {
+	link := n.group.Link
+	log := link.Log.Debug
+	if n.group.suspected.Allows(link.Clock) {
+		log = link.Log.Warn
+		args = append(args, "others", "are only logged for debugging, for a minute")
 	}
-	w.tells = false
-	log := w.r.link.Log.Debug
-	if w.r.stale.Add(-1) == 0 {
-		log = w.r.link.Log.Info
-	}
-	log("the registry is back", "service", w.service)
+	log(why, append([]any{"service", in.Service, "instance", in.ID}, args...)...)
 }
 
-// jitter is d, give or take a tenth.
-func jitter(d time.Duration) time.Duration {
-	return d - d/10 + rand.N(d/5+1)
+// Unconfirmed implements [view.Notes].
+func (n notes) Unconfirmed(in *events.Instance, instances int, madeUp bool) {
+	n.group.Link.Log.Warn("instances were heard of that are not in the registry", "service", in.Service, "instance", in.ID, "instances", instances, "made_up", madeUp)
 }
+
+// Forged implements [view.Notes].
+func (n notes) Forged() { n.group.Link.Counts.Forged.Add(1) }

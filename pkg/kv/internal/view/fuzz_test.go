@@ -1,26 +1,14 @@
-package kv
+package view
 
 import (
 	"encoding/binary"
 	"fmt"
-	"log/slog"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
-
-	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
-
-// bare is a registry without a connection, to read messages with.
-func bare() *Registry {
-	return &Registry{link: &wire.Link{Bucket: wire.NewBucket("proxima", "proxima", "$JS.API."), Log: slog.New(slog.DiscardHandler), Clock: wire.NewClock()}}
-}
-
-const body = `{"id":"a","service":"user","incarnation":"x","endpoints":{"http":"10.0.0.5:8080"},"location":{"region":"r","zone":"z"},"status":"up","weight":100,"ttl":"15s"}`
 
 // FuzzView feeds a view with any sequence of changes and reads: what it lists
 // must stay what it knows.
@@ -28,78 +16,77 @@ func FuzzView(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte("0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz"))
 	f.Add([]byte{3, 0, 1, 0, 0, 0, 0, 1, 1, 0, 4, 0, 0, 0, 0, 0, 2, 0, 3, 0, 3, 0, 0, 0})
+	f.Add([]byte("00000012000112002200")) // the lease of an instance ends, and then it ages out
 	f.Fuzz(func(t *testing.T, script []byte) {
-		r := bare()
-		r.opts.NoSuspects = len(script)%5 == 4
-		v := newView(r, "user")
+		v := New(Options{Service: "user", NoSuspects: len(script)%5 == 4, Sourced: len(script)%7 == 6, Notes: new(note)})
+		now := time.Unix(2e9, 0)
 		script = script[:min(len(script), 1200)]
 		for ; len(script) >= 6; script = script[6:] {
-			switch msg := fuzzed(script); script[0] % 8 {
+			now = now.Add(time.Duration(script[4]) * time.Duration(script[4]) * time.Millisecond)
+			switch c := fuzzed(script); script[0] % 10 {
 			case 0:
-				v.begin(true)
+				v.Begin(true)
 			case 1:
-				v.begin(false)
+				v.Begin(false)
 			case 2:
-				v.end()
+				v.End(now)
 			case 3, 4:
-				v.mark(msg)
+				v.Reach(c.Seq)
+				if !v.Confirm(c.Name, c.Seq, stamp(c)) {
+					v.List(c, now)
+				}
 			case 5:
-				v.outage = time.Now()
+				v.Outage(now)
 			case 6:
-				v.passVigil()
+				now = now.Add(expiryGrace)
+				v.EndGrace(now)
+			case 7:
+				v.Trust(uint64(script[2]))
+			case 8:
+				v.Restore("user", []events.Entry{{Instance: put("a", 1, 0, "n1").Instance, Suspect: script[1]%2 == 1, Evacuated: script[2]%2 == 1, Revision: uint64(script[3])}}, now)
 			default:
-				v.hear(msg)
+				v.Hear(c, now)
 			}
 			for service := range v.services {
 				v.touch(service)
 			}
-			v.publish(func(s events.Snapshot) { consistent(t, v, s) })
+			v.Publish(false, now, func(s events.Snapshot) { consistent(t, v, s) })
 		}
 	})
 }
 
-// passVigil lets every vigil end.
-func (v *view) passVigil() {
-	for _, l := range v.services {
-		for i := range l.held {
-			l.held[i].since = l.held[i].since.Add(-vigil)
-		}
-	}
-	v.endVigils()
-}
+// passGrace lets the grace of every expiry end.
+func (v *View) passGrace() { v.EndGrace(time.Now().Add(expiryGrace)) }
 
-// fuzzed is a message about one of five instances.
-func fuzzed(b []byte) *nats.Msg {
-	id := string(rune('a' + b[1]%5))
-	z := []string{"z", "y"}[b[1]%5%2]
-	seq, last := uint64(b[2]), uint64(b[3])
+// fuzzed is a change of one of five instances.
+func fuzzed(b []byte) *wire.Change {
+	id, seq := string(rune('a'+b[1]%5)), uint64(b[2])
 	if b[2] == 255 {
 		seq = 1 << 63
 	}
-	at := time.Unix(1e9+int64(binary.BigEndian.Uint16(b[3:])), 0).UTC()
-	h := nats.Header{
-		wire.HdrStream: {"KV_proxima"}, wire.HdrSubject: {"$KV.proxima.inst.user.r." + z + "." + id}, wire.HdrSequence: {strconv.FormatUint(seq, 10)},
-		wire.HdrTimestamp: {at.Format(time.RFC3339Nano)}, wire.HdrLastSequence: {strconv.FormatUint(last, 10)},
+	c := put(id, seq, uint64(b[3]), fmt.Sprint("n", b[5]%7))
+	c.At = (1e9 + int64(binary.BigEndian.Uint16(b[3:]))) * 1e9
+	if b[1]%5%2 == 1 {
+		c.Key.Zone, c.Instance.Location.Zone = "y", "y"
+		c.Name = c.Key.String()
 	}
-	msg := &nats.Msg{Subject: "proxima.inst.user.r." + z + "." + id, Header: h}
 	switch b[5] % 7 {
 	case 0:
-		h[wire.HdrOperation] = []string{wire.Purge}
-		msg.Data = wire.BodyExpired
+		c.Expired = true
 	case 1:
-		h[wire.HdrOperation] = []string{wire.Purge}
-		msg.Data = wire.BodyDeregistered
+		c.Expired, c.AgedOut = b[4]%2 == 0, b[4]%2 == 0
 	case 2:
-		h[wire.HdrScheduler] = []string{"$KV.proxima.lease.user.r.z.x"}
+		c.Err = wire.ErrForged
 	case 3:
-		msg.Data = []byte("garbage")
+		c.Err = wire.ErrRecord
 	default:
-		msg.Data = []byte(strings.NewReplacer(`"a"`, strconv.Quote(id), `"z"`, strconv.Quote(z), `"x"`, fmt.Sprintf(`"n%d"`, b[5]%7)).Replace(body))
+		return c
 	}
-	return msg
+	c.Instance = nil
+	return c
 }
 
-func consistent(t *testing.T, v *view, s events.Snapshot) {
+func consistent(t *testing.T, v *View, s events.Snapshot) {
 	t.Helper()
 	known, expired := 0, 0
 	for name, rec := range v.records {
@@ -121,7 +108,7 @@ func consistent(t *testing.T, v *view, s events.Snapshot) {
 	if l == nil {
 		l = &list{}
 	}
-	if len(s.Entries) != known || len(l.records) != known || l.all != (tally{known, expired, len(l.held), len(l.gone)}) {
+	if len(s.Entries) != known || len(l.records) != known || l.all != (tally{known, expired, len(l.pending), len(l.removed)}) {
 		t.Fatalf("%d are known, %d expired; listed are %d, counted %+v; published %d", known, expired, len(l.records), l.all, len(s.Entries))
 	}
 	var zones tally
@@ -139,40 +126,17 @@ func consistent(t *testing.T, v *view, s events.Snapshot) {
 			t.Fatalf("%s is published as %+v, known as %+v", e.ID, e, rec)
 		}
 	}
-	for _, h := range l.held {
-		if h.rec.instance == nil || h.rec.expired {
-			t.Fatalf("%s is held, and gone or suspect", h.rec.name)
+	for _, p := range l.pending {
+		if p.rec.instance == nil || p.rec.expired {
+			t.Fatalf("%s is pending, and gone or suspect", p.rec.name)
 		}
 	}
-	for _, g := range l.gone {
-		if g.rec.instance != nil {
-			t.Fatalf("%s is gone and there", g.rec.name)
+	if len(l.pending) > 0 && v.graceAt.IsZero() {
+		t.Fatalf("the grace of %d does not end", len(l.pending))
+	}
+	for _, r := range l.removed {
+		if r.rec.instance != nil {
+			t.Fatalf("%s is removed and there", r.rec.name)
 		}
 	}
-}
-
-// FuzzStored reads files as somebody may have left them.
-func FuzzStored(f *testing.F) {
-	f.Add([]byte(`{"version":1,"service":"user","saved":"2000-01-01T00:00:00Z","instances":[{"revision":7,"instance":` + body + `}]}`))
-	f.Add([]byte(`{"version":1,"instances":[{}]}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		s, err := decodeStored(data)
-		if err != nil {
-			return
-		}
-		known := map[events.Key]bool{}
-		for _, e := range s.entries {
-			if err := e.Validate(); err != nil || e.Service != s.service || known[e.Key()] {
-				t.Fatalf("%+v of %q: %v", e.Instance, s.service, err)
-			}
-			known[e.Key()] = true
-		}
-		again, err := encodeStored(events.Snapshot{Service: s.service, Entries: s.entries}, s.saved)
-		if err != nil {
-			return // a time that JSON cannot write
-		}
-		if back, err := decodeStored(again); err != nil || len(back.entries) != len(s.entries) {
-			t.Fatalf("%d entries, %v", len(back.entries), err)
-		}
-	})
 }

@@ -1,8 +1,9 @@
-package kv
+package view
 
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
@@ -11,12 +12,21 @@ import (
 type list struct {
 	records []*record
 	sorted  bool // as snapshots are: once it was published
-	held    []held
-	gone    []gone
+	pending []pending
+	removed []recentlyRemoved
 	all     tally
 	zones   map[zone]*tally // those with instances
 
-	metadata map[string]string // of who came last, see share
+	metadata map[string]string // of the instance that came last, see share
+}
+
+func (v *View) list(service string) *list {
+	l := v.services[service]
+	if l == nil {
+		l = &list{}
+		v.services[service] = l
+	}
+	return l
 }
 
 // share lets an instance that has just been read use the metadata of another, if
@@ -63,16 +73,16 @@ func (l *list) find(rec *record) (int, bool) {
 // comes after a hyphen.
 func inOrder(a, b *record) int { return a.instance.Compare(b.instance) }
 
-func (l *list) entries(left []events.Evacuation) []events.Entry {
+func (l *list) entries(evacuated []events.Evacuation) []events.Entry {
 	l.sort()
 	entries := make([]events.Entry, len(l.records))
 	for i, rec := range l.records {
-		entries[i] = events.Entry{Instance: rec.instance, Suspect: !rec.suspect.IsZero(), Evacuated: covered(left, rec.instance), Revision: rec.seq}
+		entries[i] = events.Entry{Instance: rec.instance, Suspect: !rec.suspect.IsZero(), Evacuated: covered(evacuated, rec.instance), Revision: rec.seq}
 	}
 	return entries
 }
 
-// covered says whether an instance is in one of the places.
+// covered reports whether an instance is in one of the places.
 func covered(places []events.Evacuation, in *events.Instance) bool {
 	for i := range places {
 		if places[i].Covers(in.Location) {
@@ -82,45 +92,74 @@ func covered(places []events.Evacuation, in *events.Instance) bool {
 	return false
 }
 
-func (v *view) list(service string) *list {
-	l := v.services[service]
-	if l == nil {
-		l = &list{}
-		v.services[service] = l
+// keep makes an instance suspect because its lease has ended.
+func (l *list) keep(rec *record, patience time.Duration, now time.Time) {
+	if !rec.expired {
+		rec.expired, rec.suspect, rec.patience = true, now, 0
+		l.count(rec.instance, tally{expired: 1})
 	}
-	return l
+	rec.patience = max(rec.patience, patience)
 }
 
-func (v *view) touch(service string) { v.changed[service] = struct{}{} }
-
-func (v *view) touchAll() {
-	if v.service != "" {
-		v.touch(v.service)
+// clear forgets that an instance was suspect, or that its lease has ended.
+func (l *list) clear(rec *record) {
+	if rec.expired {
+		rec.expired = false
+		l.count(rec.instance, tally{expired: -1})
 	}
-	for service := range v.services {
-		v.touch(service)
-	}
+	rec.suspect = time.Time{}
+	l.takePending(func(other *record) bool { return other == rec })
+	l.takeRemoved(func(r recentlyRemoved) bool { return r.rec == rec })
 }
 
-// publish calls apply for every service that has changed, in order of name.
-func (v *view) publish(apply func(events.Snapshot)) {
-	names := make([]string, 0, len(v.changed))
-	for service := range v.changed {
-		names = append(names, service)
-	}
-	slices.Sort(names)
-	clear(v.changed)
-	for _, service := range names {
-		s := events.Snapshot{Service: service, Stale: v.stale, StaleSince: v.since}
-		if l := v.services[service]; l != nil {
-			s.Entries = l.entries(v.left)
-			if l.empty() {
-				delete(v.services, service)
-			}
+// forget forgets the instances that were removed, once a ttl has passed.
+func (l *list) forget(now time.Time) {
+	l.takeRemoved(func(r recentlyRemoved) bool { return !now.Before(r.until) })
+}
+
+// takePending takes out some of those that are pending, and returns them.
+func (l *list) takePending(which func(*record) bool) []*record {
+	var out []*record
+	l.pending = slices.DeleteFunc(l.pending, func(p pending) bool {
+		if !which(p.rec) {
+			return false
 		}
-		if v.r.stores[v.from] != nil && !v.stale {
-			v.r.stores[v.from].save(s)
+		out = append(out, p.rec)
+		l.count(p.rec.instance, tally{pending: -1})
+		return true
+	})
+	return out
+}
+
+// takeRemoved takes out some of those that were removed recently, and returns them.
+func (l *list) takeRemoved(which func(recentlyRemoved) bool) []recentlyRemoved {
+	var out []recentlyRemoved
+	l.removed = slices.DeleteFunc(l.removed, func(r recentlyRemoved) bool {
+		if !which(r) {
+			return false
 		}
-		apply(s)
+		out = append(out, r)
+		l.count(r.instance, tally{removed: -1})
+		return true
+	})
+	return out
+}
+
+// count adds to the tallies of the service and of the zone of an instance.
+func (l *list) count(in *events.Instance, d tally) {
+	l.all.add(d)
+	z := zoneOf(in)
+	t := l.zones[z]
+	if t == nil {
+		if l.zones == nil {
+			l.zones = map[zone]*tally{}
+		}
+		t = new(tally)
+		l.zones[z] = t
+	}
+	if t.add(d); *t == (tally{}) {
+		delete(l.zones, z)
 	}
 }
+
+func (l *list) empty() bool { return len(l.records)+len(l.removed) == 0 }

@@ -1,4 +1,4 @@
-package kv
+package view
 
 import (
 	"slices"
@@ -7,35 +7,17 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-const (
-	// maxSuspect is how long an instance is kept that vanished without a
-	// word, or expired together with many others.
-	maxSuspect = 10 * time.Minute
-	// maxHearsay is how long, if no snapshot has ever listed it: it was stored
-	// just before the registry lost all, or somebody has made it up.
-	maxHearsay = 30 * time.Second
-	// vigil is how long it is not believed that an instance has expired alone.
-	// Those that expire together do so one after the other.
-	vigil = 200 * time.Millisecond
-	// comeback is how long one that lives may take to announce itself again,
-	// when the registry is back: it tries every retrySlow at least.
-	comeback = 2 * retrySlow
-	// massPercent of the instances of a service, or of those in one zone of
-	// it, expired within a ttl, are many.
-	massPercent = 15
-)
-
-// gone is an instance that expired alone and was removed. If others follow
-// within its ttl it was not alone.
-type gone struct {
+// recentlyRemoved is an instance that expired alone and was removed. If others
+// follow within its ttl it was not alone.
+type recentlyRemoved struct {
 	rec      *record
 	instance *events.Instance
 	until    time.Time // when that is no longer of interest
 }
 
-// held is an instance that has expired, and is listed as if it had not until
-// its vigil ends.
-type held struct {
+// pending is an instance whose lease has ended, and that is listed as if it had
+// not until its grace is over.
+type pending struct {
 	rec   *record
 	since time.Time
 }
@@ -47,167 +29,163 @@ func zoneOf(in *events.Instance) zone { return zone{in.Location.Region, in.Locat
 
 // tally counts the instances of a service, or of one zone of it.
 type tally struct {
-	listed  int // those that are kept though they have expired, too
+	listed  int // all that are kept, the expired ones too
 	expired int // these
-	held    int // and those of which it is not yet believed
-	gone    int
+	pending int // those whose expiry is not believed yet
+	removed int // those that were removed recently
 }
 
 func (t *tally) add(d tally) {
 	t.listed += d.listed
 	t.expired += d.expired
-	t.held += d.held
-	t.gone += d.gone
+	t.pending += d.pending
+	t.removed += d.removed
 }
 
-// many says whether one who expires now, and whom the tally may count already,
-// is one of many.
+// many reports whether an instance that expires now is one of many. Counted says
+// that the tally includes it already.
 func (t *tally) many(counted bool) bool {
-	expired, all := t.expired+t.held+t.gone, t.listed+t.gone
+	expired, all := t.expired+t.pending+t.removed, t.listed+t.removed
 	if !counted {
 		expired++
 	}
 	return expired > 1 && expired*100 > all*massPercent
 }
 
-// expire decides what becomes of an instance whose lease has ended. One alone
-// is dead, and removed after the vigil. When many of a service or of one of its zones expire
-// together, or one does when the registry was just out of reach, ours or that of
-// many, it is more likely that they could not renew their leases: they are kept as suspects until
-// they come back, or their time is up; callers that can, ask them.
-// A lease fires again after each ttl while nobody renews it: whoever is alone
-// by then, and had the time to announce itself again, is dead.
-func (v *view) expire(l *list, rec *record) {
+// expire decides what becomes of an instance whose lease has ended. One alone is
+// dead, and removed after a grace. When many of a service or of one of its zones
+// expire together, or one does just after the registry was out of reach, it is
+// more likely that they could not renew their leases: they are kept as suspects
+// until they come back, or their time is up. Callers that can, probe them.
+//
+// The server repeats the expiry every ttl. If the instance is the only one still
+// expired on a repeat, and had time to announce itself again, it is dead.
+func (v *View) expire(l *list, rec *record, now time.Time) {
 	in, again := rec.instance, rec.expired
 	v.touch(in.Service)
-	l.forget()
+	l.forget(now)
 	near, all := l.zones[zoneOf(in)].many(again), l.all.many(again)
 	switch {
-	case v.r.opts.NoSuspects:
+	case v.opts.NoSuspects:
 		v.drop(l, rec)
 	case in.Status == events.Draining: // it was leaving anyway
 		v.drop(l, rec)
 	case near || all:
 		if !again {
-			v.suspects("instances expired together, using them last", in, "expired", l.all.expired+l.all.held+l.all.gone+1)
+			v.opts.Notes.Suspect("instances expired together, using them last", in, "expired", l.all.expired+l.all.pending+l.all.removed+1)
 		}
-		v.troubled = time.Now()
-		v.recall(l, func(other *events.Instance) bool { return all || zoneOf(other) == zoneOf(in) })
-		l.keep(rec, maxSuspect)
-	case !again && v.outOfReach(in):
-		v.doubtful(l, rec)
+		v.massAt = now
+		v.relist(l, now, func(other *events.Instance) bool { return all || zoneOf(other) == zoneOf(in) })
+		l.keep(rec, maxSuspect, now)
+	case !again && v.outOfReach(in, now):
+		v.suspectAfterOutage(l, rec, now)
 	case !again:
-		l.held = append(l.held, held{rec, time.Now()})
-		l.count(in, tally{held: 1})
-		v.watchOver()
-	case time.Since(rec.suspect) >= max(in.TTL*9/10, comeback):
-		v.bury(l, rec)
+		l.pending = append(l.pending, pending{rec, now})
+		l.count(in, tally{pending: 1})
+		if v.graceAt.IsZero() {
+			v.graceAt = now.Add(expiryGrace)
+		}
+	case now.Sub(rec.suspect) >= max(in.TTL*9/10, comeback):
+		v.removeExpired(l, rec, now)
 	}
 }
 
-// watchOver sees to it that the vigil ends.
-func (v *view) watchOver() {
-	if !v.watching {
-		v.watching = true
-		v.vigil.Reset(vigil)
+// agedOut makes an instance of another region suspect that nobody has written again
+// here. Had its lease ended, that would have been heard; so its region is out of
+// reach, or its registry lost it.
+func (v *View) agedOut(l *list, rec *record, now time.Time) {
+	if v.opts.NoSuspects {
+		v.drop(l, rec)
+		return
 	}
+	if !rec.expired {
+		v.opts.Notes.Suspect("nothing is heard of an instance in another region, using it last", rec.instance, "region", rec.instance.Location.Region)
+	}
+	v.touch(rec.instance.Service)
+	l.takePending(func(other *record) bool { return other == rec })
+	l.keep(rec, maxOutOfReach, now)
 }
 
-// endVigils removes those who expired alone and whom nobody has followed.
-func (v *view) endVigils() {
-	v.watching = false
+// GraceAt is when [View.EndGrace] is to be called; zero: there is no need.
+func (v *View) GraceAt() time.Time { return v.graceAt }
+
+// EndGrace removes the instances that expired alone, if no others followed.
+func (v *View) EndGrace(now time.Time) {
+	v.graceAt = time.Time{}
 	for _, l := range v.services {
-		for _, h := range slices.Clone(l.held) {
+		for _, p := range slices.Clone(l.pending) {
 			switch {
-			case time.Since(h.since) < vigil:
-			case v.outOfReach(h.rec.instance):
-				l.unhold(func(rec *record) bool { return rec == h.rec })
-				v.doubtful(l, h.rec)
+			case now.Sub(p.since) < expiryGrace:
+			case v.outOfReach(p.rec.instance, now):
+				l.takePending(func(rec *record) bool { return rec == p.rec })
+				v.suspectAfterOutage(l, p.rec, now)
 			default:
-				v.bury(l, h.rec)
+				v.removeExpired(l, p.rec, now)
 			}
 		}
-		if len(l.held) > 0 {
-			v.watchOver()
+		if len(l.pending) > 0 {
+			v.graceAt = now.Add(expiryGrace)
 		}
 	}
 }
 
-// outOfReach says whether the instance may have been unable to renew its lease:
-// the registry was out of our reach within its ttl, or many others expired, as
-// when the leader of the stream was lost.
-func (v *view) outOfReach(in *events.Instance) bool {
-	return time.Since(v.outage) <= in.TTL || time.Since(v.troubled) <= in.TTL
+// outOfReach reports whether the instance may have been unable to renew its lease:
+// the registry was out of reach within its ttl, or many others expired, as when
+// the leader of the stream was lost.
+func (v *View) outOfReach(in *events.Instance, now time.Time) bool {
+	return now.Sub(v.outage) <= in.TTL || now.Sub(v.massAt) <= in.TTL
 }
 
-// doubtful makes a suspect of an instance that expired alone, until its lease
-// fires again.
-func (v *view) doubtful(l *list, rec *record) {
+// suspectAfterOutage makes a suspect of an instance that expired alone, until its
+// expiry is repeated.
+func (v *View) suspectAfterOutage(l *list, rec *record, now time.Time) {
 	in := rec.instance
-	v.suspects("an instance expired just after an outage, using it last", in)
+	v.opts.Notes.Suspect("an instance expired just after an outage, using it last", in)
 	v.touch(in.Service)
-	l.keep(rec, 2*in.TTL)
+	l.keep(rec, 2*in.TTL, now)
 }
 
-// suspects logs that an instance is suspect: of many, one.
-func (v *view) suspects(why string, in *events.Instance, more ...any) {
-	log := v.r.link.Log.Debug
-	if v.r.doubted.Allows(v.r.link.Clock) {
-		log = v.r.link.Log.Warn
-		more = append(more, "others", "are only logged for debugging, for a minute")
-	}
-	log(why, append([]any{"service", in.Service, "instance", in.ID}, more...)...)
-}
-
-// bury removes an instance that expired alone, and remembers it for a while.
-func (v *view) bury(l *list, rec *record) {
+// removeExpired removes an instance that expired alone, and remembers it for a ttl.
+func (v *View) removeExpired(l *list, rec *record, now time.Time) {
 	in := rec.instance
 	v.drop(l, rec)
-	l.gone = append(l.gone, gone{rec, in, time.Now().Add(in.TTL)})
-	l.count(in, tally{gone: 1})
+	l.removed = append(l.removed, recentlyRemoved{rec, in, now.Add(in.TTL)})
+	l.count(in, tally{removed: 1})
 }
 
-// recall makes suspects of those that seemed to expire alone, and lists them
-// again if they were removed.
-func (v *view) recall(l *list, which func(*events.Instance) bool) {
-	for _, rec := range l.unhold(func(rec *record) bool { return which(rec.instance) }) {
-		l.keep(rec, maxSuspect)
+// relist makes suspects of the instances that seemed to expire alone, and lists
+// them again if they were removed.
+func (v *View) relist(l *list, now time.Time, which func(*events.Instance) bool) {
+	for _, rec := range l.takePending(func(rec *record) bool { return which(rec.instance) }) {
+		l.keep(rec, maxSuspect, now)
 	}
-	var back []gone
-	l.release(func(g gone) bool {
-		if !which(g.instance) {
-			return false
-		}
-		back = append(back, g)
-		return true
-	})
-	for _, g := range back {
-		if v.records[g.rec.name] != g.rec {
+	for _, r := range l.takeRemoved(func(r recentlyRemoved) bool { return which(r.instance) }) {
+		if v.records[r.rec.name] != r.rec {
 			continue // forgotten
 		}
-		g.rec.instance = g.instance
-		l.add(g.rec)
-		l.keep(g.rec, maxSuspect)
+		r.rec.instance = r.instance
+		l.add(r.rec)
+		l.keep(r.rec, maxSuspect, now)
 	}
 }
 
-// vanish makes an instance suspect that is no longer in the registry, though
-// nothing was said of a removal.
-func (v *view) vanish(rec *record) {
+// vanished makes an instance suspect that is no longer in the registry, though
+// no removal was heard.
+func (v *View) vanished(rec *record, now time.Time) {
 	in := rec.instance
-	if v.r.opts.NoSuspects {
+	if v.opts.NoSuspects {
 		v.drop(v.list(in.Service), rec)
 		return
 	}
-	v.suspects("an instance vanished from the registry without a word, using it last", in)
-	rec.suspect, rec.patience = time.Now(), maxSuspect
+	v.opts.Notes.Suspect("an instance vanished from the registry without a word, using it last", in)
+	rec.suspect, rec.patience = now, maxSuspect
 	v.touch(in.Service)
 }
 
-// unheard makes instances suspect that no snapshot has ever listed, unless they
-// are more than those that one has: then somebody makes them up, and as suspects
-// they would be most of the service, of which half is picked from in any case.
-func (v *view) unheard(l *list, records []*record) {
+// unconfirmed makes instances suspect that no snapshot has ever listed, unless they
+// are more than those that one has: then they are made up, and as suspects they
+// would be most of the service, of which half is picked from in any case.
+func (v *View) unconfirmed(l *list, records []*record, now time.Time) {
 	in, stored := records[0].instance, 0
 	for _, rec := range l.records {
 		if rec.stored {
@@ -215,105 +193,35 @@ func (v *view) unheard(l *list, records []*record) {
 		}
 	}
 	madeUp := stored > 0 && l.all.listed-stored > stored
-	v.r.link.Log.Warn("instances were heard of that are not in the registry", "service", in.Service, "instance", in.ID, "instances", len(records), "made_up", madeUp)
+	v.opts.Notes.Unconfirmed(in, len(records), madeUp)
 	for _, rec := range records {
 		if madeUp {
-			v.r.link.Counts.Forged.Add(1)
+			v.opts.Notes.Forged()
 		}
-		if madeUp || v.r.opts.NoSuspects {
+		if madeUp || v.opts.NoSuspects {
 			v.drop(l, rec)
 			continue
 		}
-		rec.suspect, rec.patience = time.Now(), maxHearsay
+		rec.suspect, rec.patience = now, maxUnconfirmed
 	}
 	v.touch(in.Service)
 }
 
-// dropSuspects removes instances that have been suspect for too long, and
-// forgets services without instances.
-func (v *view) dropSuspects() {
+// DropSuspects removes instances that have been suspect for too long, and forgets
+// services without instances.
+func (v *View) DropSuspects(now time.Time) {
 	for _, rec := range v.records {
-		if !rec.suspect.IsZero() && time.Since(rec.suspect) >= rec.patience {
+		if !rec.suspect.IsZero() && now.Sub(rec.suspect) >= rec.patience {
 			if !rec.stored {
-				v.r.link.Counts.Forged.Add(1)
+				v.opts.Notes.Forged()
 			}
 			v.drop(v.list(rec.instance.Service), rec)
 		}
 	}
 	for service, l := range v.services {
-		l.forget()
+		l.forget(now)
 		if _, changed := v.changed[service]; l.empty() && !changed {
 			delete(v.services, service)
 		}
 	}
 }
-
-// keep makes an instance suspect because it has expired.
-func (l *list) keep(rec *record, patience time.Duration) {
-	if !rec.expired {
-		rec.expired, rec.suspect, rec.patience = true, time.Now(), 0
-		l.count(rec.instance, tally{expired: 1})
-	}
-	rec.patience = max(rec.patience, patience)
-}
-
-// clear forgets that an instance was suspect, or has expired.
-func (l *list) clear(rec *record) {
-	if rec.expired {
-		rec.expired = false
-		l.count(rec.instance, tally{expired: -1})
-	}
-	rec.suspect = time.Time{}
-	l.unhold(func(other *record) bool { return other == rec })
-	l.release(func(g gone) bool { return g.rec == rec })
-}
-
-// forget forgets who expired alone, and has stayed so.
-func (l *list) forget() {
-	now := time.Now()
-	l.release(func(g gone) bool { return !now.Before(g.until) })
-}
-
-// unhold takes some out of those that are held, and returns them.
-func (l *list) unhold(which func(*record) bool) []*record {
-	var out []*record
-	l.held = slices.DeleteFunc(l.held, func(h held) bool {
-		if !which(h.rec) {
-			return false
-		}
-		out = append(out, h.rec)
-		l.count(h.rec.instance, tally{held: -1})
-		return true
-	})
-	return out
-}
-
-// release takes some out of those that are gone.
-func (l *list) release(which func(gone) bool) {
-	l.gone = slices.DeleteFunc(l.gone, func(g gone) bool {
-		if !which(g) {
-			return false
-		}
-		l.count(g.instance, tally{gone: -1})
-		return true
-	})
-}
-
-// count adds to the tallies of the service and of the zone of an instance.
-func (l *list) count(in *events.Instance, d tally) {
-	l.all.add(d)
-	z := zoneOf(in)
-	t := l.zones[z]
-	if t == nil {
-		if l.zones == nil {
-			l.zones = map[zone]*tally{}
-		}
-		t = new(tally)
-		l.zones[z] = t
-	}
-	if t.add(d); *t == (tally{}) {
-		delete(l.zones, z)
-	}
-}
-
-func (l *list) empty() bool { return len(l.records)+len(l.gone) == 0 }

@@ -1,62 +1,81 @@
-package kv
+package view
 
 import (
-	"errors"
-	"fmt"
 	"hash/maphash"
+	"slices"
 	"strings"
 	"time"
-
-	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
-// view is what a watcher knows: every record by its key, and for each service
-// the list of those that are instances. One goroutine uses it.
+// View is what is believed of one bucket: every record by its key, and for each
+// service the list of those that are instances. It is not safe for concurrent
+// use.
 //
-// Messages come in any order, from changes as they happen and from reads that
-// may be answered by a copy that lags behind. Within one life of the stream the
-// higher sequence is the newer. When the stream was made anew, sequences start
-// again at 1: then the later time of the server tells, see [record.older].
-type view struct {
-	r        *Registry
-	from     *wire.Bucket // where it is read
-	service  string
+// Changes come in any order, from what the stream republishes and from reads
+// that may be answered by a copy that lags behind. Within one life of the stream
+// the higher sequence is newer. When the stream was made anew, sequences start
+// again at 1: then the later time of the server decides, see [record.older].
+type View struct {
+	opts     Options
 	seed     maphash.Seed
-	records  map[string]*record // by the rest of the subject: service.region.zone.id
+	records  map[string]*record // by [wire.Change].Name
 	services map[string]*list
 	changed  map[string]struct{} // services with something to publish
-	ready    bool                // a whole snapshot has been read
+	ready    bool                // a whole snapshot has been read, or restored
 	newest   uint64              // highest sequence known in this life of the stream
-	verified uint64              // nothing up to this sequence was missed
+	verified uint64              // no change up to this sequence was missed
 	outage   time.Time           // when the registry was last out of reach
-	left     []events.Evacuation // places that are evacuated
-	stale    bool                // it is out of reach
-	since    time.Time           // then: when it was last heard
-	troubled time.Time           // when instances last expired together
-	vigil    *time.Timer         // when to look at those who expired alone
-	watching bool                // it runs
+	massAt   time.Time           // when instances last expired together
+	graceAt  time.Time           // when the oldest pending expiry is to be decided; zero: none is pending
+
+	evacuated []events.Evacuation // places that are evacuated
 
 	// Of the read under way, or the last.
 	full       bool   // it lists everything
 	generation uint32 // number of full reads
 	highest    uint64 // sequence in it
-	news       bool   // it told something that was not known
-	doubt      bool   // it contradicts what was heard: another shall decide
-	disputed   []dispute
+	news       bool   // it listed something that was not known
+	doubt      bool   // it contradicts what was heard: another read shall decide
+	disputes   []dispute
 
-	judged bool   // before that read the stream's leader was asked for the newest message
-	truth  uint64 // its sequence
+	leaderAsked bool   // before that read the stream's leader was asked for the newest message
+	leaderSeq   uint64 // its sequence
 }
 
-// dispute is what a second read says otherwise than was heard.
+// Options of a [View].
+type Options struct {
+	// Service that is watched. Empty: all.
+	Service string
+	// Sourced says that the bucket has what other regions wrote to theirs.
+	Sourced bool
+	// NoSuspects removes an instance as soon as its lease ends, even when many
+	// leases end together.
+	NoSuspects bool
+	// Notes hears what the view notices.
+	Notes Notes
+}
+
+// Notes counts and logs what a view notices. Package tail has one.
+type Notes interface {
+	// Invalid is called for a change whose body is not believed, see [wire.Change].Err.
+	// Invalid is called for a change whose body is not believed, with the reason.
+	Invalid(key events.Key, err error)
+	// Suspect is called when an instance becomes a suspect.
+	Suspect(why string, in *events.Instance, args ...any)
+	// Unconfirmed is called for n instances of a service that were heard of and
+	// are not in the registry; in is one of them.
+	Unconfirmed(in *events.Instance, n int, madeUp bool)
+	// Forged is called for an instance that was heard of and never stored.
+	Forged()
+}
+
+// dispute is what a second read lists otherwise than was heard.
 type dispute struct {
 	rec    *record
 	change wire.Change
-	msg    *nats.Msg
-	err    error
 }
 
 // record is the newest known message about one key.
@@ -64,75 +83,90 @@ type record struct {
 	name       string
 	instance   *events.Instance // nil: removed, or never valid
 	seq        uint64
-	at         int64     // the server's clock, Unix nanoseconds
-	hash       uint64    // of the body
-	generation uint32    // of the snapshot that listed it last, or that it came after
-	missed     uint8     // snapshots in a row that do not agree with it
-	stored     bool      // a snapshot has listed its key: it is not only hearsay
-	expired    bool      // its lease has ended; instance is what it was
-	suspect    time.Time // since when; zero: it is not
-	patience   time.Duration
+	at         int64         // the server's clock, Unix nanoseconds
+	hash       uint64        // of the body
+	generation uint32        // of the snapshot that listed it last, or that it came after
+	missed     uint8         // snapshots in a row that contradict it
+	stored     bool          // a snapshot has listed its key
+	expired    bool          // its lease has ended; instance is what it was
+	suspect    time.Time     // since when; zero: it is not
+	patience   time.Duration // how long it may stay a suspect
 }
 
-// finding is what a change, as it is heard, says about others. The greater
+// Finding is what a change, as it is heard, tells of other changes. The greater
 // asks for more.
-type finding int
+type Finding int
 
 const (
-	fine   finding = iota
-	missed         // some change was not heard
-	lost           // the stream lost what it had, or was made anew
+	Fine   Finding = iota
+	Missed         // some change was not heard
+	Lost           // the stream lost what it had, or was made anew
 )
 
-func newView(r *Registry, service string) *view {
-	v := &view{
-		r: r, from: &r.link.Bucket, service: service, seed: maphash.MakeSeed(), vigil: time.NewTimer(vigil),
+// New returns an empty view.
+func New(o Options) *View {
+	return &View{
+		opts: o, seed: maphash.MakeSeed(),
 		records: map[string]*record{}, services: map[string]*list{}, changed: map[string]struct{}{},
 	}
-	v.vigil.Stop()
-	return v
 }
 
-// hear merges a change as it happens, and says what it tells of others.
-func (v *view) hear(msg *nats.Msg) finding {
-	c, err := v.from.Parse(msg)
-	if err == nil || !errors.Is(err, wire.ErrFrame) {
-		if name := c.Key.Inst(); msg.Subject[len(v.from.Live):] != name {
-			err = fmt.Errorf("%w: a change of %s on another subject", wire.ErrFrame, name)
-		}
-	}
-	if errors.Is(err, wire.ErrFrame) {
-		v.r.link.Invalid(msg, err)
-		return fine
-	}
-	if err == nil {
-		v.r.link.Clock.Hear(c.At)
-	}
-	rec, found := v.records[c.Key.String()], fine
+// Ready reports whether the view is complete: a snapshot was read, or restored.
+func (v *View) Ready() bool { return v.ready }
+
+// Newest is the highest sequence known in this life of the stream.
+func (v *View) Newest() uint64 { return v.newest }
+
+// Verified is the sequence up to which no change was missed.
+func (v *View) Verified() uint64 { return v.verified }
+
+// Records is how many keys are known.
+func (v *View) Records() int { return len(v.records) }
+
+// Full reports whether the read under way lists everything.
+func (v *View) Full() bool { return v.full }
+
+// Doubt reports whether the last read contradicts what was heard. Another read is
+// needed, and the stream's leader is to be asked before it, see [View.Trust].
+func (v *View) Doubt() bool { return v.doubt }
+
+// Trust notes the sequence of the newest message, as the stream's leader has it:
+// the next read is believed if it reaches as far.
+func (v *View) Trust(seq uint64) { v.leaderAsked, v.leaderSeq = true, seq }
+
+// Trusted reports whether [View.Trust] was called since the last full read.
+func (v *View) Trusted() bool { return v.leaderAsked }
+
+// Outage notes that the registry was out of reach until now.
+func (v *View) Outage(now time.Time) { v.outage = now }
+
+// Hear merges a change as it happens, and returns what it tells of others.
+func (v *View) Hear(c *wire.Change, now time.Time) Finding {
+	rec, found := v.records[c.Name], Fine
 	switch {
 	case rec == nil:
 		if c.Last != 0 {
-			found = missed
+			found = Missed
 		}
-	case !rec.older(&c):
-		return fine // a read was faster
+	case !rec.older(c):
+		return Fine // a read was faster
 	case c.Last > rec.seq:
-		found = missed
+		found = Missed
 	case c.Last < rec.seq && rec.instance != nil:
-		found = lost // it was there, and then it was not
+		found = Lost // it was there, and then it was not
 	}
 	if c.Seq <= v.newest {
-		found = lost // sequences go back
+		found = Lost // sequences go back
 	}
 	v.newest = c.Seq
-	v.merge(rec, &c, msg, err)
+	v.merge(rec, c, now)
 	if !v.ready {
-		return fine // the read under way comes to all of it
+		return Fine // the read under way comes to all of it
 	}
 	return found
 }
 
-// older says whether c is newer than the record.
+// older reports whether c is newer than the record.
 func (rec *record) older(c *wire.Change) bool {
 	if c.Seq > rec.seq {
 		return true
@@ -141,36 +175,36 @@ func (rec *record) older(c *wire.Change) bool {
 }
 
 // merge puts a change in the place of what was known.
-func (v *view) merge(rec *record, c *wire.Change, msg *nats.Msg, err error) {
+func (v *View) merge(rec *record, c *wire.Change, now time.Time) *record {
 	if rec == nil {
-		rec = &record{name: c.Key.String()}
+		rec = &record{name: strings.Clone(c.Name)}
 		v.records[rec.name] = rec
 	}
 	rec.seq, rec.at, rec.missed, rec.generation = c.Seq, c.At, 0, v.generation
-	if err != nil {
-		v.r.link.Invalid(msg, err)
-		return // what was known stays
+	if c.Err != nil {
+		v.opts.Notes.Invalid(c.Key, c.Err)
+		return rec // what was known stays
 	}
 	if c.Instance == nil && rec.instance == nil {
-		return
+		return rec
 	}
 	l := v.list(c.Key.Service)
 	switch {
-	case c.Instance == nil && c.Faded && v.from.Sourced():
-		v.fade(l, rec)
-		return
+	case c.Instance == nil && c.AgedOut && v.opts.Sourced:
+		v.agedOut(l, rec, now)
+		return rec
 	case c.Instance == nil && c.Expired:
-		v.expire(l, rec)
-		return
+		v.expire(l, rec, now)
+		return rec
 	case c.Instance == nil:
 		v.drop(l, rec)
-		return
+		return rec
 	}
 	v.touch(c.Key.Service)
 	l.clear(rec)
-	hash := maphash.Bytes(v.seed, msg.Data)
+	hash := maphash.Bytes(v.seed, c.Data)
 	if rec.instance != nil && hash == rec.hash {
-		return // written again, and the same: only the revision is new
+		return rec // written again, and the same: only the revision is new
 	}
 	l.share(c.Instance)
 	added := rec.instance == nil
@@ -178,47 +212,54 @@ func (v *view) merge(rec *record, c *wire.Change, msg *nats.Msg, err error) {
 	if added {
 		l.add(rec)
 	}
+	return rec
 }
 
 // drop removes an instance.
-func (v *view) drop(l *list, rec *record) {
+func (v *View) drop(l *list, rec *record) {
 	v.touch(rec.instance.Service)
 	l.clear(rec)
 	l.remove(rec)
 	rec.instance = nil
 }
 
-// begin starts to merge a read: of everything, or of the changes since the
-// last one.
-func (v *view) begin(full bool) {
-	v.full, v.highest, v.news, v.doubt, v.disputed = full, 0, false, false, nil
+// Begin starts to merge a read: of everything, or of the changes since the last
+// one.
+func (v *View) Begin(full bool) {
+	v.full, v.highest, v.news, v.doubt, v.disputes = full, 0, false, false, nil
 	if full {
 		v.generation++
 	}
 }
 
-// mark merges a message of the read and returns its sequence.
-func (v *view) mark(msg *nats.Msg) uint64 {
-	seq, _ := wire.StampUint(msg.Header, wire.HdrSequence)
-	v.highest = max(v.highest, seq)
-	name := strings.TrimPrefix(wire.Stamp(msg.Header, wire.HdrSubject), v.from.Inst)
-	if rec := v.records[name]; rec != nil && rec.seq == seq {
-		if at, err := time.Parse(time.RFC3339Nano, wire.Stamp(msg.Header, wire.HdrTimestamp)); err == nil && at.UnixNano() == rec.at {
-			v.confirm(rec)
-			return seq // known: most of a read, and not worth decoding
-		}
+// Reach notes that the read has come to a sequence.
+func (v *View) Reach(seq uint64) { v.highest = max(v.highest, seq) }
+
+// Confirm takes in that a read lists a message, and reports whether it is known:
+// then it need not be decoded. Stamped is its time, as the server wrote it.
+func (v *View) Confirm(name string, seq uint64, stamped string) bool {
+	rec := v.records[name]
+	if rec == nil || rec.seq != seq {
+		return false
 	}
-	c, err := v.from.Parse(msg)
-	if errors.Is(err, wire.ErrFrame) {
-		v.r.link.Invalid(msg, err)
-		return seq
+	if at, err := time.Parse(time.RFC3339Nano, stamped); err != nil || at.UnixNano() != rec.at {
+		return false
 	}
-	rec := v.records[c.Key.String()]
+	rec.generation, rec.missed, rec.stored = v.generation, 0, true
+	if !rec.suspect.IsZero() && !rec.expired {
+		rec.suspect = time.Time{}
+		v.touch(rec.instance.Service)
+	}
+	return true
+}
+
+// List merges a message of the read.
+func (v *View) List(c *wire.Change, now time.Time) {
+	rec := v.records[c.Name]
 	switch {
-	case rec == nil || rec.older(&c):
+	case rec == nil || rec.older(c):
 		v.news = true
-		v.merge(rec, &c, msg, err)
-		v.records[c.Key.String()].stored = true
+		v.merge(rec, c, now).stored = true
 	case !v.full || rec.generation == v.generation:
 		// It changed while this was read.
 	default:
@@ -228,17 +269,8 @@ func (v *view) mark(msg *nats.Msg) uint64 {
 		if rec.miss() < 2 {
 			v.doubt = true
 		} else {
-			v.disputed = append(v.disputed, dispute{rec, c, msg, err})
+			v.disputes = append(v.disputes, dispute{rec, *c})
 		}
-	}
-	return seq
-}
-
-func (v *view) confirm(rec *record) {
-	rec.generation, rec.missed, rec.stored = v.generation, 0, true
-	if !rec.suspect.IsZero() && !rec.expired {
-		rec.suspect = time.Time{}
-		v.touch(rec.instance.Service)
 	}
 }
 
@@ -248,53 +280,54 @@ func (rec *record) miss() uint8 {
 	return rec.missed
 }
 
-// end concludes a read.
-func (v *view) end() {
+// End concludes a read. It reports whether a read of changes listed some that had
+// been missed.
+func (v *View) End(now time.Time) (missed bool) {
 	if v.full {
-		v.conclude()
+		v.conclude(now)
 	} else {
 		v.newest, v.verified = max(v.newest, v.highest), max(v.verified, v.highest)
-		if v.news {
-			v.r.link.Counts.Gaps.Add(1)
-		}
+		missed = v.news
 	}
 	if !v.ready {
 		v.ready = true
-		if v.service != "" {
-			v.touch(v.service) // also when it has no instances
+		if v.opts.Service != "" {
+			v.touch(v.opts.Service) // also when it has no instances
 		}
 	}
-	v.dropSuspects()
+	v.DropSuspects(now)
+	return missed
 }
 
-// conclude decides what a snapshot is to be believed of. That a second one agrees
-// is not enough: both may come from the same copy, one that was away and does not
+// conclude decides what of a snapshot is believed. That a second one agrees is
+// not enough: both may come from the same copy, one that was away and does not
 // get what it missed while there is no leader. So the leader tells how far a copy
-// is that has everything.
-func (v *view) conclude() {
-	sure := v.judged && v.highest >= v.truth
-	for _, d := range v.disputed {
+// must reach.
+func (v *View) conclude(now time.Time) {
+	sure := v.leaderAsked && v.highest >= v.leaderSeq
+	for i := range v.disputes {
+		d := &v.disputes[i]
 		switch {
 		case d.rec.missed < 2: // something newer came meanwhile
 		case sure:
-			v.merge(d.rec, &d.change, d.msg, d.err)
+			v.merge(d.rec, &d.change, now)
 			d.rec.stored = true
 		default:
 			v.doubt = true
 		}
 	}
-	v.disputed, v.judged = nil, false
-	above := v.sweep(sure)
+	v.disputes, v.leaderAsked = nil, false
+	above := v.sweep(sure, now)
 	if !v.doubt || !v.ready {
 		v.newest, v.verified = max(v.highest, above), v.highest
 	}
 }
 
 // sweep looks at what a snapshot did not list, and returns the highest sequence
-// of that. A removal that is no longer marked is forgotten; an instance that
-// vanished without a word becomes suspect when a second snapshot agrees.
-func (v *view) sweep(sure bool) (highest uint64) {
-	hearsay := map[string][]*record{} // by service
+// of that. A removal whose mark is gone is forgotten; an instance that vanished
+// without a removal becomes suspect when a second snapshot agrees.
+func (v *View) sweep(sure bool, now time.Time) (highest uint64) {
+	unconfirmed := map[string][]*record{} // by service
 	for name, rec := range v.records {
 		if rec.generation == v.generation {
 			highest = max(highest, rec.seq)
@@ -311,13 +344,89 @@ func (v *view) sweep(sure bool) (highest uint64) {
 		case !sure:
 			v.doubt = true
 		case !rec.stored:
-			hearsay[rec.instance.Service] = append(hearsay[rec.instance.Service], rec)
+			unconfirmed[rec.instance.Service] = append(unconfirmed[rec.instance.Service], rec)
 		default:
-			v.vanish(rec)
+			v.vanished(rec, now)
 		}
 	}
-	for service, records := range hearsay {
-		v.unheard(v.list(service), records)
+	for service, records := range unconfirmed {
+		v.unconfirmed(v.list(service), records, now)
 	}
 	return highest
+}
+
+// Restore lists what was saved of a service, until the registry answers. Whatever
+// that says of an instance is newer, and one that it does not know has vanished.
+func (v *View) Restore(service string, entries []events.Entry, now time.Time) {
+	l := v.list(service)
+	for _, e := range entries {
+		rec := &record{name: e.Key().String(), instance: e.Instance, seq: e.Revision, stored: true}
+		if v.records[rec.name] != nil {
+			continue // heard of already
+		}
+		if e.Suspect {
+			rec.suspect, rec.patience = now, maxSuspect
+		}
+		if e.Evacuated && !covered(v.evacuated, e.Instance) {
+			// Where the zone is not known, it is the region.
+			v.evacuated = append(v.evacuated[:len(v.evacuated):len(v.evacuated)], events.Evacuation{Region: e.Location.Region, Zone: e.Location.Zone, Evacuated: true})
+		}
+		v.records[rec.name] = rec
+		l.add(rec)
+	}
+	v.touch(service)
+	v.ready = true
+}
+
+// ShortestTTL of the listed instances that should be renewing their leases.
+func (v *View) ShortestTTL() time.Duration {
+	least := time.Duration(1<<63 - 1)
+	for _, rec := range v.records {
+		if rec.instance != nil && !rec.expired && rec.suspect.IsZero() {
+			least = min(least, rec.instance.TTL)
+		}
+	}
+	return least
+}
+
+// Evacuate replaces the places that are evacuated. The list is not to be changed.
+func (v *View) Evacuate(places []events.Evacuation) {
+	v.evacuated = places
+	v.TouchAll()
+}
+
+// Changed reports whether there is something to publish.
+func (v *View) Changed() bool { return len(v.changed) > 0 }
+
+func (v *View) touch(service string) { v.changed[service] = struct{}{} }
+
+// TouchAll has every service published again.
+func (v *View) TouchAll() {
+	if v.opts.Service != "" {
+		v.touch(v.opts.Service)
+	}
+	for service := range v.services {
+		v.touch(service)
+	}
+}
+
+// Publish calls apply for every service that has changed, in order of name, with
+// all that is known of it. Stale and since go into each snapshot.
+func (v *View) Publish(stale bool, since time.Time, apply func(events.Snapshot)) {
+	names := make([]string, 0, len(v.changed))
+	for service := range v.changed {
+		names = append(names, service)
+	}
+	slices.Sort(names)
+	clear(v.changed)
+	for _, service := range names {
+		s := events.Snapshot{Service: service, Stale: stale, StaleSince: since}
+		if l := v.services[service]; l != nil {
+			s.Entries = l.entries(v.evacuated)
+			if l.empty() {
+				delete(v.services, service)
+			}
+		}
+		apply(s)
+	}
 }

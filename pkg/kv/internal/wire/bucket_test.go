@@ -18,7 +18,7 @@ func TestASourcedRemovalIsBelievedByTheLeaseOfItsOrigin(t *testing.T) {
 		}}
 	}
 	const stream, subject = "KV_proxima_us", "$KV.proxima_us.inst." + key
-	if c, err := sourced.Parse(message(stream, subject, "$KV.proxima.lease."+key)); err != nil || !c.Expired {
+	if c, err := sourced.Parse(message(stream, subject, "$KV.proxima.lease."+key)); err != nil || c.Err != nil || !c.Expired {
 		t.Errorf("%+v, %v", c, err)
 	}
 	for name, msg := range map[string]*nats.Msg{
@@ -28,8 +28,8 @@ func TestASourcedRemovalIsBelievedByTheLeaseOfItsOrigin(t *testing.T) {
 		"something that is not a lease":  message(stream, subject, "$KV.proxima.inst."+key),
 		"a wildcard in the place of one": message(stream, subject, "$KV.proxima.lease.user.*.*.*"),
 	} {
-		if _, err := sourced.Parse(msg); !errors.Is(err, ErrForged) {
-			t.Errorf("%s: %v, want forged", name, err)
+		if c, err := sourced.Parse(msg); err != nil || !errors.Is(c.Err, ErrForged) {
+			t.Errorf("%s: %v, %v, want forged", name, err, c.Err)
 		}
 	}
 	// What its own region says on the bucket's usual subjects is another stream's.

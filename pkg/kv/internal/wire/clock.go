@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,4 +54,9 @@ func (c *Clock) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.local().Add(c.ahead)
+}
+
+// Jitter is d, give or take a tenth.
+func Jitter(d time.Duration) time.Duration {
+	return d - d/10 + rand.N(d/5+1)
 }

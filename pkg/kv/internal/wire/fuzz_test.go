@@ -42,7 +42,10 @@ func FuzzParse(f *testing.F) {
 		if c.Seq == 0 || b.Prefix+c.Key.Inst() != Stamp(msg.Header, HdrSubject) || !Stored(msg) {
 			t.Fatalf("%+v from %q", c, header)
 		}
-		if err != nil || c.Instance == nil {
+		if c.Name != c.Key.String() {
+			t.Fatalf("the name of %s is %q", c.Key, c.Name)
+		}
+		if c.Err != nil || c.Instance == nil {
 			return
 		}
 		if e := c.Instance.Validate(); e != nil || c.Instance.Key() != c.Key || len(msg.Header[HdrScheduler]) > 0 {

@@ -2,7 +2,6 @@ package wire
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -43,8 +42,8 @@ type Link struct {
 // Counts are totals since the registry was opened.
 type Counts struct{ Invalid, Forged, Gaps, Snapshots atomic.Uint64 }
 
-// Invalid counts a message that is skipped.
-func (l *Link) Invalid(msg *nats.Msg, err error) {
+// Invalid counts a message that is skipped, and logs one a minute.
+func (l *Link) Invalid(subject string, err error) {
 	n := &l.Counts.Invalid
 	if errors.Is(err, ErrForged) {
 		n = &l.Counts.Forged
@@ -52,42 +51,7 @@ func (l *Link) Invalid(msg *nats.Msg, err error) {
 	n.Add(1)
 	// Whoever writes garbage must not fill the log too.
 	if l.warned.Allows(l.Clock) {
-		l.Log.Warn("ignoring a message that is not valid; more of them are only counted for a minute", "subject", msg.Subject, "error", err)
-	}
-}
-
-// LastMsg is the newest message on a subject of the stream, from whichever
-// server has a copy. The servers choose one at random, also one that has just
-// stopped to answer: so it is asked again, sooner than that one is given up.
-func (l *Link) LastMsg(ctx context.Context, subject string) (*nats.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.OpTimeout)
-	defer cancel()
-	if !l.Conn.IsConnected() {
-		return nil, fmt.Errorf("%w: not connected", ErrUnavailable)
-	}
-	req, err := json.Marshal(Get{LastFor: subject})
-	if err != nil {
-		return nil, fmt.Errorf("kv: read %s: %w", subject, err)
-	}
-	var msg *nats.Msg
-	for _, part := range []time.Duration{8, 4, 1} {
-		once, end := context.WithTimeout(ctx, l.OpTimeout/part)
-		msg, err = l.Conn.RequestWithContext(once, l.Direct, req)
-		end()
-		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
-			break
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: read %s: %w", ErrUnavailable, subject, err)
-	}
-	switch {
-	case Stored(msg):
-		return msg, nil
-	case msg.Header.Get(HdrStatus) == "404":
-		return nil, ErrNotFound
-	default:
-		return nil, fmt.Errorf("%w: read %s: %s", ErrUnavailable, subject, Status(msg))
+		l.Log.Warn("ignoring a message that is not valid; more of them are only counted for a minute", "subject", subject, "error", err)
 	}
 }
 

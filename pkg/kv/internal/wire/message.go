@@ -40,12 +40,15 @@ var (
 // Change is one message of the stream about one instance: a record, or a removal.
 type Change struct {
 	Key      events.Key
-	Instance *events.Instance // nil: removed
+	Name     string           // the rest of the subject: service.region.zone.id
+	Instance *events.Instance // nil: removed, or Err
+	Data     []byte           // the body
 	Expired  bool             // removed because its lease has ended
-	Faded    bool             // removed because nobody has written it again for so long
+	AgedOut  bool             // removed because its record was not written again for so long
 	Seq      uint64           // the revision
 	At       int64            // the server's clock, Unix nanoseconds
 	Last     uint64           // the sequence of the message it replaced; only of live messages
+	Err      error            // why the body is not believed: [ErrForged] or [ErrRecord]
 }
 
 var (
@@ -59,8 +62,8 @@ var (
 	ErrFrame  = errors.New("kv: not a message of the registry")
 )
 
-// Parse reads a message of the stream, or republished by it. With ErrForged
-// and ErrRecord the change has its key and sequence all the same.
+// Parse reads a message of the stream, or republished by it. The error is
+// [ErrFrame]; a change whose body is not valid has its key and sequence, and Err.
 func (b *Bucket) Parse(msg *nats.Msg) (Change, error) {
 	h := msg.Header
 	subject := Stamp(h, HdrSubject)
@@ -72,7 +75,7 @@ func (b *Bucket) Parse(msg *nats.Msg) (Change, error) {
 	if err != nil {
 		return Change{}, fmt.Errorf("%w: %w", ErrFrame, err)
 	}
-	c := Change{Key: key}
+	c := Change{Key: key, Name: subject[len(b.Inst):], Data: msg.Data}
 	if c.Seq, ok = StampUint(h, HdrSequence); !ok || c.Seq == 0 {
 		return Change{}, fmt.Errorf("%w: %s has no sequence", ErrFrame, key)
 	}
@@ -82,27 +85,43 @@ func (b *Bucket) Parse(msg *nats.Msg) (Change, error) {
 	}
 	c.At = at.UnixNano()
 	c.Last, _ = StampUint(h, HdrLastSequence)
+	c.Err = b.body(&c, msg)
+	return c, nil
+}
 
+// body reads what a message says of its instance.
+func (b *Bucket) body(c *Change, msg *nats.Msg) error {
+	h := msg.Header
 	op := h.Get(HdrOperation)
 	for _, scheduler := range h[HdrScheduler] {
-		if op != Purge || scheduler != b.Origin+key.Lease() {
-			return c, ErrForged
+		if op != Purge || scheduler != b.Origin+c.Key.Lease() {
+			return ErrForged
 		}
 	}
 	if op != "" || h.Get(HdrMarker) != "" {
-		c.Faded = h.Get(HdrMarker) != ""
-		c.Expired = c.Faded || bytes.Equal(msg.Data, BodyExpired)
-		return c, nil
+		c.AgedOut = h.Get(HdrMarker) != ""
+		c.Expired = c.AgedOut || bytes.Equal(msg.Data, BodyExpired)
+		return nil
 	}
 	in, err := events.Decode(msg.Data)
 	if err != nil {
-		return c, fmt.Errorf("%w: %w", ErrRecord, err)
+		return fmt.Errorf("%w: %w", ErrRecord, err)
 	}
-	if in.Key() != key {
-		return c, fmt.Errorf("%w: the record of %s lies under %s", ErrRecord, in.Key(), key)
+	if in.Key() != c.Key {
+		return fmt.Errorf("%w: the record of %s lies under %s", ErrRecord, in.Key(), c.Key)
 	}
 	c.Instance = in
-	return c, nil
+	return nil
+}
+
+// ParseHeard reads a message that the stream has republished. The subject on which
+// it is heard must be that of its instance.
+func (b *Bucket) ParseHeard(msg *nats.Msg) (Change, error) {
+	c, err := b.Parse(msg)
+	if err == nil && msg.Subject != b.Live+c.Key.Inst() {
+		return c, fmt.Errorf("%w: a change of %s on another subject", ErrFrame, c.Key)
+	}
+	return c, err
 }
 
 // Stamp is a header that the server puts on what it hands out. It appends its

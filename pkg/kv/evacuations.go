@@ -2,7 +2,6 @@ package kv
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -125,76 +124,23 @@ func (r *Registry) Evacuations(ctx context.Context) ([]events.Evacuation, error)
 func (r *Registry) readOrders(ctx context.Context) (orders, error) {
 	all := orders{}
 	for _, b := range r.buckets() {
-		subjects := b.Prefix + evacuateFamily + ">"
-		next, err := r.ask(ctx, b, wire.Get{Seq: 1, MultiLast: []string{subjects}}, all)
-		if errors.Is(err, errTooMany) { // somebody has filled the bucket: go through it
-			next, err = 1, nil
-		}
-		for page := 0; page < maxOrders && next > 0 && err == nil; page++ {
-			next, err = r.ask(ctx, b, wire.Get{Seq: next, NextFor: subjects, Batch: ordersPage}, all)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
-}
-
-// errTooMany says that there is more than a server tells at once.
-var errTooMany = errors.New("kv: too many orders to evacuate")
-
-// ask adds the orders that answer a question, and returns where the next page
-// begins, 0 after the last.
-func (r *Registry) ask(ctx context.Context, b *wire.Bucket, q wire.Get, all orders) (next uint64, err error) {
-	if !r.link.Conn.IsConnected() {
-		return 0, fmt.Errorf("%w: not connected", ErrUnavailable)
-	}
-	sub, err := r.link.Conn.SubscribeSync(r.link.Conn.NewInbox())
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is closed
-	req, err := json.Marshal(q)
-	if err != nil {
-		return 0, err
-	}
-	if err := r.link.Conn.PublishRequest(b.Direct, sub.Subject, req); err != nil {
-		return 0, err
-	}
-	last := q.Seq
-	for {
-		msg, err := sub.NextMsgWithContext(ctx)
-		if errors.Is(err, nats.ErrNoResponders) {
-			return 0, fmt.Errorf("%w: no server has bucket %q", ErrUnavailable, b.Name)
-		}
-		if err != nil {
-			return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
-		}
-		switch code := msg.Header.Get(wire.HdrStatus); {
-		case wire.Stored(msg):
-			o, err := r.parseOrder(b, msg)
-			if err != nil {
-				r.link.Invalid(msg, err)
+		take := func(msg *nats.Msg) {
+			if o, err := r.parseOrder(b, msg); err != nil {
+				r.link.Invalid(msg.Subject, err)
 			} else {
 				all.add(o.Key(), o)
 			}
-			seq, _ := wire.StampUint(msg.Header, wire.HdrSequence)
-			last = max(last, seq)
-		case msg.Header == nil: // headers that cannot be read
-			r.link.Invalid(msg, wire.ErrFrame)
-		case code == "204":
-			if pending, _ := wire.StampUint(msg.Header, wire.HdrPending); pending > 0 && q.NextFor != "" {
-				return last + 1, nil
-			}
-			return 0, nil
-		case code == "413":
-			return 0, errTooMany
-		case code == "404":
-			return 0, nil
-		default:
-			return 0, fmt.Errorf("%w: bucket %s: %s", ErrUnavailable, b.Name, wire.Status(msg))
+		}
+		subjects := b.Prefix + evacuateFamily + ">"
+		err := r.link.Read(ctx, b.Direct, wire.Get{Seq: 1, MultiLast: []string{subjects}}, 1, take)
+		if errors.Is(err, wire.ErrTooMany) { // the bucket was filled with orders: go through it
+			err = r.link.Read(ctx, b.Direct, wire.Get{Seq: 1, NextFor: subjects, Batch: ordersPage}, maxOrders, take)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("bucket %s: %w", b.Name, err)
 		}
 	}
+	return all, nil
 }
 
 // parseOrder reads what a bucket keeps under a key of an order, or republishes.

@@ -32,9 +32,9 @@ type follower struct {
 	known    bool                // with success, or one was heard
 }
 
-// join begins to follow. The channel tells that [follower.now] has something to
+// Join begins to follow. The channel tells that [follower.Now] has something to
 // tell, if only that nobody answers, or that it has changed.
-func (f *follower) join() chan struct{} {
+func (f *follower) Join() chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c := make(chan struct{}, 1)
@@ -62,8 +62,8 @@ func (f *follower) join() chan struct{} {
 	return c
 }
 
-// leave ends what join began, and waits for it.
-func (f *follower) leave(c chan struct{}) {
+// Leave ends what Join began, and waits for it.
+func (f *follower) Leave(c chan struct{}) {
 	f.mu.Lock()
 	delete(f.watching, c)
 	if len(f.watching) > 0 {
@@ -77,8 +77,8 @@ func (f *follower) leave(c chan struct{}) {
 	<-ended
 }
 
-// now are the places to leave, not to be changed, and whether they are known.
-func (f *follower) now() ([]events.Evacuation, bool) {
+// Now returns the places to leave, not to be changed, and whether they are known.
+func (f *follower) Now() ([]events.Evacuation, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.left, f.known
@@ -147,7 +147,7 @@ type readResult struct {
 
 func newFollowing(f *follower) *following {
 	return &following{
-		follower: f, live: make(chan *nats.Msg, liveBuffer/8), result: make(chan readResult, 1), due: time.NewTimer(0),
+		follower: f, live: make(chan *nats.Msg, heardOrders), result: make(chan readResult, 1), due: time.NewTimer(0),
 		kept: orders{}, lost: map[string]bool{}, heard: map[string]heardSoon{},
 	}
 }
@@ -211,7 +211,7 @@ func (f *following) hear(msg *nats.Msg) {
 		}
 		e, err := events.DecodeEvacuation(key, msg.Data)
 		if err != nil {
-			f.r.link.Invalid(msg, err)
+			f.r.link.Invalid(msg.Subject, err)
 			return
 		}
 		if h, ok := f.heard[key]; (ok || len(f.heard) < ordersPage) && (!ok || e.Overrides(h.Evacuation)) {
@@ -273,13 +273,13 @@ func (f *following) ask(ctx context.Context, patience time.Duration, lost []even
 
 // take takes in what the buckets keep.
 func (f *following) take(res readResult) {
-	next := jitter(checkEvery)
+	next := wire.Jitter(checkEvery)
 	if res.err == nil {
 		f.known, f.fails = true, 0
 		f.merge(res.orders)
 	} else {
 		f.r.link.Log.Debug("evacuations cannot be read", "error", res.err)
-		next = jitter(min(maxRetry<<min(f.fails, 2), checkEvery))
+		next = wire.Jitter(min(maxRetry<<min(f.fails, 2), checkEvery))
 		f.fails++
 		f.missing()
 	}
@@ -313,7 +313,7 @@ func (f *following) untilEnsure() time.Duration {
 		if f.wait = min(2*f.wait+settle, checkEvery); !f.r.incomplete.Load() {
 			f.wait = snapshotEvery
 		}
-		f.ensureAt = now.Add(jitter(f.wait))
+		f.ensureAt = now.Add(wire.Jitter(f.wait))
 	}
 	return time.Until(f.ensureAt)
 }
