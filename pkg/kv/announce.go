@@ -149,7 +149,7 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 	in.Started = in.Started.UTC().Truncate(time.Millisecond)
 	full, err := complete(in)
 	if err == nil {
-		err = r.belongs(full.Location.Region)
+		err = r.sources.Belongs(full.Location.Region)
 	}
 	if err != nil {
 		return nil, err

@@ -49,6 +49,7 @@ func newAnnouncer(a *Announcement) *announcer {
 }
 
 func (n *announcer) run() {
+	keep := n.r.keepSources()
 	n.startChecks(n.ctx)
 	if n.opts.Load != nil {
 		n.running.Go(func() { n.beat(n.ctx) })
@@ -61,6 +62,7 @@ func (n *announcer) run() {
 		n.answerPings(false)
 		n.stop()
 		n.await()
+		keep()
 		close(n.done)
 	}()
 	for {
@@ -191,7 +193,7 @@ func (n *announcer) trouble(err error) time.Duration {
 	}
 	if wire.NoServer(err) {
 		// Perhaps the bucket is gone.
-		switch made, e := n.r.heal(n.busy); {
+		switch made, e := n.r.bucket.heal(n.busy); {
 		case made:
 			n.failing, wait = time.Time{}, retryEvery/5
 		case e != nil && !wire.Transient(e):

@@ -16,9 +16,8 @@ import (
 )
 
 const (
-	evacuateFamily = "evacuate."
-	ordersPage     = 512 // orders asked for at a time
-	maxOrders      = 8   // pages
+	ordersPage = 512 // orders asked for at a time
+	maxOrders  = 8   // pages
 )
 
 // order is an order as it is kept, or the mark that somebody removed it.
@@ -131,7 +130,7 @@ func (r *Registry) readOrders(ctx context.Context) (orders, error) {
 				all.add(o.Key(), o)
 			}
 		}
-		subjects := b.Prefix + evacuateFamily + ">"
+		subjects := b.Prefix + wire.EvacuateFamily + ">"
 		err := r.link.Read(ctx, b.Direct, wire.Get{Seq: 1, MultiLast: []string{subjects}}, 1, take)
 		if errors.Is(err, wire.ErrTooMany) { // the bucket was filled with orders: go through it
 			err = r.link.Read(ctx, b.Direct, wire.Get{Seq: 1, NextFor: subjects, Batch: ordersPage}, maxOrders, take)
@@ -163,9 +162,9 @@ func (r *Registry) parseOrder(b *wire.Bucket, msg *nats.Msg) (order, error) {
 // orderKey is the key of an order in the bucket that it was written to. Where
 // the orders of several are read, the name of the region comes before the place.
 func orderKey(b *wire.Bucket, key string) (string, bool) {
-	place, ok := strings.CutPrefix(key, evacuateFamily)
+	place, ok := strings.CutPrefix(key, wire.EvacuateFamily)
 	if ok && b.Sourced() {
 		_, place, ok = strings.Cut(place, ".")
 	}
-	return evacuateFamily + place, ok
+	return wire.EvacuateFamily + place, ok
 }

@@ -27,7 +27,7 @@ func (r *Registry) Register(ctx context.Context, in events.Instance, revision ui
 	if err != nil {
 		return 0, err
 	}
-	if err := r.belongs(in.Location.Region); err != nil {
+	if err := r.sources.Belongs(in.Location.Region); err != nil {
 		return 0, err
 	}
 	if revision != 0 || r.guess() {
@@ -80,14 +80,14 @@ func (r *Registry) Renew(ctx context.Context, in *events.Instance, revision uint
 	if err := k.Validate(); err != nil {
 		return err
 	}
-	if err := r.belongs(k.Region); err != nil {
+	if err := r.sources.Belongs(k.Region); err != nil {
 		return err
 	}
 	msg := &nats.Msg{Subject: r.link.Prefix + k.Lease(), Data: wire.BodyExpired, Header: nats.Header{wire.HdrOperation: {wire.Purge}}}
 	_, err := r.link.Publish(ctx, msg,
 		jetstream.WithScheduleEvery(ttl(in)),
 		jetstream.WithScheduleTarget(r.link.Prefix+k.Inst()),
-		jetstream.WithScheduleTTL(markerTTL),
+		jetstream.WithScheduleTTL(wire.MarkerTTL),
 		jetstream.WithMsgTTL(recordTTL(ttl(in))+2*ttl(in)),
 		jetstream.WithExpectLastSequenceForSubject(revision, r.link.Prefix+k.Inst()))
 	if err != nil {
@@ -111,7 +111,7 @@ func (r *Registry) Deregister(ctx context.Context, in *events.Instance, revision
 	}}
 	_, err := r.link.Publish(ctx, msg,
 		jetstream.WithExpectLastSequencePerSubject(revision),
-		jetstream.WithMsgTTL(markerTTL))
+		jetstream.WithMsgTTL(wire.MarkerTTL))
 	if err != nil {
 		return fmt.Errorf("kv: deregister %s: %w", k, err)
 	}

@@ -1,6 +1,8 @@
 package kv
 
-import "time"
+import (
+	"time"
+)
 
 const (
 	settle        = 100 * time.Millisecond

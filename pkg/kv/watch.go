@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/regions"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/tail"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
@@ -18,15 +19,16 @@ import (
 // start, the last snapshot is the one on disk, see [Options.SnapshotDir]. The error is ctx's,
 // or about service; nothing else ends a watch.
 func (r *Registry) Watch(ctx context.Context, service string, apply func(events.Snapshot)) error {
-	if r.others != nil {
-		return r.watchRegions(ctx, service, apply)
+	if r.sources == nil {
+		return r.tails.Watch(ctx, r.from(&r.link.Bucket, service), apply)
 	}
-	return r.watch(ctx, &r.link.Bucket, service, apply)
-}
-
-// watch is Watch of one bucket.
-func (r *Registry) watch(ctx context.Context, from *wire.Bucket, service string, apply func(events.Snapshot)) error {
-	return r.tails.Watch(ctx, r.from(from, service), apply)
+	var both [2]regions.Watch
+	for i, b := range r.buckets() {
+		both[i] = func(ctx context.Context, apply func(events.Snapshot)) error {
+			return r.tails.Watch(ctx, r.from(b, service), apply)
+		}
+	}
+	return regions.Combine(ctx, r.opts.Domain, service, both, apply)
 }
 
 // Snapshot reads what is listed now: one snapshot for each service, ordered by
@@ -34,15 +36,17 @@ func (r *Registry) watch(ctx context.Context, from *wire.Bucket, service string,
 // tries until ctx ends, unless there are snapshots on disk: if the registry
 // cannot be reached they are the answer, and Stale.
 func (r *Registry) Snapshot(ctx context.Context, service string) ([]events.Snapshot, error) {
-	if r.others != nil {
-		return r.snapshotRegions(ctx, service)
+	if r.sources == nil {
+		return r.tails.Snapshot(ctx, r.from(&r.link.Bucket, service))
 	}
-	return r.snapshot(ctx, &r.link.Bucket, service)
-}
-
-// snapshot is Snapshot of one bucket.
-func (r *Registry) snapshot(ctx context.Context, from *wire.Bucket, service string) ([]events.Snapshot, error) {
-	return r.tails.Snapshot(ctx, r.from(from, service))
+	var both [2][]events.Snapshot
+	for i, b := range r.buckets() {
+		var err error
+		if both[i], err = r.tails.Snapshot(ctx, r.from(b, service)); err != nil {
+			return nil, err
+		}
+	}
+	return regions.Merge(r.opts.Domain, both), nil
 }
 
 // from is what a watch of one bucket reads.

@@ -1,4 +1,4 @@
-package kv
+package regions
 
 import (
 	"context"
@@ -14,117 +14,116 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
-// sourceHeartbeat is how often such a consumer speaks up. The server wants this.
-const sourceHeartbeat = time.Second
-
 // sourceSlack is how much larger than in the bucket of its region a message may
 // be where it is sourced: a header tells where it comes from. One that did not
 // fit would hold up all that follow.
 const sourceSlack = 4096
 
-// regionNames are the other regions of the options.
-func regionNames(o Options) ([]string, error) {
+// Sources are the other regions, as the streams of this one read them. It is safe
+// for concurrent use.
+type Sources struct {
+	Bucket *wire.Bucket // what the others have written
+
+	link     *wire.Link
+	own      string
+	others   []string
+	missing  chan struct{} // says that their stream is gone
+	changing chan struct{} // full while the sources of the stream are being changed
+}
+
+// New prepares to read the other regions of all, from the one that is named own.
+// It returns nil if there are none.
+func New(link *wire.Link, own string, all []string) (*Sources, error) {
 	var others []string
-	for _, name := range o.Regions {
+	for _, name := range all {
 		if err := events.ValidateName("region", name); err != nil {
-			return nil, fmt.Errorf("kv: open: %w", err)
+			return nil, err
 		}
-		if name != o.Domain && !slices.Contains(others, name) {
+		if name != own && !slices.Contains(others, name) {
 			others = append(others, name)
 		}
 	}
-	if len(others) > 0 && o.Domain == "" {
-		return nil, errors.New("kv: open: with regions, the JetStream domain of this one must be given, and be named as the region")
+	if len(others) == 0 {
+		return nil, nil
 	}
-	return others, nil
+	if own == "" {
+		return nil, errors.New("with regions, the JetStream domain of this one must be given, and be named as the region")
+	}
+	b := wire.NewBucket(link.Name+"_"+own, link.Name, link.API)
+	return &Sources{Bucket: &b, link: link, own: own, others: others, missing: make(chan struct{}, 1), changing: make(chan struct{}, 1)}, nil
 }
 
-// openOthers prepares to read what the other regions write.
-func (r *Registry) openOthers() error {
-	var err error
-	if r.regions, err = regionNames(r.opts); err != nil || len(r.regions) == 0 {
-		return err
-	}
-	b := wire.NewBucket(r.opts.Bucket+"_"+r.opts.Domain, r.opts.Bucket, r.link.API)
-	r.others = &b
-	return nil
-}
-
-// belongs refuses instances of other regions: those are listed there, so that no
+// Belongs refuses instances of other regions: those are listed there, so that no
 // two regions can say different things of one.
-func (r *Registry) belongs(region string) error {
-	if r.others == nil || region == "" || region == events.Unknown || region == r.opts.Domain {
+func (s *Sources) Belongs(region string) error {
+	if s == nil || region == "" || region == events.Unknown || region == s.own {
 		return nil
 	}
-	return &events.FieldError{Field: "location.region", Value: region, Rule: "want " + r.opts.Domain + ": this is the registry of that region, and others have their own"}
+	return &events.FieldError{Field: "location.region", Value: region, Rule: "want " + s.own + ": this is the registry of that region, and others have their own"}
 }
 
-// ensureRegions makes what sources the instances and orders of the other regions,
-// and what they source ours with, unless it is there. All of it is made in our own
-// domain, so it can be done whoever is out of reach.
-func (r *Registry) ensureRegions(ctx context.Context, own jetstream.Stream) error {
-	for _, reader := range r.regions {
-		config := r.sourceConsumer(reader)
+// Make makes what sources the instances and orders of the other regions, and what
+// they source ours with, unless it is there. All of it is made in our own domain,
+// so it can be done whatever is out of reach. Own is the stream of this region's
+// bucket; seen says that it has been seen before. Where all is there, nothing is
+// changed. The regions that cannot be reached now are left to [Sources.Keep].
+func (s *Sources) Make(ctx context.Context, own jetstream.Stream, seen bool) error {
+	for _, reader := range s.others {
+		config := s.consumer(reader)
 		_, err := own.PushConsumer(ctx, config.Durable)
 		if errors.Is(err, jetstream.ErrConsumerNotFound) {
 			_, err = own.CreatePushConsumer(ctx, config)
 		}
-		if err != nil && !errors.Is(err, jetstream.ErrConsumerExists) { // made by somebody else meanwhile
+		if err != nil && !errors.Is(err, jetstream.ErrConsumerExists) { // made by another process meanwhile
 			return fmt.Errorf("let region %s read this one: %w", reader, err)
 		}
 	}
-	want := r.othersConfig(own.CachedInfo().Config)
-	s, err := r.link.JS.Stream(ctx, r.others.Stream)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		s, err = r.absent(ctx, r.others.Stream)
-	}
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		s, err = r.link.JS.CreateStream(ctx, want)
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			s, err = r.link.JS.Stream(ctx, r.others.Stream)
+	want := s.streamConfig(own.CachedInfo().Config)
+	stream, err := s.link.FindStream(ctx, s.Bucket.Stream, seen)
+	made := errors.Is(err, jetstream.ErrStreamNotFound)
+	if made {
+		stream, err = s.link.JS.CreateStream(ctx, want)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // made by another process meanwhile
+			made = false
+			stream, err = s.link.JS.Stream(ctx, s.Bucket.Stream)
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("source the other regions: %w", err)
 	}
-	config := s.CachedInfo().Config
+	config := stream.CachedInfo().Config
 	if !config.AllowDirect || !config.AllowMsgTTL || config.MaxMsgsPerSubject != 1 || config.RePublish == nil || *config.RePublish != *want.RePublish {
-		return fmt.Errorf("%w: stream %s was not made by Proxima, remove it", errOthers, r.others.Stream)
+		return fmt.Errorf("%w: stream %s was not made by Proxima, remove it", errOthers, s.Bucket.Stream)
 	}
-	return r.addSources(ctx, config)
+	if !made {
+		return nil
+	}
+	return s.addSources(ctx, config)
 }
 
-// addSources adds the regions that are not sourced yet and can be reached. None is
-// ever taken away: while a new list is rolled out, there are two.
-func (r *Registry) addSources(ctx context.Context, config jetstream.StreamConfig) error {
-	before, missing := len(config.Sources), false
-	for _, region := range r.regions {
-		if sourceOf(config.Sources, region) >= 0 {
+// addSources adds the regions that can be reached to a stream that was just made.
+func (s *Sources) addSources(ctx context.Context, config jetstream.StreamConfig) error {
+	for _, region := range s.others {
+		if err := s.rewind(ctx, region, 0); err != nil {
+			s.link.Log.Debug("a region is not read yet", "region", region, "error", err)
 			continue
 		}
-		if err := r.rewind(ctx, region, 0); err != nil {
-			r.link.Log.Debug("a region is not read yet", "region", region, "error", err)
-			missing = true
-			continue
-		}
-		config.Sources = append(config.Sources, r.sourceConfig(region, time.Now().UnixMicro()))
+		config.Sources = append(config.Sources, s.sourceConfig(region, time.Now().UnixMicro()))
 	}
-	r.incomplete.Store(missing)
-	if len(config.Sources) == before {
+	if len(config.Sources) == 0 {
 		return nil
 	}
 	config.Subjects = nil // what the server gives to a stream that has no source yet
-	if _, err := r.link.JS.UpdateStream(ctx, config); err != nil {
-		r.incomplete.Store(true)
-		return fmt.Errorf("source more regions: %w", err)
+	if _, err := s.link.JS.UpdateStream(ctx, config); err != nil {
+		return fmt.Errorf("source the other regions: %w", err)
 	}
 	return nil
 }
 
 // rewind has a region tell what it wrote after the message of that sequence. Its
 // consumer remembers what it has told, also to a stream of ours that was lost.
-func (r *Registry) rewind(ctx context.Context, region string, after uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, r.link.OpTimeout/4)
+func (s *Sources) rewind(ctx context.Context, region string, after uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, s.link.OpTimeout/4)
 	defer cancel()
 	request, err := json.Marshal(struct {
 		Seq uint64 `json:"seq"`
@@ -132,54 +131,44 @@ func (r *Registry) rewind(ctx context.Context, region string, after uint64) erro
 	if err != nil {
 		return err
 	}
-	return r.call(ctx, apiOf(region)+".CONSUMER.RESET."+r.link.Stream+"."+sourceName(r.opts.Domain), request, &struct{}{})
+	return s.call(ctx, apiOf(region)+".CONSUMER.RESET."+s.link.Stream+"."+sourceName(s.own), request, &struct{}{})
 }
 
 var errOthers = errors.New("kv: the bucket of the other regions cannot be used")
 
-// firstSequence is where the sequences of a bucket begin that other regions read:
-// after those of the bucket that was there before and lost, as memory is. What
-// has lower ones than before would be taken for known. 0: at 1, as everywhere.
-func (r *Registry) firstSequence() uint64 {
-	if r.others == nil {
-		return 0
-	}
-	return uint64(time.Now().UnixMicro())
-}
-
-// sourceConsumer is what another region reads our bucket with. It stands while
+// consumer is what another region reads our bucket with. It stands while
 // nobody reads, and speaks up every second while somebody does: so the reader
 // notices within a second that the way to us is open again. One that the reader
 // has to make anew after an outage takes half a minute (see docs/decisions).
-func (r *Registry) sourceConsumer(reader string) jetstream.ConsumerConfig {
+func (s *Sources) consumer(reader string) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable:        sourceName(reader),
 		Description:    "What region " + reader + " reads of this one",
-		DeliverSubject: r.sourceSubject(r.opts.Domain, reader),
+		DeliverSubject: s.sourceSubject(s.own, reader),
 		DeliverPolicy:  jetstream.DeliverAllPolicy,
 		AckPolicy:      jetstream.AckFlowControlPolicy,
 		MaxAckPending:  4096,
 		FlowControl:    true,
 		IdleHeartbeat:  sourceHeartbeat,
-		FilterSubjects: []string{r.instOf(r.opts.Domain), r.link.Prefix + evacuateFamily + ">"},
+		FilterSubjects: []string{s.instOf(s.own), s.link.Prefix + wire.EvacuateFamily + ">"},
 	}
 }
 
 func sourceName(reader string) string { return "region_" + reader }
 
 // sourceSubject is where what one region says is delivered to another.
-func (r *Registry) sourceSubject(from, reader string) string {
-	return r.link.Live + "source." + from + "." + reader
+func (s *Sources) sourceSubject(from, reader string) string {
+	return s.link.Live + "source." + from + "." + reader
 }
 
 // instOf are the records of the instances that are in a region: what is said of
 // others there is not heard elsewhere.
-func (r *Registry) instOf(region string) string { return r.link.Inst + "*." + region + ".>" }
+func (s *Sources) instOf(region string) string { return s.link.Inst + "*." + region + ".>" }
 
-// othersConfig is the stream of what the other regions say, before it has sources.
+// streamConfig is the stream of what the other regions say, before it has sources.
 // Nobody writes to it: it has no subjects.
-func (r *Registry) othersConfig(own jetstream.StreamConfig) jetstream.StreamConfig {
-	b := r.others
+func (s *Sources) streamConfig(own jetstream.StreamConfig) jetstream.StreamConfig {
+	b := s.Bucket
 	c := jetstream.StreamConfig{
 		Name:                   b.Stream,
 		Description:            "The instances of the other regions, sourced from their buckets",
@@ -189,7 +178,7 @@ func (r *Registry) othersConfig(own jetstream.StreamConfig) jetstream.StreamConf
 		MaxMsgSize:             own.MaxMsgSize + sourceSlack,
 		Discard:                jetstream.DiscardOld,
 		AllowMsgTTL:            true,
-		SubjectDeleteMarkerTTL: markerTTL,
+		SubjectDeleteMarkerTTL: wire.MarkerTTL,
 		AllowDirect:            true,
 		DenyDelete:             true,
 		RePublish:              &jetstream.RePublish{Source: b.Prefix + ">", Destination: b.Live + ">"},
@@ -199,16 +188,16 @@ func (r *Registry) othersConfig(own jetstream.StreamConfig) jetstream.StreamConf
 
 // sourceConfig is how another region is sourced: its instances, and its orders by
 // its name.
-func (r *Registry) sourceConfig(region string, epoch int64) *jetstream.StreamSource {
-	b := r.others
+func (s *Sources) sourceConfig(region string, epoch int64) *jetstream.StreamSource {
+	b := s.Bucket
 	return &jetstream.StreamSource{
-		Name:     r.link.Stream,
+		Name:     s.link.Stream,
 		External: &jetstream.ExternalStream{APIPrefix: apiOf(region)},
-		Consumer: &jetstream.StreamConsumerSource{Name: sourceName(r.opts.Domain), DeliverSubject: r.sourceSubject(region, r.opts.Domain)},
+		Consumer: &jetstream.StreamConsumerSource{Name: sourceName(s.own), DeliverSubject: s.sourceSubject(region, s.own)},
 		SubjectTransforms: []jetstream.SubjectTransformConfig{
-			{Source: r.instOf(region), Destination: b.Inst + "{{wildcard(1)}}." + region + ".>"},
-			{Source: r.link.Prefix + evacuateFamily + ">", Destination: b.Prefix + evacuateFamily + region + ".>"},
-			r.epochTransform(epoch),
+			{Source: s.instOf(region), Destination: b.Inst + "{{wildcard(1)}}." + region + ".>"},
+			{Source: s.link.Prefix + wire.EvacuateFamily + ">", Destination: b.Prefix + wire.EvacuateFamily + region + ".>"},
+			s.epochTransform(epoch),
 		},
 	}
 }

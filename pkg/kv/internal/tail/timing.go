@@ -1,6 +1,8 @@
 package tail
 
-import "time"
+import (
+	"time"
+)
 
 // How a tail spends its time, shortest first.
 const (

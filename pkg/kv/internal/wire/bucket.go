@@ -1,5 +1,16 @@
 package wire
 
+import (
+	"time"
+)
+
+// EvacuateFamily begins the keys of orders to evacuate.
+const EvacuateFamily = "evacuate."
+
+// MarkerTTL is how long a removal stays readable: a snapshot that is read within
+// that time lists it.
+const MarkerTTL = time.Hour
+
 // Bucket is where instances are read: the registry's own bucket, or the one
 // that sources those of other regions.
 type Bucket struct {

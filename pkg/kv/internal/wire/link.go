@@ -99,3 +99,24 @@ func Transient(err error) bool {
 		errors.Is(err, nats.ErrConnectionReconnecting) || errors.Is(err, nats.ErrReconnectBufExceeded) ||
 		errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed)
 }
+
+// removal is how long a server may take to remove the files of a stream.
+const removal = 200 * time.Millisecond
+
+// FindStream looks for a stream. If it has just been deleted, as one that was seen
+// before and is not there, its server may still be removing its files, and one of
+// that name that is made meanwhile loses its own: it then takes no message until
+// the server is started again (nats-server 2.15.2, on disk). So it is looked for
+// once more, a moment later.
+func (l *Link) FindStream(ctx context.Context, name string, seen bool) (jetstream.Stream, error) {
+	s, err := l.JS.Stream(ctx, name)
+	if !seen || !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return s, err
+	}
+	select {
+	case <-time.After(removal):
+		return l.JS.Stream(ctx, name)
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	}
+}

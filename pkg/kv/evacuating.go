@@ -21,19 +21,18 @@ const unconfirmed = 2 * time.Second
 // follower knows which places are evacuated, for all watches of a registry. It
 // runs while there is one.
 type follower struct {
-	r *Registry
+	r       *Registry
+	running shared
 
 	mu       sync.Mutex // guards what follows
 	watching map[chan struct{}]struct{}
-	stop     context.CancelFunc
-	ended    chan struct{}
 	left     []events.Evacuation // the places to leave; replaced, never changed
 	asked    bool                // they have been asked for, at least
 	known    bool                // with success, or one was heard
 }
 
 // Join begins to follow. The channel tells that [follower.Now] has something to
-// tell, if only that nobody answers, or that it has changed.
+// tell, if only that the registry does not answer, or that it has changed.
 func (f *follower) Join() chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -45,36 +44,19 @@ func (f *follower) Join() chan struct{} {
 	if f.asked {
 		c <- struct{}{}
 	}
-	if len(f.watching) == 1 {
-		ctx, cancel := context.WithCancel(context.Background())
-		ended := make(chan struct{})
-		f.stop, f.ended = cancel, ended
-		go func() { // ends with the last watch, which waits for it
-			defer close(ended)
-			var all sync.WaitGroup
-			all.Go(func() { newFollowing(f).run(ctx) })
-			if f.r.others != nil && !f.r.opts.NoCreate {
-				all.Go(func() { newSourcing(f.r).run(ctx) })
-			}
-			all.Wait()
-		}()
-	}
+	f.running.join(func(ctx context.Context) { newFollowing(f).run(ctx) })
 	return c
 }
 
 // Leave ends what Join began, and waits for it.
 func (f *follower) Leave(c chan struct{}) {
 	f.mu.Lock()
-	delete(f.watching, c)
-	if len(f.watching) > 0 {
-		f.mu.Unlock()
-		return
+	if delete(f.watching, c); len(f.watching) == 0 {
+		f.left, f.asked, f.known = nil, false, false
 	}
-	ended := f.ended
-	f.stop()
-	f.left, f.asked, f.known = nil, false, false
+	wait := f.running.leave()
 	f.mu.Unlock()
-	<-ended
+	wait()
 }
 
 // Now returns the places to leave, not to be changed, and whether they are known.
@@ -130,9 +112,6 @@ type following struct {
 	asked  bool // there was an answer, if only that there is none
 	known  bool // and one that says what there is
 	fails  int  // questions in a row without one
-
-	ensureAt time.Time     // when to look next whether all regions are read
-	wait     time.Duration // and how long until then
 }
 
 type heardSoon struct {
@@ -160,7 +139,7 @@ func (f *following) run(ctx context.Context) {
 		f.asking.Wait()
 	}()
 	for _, b := range f.r.buckets() {
-		sub, err := f.r.link.Conn.ChanSubscribe(b.Live+evacuateFamily+">", f.live)
+		sub, err := f.r.link.Conn.ChanSubscribe(b.Live+wire.EvacuateFamily+">", f.live)
 		if err != nil {
 			continue // the connection is closed: nothing will be heard again
 		}
@@ -249,13 +228,7 @@ func (f *following) look(ctx context.Context) {
 	}
 	// A server that has more to do than it can answers everybody late.
 	patience := f.r.link.OpTimeout << min(f.fails, 3)
-	ensure := f.r.others != nil && !f.r.opts.NoCreate && !time.Now().Before(f.ensureAt)
-	f.asking.Go(func() {
-		f.ask(ctx, patience, lost)
-		if ensure {
-			_ = f.r.ensure(ctx) // tried again
-		}
-	})
+	f.asking.Go(func() { f.ask(ctx, patience, lost) })
 }
 
 // ask writes what was lost, and reads what there is.
@@ -281,7 +254,6 @@ func (f *following) take(res readResult) {
 		f.r.link.Log.Debug("evacuations cannot be read", "error", res.err)
 		next = wire.Jitter(min(maxRetry<<min(f.fails, 2), checkEvery))
 		f.fails++
-		f.missing()
 	}
 	now := time.Now()
 	for key, h := range f.heard {
@@ -292,30 +264,7 @@ func (f *following) take(res readResult) {
 	if len(f.heard) > 0 || len(f.lost) > 0 || f.again {
 		next = min(next, unconfirmed/2+rand.N(unconfirmed))
 	}
-	f.due.Reset(min(next, f.untilEnsure()))
-}
-
-// missing says that a bucket does not answer: perhaps it is gone. Who writes makes
-// its own again, but may have no time for that of the other regions.
-func (f *following) missing() {
-	if f.r.incomplete.CompareAndSwap(false, true) {
-		f.ensureAt, f.wait = time.Now(), 0
-	}
-}
-
-// untilEnsure is how long until it is to be seen whether all regions are read:
-// soon while one is not.
-func (f *following) untilEnsure() time.Duration {
-	if f.r.others == nil || f.r.opts.NoCreate {
-		return checkEvery
-	}
-	if now := time.Now(); !now.Before(f.ensureAt) {
-		if f.wait = min(2*f.wait+settle, checkEvery); !f.r.incomplete.Load() {
-			f.wait = snapshotEvery
-		}
-		f.ensureAt = now.Add(wire.Jitter(f.wait))
-	}
-	return time.Until(f.ensureAt)
+	f.due.Reset(next)
 }
 
 func (f *following) merge(read orders) {
