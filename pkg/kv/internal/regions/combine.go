@@ -98,6 +98,7 @@ func (c *combination) snapshot(service string) (events.Snapshot, bool) {
 		switch {
 		case s != nil:
 			whole.Entries = append(whole.Entries, s.Entries...)
+			whole.Left = append(whole.Left, s.Left...)
 			if s.Stale {
 				whole.Stale, whole.StaleSince = true, earliest(whole.StaleSince, s.StaleSince)
 			}

@@ -60,11 +60,20 @@ func (s *Sources) Keep(ctx context.Context, ensure func(context.Context) error) 
 	both.Wait()
 }
 
-// remake makes again what is gone: soon while that fails, or when the stream is
-// missed, and else it looks once in a while.
+// remake makes again what is gone, and adds the regions that are not sourced yet:
+// soon while that fails, or when the stream is missed, and else it looks once in a
+// while.
 func (s *Sources) remake(ctx context.Context, ensure func(context.Context) error) {
 	for wait := time.Duration(0); ctx.Err() == nil; {
-		if wait = min(2*wait+ensureSoon, ensureLater); ensure(ctx) == nil {
+		err := ensure(ctx)
+		all := false
+		if err == nil {
+			all, err = s.addMissing(ctx)
+		}
+		if err != nil {
+			s.link.Log.Debug("regions are not sourced", "error", err)
+		}
+		if wait = min(2*wait+ensureSoon, ensureLater); all {
 			wait = ensureEvery
 		}
 		select {

@@ -17,6 +17,8 @@ type list struct {
 	all     tally
 	zones   map[zone]*tally // those with instances
 
+	departed []events.Departure // appended to, and cut at the front, never changed: snapshots have it
+
 	metadata map[string]string // of the instance that came last, see share
 }
 
@@ -112,9 +114,24 @@ func (l *list) clear(rec *record) {
 	l.takeRemoved(func(r recentlyRemoved) bool { return r.rec == rec })
 }
 
-// forget forgets the instances that were removed, once a ttl has passed.
+// depart notes why an instance left.
+func (l *list) depart(d events.Departure) {
+	if l.departed = append(l.departed, d); len(l.departed) > maxDeparted {
+		l.departed = l.departed[1:]
+	}
+}
+
+// forget forgets the instances that were removed, once a ttl has passed, and those
+// that left, once that is old.
 func (l *list) forget(now time.Time) {
 	l.takeRemoved(func(r recentlyRemoved) bool { return !now.Before(r.until) })
+	old := 0
+	for old < len(l.departed) && now.Sub(l.departed[old].At) >= keepDeparted {
+		old++
+	}
+	if l.departed = l.departed[old:]; len(l.departed) == 0 {
+		l.departed = nil
+	}
 }
 
 // takePending takes out some of those that are pending, and returns them.
@@ -162,4 +179,4 @@ func (l *list) count(in *events.Instance, d tally) {
 	}
 }
 
-func (l *list) empty() bool { return len(l.records)+len(l.removed) == 0 }
+func (l *list) empty() bool { return len(l.records)+len(l.removed)+len(l.departed) == 0 }

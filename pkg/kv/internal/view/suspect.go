@@ -66,10 +66,8 @@ func (v *View) expire(l *list, rec *record, now time.Time) {
 	l.forget(now)
 	near, all := l.zones[zoneOf(in)].many(again), l.all.many(again)
 	switch {
-	case v.opts.NoSuspects:
-		v.drop(l, rec)
-	case in.Status == events.Draining: // it was leaving anyway
-		v.drop(l, rec)
+	case v.opts.NoSuspects, in.Status == events.Draining: // that one was leaving anyway
+		v.drop(l, rec, events.ReasonExpired, now)
 	case near || all:
 		if !again {
 			v.opts.Notes.Suspect("instances expired together, using them last", in, "expired", l.all.expired+l.all.pending+l.all.removed+1)
@@ -95,7 +93,7 @@ func (v *View) expire(l *list, rec *record, now time.Time) {
 // reach, or its registry lost it.
 func (v *View) agedOut(l *list, rec *record, now time.Time) {
 	if v.opts.NoSuspects {
-		v.drop(l, rec)
+		v.drop(l, rec, events.ReasonExpired, now)
 		return
 	}
 	if !rec.expired {
@@ -148,7 +146,7 @@ func (v *View) suspectAfterOutage(l *list, rec *record, now time.Time) {
 // removeExpired removes an instance that expired alone, and remembers it for a ttl.
 func (v *View) removeExpired(l *list, rec *record, now time.Time) {
 	in := rec.instance
-	v.drop(l, rec)
+	v.drop(l, rec, events.ReasonExpired, now)
 	l.removed = append(l.removed, recentlyRemoved{rec, in, now.Add(in.TTL)})
 	l.count(in, tally{removed: 1})
 }
@@ -174,7 +172,7 @@ func (v *View) relist(l *list, now time.Time, which func(*events.Instance) bool)
 func (v *View) vanished(rec *record, now time.Time) {
 	in := rec.instance
 	if v.opts.NoSuspects {
-		v.drop(v.list(in.Service), rec)
+		v.drop(v.list(in.Service), rec, "", now)
 		return
 	}
 	v.opts.Notes.Suspect("an instance vanished from the registry without a word, using it last", in)
@@ -199,7 +197,7 @@ func (v *View) unconfirmed(l *list, records []*record, now time.Time) {
 			v.opts.Notes.Forged()
 		}
 		if madeUp || v.opts.NoSuspects {
-			v.drop(l, rec)
+			v.drop(l, rec, "", now)
 			continue
 		}
 		rec.suspect, rec.patience = now, maxUnconfirmed
@@ -215,7 +213,11 @@ func (v *View) DropSuspects(now time.Time) {
 			if !rec.stored {
 				v.opts.Notes.Forged()
 			}
-			v.drop(v.list(rec.instance.Service), rec)
+			reason := ""
+			if rec.expired {
+				reason = events.ReasonExpired
+			}
+			v.drop(v.list(rec.instance.Service), rec, reason, now)
 		}
 	}
 	for service, l := range v.services {

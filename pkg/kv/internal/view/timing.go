@@ -15,6 +15,8 @@ const (
 	// maxUnconfirmed is how long an instance is kept that no snapshot has ever
 	// listed: it was stored just before the registry lost all, or is made up.
 	maxUnconfirmed = 30 * time.Second
+	// keepDeparted is how long it is told why an instance left.
+	keepDeparted = time.Minute
 	// maxSuspect is how long an instance is kept that vanished without a removal,
 	// or expired together with many others.
 	maxSuspect = 10 * time.Minute
@@ -22,6 +24,9 @@ const (
 	// nothing has been heard for as long as its bucket would keep its record.
 	maxOutOfReach = 6 * time.Hour
 )
+
+// maxDeparted is of how many instances of a service it is told why they left.
+const maxDeparted = 10_000
 
 // massPercent: more than so many of the instances of a service, or of those in
 // one zone of it, that expire within a ttl are many.

@@ -197,7 +197,7 @@ func (v *View) merge(rec *record, c *wire.Change, now time.Time) *record {
 		v.expire(l, rec, now)
 		return rec
 	case c.Instance == nil:
-		v.drop(l, rec)
+		v.drop(l, rec, c.Reason, now)
 		return rec
 	}
 	v.touch(c.Key.Service)
@@ -215,9 +215,10 @@ func (v *View) merge(rec *record, c *wire.Change, now time.Time) *record {
 	return rec
 }
 
-// drop removes an instance.
-func (v *View) drop(l *list, rec *record) {
+// drop removes an instance, for a reason as in [events.Departure].
+func (v *View) drop(l *list, rec *record, reason string, now time.Time) {
 	v.touch(rec.instance.Service)
+	l.depart(events.Departure{Key: rec.instance.Key(), Incarnation: rec.instance.Incarnation, Reason: reason, At: now})
 	l.clear(rec)
 	l.remove(rec)
 	rec.instance = nil
@@ -422,7 +423,7 @@ func (v *View) Publish(stale bool, since time.Time, apply func(events.Snapshot))
 	for _, service := range names {
 		s := events.Snapshot{Service: service, Stale: stale, StaleSince: since}
 		if l := v.services[service]; l != nil {
-			s.Entries = l.entries(v.evacuated)
+			s.Entries, s.Left = l.entries(v.evacuated), l.departed
 			if l.empty() {
 				delete(v.services, service)
 			}

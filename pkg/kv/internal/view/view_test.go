@@ -1,6 +1,7 @@
 package view
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -38,7 +39,11 @@ func put(id string, seq, last uint64, incarnation string) *wire.Change {
 	return c
 }
 
-func deregistered(id string, seq, last uint64) *wire.Change { return change(id, seq, last) }
+func deregistered(id string, seq, last uint64) *wire.Change {
+	c := change(id, seq, last)
+	c.Reason = events.ReasonDeregistered
+	return c
+}
 
 func expired(id string, seq, last uint64) *wire.Change {
 	c := change(id, seq, last)
@@ -361,4 +366,69 @@ func TestAFewThatExpireWithManyOfAnotherZoneAreSuspect(t *testing.T) {
 	v.hear(elsewhere(expired("d", 33, 4)))
 	v.passGrace()
 	expect(t, v, "c:1? d:1? e:1 f:1 g:1 h:1 i:1 j:1 k:1 l:1 m:1 n:1 o:1 p:1 q:1 r:1 s:1 t:1 a:1? b:1?")
+}
+
+// left is why instances left, as id:reason.
+func (v *View) left() string {
+	var out []string
+	v.touch("user")
+	v.Publish(false, time.Time{}, func(s events.Snapshot) {
+		for _, d := range s.Left {
+			out = append(out, d.Key.ID+":"+d.Reason)
+		}
+	})
+	return strings.Join(out, " ")
+}
+
+func TestASnapshotTellsWhyInstancesLeft(t *testing.T) {
+	v := bare()
+	v.read(true, put("a", 1, 0, "1"), put("b", 2, 0, "1"), put("c", 3, 0, "1"), put("d", 4, 0, "1"))
+	v.hear(deregistered("a", 5, 1))
+	if got := v.left(); got != "a:deregistered" {
+		t.Errorf("after one has left: %q", got)
+	}
+	v.hear(expired("b", 6, 2))
+	if got := v.left(); got != "a:deregistered" {
+		t.Errorf("before it is believed that one has expired: %q", got)
+	}
+	v.passGrace()
+	for range 2 {
+		v.read(true, put("d", 4, 0, "1")) // c has vanished
+		v.Trust(4)
+	}
+	if got := v.left(); got != "a:deregistered b:expired" {
+		t.Errorf("while one is suspect: %q", got)
+	}
+	later := time.Now().Add(maxSuspect)
+	v.DropSuspects(later)
+	if got := v.left(); got != "c:" {
+		t.Errorf("after it was dropped, ten minutes later: %q", got)
+	}
+	v.DropSuspects(later.Add(keepDeparted))
+	if got := v.left(); got != "" {
+		t.Errorf("a minute later: %q", got)
+	}
+}
+
+// What was published does not change when more instances leave.
+func TestDeparturesOfASnapshotStayAsTheyAre(t *testing.T) {
+	v := bare()
+	n := uint64(maxDeparted + 10)
+	for i := range n {
+		v.List(put(fmt.Sprintf("i%05d", i), i+1, 0, "1"), time.Now())
+	}
+	v.End(time.Now())
+	var first events.Snapshot
+	for i := range n {
+		v.hear(deregistered(fmt.Sprintf("i%05d", i), n+i+1, i+1))
+		if i == 2 {
+			v.Publish(false, time.Time{}, func(s events.Snapshot) { first = s })
+		}
+	}
+	if got := len(strings.Fields(v.left())); got != maxDeparted {
+		t.Errorf("%d departures", got)
+	}
+	if len(first.Left) != 3 || first.Left[2].Key.ID != "i00002" {
+		t.Errorf("the first snapshot has %+v", first.Left)
+	}
 }

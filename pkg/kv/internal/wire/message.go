@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -44,6 +45,7 @@ type Change struct {
 	Instance *events.Instance // nil: removed, or Err
 	Data     []byte           // the body
 	Expired  bool             // removed because its lease has ended
+	Reason   string           // of a removal, see [events.Departure]
 	AgedOut  bool             // removed because its record was not written again for so long
 	Seq      uint64           // the revision
 	At       int64            // the server's clock, Unix nanoseconds
@@ -101,6 +103,7 @@ func (b *Bucket) body(c *Change, msg *nats.Msg) error {
 	if op != "" || h.Get(HdrMarker) != "" {
 		c.AgedOut = h.Get(HdrMarker) != ""
 		c.Expired = c.AgedOut || bytes.Equal(msg.Data, BodyExpired)
+		c.Reason = reason(msg.Data)
 		return nil
 	}
 	in, err := events.Decode(msg.Data)
@@ -112,6 +115,18 @@ func (b *Bucket) body(c *Change, msg *nats.Msg) error {
 	}
 	c.Instance = in
 	return nil
+}
+
+// reason is why an instance was removed, as the body of the message says. A removal
+// that does not say so is as an expiry.
+func reason(body []byte) string {
+	var removal struct {
+		Reason string `json:"reason"`
+	}
+	if json.Unmarshal(body, &removal) == nil && removal.Reason == events.ReasonDeregistered {
+		return events.ReasonDeregistered
+	}
+	return events.ReasonExpired
 }
 
 // ParseHeard reads a message that the stream has republished. The subject on which
