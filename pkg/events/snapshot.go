@@ -19,6 +19,10 @@ type Snapshot struct {
 	// StaleSince is when the source last said anything, if Stale is set and it
 	// is known.
 	StaleSince time.Time
+	// Left are the instances that left within the last minute or so, in the order
+	// in which they did. It says why an entry of an earlier snapshot is missing.
+	// Sources that do not know leave it out.
+	Left []Departure
 }
 
 // Entry is one instance of a snapshot.
@@ -35,9 +39,22 @@ type Entry struct {
 	Revision uint64
 }
 
-// ReasonDeregistered is why an instance left a registry, when it deregistered
-// itself.
-const ReasonDeregistered = "deregistered"
+// Departure is an instance that left its service.
+type Departure struct {
+	Key         Key
+	Incarnation string
+	// Reason is [ReasonDeregistered], [ReasonExpired], or empty if the source does
+	// not know.
+	Reason string
+	// At is when the source took it out, by its own clock.
+	At time.Time
+}
+
+// Why an instance left a registry.
+const (
+	ReasonDeregistered = "deregistered" // it said so itself
+	ReasonExpired      = "expired"      // it did not renew its lease
+)
 
 // Compare orders instances by service, region, zone and id, as they stand in a
 // [Snapshot].

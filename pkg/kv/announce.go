@@ -149,7 +149,7 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 	in.Started = in.Started.UTC().Truncate(time.Millisecond)
 	full, err := complete(in)
 	if err == nil {
-		err = r.belongs(full.Location.Region)
+		err = r.sources.Belongs(full.Location.Region)
 	}
 	if err != nil {
 		return nil, err
@@ -164,7 +164,7 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 		o.BeatInterval = 5 * time.Second
 	}
 	if o.Logger == nil {
-		o.Logger = r.log
+		o.Logger = r.link.Log
 	}
 	a := &Announcement{
 		r: r, opts: o,

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 // firstChecks is the time between checks until one passes, unless it is
@@ -64,7 +65,7 @@ func (c *checker) run(ctx context.Context) {
 			interval = c.interval
 		}
 		select {
-		case <-time.After(jitter(interval)):
+		case <-time.After(wire.Jitter(interval)):
 		case <-ctx.Done():
 		}
 	}

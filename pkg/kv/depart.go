@@ -33,14 +33,14 @@ func (n *announcer) drain(in *events.Instance) {
 		return
 	}
 	if n.revision == 0 && n.unsure {
-		_ = n.within(n.r.opts.OpTimeout/2, n.ours, in) // else it stays 0
+		_ = n.within(n.r.link.OpTimeout/2, n.ours, in) // else it stays 0
 	}
 	if n.revision == 0 {
 		return // nobody knows it
 	}
 	in.Status = events.Draining
 	n.written = time.Time{}
-	if err := n.within(n.r.opts.OpTimeout, n.keep, in); err != nil {
+	if err := n.within(n.r.link.OpTimeout, n.keep, in); err != nil {
 		return // nobody has heard: waiting would help nobody
 	}
 	n.set(func(s *State) { s.Phase, s.Status, s.Err, s.Revision = Draining, events.Draining, nil, n.revision })
@@ -59,7 +59,7 @@ func (n *announcer) drain(in *events.Instance) {
 			return
 		case <-renew.C:
 			// A lease that cannot be renewed ends no sooner than our calls.
-			if err := n.within(n.r.opts.OpTimeout/2, n.keep, in); errors.Is(err, ErrConflict) {
+			if err := n.within(n.r.link.OpTimeout/2, n.keep, in); errors.Is(err, ErrConflict) {
 				return
 			}
 		case <-look.C:
@@ -82,7 +82,7 @@ func (n *announcer) deregister(in *events.Instance) error {
 	if n.revision == 0 && !n.unsure {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(n.ctx, 3*n.r.opts.OpTimeout/2)
+	ctx, cancel := context.WithTimeout(n.ctx, 3*n.r.link.OpTimeout/2)
 	defer cancel()
 	var err error
 	for range 3 {
@@ -110,10 +110,10 @@ func (n *announcer) ours(ctx context.Context, in *events.Instance) error {
 		n.revision = 0
 	case err != nil:
 		return err
-	case last.instance == nil || last.instance.Incarnation != in.Incarnation:
+	case last.Instance == nil || last.Instance.Incarnation != in.Incarnation:
 		n.revision = 0
 	default:
-		n.revision = last.seq
+		n.revision = last.Seq
 	}
 	return nil
 }

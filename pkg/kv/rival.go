@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 var (
@@ -34,14 +35,14 @@ func (n *announcer) acquire(ctx context.Context, in *events.Instance) error {
 	case errors.Is(err, ErrNotFound):
 	case err != nil:
 		return err
-	case last.instance == nil: // the mark of a removal
-	case last.instance.Incarnation == in.Incarnation: // ours: a reply was lost
+	case last.Instance == nil: // the mark of a removal
+	case last.Instance.Incarnation == in.Incarnation: // ours: a reply was lost
 	default:
-		if err := n.watchRival(ctx, last.instance); err != nil {
+		if err := n.watchRival(ctx, last.Instance); err != nil {
 			return err
 		}
 	}
-	return n.write(ctx, in, last.seq)
+	return n.write(ctx, in, last.Seq)
 }
 
 // fenced finds out why the registry refused us, and announces again unless
@@ -49,7 +50,7 @@ func (n *announcer) acquire(ctx context.Context, in *events.Instance) error {
 func (n *announcer) fenced(ctx context.Context, in *events.Instance) error {
 	last, err := n.r.last(ctx, in.Key())
 	switch {
-	case errors.Is(err, ErrNotFound), err == nil && last.instance == nil:
+	case errors.Is(err, ErrNotFound), err == nil && last.Instance == nil:
 		if n.revision != 0 {
 			n.log.Info("the record was lost, announcing again", "revision", n.revision)
 			n.set(func(s *State) { s.Lost++ }) // told with the new revision
@@ -57,25 +58,25 @@ func (n *announcer) fenced(ctx context.Context, in *events.Instance) error {
 		n.revision = 0
 	case err != nil:
 		return err
-	case last.instance.Incarnation == in.Incarnation:
-		if n.revision == last.seq {
+	case last.Instance.Incarnation == in.Incarnation:
+		if n.revision == last.Seq {
 			return fmt.Errorf("%w: a copy of the bucket is behind", ErrUnavailable)
 		}
 		// The reply to a write was lost. What was written then may be old.
-		n.revision, n.written = last.seq, time.Time{}
-	case n.revision != 0 && last.seq > n.revision:
+		n.revision, n.written = last.Seq, time.Time{}
+	case n.revision != 0 && last.Seq > n.revision:
 		n.revision = 0
-		return fmt.Errorf("%w: %s", errReplaced, holder(last.instance))
+		return fmt.Errorf("%w: %s", errReplaced, holder(last.Instance))
 	default:
 		// Somebody was faster to a free id; or the stream was made anew, and
 		// somebody was faster then; or a copy is so far behind that it shows
 		// a life before ours.
 		n.revision = 0
-		if err := n.watchRival(ctx, last.instance); err != nil {
+		if err := n.watchRival(ctx, last.Instance); err != nil {
 			return err
 		}
 	}
-	err = n.write(ctx, in, last.seq)
+	err = n.write(ctx, in, last.Seq)
 	if errors.Is(err, ErrFenced) {
 		return fmt.Errorf("%w: the record changes under our hands", ErrUnavailable)
 	}
@@ -86,11 +87,11 @@ func (n *announcer) fenced(ctx context.Context, in *events.Instance) error {
 // lease changes within a third of its ttl. Only the server's sequence is
 // compared, no clocks. It returns nil when the id may be taken.
 func (n *announcer) watchRival(ctx context.Context, other *events.Instance) error {
-	msg, err := n.r.lastMsg(ctx, n.r.prefix+other.Key().Lease())
+	msg, err := n.r.link.LastMsg(ctx, n.r.link.Prefix+other.Key().Lease())
 	var lease uint64
 	switch {
 	case err == nil:
-		lease, _ = stampUint(msg.Header, hdrSequence)
+		lease, _ = wire.StampUint(msg.Header, wire.HdrSequence)
 	case !errors.Is(err, ErrNotFound):
 		return err
 	}

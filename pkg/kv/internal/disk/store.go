@@ -1,4 +1,4 @@
-package kv
+package disk
 
 import (
 	"bytes"
@@ -31,11 +31,11 @@ const (
 	storeSuffix  = ".json"
 )
 
-// store keeps the last snapshot of each service on disk, in a file of its own:
+// Store keeps the last snapshot of each service on disk, in a file of its own:
 // <dir>/<bucket>/<service>.json. Callers that start while the registry is away
 // begin with that. Several processes may share a directory: files are replaced
 // as a whole, and whoever is last wins.
-type store struct {
+type Store struct {
 	dir string // of the bucket
 	log *slog.Logger
 
@@ -69,10 +69,10 @@ type storedEntry struct {
 	Instance  json.RawMessage `json:"instance"`
 }
 
-// openStore makes the directory, so that a mistake is noticed at the start and
+// Open makes the directory of a bucket, so that a mistake is noticed at the start and
 // not when the store is needed.
-func openStore(dir, bucket string, log *slog.Logger) (*store, error) {
-	s := &store{dir: filepath.Join(dir, bucket), log: log, pending: map[string]events.Snapshot{}, saved: map[string]savedSnapshot{}}
+func Open(dir, bucket string, log *slog.Logger) (*Store, error) {
+	s := &Store{dir: filepath.Join(dir, bucket), log: log, pending: map[string]events.Snapshot{}, saved: map[string]savedSnapshot{}}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("kv: snapshots on disk: %w", err)
 	}
@@ -83,8 +83,8 @@ func openStore(dir, bucket string, log *slog.Logger) (*store, error) {
 	return s, errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
 
-// save writes a snapshot, a little later, if it says anything new.
-func (s *store) save(snapshot events.Snapshot) {
+// Save writes a snapshot, a little later, if it says anything new.
+func (s *Store) Save(snapshot events.Snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if last, ok := s.saved[snapshot.Service]; ok && time.Since(last.at) < saveAgain && same(last.Snapshot, snapshot) {
@@ -105,7 +105,7 @@ func same(a, b events.Snapshot) bool {
 }
 
 // flush writes what is pending.
-func (s *store) flush() {
+func (s *Store) flush() {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	s.mu.Lock()
@@ -134,10 +134,10 @@ func (s *store) flush() {
 	}
 }
 
-func (s *store) path(service string) string { return filepath.Join(s.dir, service+storeSuffix) }
+func (s *Store) path(service string) string { return filepath.Join(s.dir, service+storeSuffix) }
 
 // write replaces the file of a service. One without instances has none.
-func (s *store) write(snapshot events.Snapshot) error {
+func (s *Store) write(snapshot events.Snapshot) error {
 	if len(snapshot.Entries) == 0 {
 		if err := os.Remove(s.path(snapshot.Service)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -162,9 +162,9 @@ func (s *store) write(snapshot events.Snapshot) error {
 	return err
 }
 
-// load reads what was saved: of one service, or of all if it is empty. What
+// Load reads what was saved: of one service, or of all if it is empty. What
 // cannot be used is logged and left alone.
-func (s *store) load(service string) []storedSnapshot {
+func (s *Store) Load(service string) []Snapshot {
 	names := []string{service}
 	if service == "" {
 		names = names[:0]
@@ -178,7 +178,7 @@ func (s *store) load(service string) []storedSnapshot {
 			}
 		}
 	}
-	var all []storedSnapshot
+	var all []Snapshot
 	for _, name := range names {
 		stored, err := s.read(name)
 		switch {
@@ -191,38 +191,38 @@ func (s *store) load(service string) []storedSnapshot {
 	return all
 }
 
-func (s *store) read(service string) (storedSnapshot, error) {
+func (s *Store) read(service string) (Snapshot, error) {
 	if err := events.ValidateService(service); err != nil {
-		return storedSnapshot{}, err
+		return Snapshot{}, err
 	}
 	info, err := os.Stat(s.path(service))
 	if err != nil {
-		return storedSnapshot{}, err
+		return Snapshot{}, err
 	}
 	if info.Size() > maxFile {
-		return storedSnapshot{}, fmt.Errorf("kv: %s has %d bytes, want at most %d", s.path(service), info.Size(), maxFile)
+		return Snapshot{}, fmt.Errorf("kv: %s has %d bytes, want at most %d", s.path(service), info.Size(), maxFile)
 	}
 	data, err := os.ReadFile(s.path(service))
 	if err != nil {
-		return storedSnapshot{}, err
+		return Snapshot{}, err
 	}
 	stored, err := decodeStored(data)
-	switch age := time.Since(stored.saved); {
+	switch age := time.Since(stored.Saved); {
 	case err != nil:
-		return storedSnapshot{}, fmt.Errorf("kv: %s: %w", s.path(service), err)
-	case stored.service != service:
-		return storedSnapshot{}, fmt.Errorf("kv: %s is about service %q", s.path(service), stored.service)
+		return Snapshot{}, fmt.Errorf("kv: %s: %w", s.path(service), err)
+	case stored.Service != service:
+		return Snapshot{}, fmt.Errorf("kv: %s is about service %q", s.path(service), stored.Service)
 	case age > maxStored:
-		return storedSnapshot{}, fmt.Errorf("kv: %s is %v old, want at most %v", s.path(service), age.Round(time.Minute), maxStored)
+		return Snapshot{}, fmt.Errorf("kv: %s is %v old, want at most %v", s.path(service), age.Round(time.Minute), maxStored)
 	}
 	return stored, nil
 }
 
-// storedSnapshot is a snapshot from disk.
-type storedSnapshot struct {
-	service string
-	saved   time.Time
-	entries []events.Entry
+// Snapshot is a snapshot from disk.
+type Snapshot struct {
+	Service string
+	Saved   time.Time
+	Entries []events.Entry
 }
 
 func encodeStored(snapshot events.Snapshot, now time.Time) ([]byte, error) {
@@ -241,15 +241,15 @@ func encodeStored(snapshot events.Snapshot, now time.Time) ([]byte, error) {
 
 // decodeStored reads a file. Instances that are not valid, and those that are
 // listed twice, are left out.
-func decodeStored(data []byte) (storedSnapshot, error) {
+func decodeStored(data []byte) (Snapshot, error) {
 	var file storedFile
 	if err := json.Unmarshal(data, &file); err != nil {
-		return storedSnapshot{}, err
+		return Snapshot{}, err
 	}
 	if file.Version != storeVersion {
-		return storedSnapshot{}, fmt.Errorf("version %d, want %d", file.Version, storeVersion)
+		return Snapshot{}, fmt.Errorf("version %d, want %d", file.Version, storeVersion)
 	}
-	stored := storedSnapshot{service: file.Service, saved: file.Saved}
+	stored := Snapshot{Service: file.Service, Saved: file.Saved}
 	known := map[events.Key]struct{}{}
 	for _, e := range file.Instances {
 		in, err := events.Decode(e.Instance)
@@ -260,46 +260,7 @@ func decodeStored(data []byte) (storedSnapshot, error) {
 			continue
 		}
 		known[in.Key()] = struct{}{}
-		stored.entries = append(stored.entries, events.Entry{Instance: in, Suspect: e.Suspect, Evacuated: e.Evacuated, Revision: e.Revision})
+		stored.Entries = append(stored.Entries, events.Entry{Instance: in, Suspect: e.Suspect, Evacuated: e.Evacuated, Revision: e.Revision})
 	}
 	return stored, nil
-}
-
-// restore makes the view what was saved, if anything was, until the registry
-// answers. Whatever that says of an instance is newer, and one that it does not
-// know has vanished without a word.
-func (v *view) restore() (restored bool) {
-	if v.from.store == nil || v.ready {
-		return false
-	}
-	for _, stored := range v.from.store.load(v.service) {
-		l := v.list(stored.service)
-		for _, e := range stored.entries {
-			rec := &record{name: e.Key().String(), instance: e.Instance, seq: e.Revision, stored: true}
-			if v.records[rec.name] != nil {
-				continue // heard of already
-			}
-			if e.Suspect {
-				rec.suspect, rec.patience = time.Now(), maxSuspect
-			}
-			if e.Evacuated && !covered(v.left, e.Instance) {
-				// Where the zone is not known, it is the region.
-				v.left = append(slices.Clip(v.left), events.Evacuation{Region: e.Location.Region, Zone: e.Location.Zone, Evacuated: true})
-			}
-			v.records[rec.name] = rec
-			l.add(rec)
-		}
-		v.touch(stored.service)
-		v.since = earliest(v.since, stored.saved)
-		restored = true
-	}
-	v.ready = v.ready || restored
-	return restored
-}
-
-func earliest(a, b time.Time) time.Time {
-	if a.IsZero() || b.Before(a) {
-		return b
-	}
-	return a
 }

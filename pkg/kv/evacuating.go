@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 // unconfirmed is how long an order holds that was heard and is not found in the
@@ -20,20 +21,19 @@ const unconfirmed = 2 * time.Second
 // follower knows which places are evacuated, for all watches of a registry. It
 // runs while there is one.
 type follower struct {
-	r *Registry
+	r       *Registry
+	running shared
 
 	mu       sync.Mutex // guards what follows
 	watching map[chan struct{}]struct{}
-	stop     context.CancelFunc
-	ended    chan struct{}
 	left     []events.Evacuation // the places to leave; replaced, never changed
 	asked    bool                // they have been asked for, at least
 	known    bool                // with success, or one was heard
 }
 
-// join begins to follow. The channel tells that [follower.now] has something to
-// tell, if only that nobody answers, or that it has changed.
-func (f *follower) join() chan struct{} {
+// Join begins to follow. The channel tells that [follower.Now] has something to
+// tell, if only that the registry does not answer, or that it has changed.
+func (f *follower) Join() chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c := make(chan struct{}, 1)
@@ -44,40 +44,23 @@ func (f *follower) join() chan struct{} {
 	if f.asked {
 		c <- struct{}{}
 	}
-	if len(f.watching) == 1 {
-		ctx, cancel := context.WithCancel(context.Background())
-		ended := make(chan struct{})
-		f.stop, f.ended = cancel, ended
-		go func() { // ends with the last watch, which waits for it
-			defer close(ended)
-			var all sync.WaitGroup
-			all.Go(func() { newFollowing(f).run(ctx) })
-			if f.r.others != nil && !f.r.opts.NoCreate {
-				all.Go(func() { newSourcing(f.r).run(ctx) })
-			}
-			all.Wait()
-		}()
-	}
+	f.running.join(func(ctx context.Context) { newFollowing(f).run(ctx) })
 	return c
 }
 
-// leave ends what join began, and waits for it.
-func (f *follower) leave(c chan struct{}) {
+// Leave ends what Join began, and waits for it.
+func (f *follower) Leave(c chan struct{}) {
 	f.mu.Lock()
-	delete(f.watching, c)
-	if len(f.watching) > 0 {
-		f.mu.Unlock()
-		return
+	if delete(f.watching, c); len(f.watching) == 0 {
+		f.left, f.asked, f.known = nil, false, false
 	}
-	ended := f.ended
-	f.stop()
-	f.left, f.asked, f.known = nil, false, false
+	wait := f.running.leave()
 	f.mu.Unlock()
-	<-ended
+	wait()
 }
 
-// now are the places to leave, not to be changed, and whether they are known.
-func (f *follower) now() ([]events.Evacuation, bool) {
+// Now returns the places to leave, not to be changed, and whether they are known.
+func (f *follower) Now() ([]events.Evacuation, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.left, f.known
@@ -129,9 +112,6 @@ type following struct {
 	asked  bool // there was an answer, if only that there is none
 	known  bool // and one that says what there is
 	fails  int  // questions in a row without one
-
-	ensureAt time.Time     // when to look next whether all regions are read
-	wait     time.Duration // and how long until then
 }
 
 type heardSoon struct {
@@ -146,20 +126,20 @@ type readResult struct {
 
 func newFollowing(f *follower) *following {
 	return &following{
-		follower: f, live: make(chan *nats.Msg, liveBuffer/8), result: make(chan readResult, 1), due: time.NewTimer(0),
+		follower: f, live: make(chan *nats.Msg, heardOrders), result: make(chan readResult, 1), due: time.NewTimer(0),
 		kept: orders{}, lost: map[string]bool{}, heard: map[string]heardSoon{},
 	}
 }
 
 func (f *following) run(ctx context.Context) {
-	status := f.r.nc.StatusChanged(nats.CONNECTED)
+	status := f.r.link.Conn.StatusChanged(nats.CONNECTED)
 	defer func() {
-		f.r.nc.RemoveStatusListener(status)
+		f.r.link.Conn.RemoveStatusListener(status)
 		f.due.Stop()
 		f.asking.Wait()
 	}()
 	for _, b := range f.r.buckets() {
-		sub, err := f.r.nc.ChanSubscribe(b.live+evacuateFamily+">", f.live)
+		sub, err := f.r.link.Conn.ChanSubscribe(b.Live+wire.EvacuateFamily+">", f.live)
 		if err != nil {
 			continue // the connection is closed: nothing will be heard again
 		}
@@ -201,16 +181,16 @@ func (f *following) places() []events.Evacuation {
 // hear takes in an order as it is given.
 func (f *following) hear(msg *nats.Msg) {
 	for _, b := range f.r.buckets() {
-		key, ok := strings.CutPrefix(msg.Subject, b.live)
+		key, ok := strings.CutPrefix(msg.Subject, b.Live)
 		if !ok {
 			continue
 		}
-		if key, ok = b.orderKey(key); !ok || msg.Header.Get(hdrOperation) != "" || msg.Header.Get(hdrMarker) != "" {
+		if key, ok = orderKey(b, key); !ok || msg.Header.Get(wire.HdrOperation) != "" || msg.Header.Get(wire.HdrMarker) != "" {
 			return // a removal: the next look tells
 		}
 		e, err := events.DecodeEvacuation(key, msg.Data)
 		if err != nil {
-			f.r.invalid(msg, err)
+			f.r.link.Invalid(msg.Subject, err)
 			return
 		}
 		if h, ok := f.heard[key]; (ok || len(f.heard) < ordersPage) && (!ok || e.Overrides(h.Evacuation)) {
@@ -247,14 +227,8 @@ func (f *following) look(ctx context.Context) {
 		}
 	}
 	// A server that has more to do than it can answers everybody late.
-	patience := f.r.opts.OpTimeout << min(f.fails, 3)
-	ensure := f.r.others != nil && !f.r.opts.NoCreate && !time.Now().Before(f.ensureAt)
-	f.asking.Go(func() {
-		f.ask(ctx, patience, lost)
-		if ensure {
-			_ = f.r.ensure(ctx) // tried again
-		}
-	})
+	patience := f.r.link.OpTimeout << min(f.fails, 3)
+	f.asking.Go(func() { f.ask(ctx, patience, lost) })
 }
 
 // ask writes what was lost, and reads what there is.
@@ -263,7 +237,7 @@ func (f *following) ask(ctx context.Context, patience time.Duration, lost []even
 	defer cancel()
 	for _, e := range lost {
 		if err := f.r.putOrder(ctx, e); err != nil && !errors.Is(err, ErrFenced) {
-			f.r.log.Debug("an evacuation that the registry lost is not written again", "place", e.Place(), "error", err)
+			f.r.link.Log.Debug("an evacuation that the registry lost is not written again", "place", e.Place(), "error", err)
 		}
 	}
 	all, err := f.r.readOrders(ctx)
@@ -272,15 +246,14 @@ func (f *following) ask(ctx context.Context, patience time.Duration, lost []even
 
 // take takes in what the buckets keep.
 func (f *following) take(res readResult) {
-	next := jitter(checkEvery)
+	next := wire.Jitter(checkEvery)
 	if res.err == nil {
 		f.known, f.fails = true, 0
 		f.merge(res.orders)
 	} else {
-		f.r.log.Debug("evacuations cannot be read", "error", res.err)
-		next = jitter(min(maxRetry<<min(f.fails, 2), checkEvery))
+		f.r.link.Log.Debug("evacuations cannot be read", "error", res.err)
+		next = wire.Jitter(min(maxRetry<<min(f.fails, 2), checkEvery))
 		f.fails++
-		f.missing()
 	}
 	now := time.Now()
 	for key, h := range f.heard {
@@ -291,30 +264,7 @@ func (f *following) take(res readResult) {
 	if len(f.heard) > 0 || len(f.lost) > 0 || f.again {
 		next = min(next, unconfirmed/2+rand.N(unconfirmed))
 	}
-	f.due.Reset(min(next, f.untilEnsure()))
-}
-
-// missing says that a bucket does not answer: perhaps it is gone. Who writes makes
-// its own again, but may have no time for that of the other regions.
-func (f *following) missing() {
-	if f.r.incomplete.CompareAndSwap(false, true) {
-		f.ensureAt, f.wait = time.Now(), 0
-	}
-}
-
-// untilEnsure is how long until it is to be seen whether all regions are read:
-// soon while one is not.
-func (f *following) untilEnsure() time.Duration {
-	if f.r.others == nil || f.r.opts.NoCreate {
-		return checkEvery
-	}
-	if now := time.Now(); !now.Before(f.ensureAt) {
-		if f.wait = min(2*f.wait+settle, checkEvery); !f.r.incomplete.Load() {
-			f.wait = snapshotEvery
-		}
-		f.ensureAt = now.Add(jitter(f.wait))
-	}
-	return time.Until(f.ensureAt)
+	f.due.Reset(next)
 }
 
 func (f *following) merge(read orders) {

@@ -1,4 +1,4 @@
-package kv
+package regions
 
 import (
 	"context"
@@ -14,103 +14,19 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
-// How often somebody in a region looks whether the others are read: soon while one
-// is out of reach, so that all agree within a second of its return, and not so soon
-// if it is that for long.
-const (
-	lookEvery   = 3 * time.Second
-	lookAway    = 150 * time.Millisecond
-	lookLong    = time.Second
-	awayFactor  = 200              // of the time that it is away, so that this grows from one to the other
-	clockSkew   = 10 * time.Minute // that the clocks of those who look may differ by
-	lookTimeout = 500 * time.Millisecond
-	lookSilence = 5 * sourceHeartbeat / 2 // of a source; it speaks up more often
-	maxVain     = 5                       // begun anew in vain: the wait doubles so often at most
-	patient     = 5 * lookEvery           // with who looks and says nothing
-)
+// maxVain: the wait of a source that was begun anew in vain doubles so often at most.
+const maxVain = 5
 
-// reading is how well another region is read, as far as is known. Those who look
-// after it tell each other.
-type reading struct {
-	Born  int64  `json:"born"`           // when our stream was made
-	Made  int64  `json:"made"`           // and the consumer over there
-	Epoch int64  `json:"epoch"`          // of the source; it grows
-	Count uint64 `json:"count"`          // of what was delivered since the consumer was last wound back
-	Seen  uint64 `json:"seen"`           // the sequence, over there, of the last that was stored here
-	Safe  uint64 `json:"safe"`           // the same some seconds before: nothing up to it is missing
-	Away  bool   `json:"away,omitempty"` // it was out of reach
-	Vain  int    `json:"vain,omitempty"` // how often in a row it was begun anew
-	Skip  int    `json:"skip,omitempty"` // looks to let pass before that is done again
-}
-
-// look is what one look at a region finds.
-type look struct {
-	reached bool  // it answers
-	sourced bool  // our stream has it as a source
-	silent  bool  // and has not heard of it lately
-	born    int64 // as in reading
-	made    int64
-	epoch   int64
-	count   uint64
-	seen    uint64 // 0: nothing from that source
-	told    uint64 // the last sequence that it has delivered
-}
-
-// next is what is known after a look, and whether the source is to be begun anew,
-// after the message Safe.
-//
-// The servers go on by themselves after an outage, but not well enough: one that
-// asks for its consumer while the way is closed waits five seconds for an answer,
-// and then ever longer until it asks again; and one that was told something on a
-// connection that was dead already may never hear it. For what was delivered and
-// not acknowledged counts as acknowledged when it is replaced in its bucket, and
-// with it all that was delivered before (nats-server 2.15.2; see docs/decisions).
-func (was reading) next(is look) (reading, bool) {
-	now := was
-	if !is.reached {
-		now.Away = true
-		return now, false
-	}
-	known := was.Epoch != 0 && is.born == was.Born // else nobody knows what was before
-	now.Safe = min(was.Safe, is.told)
-	if !known {
-		now.Safe = 0
-	}
-	switch {
-	case known && is.sourced && is.epoch > was.Epoch:
-		// Somebody else has begun anew.
-		return reading{Born: is.born, Made: is.made, Epoch: is.epoch, Count: is.count, Seen: is.seen, Vain: was.Vain}, false
-	case was.Skip > 0 && (is.silent || !is.sourced || was.Away && was.Vain > 2): // or it comes and goes
-		now.Skip--
-		return now, false
-	case !is.sourced, is.silent, was.Away,
-		known && (is.epoch < was.Epoch || is.made != was.Made || is.count < was.Count):
-		now.Born, now.Made = is.born, is.made
-		return now, true
-	}
-	now = reading{Born: is.born, Made: is.made, Epoch: is.epoch, Count: is.count, Seen: min(max(was.Seen, is.seen), is.told)}
-	if known {
-		now.Safe = min(was.Seen, is.told)
-	} else {
-		now.Seen = min(is.seen, is.told)
-	}
-	return now, false
-}
-
-// begun is what is known when the source was begun anew.
-func (was reading) begun(epoch int64) reading {
-	vain := min(was.Vain+1, maxVain)
-	return reading{Born: was.Born, Made: was.Made, Epoch: epoch, Safe: was.Safe, Seen: was.Safe, Vain: vain, Skip: 1<<(vain-1) - 1}
-}
-
-// sourcing looks after the sources of a registry, while somebody watches it. All
+// upkeep looks after the sources of a registry, while somebody watches it. All
 // such processes of a region share the work: each waits for a time that is drawn
 // at random, and begins anew with that when another looks. If several begin to
 // look at once, the one does it whose message about it comes first.
-type sourcing struct {
-	r     *Registry
+type upkeep struct {
+	*Sources
 	id    string
 	heard chan *nats.Msg
 	due   *time.Timer
@@ -126,18 +42,52 @@ type looked struct {
 	Regions map[string]reading `json:"regions,omitempty"`
 }
 
-func newSourcing(r *Registry) *sourcing {
-	s := &sourcing{
-		r: r, id: r.nc.NewInbox(), heard: make(chan *nats.Msg, 64),
+func newUpkeep(r *Sources) *upkeep {
+	s := &upkeep{
+		Sources: r, id: r.link.Conn.NewInbox(), heard: make(chan *nats.Msg, 64),
 		state: map[string]reading{}, away: map[string]time.Time{}, known: map[string]bool{}, told: time.Now(),
 	}
 	s.due = time.NewTimer(s.wait(false))
 	return s
 }
 
-func (s *sourcing) run(ctx context.Context) {
+// Keep looks after the sources until ctx ends. Ensure calls [Sources.Make] in the
+// end.
+func (s *Sources) Keep(ctx context.Context, ensure func(context.Context) error) {
+	var both sync.WaitGroup
+	both.Go(func() { newUpkeep(s).run(ctx) })
+	both.Go(func() { s.remake(ctx, ensure) })
+	both.Wait()
+}
+
+// remake makes again what is gone, and adds the regions that are not sourced yet:
+// soon while that fails, or when the stream is missed, and else it looks once in a
+// while.
+func (s *Sources) remake(ctx context.Context, ensure func(context.Context) error) {
+	for wait := time.Duration(0); ctx.Err() == nil; {
+		err := ensure(ctx)
+		all := false
+		if err == nil {
+			all, err = s.addMissing(ctx)
+		}
+		if err != nil {
+			s.link.Log.Debug("regions are not sourced", "error", err)
+		}
+		if wait = min(2*wait+ensureSoon, ensureLater); all {
+			wait = ensureEvery
+		}
+		select {
+		case <-time.After(wire.Jitter(wait)):
+		case <-s.missing:
+			wait = 0
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (s *upkeep) run(ctx context.Context) {
 	defer s.due.Stop()
-	sub, err := s.r.nc.ChanSubscribe(s.subject(), s.heard)
+	sub, err := s.link.Conn.ChanSubscribe(s.subject(), s.heard)
 	if err != nil {
 		return // the connection is closed: nothing will ever be read again
 	}
@@ -157,11 +107,11 @@ func (s *sourcing) run(ctx context.Context) {
 	}
 }
 
-func (s *sourcing) subject() string { return s.r.live + "sources." + s.r.opts.Domain }
+func (s *upkeep) subject() string { return s.link.Live + "sources." + s.own }
 
 // wait is how long until the next look, if nobody else is faster: who did the last
 // one is likely to do the next.
-func (s *sourcing) wait(mine bool) time.Duration {
+func (s *upkeep) wait(mine bool) time.Duration {
 	wait := lookEvery
 	for region, x := range s.state {
 		if x.Away {
@@ -175,10 +125,10 @@ func (s *sourcing) wait(mine bool) time.Duration {
 }
 
 // hear takes in that somebody looks, or what was found. It returns who it was.
-func (s *sourcing) hear(msg *nats.Msg) (by string) {
+func (s *upkeep) hear(msg *nats.Msg) (by string) {
 	l, err := decodeLooked(msg.Data)
 	if err != nil {
-		s.r.invalid(msg, err)
+		s.link.Invalid(msg.Subject, err)
 		return ""
 	}
 	if len(l.Regions) == 0 {
@@ -190,7 +140,7 @@ func (s *sourcing) hear(msg *nats.Msg) (by string) {
 	}
 	s.told = time.Now()
 	latest := time.Now().Add(clockSkew).UnixMicro()
-	for _, region := range s.r.regions {
+	for _, region := range s.others {
 		x, ok := l.Regions[region]
 		have := s.state[region]
 		if !ok || x.Epoch > latest || x.Born == have.Born && x.Epoch < have.Epoch {
@@ -204,7 +154,7 @@ func (s *sourcing) hear(msg *nats.Msg) (by string) {
 }
 
 // mark notes since when a region is out of reach.
-func (s *sourcing) mark(region string, away bool) {
+func (s *upkeep) mark(region string, away bool) {
 	if _, ok := s.away[region]; !away {
 		delete(s.away, region)
 	} else if !ok {
@@ -228,8 +178,8 @@ func decodeLooked(data []byte) (looked, error) {
 // first says that one looks, and whether nobody said so before: that comes back in
 // the order in which it was said. On a connection without echo nothing comes back,
 // and it looks a moment later.
-func (s *sourcing) first(ctx context.Context) bool {
-	if !s.r.nc.IsConnected() {
+func (s *upkeep) first(ctx context.Context) bool {
+	if !s.link.Conn.IsConnected() {
 		s.due.Reset(s.wait(false))
 		return false
 	}
@@ -254,15 +204,15 @@ func (s *sourcing) first(ctx context.Context) bool {
 }
 
 // look looks at all regions, and begins anew to read those that need it.
-func (s *sourcing) look(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, s.r.opts.OpTimeout)
+func (s *upkeep) look(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, s.link.OpTimeout)
 	defer cancel()
 	found, err := s.find(ctx)
 	if err != nil {
-		s.r.log.Debug("it is not known how well other regions are read", "error", err)
+		s.link.Log.Debug("it is not known how well other regions are read", "error", err)
 		return
 	}
-	for _, region := range s.r.regions {
+	for _, region := range s.others {
 		was, is := s.state[region], found[region]
 		if s.known[region] = s.known[region] || is.reached; !s.known[region] && was.Epoch != 0 {
 			continue // others reach it: perhaps we may not ask
@@ -270,11 +220,11 @@ func (s *sourcing) look(ctx context.Context) {
 		now, again := was.next(is)
 		if again {
 			epoch := max(time.Now().UnixMicro(), was.Epoch+1, is.epoch+1)
-			if err := s.r.source(ctx, region, epoch, now.Safe); err != nil {
-				s.r.log.Debug("a region is not read anew", "region", region, "error", err)
+			if err := s.source(ctx, region, epoch, now.Safe); err != nil {
+				s.link.Log.Debug("a region is not read anew", "region", region, "error", err)
 				now.Away, now.Skip = true, 0 // tried again soon
 			} else {
-				s.r.log.Debug("a region is read anew", "region", region, "after", now.Safe)
+				s.link.Log.Debug("a region is read anew", "region", region, "after", now.Safe)
 				now = now.begun(epoch)
 			}
 		}
@@ -284,20 +234,20 @@ func (s *sourcing) look(ctx context.Context) {
 	s.tell(s.state)
 }
 
-func (s *sourcing) tell(found map[string]reading) {
+func (s *upkeep) tell(found map[string]reading) {
 	data, err := json.Marshal(looked{s.id, found})
 	if err != nil {
 		panic(err) // numbers and names
 	}
-	_ = s.r.nc.Publish(s.subject(), data) // if nobody hears it, others look as well
+	_ = s.link.Conn.Publish(s.subject(), data) // if nobody hears it, others look as well
 }
 
 // find looks at all regions at once. The error is of our own.
-func (s *sourcing) find(ctx context.Context) (map[string]look, error) {
+func (s *upkeep) find(ctx context.Context) (map[string]look, error) {
 	found := map[string]look{}
 	var mu sync.Mutex // guards found
 	var asking sync.WaitGroup
-	for _, region := range s.r.regions {
+	for _, region := range s.others {
 		asking.Go(func() {
 			is := s.ask(ctx, region)
 			mu.Lock()
@@ -306,11 +256,17 @@ func (s *sourcing) find(ctx context.Context) (map[string]look, error) {
 		})
 	}
 	asking.Wait()
-	if !slices.ContainsFunc(s.r.regions, func(region string) bool { return found[region].reached }) {
+	if !slices.ContainsFunc(s.others, func(region string) bool { return found[region].reached }) {
 		return found, ctx.Err()
 	}
-	stream, err := s.r.js.Stream(ctx, s.r.others.stream)
+	stream, err := s.link.JS.Stream(ctx, s.Bucket.Stream)
 	if err != nil {
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			select {
+			case s.missing <- struct{}{}:
+			default: // it is being made
+			}
+		}
 		return nil, err
 	}
 	info := stream.CachedInfo()
@@ -330,19 +286,19 @@ func (s *sourcing) find(ctx context.Context) (map[string]look, error) {
 }
 
 // ask asks a region for the consumer that we read it with.
-func (s *sourcing) ask(ctx context.Context, region string) look {
+func (s *upkeep) ask(ctx context.Context, region string) look {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	var info jetstream.ConsumerInfo
-	if err := s.r.call(ctx, apiOf(region)+".CONSUMER.INFO."+s.r.stream+"."+sourceName(s.r.opts.Domain), nil, &info); err != nil {
+	if err := s.call(ctx, apiOf(region)+".CONSUMER.INFO."+s.link.Stream+"."+sourceName(s.own), nil, &info); err != nil {
 		return look{}
 	}
 	return look{reached: true, made: info.Created.UnixNano(), count: info.Delivered.Consumer, told: info.Delivered.Stream}
 }
 
 // call asks JetStream's API of another region.
-func (r *Registry) call(ctx context.Context, subject string, request []byte, into any) error {
-	msg, err := r.nc.RequestWithContext(ctx, subject, request)
+func (s *Sources) call(ctx context.Context, subject string, request []byte, into any) error {
+	msg, err := s.link.Conn.RequestWithContext(ctx, subject, request)
 	if err != nil {
 		return err
 	}
@@ -369,29 +325,29 @@ func sourceOf(sources []*jetstream.StreamSource, region string) int {
 
 // source makes a region a source of our stream, of an epoch, that is read from the
 // message after a sequence of its bucket, whether it is one already or not.
-func (r *Registry) source(ctx context.Context, region string, epoch int64, after uint64) error {
+func (s *Sources) source(ctx context.Context, region string, epoch int64, after uint64) error {
 	select {
-	case r.ensuring <- struct{}{}:
-		defer func() { <-r.ensuring }()
+	case s.changing <- struct{}{}:
+		defer func() { <-s.changing }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	// First of all nobody may read: what was acknowledged would not be told again.
-	if err := r.setSource(ctx, region, nil); err != nil {
+	if err := s.setSource(ctx, region, nil); err != nil {
 		return err
 	}
-	if err := r.rewind(ctx, region, after); err != nil {
+	if err := s.rewind(ctx, region, after); err != nil {
 		return err
 	}
-	if err := r.setSource(ctx, region, r.sourceConfig(region, epoch)); err != nil {
+	if err := s.setSource(ctx, region, s.sourceConfig(region, epoch)); err != nil {
 		return err
 	}
 	// Somebody who changed another source at that moment may have undone it.
-	s, err := r.js.Stream(ctx, r.others.stream)
+	stream, err := s.link.JS.Stream(ctx, s.Bucket.Stream)
 	if err != nil {
 		return err
 	}
-	sources := s.CachedInfo().Config.Sources
+	sources := stream.CachedInfo().Config.Sources
 	if i := sourceOf(sources, region); i < 0 || epochOf(sources[i]) != epoch {
 		return errors.New("kv: somebody else changes the sources")
 	}
@@ -399,12 +355,12 @@ func (r *Registry) source(ctx context.Context, region string, epoch int64, after
 }
 
 // setSource replaces the source of a region, nil: by none.
-func (r *Registry) setSource(ctx context.Context, region string, source *jetstream.StreamSource) error {
-	s, err := r.js.Stream(ctx, r.others.stream)
+func (s *Sources) setSource(ctx context.Context, region string, source *jetstream.StreamSource) error {
+	stream, err := s.link.JS.Stream(ctx, s.Bucket.Stream)
 	if err != nil {
 		return err
 	}
-	config := s.CachedInfo().Config
+	config := stream.CachedInfo().Config
 	i := sourceOf(config.Sources, region)
 	if i >= 0 {
 		config.Sources = slices.Delete(config.Sources, i, i+1)
@@ -415,7 +371,7 @@ func (r *Registry) setSource(ctx context.Context, region string, source *jetstre
 	} else if i < 0 {
 		return nil
 	}
-	_, err = r.js.UpdateStream(ctx, config)
+	_, err = s.link.JS.UpdateStream(ctx, config)
 	return err
 }
 
@@ -425,9 +381,9 @@ func (r *Registry) setSource(ctx context.Context, region string, source *jetstre
 // of a subject that nobody writes to.
 const epochFamily = "epoch."
 
-func (r *Registry) epochTransform(epoch int64) jetstream.SubjectTransformConfig {
+func (s *Sources) epochTransform(epoch int64) jetstream.SubjectTransformConfig {
 	name := epochFamily + strconv.FormatInt(epoch, 10)
-	return jetstream.SubjectTransformConfig{Source: r.prefix + name, Destination: r.others.prefix + name}
+	return jetstream.SubjectTransformConfig{Source: s.link.Prefix + name, Destination: s.Bucket.Prefix + name}
 }
 
 // epochOf is 0 for a source that has none.

@@ -1,4 +1,4 @@
-package kv
+package tail
 
 import (
 	"testing"
@@ -12,37 +12,37 @@ import (
 // it says all the time that the copies that are read are behind.
 func TestTheLeaderIsAskedAsLongAsItAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := bareWatcher(t)
-		if w.undecided() {
+		r := bare(t)
+		if r.undecided() {
 			t.Fatal("the leader is asked for no reason")
 		}
-		w.doubted = time.Now()
+		r.doubted = time.Now()
 		for range 10 {
 			time.Sleep(judgement - time.Second)
-			if !w.undecided() {
+			if !r.undecided() {
 				t.Fatal("the leader is not asked")
 			}
-			w.asked, w.first, w.about = 1, 1, truth
-			w.answer(&nats.Msg{Subject: w.inbox + "1", Data: []byte(`{"message":{"seq":4}}`)})
-			if !w.judged || w.truth != 4 {
-				t.Fatalf("judged %t, %d", w.judged, w.truth)
+			r.asked, r.first, r.about = 1, 1, leaderNewest
+			r.answer(&nats.Msg{Subject: r.inbox + "1", Data: []byte(`{"message":{"seq":4}}`)})
+			if !r.view.Trusted() {
+				t.Fatal("the answer of the leader was not noted")
 			}
-			w.conclude() // by a read of a copy that is behind
+			r.view.End(time.Now()) // a read of a copy that is behind
 		}
 		// Silence is no answer, and does not go on for ever.
-		for silences := 0; w.undecided(); silences++ {
+		for silences := 0; r.undecided(); silences++ {
 			if silences > 20 {
 				t.Fatal("the leader is asked for ever")
 			}
-			w.asked, w.about = 1, truth
-			time.Sleep(w.patience())
-			w.silence()
-			if w.asked != 0 {
+			r.asked, r.about = 1, leaderNewest
+			time.Sleep(r.patience())
+			r.silence()
+			if r.asked != 0 {
 				t.Fatal("it is asked again before it is seen whether that is still needed")
 			}
 		}
-		if !w.judged || w.truth != 0 {
-			t.Errorf("judged %t, %d", w.judged, w.truth)
+		if !r.view.Trusted() {
+			t.Error("two reads are not believed")
 		}
 	})
 }

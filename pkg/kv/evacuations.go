@@ -2,7 +2,6 @@ package kv
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,12 +12,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 const (
-	evacuateFamily = "evacuate."
-	ordersPage     = 512 // orders asked for at a time
-	maxOrders      = 8   // pages
+	ordersPage = 512 // orders asked for at a time
+	maxOrders  = 8   // pages
 )
 
 // order is an order as it is kept, or the mark that somebody removed it.
@@ -57,7 +56,7 @@ func (o orders) evacuated() []events.Evacuation {
 // here, and every region hears of it that can be reached, the others when they
 // can. It returns the order as it is kept, with its time, which is filled in.
 func (r *Registry) Evacuate(ctx context.Context, e events.Evacuation) (events.Evacuation, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*r.opts.OpTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 3*r.link.OpTimeout)
 	defer cancel()
 	for range 3 {
 		known, err := r.readOrders(ctx)
@@ -87,31 +86,31 @@ func (r *Registry) putOrder(ctx context.Context, e events.Evacuation) error {
 		return err
 	}
 	var revision uint64
-	msg, err := r.lastMsg(ctx, r.prefix+e.Key())
+	msg, err := r.link.LastMsg(ctx, r.link.Prefix+e.Key())
 	switch {
 	case err == nil:
-		if last, err := r.parseOrder(&r.bucket, msg); err == nil && !last.removed && !e.Overrides(last.Evacuation) {
+		if last, err := r.parseOrder(&r.link.Bucket, msg); err == nil && !last.removed && !e.Overrides(last.Evacuation) {
 			return fmt.Errorf("kv: evacuate %s: %w", e.Place(), ErrFenced)
 		}
-		revision, _ = stampUint(msg.Header, hdrSequence)
+		revision, _ = wire.StampUint(msg.Header, wire.HdrSequence)
 	case !errors.Is(err, ErrNotFound):
 		return fmt.Errorf("kv: evacuate %s: %w", e.Place(), err)
 	}
-	_, err = r.publish(ctx, &nats.Msg{Subject: r.prefix + e.Key(), Data: data}, jetstream.WithExpectLastSequencePerSubject(revision))
+	_, err = r.link.Publish(ctx, &nats.Msg{Subject: r.link.Prefix + e.Key(), Data: data}, jetstream.WithExpectLastSequencePerSubject(revision))
 	if err != nil {
 		return fmt.Errorf("kv: evacuate %s: %w", e.Place(), err)
 	}
 	// The bucket republishes instances only. Who does not hear this finds the
 	// order with its next look.
-	if err := r.nc.Publish(r.live+e.Key(), data); err == nil {
-		_ = r.nc.FlushWithContext(ctx)
+	if err := r.link.Conn.Publish(r.link.Live+e.Key(), data); err == nil {
+		_ = r.link.Conn.FlushWithContext(ctx)
 	}
 	return nil
 }
 
 // Evacuations returns the places that are evacuated now, in order.
 func (r *Registry) Evacuations(ctx context.Context) ([]events.Evacuation, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.opts.OpTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.link.OpTimeout)
 	defer cancel()
 	all, err := r.readOrders(ctx)
 	if err != nil {
@@ -124,90 +123,37 @@ func (r *Registry) Evacuations(ctx context.Context) ([]events.Evacuation, error)
 func (r *Registry) readOrders(ctx context.Context) (orders, error) {
 	all := orders{}
 	for _, b := range r.buckets() {
-		subjects := b.prefix + evacuateFamily + ">"
-		next, err := r.ask(ctx, b, getRequest{Seq: 1, MultiLast: []string{subjects}}, all)
-		if errors.Is(err, errTooMany) { // somebody has filled the bucket: go through it
-			next, err = 1, nil
+		take := func(msg *nats.Msg) {
+			if o, err := r.parseOrder(b, msg); err != nil {
+				r.link.Invalid(msg.Subject, err)
+			} else {
+				all.add(o.Key(), o)
+			}
 		}
-		for page := 0; page < maxOrders && next > 0 && err == nil; page++ {
-			next, err = r.ask(ctx, b, getRequest{Seq: next, NextFor: subjects, Batch: ordersPage}, all)
+		subjects := b.Prefix + wire.EvacuateFamily + ">"
+		err := r.link.Read(ctx, b.Direct, wire.Get{Seq: 1, MultiLast: []string{subjects}}, 1, take)
+		if errors.Is(err, wire.ErrTooMany) { // the bucket was filled with orders: go through it
+			err = r.link.Read(ctx, b.Direct, wire.Get{Seq: 1, NextFor: subjects, Batch: ordersPage}, maxOrders, take)
 		}
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("bucket %s: %w", b.Name, err)
 		}
 	}
 	return all, nil
 }
 
-// errTooMany says that there is more than a server tells at once.
-var errTooMany = errors.New("kv: too many orders to evacuate")
-
-// ask adds the orders that answer a question, and returns where the next page
-// begins, 0 after the last.
-func (r *Registry) ask(ctx context.Context, b *bucket, q getRequest, all orders) (next uint64, err error) {
-	if !r.nc.IsConnected() {
-		return 0, fmt.Errorf("%w: not connected", ErrUnavailable)
-	}
-	sub, err := r.nc.SubscribeSync(r.nc.NewInbox())
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is closed
-	req, err := json.Marshal(q)
-	if err != nil {
-		return 0, err
-	}
-	if err := r.nc.PublishRequest(b.direct, sub.Subject, req); err != nil {
-		return 0, err
-	}
-	last := q.Seq
-	for {
-		msg, err := sub.NextMsgWithContext(ctx)
-		if errors.Is(err, nats.ErrNoResponders) {
-			return 0, fmt.Errorf("%w: no server has bucket %q", ErrUnavailable, b.name)
-		}
-		if err != nil {
-			return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
-		}
-		switch code := msg.Header.Get(hdrStatus); {
-		case stored(msg):
-			o, err := r.parseOrder(b, msg)
-			if err != nil {
-				r.invalid(msg, err)
-			} else {
-				all.add(o.Key(), o)
-			}
-			seq, _ := stampUint(msg.Header, hdrSequence)
-			last = max(last, seq)
-		case msg.Header == nil: // headers that cannot be read
-			r.invalid(msg, errFrame)
-		case code == "204":
-			if pending, _ := stampUint(msg.Header, hdrPending); pending > 0 && q.NextFor != "" {
-				return last + 1, nil
-			}
-			return 0, nil
-		case code == "413":
-			return 0, errTooMany
-		case code == "404":
-			return 0, nil
-		default:
-			return 0, fmt.Errorf("%w: bucket %s: %s", ErrUnavailable, b.name, status(msg))
-		}
-	}
-}
-
 // parseOrder reads what a bucket keeps under a key of an order, or republishes.
-func (r *Registry) parseOrder(b *bucket, msg *nats.Msg) (order, error) {
-	key, ok := b.orderKey(strings.TrimPrefix(stamp(msg.Header, hdrSubject), b.prefix))
-	if !ok || stamp(msg.Header, hdrStream) != b.stream {
-		return order{}, fmt.Errorf("%w: subject %.80q of stream %.80q", errFrame, stamp(msg.Header, hdrSubject), stamp(msg.Header, hdrStream))
+func (r *Registry) parseOrder(b *wire.Bucket, msg *nats.Msg) (order, error) {
+	key, ok := orderKey(b, strings.TrimPrefix(wire.Stamp(msg.Header, wire.HdrSubject), b.Prefix))
+	if !ok || wire.Stamp(msg.Header, wire.HdrStream) != b.Stream {
+		return order{}, fmt.Errorf("%w: subject %.80q of stream %.80q", wire.ErrFrame, wire.Stamp(msg.Header, wire.HdrSubject), wire.Stamp(msg.Header, wire.HdrStream))
 	}
-	if msg.Header.Get(hdrOperation) != "" || msg.Header.Get(hdrMarker) != "" {
+	if msg.Header.Get(wire.HdrOperation) != "" || msg.Header.Get(wire.HdrMarker) != "" {
 		e, err := events.ParseEvacuationKey(key)
 		return order{e, true}, err
 	}
-	if msg.Header.Get(hdrScheduler) != "" { // nobody has a schedule for this
-		return order{}, errForged
+	if msg.Header.Get(wire.HdrScheduler) != "" { // nobody has a schedule for this
+		return order{}, wire.ErrForged
 	}
 	e, err := events.DecodeEvacuation(key, msg.Data)
 	return order{Evacuation: e}, err
@@ -215,10 +161,10 @@ func (r *Registry) parseOrder(b *bucket, msg *nats.Msg) (order, error) {
 
 // orderKey is the key of an order in the bucket that it was written to. Where
 // the orders of several are read, the name of the region comes before the place.
-func (b *bucket) orderKey(key string) (string, bool) {
-	place, ok := strings.CutPrefix(key, evacuateFamily)
-	if ok && b.sourced() {
+func orderKey(b *wire.Bucket, key string) (string, bool) {
+	place, ok := strings.CutPrefix(key, wire.EvacuateFamily)
+	if ok && b.Sourced() {
 		_, place, ok = strings.Cut(place, ".")
 	}
-	return evacuateFamily + place, ok
+	return wire.EvacuateFamily + place, ok
 }

@@ -1,4 +1,4 @@
-package kv
+package regions
 
 import (
 	"context"
@@ -10,23 +10,23 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// firstOthers is how long a watch of one service waits to hear of the other
-// regions before it tells of its own.
-const firstOthers = 3 * time.Second
-
 // part is what one of the buckets lists.
 type part struct {
 	bucket int // 0: of this region, 1: of the others
 	events.Snapshot
 }
 
-// watchRegions is Watch where there are other regions: one watch of each bucket.
-func (r *Registry) watchRegions(ctx context.Context, service string, apply func(events.Snapshot)) error {
+// Watch is a watch of one bucket.
+type Watch func(ctx context.Context, apply func(events.Snapshot)) error
+
+// Combine is a watch of both buckets: of this region, whose name is own, and of
+// the others. An empty service is all.
+func Combine(ctx context.Context, own, service string, both [2]Watch, apply func(events.Snapshot)) error {
 	parts := make(chan part)
 	g, run := errgroup.WithContext(ctx)
-	for i, b := range r.buckets() {
+	for i, watch := range both {
 		g.Go(func() error {
-			return r.watch(run, b, service, func(s events.Snapshot) {
+			return watch(run, func(s events.Snapshot) {
 				select {
 				case parts <- part{i, s}:
 				case <-run.Done():
@@ -35,7 +35,7 @@ func (r *Registry) watchRegions(ctx context.Context, service string, apply func(
 		})
 	}
 	g.Go(func() error {
-		c := combination{own: r.opts.Domain, service: service, lists: map[string]*[2]*events.Snapshot{}}
+		c := combination{own: own, service: service, lists: map[string]*[2]*events.Snapshot{}}
 		return c.run(run, parts, apply)
 	})
 	return g.Wait()
@@ -98,6 +98,7 @@ func (c *combination) snapshot(service string) (events.Snapshot, bool) {
 		switch {
 		case s != nil:
 			whole.Entries = append(whole.Entries, s.Entries...)
+			whole.Left = append(whole.Left, s.Left...)
 			if s.Stale {
 				whole.Stale, whole.StaleSince = true, earliest(whole.StaleSince, s.StaleSince)
 			}
@@ -115,14 +116,11 @@ func (c *combination) snapshot(service string) (events.Snapshot, bool) {
 	return whole, true
 }
 
-// snapshotRegions is Snapshot where there are other regions.
-func (r *Registry) snapshotRegions(ctx context.Context, service string) ([]events.Snapshot, error) {
-	c := combination{own: r.opts.Domain, lists: map[string]*[2]*events.Snapshot{}}
-	for i, b := range r.buckets() {
-		read, err := r.snapshot(ctx, b, service)
-		if err != nil {
-			return nil, err
-		}
+// Merge puts together what was read from both buckets: one snapshot for each
+// service, ordered by name.
+func Merge(own string, both [2][]events.Snapshot) []events.Snapshot {
+	c := combination{own: own, lists: map[string]*[2]*events.Snapshot{}}
+	for i, read := range both {
 		for _, s := range read {
 			c.take(part{i, s})
 		}
@@ -138,5 +136,13 @@ func (r *Registry) snapshotRegions(ctx context.Context, service string) ([]event
 			all = append(all, s)
 		}
 	}
-	return all, nil
+	return all
+}
+
+// earliest is the earlier of two times, of those that are known.
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
 }

@@ -1,14 +1,18 @@
-package kv
+package tail
 
 import (
-	"strings"
+	"log/slog"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/view"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
+
+const body = `{"id":"a","service":"user","incarnation":"x","endpoints":{"http":"10.0.0.5:8080"},"location":{"region":"r","zone":"z"},"status":"up","weight":100,"ttl":"15s"}`
 
 // Answers of the stream, such as whoever guesses an inbox may send.
 var answers = []string{
@@ -28,18 +32,19 @@ func heard(header, data []byte) *nats.Msg {
 	return msg
 }
 
-// bareWatcher is one that is not connected.
-func bareWatcher(t *testing.T) *watcher {
-	r := bare()
-	r.nc, r.opts.NoCreate = new(nats.Conn), true
-	w := &watcher{view: newView(r, "user"), reader: newReader(r, &r.bucket, "user.>"), status: make(chan nats.Status)}
-	w.from = &r.bucket
-	t.Cleanup(func() { w.due.Stop(); w.timeout.Stop() })
-	return w
+// bare is the reader of a view that is not connected.
+func bare(t *testing.T) *reader {
+	link := &wire.Link{Bucket: wire.NewBucket("proxima", "proxima", "$JS.API."), Conn: new(nats.Conn), Log: slog.New(slog.DiscardHandler), Clock: wire.NewClock()}
+	g := &Group{Link: link}
+	from := Source{Bucket: &link.Bucket, Service: "user"}
+	v := view.New(view.Options{Service: "user", Notes: notes{g, from.Bucket}})
+	r := newReader(g, from, v, &staleness{group: g, from: &from, view: v}, "user.>")
+	t.Cleanup(r.close)
+	return r
 }
 
-// FuzzAnswer gives a watcher any answers, to a check and to a read: its view must
-// stay consistent, and it asks again.
+// FuzzAnswer gives a reader any answers, to a check and to a read: what it lists
+// stays in order, and it asks again.
 func FuzzAnswer(f *testing.F) {
 	for _, h := range answers {
 		f.Add([]byte(h), []byte(body), []byte(answers[2]), byte(0))
@@ -48,49 +53,29 @@ func FuzzAnswer(f *testing.F) {
 	f.Add([]byte(nil), []byte(`{"message":{"seq":7}}`), []byte(nil), byte(0x70))
 	f.Add([]byte(nil), []byte(`{"error":{"code":404,"err_code":10059}}`), []byte(answers[5]), byte(0x70))
 	f.Fuzz(func(t *testing.T, first, data, second []byte, how byte) {
-		w := bareWatcher(t)
-		w.begin(how&1 == 0)
+		r := bare(t)
+		r.view.Begin(how&1 == 0)
 		for i, header := range [][]byte{first, second, first} {
-			w.asked, w.round, w.about, w.cursor = 1, 1, page, 1
+			r.asked, r.round, r.about, r.cursor = 1, 1, page, 1
 			if how>>(i+1)&1 == 1 {
-				w.about, w.cursor = newest, 0
+				r.about, r.cursor = newest, 0
 			}
 			if how>>(i+4)&1 == 1 {
-				w.about, w.cursor = truth, 0
+				r.about, r.cursor = leaderNewest, 0
 			}
 			msg := heard(header, data)
-			msg.Subject = w.inbox + "1"
-			w.answer(msg)
-			w.touch("user")
-			w.publish(func(s events.Snapshot) { consistent(t, w.view, s) })
-			if w.about == page && w.asked == 0 && w.cursor == 0 && !w.ready {
+			msg.Subject = r.inbox + "1"
+			r.answer(msg)
+			r.view.TouchAll()
+			r.view.Publish(false, time.Time{}, func(s events.Snapshot) {
+				for i, e := range s.Entries {
+					if e.Validate() != nil || i > 0 && s.Entries[i-1].Compare(e.Instance) >= 0 {
+						t.Fatalf("entry %d of %+v", i, s.Entries)
+					}
+				}
+			})
+			if r.about == page && r.asked == 0 && r.cursor == 0 && !r.view.Ready() {
 				t.Fatalf("a read has ended and told nothing: %q", header)
-			}
-		}
-	})
-}
-
-// FuzzHistory reads what reporters have left: none of it is from the future, or
-// older than it is kept.
-func FuzzHistory(f *testing.F) {
-	for _, h := range answers {
-		f.Add([]byte(h), []byte("x"))
-	}
-	f.Add([]byte("NATS/1.0\r\nNats-Subject: proxima.latency.r.z.user.x\r\nNats-Sequence: 7\r\nNats-Time-Stamp: 2099-01-01T00:00:00Z\r\n\r\n"), []byte("{}"))
-	b := &Bus{bare()}
-	f.Fuzz(func(t *testing.T, header, data []byte) {
-		m, _, ok := b.parse(heard(header, data))
-		if !ok {
-			return
-		}
-		if strings.HasPrefix(m.subject, b.r.live) && !strings.Contains(string(header), b.r.live+b.r.live) {
-			t.Fatalf("subject %q", m.subject)
-		}
-		all := []kept{m, {at: time.Now()}, {at: time.Now().Add(-time.Hour)}}
-		date(all, time.Now())
-		for _, m := range all {
-			if m.age < 0 || m.age > samplesAge {
-				t.Fatalf("an age of %v", m.age)
 			}
 		}
 	})

@@ -1,8 +1,9 @@
-package kv
+package view
 
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
@@ -12,12 +13,12 @@ import (
 func BenchmarkChange(b *testing.B) {
 	for _, n := range []int{10, 1000, 10_000} {
 		b.Run(fmt.Sprintf("instances=%d", n), func(b *testing.B) {
-			v := newView(bare(), "user")
-			v.begin(true)
+			v := bare()
+			v.Begin(true)
 			for i := range n {
 				v.mark(put(fmt.Sprint("i", i), uint64(i+1), 0, "1"))
 			}
-			v.end()
+			v.End(time.Now())
 			seq := uint64(n)
 			b.ReportAllocs()
 			for b.Loop() {
@@ -26,7 +27,7 @@ func BenchmarkChange(b *testing.B) {
 				msg := put(fmt.Sprint("i", n/2), seq, 0, fmt.Sprint(seq))
 				b.StartTimer()
 				v.hear(msg)
-				v.publish(func(s events.Snapshot) {
+				v.Publish(false, time.Time{}, func(s events.Snapshot) {
 					if len(s.Entries) != n {
 						b.Fatal(len(s.Entries))
 					}
