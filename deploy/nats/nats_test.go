@@ -24,7 +24,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
-func TestNothingIsReachableFromOutsideUntilSomebodySaysSo(t *testing.T) {
+func TestNothingIsReachableFromOutsideByDefault(t *testing.T) {
 	t.Setenv("NATS_STORE_DIR", t.TempDir())
 	opts, err := server.ProcessConfigFile("single.conf")
 	if err != nil {
@@ -171,7 +171,7 @@ func leavesAndExpires(t *testing.T, nc *nats.Conn, v *viewer, announced *kv.Regi
 	mortal := instance("mortal")
 	mortal.TTL = time.Second
 	r := open(t, nc)
-	testkit.Retry(t, "an instance that nobody renews is listed", func(ctx context.Context) error {
+	testkit.Retry(t, "an instance without renewals is listed", func(ctx context.Context) error {
 		_, err := r.Register(ctx, mortal, 0)
 		return err
 	})
@@ -255,7 +255,7 @@ func (v *viewer) until(t *testing.T, what string, ok func(events.Snapshot) bool)
 	}
 }
 
-// clusterOf is who keeps the stream.
+// clusterOf is the servers that keep the stream, and its leader.
 func clusterOf(t *testing.T, js jetstream.JetStream) *jetstream.ClusterInfo {
 	t.Helper()
 	var cluster *jetstream.ClusterInfo

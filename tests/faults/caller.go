@@ -53,11 +53,11 @@ func (w *World) at(nc *nats.Conn) *natstest.Process {
 	return nil
 }
 
-// Stale says whether the caller's view says that the registry is out of reach.
+// Stale reports whether the caller's view is marked stale.
 func (c *Caller) Stale() bool { return c.sight.Stale() }
 
 // Callers starts n callers, evenly over the servers, and waits until they see
-// who lives. The first call also starts what changes all the time, so that
+// the living instances. The first call also starts what changes all the time, so that
 // there is something to see.
 func (w *World) Callers(n int) []*Caller {
 	w.t.Helper()
@@ -104,7 +104,7 @@ func (w *World) CallerAt(urls string, more ...nats.Option) *Caller {
 }
 
 // CallerBehind starts a caller that reaches only this server, through a link
-// that can be broken, and waits until it sees who lives.
+// that can be broken, and waits until it sees the living instances.
 func (w *World) CallerBehind(n *natstest.Process) (*Caller, *natstest.Proxy) {
 	w.t.Helper()
 	link := natstest.NewProxy(w.whole, n.Address())
@@ -143,7 +143,7 @@ func (c *Caller) see(s events.Snapshot) {
 	}
 }
 
-// pick picks, and calls whoever was picked: who is dead refuses.
+// pick picks, and calls the picked instance: a dead one refuses.
 func (c *Caller) pick(ctx context.Context) {
 	every := time.NewTicker(pickEvery)
 	defer every.Stop()
@@ -213,10 +213,11 @@ func (c *Caller) Close() {
 	}
 }
 
-// Seen waits until every caller sees who lives, in the midst of a story.
+// Seen waits until every caller sees the living instances, in the midst of a
+// story.
 func (w *World) Seen() {
 	w.t.Helper()
-	testkit.Retry(w.t, "every caller sees what lives", func(context.Context) error {
+	testkit.Retry(w.t, "every caller sees the living instances", func(context.Context) error {
 		if what := w.unseen(); what != "" {
 			return errors.New(what)
 		}
@@ -234,10 +235,10 @@ func (w *World) unseen() string {
 	return ""
 }
 
-// Whole says whether the caller sees exactly who lives.
+// Whole reports whether the caller sees exactly the living instances.
 func (c *Caller) Whole() bool { return c.sight.whole() == "" }
 
-// AllSee says whether every caller sees exactly who lives.
+// AllSee reports whether every caller sees exactly the living instances.
 func (w *World) AllSee() bool { return w.unseen() == "" }
 
 // Until waits until something is true, and says how long that took.

@@ -66,7 +66,8 @@ func (w *World) AnnounceApart(n int, ttl time.Duration, conns int) {
 // AllRegistered says whether all that live are listed, as far as they know.
 func (w *World) AllRegistered() bool { return w.unregistered() == "" }
 
-// unregistered says who is not, "" if nobody.
+// unregistered is the first living instance that is not registered, "" if all
+// are.
 func (w *World) unregistered() string {
 	for _, i := range w.instances {
 		if s := i.state(); i.lives && (!s.Registered() || s.Err != nil) {

@@ -42,7 +42,7 @@ func (w *World) Stream() jetstream.Stream {
 	return s
 }
 
-// stream asks whoever answers.
+// stream asks the first server that answers.
 func (w *World) stream(ctx context.Context) (jetstream.Stream, error) {
 	err := errors.New("no announcer is connected")
 	for _, nc := range w.conns {
@@ -101,7 +101,7 @@ func (w *World) MetaLeader() *natstest.Process {
 			return err
 		}
 		if name = j.Meta.Leader; name == "" {
-			return errors.New("nobody knows it")
+			return errors.New("no leader is known")
 		}
 		return nil
 	})

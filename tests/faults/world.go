@@ -112,8 +112,8 @@ func (w *World) look(ctx context.Context) {
 	}
 }
 
-// Case tells a story, and then waits until everybody sees exactly who lives.
-// It fails if anything was seen that must not be.
+// Case runs a story, and then waits until every caller sees exactly the living
+// instances. It fails if the recorder has found a violation.
 func (w *World) Case(name string, b Bounds, story func()) bool {
 	w.whole.Helper()
 	return w.whole.Run(name, func(t *testing.T) {
@@ -143,8 +143,8 @@ func (w *World) Log(format string, args ...any) { w.t.Helper(); w.t.Logf(format,
 // Pass lets time pass, in which the fault does what it does.
 func (w *World) Pass(d time.Duration) { time.Sleep(d) }
 
-// Whole says that the fault is over, waits until every caller sees exactly who
-// lives and all instances are registered, and says how long that took.
+// Whole ends the fault, waits until every caller sees exactly the living
+// instances and all of them are registered, and returns how long that took.
 func (w *World) Whole(within time.Duration) time.Duration {
 	w.t.Helper()
 	w.Healed()
@@ -181,7 +181,8 @@ func (w *World) missing(before uint64) string {
 	return w.unseen()
 }
 
-// noConsumers: nobody needs any, and one that is left costs the server for ever.
+// noConsumers checks that the stream has no consumer: none is needed, and one
+// that is left costs the server for ever.
 func (w *World) noConsumers() {
 	w.t.Helper()
 	testkit.Retry(w.t, "the stream tells of its consumers", func(ctx context.Context) error {
@@ -204,10 +205,10 @@ func (w *World) from(i int) string {
 
 // connect connects as the commands do: for ever, and noticing within 6 s that a
 // server is silent. The servers are tried in the order given.
-func (w *World) connect(who, urls string, more ...nats.Option) *nats.Conn {
+func (w *World) connect(name, urls string, more ...nats.Option) *nats.Conn {
 	w.t.Helper()
 	flags := daemon.NATSFlags{URL: urls, ConnectTimeout: testkit.Patience}
-	nc, err := flags.Connect(w.t.Context(), who, w.line.logger(who), append(more, nats.DontRandomize())...)
+	nc, err := flags.Connect(w.t.Context(), name, w.line.logger(name), append(more, nats.DontRandomize())...)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -55,7 +55,7 @@ func bodies() [][]byte {
 	)
 }
 
-// nowhere is where nobody listens.
+// nowhere is an address without a listener.
 const nowhere = "127.0.0.1:9"
 
 // evil is a valid instance that takes the calls of another.
@@ -124,7 +124,7 @@ var attacks = []attack{
 			w.send(fmt.Sprintf("$KV.proxima.inst.other-%d._._.x", i), body)
 		}
 	}, invalid, 800},
-	{"records whose keys are none", func(w *writer) {
+	{"records with invalid keys", func(w *writer) {
 		for _, key := range []string{
 			"user", "user.a", "user.a.b", "user.a.b.c.d", "user.a.b.*", "user.a.b.>", "user.*.*.user-1", ">", "*", "us_er.a.b.c", "USER.a.b.c", "user.a\x01.b.c", "user.ä.b.c",
 			"user._._." + strings.Repeat("x", 64), strings.Repeat("x", 64) + "._._.x", "user._._." + strings.Repeat("x", 4000),
@@ -201,8 +201,8 @@ var attacks = []attack{
 	}, bogus, 10_000},
 }
 
-// Whatever is written, picks go on, to the right instances; what is refused is
-// counted; nobody's memory grows without bound, and logs stay readable.
+// Whatever is written, picks go on, to the right instances. What is refused is
+// counted. Memory stays bounded, and logs stay readable.
 func TestAHostileWriterHarmsNobody(t *testing.T) {
 	v := newVictims(t)
 	w := &writer{Conn: v.nc}
@@ -268,9 +268,9 @@ func TestAWipeHarmsNobody(t *testing.T) {
 	v.check()
 }
 
-// What the stream republishes can be forged by whoever may publish there. Until
-// the stream is asked what is forged counts: others are not harmed, and all is
-// well within seconds.
+// A client that may publish on the subjects that the stream republishes to can
+// forge changes. A forged change counts until the caller has asked the stream:
+// other instances are not affected, and the view is right within seconds.
 func TestWhatIsForgedOnTheWayIsGoneWithinSeconds(t *testing.T) {
 	for name, forge := range map[string]func(f *forger){
 		"an address":                        func(f *forger) { f.forge("user-1", evil(service, "user-1", home), 99_999) },

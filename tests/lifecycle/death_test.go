@@ -108,8 +108,8 @@ func TestAnAnnouncerIsKilledAndWhatItWrapsLives(t *testing.T) {
 // An instance hangs: it accepts connections and says nothing.
 func TestAHungInstanceIsLeftAndComesBack(t *testing.T) {
 	for name, args := range map[string][]string{
-		"its announcer's check fails":       {"--check-interval", "500ms"},
-		"nobody asks it, callers notice it": {"--check", "none"},
+		"its announcer's check fails":        {"--check-interval", "500ms"},
+		"without a check, callers notice it": {"--check", "none"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -189,8 +189,8 @@ func TestAKilledInstanceCostsAttemptsAndNoCall(t *testing.T) {
 	}
 }
 
-// A router dies in the middle of a call: whoever waits hears nothing, or an
-// error, never two answers, and the call was executed once.
+// A router dies in the middle of a call: the caller gets no answer, or an error,
+// never two answers, and the call was executed once.
 func TestARouterDiesInTheMiddleOfACall(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 5*time.Second)

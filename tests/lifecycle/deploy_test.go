@@ -64,7 +64,7 @@ func TestARollingDeployFailsNoCall(t *testing.T) {
 	}
 	time.Sleep(time.Second)
 	if retries := direct.check(t, "selector.Do"); retries > 3 {
-		t.Errorf("%d retries, want none: whoever leaves says so before", retries)
+		t.Errorf("%d retries, want none: an instance is draining before it leaves", retries)
 	}
 	proxied.check(t, "the router's proxy")
 	requests, picks := metric(t, door, `proxima_router_requests_total\{.*service="user"`), metric(t, door, `proxima_picks_total\{.*service="user"`)
@@ -143,7 +143,7 @@ func TestAGracefulStopFailsNoneOfTenThousandCalls(t *testing.T) {
 	}
 }
 
-// Routers are replaced too: whoever asks by NATS does not notice.
+// Routers are replaced too: a caller that asks by NATS does not notice.
 func TestRoutersAreReplacedUnderLoad(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 5*time.Second)

@@ -35,9 +35,9 @@ func TestMain(m *testing.M) {
 }
 
 // serve is the program of an instance. It answers with its process id, after
-// as many milliseconds as the query "wait" says, and prints that it was asked
-// to wait. It ends what it has begun at
-// SIGTERM, and ends at once with its standard input: then the test has ended.
+// as many milliseconds as the query "wait" asks for, which it also prints. At
+// SIGTERM it ends after the calls in flight. It ends at once when its standard
+// input does: then the test has ended.
 func serve(address string) error {
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)

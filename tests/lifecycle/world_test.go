@@ -91,7 +91,7 @@ func (f *fleet) find(id string) (events.Entry, bool) {
 	return e, ok
 }
 
-// vanished says whether an instance that was listed was not at some time.
+// vanished reports whether an instance was removed from the list at some time.
 func (f *fleet) vanished(id string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -99,7 +99,7 @@ func (f *fleet) vanished(id string) bool {
 }
 
 // up waits until another incarnation of an instance than the given one is
-// listed, and says how long that took and which it is.
+// listed, and returns how long that took and which it is.
 func (f *fleet) up(id, other string) (took time.Duration, incarnation string) {
 	f.t.Helper()
 	took = testkit.Eventually(f.t, id+" to be listed", func() bool {
@@ -164,7 +164,7 @@ func get(ctx context.Context, client *http.Client, method, url string) (body str
 }
 
 // call is a call with [selector.Do], of which every fourth must not be
-// repeated. Its attempts are told.
+// repeated. It reports each attempt to tried.
 func (f *fleet) call(ctx context.Context, i int, tried func(id string, err error)) error {
 	r := selector.Request{Service: "user", NonIdempotent: i%4 == 0}
 	method := http.MethodGet
@@ -206,7 +206,7 @@ func (f *fleet) inFlight(id string) int {
 	return 0
 }
 
-// command is a program whose standard error is in its standard output.
+// command is a program with one output for standard output and standard error.
 func command(path string, env []string, args ...string) testkit.Command {
 	all := new(testkit.Output)
 	return testkit.Command{Path: path, Args: args, Env: env, Stdout: all, Stderr: all}
@@ -224,7 +224,7 @@ func address(t testing.TB, host int) string {
 	return l.Addr().String()
 }
 
-// service starts an instance that nobody has announced, and waits until it
+// service starts an instance without an announcer, and waits until it
 // listens.
 func service(t testing.TB, address string) *testkit.Process {
 	t.Helper()

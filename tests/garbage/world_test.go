@@ -36,8 +36,8 @@ const (
 
 var home = topology.Location{Region: "us-east-1", Zone: "us-east-1a"}
 
-// victims are all who listen: announcers of three instances, a caller that
-// picks all the time, and a router that others call through.
+// victims are the honest listeners: announcers of three instances, a caller that
+// picks all the time, and a router with its callers.
 type victims struct {
 	t        *testing.T
 	nc       *nats.Conn // the hostile writer's
@@ -151,7 +151,7 @@ func (v *victims) pick() {
 	}
 }
 
-// startRouter calls through a router, whose view is of all services.
+// startRouter calls through a router, which watches all services.
 func (v *victims) startRouter(url string) {
 	v.t.Helper()
 	v.routers = v.open(url)
@@ -219,8 +219,8 @@ func get(client *http.Client, url string) (string, error) {
 	return string(body), err
 }
 
-// right says whether the caller and the router see the honest instances, as
-// they are, and nobody else but suspects.
+// right reports whether the caller and the router see the honest instances, as
+// they are, and no others but suspects.
 func (v *victims) right(n int) bool {
 	e, err := v.calls.Explain(v.t.Context(), selector.Request{Service: service})
 	if err != nil {
