@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+
+	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
 // role is the variable that makes this test binary another program: tests that
@@ -24,7 +26,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := testkit.Main(m)
+	_ = os.RemoveAll(built.dir) // "" when nothing was built
+	os.Exit(code)
 }
 
 // start runs this binary in another role. It is killed with the test, and ends

@@ -63,13 +63,32 @@ func (c *instancesCommand) Run(ctx context.Context, p *daemon.Process) error {
 	}
 	entries := snapshots[0].Entries
 	if c.JSON {
-		return printJSON(p.Stdout, router.NewListing(snapshots[0]))
+		all := make([]listedInstance, len(entries))
+		for i, e := range entries {
+			all[i] = listedInstance{e}
+		}
+		return printJSON(p.Stdout, struct {
+			Service   string           `json:"service"`
+			Instances []listedInstance `json:"instances"`
+		}{c.Service, all})
 	}
 	t := newTable(p.Stdout, "INSTANCE", "STATUS", "LOCATION", "ENDPOINTS", "VERSION", "WEIGHT", "AGE", "TTL")
 	for _, e := range entries {
 		t.row(e.ID, state(e), where(e.Location), endpoints(e.Instance), e.Version, e.Weight, age(e.Started), e.TTL)
 	}
 	return t.end()
+}
+
+// listedInstance is an entry as JSON.
+type listedInstance struct{ events.Entry }
+
+// MarshalJSON writes the fields of the instance, and what the registry says
+// beside it.
+func (l listedInstance) MarshalJSON() ([]byte, error) {
+	return l.MarshalWith(struct {
+		Suspect   bool `json:"suspect"`
+		Evacuated bool `json:"evacuated"`
+	}{l.Suspect, l.Evacuated})
 }
 
 // state is the status of an instance, and what the registry says beside it.

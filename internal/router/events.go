@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/proxima-discovery/proxima/internal/router/directory"
@@ -16,12 +17,22 @@ import (
 const (
 	keepAlive    = 15 * time.Second // between comments on a quiet stream
 	writeTimeout = 10 * time.Second // for a reader that takes nothing
+	maxStreams   = 256              // at once
 )
 
-// streamChanges answers GET /v1/events[?service=name]: what is listed, then
+// changeStreams are the streams of changes that callers follow.
+type changeStreams struct {
+	directory *directory.Directory
+	nc        *nats.Conn
+	ready     func() error
+	stopping  <-chan struct{} // closed when the router stops
+	open      chan struct{}   // one token for each
+}
+
+// ServeHTTP answers GET /v1/events[?service=name]: what is listed, then
 // every change, as server-sent events whose name is the kind and whose data is
 // the [Change] as JSON.
-func (r *Router) streamChanges(w http.ResponseWriter, req *http.Request) {
+func (s *changeStreams) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	service := req.URL.Query().Get("service")
 	if service != "" {
 		if err := events.ValidateService(service); err != nil {
@@ -29,13 +40,13 @@ func (r *Router) streamChanges(w http.ResponseWriter, req *http.Request) {
 			return
 		}
 	}
-	if err := r.ready(); err != nil {
+	if err := s.ready(); err != nil {
 		writeError(w, err)
 		return
 	}
 	select {
-	case r.streams <- struct{}{}:
-		defer func() { <-r.streams }()
+	case s.open <- struct{}{}:
+		defer func() { <-s.open }()
 	default:
 		writeError(w, errBusy)
 		return
@@ -49,7 +60,7 @@ func (r *Router) streamChanges(w http.ResponseWriter, req *http.Request) {
 	g, ctx := errgroup.WithContext(req.Context())
 	changes := make(chan directory.Change)
 	g.Go(func() error {
-		return r.directory.Changes(ctx, r.nc, service, func(c directory.Change) error {
+		return s.directory.Changes(ctx, s.nc, service, func(c directory.Change) error {
 			select {
 			case changes <- c:
 				return nil
@@ -58,11 +69,11 @@ func (r *Router) streamChanges(w http.ResponseWriter, req *http.Request) {
 			}
 		})
 	})
-	g.Go(func() error { return r.writeChanges(ctx, w, changes) })
+	g.Go(func() error { return s.write(ctx, w, changes) })
 	_ = g.Wait() // the caller has gone, or the router stops
 }
 
-func (r *Router) writeChanges(ctx context.Context, w http.ResponseWriter, changes <-chan directory.Change) error {
+func (s *changeStreams) write(ctx context.Context, w http.ResponseWriter, changes <-chan directory.Change) error {
 	out := http.NewResponseController(w)
 	alive := time.NewTicker(keepAlive)
 	defer alive.Stop()
@@ -79,7 +90,7 @@ func (r *Router) writeChanges(ctx context.Context, w http.ResponseWriter, change
 			}
 			text = fmt.Sprintf("event: %s\ndata: %s\n\n", c.Kind, data)
 		case <-alive.C:
-		case <-r.stopping:
+		case <-s.stopping:
 			return errStopping
 		case <-ctx.Done():
 			return ctx.Err()

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/net/http/httpguts"
 )
 
 // Headers that the router reads and writes.
@@ -53,11 +54,11 @@ func toHTTP(from nats.Header) (http.Header, error) {
 		if hopByHop[c] || named[c] || ours(c) || forwarding(c) {
 			continue
 		}
-		if !isToken(name) {
+		if !httpguts.ValidHeaderFieldName(name) {
 			return nil, &badRequest{"header", name, "want a name of letters, digits and '-'"}
 		}
 		for _, v := range values {
-			if !isFieldValue(v) {
+			if !httpguts.ValidHeaderFieldValue(v) {
 				return nil, &badRequest{"header " + c, v, "want printable text"}
 			}
 			to[c] = append(to[c], v)

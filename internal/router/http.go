@@ -1,7 +1,6 @@
 package router
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -38,7 +37,7 @@ func (r *Router) newHandler() http.Handler {
 		switch t, found := target(req); {
 		case found:
 			req.Pattern = t.pattern
-			r.proxy(w, req, t)
+			r.proxy.serve(w, req, t)
 		default:
 			mux.ServeHTTP(w, req)
 		}
@@ -58,13 +57,16 @@ func (r *Router) newMux() *http.ServeMux {
 			writeError(w, errMethod)
 		})
 	}
-	handle("GET", "/v1/services", r.door("services", r.listServices))
-	handle("GET", "/v1/services/{service}", r.door("service", r.listInstances))
-	handle("GET", "/v1/explain/{service}", r.door("explain", r.explain))
-	handle("GET", "/v1/events", http.HandlerFunc(r.streamChanges))
-	handle("POST", "/v1/register", r.door("register", r.register))
-	handle("PUT", "/v1/heartbeat", r.door("heartbeat", r.heartbeat))
-	handle("DELETE", "/v1/deregister", r.door("deregister", r.deregister))
+	handle("GET", "/v1/services", r.door("services", r.lookup.services))
+	handle("GET", "/v1/services/{service}", r.door("service", r.lookup.instances))
+	handle("GET", "/v1/explain/{service}", r.door("explain", r.lookup.explain))
+	handle("GET", "/v1/events", &changeStreams{
+		directory: r.directory, nc: r.nc, ready: r.ready, stopping: r.stopping, open: make(chan struct{}, maxStreams),
+	})
+	registration := registration{r.registrar}
+	handle("POST", "/v1/register", r.door("register", registration.register))
+	handle("PUT", "/v1/heartbeat", r.door("heartbeat", registration.heartbeat))
+	handle("DELETE", "/v1/deregister", r.door("deregister", registration.deregister))
 	handle("GET", "/healthz", http.HandlerFunc(healthz))
 	handle("GET", "/readyz", http.HandlerFunc(r.readyz))
 	if r.opts.MetricsHandler != nil {
@@ -95,7 +97,7 @@ func (r *Router) door(name string, answer func(*http.Request) (reply, error)) ht
 		req.Body = http.MaxBytesReader(w, req.Body, maxBody)
 		if err := origin.Check(req); err != nil {
 			err = &foreign{err}
-			r.count(name, "", strconv.Itoa(writeError(w, err)), began)
+			r.counts.add(name, "", strconv.Itoa(writeError(w, err)), began)
 			return
 		}
 		a, err := answer(req)
@@ -109,7 +111,7 @@ func (r *Router) door(name string, answer func(*http.Request) (reply, error)) ht
 			}
 			writeJSON(w, status, a.body)
 		}
-		r.count(name, a.service, strconv.Itoa(status), began)
+		r.counts.add(name, a.service, strconv.Itoa(status), began)
 	})
 }
 
@@ -162,20 +164,6 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
 	_, _ = w.Write(append(data, '\n')) // fails only when the caller has gone
-}
-
-// beside writes the JSON of two structs as one object.
-func beside(a, b any) (json.RawMessage, error) {
-	first, err := json.Marshal(a)
-	if err != nil {
-		return nil, err
-	}
-	second, err := json.Marshal(b)
-	if err != nil {
-		return nil, err
-	}
-	first[len(first)-1] = ','
-	return append(first, bytes.TrimPrefix(second, []byte("{"))...), nil
 }
 
 func healthz(w http.ResponseWriter, _ *http.Request) {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
@@ -71,29 +73,8 @@ func parseMethod(s string) (string, error) {
 	switch {
 	case s == "":
 		return http.MethodPost, nil
-	case len(s) > 32 || !isToken(s) || s == http.MethodConnect:
+	case len(s) > 32 || !httpguts.ValidHeaderFieldName(s) || s == http.MethodConnect:
 		return "", &badRequest{headerMethod, s, "want an HTTP method such as GET, not CONNECT"}
 	}
 	return s, nil
-}
-
-// isToken says whether s can be a method or a header's name: RFC 9110, 5.6.2.
-func isToken(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
-			return false
-		}
-	}
-	return s != ""
-}
-
-// isFieldValue says whether s can be the value of a header.
-func isFieldValue(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
 }

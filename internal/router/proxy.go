@@ -52,57 +52,79 @@ func ask(req *http.Request, r *selector.Request) {
 	r.From, _ = req.Context().Value(fromKey{}).(*topology.Location)
 }
 
-// proxy passes a request on to the nearest instance, and its answer back.
-func (r *Router) proxy(w http.ResponseWriter, req *http.Request, to destination) {
+// proxy passes requests on to instances, and their answers back.
+type proxy struct {
+	id       string        // of the router, for Via
+	timeout  time.Duration // for the head of an answer
+	lookup   *lookup
+	requests requestCounts
+	reverse  *httputil.ReverseProxy
+}
+
+func newProxy(id string, timeout time.Duration, l *lookup, counts requestCounts, t http.RoundTripper, log *slog.Logger) *proxy {
+	p := &proxy{id: id, timeout: timeout, lookup: l, requests: counts}
+	p.reverse = &httputil.ReverseProxy{
+		Transport:      t,
+		Rewrite:        p.rewrite,
+		ModifyResponse: p.answered,
+		ErrorHandler:   p.failed,
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		BufferPool:     &buffers{},
+	}
+	return p
+}
+
+// serve passes a request on to the nearest instance, and its answer back.
+func (p *proxy) serve(w http.ResponseWriter, req *http.Request, to destination) {
 	began := time.Now()
-	p := &passage{to: to}
-	defer func() { r.count("proxy", to.service, strconv.Itoa(p.code), began) }() // also when the answer is cut off
+	c := &passage{to: to}
+	defer func() { p.requests.add("proxy", to.service, strconv.Itoa(c.code), began) }() // also when the answer is cut off
 	from, err := parseFrom(headerFrom, req.Header.Get(headerFrom))
 	if err == nil {
-		err = r.prepare(req, p)
+		err = p.prepare(req, c)
 	}
 	if err != nil {
-		p.refuse(w, err)
+		c.refuse(w, err)
 		return
 	}
-	p.patience = withPatience(req.Context(), r.opts.Timeout)
-	defer p.patience.end()
-	req = req.WithContext(withFrom(context.WithValue(p.patience, passageKey{}, p), from))
+	c.patience = withPatience(req.Context(), p.timeout)
+	defer c.patience.end()
+	req = req.WithContext(withFrom(context.WithValue(c.patience, passageKey{}, c), from))
 	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &upload{req.Body, p.patience}
+		req.Body = &upload{req.Body, c.patience}
 	}
 	w.Header()["Content-Type"] = nil // it is not for us to guess
-	r.reverse.ServeHTTP(&upgradable{w, p.patience}, req)
+	p.reverse.ServeHTTP(&upgradable{w, c.patience}, req)
 }
 
 // refuse answers for an instance. That there is none is 503: what is not found
 // is for instances to say.
-func (p *passage) refuse(w http.ResponseWriter, err error) {
+func (c *passage) refuse(w http.ResponseWriter, err error) {
 	if errors.Is(err, selector.ErrUnknownService) {
-		err = fmt.Errorf("%w: service %q is not listed", selector.ErrNoInstance, p.to.service)
+		err = fmt.Errorf("%w: service %q is not listed", selector.ErrNoInstance, c.to.service)
 	}
-	p.code = writeError(w, err)
+	c.code = writeError(w, err)
 }
 
 // prepare decides where the request goes, if it may.
-func (r *Router) prepare(req *http.Request, p *passage) error {
+func (p *proxy) prepare(req *http.Request, c *passage) error {
 	if req.Method == http.MethodConnect {
 		return errMethod
 	}
-	if strings.Contains(strings.Join(req.Header["Via"], ","), r.id) {
+	if strings.Contains(strings.Join(req.Header["Via"], ","), p.id) {
 		return errLoop
 	}
-	have, err := r.protocols(p.to.service, events.HTTP, events.HTTPS)
+	have, err := p.lookup.protocols(c.to.service, events.HTTP, events.HTTPS)
 	if err != nil {
 		return err
 	}
-	path, err := url.PathUnescape(p.to.path)
+	path, err := url.PathUnescape(c.to.path)
 	if err != nil {
-		return &badRequest{"path", p.to.path, "want valid escapes"}
+		return &badRequest{"path", c.to.path, "want valid escapes"}
 	}
-	p.url = url.URL{Scheme: events.HTTP, Host: p.to.service, Path: path, RawPath: p.to.path}
+	c.url = url.URL{Scheme: events.HTTP, Host: c.to.service, Path: path, RawPath: c.to.path}
 	if len(have) > 0 {
-		p.url.Scheme = have[0]
+		c.url.Scheme = have[0]
 	}
 	return nil
 }
@@ -140,32 +162,21 @@ func (u *upgradable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return conn, rw, err
 }
 
-func (r *Router) newProxy() *httputil.ReverseProxy {
-	return &httputil.ReverseProxy{
-		Transport:      r.transport,
-		Rewrite:        r.rewrite,
-		ModifyResponse: r.answered,
-		ErrorHandler:   r.failed,
-		ErrorLog:       slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
-		BufferPool:     &buffers{},
-	}
-}
-
 // rewrite makes the request that the instance gets. Hop-by-hop headers and
 // what the caller said in Forwarded headers are gone already.
-func (r *Router) rewrite(pr *httputil.ProxyRequest) {
-	p := passageOf(pr.In.Context())
+func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
+	c := passageOf(pr.In.Context())
 	out := pr.Out
 	query := out.URL.RawQuery // without what parsers understand differently
-	out.URL = &p.url
+	out.URL = &c.url
 	out.URL.RawQuery = query
 	out.Host = "" // the service
 	strip(out.Header)
 	pr.SetXForwarded()
-	if p.to.prefix != "" {
-		out.Header.Set("X-Forwarded-Prefix", p.to.prefix)
+	if c.to.prefix != "" {
+		out.Header.Set("X-Forwarded-Prefix", c.to.prefix)
 	}
-	out.Header.Add("Via", fmt.Sprintf("%d.%d %s", pr.In.ProtoMajor, pr.In.ProtoMinor, r.id))
+	out.Header.Add("Via", fmt.Sprintf("%d.%d %s", pr.In.ProtoMajor, pr.In.ProtoMinor, p.id))
 	if !strings.EqualFold(out.Header.Get("Upgrade"), "websocket") {
 		// Other protocols, h2c for one, would carry further requests past us.
 		out.Header.Del("Upgrade")
@@ -174,10 +185,10 @@ func (r *Router) rewrite(pr *httputil.ProxyRequest) {
 }
 
 // answered is called with the head of the answer.
-func (r *Router) answered(resp *http.Response) error {
-	p := passageOf(resp.Request.Context())
-	p.patience.begun()
-	p.code = resp.StatusCode
+func (p *proxy) answered(resp *http.Response) error {
+	c := passageOf(resp.Request.Context())
+	c.patience.begun()
+	c.code = resp.StatusCode
 	for name := range resp.Header {
 		if ours(name) {
 			delete(resp.Header, name)
@@ -190,9 +201,9 @@ func (r *Router) answered(resp *http.Response) error {
 }
 
 // failed is called when there is no answer.
-func (r *Router) failed(w http.ResponseWriter, req *http.Request, err error) {
-	p := passageOf(req.Context())
-	p.refuse(w, called(p.patience, err))
+func (p *proxy) failed(w http.ResponseWriter, req *http.Request, err error) {
+	c := passageOf(req.Context())
+	c.refuse(w, called(c.patience, err))
 }
 
 // buffers are what bodies are copied with.

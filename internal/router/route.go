@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/nats-io/nats.go"
@@ -21,10 +22,20 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
+// relay passes messages on to instances.
+type relay struct {
+	nc        *nats.Conn
+	id        string // of the router, for Via
+	bucket    string
+	lookup    *lookup
+	selector  *selector.Selector
+	transport *proximahttp.Transport
+}
+
 // route passes a message on to the nearest instance: by HTTP to those that
 // have such an endpoint, else on their subject. The answer has the instance
 // and its status in Proxima-Instance and Proxima-Status.
-func (r *Router) route(ctx context.Context, c *call) (*nats.Msg, error) {
+func (r *relay) route(ctx context.Context, c *call) (*nats.Msg, error) {
 	path, err := parsePath(c.msg.Header.Get(headerPath))
 	if err != nil {
 		return nil, err
@@ -37,7 +48,7 @@ func (r *Router) route(ctx context.Context, c *call) (*nats.Msg, error) {
 	if err != nil {
 		return nil, err
 	}
-	have, err := r.protocols(c.service, events.HTTP, events.HTTPS, events.NATS)
+	have, err := r.lookup.protocols(c.service, events.HTTP, events.HTTPS, events.NATS)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +72,7 @@ func (r *Router) route(ctx context.Context, c *call) (*nats.Msg, error) {
 }
 
 // routeHTTP sends a message as an HTTP request.
-func (r *Router) routeHTTP(ctx context.Context, c *call, req *http.Request) (*nats.Msg, error) {
+func (r *relay) routeHTTP(ctx context.Context, c *call, req *http.Request) (*nats.Msg, error) {
 	req = req.WithContext(ctx)
 	var err error
 	if req.Header, err = toHTTP(c.msg.Header); err != nil {
@@ -98,8 +109,8 @@ func (r *Router) routeHTTP(ctx context.Context, c *call, req *http.Request) (*na
 }
 
 // routeNATS sends a message to an instance's own subject.
-func (r *Router) routeNATS(ctx context.Context, c *call, method string, from *topology.Location) (*nats.Msg, error) {
-	ask := selector.Request{Service: c.service, Protocol: events.NATS, From: from, NonIdempotent: !idempotent(method)}
+func (r *relay) routeNATS(ctx context.Context, c *call, method string, from *topology.Location) (*nats.Msg, error) {
+	ask := selector.Request{Service: c.service, Protocol: events.NATS, From: from, NonIdempotent: !proximahttp.Idempotent(&http.Request{Method: method})}
 	var reply *nats.Msg
 	err := r.selector.DoPick(ctx, ask, func(ctx context.Context, p *selector.Pick) error {
 		c.span.Picked(p.ID, p.Circle())
@@ -118,9 +129,9 @@ func (r *Router) routeNATS(ctx context.Context, c *call, method string, from *to
 
 // request asks one instance. It may return both an answer and what it means to
 // the instance.
-func (r *Router) request(ctx context.Context, c *call, in *events.Instance) (*nats.Msg, error) {
+func (r *relay) request(ctx context.Context, c *call, in *events.Instance) (*nats.Msg, error) {
 	subject := in.Endpoints[events.NATS]
-	if r.forbiddenSubject(subject) {
+	if forbidden(r.bucket, subject) {
 		return nil, selector.NotSent(fmt.Errorf("%w: subject %s", guard.ErrForbidden, subject))
 	}
 	answer, err := r.nc.RequestMsgWithContext(ctx, &nats.Msg{
@@ -134,6 +145,13 @@ func (r *Router) request(ctx context.Context, c *call, in *events.Instance) (*na
 		return nil, fmt.Errorf("router: instance %s: %w", in.ID, err)
 	}
 	return fromNATS(in, answer)
+}
+
+// forbidden says whether an instance's subject leads where no service is: to
+// the server itself, to somebody's inbox, or to the registry and the routers.
+// Calls go out with the router's rights.
+func forbidden(bucket, subject string) bool {
+	return strings.HasPrefix(subject, "_") || reserved(bucket, subject)
 }
 
 // fromNATS makes the answer of an instance. What a NATS service says of its
@@ -160,13 +178,4 @@ func fromNATS(in *events.Instance, answer *nats.Msg) (*nats.Msg, error) {
 		return reply, selector.Permanent(fmt.Errorf("router: instance %s: status %d", in.ID, status))
 	}
 	return reply, nil
-}
-
-// idempotent says whether a call of that method may be sent twice.
-func idempotent(method string) bool {
-	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
-		return true
-	}
-	return false
 }

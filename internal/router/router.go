@@ -7,12 +7,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/micro"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/router/directory"
@@ -27,7 +25,6 @@ import (
 const (
 	maxHeaderBytes = 32 << 10
 	maxBody        = 64 << 10 // of a request to a JSON door
-	maxStreams     = 256      // of changes at once
 )
 
 // Registry is what a router needs of the registry. *kv.Registry is one.
@@ -101,30 +98,23 @@ type Router struct {
 	opts      Options
 	nc        *nats.Conn
 	log       *slog.Logger
-	id        string // in the header Via, so that a call which comes back is known
 	directory *directory.Directory
 	selector  *selector.Selector
 	registrar *registrar.Registrar
+	lookup    *lookup
+	counts    requestCounts
 	base      *http.Transport
-	transport *proximahttp.Transport
-	reverse   *httputil.ReverseProxy
+	proxy     *proxy
 	handler   http.Handler
-	streams   chan struct{}          // one token for each stream of changes
-	requests  *gate                  // HTTP
-	calls     *gate                  // NATS
-	counts    map[string]*doorCounts // of the NATS doors, by endpoint
-	opened    chan struct{}          // closed when they are open, or never will be
-
-	doorsMu sync.Mutex // guards what follows
-	doors   micro.Service
-	shut    bool // they are not to be opened any more
+	requests  *gate // HTTP
+	nats      *natsDoors
 
 	run      context.Context // ends with Close
 	stop     context.CancelFunc
 	work     sync.WaitGroup
 	stopping chan struct{} // closed when a stop begins
 
-	stopOnce, doorsOnce, closeOnce sync.Once
+	stopOnce, closeOnce sync.Once
 }
 
 // New starts a router: it follows the registry and answers at the NATS doors.
@@ -133,63 +123,90 @@ type Router struct {
 func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Router, error) {
 	o = o.withDefaults()
 	r := &Router{
-		opts: o, nc: nc, log: o.Logger, id: "proxima-" + rand.Text()[:12],
+		opts: o, nc: nc, log: o.Logger,
 		directory: directory.New(registry, o.Bucket, ""),
-		streams:   make(chan struct{}, maxStreams),
 		requests:  newGate(0),
-		calls:     newGate(o.Concurrency),
 		stopping:  make(chan struct{}),
-		opened:    make(chan struct{}),
-	}
-	sel := o.Selector
-	sel.Source, sel.Bucket = r.directory, o.Bucket
-	if clock, ok := registry.(selector.Clock); ok {
-		sel.Source = clocked{r.directory, clock}
-	}
-	sel.Latency.Dial = o.Guard.DialContext
-	if shared, ok := registry.(interface{ Bus() *kv.Bus }); ok {
-		sel.Latency.Bus = shared.Bus()
-	}
-	if sel.Logger == nil {
-		sel.Logger = o.Logger
-	}
-	if o.Metrics != nil {
-		sel.Breaker.OnChange = o.Metrics.OnBreaker
 	}
 	var err error
-	if r.selector, err = selector.New(ctx, nc, sel); err != nil {
+	if r.selector, err = selector.New(ctx, nc, r.selectorOptions(registry)); err != nil {
 		return nil, fmt.Errorf("router: %w", err)
 	}
 	r.registrar = registrar.New(registry, r.directory)
-	r.base = proximahttp.NewBase()
-	r.base.DialContext = o.Guard.DialContext
-	r.base.DisableCompression = true // bytes pass as they are
-	r.transport = proximahttp.New(r.selector, proximahttp.Options{
-		Base: telemetry.Transport(r.base), Ask: ask, AttemptTimeout: o.AttemptTimeout,
-	})
-	r.reverse = r.newProxy()
-	r.handler = r.newHandler()
-
 	r.run, r.stop = context.WithCancel(context.WithoutCancel(ctx))
+	r.makeDoors()
 	r.work.Go(func() {
 		if err := r.directory.Run(r.run); err != nil && r.run.Err() == nil {
 			r.log.Error("the registry cannot be followed any more, the last view stays", "error", err)
 		}
 	})
-	if o.Metrics != nil {
-		away := []func(){o.Metrics.Selector(r.selector)}
-		if counts, ok := registry.(telemetry.RegistryCounts); ok {
-			away = append(away, o.Metrics.Registry(counts))
-		}
-		r.work.Go(func() {
-			<-r.run.Done()
-			for _, stop := range away {
-				stop()
-			}
-		})
-	}
-	r.work.Go(r.openDoors)
+	r.observe(registry)
+	r.work.Go(func() { r.nats.open(r.directory.Whole()) })
 	return r, nil
+}
+
+// selectorOptions are those of the router's selector: it reads from the
+// directory, and calls only what the guard allows.
+func (r *Router) selectorOptions(registry Registry) selector.Options {
+	o := r.opts.Selector
+	o.Source, o.Bucket = r.directory, r.opts.Bucket
+	if clock, ok := registry.(selector.Clock); ok {
+		o.Source = clocked{r.directory, clock}
+	}
+	o.Latency.Dial = r.opts.Guard.DialContext
+	if shared, ok := registry.(interface{ Bus() *kv.Bus }); ok {
+		o.Bus = shared.Bus()
+	}
+	if o.Logger == nil {
+		o.Logger = r.log
+	}
+	if r.opts.Metrics != nil {
+		o.Breaker.OnChange = r.opts.Metrics.OnBreaker
+	}
+	return o
+}
+
+func (r *Router) makeDoors() {
+	r.base = proximahttp.NewBase()
+	r.base.DialContext = r.opts.Guard.DialContext
+	r.base.DisableCompression = true // bytes pass as they are
+	transport := proximahttp.New(r.selector, proximahttp.Options{
+		Base: telemetry.Transport(r.base), Ask: ask, AttemptTimeout: r.opts.AttemptTimeout,
+	})
+	id := "proxima-" + rand.Text()[:12] // in the header Via, so that a call which comes back is known
+	r.counts = requestCounts{r.opts.Metrics, r.directory}
+	r.lookup = &lookup{r.directory, r.selector, r.nc.MaxPayload}
+	r.proxy = newProxy(id, r.opts.Timeout, r.lookup, r.counts, transport, r.log)
+	r.handler = r.newHandler()
+	relay := &relay{r.nc, id, r.opts.Bucket, r.lookup, r.selector, transport}
+	r.nats = &natsDoors{
+		nc: r.nc, bucket: r.opts.Bucket, location: r.selector.Location(),
+		timeout: r.opts.Timeout, grace: r.opts.Grace, log: r.log,
+		endpoints: map[string]answerNATS{
+			"route": relay.route, "resolve": r.lookup.resolveNATS, "explain": r.lookup.explainNATS,
+		},
+		requests: r.counts, calls: newGate(r.opts.Concurrency),
+		run: r.run, stop: r.stop, opened: make(chan struct{}),
+	}
+}
+
+// observe has the metrics read the selector and the registry until the router
+// is closed.
+func (r *Router) observe(registry Registry) {
+	m := r.opts.Metrics
+	if m == nil {
+		return
+	}
+	away := []func(){m.Selector(r.selector)}
+	if counts, ok := registry.(telemetry.RegistryCounts); ok {
+		away = append(away, m.Registry(counts))
+	}
+	r.work.Go(func() {
+		<-r.run.Done()
+		for _, stop := range away {
+			stop()
+		}
+	})
 }
 
 // Registrar registers instances for clients, as the HTTP doors do.
@@ -199,7 +216,7 @@ func (r *Router) Registrar() *registrar.Registrar { return r.registrar }
 // ctx ends.
 func (r *Router) Wait(ctx context.Context) error {
 	select {
-	case <-r.opened:
+	case <-r.nats.opened:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", directory.ErrIncomplete, ctx.Err())
@@ -221,7 +238,7 @@ func (r *Router) Serve(ctx context.Context, l net.Listener) error {
 	doors.Go(func() {
 		select {
 		case <-ctx.Done():
-			r.closeDoors()
+			r.closeNATS()
 		case <-served:
 		}
 	})
@@ -239,31 +256,22 @@ func (r *Router) Serve(ctx context.Context, l net.Listener) error {
 // announceStop makes /readyz fail and ends what would never end.
 func (r *Router) announceStop() { r.stopOnce.Do(func() { close(r.stopping) }) }
 
+// closeNATS takes no more calls by NATS, and waits for those that run.
+func (r *Router) closeNATS() {
+	r.announceStop()
+	r.nats.close()
+}
+
 // Close ends the router: it takes no more calls by NATS, lets those that run
 // end, and stops following the registry. [Router.Serve] must have ended before.
 // It may be called twice.
 func (r *Router) Close() error {
 	r.closeOnce.Do(func() {
-		r.announceStop()
-		r.closeDoors()
+		r.closeNATS()
 		r.stop()
 		_ = r.selector.Close() // always nil
 		r.work.Wait()
 		r.base.CloseIdleConnections()
 	})
 	return nil
-}
-
-// label is a service's name for metrics: only names that exist are counted.
-func (r *Router) label(service string) string {
-	if _, known := r.directory.Protocols(service); known {
-		return service
-	}
-	return ""
-}
-
-func (r *Router) count(door, service string, code string, since time.Time) {
-	if r.opts.Metrics != nil {
-		r.opts.Metrics.Request(door, r.label(service), code, time.Since(since))
-	}
 }

@@ -53,6 +53,24 @@ func (in Instance) MarshalJSON() ([]byte, error) {
 	return marshal(w)
 }
 
+// MarshalWith writes the JSON of the instance with the fields of more, a
+// struct, after its own.
+func (in Instance) MarshalWith(more any) ([]byte, error) {
+	data, err := in.MarshalJSON()
+	if err != nil {
+		return nil, err
+	}
+	fields, err := marshal(more)
+	if err != nil {
+		return nil, err
+	}
+	if fields = bytes.TrimPrefix(fields, []byte("{")); len(fields) == 1 { // there are none
+		return data, nil
+	}
+	data[len(data)-1] = ','
+	return append(data, fields...), nil
+}
+
 // marshal writes JSON without the escapes for HTML: what travels here is not
 // for browsers, and what has no escapes is read faster.
 func marshal(v any) ([]byte, error) {

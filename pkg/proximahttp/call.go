@@ -27,7 +27,7 @@ type call struct {
 
 func newCall(t *Transport, req *http.Request, service, protocol string) *call {
 	c := &call{transport: t, req: req, service: service}
-	c.ask = selector.Request{Service: service, NonIdempotent: !idempotent(req)}
+	c.ask = selector.Request{Service: service, NonIdempotent: !Idempotent(req)}
 	if t.options.Ask != nil {
 		t.options.Ask(req, &c.ask)
 	}

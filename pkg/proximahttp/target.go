@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
@@ -35,8 +37,9 @@ func target(u *url.URL) (service, protocol string, err error) {
 	return service, protocol, nil
 }
 
-// idempotent says whether a request may be sent twice.
-func idempotent(req *http.Request) bool {
+// Idempotent reports whether a request may be sent twice: by its method, or as
+// it has an Idempotency-Key.
+func Idempotent(req *http.Request) bool {
 	switch req.Method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
 		return true
@@ -49,12 +52,12 @@ func idempotent(req *http.Request) bool {
 
 // malformed says whether net/http refuses to send req to anybody.
 func malformed(req *http.Request) bool {
-	if req.Header == nil || req.Method != "" && !isToken(req.Method) {
+	if req.Header == nil || req.Method != "" && !httpguts.ValidHeaderFieldName(req.Method) {
 		return true
 	}
 	for _, h := range []http.Header{req.Header, req.Trailer} {
 		for name, values := range h {
-			if !isToken(name) || slices.ContainsFunc(values, isNoValue) {
+			if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, isNoValue) {
 				return true
 			}
 		}
@@ -62,19 +65,4 @@ func malformed(req *http.Request) bool {
 	return false
 }
 
-// isToken is what RFC 9110 calls so: methods and the names of headers.
-func isToken(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if c|0x20 < 'a' || c|0x20 > 'z' {
-			if (c < '0' || c > '9') && !strings.ContainsRune("!#$%&'*+-.^_`|~", rune(c)) {
-				return false
-			}
-		}
-	}
-	return s != ""
-}
-
-func isNoValue(s string) bool {
-	return strings.ContainsFunc(s, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
-}
+func isNoValue(s string) bool { return !httpguts.ValidHeaderFieldValue(s) }

@@ -75,10 +75,11 @@ type Options struct {
 	// endpoints encrypted. Default: none for gRPC, the system's certificates
 	// for HTTPS.
 	ProbeTLS *tls.Config
-	// Latency says how distances are measured. Location is the selector's, and
-	// Bus by default the registry's: what is measured is shared with the zone. OnChange is called as well as
-	// the selector's own hook, with the name of the service.
+	// Latency says how distances are measured.
 	Latency latency.Options
+	// Bus on which measurements are shared with the callers of the zone. Default:
+	// the source's, if it is a *kv.Registry, else nothing is shared.
+	Bus latency.Bus
 	// Source of instances. Default: the registry's bucket in NATS.
 	Source Source
 	// Domain and Regions are those of the registry, where regions have one each,
@@ -122,9 +123,6 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.Budget, 0.2)
 	if o.Logger == nil {
 		o.Logger = slog.Default()
-	}
-	if o.Latency.Logger == nil {
-		o.Latency.Logger = o.Logger
 	}
 	o.Location.Normalize()
 	return o, o.validate()

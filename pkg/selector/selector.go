@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,7 +49,6 @@ type Selector struct {
 
 	services atomic.Pointer[map[string]*service] // replaced, never changed
 	recent   [16]atomic.Pointer[service]         // some of them by slot, so that most picks need no map
-	watches  atomic.Uint64                       // begun so far
 
 	mu     sync.Mutex // guards the making of a new map
 	closed bool
@@ -92,13 +90,12 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 	if c, ok := s.source.(Clock); ok {
 		s.clock = c
 	}
-	if source, ok := s.source.(interface{ Bus() *kv.Bus }); ok && o.Latency.Bus == nil {
-		o.Latency.Bus = source.Bus()
+	self := latency.Caller{Location: o.Location, Bus: o.Bus, Logger: o.Logger}
+	if source, ok := s.source.(interface{ Bus() *kv.Bus }); ok && self.Bus == nil {
+		self.Bus = source.Bus()
 	}
 	s.nc, s.subject = nc, cmp.Or(o.Bucket, kv.DefaultBucket)+"."
-	o.Latency.OnChange = s.distanceChanged
-	o.Latency.Location = o.Location
-	s.prober = latency.New(o.Latency)
+	s.prober = latency.New(self, o.Latency)
 	s.services.Store(&map[string]*service{})
 	s.run, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.work.Go(s.tend)
@@ -199,17 +196,6 @@ func (s *Selector) evictLocked(services map[string]*service) int {
 		empty--
 	}
 	return empty
-}
-
-// distanceChanged is the prober's: the table of the service is out of date.
-func (s *Selector) distanceChanged(group string) {
-	name, _, _ := strings.Cut(group, "#")
-	if svc := (*s.services.Load())[name]; svc != nil {
-		svc.rebuildSoon()
-	}
-	if s.opts.Latency.OnChange != nil {
-		s.opts.Latency.OnChange(name)
-	}
 }
 
 // CircleStats is what [Selector.Stats] says of one circle of a service.

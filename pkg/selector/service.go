@@ -4,7 +4,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,7 +25,7 @@ const firstSamples = 250 * time.Millisecond
 type service struct {
 	sel   *Selector
 	name  string
-	group string // of its paths: the name, and a number that tells it from an earlier watch of that name
+	group *latency.Group // of its paths
 	run   context.Context
 	stop  context.CancelFunc
 
@@ -68,9 +67,10 @@ type service struct {
 
 func newService(s *Selector, name string) *service {
 	svc := &service{
-		sel: s, name: name, group: name + "#" + strconv.FormatUint(s.watches.Add(1), 10), ready: make(chan struct{}), offset: rand.Uint64(),
+		sel: s, name: name, ready: make(chan struct{}), offset: rand.Uint64(),
 		kind: kindOf(s.opts.Strategy), gone: make([]uint64, len(s.assumed)), budget: newBudget(s.opts.Budget),
 	}
+	svc.group = s.prober.Group(name, svc.rebuildSoon)
 	svc.run, svc.stop = context.WithCancel(s.run)
 	svc.asked.Store(int64(s.now()))
 	svc.due.Store(never)
@@ -118,7 +118,7 @@ func (svc *service) watch() {
 func (svc *service) consult() {
 	ctx, cancel := context.WithTimeout(svc.run, firstSamples)
 	defer cancel()
-	if err := svc.sel.prober.Share(ctx, svc.group, svc.name); err != nil {
+	if err := svc.group.Share(ctx); err != nil {
 		svc.sel.log.Warn("what other callers measure is not known", "service", svc.name, "error", err)
 	}
 }
@@ -263,7 +263,7 @@ func (svc *service) member(e events.Entry, n *node) member {
 		}
 	}
 	if before := n.instance.Swap(e.Instance); before != nil && before.Coordinate != e.Coordinate {
-		n.path.Place(e.Coordinate)
+		n.path.SetCoordinate(e.Coordinate)
 	}
 	n.setWeight(e.Weight)
 	m := member{node: n, in: e.Instance, circle: n.home, suspect: e.Suspect, evacuated: e.Evacuated, protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), born: svc.born(e.Instance)}
@@ -331,7 +331,7 @@ func (svc *service) probeLocked() {
 			svc.paths = append(svc.paths, latency.Member{Path: m.path, Circle: m.circle, Suspect: m.suspect})
 		}
 	}
-	svc.sel.prober.Probe(svc.group, svc.paths)
+	svc.group.Set(svc.paths)
 }
 
 func (svc *service) close() {
@@ -344,7 +344,7 @@ func (svc *service) close() {
 	members := svc.members
 	svc.members = nil
 	svc.mu.Unlock()
-	svc.sel.prober.Probe(svc.group, nil)
+	svc.group.Close()
 	for i := range members {
 		members[i].close()
 	}

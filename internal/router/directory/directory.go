@@ -44,19 +44,18 @@ type Directory struct {
 // listed is one service.
 type listed struct {
 	events.Snapshot
-	byID      map[string][]Lease // ids are unique, except while somebody errs
-	protocols map[string]int     // how many instances have an endpoint of it
+	byID      map[string][]Record // ids are unique, except while somebody errs
+	protocols map[string]int      // how many instances have an endpoint of it
 }
 
-// Lease is an instance with what is known of its record's age.
-type Lease struct {
+// Record is a listed instance, and since when this directory has its record.
+type Record struct {
 	events.Entry
-	Rewrite time.Time // when the record should be written again
+	Since time.Time // when the directory heard of it
+	// Old is set if it was listed before the directory began: its age is not
+	// known.
+	Old bool
 }
-
-// recordLife is how long the registry keeps a record that nobody writes again,
-// however often the lease is renewed.
-func recordLife(ttl time.Duration) time.Duration { return max(10*time.Minute, 10*ttl) }
 
 // New makes a directory of one service, or of all. Bucket is the registry's.
 func New(registry Lister, bucket, service string) *Directory {
@@ -115,16 +114,11 @@ func (d *Directory) apply(s events.Snapshot) {
 	}
 	svc := d.services[s.Service]
 	if svc == nil {
-		svc = &listed{byID: map[string][]Lease{}, protocols: map[string]int{}}
+		svc = &listed{byID: map[string][]Record{}, protocols: map[string]int{}}
 		d.services[s.Service] = svc
 	}
 	compare(svc.Entries, s.Entries, func(before, after *events.Entry) {
-		if before != nil {
-			svc.remove(before)
-		}
-		if after != nil {
-			svc.add(after, d.complete)
-		}
+		svc.replace(before, after, !d.complete)
 	})
 	svc.Snapshot = s
 	if len(s.Entries) == 0 {
@@ -135,36 +129,50 @@ func (d *Directory) apply(s events.Snapshot) {
 	}
 }
 
-// add notes when the record is to be written again. Those that were there when
-// the router began are of unknown age: no more than half of their life, and a
-// lease, as long as somebody has written them in time.
-func (svc *listed) add(e *events.Entry, fresh bool) {
-	half := recordLife(e.TTL) / 2
-	wait := half - rand.N(half/10)
-	if !fresh {
-		wait = rand.N(half / 2)
+// replace puts after in the place of before; nil stands for none.
+func (svc *listed) replace(before, after *events.Entry, old bool) {
+	since := time.Now()
+	if before != nil {
+		r := svc.remove(before)
+		if after != nil && after.Revision == before.Revision { // the same record, with other marks
+			since, old = r.Since, r.Old
+		}
 	}
-	svc.byID[e.ID] = append(svc.byID[e.ID], Lease{*e, time.Now().Add(wait)})
-	for protocol := range e.Endpoints {
+	if after != nil {
+		svc.add(Record{*after, since, old})
+	}
+}
+
+func (svc *listed) add(r Record) {
+	svc.byID[r.ID] = append(svc.byID[r.ID], r)
+	for protocol := range r.Endpoints {
 		svc.protocols[protocol]++
 	}
 }
 
-func (svc *listed) remove(e *events.Entry) {
+func (svc *listed) remove(e *events.Entry) Record {
 	for protocol := range e.Endpoints {
 		svc.protocols[protocol]--
 	}
 	key := e.Key()
-	left := slices.DeleteFunc(svc.byID[e.ID], func(l Lease) bool { return l.Key() == key })
+	var removed Record
+	left := slices.DeleteFunc(svc.byID[e.ID], func(r Record) bool {
+		if r.Key() != key {
+			return false
+		}
+		removed = r
+		return true
+	})
 	if len(left) == 0 {
 		delete(svc.byID, e.ID)
-		return
+	} else {
+		svc.byID[e.ID] = left
 	}
-	svc.byID[e.ID] = left
+	return removed
 }
 
 // Find returns the instances of that id, most often one or none.
-func (d *Directory) Find(service, id string) []Lease {
+func (d *Directory) Find(service, id string) []Record {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if svc := d.services[service]; svc != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/bits"
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/router/directory"
@@ -139,8 +140,8 @@ func conflict(in, held *events.Instance) error {
 
 // elsewhere returns earlier lives of the instance in other zones. An id is
 // unique within its service, though the registry keeps it by its zone too.
-func (g *Registrar) elsewhere(in *events.Instance) ([]directory.Lease, error) {
-	var former []directory.Lease
+func (g *Registrar) elsewhere(in *events.Instance) ([]directory.Record, error) {
+	var former []directory.Record
 	for _, l := range g.directory.Find(in.Service, in.ID) {
 		switch {
 		case l.Key() == in.Key():
@@ -176,7 +177,7 @@ func (g *Registrar) Heartbeat(ctx context.Context, ref Ref) (time.Duration, erro
 	if err != nil {
 		return 0, err
 	}
-	if time.Now().After(l.Rewrite) {
+	if time.Now().After(rewriteAt(l)) {
 		_, err = g.leases.Register(ctx, *l.Instance, l.Revision)
 	} else {
 		err = g.leases.Renew(ctx, l.Instance, l.Revision)
@@ -188,6 +189,31 @@ func (g *Registrar) Heartbeat(ctx context.Context, ref Ref) (time.Duration, erro
 		return 0, err
 	}
 	return heartbeatEvery(l.TTL), nil
+}
+
+// recordLife is how long the registry keeps a record that nobody writes again,
+// however often the lease is renewed.
+func recordLife(ttl time.Duration) time.Duration { return max(10*time.Minute, 10*ttl) }
+
+// rewriteAt is from when on a heartbeat writes the record again: when half of
+// its life is over, a little earlier for some, so that not all are written at
+// once. Records that were there when the router began are of unknown age, but
+// no more than half of their life if the router before them wrote them in time:
+// they are written again during the next quarter.
+func rewriteAt(r directory.Record) time.Time {
+	half := recordLife(r.TTL) / 2
+	if r.Old {
+		return r.Since.Add(part(half/2, r.Revision))
+	}
+	return r.Since.Add(half - part(half/10, r.Revision))
+}
+
+// part is a part of d that depends on the revision alone, evenly from none to
+// all of it.
+func part(d time.Duration, revision uint64) time.Duration {
+	const golden = 0x9E3779B97F4A7C15 // Fibonacci hashing
+	hi, _ := bits.Mul64(uint64(d), revision*golden)
+	return time.Duration(hi)
 }
 
 // Deregister takes an instance out of the list. The error is [ErrNotListed]
@@ -211,12 +237,12 @@ func (g *Registrar) Deregister(ctx context.Context, ref Ref) error {
 }
 
 // lookup finds a listed instance in the router's view.
-func (g *Registrar) lookup(ref Ref) (directory.Lease, error) {
+func (g *Registrar) lookup(ref Ref) (directory.Record, error) {
 	if err := ref.validate(); err != nil {
-		return directory.Lease{}, err
+		return directory.Record{}, err
 	}
 	if !g.directory.IsWhole() {
-		return directory.Lease{}, directory.ErrIncomplete
+		return directory.Record{}, directory.ErrIncomplete
 	}
 	found := g.directory.Find(ref.Service, ref.ID)
 	for i := range found {
@@ -226,11 +252,11 @@ func (g *Registrar) lookup(ref Ref) (directory.Lease, error) {
 	}
 	switch {
 	case len(found) == 0:
-		return directory.Lease{}, fmt.Errorf("%w: %q of %s", ErrNotListed, ref.ID, ref.Service)
+		return directory.Record{}, fmt.Errorf("%w: %q of %s", ErrNotListed, ref.ID, ref.Service)
 	case ref.Incarnation != "":
-		return directory.Lease{}, fmt.Errorf("%w: %q of %s is incarnation %s now", ErrConflict, ref.ID, ref.Service, found[0].Incarnation)
+		return directory.Record{}, fmt.Errorf("%w: %q of %s is incarnation %s now", ErrConflict, ref.ID, ref.Service, found[0].Incarnation)
 	}
-	return directory.Lease{}, fmt.Errorf("%w: %q of %s is listed in %s and in %s, say which incarnation is meant",
+	return directory.Record{}, fmt.Errorf("%w: %q of %s is listed in %s and in %s, say which incarnation is meant",
 		ErrConflict, ref.ID, ref.Service, found[0].Location, found[1].Location)
 }
 

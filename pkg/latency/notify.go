@@ -6,34 +6,34 @@ import (
 	"time"
 )
 
-// changedLocked makes OnChange due for the groups of pa.
+// changedLocked makes onChange due for the groups of pa.
 func (p *Prober) changedLocked(pa *Path) {
 	for _, m := range pa.groups {
 		p.dirtyLocked(m.group)
 	}
 }
 
-// dirtyLocked makes OnChange due for g.
-func (p *Prober) dirtyLocked(g *group) {
-	if g.dirty || p.o.OnChange == nil {
+// dirtyLocked makes onChange due for g.
+func (p *Prober) dirtyLocked(g *Group) {
+	if g.dirty || g.onChange == nil {
 		return
 	}
 	g.dirty = true
 	p.dirty = append(p.dirty, g)
-	wake(p.news)
+	wake(p.wakeNotifier)
 }
 
-// tell calls OnChange when it is due, until ctx ends. It is a goroutine of its
-// own, so that a slow OnChange delays no probe.
-func (p *Prober) tell(ctx context.Context) {
+// notify calls onChange when it is due, until ctx ends. It is a goroutine of its
+// own, so that a slow onChange delays no probe.
+func (p *Prober) notify(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
 		g, wait := p.nextDirty()
 		if g != nil {
-			p.o.OnChange(g.name)
+			g.onChange()
 			p.mu.Lock()
-			g.rest = p.now() + quiet
+			g.notifyAfter = p.now() + notifyPause
 			p.mu.Unlock()
 			continue
 		}
@@ -44,20 +44,20 @@ func (p *Prober) tell(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-p.news:
+		case <-p.wakeNotifier:
 		case <-timer.C:
 		}
 	}
 }
 
-// nextDirty takes a group for which OnChange may be called now, or returns nil
+// nextDirty takes a group for which onChange may be called now, or returns nil
 // and how long until there may be one, 0 when none is due.
-func (p *Prober) nextDirty() (next *group, wait time.Duration) {
+func (p *Prober) nextDirty() (next *Group, wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.now()
 	for i, g := range p.dirty {
-		rest := g.rest - now
+		rest := g.notifyAfter - now
 		if rest <= 0 {
 			// Clean before the call: what changes during it is told again.
 			p.dirty = slices.Delete(p.dirty, i, i+1)

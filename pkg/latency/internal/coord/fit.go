@@ -1,4 +1,6 @@
-package latency
+// Package coord fits network coordinates to measured round trips, and predicts
+// round trips from them. It is pure: no connection, goroutine or lock.
+package coord
 
 import (
 	"math"
@@ -7,16 +9,18 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
-	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 
 // The space of coordinates is Euclidean with a height, as Vivaldi's (Dabek,
 // Cox, Kaashoek and Morris, SIGCOMM 2004): the distance of two points is that
 // of their vectors and both heights, which stand for the way to the core of
-// the network. Where Vivaldi moves a point a little with every sample, fit
+// the network. Where Vivaldi moves a point a little with every sample, Fit
 // keeps the last of each neighbour and looks for the place that suits all of
 // them: with few neighbours, and few minutes, that is far better.
 const (
+	// MaxNeighbours is how many neighbours a coordinate is fitted to, at most.
+	MaxNeighbours = 64
+
 	dimensions = len(events.Coordinate{}.Vec)
 	unknowns   = dimensions + 1 // and the height
 )
@@ -42,20 +46,22 @@ const (
 	damping, leastDamping = 16.0, 1.0
 	// gravity keeps points that nothing holds from wandering.
 	gravity = 0.02
+	// farthest is the longest round trip that is predicted, in seconds.
+	farthest = 10
 	// leastError bounds how much more one neighbour counts than another.
 	leastError = 0.1
 )
 
-// neighbour is a point of the space, and how far it was measured to be.
-type neighbour struct {
-	at  events.Coordinate
-	rtt float64 // seconds
-	off float64 // logarithm of rtt by what was fitted, set by fit
+// Neighbour is a point of the space, and how far it was measured to be.
+type Neighbour struct {
+	At  events.Coordinate
+	RTT float64 // seconds
+	off float64 // logarithm of RTT by what was fitted, set by Fit
 }
 
-// newCoordinate is where a point begins: near the origin, in a direction of
+// New is where a point begins: near the origin, in a direction of
 // its own, knowing nothing.
-func newCoordinate() events.Coordinate {
+func New() events.Coordinate {
 	var c events.Coordinate
 	for i := range c.Vec {
 		c.Vec[i] = rand.NormFloat64() / 1000
@@ -64,8 +70,8 @@ func newCoordinate() events.Coordinate {
 	return c
 }
 
-// distanceBetween is the round trip that two coordinates predict, in seconds.
-func distanceBetween(a, b *events.Coordinate) float64 {
+// Distance is the round trip that two coordinates predict, in seconds.
+func Distance(a, b *events.Coordinate) float64 {
 	return separation(a, b) + a.Height + b.Height
 }
 
@@ -86,31 +92,31 @@ const (
 	caution = 0.5   // as many neighbours without a difference
 )
 
-// predict is the round trip to expect from c, which was fitted to the
+// Predict is the round trip to expect from c, which was fitted to the
 // neighbours, to another point.
-func predict(c, to *events.Coordinate, neighbours []neighbour) time.Duration {
+func Predict(c, to *events.Coordinate, neighbours []Neighbour) time.Duration {
 	sum, weights := 0.0, caution
 	for i := range neighbours {
 		n := &neighbours[i]
-		d := distanceBetween(to, &n.at) / kinship
+		d := Distance(to, &n.At) / kinship
 		w := 1 / (1 + d*d)
 		w *= w
 		sum += w * n.off
 		weights += w
 	}
-	s := distanceBetween(c, to) * math.Exp(sum/weights)
-	return time.Duration(min(max(s, 1e-6), probe.MaxRTT.Seconds()) * float64(time.Second))
+	s := Distance(c, to) * math.Exp(sum/weights)
+	return time.Duration(min(max(s, 1e-6), farthest) * float64(time.Second))
 }
 
-// fit moves c towards the place that suits its neighbours best: it lessens the
+// Fit moves c towards the place that suits its neighbours best: it lessens the
 // sum of a robust loss of their relative errors, in steps of Gauss and Newton with
 // damping (Levenberg and Marquardt). c stays where it is when there are none,
 // or when the arithmetic fails.
-func fit(c *events.Coordinate, neighbours []neighbour) {
+func Fit(c *events.Coordinate, neighbours []Neighbour) {
 	if len(neighbours) == 0 {
 		return
 	}
-	least := leastDistance * middle(neighbours)
+	least := leastDistance * MedianRTT(neighbours)
 	for range fitSteps {
 		if !fitStep(c, neighbours, least) {
 			return
@@ -119,9 +125,9 @@ func fit(c *events.Coordinate, neighbours []neighbour) {
 	sum := 0.0
 	for i := range neighbours {
 		n := &neighbours[i]
-		d := distanceBetween(c, &n.at)
-		sum += min(1, math.Abs(d-n.rtt)/(n.rtt+slack))
-		n.off = math.Log((n.rtt + slack) / (d + slack))
+		d := Distance(c, &n.At)
+		sum += min(1, math.Abs(d-n.RTT)/(n.RTT+slack))
+		n.off = math.Log((n.RTT + slack) / (d + slack))
 	}
 	c.Error = sum / float64(len(neighbours))
 	// As many neighbours as there are unknowns always fit, and say nothing.
@@ -135,16 +141,16 @@ type vector [unknowns]float64
 
 // fitStep is one step. Errors are relative to the distance, measured or fitted,
 // but to no less than least.
-func fitStep(c *events.Coordinate, neighbours []neighbour, least float64) bool {
+func fitStep(c *events.Coordinate, neighbours []Neighbour, least float64) bool {
 	var curvature [unknowns]vector // lower half
 	var slope vector
 	for i := range neighbours {
 		n := &neighbours[i]
-		apart := separation(c, &n.at)
-		d := apart + c.Height + n.at.Height
-		scale := 1 / (max(n.rtt, d, least) + slack)
-		e := (d - n.rtt) * scale
-		weight := 1 / max(n.at.Error, leastError)
+		apart := separation(c, &n.At)
+		d := apart + c.Height + n.At.Height
+		scale := 1 / (max(n.RTT, d, least) + slack)
+		e := (d - n.RTT) * scale
+		weight := 1 / max(n.At.Error, leastError)
 		if x := robust * math.Abs(e); x > 1e-6 {
 			pull := math.Tanh(x) / x
 			if c.Error < trusting { // then what does not fit is wrong, not early
@@ -154,7 +160,7 @@ func fitStep(c *events.Coordinate, neighbours []neighbour, least float64) bool {
 		}
 		var direction vector
 		for k := range dimensions {
-			direction[k] = (c.Vec[k] - n.at.Vec[k]) / max(apart, 1e-6) * scale
+			direction[k] = (c.Vec[k] - n.At.Vec[k]) / max(apart, 1e-6) * scale
 		}
 		direction[dimensions] = scale
 		for j := range unknowns {
@@ -228,12 +234,30 @@ func solve(a *[unknowns]vector, b *vector) (x vector, ok bool) {
 	return x, true
 }
 
-// middle is the median round trip.
-func middle(neighbours []neighbour) float64 {
-	rtts := make([]float64, 0, maxNeighbours) // on the stack
+// MedianRTT is the median round trip, in seconds. There must be a neighbour.
+func MedianRTT(neighbours []Neighbour) float64 {
+	rtts := make([]float64, 0, MaxNeighbours) // on the stack
 	for i := range neighbours {
-		rtts = append(rtts, neighbours[i].rtt)
+		rtts = append(rtts, neighbours[i].RTT)
 	}
 	slices.Sort(rtts)
 	return rtts[len(rtts)/2]
+}
+
+// Displacement is how much distances to others change at most when a point is
+// found elsewhere, in seconds.
+func Displacement(from, to *events.Coordinate) float64 {
+	return separation(from, to) + math.Abs(from.Height-to.Height)
+}
+
+// Rounded is c to the microsecond, which takes less room in a record.
+func Rounded(c events.Coordinate) events.Coordinate {
+	round := func(v *float64) { *v = math.Round(*v*1e6) / 1e6 }
+	for i := range c.Vec {
+		round(&c.Vec[i])
+	}
+	round(&c.Height)
+	round(&c.Error)
+	round(&c.Adjustment)
+	return c
 }

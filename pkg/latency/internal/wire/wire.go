@@ -1,13 +1,17 @@
-package events
+// Package wire is what callers tell each other and instances about distances, as
+// subjects and JSON: reports with batches of samples, and pings.
+package wire
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
@@ -20,7 +24,10 @@ const (
 	maxPingSize  = 4 << 10 // bytes
 )
 
-const latencyFamily = "latency"
+const (
+	family     = "latency"
+	wantObject = "want a JSON object"
+)
 
 // Report is who reports what: one reporter in one zone about one service. Its
 // subject is what a permission can bind a reporter to.
@@ -29,27 +36,27 @@ type Report struct{ Region, Zone, Service, Reporter string }
 // Subject is latency.<region>.<zone>.<service>.<reporter>. With "*" as the
 // reporter it is the pattern of all of them in that zone.
 func (r Report) Subject() string {
-	return latencyFamily + "." + token(r.Region) + "." + token(r.Zone) + "." + r.Service + "." + r.Reporter
+	return family + "." + cmp.Or(r.Region, topology.Unknown) + "." + cmp.Or(r.Zone, topology.Unknown) + "." + r.Service + "." + r.Reporter
 }
 
 // ParseReport reads a subject as [Report.Subject] makes it and validates its
 // names.
 func ParseReport(subject string) (Report, error) {
 	parts := strings.Split(subject, ".")
-	if len(parts) != 5 || parts[0] != latencyFamily || slices.Contains(parts, "") {
-		return Report{}, &FieldError{"subject", subject, "want latency.<region>.<zone>.<service>.<reporter>"}
+	if len(parts) != 5 || parts[0] != family || slices.Contains(parts, "") {
+		return Report{}, &events.FieldError{Field: "subject", Value: subject, Rule: "want latency.<region>.<zone>.<service>.<reporter>"}
 	}
 	r := Report{parts[1], parts[2], parts[3], parts[4]}
 	l := topology.Location{Region: r.Region, Zone: r.Zone}
 	l.Normalize()
 	r.Region, r.Zone = l.Region, l.Zone
-	if err := validateLocation("", l); err != nil {
+	if err := l.Validate(); err != nil {
 		return Report{}, err
 	}
-	if err := ValidateService(r.Service); err != nil {
+	if err := events.ValidateService(r.Service); err != nil {
 		return Report{}, err
 	}
-	return r, ValidateName("reporter", r.Reporter)
+	return r, events.ValidateName("reporter", r.Reporter)
 }
 
 // Batch is what one reporter knows about one service: its own measurements,
@@ -61,7 +68,7 @@ type Batch struct {
 	// Leaving says that it is the reporter's last.
 	Leaving bool
 	// Coordinate is the reporter's own, if it is known: where its zone is.
-	Coordinate *Coordinate
+	Coordinate *events.Coordinate
 	Samples    []Sample
 }
 
@@ -94,10 +101,10 @@ type wireBatch struct {
 // so are the samples beyond the first 512.
 func EncodeBatch(b Batch) ([]byte, error) {
 	w := struct {
-		Sequence uint64       `json:"seq"`
-		Leaving  bool         `json:"leaving,omitempty"`
-		Place    *Coordinate  `json:"coordinate,omitempty"`
-		Samples  []wireSample `json:"samples"`
+		Sequence uint64             `json:"seq"`
+		Leaving  bool               `json:"leaving,omitempty"`
+		Place    *events.Coordinate `json:"coordinate,omitempty"`
+		Samples  []wireSample       `json:"samples"`
 	}{b.Sequence, b.Leaving, nil, make([]wireSample, 0, len(b.Samples))}
 	if b.Coordinate != nil && b.Coordinate.Validate() == nil {
 		w.Place = b.Coordinate
@@ -115,17 +122,17 @@ func EncodeBatch(b Batch) ([]byte, error) {
 // that is, are left out and counted; the error says that there is no batch at all.
 func DecodeBatch(data []byte) (b Batch, rejected int, err error) {
 	if len(data) > maxBatchSize {
-		return Batch{}, 0, fmt.Errorf("events: a batch of %d bytes, want at most %d", len(data), maxBatchSize)
+		return Batch{}, 0, fmt.Errorf("latency: a batch of %d bytes, want at most %d", len(data), maxBatchSize)
 	}
 	var w wireBatch
 	if err := json.Unmarshal(data, &w); err != nil {
-		return Batch{}, 0, fmt.Errorf("events: decode a batch of samples: %w", err)
+		return Batch{}, 0, fmt.Errorf("latency: decode a batch of samples: %w", err)
 	}
 	if bytes.TrimSpace(data)[0] != '{' {
-		return Batch{}, 0, &FieldError{"batch", "null", wantObject} // nothing else is accepted
+		return Batch{}, 0, &events.FieldError{Field: "batch", Value: "null", Rule: wantObject} // nothing else is accepted
 	}
 	if len(w.Samples) > maxSamples {
-		return Batch{}, 0, fmt.Errorf("events: a batch of %d samples, want at most %d", len(w.Samples), maxSamples)
+		return Batch{}, 0, fmt.Errorf("latency: a batch of %d samples, want at most %d", len(w.Samples), maxSamples)
 	}
 	b = Batch{Sequence: w.Sequence, Leaving: w.Leaving, Samples: make([]Sample, 0, len(w.Samples))}
 	if len(w.Place) > 0 && !bytes.Equal(w.Place, []byte("null")) {
@@ -164,17 +171,17 @@ func validMicroseconds(us float64) bool {
 
 // Ping is what a caller tells an instance whose distance it knows, so that
 // both find their places in the coordinate space. The answer is the instance's
-// [Coordinate].
+// [events.Coordinate].
 type Ping struct {
-	Reporter   string        // who tells, a name as an id
-	RTT        time.Duration // between the two
-	Coordinate Coordinate    // of the reporter
+	Reporter   string            // who tells, a name as an id
+	RTT        time.Duration     // between the two
+	Coordinate events.Coordinate // of the reporter
 }
 
 type wirePing struct {
-	Reporter   string      `json:"reporter"`
-	RTT        float64     `json:"rtt_us"`
-	Coordinate *Coordinate `json:"coordinate"`
+	Reporter   string             `json:"reporter"`
+	RTT        float64            `json:"rtt_us"`
+	Coordinate *events.Coordinate `json:"coordinate"`
 }
 
 // EncodePing writes a ping. The error is that of [DecodePing].
@@ -189,11 +196,11 @@ func EncodePing(p Ping) ([]byte, error) {
 // DecodePing reads and validates a ping.
 func DecodePing(data []byte) (Ping, error) {
 	if len(data) > maxPingSize {
-		return Ping{}, fmt.Errorf("events: a ping of %d bytes, want at most %d", len(data), maxPingSize)
+		return Ping{}, fmt.Errorf("latency: a ping of %d bytes, want at most %d", len(data), maxPingSize)
 	}
 	var w wirePing
 	if err := json.Unmarshal(data, &w); err != nil {
-		return Ping{}, fmt.Errorf("events: decode a ping: %w", err)
+		return Ping{}, fmt.Errorf("latency: decode a ping: %w", err)
 	}
 	if err := w.validate(); err != nil {
 		return Ping{}, err
@@ -202,20 +209,20 @@ func DecodePing(data []byte) (Ping, error) {
 }
 
 func (w *wirePing) validate() error {
-	if err := ValidateName("reporter", w.Reporter); err != nil {
+	if err := events.ValidateName("reporter", w.Reporter); err != nil {
 		return err
 	}
 	if !validMicroseconds(w.RTT) {
-		return &FieldError{"rtt_us", formatFloat(w.RTT), "want microseconds, above 0 and at most 10 seconds"}
+		return &events.FieldError{Field: "rtt_us", Value: fmt.Sprint(w.RTT), Rule: "want microseconds, above 0 and at most 10 seconds"}
 	}
 	if w.Coordinate == nil {
-		return &FieldError{"coordinate", "", "want one"}
+		return &events.FieldError{Field: "coordinate", Rule: "want one"}
 	}
 	return w.Coordinate.Validate()
 }
 
 // EncodeCoordinate writes a coordinate, as the answer to a [Ping].
-func EncodeCoordinate(c Coordinate) ([]byte, error) {
+func EncodeCoordinate(c events.Coordinate) ([]byte, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
@@ -223,16 +230,16 @@ func EncodeCoordinate(c Coordinate) ([]byte, error) {
 }
 
 // DecodeCoordinate reads and validates a coordinate.
-func DecodeCoordinate(data []byte) (Coordinate, error) {
+func DecodeCoordinate(data []byte) (events.Coordinate, error) {
 	if len(data) > maxPingSize {
-		return Coordinate{}, fmt.Errorf("events: a coordinate of %d bytes, want at most %d", len(data), maxPingSize)
+		return events.Coordinate{}, fmt.Errorf("latency: a coordinate of %d bytes, want at most %d", len(data), maxPingSize)
 	}
-	var c *Coordinate
+	var c *events.Coordinate
 	if err := json.Unmarshal(data, &c); err != nil {
-		return Coordinate{}, fmt.Errorf("events: decode a coordinate: %w", err)
+		return events.Coordinate{}, fmt.Errorf("latency: decode a coordinate: %w", err)
 	}
 	if c == nil {
-		return Coordinate{}, &FieldError{"coordinate", "null", wantObject}
+		return events.Coordinate{}, &events.FieldError{Field: "coordinate", Value: "null", Rule: wantObject}
 	}
 	return *c, c.Validate()
 }
