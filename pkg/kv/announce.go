@@ -286,7 +286,11 @@ func (a *Announcement) tell(before, after State) {
 	case after.Phase == Conflict && before.Phase != Conflict, after.Phase == Replaced:
 		a.log.Error("not registered", "phase", after.Phase, "error", after.Err)
 	case after.Phase != before.Phase || after.Status != before.Status:
-		a.log.Info("announcement changed", "phase", after.Phase, "status", after.Status, "error", after.Err)
+		facts := []any{"phase", after.Phase, "status", after.Status}
+		if after.Err != nil {
+			facts = append(facts, "error", after.Err)
+		}
+		a.log.Info("announcement changed", facts...)
 	case after.Err != nil && before.Err == nil:
 		a.log.Warn("announcement is in trouble", "phase", after.Phase, "error", after.Err)
 	case after.Err == nil && before.Err != nil:
