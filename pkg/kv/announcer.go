@@ -36,7 +36,7 @@ type announcer struct {
 	unsure   bool          // a write was sent and not answered
 	tried    bool          // to list it as if its key were free
 	failing  time.Time     // since when the registry has not taken what we said
-	rival    rival
+	takeover    takeover
 
 	pings *nats.Subscription // nil: they are not answered
 }
@@ -68,7 +68,7 @@ func (n *announcer) run() {
 	for {
 		select {
 		case <-n.busy.Done():
-			n.depart()
+			n.leaveNow()
 			return
 		case err := <-n.results:
 			if !n.judge(err) {
@@ -96,13 +96,13 @@ func (n *announcer) run() {
 // soon is how long to wait when the way to the registry is open again.
 func (n *announcer) soon() time.Duration {
 	n.failing = time.Time{}
-	return rand.N(rush(n.in.Load().TTL, time.Since(n.renewed)))
+	return rand.N(rejoinDelay(n.in.Load().TTL, time.Since(n.renewed)))
 }
 
-// rush is how long that is at most, if a lease was renewed some time ago.
+// rejoinDelay is how long that is at most, if a lease was renewed some time ago.
 // Everybody comes back at once: do not all speak at once. But whose lease is
 // about to end goes first.
-func rush(ttl, ago time.Duration) time.Duration {
+func rejoinDelay(ttl, ago time.Duration) time.Duration {
 	most := min(time.Second, ttl/3)
 	if left := ttl - ago; left > 0 {
 		most = min(most, left/4+1)
@@ -144,7 +144,7 @@ func (n *announcer) step(ctx context.Context) (wait time.Duration, final bool) {
 	n.failing = time.Time{}
 	switch {
 	case err == nil:
-		n.rival, n.renewed = rival{}, began
+		n.takeover, n.renewed = takeover{}, began
 		n.set(func(s *State) {
 			s.Phase, s.Status, s.Err, s.Revision = Registered, in.Status, nil, n.revision
 		})
@@ -186,7 +186,7 @@ func (n *announcer) trouble(err error) time.Duration {
 	if errors.Is(err, context.Canceled) {
 		err = fmt.Errorf("%w: the connection was lost meanwhile", ErrUnavailable)
 	}
-	n.rival = rival{} // it may have had no way to renew its lease
+	n.takeover = takeover{} // it may have had no way to renew its lease
 	wait := min(retryEvery, n.in.Load().TTL/6)
 	if time.Since(n.failing) > retryLong {
 		wait = retrySlow

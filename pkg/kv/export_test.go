@@ -18,4 +18,4 @@ func Ages(stored []time.Time, now time.Time) []time.Duration {
 }
 
 // Rush is how long an announcer waits at most when it is connected again.
-func Rush(ttl, ago time.Duration) time.Duration { return rush(ttl, ago) }
+func Rush(ttl, ago time.Duration) time.Duration { return rejoinDelay(ttl, ago) }

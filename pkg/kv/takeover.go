@@ -15,8 +15,8 @@ var (
 	errWaiting  = errors.New("kv: another incarnation has this id, waiting to see whether it lives")
 )
 
-// rival is another incarnation that holds our id, and what we know of its lease.
-type rival struct {
+// takeover is another incarnation that holds our id, and what we know of its lease.
+type takeover struct {
 	incarnation string
 	lease       uint64    // sequence of its lease
 	since       time.Time // since when the lease has not been renewed
@@ -38,7 +38,7 @@ func (n *announcer) acquire(ctx context.Context, in *events.Instance) error {
 	case last.Instance == nil: // the mark of a removal
 	case last.Instance.Incarnation == in.Incarnation: // ours: a reply was lost
 	default:
-		if err := n.watchRival(ctx, last.Instance); err != nil {
+		if err := n.watchHolder(ctx, last.Instance); err != nil {
 			return err
 		}
 	}
@@ -72,7 +72,7 @@ func (n *announcer) fenced(ctx context.Context, in *events.Instance) error {
 		// somebody was faster then; or a copy is so far behind that it shows
 		// a life before ours.
 		n.revision = 0
-		if err := n.watchRival(ctx, last.Instance); err != nil {
+		if err := n.watchHolder(ctx, last.Instance); err != nil {
 			return err
 		}
 	}
@@ -83,10 +83,10 @@ func (n *announcer) fenced(ctx context.Context, in *events.Instance) error {
 	return err
 }
 
-// watchRival tells whether the instance that holds our id lives: if so its
+// watchHolder tells whether the instance that holds our id lives: if so its
 // lease changes within a third of its ttl. Only the server's sequence is
 // compared, no clocks. It returns nil when the id may be taken.
-func (n *announcer) watchRival(ctx context.Context, other *events.Instance) error {
+func (n *announcer) watchHolder(ctx context.Context, other *events.Instance) error {
 	msg, err := n.r.link.LastMsg(ctx, n.r.link.Prefix+other.Key().Lease())
 	var lease uint64
 	switch {
@@ -95,10 +95,10 @@ func (n *announcer) watchRival(ctx context.Context, other *events.Instance) erro
 	case !errors.Is(err, ErrNotFound):
 		return err
 	}
-	v := &n.rival
+	v := &n.takeover
 	switch {
 	case v.incarnation != other.Incarnation:
-		*v = rival{incarnation: other.Incarnation, lease: lease, since: time.Now()}
+		*v = takeover{incarnation: other.Incarnation, lease: lease, since: time.Now()}
 	case v.lease != lease:
 		v.lease, v.since, v.lives = lease, time.Now(), true
 	case time.Since(v.since) > other.TTL*4/9: // a third, and a third of that

@@ -12,8 +12,8 @@ import (
 // propagate is how long it takes until every caller has heard of a change.
 const propagate = 250 * time.Millisecond
 
-// depart drains and deregisters.
-func (n *announcer) depart() {
+// leaveNow drains and deregisters.
+func (n *announcer) leaveNow() {
 	in := n.current()
 	n.drain(in)
 	err := n.deregister(in)
@@ -21,7 +21,7 @@ func (n *announcer) depart() {
 		err = fmt.Errorf("kv: %s was not deregistered, its lease ends by itself: %w", in.Key(), err)
 	}
 	n.mu.Lock()
-	n.goner = err
+	n.leaveErr = err
 	n.mu.Unlock()
 	n.set(func(s *State) { s.Phase, s.Err, s.Revision = Left, err, 0 })
 }
