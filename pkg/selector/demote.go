@@ -39,14 +39,12 @@ func newOrder(levels int) order {
 }
 
 // demote compares the circles of a table with those after them. It reports
-// whether two have changed places, so that the table has to be made anew. The
-// service is locked.
+// whether two have changed places, so that the table has to be made anew.
 //
 // A distance that is only predicted or assumed is nothing to go by: it takes no
 // circle out of the order that the labels give. One that is out of it comes back
 // when nothing in it, or in the other, is measured any more.
-func (v *view) demote(t *table) bool {
-	o := &v.order
+func (o *order) demote(t *table) bool {
 	old := o.doubts
 	o.doubts = nil
 	for i := range max(0, len(t.stages)-1) {
@@ -71,7 +69,7 @@ func (v *view) demote(t *table) bool {
 			return true
 		}
 		o.doubts = append(o.doubts, d)
-		v.svc.dueLocked(d.since + demoteAfter)
+		t.due = min(t.due, d.since+demoteAfter)
 	}
 	return false
 }

@@ -48,6 +48,30 @@ type NoInstanceError struct {
 	Avoided int           // instances that could have been picked and were not wanted
 }
 
+// nothing is the error when a table had nothing to pick.
+func (v *view) nothing(t *table) error {
+	if t.total == 0 {
+		v.svc.asked.Store(int64(v.svc.now()))
+		return fmt.Errorf("%w %q", ErrUnknownService, v.svc.name)
+	}
+	// What can be picked and was not: that is what the request avoids.
+	e := &NoInstanceError{Service: v.svc.name, Avoided: t.pickable()}
+	for i := range uint8(t.levels) {
+		if c := circleCount(t, i); c.Total > 0 {
+			e.Circles = append(e.Circles, c)
+		}
+	}
+	return e
+}
+
+func circleCount(t *table, circle uint8) CircleCount {
+	return CircleCount{
+		Circle: t.name(circle), Total: t.has(circle),
+		Usable: t.of(circle, usable), Open: t.of(circle, open), Draining: t.of(circle, draining, leaving), NotReady: t.of(circle, notReady),
+		Suspect: t.of(circle, suspect), Dead: t.of(circle, dead), Evacuated: t.of(circle, evacuated, abandoned), Other: t.of(circle, foreign),
+	}
+}
+
 func (e *NoInstanceError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "selector: no usable instance of %s", e.Service)

@@ -2,14 +2,12 @@ package selector
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
-	"slices"
+	"math"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
-	"github.com/proxima-discovery/proxima/pkg/latency"
 )
 
 // Explanation says of every instance of a service whether it would be picked,
@@ -97,68 +95,48 @@ func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) 
 	return v.explain(r.Protocol), nil
 }
 
-// ranked is a candidate before it is put in its place.
-type ranked struct {
-	verdict
-	ramp    float32 // the share of its weight that it gets for its age
-	refused bool    // its breaker is open for that
-	fit     float32 // its score by its beat, for LoadAware
-	Candidate
-}
-
 func (v *view) explain(protocol string) Explanation {
-	svc, opts := v.svc, &v.svc.sel.opts
-	e := Explanation{Service: svc.name, From: v.place.String(), Strategy: string(opts.Strategy)}
+	svc := v.svc
+	e := Explanation{Service: svc.name, From: v.builder.place.String(), Strategy: svc.kind.String()}
 	svc.mu.Lock()
-	e.Stale, e.StaleSeconds = svc.stale, secondsSince(svc.since)
-	for i := range svc.members {
-		svc.members[i].look()
-	}
-	t := v.build(svc.members, 0)
-	all := make([]ranked, len(svc.members))
-	for i := range svc.members {
-		all[i] = v.candidate(t, &svc.members[i], svc.verdicts[i])
-	}
-	e.Panic, e.Circles = t.panics, v.circles(t)
+	e.Stale, e.StaleSeconds = svc.members.stale, secondsSince(svc.since)
+	svc.members.look()
+	t, all := v.builder.explain(svc.members.list, svc.now())
+	circles := v.builder.circlesOf(t, svc.members.list)
 	svc.mu.Unlock()
 
-	slices.SortStableFunc(all, func(a, b ranked) int {
-		return cmp.Or(
-			cmp.Compare(a.as, b.as),
-			cmp.Compare(t.rank[a.circle], t.rank[b.circle]),
-			cmp.Compare(a.distance, b.distance),
-			cmp.Compare(a.ID, b.ID))
-	})
+	e.Panic = t.panics
+	for _, c := range circles {
+		e.Circles = append(e.Circles, CircleState{
+			Circle: t.name(c.index), Instances: t.has(c.index), Usable: t.of(c.index, usable), Share: rounded(c.share, 4),
+			BestMS: inMilliseconds(c.best), DistanceSource: string(c.source), Demoted: c.demoted, Load: rounded(c.load, 3), Note: c.note,
+		})
+	}
+	t.inOrder(all)
 	e.Instances = make([]Candidate, len(all))
-	for i, c := range all {
-		c.Near, c.Reason = v.reason(t, &c, protocol)
-		e.Instances[i] = c.Candidate
+	for i := range all {
+		e.Instances[i] = candidate(t, &all[i], protocol)
 	}
 	return e
 }
 
-// candidate is a member as a table has it. The service is locked.
-func (v *view) candidate(t *table, m *member, vd verdict) ranked {
-	source := m.node.distance().Source
-	if vd.known == assumed {
-		source = latency.SourceAssumed
-	}
-	if vd.as < notReady {
-		vd.distance = vd.from(&t.circles[t.index(vd.as, vd.circle)])
-	}
-	_, refused := m.breaker.Opened()
-	return ranked{vd, v.svc.sel.ramp(m.born, t.at), refused, m.fit(ticks(t.at)), Candidate{*m.in, Standing{
-		Circle:         v.svc.sel.opts.Levels.Name(int(vd.circle)),
-		DistanceMS:     inMilliseconds(vd.distance),
-		DistanceSource: string(source),
-		Breaker:        m.breaker.State().String(),
-		Suspect:        m.suspect,
-		Evacuated:      m.evacuated,
-		Dead:           vd.condition == dead,
-		InFlight:       int(m.inFlight()),
-		Picks:          m.picks(),
-		CallMS:         inMilliseconds(m.average()),
-	}}}
+// candidate is a member as a table has it.
+func candidate(t *table, s *standing, protocol string) Candidate {
+	near, why := t.reason(s, protocol)
+	return Candidate{*s.in, Standing{
+		Circle:         t.name(s.verdict.circle),
+		DistanceMS:     inMilliseconds(s.verdict.distance),
+		DistanceSource: string(s.source),
+		Breaker:        s.breaker.State().String(),
+		Suspect:        s.suspect,
+		Evacuated:      s.evacuated,
+		Dead:           s.verdict.condition == dead,
+		InFlight:       int(s.inFlight()),
+		Picks:          s.picks(),
+		CallMS:         inMilliseconds(s.average()),
+		Near:           near,
+		Reason:         why,
+	}}
 }
 
 // secondsSince is 0 for a time that is not known.
@@ -169,6 +147,29 @@ func secondsSince(t time.Time) float64 {
 	return rounded(time.Since(t).Seconds(), 3)
 }
 
-func inMilliseconds(d time.Duration) float64 {
-	return float64(d.Round(time.Microsecond)) / float64(time.Millisecond)
+func rounded(f float64, digits int) float64 {
+	scale := math.Pow10(digits)
+	return math.Round(f*scale) / scale
+}
+
+// CircleState says how a circle stands with a selector.
+type CircleState struct {
+	Circle    string `json:"circle"`
+	Instances int    `json:"instances"`
+	Usable    int    `json:"usable"`
+	// Share is how much of the picks begin there, 0 to 1. Of those that come
+	// for the load of a nearer circle, a strategy that weighs instances up
+	// leaves there what is better off there.
+	Share float64 `json:"share"`
+	// BestMS is the distance of its nearest instance, of those in the best
+	// condition, and DistanceSource how it is known.
+	BestMS         float64 `json:"best_ms"`
+	DistanceSource string  `json:"distance_source"`
+	// Demoted says that it stands behind a circle that is much nearer by
+	// distance.
+	Demoted bool `json:"demoted"`
+	// Load is this caller's calls in flight per instance of the near set, by
+	// weight; on average over a second for the selector's own place.
+	Load float64 `json:"load"`
+	Note string  `json:"note"` // why it takes what it takes, if that is not all or nothing
 }

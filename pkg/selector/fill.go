@@ -29,7 +29,7 @@ type filler struct {
 //
 // It reports whether verdicts were changed. What it does grows and shrinks by
 // one instance at a time, so it needs no hysteresis.
-func (v *view) fill(t *table, members []member, verdicts []verdict) bool {
+func (t *table) fill(members []member, verdicts []verdict) bool {
 	sum := func(what condition) (n int) {
 		for i := range t.levels {
 			n += int(t.counts[int(what)*t.levels+i])
@@ -61,7 +61,7 @@ func (v *view) fill(t *table, members []member, verdicts []verdict) bool {
 		default:
 			continue
 		}
-		f.turn = scramble(v.svc.offset ^ xxhash.Sum64String(m.in.ID))
+		f.turn = scramble(t.offset ^ xxhash.Sum64String(m.in.ID))
 		all = append(all, f)
 	}
 	slices.SortFunc(all, func(a, b filler) int {

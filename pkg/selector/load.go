@@ -2,13 +2,11 @@ package selector
 
 import (
 	"slices"
-	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
 const (
-	tendEvery = 200 * time.Millisecond
 	// follow is how much of the difference a load takes in with each look, so
 	// that it is an average over about a second.
 	follow = 0.18
@@ -18,88 +16,38 @@ const (
 	idle = 0.005
 )
 
-// tend looks after what changes with time alone, until the selector is closed:
-// loads, new instances, circles that are about to change places.
-func (s *Selector) tend() {
-	ticker := time.NewTicker(tendEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-s.run.Done():
-			return
-		case <-ticker.C:
-		}
-		now := s.now()
-		for _, svc := range *s.services.Load() {
-			svc.tend(now)
-		}
-	}
-}
-
-func (svc *service) tend(now time.Duration) {
-	if svc.due.Load() <= int64(now) {
-		svc.rebuildSoon()
-	}
-	if !svc.spills || !svc.active.Swap(false) && !svc.loaded.Load() {
-		return
-	}
-	svc.mu.Lock()
-	defer svc.mu.Unlock()
-	if svc.closed || !svc.known {
-		return
-	}
-	loaded := svc.home.weigh()
-	for i := range svc.homes {
-		if v := svc.homes[i].Load(); v != nil {
-			loaded = v.weigh() || loaded
-		}
-	}
-	svc.loaded.Store(loaded)
-}
-
-// dueLocked asks for new tables at a time, unless they come before.
-func (svc *service) dueLocked(at time.Duration) {
-	if int64(at) < svc.due.Load() {
-		svc.due.Store(int64(at))
-	}
-}
-
-// weigh takes in the loads of the circles, adds the next when the last that
-// picks begin with has more than it should, and leaves it alone again when the
-// one before has room enough. It reports whether there is any load. The service
-// is locked.
-func (v *view) weigh() (loaded bool) {
-	t := v.table.Load()
-	if t == nil {
-		return false
-	}
-	old := slices.Clone(v.loads)
-	clear(v.loads)
+// weigh takes in the loads of the circles of a table, adds the next when the last
+// that picks begin with has more than it should, and leaves it alone again when the
+// one before has room enough. It returns the table with what picks are divided by
+// now, the same one if that is hardly different, and whether there is any load.
+func (b *builder) weigh(t *table) (next *table, loaded bool) {
+	old := slices.Clone(b.loads)
+	clear(b.loads)
 	for _, c := range t.stages {
 		load := old[c.index] + follow*(c.load()-old[c.index])
 		if load < idle {
 			load = 0
 		}
-		v.loads[c.index] = load
+		b.loads[c.index] = load
 		loaded = loaded || load > 0
 	}
-	before := v.reach
-	v.reach = max(0, min(v.reach, len(t.stages)-1))
-	o := &v.svc.sel.opts
+	before := b.reach
+	b.reach = max(0, min(b.reach, len(t.stages)-1))
 	switch {
-	case v.reach+1 < len(t.stages) && v.loads[t.stages[v.reach].index] > o.LoadHigh:
-		v.reach++
-	case v.reach > 0 && v.loads[t.stages[v.reach-1].index] < o.LoadLow:
-		v.reach--
+	case b.reach+1 < len(t.stages) && b.loads[t.stages[b.reach].index] > b.loadHigh:
+		b.reach++
+	case b.reach > 0 && b.loads[t.stages[b.reach-1].index] < b.loadLow:
+		b.reach--
 	}
-	if v.reach > 0 || before > 0 {
-		if s := v.divide(t); !s.like(t.spill) {
-			next := *t
-			next.spill = s
-			v.table.Store(&next)
+	next = t
+	if b.reach > 0 || before > 0 {
+		if s := b.divide(t); !s.like(t.spill) {
+			changed := *t
+			changed.spill = s
+			next = &changed
 		}
 	}
-	return loaded || v.reach > 0
+	return next, loaded || b.reach > 0
 }
 
 // load is the calls in flight per instance of the near set, by weight.
@@ -116,10 +64,10 @@ func (c *circle) load() float64 {
 // up asks in time whether to go, so it gets to ask from the low mark on. Neither
 // brings the load below its mark, so a circle that was added does not make
 // itself superfluous.
-func (v *view) overflow(circle uint8) float64 {
-	mark := v.svc.sel.opts.LoadHigh
-	if v.kind.weighsUp() {
-		mark = v.svc.sel.opts.LoadLow
+func (b *builder) overflow(circle uint8) float64 {
+	mark := b.loadHigh
+	if b.kind.weighsUp() {
+		mark = b.loadLow
 	}
-	return max(0, 1-mark/max(mark, v.loads[circle]))
+	return max(0, 1-mark/max(mark, b.loads[circle]))
 }

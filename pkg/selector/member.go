@@ -26,6 +26,19 @@ type member struct {
 	born      time.Duration // what its age counts from, on the selector's clock
 }
 
+// newMember is an entry of the list of a service, with what was learned of it so
+// far. Born is what its age counts from.
+func newMember(n *node, e events.Entry, born time.Duration, stale bool) member {
+	if before := n.instance.Swap(e.Instance); before != nil && before.Coordinate != e.Coordinate {
+		n.path.Place(e.Coordinate)
+	}
+	n.setWeight(e.Weight)
+	m := member{node: n, in: e.Instance, circle: n.home, suspect: e.Suspect, evacuated: e.Evacuated, protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), born: born}
+	m.excuse()
+	m.look(stale)
+	return m
+}
+
 // condition is what an instance is good for. Those before notReady are used in
 // this order: each when nothing of the ones before it can be had.
 type condition uint8
@@ -44,8 +57,9 @@ const (
 	conditions
 )
 
-// look sets what may have changed since the member was last looked at.
-func (m *member) look() {
+// look sets what may have changed since the member was last looked at. Stale
+// says that the registry is out of reach.
+func (m *member) look(stale bool) {
 	d := m.node.distance()
 	m.distance, m.known = d.Distance, certaintyOf(d)
 	state := m.breaker.State()
@@ -54,7 +68,7 @@ func (m *member) look() {
 	switch {
 	case m.in.Status == events.NotReady:
 		m.condition = notReady
-	case m.missed() && (m.suspect || m.svc.stale):
+	case m.missed() && (m.suspect || stale):
 		m.condition = dead
 	case m.evacuated && fails:
 		m.condition = abandoned
@@ -77,6 +91,9 @@ func (m *member) look() {
 // suspect or the view stale: a single packet may get lost, and what failed before
 // may have been our own network.
 const proof = 2
+
+// excuse makes the probes that have failed so far prove nothing.
+func (m *member) excuse() { m.excused = int32(m.path.Failures()) }
 
 // missed says whether probes prove that nobody is there.
 func (m *member) missed() bool {

@@ -25,7 +25,7 @@ type node struct {
 	home     uint8         // circle seen from the selector's own place
 	beat     atomic.Uint64 // its score by its last beat and when that was heard, see [packCost]; for LoadAware
 
-	svc  *service
+	*shared
 	path *latency.Path
 }
 
@@ -54,7 +54,7 @@ func (n *node) inFlight() uint64 { return n.calls.Load() & inFlightMask }
 func (n *node) picks() uint64    { return n.calls.Load() >> inFlightBits }
 
 // distance from the selector's own place, as far as it is known.
-func (n *node) distance() latency.Estimate { return n.path.Estimate(n.svc.sel.assumed[n.home]) }
+func (n *node) distance() latency.Estimate { return n.path.Estimate(n.assumed[n.home]) }
 
 // The average of durations follows each sample by at least minWeight, so that
 // a busy instance is known after some 30 calls, and by as much as has faded of

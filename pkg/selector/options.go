@@ -1,7 +1,6 @@
 package selector
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -10,17 +9,9 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/breaker"
-	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
-
-// Source lists the instances of services. *kv.Registry is one. Watch calls
-// apply with a complete snapshot after every change, one call at a time, until
-// ctx ends.
-type Source interface {
-	Watch(ctx context.Context, service string, apply func(events.Snapshot)) error
-}
 
 // Options configure [New]. The zero value is ready to use.
 type Options struct {

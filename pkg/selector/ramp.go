@@ -15,35 +15,12 @@ const (
 	never     = math.MaxInt64 // when nothing is due
 )
 
-// Clock is what a [Source] may be besides: one that knows the time by which
-// instances say when they started. *kv.Registry is one.
-type Clock interface{ Now() time.Time }
-
-// wallClock is our own clock at its start, and no jump of it later.
-type wallClock struct{ start time.Time }
-
-func (c wallClock) Now() time.Time { return c.start.Add(time.Since(c.start)) }
-
-// born is when an instance began, on the selector's clock. It goes by what the
-// instance says, so that a caller that has just come does not take old ones for
-// new; one that says it begins in the future begins now.
-func (svc *service) born(in *events.Instance) time.Duration {
-	if in.Started.IsZero() {
-		return longAgo
-	}
-	age := max(0, svc.sel.clock.Now().Sub(in.Started))
-	if age >= svc.sel.opts.RampUp {
-		return longAgo
-	}
-	return svc.sel.now() - age
-}
-
 // ramp is the share of its weight that an instance gets for its age.
-func (s *Selector) ramp(born, now time.Duration) float32 {
-	if born == longAgo || now-born >= s.opts.RampUp {
+func (s *shared) ramp(born, now time.Duration) float32 {
+	if born == longAgo || now-born >= s.rampUp {
 		return 1
 	}
-	return leastRamp + (1-leastRamp)*float32(now-born)/float32(s.opts.RampUp)
+	return leastRamp + (1-leastRamp)*float32(now-born)/float32(s.rampUp)
 }
 
 func weightOf(in *events.Instance) uint16 { return uint16(min(max(1, in.Weight), math.MaxUint16)) }

@@ -71,12 +71,12 @@ func (r *ring) fits(near []*node) bool {
 
 // ringOf is the ring of a circle, made when it is first needed, unless the
 // last one still fits.
-func (v *view) ringOf(c *circle) *ring {
+func (l *lens) ringOf(c *circle) *ring {
 	c.hashed.Do(func() {
-		c.ring = v.rings[c.index].Load()
+		c.ring = l.rings[c.index].Load()
 		if !c.ring.fits(c.near) {
 			c.ring = newRing(c.near)
-			v.rings[c.index].Store(c.ring)
+			l.rings[c.index].Store(c.ring)
 		}
 	})
 	return c.ring

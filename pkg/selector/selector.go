@@ -38,6 +38,7 @@ type Selector struct {
 	epoch   time.Time       // what the clock of costs counts from
 	clock   Clock           // by which instances say when they started
 	prober  *latency.Prober
+	aim     aim
 	log     *slog.Logger
 
 	run  context.Context // ends with Close
@@ -96,6 +97,7 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 		o.Latency.Bus = source.Bus()
 	}
 	s.nc, s.subject = nc, cmp.Or(o.Bucket, kv.DefaultBucket)+"."
+	s.aim = aim{kind: o.Probe, tls: o.ProbeTLS, dial: o.Latency.Dial, nc: nc, subject: s.subject}
 	o.Latency.OnChange = s.distanceChanged
 	o.Latency.Location = o.Location
 	s.prober = latency.New(o.Latency)
@@ -123,15 +125,28 @@ func (s *Selector) Close() error {
 	return s.prober.Close()
 }
 
-// now is the clock of costs, in nanoseconds: the monotonic clock alone, which
-// takes half the time of time.Now.
+// now is the clock of all services, see [shared].
 func (s *Selector) now() time.Duration { return time.Since(s.epoch) }
 
-// tick is the unit of times that are kept in few bits: about a millisecond, and
-// a power of two, for dividing takes long.
-const tick = 1 << 20 * time.Nanosecond
+const tendEvery = 200 * time.Millisecond
 
-func ticks(d time.Duration) uint32 { return uint32(uint64(d) / uint64(tick)) }
+// tend looks after what changes with time alone, until the selector is closed:
+// loads, new instances, circles that are about to change places.
+func (s *Selector) tend() {
+	ticker := time.NewTicker(tendEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.run.Done():
+			return
+		case <-ticker.C:
+		}
+		now := s.now()
+		for _, svc := range *s.services.Load() {
+			svc.tend(now)
+		}
+	}
+}
 
 // service returns what is known of a service, and begins to watch it when it
 // is asked for the first time.
@@ -160,7 +175,7 @@ func (s *Selector) service(name string) (*service, error) {
 	s.services.Store(&services)
 	s.slot(name).CompareAndSwap(nil, svc)
 	s.work.Go(svc.watch)
-	if s.nc != nil && kindOf(s.opts.Strategy) == kindLoadAware {
+	if s.nc != nil && svc.kind == kindLoadAware {
 		s.work.Go(svc.listen)
 	}
 	return svc, nil

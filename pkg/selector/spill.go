@@ -65,7 +65,7 @@ func (t *table) weighs(circle uint8) (sum int) {
 // divide is the spill of a table, nil when all picks begin with the first
 // circle. Of what begins in a circle with too high a load a part goes on to the
 // next, as long as that has been added.
-func (v *view) divide(t *table) *spill {
+func (b *builder) divide(t *table) *spill {
 	if len(t.stages) < 2 {
 		return nil
 	}
@@ -75,8 +75,8 @@ func (v *view) divide(t *table) *spill {
 		from := t.stages[i]
 		for k, over := i, (*circle)(nil); share > 0; k++ {
 			flows := 0.0
-			if k < v.reach && k+1 < len(t.stages) {
-				flows = v.overflow(t.stages[k].index)
+			if k < b.reach && k+1 < len(t.stages) {
+				flows = b.overflow(t.stages[k].index)
 			}
 			if stays := share * (1 - flows); stays > 1e-6 {
 				sum += stays
@@ -110,7 +110,7 @@ func (s *spill) like(other *spill) bool {
 }
 
 // share is how much of the picks begin with a circle. (Of those that come over
-// from another the strategy may leave some there, see [view.along].)
+// from another the strategy may leave some there, see [table.along].)
 func (t *table) share(circle uint8) (share float64) {
 	if t.spill == nil {
 		if t.first != nil && t.first.index == circle {
@@ -136,19 +136,19 @@ func (k kind) weighsUp() bool { return k == kindP2C || k == kindLeastRequest || 
 // taken for load is only gone to the end if it is worth it: a strategy that
 // knows what is better compares the best it finds on both ends, and stays with
 // the nearer when they are alike.
-func (v *view) along(w way, now uint32) *node {
-	if w.over == nil || !v.kind.weighsUp() {
-		return v.choose(w.to, now)
+func (t *table) along(w way, now uint32) *node {
+	if w.over == nil || !t.kind.weighsUp() {
+		return t.choose(w.to, now)
 	}
-	near, far := v.choose(w.over, now), v.choose(w.to, now)
+	near, far := t.choose(w.over, now), t.choose(w.to, now)
 	switch {
-	case v.kind == kindLeastRequest && far.queue() < near.queue(),
-		v.kind == kindP2C && lighter(near, far, now) == far,
-		v.kind == kindLoadAware && far.queue() < near.queue() && fitter(near, far, now) == far:
+	case t.kind == kindLeastRequest && far.queue() < near.queue(),
+		t.kind == kindP2C && lighter(near, far, now) == far,
+		t.kind == kindLoadAware && far.queue() < near.queue() && fitter(near, far, now) == far:
 		return far
 	}
 	return near
 }
 
 // anyWay draws where a pick begins.
-func (v *view) anyWay(s *spill, now uint32) *node { return v.along(s.way(rand.Uint32()), now) }
+func (t *table) anyWay(s *spill, now uint32) *node { return t.along(s.way(rand.Uint32()), now) }

@@ -10,6 +10,8 @@ import (
 // table is what picks read: the instances of one service as one place sees
 // them. It is replaced, never changed.
 type table struct {
+	*lens
+	kind  kind      // the strategy's
 	first *circle   // where picks begin; nil: there is nothing to pick
 	spill *spill    // where they begin when not all do so with first, else nil
 	best  condition // of the instances in it
@@ -29,6 +31,7 @@ type table struct {
 	ramps   bool               // some are new
 	at      time.Duration      // when it was made, on the selector's clock
 	young   time.Duration      // who was born after that is new
+	due     time.Duration      // when time alone makes another one
 
 	generation uint64
 }
@@ -58,25 +61,25 @@ type circle struct {
 	bands  [][]*node
 }
 
-// build makes the table of a view: two passes over the list, no sorting, so
-// that one change among thousands costs little. The service is locked.
-func (v *view) build(members []member, generation uint64) *table {
-	levels := len(v.svc.sel.assumed)
+// build makes a table: two passes over the list, no sorting, so that one change
+// among thousands costs little.
+func (b *builder) build(members []member, now time.Duration, generation uint64) *table {
+	levels := len(b.assumed)
 	t := &table{
-		circles: make([]circle, levels*int(notReady)), sizes: make([]uint32, levels*int(conditions)), weights: make([]int, levels*int(conditions)),
-		rank: v.order.rank, levels: levels, total: len(members), at: v.svc.sel.now(), generation: generation,
+		lens: &b.lens, kind: b.kind, circles: make([]circle, levels*int(notReady)), sizes: make([]uint32, levels*int(conditions)), weights: make([]int, levels*int(conditions)),
+		rank: b.order.rank, levels: levels, total: len(members), at: now, due: never, generation: generation,
 	}
 
 	// First pass: what each is, and the nearest of each circle.
-	verdicts := slices.Grow(v.svc.verdicts[:0], len(members))[:len(members)]
-	v.svc.verdicts = verdicts
-	t.young = t.at - v.svc.sel.opts.RampUp
+	verdicts := slices.Grow(b.verdicts[:0], len(members))[:len(members)]
+	b.verdicts = verdicts
+	t.young = t.at - b.rampUp
 	for i := range members {
-		v.judge(&verdicts[i], &members[i])
+		b.judge(&verdicts[i], &members[i])
 		t.count(i, &verdicts[i], &members[i])
 	}
 	t.counts = t.sizes
-	if v.fill(t, members, verdicts) {
+	if t.fill(members, verdicts) {
 		t.sizes, t.weights = make([]uint32, len(t.sizes)), make([]int, len(t.weights))
 		for i := range members {
 			t.count(i, &verdicts[i], &members[i])
@@ -86,8 +89,8 @@ func (v *view) build(members []member, generation uint64) *table {
 	space := make([]*node, t.pickable())
 	for i := range t.circles {
 		c, size := &t.circles[i], t.sizes[i]
-		c.index = v.order.circles[i%levels]
-		c.limit = v.nearLimit(c.best)
+		c.index = b.order.circles[i%levels]
+		c.limit = b.nearLimit(c.best)
 		c.space, space = space[:size:size], space[size:]
 		c.near, c.rest = c.space[:0], c.space[size:]
 		c.weight = t.weights[i]
@@ -101,8 +104,30 @@ func (v *view) build(members []member, generation uint64) *table {
 			t.stages = append(t.stages, c)
 		}
 	}
-	v.cut(t, members, verdicts)
-	t.spill = v.divide(t)
+	t.cut(members, verdicts)
+	t.spill = b.divide(t)
+	return t
+}
+
+// next makes the table that picks read from now on.
+func (b *builder) next(members []member, now time.Duration, generation uint64) *table {
+	t := b.build(members, now, generation)
+	if b.home {
+		for b.order.demote(t) {
+			t = b.build(members, now, generation)
+		}
+		if t.ramps {
+			t.due = min(t.due, t.at+rampStep)
+		}
+	}
+	if b.kind == kindHash && t.first != nil {
+		b.ringOf(t.first) // now rather than by a pick
+		for _, c := range t.stages {
+			if t.spill != nil {
+				b.ringOf(c)
+			}
+		}
+	}
 	return t
 }
 
@@ -131,10 +156,10 @@ func (t *table) count(i int, vd *verdict, m *member) {
 }
 
 // cut makes the near sets: the second pass.
-func (v *view) cut(t *table, members []member, verdicts []verdict) {
-	nearestFirst := v.kind == kindNearest
+func (t *table) cut(members []member, verdicts []verdict) {
+	nearestFirst := t.kind == kindNearest
 	var ramps [][]float32 // of near sets
-	if t.ramps && v.ramps() {
+	if t.ramps && t.kind.ramps() {
 		ramps = make([][]float32, len(t.circles))
 	}
 	for i := range verdicts {
@@ -160,7 +185,7 @@ func (v *view) cut(t *table, members []member, verdicts []verdict) {
 			if *of == nil {
 				*of = make([]float32, 0, len(c.space))
 			}
-			*of = append(*of, v.svc.sel.ramp(members[i].born, t.at))
+			*of = append(*of, t.ramp(members[i].born, t.at))
 		}
 	}
 	for i := range t.circles {
@@ -168,7 +193,7 @@ func (v *view) cut(t *table, members []member, verdicts []verdict) {
 		if ramps != nil {
 			c.thin = thin(ramps[i])
 		}
-		if v.kind == kindWeighted && len(c.near) > 0 {
+		if t.kind == kindWeighted && len(c.near) > 0 {
 			c.stride = newStride(c.near, c.thin)
 		}
 	}
@@ -187,27 +212,20 @@ func (t *table) pickable() int {
 	return n
 }
 
-// census says what the instances at one proximity are.
-func (t *table) census(circle uint8, name string) CircleCount {
-	of := func(what condition) int { return int(t.counts[t.index(what, circle)]) }
-	c := CircleCount{
-		Circle: name, Usable: of(usable), Open: of(open), Draining: of(draining) + of(leaving),
-		NotReady: of(notReady), Suspect: of(suspect), Dead: of(dead), Evacuated: of(evacuated) + of(abandoned), Other: of(foreign),
+// of is how many members of a circle are in one of these conditions.
+func (t *table) of(circle uint8, conditions ...condition) (n int) {
+	for _, what := range conditions {
+		n += int(t.counts[t.index(what, circle)])
 	}
-	c.Total = c.Usable + c.Open + c.Draining + c.NotReady + c.Suspect + c.Dead + c.Evacuated + c.Other
-	return c
+	return n
 }
 
-// noInstance is the error of a table that has nothing for a request.
-func (v *view) noInstance(t *table) error {
-	// What can be picked and was not: that is what the request avoids.
-	e := &NoInstanceError{Service: v.svc.name, Avoided: t.pickable()}
-	for i := range uint8(t.levels) {
-		if c := t.census(i, v.svc.sel.opts.Levels.Name(int(i))); c.Total > 0 {
-			e.Circles = append(e.Circles, c)
-		}
+// has is how many members a circle has, whatever they are good for.
+func (t *table) has(circle uint8) (n int) {
+	for what := range conditions {
+		n += t.of(circle, what)
 	}
-	return e
+	return n
 }
 
 // verdict is what a table makes of one member.
@@ -217,7 +235,7 @@ type verdict struct {
 	circle    uint8
 	condition condition // what it is
 	at        uint16    // in the circles of the table
-	as        condition // among whom it is used: not always those of its condition, see [view.fill]
+	as        condition // among whom it is used: not always those of its condition, see [table.fill]
 }
 
 // nearer compares with the nearest so far. What is known goes before what is
@@ -238,44 +256,39 @@ func (vd *verdict) from(c *circle) time.Duration {
 	return vd.distance
 }
 
-func (v *view) judge(vd *verdict, m *member) {
+func (l *lens) judge(vd *verdict, m *member) {
 	*vd = verdict{distance: m.distance, known: m.known, circle: m.circle, condition: m.condition, as: m.condition}
-	if !v.home {
-		vd.circle = uint8(v.svc.sel.opts.Levels.Circle(v.place, m.in.Place()))
-		if !v.near { // what we measured is not the distance from over there
-			vd.distance, vd.known = v.svc.sel.assumed[vd.circle], assumed
+	if !l.home {
+		vd.circle = uint8(l.levels.Circle(l.place, m.in.Place()))
+		if !l.near { // what we measured is not the distance from over there
+			vd.distance, vd.known = l.assumed[vd.circle], assumed
 		}
 	}
-	if v.protocols != 0 && m.protocols&v.protocols == 0 {
+	if l.protocols != 0 && m.protocols&l.protocols == 0 {
 		vd.condition, vd.as = foreign, foreign
 	}
-}
-
-func (v *view) nearLimit(best time.Duration) time.Duration {
-	o := &v.svc.sel.opts
-	return max(best+o.NearSlack, time.Duration(float64(best)*o.NearFactor))
 }
 
 // farther are the nodes behind the near set, in bands of about equal distance,
 // nearest first; for Nearest all nodes, each a band. They are needed when the
 // near set has nothing to give, so they are sorted only then.
-func (v *view) farther(c *circle) [][]*node {
+func (t *table) farther(c *circle) [][]*node {
 	c.sorted.Do(func() {
-		one := v.svc.kind == kindNearest
+		one := t.kind == kindNearest
 		nodes := slices.Clone(c.rest)
 		if one {
 			nodes = slices.Clone(c.space)
 		}
 		distances := make(map[*node]time.Duration, len(nodes))
 		for _, n := range nodes {
-			if d := n.distance(); v.near {
+			if d := n.distance(); t.near {
 				distances[n] = (&verdict{distance: d.Distance, known: certaintyOf(d)}).from(c)
 			}
 		}
 		slices.SortStableFunc(nodes, func(a, b *node) int { return cmp.Compare(distances[a], distances[b]) })
 		for len(nodes) > 0 {
 			end := 1
-			for limit := v.nearLimit(distances[nodes[0]]); !one && end < len(nodes) && distances[nodes[end]] <= limit; {
+			for limit := t.nearLimit(distances[nodes[0]]); !one && end < len(nodes) && distances[nodes[end]] <= limit; {
 				end++
 			}
 			c.bands = append(c.bands, nodes[:end])

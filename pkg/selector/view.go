@@ -3,7 +3,6 @@ package selector
 import (
 	"maps"
 	"math/bits"
-	"math/rand/v2"
 	"sync/atomic"
 
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -21,40 +20,16 @@ type place struct {
 // view is one way to look at a service: from one place, at the instances that
 // have an endpoint of one protocol.
 type view struct {
-	svc       *service
-	kind      kind  // of the strategy
-	ending    uint8 // flags of its picks
-	home      bool  // from the selector's own place
-	near      bool  // near enough to it that distances measured here count
-	protocols protocols
-	place     topology.Place
-	table     atomic.Pointer[table]
-	rings     []atomic.Pointer[ring] // the last of each circle, for ConsistentHash
-	turn      turn
+	svc    *service
+	ending uint8 // flags of its picks
+	table  atomic.Pointer[table]
 
-	// What follows is guarded by the service. Only views from the selector's own
-	// place change it.
-	order order
-	loads []float64 // of circles: calls in flight per instance, on average over a second
-	reach int       // how many circles were added to the first for its load
+	builder *builder // guarded by the service
 }
 
 // newView is for the selector's own place if from is nil.
 func (svc *service) newView(from *topology.Location, p protocols) *view {
-	v := &view{
-		svc: svc, kind: svc.kind, ending: svc.ending,
-		home: from == nil, near: true, protocols: p, place: svc.sel.home,
-		order: newOrder(len(svc.sel.assumed)), loads: make([]float64, len(svc.sel.assumed)),
-	}
-	if from != nil {
-		v.place = topology.Place{Location: *from}
-		v.near = svc.sel.opts.Levels.Circle(svc.sel.home, v.place) == 0
-	}
-	if v.kind == kindHash {
-		v.rings = make([]atomic.Pointer[ring], len(svc.sel.assumed))
-	}
-	v.turn.n.Store(rand.Uint64N(1 << 32)) // callers do not all begin with the same instance
-	return v
+	return &view{svc: svc, ending: svc.ending, builder: newBuilder(&svc.shared, from, p)}
 }
 
 // view returns the one for a request, made when it is first asked for.
@@ -109,7 +84,7 @@ func (svc *service) homeView(p protocols) *view {
 // next asked for, those for the selector's own with every change.
 func (v *view) current() *table {
 	t := v.table.Load()
-	if t != nil && (v.home || t.generation == v.svc.generation.Load()) {
+	if t != nil && (v.builder.home || t.generation == v.svc.generation.Load()) {
 		return t
 	}
 	v.svc.mu.Lock()
@@ -124,23 +99,21 @@ func (v *view) current() *table {
 
 // renewLocked makes the table of a view anew.
 func (v *view) renewLocked(generation uint64) *table {
-	t := v.build(v.svc.members, generation)
-	if v.home {
-		for v.demote(t) {
-			t = v.build(v.svc.members, generation)
-		}
-		if t.ramps {
-			v.svc.dueLocked(t.at + rampStep)
-		}
-	}
-	if v.kind == kindHash && t.first != nil {
-		v.ringOf(t.first) // now rather than by a pick
-		for _, c := range t.stages {
-			if t.spill != nil {
-				v.ringOf(c)
-			}
-		}
-	}
+	t := v.builder.next(v.svc.members.list, v.svc.now(), generation)
+	v.svc.dueLocked(t.due)
 	v.table.Store(t)
 	return t
+}
+
+// weighLocked looks at the loads of the circles. It reports whether there are any.
+func (v *view) weighLocked() (loaded bool) {
+	t := v.table.Load()
+	if t == nil {
+		return false
+	}
+	next, loaded := v.builder.weigh(t)
+	if next != t {
+		v.table.Store(next)
+	}
+	return loaded
 }
