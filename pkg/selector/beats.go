@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
 
 const (
@@ -67,15 +68,15 @@ func (svc *service) hear(subject string, data []byte) {
 	at.Service, at.Location.Region, at.Location.Zone, at.ID = key.Service, key.Region, key.Zone, key.ID
 	svc.mu.Lock()
 	defer svc.mu.Unlock()
-	i, ok := slices.BinarySearchFunc(svc.members.list, &at, func(m member, at *events.Instance) int { return m.in.Compare(at) })
+	i, ok := slices.BinarySearchFunc(svc.members.list, &at, func(m table.Member, at *events.Instance) int { return m.In.Compare(at) })
 	if !ok {
 		return
 	}
 	m := &svc.members.list[i]
-	if beat.Incarnation != "" && beat.Incarnation != m.in.Incarnation {
+	if beat.Incarnation != "" && beat.Incarnation != m.In.Incarnation {
 		return // of an earlier life, or of one that is not listed yet
 	}
-	m.hear(beat, ticks(svc.now()))
+	m.Hear(beat, table.Ticks(svc.Now()))
 }
 
 func (s *Selector) invalidBeat(subject string, err error) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/proxima-discovery/proxima/pkg/breaker"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
 
 var (
@@ -49,14 +50,14 @@ type NoInstanceError struct {
 }
 
 // nothing is the error when a table had nothing to pick.
-func (v *view) nothing(t *table) error {
-	if t.total == 0 {
-		v.svc.asked.Store(int64(v.svc.now()))
+func (v *view) nothing(t *table.Table) error {
+	if t.Size == 0 {
+		v.svc.asked.Store(int64(v.svc.Now()))
 		return fmt.Errorf("%w %q", ErrUnknownService, v.svc.name)
 	}
 	// What can be picked and was not: that is what the request avoids.
-	e := &NoInstanceError{Service: v.svc.name, Avoided: t.pickable()}
-	for i := range uint8(t.levels) {
+	e := &NoInstanceError{Service: v.svc.name, Avoided: t.Pickable()}
+	for i := range uint8(len(v.svc.Assumed)) {
 		if c := circleCount(t, i); c.Total > 0 {
 			e.Circles = append(e.Circles, c)
 		}
@@ -64,11 +65,11 @@ func (v *view) nothing(t *table) error {
 	return e
 }
 
-func circleCount(t *table, circle uint8) CircleCount {
+func circleCount(t *table.Table, circle uint8) CircleCount {
 	return CircleCount{
-		Circle: t.name(circle), Total: t.has(circle),
-		Usable: t.of(circle, usable), Open: t.of(circle, open), Draining: t.of(circle, draining, leaving), NotReady: t.of(circle, notReady),
-		Suspect: t.of(circle, suspect), Dead: t.of(circle, dead), Evacuated: t.of(circle, evacuated, abandoned), Other: t.of(circle, foreign),
+		Circle: t.Name(circle), Total: t.Instances(circle),
+		Usable: t.Count(circle, table.Usable), Open: t.Count(circle, table.Open), Draining: t.Count(circle, table.Draining, table.Leaving), NotReady: t.Count(circle, table.NotReady),
+		Suspect: t.Count(circle, table.Suspect), Dead: t.Count(circle, table.Dead), Evacuated: t.Count(circle, table.Evacuated, table.Abandoned), Other: t.Count(circle, table.Foreign),
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
 
 // Explanation says of every instance of a service whether it would be picked,
@@ -89,7 +90,7 @@ func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) 
 			return Explanation{}, err
 		}
 	}
-	if t.total == 0 {
+	if t.Size == 0 {
 		return Explanation{}, v.nothing(t)
 	}
 	return v.explain(r.Protocol), nil
@@ -97,22 +98,22 @@ func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) 
 
 func (v *view) explain(protocol string) Explanation {
 	svc := v.svc
-	e := Explanation{Service: svc.name, From: v.builder.place.String(), Strategy: svc.kind.String()}
+	e := Explanation{Service: svc.name, From: v.builder.Place.String(), Strategy: svc.Kind.String()}
 	svc.mu.Lock()
 	e.Stale, e.StaleSeconds = svc.members.stale, secondsSince(svc.since)
 	svc.members.look()
-	t, all := v.builder.explain(svc.members.list, svc.now())
-	circles := v.builder.circlesOf(t, svc.members.list)
+	t, all := v.builder.Explain(svc.members.list, svc.Now())
+	circles := v.builder.Circles(t, svc.members.list)
 	svc.mu.Unlock()
 
-	e.Panic = t.panics
+	e.Panic = t.Panics
 	for _, c := range circles {
 		e.Circles = append(e.Circles, CircleState{
-			Circle: t.name(c.index), Instances: t.has(c.index), Usable: t.of(c.index, usable), Share: rounded(c.share, 4),
-			BestMS: inMilliseconds(c.best), DistanceSource: string(c.source), Demoted: c.demoted, Load: rounded(c.load, 3), Note: c.note,
+			Circle: t.Name(c.Index), Instances: t.Instances(c.Index), Usable: t.Count(c.Index, table.Usable), Share: rounded(c.Share, 4),
+			BestMS: table.Milliseconds(c.Best), DistanceSource: string(c.Source), Demoted: c.Demoted, Load: rounded(c.Load, 3), Note: c.Note,
 		})
 	}
-	t.inOrder(all)
+	t.InOrder(all)
 	e.Instances = make([]Candidate, len(all))
 	for i := range all {
 		e.Instances[i] = candidate(t, &all[i], protocol)
@@ -121,19 +122,20 @@ func (v *view) explain(protocol string) Explanation {
 }
 
 // candidate is a member as a table has it.
-func candidate(t *table, s *standing, protocol string) Candidate {
-	near, why := t.reason(s, protocol)
-	return Candidate{*s.in, Standing{
-		Circle:         t.name(s.verdict.circle),
-		DistanceMS:     inMilliseconds(s.verdict.distance),
-		DistanceSource: string(s.source),
-		Breaker:        s.breaker.State().String(),
-		Suspect:        s.suspect,
-		Evacuated:      s.evacuated,
-		Dead:           s.verdict.condition == dead,
-		InFlight:       int(s.inFlight()),
-		Picks:          s.picks(),
-		CallMS:         inMilliseconds(s.average()),
+func candidate(t *table.Table, s *table.Standing, protocol string) Candidate {
+	circle, distance := s.Place()
+	near, why := t.Reason(s, protocol)
+	return Candidate{*s.In, Standing{
+		Circle:         t.Name(circle),
+		DistanceMS:     table.Milliseconds(distance),
+		DistanceSource: string(s.Source),
+		Breaker:        s.Breaker.State().String(),
+		Suspect:        s.Suspect,
+		Evacuated:      s.Evacuated,
+		Dead:           s.State() == table.Dead,
+		InFlight:       int(s.InFlight()),
+		Picks:          s.Picks(),
+		CallMS:         table.Milliseconds(s.Average()),
 		Near:           near,
 		Reason:         why,
 	}}

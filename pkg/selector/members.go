@@ -6,22 +6,23 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/breaker"
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
 
 // members is the list of the instances of a service, ordered by key, with what was
 // learned about each. It is guarded by the service.
 type members struct {
 	svc   *service
-	list  []member
-	spare []member // the memory of the list before
-	stale bool     // the registry is out of reach
-	gone  []uint64 // picks of nodes that left, by home circle
+	list  []table.Member
+	spare []table.Member // the memory of the list before
+	stale bool           // the registry is out of reach
+	gone  []uint64       // picks of nodes that left, by home circle
 }
 
 // look sets what may have changed since the members were last looked at.
 func (ms *members) look() {
 	for i := range ms.list {
-		ms.list[i].look(ms.stale)
+		ms.list[i].Look(ms.stale)
 	}
 }
 
@@ -30,8 +31,8 @@ func (ms *members) look() {
 func (ms *members) doubt(stale bool) {
 	ms.stale = stale
 	for i := range ms.list {
-		if m := &ms.list[i]; stale && !m.suspect {
-			m.excuse()
+		if m := &ms.list[i]; stale && !m.Suspect {
+			m.Excuse()
 		}
 	}
 }
@@ -39,15 +40,15 @@ func (ms *members) doubt(stale bool) {
 // merge makes the members those of a snapshot, keeping what was learned
 // about the instances that stay. Both lists are ordered by key, so it walks them
 // together: in place as long as they are in step, which is most often to the end.
-func (ms *members) merge(entries []events.Entry) (gone []*node, changed bool) {
+func (ms *members) merge(entries []events.Entry) (gone []*table.Node, changed bool) {
 	members := ms.list
 	i := 0
 	for ; i < len(entries) && i < len(members); i++ {
 		m, e := &members[i], &entries[i]
-		if m.in == e.Instance && m.suspect == e.Suspect && m.evacuated == e.Evacuated {
+		if m.In == e.Instance && m.Suspect == e.Suspect && m.Evacuated == e.Evacuated {
 			continue
 		}
-		if m.in != e.Instance && m.in.Compare(e.Instance) != 0 {
+		if m.In != e.Instance && m.In.Compare(e.Instance) != 0 {
 			break
 		}
 		n := ms.renew(m, *e)
@@ -69,14 +70,14 @@ func (ms *members) merge(entries []events.Entry) (gone []*node, changed bool) {
 	members = members[:i]
 	k := 0
 	for _, e := range entries[i:] {
-		for ; k < len(old) && old[k].in != e.Instance && old[k].in.Compare(e.Instance) < 0; k++ {
+		for ; k < len(old) && old[k].In != e.Instance && old[k].In.Compare(e.Instance) < 0; k++ {
 			gone = append(gone, ms.retire(&old[k]))
 		}
-		if k == len(old) || old[k].in != e.Instance && old[k].in.Compare(e.Instance) != 0 {
+		if k == len(old) || old[k].In != e.Instance && old[k].In.Compare(e.Instance) != 0 {
 			members = append(members, ms.member(e, nil))
 			continue
 		}
-		if old[k].in != e.Instance || old[k].suspect != e.Suspect || old[k].evacuated != e.Evacuated {
+		if old[k].In != e.Instance || old[k].Suspect != e.Suspect || old[k].Evacuated != e.Evacuated {
 			if n := ms.renew(&old[k], e); n != nil {
 				gone = append(gone, n)
 			}
@@ -98,50 +99,50 @@ func (ms *members) merge(entries []events.Entry) (gone []*node, changed bool) {
 
 // renew makes m what the source says of it now. It returns the node that
 // has gone, if what was learned does not hold any more.
-func (ms *members) renew(m *member, e events.Entry) (gone *node) {
-	n := m.node
-	if m.in != e.Instance && !ms.same(n, m, e.Instance) {
+func (ms *members) renew(m *table.Member, e events.Entry) (gone *table.Node) {
+	n := m.Node
+	if m.In != e.Instance && !ms.same(n, m, e.Instance) {
 		gone, n = ms.retire(m), nil
 	}
 	before := *m
 	*m = ms.member(e, n)
-	if n != nil && (before.suspect || ms.stale) {
-		m.excused = before.excused
-		m.look(ms.stale)
+	if n != nil && (before.Suspect || ms.stale) {
+		m.Excused = before.Excused
+		m.Look(ms.stale)
 	}
-	if n != nil && m.in.Started.Equal(before.in.Started) {
-		m.born = before.born
+	if n != nil && m.In.Started.Equal(before.In.Started) {
+		m.Born = before.Born
 	}
 	return gone
 }
 
 // same says whether what was learned of an instance holds for what it is
 // announced as now.
-func (ms *members) same(n *node, before *member, now *events.Instance) bool {
-	return before.in.Incarnation == now.Incarnation && addressOf(before.in) == addressOf(now) &&
-		before.in.Metadata[ProbeKey] == now.Metadata[ProbeKey] && // how it is measured is the path's for good
-		n.home == ms.homeCircle(now)
+func (ms *members) same(n *table.Node, before *table.Member, now *events.Instance) bool {
+	return before.In.Incarnation == now.Incarnation && addressOf(before.In) == addressOf(now) &&
+		before.In.Metadata[ProbeKey] == now.Metadata[ProbeKey] && // how it is measured is the path's for good
+		n.Home == ms.homeCircle(now)
 }
 
 func (ms *members) homeCircle(in *events.Instance) uint8 {
-	return uint8(ms.svc.levels.Circle(ms.svc.origin, in.Place()))
+	return uint8(ms.svc.Levels.Circle(ms.svc.Origin, in.Place()))
 }
 
-func (ms *members) member(e events.Entry, n *node) member {
+func (ms *members) member(e events.Entry, n *table.Node) table.Member {
 	if n == nil {
-		n = &node{
-			shared:  &ms.svc.shared,
-			breaker: breaker.New(breaker.Key{Service: ms.svc.name, Instance: e.ID, Incarnation: e.Incarnation}, ms.svc.breaker),
-			path:    ms.svc.sel.prober.Path(ms.svc.sel.aim.target(e.Instance)),
-			home:    ms.homeCircle(e.Instance),
+		n = &table.Node{
+			Shared:  &ms.svc.Shared,
+			Breaker: breaker.New(breaker.Key{Service: ms.svc.name, Instance: e.ID, Incarnation: e.Incarnation}, ms.svc.breaker),
+			Path:    ms.svc.sel.prober.Path(ms.svc.sel.aim.target(e.Instance)),
+			Home:    ms.homeCircle(e.Instance),
 		}
 	}
-	return newMember(n, e, ms.born(e.Instance), ms.stale)
+	return table.NewMember(n, e, ms.born(e.Instance), ms.stale)
 }
 
-func (ms *members) retire(m *member) *node {
-	ms.gone[m.circle] += m.picks()
-	return m.node
+func (ms *members) retire(m *table.Member) *table.Node {
+	ms.gone[m.Circle] += m.Picks()
+	return m.Node
 }
 
 // born is when an instance began, on the selector's clock. It goes by what the
@@ -149,11 +150,11 @@ func (ms *members) retire(m *member) *node {
 // new; one that says it begins in the future begins now.
 func (ms *members) born(in *events.Instance) time.Duration {
 	if in.Started.IsZero() {
-		return longAgo
+		return table.LongAgo
 	}
 	age := max(0, ms.svc.sel.clock.Now().Sub(in.Started))
-	if age >= ms.svc.rampUp {
-		return longAgo
+	if age >= ms.svc.RampUp {
+		return table.LongAgo
 	}
-	return ms.svc.now() - age
+	return ms.svc.Now() - age
 }

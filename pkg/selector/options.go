@@ -10,6 +10,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/breaker"
 	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
@@ -105,7 +106,7 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.NearSlack, time.Millisecond)
 	setDefault(&o.NearFactor, 1.25)
 	setDefault(&o.LoadHigh, 2)
-	setDefault(&o.LoadLow, max(0, lowOfHigh*o.LoadHigh))
+	setDefault(&o.LoadLow, max(0, table.LowOfHigh*o.LoadHigh))
 	setDefault(&o.RampUp, 30*time.Second)
 	setDefault(&o.FirstSnapshot, 5*time.Second)
 	setDefault(&o.Attempts, 4)
@@ -186,5 +187,5 @@ type Request struct {
 
 	// tried were picked before for the same call. From the third attempt on
 	// the nearest circle is not the first to be asked.
-	tried []*node
+	tried []*table.Node
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/breaker"
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
 
 // Pick is the instance that was picked for one call. Its end must be told with
@@ -14,7 +15,7 @@ type Pick struct {
 	// Instance to call. It is shared: do not change it.
 	*events.Instance
 
-	node  *node
+	node  *table.Node
 	pass  breaker.Pass // zero: its breaker was not asked, there was nothing better
 	start time.Duration
 	index uint8 // of the circle
@@ -33,12 +34,12 @@ func (p *Pick) Circle() string {
 	if p.node == nil {
 		return ""
 	}
-	return p.node.name(p.index)
+	return p.node.Name(p.index)
 }
 
 // Alone says that the service lists no other instance: there is nobody else to
 // turn to.
-func (p *Pick) Alone() bool { return p.node != nil && p.node.total.Load() <= 1 }
+func (p *Pick) Alone() bool { return p.node != nil && p.node.Listed.Load() <= 1 }
 
 // Done tells how the call ended. Nil is a success, [context.Canceled] nobody's
 // failure, an error marked [Permanent] an answer. The time since the pick is
@@ -48,11 +49,11 @@ func (p *Pick) Done(err error) {
 	if flags == 0 {
 		return
 	}
-	p.node.calls.Add(^uint64(0))
+	p.node.End()
 	p.flags = 0
 	if flags&pickLearns != 0 {
-		now := p.node.now()
-		p.node.learn(now-p.start, err, ticks(now))
+		now := p.node.Now()
+		p.learn(now-p.start, err, now)
 	}
 	if err == nil && flags&pickCounts == 0 {
 		p.pass.Done(nil)
@@ -69,16 +70,24 @@ func (p *Pick) DoneAfter(err error, latency time.Duration) {
 		return
 	}
 	p.flags = 0
-	p.node.calls.Add(^uint64(0))
+	p.node.End()
 	if flags&pickLearns != 0 {
-		p.node.learn(latency, err, ticks(p.node.now()))
+		p.learn(latency, err, p.node.Now())
 	}
 	p.finish(flags, err)
 }
 
+// learn takes in how long a call took, unless it was canceled: how long it would
+// have taken is not known then.
+func (p *Pick) learn(took time.Duration, err error, now time.Duration) {
+	if err == nil || !isCanceled(err) {
+		p.node.Learn(took, fault(err) != nil, table.Ticks(now))
+	}
+}
+
 func (p *Pick) finish(flags uint8, err error) {
 	if flags&pickCounts != 0 {
-		p.node.inFlightOfAll.Add(-1)
+		p.node.AllInFlight.Add(-1)
 	}
 	p.pass.Done(fault(err))
 }
@@ -88,7 +97,7 @@ func (p *Pick) finish(flags uint8, err error) {
 // called before or after the end of the pick.
 func (p *Pick) Observe(rtt time.Duration) {
 	if p.node != nil {
-		p.node.path.Observe(rtt)
+		p.node.Path.Observe(rtt)
 	}
 }
 
@@ -104,25 +113,25 @@ func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 	}
 	if svc != nil && svc.plain {
 		v := svc.home
-		if t := v.table.Load(); t != nil && t.first != nil {
+		if t := v.table.Load(); t != nil && t.First != nil {
 			var start time.Duration
 			if v.ending&pickLearns != 0 {
 				start = s.now()
 			}
-			var n *node
-			if t.spill == nil {
-				n = t.choose(t.first, ticks(start))
+			var n *table.Node
+			if t.Spill == nil {
+				n = t.Choose(t.First, table.Ticks(start))
 			} else {
-				n = t.anyWay(t.spill, ticks(start))
+				n = t.AnyWay(t.Spill, table.Ticks(start))
 			}
-			pass, ok := n.breaker.AllowClosed()
+			pass, ok := n.Breaker.AllowClosed()
 			if !ok { // a trial, perhaps, or it has to fill in
-				pass, ok = t.allow(n)
+				pass, ok = t.Allow(n)
 			}
 			if ok {
 				svc.seen()
-				in, index, flags := n.instance.Load(), n.home, v.ending
-				n.calls.Add(onePick)
+				in, index, flags := n.Instance.Load(), n.Home, v.ending
+				n.Begin()
 				return Pick{in, n, pass, start, index, flags}, nil
 			}
 		}
@@ -157,7 +166,7 @@ func (s *Selector) PickFor(ctx context.Context, r Request) (Pick, error) {
 }
 
 // await waits for the first snapshot of a service.
-func (s *Selector) await(ctx context.Context, svc *service, r *Request) (*view, *table, error) {
+func (s *Selector) await(ctx context.Context, svc *service, r *Request) (*view, *table.Table, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.FirstSnapshot)
 	defer cancel()
 	for {
@@ -178,18 +187,18 @@ func (s *Selector) await(ctx context.Context, svc *service, r *Request) (*view, 
 
 // pick takes an instance of a table. It is false when the request avoids all
 // that there is.
-func (v *view) pick(t *table, r *Request) (Pick, bool) {
+func (v *view) pick(t *table.Table, r *Request) (Pick, bool) {
 	var start time.Duration
 	if v.ending&pickLearns != 0 {
-		start = v.svc.now()
+		start = v.svc.Now()
 	}
-	f, ok := t.search(wanted{r.Key, r.Avoid, r.tried}, ticks(start))
+	f, ok := t.Search(table.Wanted{Key: r.Key, Avoid: r.Avoid, Tried: r.tried}, table.Ticks(start))
 	if !ok {
 		return Pick{}, false
 	}
-	f.node.calls.Add(onePick)
+	f.Node.Begin()
 	if v.ending&pickCounts != 0 {
-		v.svc.inFlightOfAll.Add(1)
+		v.svc.AllInFlight.Add(1)
 	}
-	return Pick{f.instance, f.node, f.pass, start, f.index, v.ending}, true
+	return Pick{f.Instance, f.Node, f.Pass, start, f.Index, v.ending}, true
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
@@ -125,7 +126,7 @@ func (s *Selector) Close() error {
 	return s.prober.Close()
 }
 
-// now is the clock of all services, see [shared].
+// now is the clock of all services, see [table.Shared].
 func (s *Selector) now() time.Duration { return time.Since(s.epoch) }
 
 const tendEvery = 200 * time.Millisecond
@@ -175,7 +176,7 @@ func (s *Selector) service(name string) (*service, error) {
 	s.services.Store(&services)
 	s.slot(name).CompareAndSwap(nil, svc)
 	s.work.Go(svc.watch)
-	if s.nc != nil && svc.kind == kindLoadAware {
+	if s.nc != nil && svc.Kind == table.KindLoadAware {
 		s.work.Go(svc.listen)
 	}
 	return svc, nil
@@ -196,7 +197,7 @@ func (s *Selector) evictLocked(services map[string]*service) int {
 	var idle []*service
 	empty := 0
 	for _, svc := range services {
-		if svc.total.Load() > 0 {
+		if svc.Listed.Load() > 0 {
 			continue
 		}
 		if empty++; svc.waiting.Load() == 0 {

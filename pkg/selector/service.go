@@ -12,6 +12,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/breaker"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
 
 // rebuildEvery is the least time between tables made for changes that picks
@@ -30,7 +31,7 @@ type service struct {
 	run   context.Context
 	stop  context.CancelFunc
 
-	shared
+	table.Shared
 	ending  uint8 // flags of its picks, see [Pick]
 	plain   bool  // picks by name need nothing but the home table
 	breaker breaker.Settings
@@ -62,24 +63,24 @@ func newService(s *Selector, name string) *service {
 	o := &s.opts
 	svc := &service{
 		sel: s, name: name, group: name + "#" + strconv.FormatUint(s.watches.Add(1), 10), ready: make(chan struct{}), budget: newBudget(o.Budget),
-		shared: shared{
-			kind: kindOf(string(o.Strategy)), levels: o.Levels, origin: s.home, assumed: s.assumed, epoch: s.epoch, offset: rand.Uint64(),
-			nearSlack: o.NearSlack, nearFactor: o.NearFactor, loadHigh: o.LoadHigh, loadLow: o.LoadLow, rampUp: o.RampUp,
+		Shared: table.Shared{
+			Kind: table.KindOf(string(o.Strategy)), Levels: o.Levels, Origin: s.home, Assumed: s.assumed, Epoch: s.epoch, Offset: rand.Uint64(),
+			NearSlack: o.NearSlack, NearFactor: o.NearFactor, LoadHigh: o.LoadHigh, LoadLow: o.LoadLow, RampUp: o.RampUp,
 		},
 	}
 	svc.members = members{svc: svc, gone: make([]uint64, len(s.assumed))}
 	svc.run, svc.stop = context.WithCancel(s.run)
 	svc.asked.Store(int64(s.now()))
-	svc.due.Store(never)
+	svc.due.Store(table.Never)
 	svc.ending = pickLive
-	switch svc.kind {
-	case kindP2C, kindLoadAware:
+	switch svc.Kind {
+	case table.KindP2C, table.KindLoadAware:
 		svc.ending |= pickLearns
-	case kindHash:
+	case table.KindHash:
 		svc.ending |= pickCounts
 	}
-	svc.plain = svc.kind != kindHash && s.opts.OnPick == nil
-	svc.spills = svc.kind != kindHash && o.LoadHigh >= 0
+	svc.plain = svc.Kind != table.KindHash && s.opts.OnPick == nil
+	svc.Spills = svc.Kind != table.KindHash && o.LoadHigh >= 0
 	svc.breaker = svc.breakerSettings()
 	svc.home = svc.newView(nil, 0)
 	svc.views.Store(&map[place]*view{})
@@ -134,13 +135,13 @@ func (svc *service) apply(s events.Snapshot) {
 			svc.look = true
 		}
 		svc.since, svc.known = s.StaleSince, true
-		svc.total.Store(int64(len(svc.members.list)))
+		svc.Listed.Store(int64(len(svc.members.list)))
 		svc.rebuildLocked()
 	}
 	svc.mu.Unlock()
 	// Not under the lock: a breaker waits for its hook, which takes it.
 	for _, n := range gone {
-		n.close()
+		n.Close()
 	}
 	select {
 	case <-svc.ready:
@@ -156,8 +157,8 @@ func (svc *service) rebuildLocked() {
 		svc.members.look()
 	}
 	generation := svc.generation.Add(1)
-	svc.built = svc.now()
-	svc.due.Store(never)
+	svc.built = svc.Now()
+	svc.due.Store(table.Never)
 	svc.home.renewLocked(generation)
 	for i := range svc.homes {
 		if v := svc.homes[i].Load(); v != nil {
@@ -176,7 +177,7 @@ func (svc *service) rebuildSoon() {
 	if svc.closed || !svc.known || svc.timer != nil {
 		return
 	}
-	wait := rebuildEvery - (svc.now() - svc.built)
+	wait := rebuildEvery - (svc.Now() - svc.built)
 	if wait <= 0 {
 		svc.rebuildLocked()
 		return
@@ -197,8 +198,8 @@ func (svc *service) rebuildSoon() {
 func (svc *service) probeLocked() {
 	svc.paths = svc.paths[:0]
 	for i := range svc.members.list {
-		if m := &svc.members.list[i]; m.condition != draining && m.condition != leaving {
-			svc.paths = append(svc.paths, latency.Member{Path: m.path, Circle: m.circle, Suspect: m.suspect})
+		if m := &svc.members.list[i]; m.State != table.Draining && m.State != table.Leaving {
+			svc.paths = append(svc.paths, latency.Member{Path: m.Path, Circle: m.Circle, Suspect: m.Suspect})
 		}
 	}
 	svc.sel.prober.Probe(svc.group, svc.paths)
@@ -216,7 +217,7 @@ func (svc *service) close() {
 	svc.mu.Unlock()
 	svc.sel.prober.Probe(svc.group, nil)
 	for i := range list {
-		list[i].close()
+		list[i].Close()
 	}
 }
 
@@ -224,7 +225,7 @@ func (svc *service) tend(now time.Duration) {
 	if svc.due.Load() <= int64(now) {
 		svc.rebuildSoon()
 	}
-	if !svc.spills || !svc.active.Swap(false) && !svc.loaded.Load() {
+	if !svc.Spills || !svc.active.Swap(false) && !svc.loaded.Load() {
 		return
 	}
 	svc.mu.Lock()
@@ -252,7 +253,7 @@ func (svc *service) dueLocked(at time.Duration) {
 func (svc *service) await(ctx context.Context) error {
 	svc.waiting.Add(1)
 	defer svc.waiting.Add(-1)
-	svc.asked.Store(int64(svc.now()))
+	svc.asked.Store(int64(svc.Now()))
 	select {
 	case <-svc.ready:
 	case <-svc.run.Done():
@@ -276,19 +277,19 @@ func (svc *service) stats() []CircleStats {
 	if t == nil {
 		return nil
 	}
-	all := make([]CircleStats, t.levels)
+	all := make([]CircleStats, len(svc.Assumed))
 	for i := range all {
 		c := circleCount(t, uint8(i))
 		all[i] = CircleStats{
 			Service: svc.name, Circle: c.Circle, Picks: svc.members.gone[i], Instances: c.Total, Usable: c.Usable, Evacuated: c.Evacuated, Suspect: c.Suspect, Dead: c.Dead,
 			Stale: svc.members.stale, StaleSince: svc.since,
-			Share: t.share(uint8(i)), Demoted: t.demoted(uint8(i)),
+			Share: t.Share(uint8(i)), Demoted: t.Demoted(uint8(i)),
 		}
 	}
 	for i := range svc.members.list {
 		m := &svc.members.list[i]
-		all[m.circle].Picks += m.picks()
-		all[m.circle].InFlight += int(m.inFlight())
+		all[m.Circle].Picks += m.Picks()
+		all[m.Circle].InFlight += int(m.InFlight())
 	}
 	return all
 }

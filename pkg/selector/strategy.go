@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
 
 // Strategy chooses among the instances of a near set.
@@ -39,8 +41,8 @@ const (
 
 // Strategies returns all strategies.
 func Strategies() []Strategy {
-	all := make([]Strategy, 0, len(kindNames))
-	for _, name := range kindNames {
+	all := make([]Strategy, 0, len(table.KindNames))
+	for _, name := range table.KindNames {
 		all = append(all, Strategy(name))
 	}
 	return all

@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"sync/atomic"
 
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
@@ -14,7 +15,7 @@ const maxViews = 64
 // place is what a view from elsewhere is for.
 type place struct {
 	from      topology.Location
-	protocols protocols
+	protocols table.Protocols
 }
 
 // view is one way to look at a service: from one place, at the instances that
@@ -22,19 +23,19 @@ type place struct {
 type view struct {
 	svc    *service
 	ending uint8 // flags of its picks
-	table  atomic.Pointer[table]
+	table  atomic.Pointer[table.Table]
 
-	builder *builder // guarded by the service
+	builder *table.Builder // guarded by the service
 }
 
 // newView is for the selector's own place if from is nil.
-func (svc *service) newView(from *topology.Location, p protocols) *view {
-	return &view{svc: svc, ending: svc.ending, builder: newBuilder(&svc.shared, from, p)}
+func (svc *service) newView(from *topology.Location, p table.Protocols) *view {
+	return &view{svc: svc, ending: svc.ending, builder: table.NewBuilder(&svc.Shared, from, p)}
 }
 
 // view returns the one for a request, made when it is first asked for.
 func (svc *service) view(r *Request) *view {
-	p := wish(r.Protocol)
+	p := table.ProtocolOf(r.Protocol)
 	if r.From == nil || *r.From == svc.sel.home.Location {
 		return svc.homeView(p)
 	}
@@ -61,7 +62,7 @@ func (svc *service) view(r *Request) *view {
 	return v
 }
 
-func (svc *service) homeView(p protocols) *view {
+func (svc *service) homeView(p table.Protocols) *view {
 	if p == 0 {
 		return svc.home
 	}
@@ -82,25 +83,25 @@ func (svc *service) homeView(p protocols) *view {
 // current is the table of a view, nil before the first snapshot and after the
 // service was forgotten. Tables for other places are made anew when they are
 // next asked for, those for the selector's own with every change.
-func (v *view) current() *table {
+func (v *view) current() *table.Table {
 	t := v.table.Load()
-	if t != nil && (v.builder.home || t.generation == v.svc.generation.Load()) {
+	if t != nil && (v.builder.Home || t.Generation == v.svc.generation.Load()) {
 		return t
 	}
 	v.svc.mu.Lock()
 	defer v.svc.mu.Unlock()
 	t = v.table.Load()
 	now := v.svc.generation.Load()
-	if v.svc.known && !v.svc.closed && (t == nil || t.generation != now) {
+	if v.svc.known && !v.svc.closed && (t == nil || t.Generation != now) {
 		t = v.renewLocked(now)
 	}
 	return t
 }
 
 // renewLocked makes the table of a view anew.
-func (v *view) renewLocked(generation uint64) *table {
-	t := v.builder.next(v.svc.members.list, v.svc.now(), generation)
-	v.svc.dueLocked(t.due)
+func (v *view) renewLocked(generation uint64) *table.Table {
+	t := v.builder.Build(v.svc.members.list, v.svc.Now(), generation)
+	v.svc.dueLocked(t.Due)
 	v.table.Store(t)
 	return t
 }
@@ -111,7 +112,7 @@ func (v *view) weighLocked() (loaded bool) {
 	if t == nil {
 		return false
 	}
-	next, loaded := v.builder.weigh(t)
+	next, loaded := v.builder.Weigh(t)
 	if next != t {
 		v.table.Store(next)
 	}

@@ -1,4 +1,4 @@
-package selector
+package table
 
 import (
 	"math"
@@ -10,21 +10,21 @@ import (
 // rest takes what all would have taken while it is at least 1/spareOf of them.
 const spareOf = 1.4
 
-// spill is how picks divide among circles when not all begin with the first. It
+// Spill is how picks divide among circles when not all begin with the first. It
 // is part of a table, and so never changed.
-type spill struct {
+type Spill struct {
 	ways []way
 	upTo []uint64 // the sum of the shares until then, of 1<<32
 }
 
 // way is where a pick may begin.
 type way struct {
-	to   *circle
-	over *circle // whose load is too high, so that this way was taken; or nil
+	to   *Circle
+	over *Circle // whose load is too high, so that this way was taken; or nil
 }
 
 // way is the one for a random number.
-func (s *spill) way(random uint32) way {
+func (s *Spill) way(random uint32) way {
 	for i, upTo := range s.upTo {
 		if uint64(random) < upTo {
 			return s.ways[i]
@@ -36,7 +36,7 @@ func (s *spill) way(random uint32) way {
 // healthy are the shares of the stages by health, 1 in all: each takes of what
 // is left as much as its pickable weight allows, and leaves the rest to the
 // next. If all together cannot take it, they do in proportion.
-func (t *table) healthy() []float64 {
+func (t *Table) healthy() []float64 {
 	shares := make([]float64, len(t.stages))
 	left := 1.0
 	for i, c := range t.stages {
@@ -55,8 +55,8 @@ func (t *table) healthy() []float64 {
 
 // weighs is the weight of a circle with all of its instances well: those that
 // do not leave and have the protocol.
-func (t *table) weighs(circle uint8) (sum int) {
-	for _, what := range [...]condition{usable, suspect, open, notReady} {
+func (t *Table) weighs(circle uint8) (sum int) {
+	for _, what := range [...]State{Usable, Suspect, Open, NotReady} {
 		sum += t.weights[t.index(what, circle)]
 	}
 	return sum
@@ -65,15 +65,15 @@ func (t *table) weighs(circle uint8) (sum int) {
 // divide is the spill of a table, nil when all picks begin with the first
 // circle. Of what begins in a circle with too high a load a part goes on to the
 // next, as long as that has been added.
-func (b *builder) divide(t *table) *spill {
+func (b *Builder) divide(t *Table) *Spill {
 	if len(t.stages) < 2 {
 		return nil
 	}
-	s := &spill{}
+	s := &Spill{}
 	sum := 0.0
 	for i, share := range t.healthy() {
 		from := t.stages[i]
-		for k, over := i, (*circle)(nil); share > 0; k++ {
+		for k, over := i, (*Circle)(nil); share > 0; k++ {
 			flows := 0.0
 			if k < b.reach && k+1 < len(t.stages) {
 				flows = b.overflow(t.stages[k].index)
@@ -94,7 +94,7 @@ func (b *builder) divide(t *table) *spill {
 }
 
 // like says whether another spill of the same table is hardly different.
-func (s *spill) like(other *spill) bool {
+func (s *Spill) like(other *Spill) bool {
 	if s == nil || other == nil {
 		return s == other
 	}
@@ -109,46 +109,46 @@ func (s *spill) like(other *spill) bool {
 	return true
 }
 
-// share is how much of the picks begin with a circle. (Of those that come over
+// Share is how much of the picks begin with a circle. (Of those that come over
 // from another the strategy may leave some there, see [table.along].)
-func (t *table) share(circle uint8) (share float64) {
-	if t.spill == nil {
-		if t.first != nil && t.first.index == circle {
+func (t *Table) Share(circle uint8) (share float64) {
+	if t.Spill == nil {
+		if t.First != nil && t.First.index == circle {
 			return 1
 		}
 		return 0
 	}
 	before := uint64(0)
-	for i, w := range t.spill.ways {
+	for i, w := range t.Spill.ways {
 		if w.to.index == circle {
-			share += float64(t.spill.upTo[i]-before) / (1 << 32)
+			share += float64(t.Spill.upTo[i]-before) / (1 << 32)
 		}
-		before = t.spill.upTo[i]
+		before = t.Spill.upTo[i]
 	}
 	return share
 }
 
 // weighsUp says whether a strategy judges instances by what a call would cost,
 // so that it can compare across circles.
-func (k kind) weighsUp() bool { return k == kindP2C || k == kindLeastRequest || k == kindLoadAware }
+func (k Kind) weighsUp() bool { return k == KindP2C || k == KindLeastRequest || k == KindLoadAware }
 
 // along chooses on a way that leads to a circle that is not empty. One that was
 // taken for load is only gone to the end if it is worth it: a strategy that
 // knows what is better compares the best it finds on both ends, and stays with
 // the nearer when they are alike.
-func (t *table) along(w way, now uint32) *node {
-	if w.over == nil || !t.kind.weighsUp() {
-		return t.choose(w.to, now)
+func (t *Table) along(w way, now uint32) *Node {
+	if w.over == nil || !t.Kind.weighsUp() {
+		return t.Choose(w.to, now)
 	}
-	near, far := t.choose(w.over, now), t.choose(w.to, now)
+	near, far := t.Choose(w.over, now), t.Choose(w.to, now)
 	switch {
-	case t.kind == kindLeastRequest && far.queue() < near.queue(),
-		t.kind == kindP2C && lighter(near, far, now) == far,
-		t.kind == kindLoadAware && far.queue() < near.queue() && fitter(near, far, now) == far:
+	case t.Kind == KindLeastRequest && far.queue() < near.queue(),
+		t.Kind == KindP2C && lighter(near, far, now) == far,
+		t.Kind == KindLoadAware && far.queue() < near.queue() && fitter(near, far, now) == far:
 		return far
 	}
 	return near
 }
 
-// anyWay draws where a pick begins.
-func (t *table) anyWay(s *spill, now uint32) *node { return t.along(s.way(rand.Uint32()), now) }
+// AnyWay draws where a pick begins.
+func (t *Table) AnyWay(s *Spill, now uint32) *Node { return t.along(s.way(rand.Uint32()), now) }

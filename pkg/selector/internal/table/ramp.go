@@ -1,4 +1,4 @@
-package selector
+package table
 
 import (
 	"math"
@@ -11,16 +11,16 @@ import (
 const (
 	leastRamp = 0.1           // of its weight: what a new instance begins with
 	rampStep  = time.Second   // between tables while an instance ramps up
-	longAgo   = -1 << 62      // born then: as old as can be
-	never     = math.MaxInt64 // when nothing is due
+	LongAgo   = -1 << 62      // born then: as old as can be
+	Never     = math.MaxInt64 // when nothing is due
 )
 
 // ramp is the share of its weight that an instance gets for its age.
-func (s *shared) ramp(born, now time.Duration) float32 {
-	if born == longAgo || now-born >= s.rampUp {
+func (s *Shared) ramp(Born, now time.Duration) float32 {
+	if Born == LongAgo || now-Born >= s.RampUp {
 		return 1
 	}
-	return leastRamp + (1-leastRamp)*float32(now-born)/float32(s.rampUp)
+	return leastRamp + (1-leastRamp)*float32(now-Born)/float32(s.RampUp)
 }
 
 func weightOf(in *events.Instance) uint16 { return uint16(min(max(1, in.Weight), math.MaxUint16)) }
@@ -45,7 +45,7 @@ func thin(ramps []float32) []uint32 {
 
 // draw draws one of a near set in which some are new. (At least one is always
 // taken when it is drawn, and all are with leastRamp.)
-func (c *circle) draw() *node {
+func (c *Circle) draw() *Node {
 	for {
 		r := rand.Uint64()
 		if i := (r >> 32) * uint64(len(c.near)) >> 32; uint32(r) <= c.thin[i] {
@@ -58,7 +58,7 @@ func (c *circle) draw() *node {
 // some are new most draws are of the same few, and one of those that does not
 // answer any more must not get nearly all calls. A new one counts with the
 // weight that it has by now, so this gives it no more than its share otherwise.
-func (c *circle) relieved(n *node) *node {
+func (c *Circle) relieved(n *Node) *Node {
 	i := rand.N(len(c.near))
 	if c.near[i] == n {
 		i = (i + 1) % len(c.near)
@@ -71,4 +71,4 @@ func (c *circle) relieved(n *node) *node {
 }
 
 // keep says whether one that has its turn is taken.
-func (c *circle) keep(i uint32) bool { return c.thin == nil || uint32(rand.Uint64()) <= c.thin[i] }
+func (c *Circle) keep(i uint32) bool { return c.thin == nil || uint32(rand.Uint64()) <= c.thin[i] }

@@ -1,4 +1,4 @@
-package selector
+package table
 
 import (
 	"math/rand/v2"
@@ -12,30 +12,30 @@ import (
 
 // kind is a strategy as a pick tells it: comparing names takes as long as
 // choosing.
-type kind uint8
+type Kind uint8
 
 const (
-	kindP2C kind = iota
-	kindNearest
-	kindRoundRobin
-	kindWeighted
-	kindRandom
-	kindLeastRequest
-	kindHash
-	kindLoadAware
+	KindP2C Kind = iota
+	KindNearest
+	KindRoundRobin
+	KindWeighted
+	KindRandom
+	KindLeastRequest
+	KindHash
+	KindLoadAware
 )
 
-var kindNames = [...]string{
-	kindP2C: "p2c", kindNearest: "nearest", kindRoundRobin: "round_robin", kindWeighted: "weighted_round_robin",
-	kindRandom: "random", kindLeastRequest: "least_request", kindHash: "consistent_hash", kindLoadAware: "load_aware",
+var KindNames = [...]string{
+	KindP2C: "p2c", KindNearest: "nearest", KindRoundRobin: "round_robin", KindWeighted: "weighted_round_robin",
+	KindRandom: "random", KindLeastRequest: "least_request", KindHash: "consistent_hash", KindLoadAware: "load_aware",
 }
 
-func (k kind) String() string { return kindNames[k] }
+func (k Kind) String() string { return KindNames[k] }
 
-func kindOf(name string) kind { return kind(slices.Index(kindNames[:], name)) }
+func KindOf(name string) Kind { return Kind(slices.Index(KindNames[:], name)) }
 
 // ramps says whether the strategy looks at the age of instances.
-func (k kind) ramps() bool { return k != kindHash && k != kindNearest }
+func (k Kind) ramps() bool { return k != KindHash && k != KindNearest }
 
 // turn is the place of a round robin. It lives longer than the tables.
 type turn struct {
@@ -44,26 +44,26 @@ type turn struct {
 	_ [56]byte
 }
 
-// choose picks from a near set that is not empty, for all strategies but
+// Choose picks from a near set that is not empty, for all strategies but
 // ConsistentHash. The choice may turn out not to be available: its breaker has
 // the last word. Time is only looked at by the strategies that learn from it.
-func (t *table) choose(c *circle, now uint32) *node {
+func (t *Table) Choose(c *Circle, now uint32) *Node {
 	near := c.near
-	switch t.kind {
-	case kindRoundRobin:
+	switch t.Kind {
+	case KindRoundRobin:
 		for {
 			if i := uint32(t.turn.n.Add(1)) % uint32(len(near)); c.keep(i) {
 				return near[i]
 			}
 		}
-	case kindRandom:
+	case KindRandom:
 		if c.thin != nil {
 			return c.draw()
 		}
 		return near[(rand.Uint64()>>32)*uint64(len(near))>>32]
-	case kindWeighted:
+	case KindWeighted:
 		return near[c.stride.next(&t.turn.n)]
-	case kindP2C, kindLeastRequest, kindLoadAware:
+	case KindP2C, KindLeastRequest, KindLoadAware:
 		if len(near) == 1 {
 			break
 		}
@@ -74,20 +74,20 @@ func (t *table) choose(c *circle, now uint32) *node {
 		if c.trials {
 			// One that is half-open is tried when it is drawn, for nobody else
 			// will find out whether it is back. Its breaker limits how often.
-			if a.breaker.State() == breaker.HalfOpen {
+			if a.Breaker.State() == breaker.HalfOpen {
 				return a
 			}
-			if b.breaker.State() == breaker.HalfOpen {
+			if b.Breaker.State() == breaker.HalfOpen {
 				return b
 			}
 		}
 		if a == b { // which thinning out brings about
 			return c.relieved(a)
 		}
-		if t.kind == kindP2C {
+		if t.Kind == KindP2C {
 			return lighter(a, b, now)
 		}
-		if t.kind == kindLoadAware {
+		if t.Kind == KindLoadAware {
 			return fitter(a, b, now)
 		}
 		if b.queue() < a.queue() {
@@ -99,7 +99,7 @@ func (t *table) choose(c *circle, now uint32) *node {
 }
 
 // two draws two different nodes.
-func two(near []*node) (a, b *node) {
+func two(near []*Node) (a, b *Node) {
 	r := rand.Uint64()
 	n := uint64(len(near))
 	i := (r >> 32) * n >> 32
@@ -119,7 +119,7 @@ const alike = 1.25
 // weight. While the duration of one is not known, or is old though the other is
 // called all the time, only the calls in flight are compared: so a new instance
 // is neither flooded nor starved, and a slow one is tried again.
-func lighter(a, b *node, now uint32) *node {
+func lighter(a, b *Node, now uint32) *Node {
 	la, lb := a.queue(), b.queue()
 	if da, db := durations(a, b, now); da > alike*db || db > alike*da {
 		la, lb = la*da, lb*db
@@ -145,11 +145,11 @@ func fitness(b events.Beat) float32 {
 	return float32(max(least, 0.4*(1-b.CPU)+0.4*(1-b.Memory)+0.2/(1+float64(b.Queue))))
 }
 
-// hear takes in a beat.
-func (n *node) hear(b events.Beat, now uint32) { n.beat.Store(packCost(fitness(b), now)) }
+// Hear takes in a beat.
+func (n *Node) Hear(b events.Beat, now uint32) { n.beat.Store(packCost(fitness(b), now)) }
 
 // fit is the score of a node by its last beat, 0 if that is not fresh.
-func (n *node) fit(now uint32) float32 {
+func (n *Node) fit(now uint32) float32 {
 	score, at := unpackCost(n.beat.Load())
 	if age := int32(now - at); age > int32(beatFresh/tick) || age < -int32(beatFresh/tick) {
 		return 0
@@ -159,7 +159,7 @@ func (n *node) fit(now uint32) float32 {
 
 // fitter is the node with more to spare, by its own word if that is known of
 // both.
-func fitter(a, b *node, now uint32) *node {
+func fitter(a, b *Node, now uint32) *Node {
 	fa, fb := a.fit(now), b.fit(now)
 	switch {
 	case fa == 0 || fb == 0 || max(fa, fb)-min(fa, fb) < fitAlike:

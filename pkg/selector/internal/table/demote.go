@@ -1,4 +1,4 @@
-package selector
+package table
 
 import (
 	"cmp"
@@ -44,7 +44,7 @@ func newOrder(levels int) order {
 // A distance that is only predicted or assumed is nothing to go by: it takes no
 // circle out of the order that the labels give. One that is out of it comes back
 // when nothing in it, or in the other, is measured any more.
-func (o *order) demote(t *table) bool {
+func (o *order) demote(t *Table) bool {
 	old := o.doubts
 	o.doubts = nil
 	for i := range max(0, len(t.stages)-1) {
@@ -69,7 +69,7 @@ func (o *order) demote(t *table) bool {
 			return true
 		}
 		o.doubts = append(o.doubts, d)
-		t.due = min(t.due, d.since+demoteAfter)
+		t.Due = min(t.Due, d.since+demoteAfter)
 	}
 	return false
 }
@@ -84,11 +84,11 @@ func (o *order) behind(circle, other uint8) {
 	}
 }
 
-// demoted says whether a circle stands behind one that its labels put after it.
-func (t *table) demoted(circle uint8) bool { return t.ahead(circle) != nil }
+// Demoted says whether a circle stands behind one that its labels put after it.
+func (t *Table) Demoted(circle uint8) bool { return t.ahead(circle) != nil }
 
 // ahead is the first circle that stands before a demoted one for its distance.
-func (t *table) ahead(circle uint8) *circle {
+func (t *Table) ahead(circle uint8) *Circle {
 	for _, c := range t.stages {
 		if c.index > circle && t.rank[c.index] < t.rank[circle] {
 			return c
@@ -98,4 +98,4 @@ func (t *table) ahead(circle uint8) *circle {
 }
 
 // away is the distance that a circle is demoted for.
-func (c *circle) away() time.Duration { return cmp.Or(c.measured, c.best) }
+func (c *Circle) away() time.Duration { return cmp.Or(c.measured, c.best) }

@@ -1,4 +1,4 @@
-package selector
+package table
 
 import (
 	"slices"
@@ -14,7 +14,7 @@ import (
 // boundedLoad times the average of calls in flight passes the key on. The
 // hashes are the same in every process, so callers agree.
 type ring struct {
-	nodes   []*node
+	nodes   []*Node
 	weights []int
 	total   int      // of the weights
 	points  []uint64 // sorted; the low bits are the index of a node
@@ -28,16 +28,16 @@ const (
 	nodeMask     = 1<<nodeBits - 1
 )
 
-func newRing(near []*node) *ring {
+func newRing(near []*Node) *ring {
 	r := &ring{nodes: near, weights: make([]int, len(near))}
 	for i, n := range near {
-		r.weights[i] = max(1, n.instance.Load().Weight)
+		r.weights[i] = max(1, n.Instance.Load().Weight)
 		r.total += r.weights[i]
 	}
 	each := min(pointsOfOne, float64(pointsOfRing)*events.DefaultWeight/float64(r.total))
 	r.points = make([]uint64, 0, int(each*float64(r.total)/events.DefaultWeight)+len(near))
 	for i, n := range near {
-		hash := xxhash.Sum64String(n.instance.Load().Key().String())
+		hash := xxhash.Sum64String(n.Instance.Load().Key().String())
 		for range max(1, int(each*float64(r.weights[i])/events.DefaultWeight)) {
 			r.points = append(r.points, hash&^nodeMask|uint64(i)&nodeMask)
 			hash = scramble(hash)
@@ -57,12 +57,12 @@ func scramble(hash uint64) uint64 {
 }
 
 // fits says whether a ring made for another table is the one of near.
-func (r *ring) fits(near []*node) bool {
+func (r *ring) fits(near []*Node) bool {
 	if r == nil || !slices.Equal(r.nodes, near) {
 		return false
 	}
 	for i, n := range near {
-		if max(1, n.instance.Load().Weight) != r.weights[i] {
+		if max(1, n.Instance.Load().Weight) != r.weights[i] {
 			return false
 		}
 	}
@@ -71,7 +71,7 @@ func (r *ring) fits(near []*node) bool {
 
 // ringOf is the ring of a circle, made when it is first needed, unless the
 // last one still fits.
-func (l *lens) ringOf(c *circle) *ring {
+func (l *lens) ringOf(c *Circle) *ring {
 	c.hashed.Do(func() {
 		c.ring = l.rings[c.index].Load()
 		if !c.ring.fits(c.near) {
@@ -85,7 +85,7 @@ func (l *lens) ringOf(c *circle) *ring {
 // pick walks from the key's point to the first node that is not too busy,
 // given the calls in flight to all, and that take takes; then, if there is
 // none, to the first that take takes.
-func (r *ring) pick(key string, inFlight int64, take func(*node) bool) bool {
+func (r *ring) pick(key string, inFlight int64, take func(*Node) bool) bool {
 	share := boundedLoad * float64(inFlight+1) / float64(r.total)
 	hash := xxhash.Sum64String(key)
 	start, _ := slices.BinarySearch(r.points, hash&^nodeMask)
@@ -97,7 +97,7 @@ func (r *ring) pick(key string, inFlight int64, take func(*node) bool) bool {
 			}
 			k := r.points[p] & nodeMask
 			n := r.nodes[k]
-			if (busyToo || float64(n.inFlight()) < 1+share*float64(r.weights[k])) && take(n) {
+			if (busyToo || float64(n.InFlight()) < 1+share*float64(r.weights[k])) && take(n) {
 				return true
 			}
 		}

@@ -1,4 +1,4 @@
-package selector
+package table
 
 import (
 	"cmp"
@@ -10,11 +10,11 @@ import (
 
 // filler is an instance that could be picked beside the usable ones.
 type filler struct {
-	at        int // in the list
-	condition condition
-	rank      uint8 // of its circle
-	opened    time.Time
-	turn      uint64 // callers do not all take the same
+	at     int // in the list
+	State  State
+	rank   uint8 // of its circle
+	opened time.Time
+	turn   uint64 // callers do not all take the same
 }
 
 // fill is for when fewer than half of the instances that want calls are usable
@@ -29,54 +29,54 @@ type filler struct {
 //
 // It reports whether verdicts were changed. What it does grows and shrinks by
 // one instance at a time, so it needs no hysteresis.
-func (t *table) fill(members []member, verdicts []verdict) bool {
-	sum := func(what condition) (n int) {
+func (t *Table) fill(members []Member, verdicts []verdict) bool {
+	sum := func(what State) (n int) {
 		for i := range t.levels {
 			n += int(t.counts[int(what)*t.levels+i])
 		}
 		return n
 	}
-	base, have := usable, sum(usable)
-	suspects, opens := sum(suspect), sum(open)
+	base, have := Usable, sum(Usable)
+	suspects, opens := sum(Suspect), sum(Open)
 	half := (have + suspects + opens + 1) / 2
 	if have == 0 {
-		base, have = suspect, suspects
+		base, have = Suspect, suspects
 	}
 	if have == 0 || have >= half {
 		return false
 	}
-	t.panics = true
+	t.Panics = true
 
 	var all []filler
 	for i := range verdicts {
 		vd, m := &verdicts[i], &members[i]
-		f := filler{at: i, condition: vd.condition, rank: t.rank[vd.circle]}
+		f := filler{at: i, State: vd.State, rank: t.rank[vd.circle]}
 		switch {
-		case vd.condition == suspect && base == usable:
-		case vd.condition == open:
+		case vd.State == Suspect && base == Usable:
+		case vd.State == Open:
 			var refused bool
-			if f.opened, refused = m.breaker.Opened(); refused {
+			if f.opened, refused = m.Breaker.Opened(); refused {
 				continue
 			}
 		default:
 			continue
 		}
-		f.turn = scramble(t.offset ^ xxhash.Sum64String(m.in.ID))
+		f.turn = scramble(t.Offset ^ xxhash.Sum64String(m.In.ID))
 		all = append(all, f)
 	}
 	slices.SortFunc(all, func(a, b filler) int {
 		return cmp.Or(
-			cmp.Compare(a.condition, b.condition), cmp.Compare(a.rank, b.rank),
+			cmp.Compare(a.State, b.State), cmp.Compare(a.rank, b.rank),
 			a.opened.Compare(b.opened), cmp.Compare(a.turn, b.turn))
 	})
 	all = all[:min(len(all), half-have)]
 	for _, f := range all {
 		verdicts[f.at].as = base // counted anew
-		if f.condition == open {
+		if f.State == Open {
 			if t.filled == nil {
-				t.filled = make(map[*node]struct{})
+				t.filled = make(map[*Node]struct{})
 			}
-			t.filled[members[f.at].node] = struct{}{}
+			t.filled[members[f.at].Node] = struct{}{}
 		}
 	}
 	return len(all) > 0

@@ -1,4 +1,4 @@
-package selector
+package table
 
 import (
 	"math"
@@ -12,27 +12,27 @@ import (
 
 // node is all that this caller has learned about one incarnation of an
 // instance. It lives as long as that is listed. It is one cache line.
-type node struct {
+type Node struct {
 	// calls counts in its low bits the calls in flight and above them all
 	// picks ever: one atomic operation for both.
 	calls atomic.Uint64
 	// cost is the moving average of the durations of calls, negative if the
 	// last one failed, and the time of its last change, see [packCost].
 	cost     atomic.Uint64
-	breaker  *breaker.Breaker
-	instance atomic.Pointer[events.Instance]
+	Breaker  *breaker.Breaker
+	Instance atomic.Pointer[events.Instance]
 	scale    atomic.Uint32 // a float32: DefaultWeight / weight
-	home     uint8         // circle seen from the selector's own place
+	Home     uint8         // circle seen from the selector's own place
 	beat     atomic.Uint64 // its score by its last beat and when that was heard, see [packCost]; for LoadAware
 
-	*shared
-	path *latency.Path
+	*Shared
+	Path *latency.Path
 }
 
-// close gives back what the node holds. No lock is held: hooks may run.
-func (n *node) close() {
-	n.breaker.Close()
-	n.path.Close()
+// Close gives back what the node holds. No lock is held: hooks may run.
+func (n *Node) Close() {
+	n.Breaker.Close()
+	n.Path.Close()
 }
 
 const (
@@ -42,19 +42,25 @@ const (
 )
 
 // queue is what one more call would find: the calls in flight, by weight.
-func (n *node) queue() float32 {
-	return float32(n.inFlight()+1) * math.Float32frombits(n.scale.Load())
+func (n *Node) queue() float32 {
+	return float32(n.InFlight()+1) * math.Float32frombits(n.scale.Load())
 }
 
-func (n *node) setWeight(weight int) {
+func (n *Node) setWeight(weight int) {
 	n.scale.Store(math.Float32bits(events.DefaultWeight / float32(max(1, weight))))
 }
 
-func (n *node) inFlight() uint64 { return n.calls.Load() & inFlightMask }
-func (n *node) picks() uint64    { return n.calls.Load() >> inFlightBits }
+// Begin notes that a call of it begins, and End that one has ended.
+func (n *Node) Begin() { n.calls.Add(onePick) }
+
+// End is the end of what Begin began.
+func (n *Node) End() { n.calls.Add(^uint64(0)) }
+
+func (n *Node) InFlight() uint64 { return n.calls.Load() & inFlightMask }
+func (n *Node) Picks() uint64    { return n.calls.Load() >> inFlightBits }
 
 // distance from the selector's own place, as far as it is known.
-func (n *node) distance() latency.Estimate { return n.path.Estimate(n.assumed[n.home]) }
+func (n *Node) distance() latency.Estimate { return n.Path.Estimate(n.Assumed[n.Home]) }
 
 // The average of durations follows each sample by at least minWeight, so that
 // a busy instance is known after some 30 calls, and by as much as has faded of
@@ -96,7 +102,7 @@ func unpackCost(c uint64) (ns float32, at uint32) {
 // nanoseconds. They are 0 when they say nothing: a call of one has never ended,
 // the last one failed and is long ago, or it is old though the other is called
 // all the time.
-func durations(a, b *node, now uint32) (da, db float32) {
+func durations(a, b *Node, now uint32) (da, db float32) {
 	ca, cb := a.cost.Load(), b.cost.Load()
 	da, ata := unpackCost(ca)
 	db, atb := unpackCost(cb)
@@ -128,7 +134,7 @@ func expected(ns float32, idle int32) float32 {
 }
 
 // average is the moving average of the durations of calls.
-func (n *node) average() time.Duration {
+func (n *Node) Average() time.Duration {
 	ns, _ := unpackCost(n.cost.Load())
 	return time.Duration(math.Abs(float64(ns)))
 }
@@ -136,9 +142,9 @@ func (n *node) average() time.Duration {
 // faded is what is left of a cost after so many ticks.
 func faded(idle int32) float32 { return float32(math.Exp(-float64(idle) / float64(decay/tick))) }
 
-// learn takes in the duration of a call. Two calls that end at the same
+// Learn takes in the duration of a call. Two calls that end at the same
 // instant may lose one of the samples, never more.
-func (n *node) learn(took time.Duration, err error, now uint32) {
+func (n *Node) Learn(took time.Duration, failed bool, now uint32) {
 	ns, at := unpackCost(n.cost.Load())
 	idle := int32(now - at)
 	if ns < 0 {
@@ -147,15 +153,10 @@ func (n *node) learn(took time.Duration, err error, now uint32) {
 	sample := float32(max(took, 1))
 	weight := float32(minWeight)
 	sign := float32(1)
-	if err != nil {
-		if isCanceled(err) {
-			return // how long it would have taken is not known
-		}
-		if fault(err) != nil {
-			// A fast failure must not look like a fast instance.
-			sample = max(sample, min(max(failPenalty*ns, leastPenalty), mostPenalty))
-			weight, sign = failWeight, -1
-		}
+	if failed {
+		// A fast failure must not look like a fast instance.
+		sample = max(sample, min(max(failPenalty*ns, leastPenalty), mostPenalty))
+		weight, sign = failWeight, -1
 	}
 	switch {
 	case ns == 0, sign > 0 && idle > believed:

@@ -1,4 +1,4 @@
-package selector
+package table
 
 import (
 	"math"
@@ -15,11 +15,11 @@ const maxStride = 1<<16 - 1
 
 // newStride makes one for a near set, of which thin is how far the new ones have
 // come; nil when none is.
-func newStride(near []*node, thin []uint32) stride {
+func newStride(near []*Node, thin []uint32) stride {
 	weights := make([]float64, len(near))
 	greatest := 1.0
 	for i, n := range near {
-		weights[i] = float64(n.instance.Load().Weight)
+		weights[i] = float64(n.Instance.Load().Weight)
 		if thin != nil {
 			weights[i] *= float64(thin[i]) / math.MaxUint32
 		}

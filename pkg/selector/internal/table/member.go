@@ -1,4 +1,4 @@
-package selector
+package table
 
 import (
 	"time"
@@ -10,80 +10,80 @@ import (
 
 // member is one instance in the list of a service, with all that a table needs
 // to know of it side by side: making one reads no other memory.
-type member struct {
-	*node
-	in        *events.Instance
+type Member struct {
+	*Node
+	In        *events.Instance
 	distance  time.Duration // from the selector's own place
 	known     certainty     // how well
-	circle    uint8         // seen from there
-	protocols protocols
-	condition condition
-	suspect   bool
-	evacuated bool          // an operator has ordered its place to be left
-	excused   int32         // probes in a row that had failed when it came into doubt
+	Circle    uint8         // seen from there
+	Protocols Protocols
+	State     State
+	Suspect   bool
+	Evacuated bool          // an operator has ordered its place to be left
+	Excused   int32         // probes in a row that had failed when it came into doubt
 	trial     bool          // its breaker is half-open
 	weight    uint16        // as announced
-	born      time.Duration // what its age counts from, on the selector's clock
+	Born      time.Duration // what its age counts from, on the selector's clock
 }
 
 // newMember is an entry of the list of a service, with what was learned of it so
 // far. Born is what its age counts from.
-func newMember(n *node, e events.Entry, born time.Duration, stale bool) member {
-	if before := n.instance.Swap(e.Instance); before != nil && before.Coordinate != e.Coordinate {
-		n.path.Place(e.Coordinate)
+func NewMember(n *Node, e events.Entry, Born time.Duration, stale bool) Member {
+	if before := n.Instance.Swap(e.Instance); before != nil && before.Coordinate != e.Coordinate {
+		n.Path.Place(e.Coordinate)
 	}
 	n.setWeight(e.Weight)
-	m := member{node: n, in: e.Instance, circle: n.home, suspect: e.Suspect, evacuated: e.Evacuated, protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), born: born}
-	m.excuse()
-	m.look(stale)
+	m := Member{Node: n, In: e.Instance, Circle: n.Home, Suspect: e.Suspect, Evacuated: e.Evacuated, Protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), Born: Born}
+	m.Excuse()
+	m.Look(stale)
 	return m
 }
 
 // condition is what an instance is good for. Those before notReady are used in
 // this order: each when nothing of the ones before it can be had.
-type condition uint8
+type State uint8
 
 const (
-	usable    condition = iota
-	suspect             // its lease is gone, nothing proves it dead
-	draining            // about to leave, and still working
-	evacuated           // its place is to be left, and it still works, as far as is known
-	open                // its breaker: calls fail
-	leaving             // draining, and calls fail
-	abandoned           // evacuated, and calls fail
-	dead                // suspect, or the registry is out of reach, and probes find nobody there
-	notReady            // never picked, as what follows
-	foreign             // no endpoint of the wanted protocol
+	Usable    State = iota
+	Suspect         // its lease is gone, nothing proves it dead
+	Draining        // about to leave, and still working
+	Evacuated       // its place is to be left, and it still works, as far as is known
+	Open            // its breaker: calls fail
+	Leaving         // draining, and calls fail
+	Abandoned       // evacuated, and calls fail
+	Dead            // suspect, or the registry is out of reach, and probes find nobody there
+	NotReady        // never picked, as what follows
+	Foreign         // no endpoint of the wanted protocol
 	conditions
 )
 
 // look sets what may have changed since the member was last looked at. Stale
 // says that the registry is out of reach.
-func (m *member) look(stale bool) {
-	d := m.node.distance()
+func (m *Member) Look(stale bool) {
+	d := m.Node.distance()
 	m.distance, m.known = d.Distance, certaintyOf(d)
-	state := m.breaker.State()
+	state := m.Breaker.State()
 	m.trial = state == breaker.HalfOpen
 	fails := state == breaker.Open
 	switch {
-	case m.in.Status == events.NotReady:
-		m.condition = notReady
-	case m.missed() && (m.suspect || stale):
-		m.condition = dead
-	case m.evacuated && fails:
-		m.condition = abandoned
-	case m.evacuated:
-		m.condition = evacuated
-	case m.in.Status == events.Draining && fails:
-		m.condition = leaving
-	case m.in.Status == events.Draining:
-		m.condition = draining
+	case m.In.Status == events.NotReady:
+		m.State = NotReady
+	case m.missed() && (m.Suspect || stale):
+		m.State = Dead
+	case m.Evacuated && fails:
+		m.State = Abandoned
+	case m.Evacuated:
+		m.State = Evacuated
+	case m.In.Status == events.Draining && fails:
+		m.State = Leaving
+	case m.In.Status == events.Draining:
+		m.State = Draining
 	case fails:
-		m.condition = open
-	case m.suspect:
-		m.condition = suspect
+		m.State = Open
+	case m.Suspect:
+		m.State = Suspect
 	default:
-		m.condition = usable
+		m.State = Usable
 	}
 }
 
@@ -93,13 +93,13 @@ func (m *member) look(stale bool) {
 const proof = 2
 
 // excuse makes the probes that have failed so far prove nothing.
-func (m *member) excuse() { m.excused = int32(m.path.Failures()) }
+func (m *Member) Excuse() { m.Excused = int32(m.Path.Failures()) }
 
 // missed says whether probes prove that nobody is there.
-func (m *member) missed() bool {
-	failed := int32(m.path.Failures())
-	m.excused = min(m.excused, failed)
-	return failed >= proof && failed > m.excused
+func (m *Member) missed() bool {
+	failed := int32(m.Path.Failures())
+	m.Excused = min(m.Excused, failed)
+	return failed >= proof && failed > m.Excused
 }
 
 // certainty is how well a distance is known.
@@ -123,10 +123,10 @@ func certaintyOf(d latency.Estimate) certainty {
 
 // protocols is a set of the protocols that an instance has endpoints of. As a
 // wish, the empty set is any.
-type protocols uint8
+type Protocols uint8
 
 const (
-	protocolHTTP protocols = 1 << iota
+	protocolHTTP Protocols = 1 << iota
 	protocolHTTPS
 	protocolGRPC
 	protocolTCP
@@ -134,15 +134,15 @@ const (
 	protocolOther // wished for by name, and nobody has it
 )
 
-func protocolsOf(in *events.Instance) protocols {
-	var set protocols
+func protocolsOf(in *events.Instance) Protocols {
+	var set Protocols
 	for p := range in.Endpoints {
-		set |= wish(p) &^ protocolOther
+		set |= ProtocolOf(p) &^ protocolOther
 	}
 	return set
 }
 
-func wish(protocol string) protocols {
+func ProtocolOf(protocol string) Protocols {
 	switch protocol {
 	case "":
 		return 0
