@@ -102,31 +102,30 @@ func (v *view) explain(protocol string) Explanation {
 	svc.mu.Lock()
 	e.Stale, e.StaleSeconds = svc.members.stale, secondsSince(svc.since)
 	svc.members.look()
-	t, all := v.builder.Explain(svc.members.list, svc.Now())
-	circles := v.builder.Circles(t, svc.members.list)
+	ex := v.builder.Explain(svc.members.list, svc.Now())
 	svc.mu.Unlock()
 
-	e.Panic = t.Panics
-	for _, c := range circles {
+	e.Panic = ex.Panics
+	for _, c := range ex.Circles {
 		e.Circles = append(e.Circles, CircleState{
-			Circle: t.Name(c.Index), Instances: t.Instances(c.Index), Usable: t.Count(c.Index, table.Usable), Share: rounded(c.Share, 4),
+			Circle: ex.Name(c.Index), Instances: ex.Instances(c.Index), Usable: ex.Count(c.Index, table.Usable), Share: rounded(c.Share, 4),
 			BestMS: table.Milliseconds(c.Best), DistanceSource: string(c.Source), Demoted: c.Demoted, Load: rounded(c.Load, 3), Note: c.Note,
 		})
 	}
-	t.InOrder(all)
-	e.Instances = make([]Candidate, len(all))
-	for i := range all {
-		e.Instances[i] = candidate(t, &all[i], protocol)
+	ex.Sort()
+	e.Instances = make([]Candidate, len(ex.Members))
+	for i := range ex.Members {
+		e.Instances[i] = candidate(ex, &ex.Members[i], protocol)
 	}
 	return e
 }
 
 // candidate is a member as a table has it.
-func candidate(t *table.Table, s *table.Standing, protocol string) Candidate {
+func candidate(e *table.Explanation, s *table.Standing, protocol string) Candidate {
 	circle, distance := s.Place()
-	near, why := t.Reason(s, protocol)
+	near, why := e.Reason(s, protocol)
 	return Candidate{*s.In, Standing{
-		Circle:         t.Name(circle),
+		Circle:         e.Name(circle),
 		DistanceMS:     table.Milliseconds(distance),
 		DistanceSource: string(s.Source),
 		Breaker:        s.Breaker.State().String(),

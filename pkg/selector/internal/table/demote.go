@@ -1,7 +1,6 @@
 package table
 
 import (
-	"cmp"
 	"slices"
 	"time"
 )
@@ -83,19 +82,3 @@ func (o *order) behind(circle, other uint8) {
 		o.rank[c] = uint8(i)
 	}
 }
-
-// Demoted says whether a circle stands behind one that its labels put after it.
-func (t *Table) Demoted(circle uint8) bool { return t.ahead(circle) != nil }
-
-// ahead is the first circle that stands before a demoted one for its distance.
-func (t *Table) ahead(circle uint8) *Circle {
-	for _, c := range t.stages {
-		if c.index > circle && t.rank[c.index] < t.rank[circle] {
-			return c
-		}
-	}
-	return nil
-}
-
-// away is the distance that a circle is demoted for.
-func (c *Circle) away() time.Duration { return cmp.Or(c.measured, c.best) }

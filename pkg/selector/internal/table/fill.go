@@ -29,7 +29,8 @@ type filler struct {
 //
 // It reports whether verdicts were changed. What it does grows and shrinks by
 // one instance at a time, so it needs no hysteresis.
-func (t *Table) fill(members []Member, verdicts []verdict) bool {
+func (d *draft) fill() bool {
+	t, members, verdicts := d.Table, d.members, d.verdicts
 	sum := func(what State) (n int) {
 		for i := range t.levels {
 			n += int(t.counts[int(what)*t.levels+i])

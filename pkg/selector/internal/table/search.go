@@ -102,7 +102,7 @@ func (a *search) from(c *Circle) (f Found, ok bool) {
 	if ok || len(c.space) == len(c.near) && a.Kind != KindNearest {
 		return f, ok
 	}
-	for _, band := range a.farther(c) {
+	for _, band := range c.farther(a.lens) {
 		if f, ok = a.one(band, c); ok {
 			return f, true
 		}

@@ -10,7 +10,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/latency"
 )
 
-// standing is how one member stands in a table.
+// Standing is how one member stands in a table.
 type Standing struct {
 	Member
 	verdict verdict
@@ -20,11 +20,18 @@ type Standing struct {
 	fit     float32        // its score by its beat, for LoadAware
 }
 
+// Explanation is a table with how circles and members stand in it.
+type Explanation struct {
+	*Table
+	Circles []CircleStanding // those that have members, in the order in which they are tried
+	Members []Standing       // in the order of the list, see [Explanation.Sort]
+}
+
 // Explain makes the table that picks would read now, changing nothing that
-// outlives it, and says how each member stands in it, in the order of the list.
-func (b *Builder) Explain(members []Member, now time.Duration) (*Table, []Standing) {
+// outlives it, and says how each member stands in it.
+func (b *Builder) Explain(members []Member, now time.Duration) *Explanation {
 	t := b.assemble(members, now, 0)
-	all := make([]Standing, len(members))
+	e := &Explanation{Table: t, Members: make([]Standing, len(members))}
 	for i := range members {
 		m, vd := &members[i], b.verdicts[i]
 		source := m.Node.distance().Source
@@ -35,9 +42,10 @@ func (b *Builder) Explain(members []Member, now time.Duration) (*Table, []Standi
 			vd.distance = vd.from(&t.circles[t.index(vd.as, vd.circle)])
 		}
 		_, refused := m.Breaker.Opened()
-		all[i] = Standing{*m, vd, source, b.ramp(m.Born, t.at), refused, m.fit(Ticks(t.at))}
+		e.Members[i] = Standing{*m, vd, source, b.ramp(m.Born, t.at), refused, m.fit(Ticks(t.at))}
 	}
-	return t, all
+	e.Circles = b.circles(e, members)
+	return e
 }
 
 // Place is the circle that a member counts as one of, and its distance from the place
@@ -49,12 +57,12 @@ func (s *Standing) Place() (circle uint8, distance time.Duration) {
 // State is what a table takes a member for.
 func (s *Standing) State() State { return s.verdict.State }
 
-// InOrder puts members as they would be tried: usable ones first, nearest first.
-func (t *Table) InOrder(all []Standing) {
-	slices.SortStableFunc(all, func(a, b Standing) int {
+// Sort puts members as they would be tried: usable ones first, nearest first.
+func (e *Explanation) Sort() {
+	slices.SortStableFunc(e.Members, func(a, b Standing) int {
 		return cmp.Or(
 			cmp.Compare(a.verdict.as, b.verdict.as),
-			cmp.Compare(t.rank[a.verdict.circle], t.rank[b.verdict.circle]),
+			cmp.Compare(e.rank[a.verdict.circle], e.rank[b.verdict.circle]),
 			cmp.Compare(a.verdict.distance, b.verdict.distance),
 			cmp.Compare(a.In.ID, b.In.ID))
 	})
@@ -71,7 +79,8 @@ var conditionText = [...]string{
 }
 
 // Reason says what a table does with a member.
-func (t *Table) Reason(s *Standing, protocol string) (near bool, why string) {
+func (e *Explanation) Reason(s *Standing, protocol string) (near bool, why string) {
+	t := e.Table
 	switch s.verdict.State {
 	case Foreign:
 		return false, fmt.Sprintf("never picked: it has no %s endpoint", protocol)
@@ -86,7 +95,7 @@ func (t *Table) Reason(s *Standing, protocol string) (near bool, why string) {
 	w, reached := t.wayTo(c)
 	switch {
 	case s.verdict.as != t.best:
-		return false, "picked only if nothing better is left" + because + t.notFilled(s)
+		return false, "picked only if nothing better is left" + because + e.notFilled(s)
 	case !reached:
 		if first := t.ahead(c.index); first != nil {
 			return false, fmt.Sprintf("picked if nothing in %s can be: %s is demoted, its best is at %.3g ms and that of %s at %.3g ms%s",
@@ -121,23 +130,10 @@ func (t *Table) Reason(s *Standing, protocol string) (near bool, why string) {
 	return true, b.String()
 }
 
-// wayTo is how picks come to begin with a circle, false if they do not.
-func (t *Table) wayTo(c *Circle) (way, bool) {
-	if t.Spill == nil {
-		return way{to: c}, c == t.First
-	}
-	for _, w := range t.Spill.ways {
-		if w.to == c {
-			return w, true
-		}
-	}
-	return way{}, false
-}
-
 // notFilled says why one that might fill in does not.
-func (t *Table) notFilled(s *Standing) string {
+func (e *Explanation) notFilled(s *Standing) string {
 	switch {
-	case !t.Panics || s.verdict.State != Open && s.verdict.State != Suspect:
+	case !e.Panics || s.verdict.State != Open && s.verdict.State != Suspect:
 		return ""
 	case s.refused:
 		return ", and it does not fill in, for it refused the connection"
@@ -163,9 +159,8 @@ type CircleStanding struct {
 	Note    string
 }
 
-// Circles are those of a table that have members, in the order in which they
-// are tried.
-func (b *Builder) Circles(t *Table, members []Member) []CircleStanding {
+func (b *Builder) circles(e *Explanation, members []Member) []CircleStanding {
+	t := e.Table
 	var all []CircleStanding
 	for place, index := range b.order.circles {
 		if t.Instances(index) == 0 {
@@ -186,7 +181,7 @@ func (b *Builder) Circles(t *Table, members []Member) []CircleStanding {
 			if b.Home && b.Spills {
 				s.Load = b.loads[index]
 			}
-			s.Note = t.note(c)
+			s.Note = e.note(c)
 			break
 		}
 		all = append(all, s)
@@ -195,7 +190,8 @@ func (b *Builder) Circles(t *Table, members []Member) []CircleStanding {
 }
 
 // note says what is special about a circle.
-func (t *Table) note(c *Circle) string {
+func (e *Explanation) note(c *Circle) string {
+	t := e.Table
 	var notes []string
 	add := func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
 	if first := t.ahead(c.index); first != nil {
