@@ -2,7 +2,6 @@ package main
 
 import (
 	"net"
-	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -12,26 +11,14 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// prints waits until the command has written a line to standard output that
-// matches, and returns its groups.
-func (p *process) prints(line string) []string {
-	p.t.Helper()
-	re := regexp.MustCompile("(?m)^" + line + "$")
-	var found []string
-	eventually(p.t, "the command to print "+line, func() bool {
-		found = re.FindStringSubmatch(p.stdout.String())
-		return found != nil
-	})
-	return found
-}
-
 // ready waits until the command has started, and returns its process id.
-func (p *process) ready() int {
+func (p process) ready() int {
 	p.t.Helper()
-	pid, err := strconv.Atoi(p.prints(`ready (\d+)`)[1])
+	pid, err := strconv.Atoi(p.prints(`ready (\d+)`))
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -50,15 +37,15 @@ func TestTheCommandIsListedOnceItListens(t *testing.T) {
 	r.await(user1, events.Up)
 	p.registered()
 	p.says("(?m)^ready too$") // standard error goes straight through, too
-	p.signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGTERM)
 	p.prints("got terminated")
 	if in := r.find(user1); in != nil {
 		t.Errorf("got its signal while listed as %s", in.Status)
 	}
-	if code := p.exit(); code != 0 {
+	if code := p.Exit(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	eventually(t, "the whole history", func() bool { return seen.String() == "absent up draining absent" })
+	testkit.Eventually(t, "the whole history", func() bool { return seen.String() == "absent up draining absent" })
 }
 
 func TestTheCommandServesWhileItIsDraining(t *testing.T) {
@@ -71,7 +58,7 @@ func TestTheCommandServesWhileItIsDraining(t *testing.T) {
 	r.await(user1, events.Up)
 	p.registered()
 	began := time.Now()
-	p.signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGTERM)
 	for r.await(user1, events.Draining); r.find(user1) != nil; time.Sleep(5 * time.Millisecond) {
 		conn, err := net.Dial("tcp", address)
 		if err != nil {
@@ -85,7 +72,7 @@ func TestTheCommandServesWhileItIsDraining(t *testing.T) {
 	if took := time.Since(began); took < 2*time.Second {
 		t.Errorf("drained for %v only", took)
 	}
-	p.exit()
+	p.Exit()
 }
 
 func TestTheCommandsExitCodeIsOurs(t *testing.T) {
@@ -103,7 +90,7 @@ func TestTheCommandsExitCodeIsOurs(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := start(t, nil, append(announce(r.url, deadAddress(t), "--drain", "1m"), wrapped(tt.command...)...)...)
-			if code := p.exit(); code != tt.code {
+			if code := p.Exit(); code != tt.code {
 				t.Errorf("exit code %d, want %d", code, tt.code)
 			}
 		})
@@ -123,7 +110,7 @@ func TestACommandThatEndsByItselfIsDeregisteredAtOnce(t *testing.T) {
 		}
 		p.prints("got " + s.String())
 	}
-	if code := p.exit(); code != 9 {
+	if code := p.Exit(); code != 9 {
 		t.Errorf("exit code %d", code)
 	}
 	if in := r.find(user1); in != nil {
@@ -137,17 +124,17 @@ func TestSignalsArePassedOn(t *testing.T) {
 	p := start(t, nil, append(announce(r.url, deadAddress(t), "--check", "none"), wrapped("signals")...)...)
 	p.ready()
 	for _, s := range []syscall.Signal{syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGQUIT} {
-		p.signal(s)
+		p.Signal(s)
 		p.prints("got " + s.String())
 	}
 	r.await(user1, events.Up) // none of them ends it
-	p.signal(syscall.SIGINT)
+	p.Signal(syscall.SIGINT)
 	p.prints("got interrupt")
-	p.signal(syscall.SIGTERM)
-	if code := p.exit(); code != 9 {
+	p.Signal(syscall.SIGTERM)
+	if code := p.Exit(); code != 9 {
 		t.Errorf("exit code %d", code)
 	}
-	if got := p.stdout.String(); !strings.HasSuffix(got, "got interrupt\ngot terminated\n") {
+	if got := p.Stdout.String(); !strings.HasSuffix(got, "got interrupt\ngot terminated\n") {
 		t.Errorf("stdout %q", got)
 	}
 }
@@ -159,19 +146,19 @@ func TestASecondSignalHurries(t *testing.T) {
 	p.ready()
 	r.await(user1, events.Up)
 	p.registered()
-	p.signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGTERM)
 	r.await(user1, events.Draining)
-	if strings.Contains(p.stdout.String(), "got") {
-		t.Errorf("stdout %q", p.stdout)
+	if strings.Contains(p.Stdout.String(), "got") {
+		t.Errorf("stdout %q", p.Stdout)
 	}
-	p.signal(syscall.SIGINT)
+	p.Signal(syscall.SIGINT)
 	p.prints("got interrupt")
 	p.says("msg=deregistered")
-	p.signal(syscall.SIGTERM)
-	if code := p.exit(); code != 9 {
+	p.Signal(syscall.SIGTERM)
+	if code := p.Exit(); code != 9 {
 		t.Errorf("exit code %d", code)
 	}
-	if got := p.stdout.String(); !strings.HasSuffix(got, "\ngot interrupt\ngot terminated\n") || strings.Count(got, "got") != 2 {
+	if got := p.Stdout.String(); !strings.HasSuffix(got, "\ngot interrupt\ngot terminated\n") || strings.Count(got, "got") != 2 {
 		t.Errorf("stdout %q: the first signal must not be passed on too", got)
 	}
 	if in := r.find(user1); in != nil {
@@ -185,10 +172,10 @@ func TestASecondSignalHurriesWithoutACommand(t *testing.T) {
 	p := start(t, nil, announce(r.url, deadAddress(t), "--check", "none", "--drain", "1m")...)
 	r.await(user1, events.Up)
 	p.registered()
-	p.signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGTERM)
 	r.await(user1, events.Draining)
-	p.signal(syscall.SIGTERM)
-	if code := p.exit(); code != 0 {
+	p.Signal(syscall.SIGTERM)
+	if code := p.Exit(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	if in := r.find(user1); in != nil {
@@ -202,17 +189,17 @@ func TestACommandThatDiesOfThePassedSignalHasNotFailed(t *testing.T) {
 	p := start(t, nil, append(announce(r.url, deadAddress(t), "--check", "none"), "--", "sleep", "100")...)
 	r.await(user1, events.Up)
 	p.registered()
-	p.signal(syscall.SIGTERM)
-	if code := p.exit(); code != 0 {
+	p.Signal(syscall.SIGTERM)
+	if code := p.Exit(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	p = start(t, nil, append(announce(r.url, deadAddress(t), "--check", "none", "--drain", "1m"), "--", "sleep", "100")...)
 	r.await(user1, events.Up)
 	p.registered()
-	p.signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGTERM)
 	r.await(user1, events.Draining)
-	p.signal(syscall.SIGTERM)
-	if code := p.exit(); code != 128+15 {
+	p.Signal(syscall.SIGTERM)
+	if code := p.Exit(); code != 128+15 {
 		t.Errorf("hurried: exit code %d", code)
 	}
 }
@@ -231,17 +218,17 @@ func TestTheCommandRunsWithoutNATS(t *testing.T) {
 			}
 			p := start(t, nil, append(announce(url, deadAddress(t), "--check", "none", "--admin", "127.0.0.1:0"), wrapped("signals")...)...)
 			p.ready()
-			admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)[1]
-			eventually(t, "a reason why it is not ready", func() bool {
+			admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)
+			testkit.Eventually(t, "a reason why it is not ready", func() bool {
 				code, body := get(t, admin+"/readyz")
 				return code == 503 && strings.Contains(body, "reason")
 			})
 			p.says("cannot (reach NATS|announce), trying on")
 			began := time.Now()
-			p.signal(syscall.SIGTERM)
+			p.Signal(syscall.SIGTERM)
 			p.prints("got terminated")
-			p.signal(syscall.SIGTERM)
-			if code := p.exit(); code != 9 {
+			p.Signal(syscall.SIGTERM)
+			if code := p.Exit(); code != 9 {
 				t.Errorf("exit code %d", code)
 			}
 			if took := time.Since(began); took > 5*time.Second {
@@ -259,7 +246,7 @@ func TestTheCommandIsListedWhenNATSComesLater(t *testing.T) {
 	p.ready()
 	p.says("cannot reach NATS, trying on")
 	later.release()
-	ns := natstest.Start(t, at(url))
+	ns := natstest.Start(t, natstest.ListenAt(url))
 	r := &registry{t: t, kv: openRegistry(t, ns)}
 	r.await(user1, events.Up)
 	p.says("msg=registered")

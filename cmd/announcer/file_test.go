@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
@@ -33,7 +34,7 @@ func item(id, more string) string {
 func key(id string) events.Key { return events.Key{Service: "user", Zone: "a", ID: id} }
 
 // startFile runs the announcer on a file with that text.
-func startFile(t *testing.T, r *registry, text string, more ...string) (p *process, path string) {
+func startFile(t *testing.T, r *registry, text string, more ...string) (p process, path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "instances.json")
 	write(t, path, text)
@@ -46,7 +47,7 @@ func TestTheRegistryFollowsTheFile(t *testing.T) {
 	p, path := startFile(t, r, list(item("one", ""), item("two", ""), item("three", `,"location":{"zone":"b"}`)), "--admin", "127.0.0.1:0")
 	one, two := r.await(key("one"), events.Up), r.await(key("two"), events.Up)
 	r.await(events.Key{Service: "user", Zone: "b", ID: "three"}, events.Up)
-	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)[1]
+	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)
 	if code, body := get(t, admin+"/readyz"); code != 200 {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
@@ -59,12 +60,12 @@ func TestTheRegistryFollowsTheFile(t *testing.T) {
 		item("three", `,"location":{"zone":"b"}`), item("four", "")))
 	r.await(key("four"), events.Up)
 	r.awaitGone(key("two"))
-	eventually(t, "the change of one", func() bool { return r.find(key("one")).Weight == 7 })
+	testkit.Eventually(t, "the change of one", func() bool { return r.find(key("one")).Weight == 7 })
 	now := r.find(key("one"))
 	if now.Incarnation != one.Incarnation || !now.Started.Equal(one.Started) || now.Metadata["team"] != "a" || now.Location.Rack != "r1" {
 		t.Errorf("one is %+v, was %+v", now, one)
 	}
-	eventually(t, "two to drain", func() bool { return seen.String() == "up draining absent" })
+	testkit.Eventually(t, "two to drain", func() bool { return seen.String() == "up draining absent" })
 
 	// Two comes back, three moves, four's lease gets longer.
 	write(t, path, list(item("one", ""), item("two", ""), item("three", ""), strings.Replace(item("four", ""), `"ttl":"2s"`, `"ttl":"3s"`, 1)))
@@ -73,12 +74,12 @@ func TestTheRegistryFollowsTheFile(t *testing.T) {
 	}
 	r.await(key("three"), events.Up)
 	r.awaitGone(events.Key{Service: "user", Zone: "b", ID: "three"})
-	eventually(t, "four's new lease", func() bool { in := r.find(key("four")); return in != nil && in.TTL == 3*time.Second })
+	testkit.Eventually(t, "four's new lease", func() bool { in := r.find(key("four")); return in != nil && in.TTL == 3*time.Second })
 
 	// And they stay: nobody has been forgotten.
-	eventually(t, "all to be ready", func() bool { code, _ := get(t, admin+"/readyz"); return code == 200 })
-	p.signal(syscall.SIGTERM)
-	if code := p.exit(); code != 0 {
+	testkit.Eventually(t, "all to be ready", func() bool { code, _ := get(t, admin+"/readyz"); return code == 200 })
+	p.Signal(syscall.SIGTERM)
+	if code := p.Exit(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	snapshots, err := r.kv.Snapshot(t.Context(), "")
@@ -188,7 +189,7 @@ func TestTheDrainOfAnEntryMayChange(t *testing.T) {
 	_, path := startFile(t, r, list(long))
 	r.await(key("one"), events.Up)
 	write(t, path, list(item("one", `,"weight":2`)))
-	eventually(t, "the change", func() bool { return r.find(key("one")).Weight == 2 })
+	testkit.Eventually(t, "the change", func() bool { return r.find(key("one")).Weight == 2 })
 	write(t, path, "[]")
 	r.awaitGone(key("one"))
 }
@@ -199,10 +200,10 @@ func TestASecondSignalHurriesAFile(t *testing.T) {
 	p, _ := startFile(t, r, list(strings.Replace(item("one", ""), "100ms", "1m", 1)))
 	r.await(key("one"), events.Up)
 	p.registered()
-	p.signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGTERM)
 	r.await(key("one"), events.Draining)
-	p.signal(syscall.SIGTERM)
-	if code := p.exit(); code != 0 {
+	p.Signal(syscall.SIGTERM)
+	if code := p.Exit(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	if in := r.find(key("one")); in != nil {
@@ -235,12 +236,12 @@ func TestAFileThatCannotBeUsedAtTheStartIsOneLine(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := start(t, nil, append([]string{"file"}, tt.args...)...)
-			if code := p.exit(); code != tt.code {
+			if code := p.Exit(); code != tt.code {
 				t.Errorf("exit code %d, want %d", code, tt.code)
 			}
-			lines := complaints(p.stderr.String())
+			lines := complaints(p.Stderr.String())
 			if len(lines) != 1 || !strings.HasPrefix(lines[0], "announcer: ") || !strings.Contains(lines[0], tt.want) {
-				t.Errorf("stderr %q, want one line with %q", p.stderr, tt.want)
+				t.Errorf("stderr %q, want one line with %q", p.Stderr, tt.want)
 			}
 		})
 	}

@@ -22,7 +22,7 @@ func TestProcessOneBuriesTheDead(t *testing.T) {
 		t.Skipf("this system lets tests make no PID namespace: %v", err)
 	}
 	p := startWith(t, nil, attr, append(announce(r.url, deadAddress(t), "--check", "none"), wrapped("orphans")...)...)
-	if code := p.exit(); code != 0 {
+	if code := p.Exit(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	p.prints("all are buried")

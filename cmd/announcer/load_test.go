@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
@@ -59,7 +60,7 @@ func (b *beats) get() []events.Beat {
 func (b *beats) await(what string, right func(events.Beat) bool) (found events.Beat) {
 	b.t.Helper()
 	from := len(b.get())
-	eventually(b.t, "a beat with "+what, func() bool {
+	testkit.Eventually(b.t, "a beat with "+what, func() bool {
 		for _, beat := range b.get()[from:] {
 			if right(beat) {
 				found = beat
@@ -134,10 +135,10 @@ func TestTheInstanceTellsItsLoadItself(t *testing.T) {
 	s.says(`{"queue":7}`)
 	heard.await("the new load", func(b events.Beat) bool { return b == events.Beat{Queue: 7, Incarnation: in.Incarnation} })
 	p.says(`level=INFO msg="the load is known again"`)
-	logged := regexp.MustCompile(`the load is not known.*`).FindAllString(p.stderr.String(), -1)
+	logged := regexp.MustCompile(`the load is not known.*`).FindAllString(p.Stderr.String(), -1)
 	logged = slices.DeleteFunc(logged, func(line string) bool { return strings.Contains(line, "no answer within") }) // a slow machine
 	if n := len(logged); n != 6 {
-		t.Errorf("logged %d troubles, want 6\n%s", n, p.stderr)
+		t.Errorf("logged %d troubles, want 6\n%s", n, p.Stderr)
 	}
 }
 
@@ -149,8 +150,8 @@ func TestAnInstanceThatTakesTooLongToTellItsLoadHasNone(t *testing.T) {
 	s.delay.Store(int64(time.Minute))
 	p := start(t, nil, announce(r.url, deadAddress(t), "--beat-interval", "100ms", "--load", strings.Replace(s.URL, "//", "//u:secret@", 1)+"/load?x=1")...)
 	p.says(`the load is not known, no beats meanwhile.*url="?http://u:xxxxx@127.* error="no answer within 2s"`)
-	if strings.Contains(p.stderr.String(), "secret") {
-		t.Errorf("stderr %s", p.stderr)
+	if strings.Contains(p.Stderr.String(), "secret") {
+		t.Errorf("stderr %s", p.Stderr)
 	}
 	s.delay.Store(0)
 	r.beats(user1).await("its load", func(b events.Beat) bool { return b.CPU == 0.5 })
@@ -165,8 +166,8 @@ func TestWhoIsNotAskedTellsNoLoad(t *testing.T) {
 		r.await(user1, events.Up)
 		p.registered()
 		time.Sleep(500 * time.Millisecond)
-		p.signal(syscall.SIGTERM)
-		p.exit()
+		p.Signal(syscall.SIGTERM)
+		p.Exit()
 	}
 	if all := heard.get(); len(all) > 0 {
 		t.Errorf("heard %+v", all)

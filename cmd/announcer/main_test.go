@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,158 +8,72 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
-// binary is the announcer, built once for all tests.
-var binary string
+// roleVar makes the binary of the test the announcer or, with [childArg] as its
+// first argument, the command that an announcer wraps.
+const (
+	roleVar  = "ANNOUNCER_TEST"
+	childArg = "child"
+)
 
 func TestMain(m *testing.M) {
-	if os.Getenv("ANNOUNCER_TEST_CHILD") != "" {
-		child(os.Args[1:])
-		return
+	switch {
+	case os.Getenv(roleVar) == "":
+		os.Exit(m.Run())
+	case len(os.Args) > 1 && os.Args[1] == childArg:
+		child(os.Args[2:])
+	default:
+		main()
 	}
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "announcer-test-")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		binary = filepath.Join(dir, "announcer")
-		args := []string{"build", "-o", binary}
-		if raceEnabled {
-			args = append(args, "-race")
-		}
-		if out, err := exec.Command("go", append(args, ".")...).CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
-			return 1
-		}
-		return m.Run()
-	}())
 }
-
-// patience is how long a test waits for what must come.
-const patience = 20 * time.Second
 
 // process is a running announcer.
 type process struct {
-	t      testing.TB
-	cmd    *exec.Cmd
-	stdout *output
-	stderr *output
-	done   chan struct{}
-}
-
-// output collects what a process writes.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
+	*testkit.Process
+	t testing.TB
 }
 
 // start runs the announcer with a clean environment, plus env.
-func start(t testing.TB, env []string, args ...string) *process {
+func start(t testing.TB, env []string, args ...string) process {
 	t.Helper()
 	return startWith(t, env, nil, args...)
 }
 
-func startWith(t testing.TB, env []string, attr *syscall.SysProcAttr, args ...string) *process {
+func startWith(t testing.TB, env []string, attr *syscall.SysProcAttr, args ...string) process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(binary, args...), stdout: &output{}, stderr: &output{}, done: make(chan struct{})}
-	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "ANNOUNCER_TEST_CHILD=1"}, env...)
-	p.cmd.SysProcAttr = attr
-	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.stderr
-	p.cmd.WaitDelay = patience
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(p.done)
-		_ = p.cmd.Wait() // the state tells all
-	}()
-	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		<-p.done
-		if t.Failed() {
-			t.Logf("announcer %s\nstdout:\n%s\nstderr:\n%s", strings.Join(args, " "), p.stdout, p.stderr)
-		}
-	})
-	return p
+	return process{testkit.Start(t, testkit.Command{Args: args, Env: append([]string{roleVar + "=1"}, env...), Attr: attr}), t}
 }
 
-func (p *process) signal(s os.Signal) {
+// says waits until standard error matches, and returns the first group.
+func (p process) says(pattern string) string {
 	p.t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
-		p.t.Fatalf("signal %v: %v", s, err)
-	}
+	return p.Stderr.Await(p.t, pattern)
 }
 
-// exit waits for the end and returns the exit code.
-func (p *process) exit() int {
+// prints waits until the command has written a line to standard output that
+// matches, and returns the first group.
+func (p process) prints(line string) string {
 	p.t.Helper()
-	select {
-	case <-p.done:
-		return p.cmd.ProcessState.ExitCode()
-	case <-time.After(patience):
-		p.t.Fatal("it does not end")
-		return 0
-	}
-}
-
-// says waits until standard error matches.
-func (p *process) says(pattern string) []string {
-	p.t.Helper()
-	re := regexp.MustCompile(pattern)
-	var found []string
-	eventually(p.t, "a line that matches "+pattern, func() bool {
-		found = re.FindStringSubmatch(p.stderr.String())
-		return found != nil
-	})
-	return found
+	return p.Stdout.Await(p.t, "^"+line+"$")
 }
 
 // registered waits until the announcer knows that its instance is listed,
 // which is later than others can.
-func (p *process) registered() {
+func (p process) registered() {
 	p.t.Helper()
 	p.says(`msg="?registered`)
-}
-
-// eventually polls until ok, and fails the test when that takes too long.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
 }
 
 // registry is a NATS server that listens, and a reader of its bucket.
@@ -186,17 +99,6 @@ func openRegistry(t testing.TB, ns *server.Server) *kv.Registry {
 	return r
 }
 
-// at makes a server listen where the URL says.
-func at(url string) func(*server.Options) {
-	return func(o *server.Options) {
-		a, err := net.ResolveTCPAddr("tcp", strings.TrimPrefix(url, "nats://"))
-		if err != nil {
-			panic(err)
-		}
-		o.DontListen, o.Host, o.Port = false, a.IP.String(), a.Port
-	}
-}
-
 // find is the instance as it is listed now, nil when it is not.
 func (r *registry) find(k events.Key) *events.Instance {
 	r.t.Helper()
@@ -213,7 +115,7 @@ func (r *registry) find(k events.Key) *events.Instance {
 func (r *registry) await(k events.Key, status events.Status) *events.Instance {
 	r.t.Helper()
 	var in *events.Instance
-	eventually(r.t, fmt.Sprintf("%s to be listed as %s", k, status), func() bool {
+	testkit.Eventually(r.t, fmt.Sprintf("%s to be listed as %s", k, status), func() bool {
 		in = r.find(k)
 		return in != nil && in.Status == status
 	})
@@ -222,7 +124,7 @@ func (r *registry) await(k events.Key, status events.Status) *events.Instance {
 
 func (r *registry) awaitGone(k events.Key) {
 	r.t.Helper()
-	eventually(r.t, k.String()+" to be gone", func() bool { return r.find(k) == nil })
+	testkit.Eventually(r.t, k.String()+" to be gone", func() bool { return r.find(k) == nil })
 }
 
 // history records what becomes of one instance, until the test ends.
@@ -255,7 +157,7 @@ func (r *registry) watch(k events.Key) *history {
 		cancel()
 		watching.Wait()
 	})
-	eventually(r.t, "the first snapshot", func() bool { return h.String() != "" })
+	testkit.Eventually(r.t, "the first snapshot", func() bool { return h.String() != "" })
 	return h
 }
 
@@ -320,7 +222,7 @@ func newPort(t testing.TB) *port {
 	}
 	p := &port{t, os.NewFile(uintptr(fd), "port"), ""}
 	t.Cleanup(p.release)
-	number := natstest.FreePorts(t, 1)[0]
+	number := testkit.FreePorts(t, 1)[0]
 	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Port: number, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ func TestTheLoadOfACommandIsThatOfItsProcesses(t *testing.T) {
 	busy, idle := r.beats(user1), r.beats(user2)
 	flags := []string{"--check", "none", "--beat-interval", "300ms"}
 	// The one that is busy is a child of the command.
-	b := start(t, nil, append(announce(r.url, deadAddress(t), flags...), "--", "sh", "-c", `"$0" burn "$1"; exit 5`, os.Args[0], fmt.Sprint(mib))...)
+	b := start(t, nil, append(announce(r.url, deadAddress(t), flags...), "--", "sh", "-c", `"$0" child burn "$1"; exit 5`, os.Args[0], fmt.Sprint(mib))...)
 	i := start(t, nil, append(announce(r.url, deadAddress(t), append(flags, "--id", "user-2")...), "--", "sleep", "100")...)
 	b.ready()
 
@@ -60,9 +60,9 @@ func TestTheLoadOfACommandIsThatOfItsProcesses(t *testing.T) {
 		t.Errorf("%v of memory asleep, %v at work", sleeping.Memory, working.Memory)
 	}
 	t.Logf("at work %+v, asleep %+v", working, sleeping)
-	for _, p := range []*process{b, i} {
-		p.signal(syscall.SIGTERM)
-		p.exit()
+	for _, p := range []process{b, i} {
+		p.Signal(syscall.SIGTERM)
+		p.Exit()
 	}
 	before := len(busy.get()) + len(idle.get())
 	time.Sleep(500 * time.Millisecond)

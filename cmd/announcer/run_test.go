@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
@@ -28,7 +29,7 @@ func announce(url, address string, more ...string) []string {
 }
 
 // wrapped is the test's child as the command of the announcer.
-func wrapped(args ...string) []string { return append([]string{"--", os.Args[0]}, args...) }
+func wrapped(args ...string) []string { return append([]string{"--", os.Args[0], childArg}, args...) }
 
 func TestAnInstanceIsListedAndLeavesInOrder(t *testing.T) {
 	t.Parallel()
@@ -46,7 +47,7 @@ func TestAnInstanceIsListedAndLeavesInOrder(t *testing.T) {
 		t.Errorf("announced %+v", in)
 	}
 	p.says(`msg=registered service=user instance=user-1 endpoints="http=.*,nats=user.calls" location=us-east-1/us-east-1a/r12/node-3 zone_by="env SERVICE"`)
-	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)[1]
+	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)
 	if code, body := get(t, admin+"/readyz"); code != 200 || body != "{\"ready\":true}\n" {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
@@ -56,21 +57,21 @@ func TestAnInstanceIsListedAndLeavesInOrder(t *testing.T) {
 	if _, body := get(t, admin+"/metrics"); !regexp.MustCompile(`(?m)^proxima_announcer_registered\{.*instance="user-1".*\} 1$`).MatchString(body) {
 		t.Errorf("/metrics:\n%s", body)
 	}
-	p.signal(syscall.SIGTERM)
-	if code := p.exit(); code != 0 {
+	p.Signal(syscall.SIGTERM)
+	if code := p.Exit(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	if in := r.find(key); in != nil {
 		t.Errorf("still listed as %s", in.Status)
 	}
-	eventually(t, "the whole history", func() bool { return seen.String() == "absent up draining absent" })
+	testkit.Eventually(t, "the whole history", func() bool { return seen.String() == "absent up draining absent" })
 }
 
 func TestAnIDIsMadeUpWhenNoneIsGiven(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	p := start(t, nil, "run", "--nats-url", r.url, "--service", "user", "--endpoint", "nats=user.calls", "--drain", "0s")
-	id := p.says(`msg=registered service=user instance=(\S+)`)[1]
+	id := p.says(`msg=registered service=user instance=(\S+)`)
 	if !regexp.MustCompile(`^user-[a-z2-7]{8}$`).MatchString(id) {
 		t.Errorf("id %q", id)
 	}
@@ -78,8 +79,8 @@ func TestAnIDIsMadeUpWhenNoneIsGiven(t *testing.T) {
 		t.Errorf("announced %+v", in)
 	}
 	p.says("the zone is unknown")
-	p.signal(os.Interrupt)
-	if code := p.exit(); code != 0 {
+	p.Signal(os.Interrupt)
+	if code := p.Exit(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 }
@@ -89,7 +90,7 @@ func TestNothingIsListedBeforeItListens(t *testing.T) {
 	r := newRegistry(t)
 	backend := newPort(t)
 	p := start(t, nil, announce(r.url, backend.addr, "--check", "tcp://"+backend.addr, "--admin", "127.0.0.1:0")...)
-	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)[1]
+	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)
 	p.says(`msg="waiting for the check to pass" .*tcp://` + backend.addr + `: connect: connection refused`)
 	if in := r.find(user1); in != nil {
 		t.Errorf("listed %+v", in)
@@ -115,8 +116,8 @@ func TestACommandThatNeverListensIsListedAllTheSame(t *testing.T) {
 	p.says(`msg="waiting for the check to pass"`)
 	r.await(user1, events.Up)
 	p.registered()
-	p.signal(syscall.SIGTERM)
-	if code := p.exit(); code != 0 {
+	p.Signal(syscall.SIGTERM)
+	if code := p.Exit(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 }
@@ -143,7 +144,7 @@ func TestTheDeadAreGoneAfterTheirTTL(t *testing.T) {
 	r.await(user1, events.Up)
 	p.registered()
 	began := time.Now()
-	p.signal(os.Kill)
+	p.Signal(os.Kill)
 	r.awaitGone(user1)
 	if took := time.Since(began); took > 3*time.Second {
 		t.Errorf("gone after %v", took)
@@ -158,15 +159,15 @@ func TestASecondAnnouncerWithTheSameIDIsTold(t *testing.T) {
 	before := r.await(user1, events.Up)
 	p := start(t, nil, append(first, "--admin", "127.0.0.1:0")...)
 	p.says(`level=ERROR msg="not registered: another live instance has this id, give each one its own \(--id\)" service=user instance=user-1`)
-	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)[1]
+	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)
 	if code, body := get(t, admin+"/readyz"); code != 503 || !strings.Contains(body, "conflict") {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
 	if now := r.find(user1); now == nil || now.Incarnation != before.Incarnation {
 		t.Errorf("listed is %+v, was %+v", now, before)
 	}
-	p.signal(syscall.SIGTERM)
-	if code := p.exit(); code != 0 {
+	p.Signal(syscall.SIGTERM)
+	if code := p.Exit(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	if r.find(user1) == nil {
@@ -177,8 +178,8 @@ func TestASecondAnnouncerWithTheSameIDIsTold(t *testing.T) {
 func TestItComesBackAfterTheServerWasAway(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	url := "nats://" + natstest.FreeAddress(t)
-	ns := natstest.Start(t, at(url), func(o *server.Options) { o.StoreDir = dir })
+	url := "nats://" + testkit.FreeAddress(t)
+	ns := natstest.Start(t, natstest.ListenAt(url), func(o *server.Options) { o.StoreDir = dir })
 	p := start(t, nil, announce(url, deadAddress(t), "--check", "none")...)
 	p.says("msg=registered")
 	natstest.Stop(ns)
@@ -187,7 +188,7 @@ func TestItComesBackAfterTheServerWasAway(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(dir, "jetstream")); err != nil { // and it has forgotten everything
 		t.Fatal(err)
 	}
-	ns = natstest.Start(t, at(url), func(o *server.Options) { o.StoreDir = dir })
+	ns = natstest.Start(t, natstest.ListenAt(url), func(o *server.Options) { o.StoreDir = dir })
 	r := &registry{t: t, kv: openRegistry(t, ns)}
 	r.await(user1, events.Up)
 	p.says("all is well again")
@@ -207,8 +208,8 @@ func TestNATSBeingAwayDoesNotHoldTheStopUp(t *testing.T) {
 				nats.freeze()
 			}
 			began := time.Now()
-			p.signal(syscall.SIGTERM)
-			if code := p.exit(); code != 0 {
+			p.Signal(syscall.SIGTERM)
+			if code := p.Exit(); code != 0 {
 				t.Errorf("exit code %d", code)
 			}
 			if took := time.Since(began); took > 7*time.Second {
@@ -227,8 +228,8 @@ func TestALogThatNobodyReadsDoesNotEndIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(binary, announce(r.url, backend.Addr().String(), "--check", "http://"+backend.Addr().String()+"/")...)
-	cmd.Env, cmd.Stderr = []string{}, write
+	cmd := exec.Command(os.Args[0], announce(r.url, backend.Addr().String(), "--check", "http://"+backend.Addr().String()+"/")...)
+	cmd.Env, cmd.Stderr = []string{roleVar + "=1"}, write
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -302,15 +303,15 @@ func TestWhatIsWrongIsOneLineAndAnExitCode(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := start(t, nil, tt.args...)
-			if code := p.exit(); code != tt.code {
+			if code := p.Exit(); code != tt.code {
 				t.Errorf("exit code %d, want %d", code, tt.code)
 			}
-			lines := complaints(p.stderr.String())
+			lines := complaints(p.Stderr.String())
 			if len(lines) != 1 || !strings.HasPrefix(lines[0], "announcer: ") || !strings.Contains(lines[0], tt.want) {
-				t.Errorf("stderr %q, want one line with %q", p.stderr, tt.want)
+				t.Errorf("stderr %q, want one line with %q", p.Stderr, tt.want)
 			}
-			if p.stdout.String() != "" {
-				t.Errorf("stdout %q", p.stdout)
+			if p.Stdout.String() != "" {
+				t.Errorf("stdout %q", p.Stdout)
 			}
 		})
 	}
@@ -332,16 +333,16 @@ func TestHelpAndVersionAreNoErrors(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{{"-h"}, {"--help"}, {"run", "-h"}, {"file", "-h"}, {"--version"}} {
 		p := start(t, nil, args...)
-		if code := p.exit(); code != 0 || p.stdout.String() == "" || p.stderr.String() != "" {
-			t.Errorf("%q: exit code %d, stdout %q, stderr %q", args, code, p.stdout, p.stderr)
+		if code := p.Exit(); code != 0 || p.Stdout.String() == "" || p.Stderr.String() != "" {
+			t.Errorf("%q: exit code %d, stdout %q, stderr %q", args, code, p.Stdout, p.Stderr)
 		}
 	}
 	p := start(t, nil, "run", "-h")
-	p.exit()
+	p.Exit()
 	for _, flag := range []string{
 		"service", "endpoint", "region", "zone", "rack", "host", "id", "ttl", "check", "drain", "metadata", "admin", "nats-url", "weight", "load", "beat-interval", "log-level",
 	} {
-		if want := "$PROXIMA_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_")); !strings.Contains(p.stdout.String(), "--"+flag+"=") || !strings.Contains(p.stdout.String(), want) {
+		if want := "$PROXIMA_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_")); !strings.Contains(p.Stdout.String(), "--"+flag+"=") || !strings.Contains(p.Stdout.String(), want) {
 			t.Errorf("help lacks --%s or %s", flag, want)
 		}
 	}

@@ -4,9 +4,9 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
@@ -19,7 +19,7 @@ func TestEvacuatesAPlaceAndUndoesIt(t *testing.T) {
 	r.list(t, "user", "far", "b", nil)
 	r.list(t, "billing", "b1", "a", nil)
 	stdout, _, _ := begin(t, "serve", "--nats-url", r.url, "--http", "127.0.0.1:0", "--region", "r1", "--zone", "a")
-	w := web{t, stdout.await(t, `^HTTP: (http://\S+)$`)}
+	w := web{t, stdout.Await(t, `^HTTP: (http://\S+)$`)}
 	w.ready()
 	listed := func() router.Instances {
 		var list router.Instances
@@ -36,17 +36,12 @@ func TestEvacuatesAPlaceAndUndoesIt(t *testing.T) {
 	if want := "r1/a, with 2 instances now, is evacuated: they are picked only when there is nothing else\n"; got.code != 0 || got.stdout != want || got.stderr != "" {
 		t.Errorf("%d\n%s%s", got.code, got.stdout, got.stderr)
 	}
-	began := time.Now()
-	for list := listed(); ; list = listed() {
-		if last := list.Instances[1]; last.ID == "near" && last.Evacuated && !list.Instances[0].Evacuated {
-			break
-		}
-		if time.Since(began) > patience {
-			t.Fatalf("the router has not heard of it: %+v", list)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	t.Logf("the router's answer changed after %v", time.Since(began))
+	took := testkit.Eventually(t, "the router lists the evacuated instance last", func() bool {
+		list := listed()
+		last := list.Instances[1]
+		return last.ID == "near" && last.Evacuated && !list.Instances[0].Evacuated
+	})
+	t.Logf("the router's answer changed after %v", took)
 	var e selector.Explanation
 	got = run(t, nil, "explain", "user", "--json", "--nats-url", r.url)
 	if err := json.Unmarshal([]byte(got.stdout), &e); err != nil || !e.Instances[1].Evacuated || !strings.Contains(e.Instances[1].Reason, "its place is evacuated") {
@@ -89,12 +84,10 @@ func TestEvacuatesAPlaceAndUndoesIt(t *testing.T) {
 	if got.code != 0 || squeeze(got.stdout) != "PLACE SINCE INSTANCES" {
 		t.Errorf("%d\n%s%s", got.code, got.stdout, got.stderr)
 	}
-	for first := listed().Instances[0]; first.ID != "near" || first.Evacuated; first = listed().Instances[0] {
-		if time.Since(began) > 2*patience {
-			t.Fatal("the router has not heard that it is over")
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	testkit.Eventually(t, "the router lists the instance first again", func() bool {
+		first := listed().Instances[0]
+		return first.ID == "near" && !first.Evacuated
+	})
 }
 
 // An order about what nobody has is kept, and doubted: it may be a slip.

@@ -1,15 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"os"
-	"os/exec"
-	"regexp"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +13,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -34,82 +31,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// patience is how long a test waits for what must come.
-const patience = 20 * time.Second
-
-// output collects what a program writes.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
-}
-
-// await waits until a line matches and returns its first group.
-func (o *output) await(tb testing.TB, pattern string) string {
+// start starts the router as a process.
+func start(tb testing.TB, args ...string) *testkit.Process {
 	tb.Helper()
-	re := regexp.MustCompile("(?m)" + pattern)
-	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		if m := re.FindStringSubmatch(o.String()); m != nil {
-			return m[len(m)-1]
-		}
-		if time.Now().After(deadline) {
-			tb.Fatalf("%q never came in:\n%s", pattern, o)
-		}
-	}
-}
-
-// process is a running router.
-type process struct {
-	tb             testing.TB
-	cmd            *exec.Cmd
-	stdout, stderr output
-}
-
-func start(tb testing.TB, args ...string) *process {
-	tb.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	p := &process{tb: tb, cmd: exec.Command(exe, args...)}
-	p.cmd.Env = append(os.Environ(), childEnv+"=1")
-	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
-	if err := p.cmd.Start(); err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		_ = p.cmd.Process.Kill() // unless it has ended
-		_ = p.cmd.Wait()
-	})
-	return p
-}
-
-// stop asks it to end and returns its exit code.
-func (p *process) stop() int {
-	p.tb.Helper()
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		p.tb.Fatal(err)
-	}
-	return p.wait()
-}
-
-func (p *process) wait() int {
-	p.tb.Helper()
-	late := time.AfterFunc(patience, func() { _ = p.cmd.Process.Kill() })
-	defer late.Stop()
-	_ = p.cmd.Wait() // the code says it
-	return p.cmd.ProcessState.ExitCode()
+	return testkit.Start(tb, testkit.Command{Args: args, Env: []string{childEnv + "=1"}})
 }
 
 // result is what a command that has ended leaves.
@@ -121,16 +46,16 @@ type result struct {
 // run runs a command inside the test.
 func run(tb testing.TB, env map[string]string, args ...string) result {
 	tb.Helper()
-	var stdout, stderr output
+	var stdout, stderr testkit.Output
 	p := &daemon.Process{Args: args, Getenv: func(k string) string { return env[k] }, Stdout: &stdout, Stderr: &stderr}
 	code := p.Run(tb.Context(), "router", description, new(cli))
 	return result{code, stdout.String(), stderr.String()}
 }
 
 // begin runs a command inside the test until end is called.
-func begin(tb testing.TB, args ...string) (stdout, stderr *output, end func() int) {
+func begin(tb testing.TB, args ...string) (stdout, stderr *testkit.Output, end func() int) {
 	tb.Helper()
-	stdout, stderr = new(output), new(output)
+	stdout, stderr = new(testkit.Output), new(testkit.Output)
 	p := &daemon.Process{Args: args, Getenv: func(string) string { return "" }, Stdout: stdout, Stderr: stderr}
 	ctx, cancel := context.WithCancel(tb.Context())
 	ended := make(chan int, 1)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/router/directory"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
@@ -158,9 +159,9 @@ func TestWatchPrintsEveryChange(t *testing.T) {
 	r.list(t, "user", "u1", "a", nil)
 	stdout, stderr, end := begin(t, "watch", "--nats-url", r.url)
 	jsonOut, _, endJSON := begin(t, "watch", "user", "--json", "--nats-url", r.url)
-	line := func(pattern string) { t.Helper(); stdout.await(t, `^\d\d:\d\d:\d\d\.\d{3}  `+pattern+`$`) }
+	line := func(pattern string) { t.Helper(); stdout.Await(t, `^\d\d:\d\d:\d\d\.\d{3}  `+pattern+`$`) }
 	line(`listed +user +u1 +r1/a  nats=user.u1`)
-	jsonOut.await(t, `"kind":"listed"`)
+	jsonOut.Await(t, `"kind":"listed"`)
 
 	in, revision := r.list(t, "other", "o1", "b", func(in *events.Instance) { in.Status = events.NotReady })
 	line(`registered +other +o1 +r1/b  nats=other.o1  not_ready`)
@@ -183,7 +184,7 @@ func TestWatchPrintsEveryChange(t *testing.T) {
 	line(`deregistered +other +o1 +r1/b/k`)
 	r.list(t, "user", "u2", "a", func(in *events.Instance) { in.TTL = time.Second })
 	line(`expired +user +u2 +r1/a`)
-	jsonOut.await(t, `"kind":"expired"`)
+	jsonOut.Await(t, `"kind":"expired"`)
 
 	if code := end(); code != 0 {
 		t.Errorf("exit code %d\n%s", code, stderr)
@@ -193,7 +194,7 @@ func TestWatchPrintsEveryChange(t *testing.T) {
 	}
 	var kinds []string
 	for in := bufio.NewScanner(strings.NewReader(jsonOut.String())); in.Scan(); {
-		var c router.Change
+		var c directory.Change
 		if err := json.Unmarshal(in.Bytes(), &c); err != nil {
 			t.Fatalf("not JSON: %s", in.Text())
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/daemon/embedded"
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/router/guard"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
@@ -50,7 +51,7 @@ const embeddedURL = "embedded"
 // plan is what the flags mean.
 type plan struct {
 	log   *slog.Logger
-	guard *router.Guard
+	guard *guard.Guard
 	pick  selector.Options
 }
 
@@ -72,7 +73,7 @@ func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, erro
 	}
 	var allow []netip.Prefix
 	for _, s := range c.AllowCIDR {
-		prefix, err := router.ParseCIDR(s)
+		prefix, err := guard.ParseNetwork(s)
 		if err != nil {
 			return nil, daemon.Usagef("--allow-cidr: %w", err)
 		}
@@ -82,7 +83,7 @@ func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, erro
 	if err != nil {
 		return nil, err
 	}
-	return &plan{log, router.NewGuard(allow...), selector.Options{Location: where.Location, Strategy: strategy}}, nil
+	return &plan{log, guard.New(allow...), selector.Options{Location: where.Location, Strategy: strategy}}, nil
 }
 
 // Run runs a router until it is told to stop.

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
@@ -46,14 +46,10 @@ func (w web) do(method, path, body string) (int, string) {
 // ready waits until the router is.
 func (w web) ready() {
 	w.tb.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		if status, _ := w.do("GET", "/readyz", ""); status == 200 {
-			return
-		}
-		if time.Now().After(deadline) {
-			w.tb.Fatal("the router is never ready")
-		}
-	}
+	testkit.Eventually(w.tb, "the router is ready", func() bool {
+		status, _ := w.do("GET", "/readyz", "")
+		return status == http.StatusOK
+	})
 }
 
 const registration = `{"id":"u1","service":"user","endpoints":{"http":"127.0.0.1:9"},"location":{"region":"r1","zone":"a"}}`
@@ -62,8 +58,8 @@ func TestServesWithANATSServerOfItsOwnAndEndsWell(t *testing.T) {
 	store := filepath.Join(t.TempDir(), "store")
 	args := []string{"serve", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--store-dir", store, "--region", "r1", "--zone", "a"}
 	p := start(t, args...)
-	url := p.stdout.await(t, `^NATS: an embedded server at (nats://\S+) \(no --nats-url was given\)$`)
-	w := web{t, p.stdout.await(t, `^HTTP: (http://\S+)$`)}
+	url := p.Stdout.Await(t, `^NATS: an embedded server at (nats://\S+) \(no --nats-url was given\)$`)
+	w := web{t, p.Stdout.Await(t, `^HTTP: (http://\S+)$`)}
 	w.ready()
 	if status, body := w.do("POST", "/v1/register", registration); status != 201 {
 		t.Fatalf("register: %d %s", status, body)
@@ -80,23 +76,23 @@ func TestServesWithANATSServerOfItsOwnAndEndsWell(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m, err := nc.Request("proxima.resolve.user", nil, patience); err != nil || !strings.Contains(string(m.Data), `"u1"`) {
+	if m, err := nc.Request("proxima.resolve.user", nil, testkit.Patience); err != nil || !strings.Contains(string(m.Data), `"u1"`) {
 		t.Errorf("%v %v", m, err)
 	}
 	nc.Close()
-	if code := p.stop(); code != 0 || strings.Contains(p.stderr.String(), "goroutine") {
-		t.Errorf("exit code %d\n%s", code, &p.stderr)
+	if code := p.Stop(); code != 0 || strings.Contains(p.Stderr.String(), "goroutine") {
+		t.Errorf("exit code %d\n%s", code, p.Stderr)
 	}
 
 	// What was registered is still there after a restart, and its client goes on.
 	p = start(t, args...)
-	w = web{t, p.stdout.await(t, `^HTTP: (http://\S+)$`)}
+	w = web{t, p.Stdout.Await(t, `^HTTP: (http://\S+)$`)}
 	w.ready()
 	if status, body := w.do("PUT", "/v1/heartbeat", `{"service":"user","id":"u1"}`); status != 200 {
 		t.Errorf("a heartbeat after the restart: %d %s", status, body)
 	}
-	if code := p.stop(); code != 0 {
-		t.Errorf("exit code %d\n%s", code, &p.stderr)
+	if code := p.Stop(); code != 0 {
+		t.Errorf("exit code %d\n%s", code, p.Stderr)
 	}
 }
 
@@ -114,7 +110,7 @@ func TestAnsweringCallsEndBeforeTheProcess(t *testing.T) {
 	go func() { _ = srv.Serve(l) }()
 	defer srv.Close()
 	p := start(t, "serve", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0")
-	w := web{t, p.stdout.await(t, `^HTTP: (http://\S+)$`)}
+	w := web{t, p.Stdout.Await(t, `^HTTP: (http://\S+)$`)}
 	w.ready()
 	if status, body := w.do("POST", "/v1/register", strings.Replace(registration, "127.0.0.1:9", l.Addr().String(), 1)); status != 201 {
 		t.Fatalf("register: %d %s", status, body)
@@ -126,7 +122,7 @@ func TestAnsweringCallsEndBeforeTheProcess(t *testing.T) {
 	}()
 	<-inside
 	ended := make(chan int, 1)
-	go func() { ended <- p.stop() }()
+	go func() { ended <- p.Stop() }()
 	select {
 	case code := <-ended:
 		t.Fatalf("it ended with %d while a call was running", code)
@@ -137,7 +133,7 @@ func TestAnsweringCallsEndBeforeTheProcess(t *testing.T) {
 		t.Errorf("the call: %s", got)
 	}
 	if code := <-ended; code != 0 {
-		t.Errorf("exit code %d\n%s", code, &p.stderr)
+		t.Errorf("exit code %d\n%s", code, p.Stderr)
 	}
 }
 
@@ -145,7 +141,7 @@ func TestServesOnANATSServerThatIsThere(t *testing.T) {
 	r := newRegistry(t)
 	r.list(t, "user", "u1", "a", nil)
 	stdout, stderr, end := begin(t, "serve", "--nats-url", r.url, "--http", "127.0.0.1:0", "--allow-cidr", "10.0.0.0/8", "--allow-cidr", "192.168.0.1")
-	w := web{t, stdout.await(t, `^HTTP: (http://\S+)$`)}
+	w := web{t, stdout.Await(t, `^HTTP: (http://\S+)$`)}
 	w.ready()
 	if status, body := w.do("GET", "/v1/services", ""); status != 200 || !strings.Contains(body, `"user"`) {
 		t.Errorf("got %d %s", status, body)
@@ -162,7 +158,7 @@ func TestServesOnANATSServerThatIsThere(t *testing.T) {
 // NATS comes.
 func TestStartsFromDiskWithoutNATS(t *testing.T) {
 	dir := t.TempDir()
-	address := natstest.FreeAddress(t)
+	address := testkit.FreeAddress(t)
 	if err := os.Mkdir(filepath.Join(dir, "proxima"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +169,7 @@ func TestStartsFromDiskWithoutNATS(t *testing.T) {
 		t.Fatal(err)
 	}
 	stdout, stderr, end := begin(t, "serve", "--nats-url", "nats://"+address, "--http", "127.0.0.1:0", "--snapshot-dir", dir, "--zone", "a", "--region", "r1")
-	w := web{t, stdout.await(t, `^HTTP: (http://\S+)$`)}
+	w := web{t, stdout.Await(t, `^HTTP: (http://\S+)$`)}
 	w.ready()
 	if status, body := w.do("GET", "/v1/services", ""); status != 200 || !strings.Contains(body, `{"name":"user","instances":1,"up":1,"stale":true,"stale_seconds":6`) {
 		t.Errorf("got %d %s", status, body)
@@ -185,20 +181,12 @@ func TestStartsFromDiskWithoutNATS(t *testing.T) {
 		t.Errorf("got %d for a service that is not known", status)
 	}
 
-	r := registryOn(t, natstest.Start(t, func(o *server.Options) {
-		a := netip.MustParseAddrPort(address)
-		o.DontListen, o.Host, o.Port = false, a.Addr().String(), int(a.Port())
-	}))
+	r := registryOn(t, natstest.Start(t, natstest.ListenAt(address)))
 	r.list(t, "user", "u2", "a", nil)
-	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+	testkit.Eventually(t, "the router lists what the registry has", func() bool {
 		_, body := w.do("GET", "/v1/services/user", "")
-		if strings.Contains(body, `"id":"u2"`) && strings.Contains(body, `"stale":false`) {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("it does not take what the registry says: %s", body)
-		}
-	}
+		return strings.Contains(body, `"id":"u2"`) && strings.Contains(body, `"stale":false`)
+	})
 	if code := end(); code != 0 {
 		t.Errorf("exit code %d\n%s", code, stderr)
 	}

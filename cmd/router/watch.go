@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
-	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/router/directory"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
@@ -35,9 +35,9 @@ func (c *watchCommand) Run(ctx context.Context, p *daemon.Process) error {
 	}
 	show := printChange
 	if c.JSON {
-		show = func(w io.Writer, c router.Change) error { return json.NewEncoder(w).Encode(c) }
+		show = func(w io.Writer, c directory.Change) error { return json.NewEncoder(w).Encode(c) }
 	}
-	err = router.FollowChanges(ctx, s.nc, s.registry, c.Registry.Name(), c.Service, func(c router.Change) error {
+	err = directory.Follow(ctx, s.nc, s.registry, c.Registry.Name(), c.Service, func(c directory.Change) error {
 		return show(p.Stdout, c)
 	})
 	if ctx.Err() != nil {
@@ -56,7 +56,7 @@ func (s *session) reachable(ctx context.Context, service string) error {
 }
 
 // printChange prints one line.
-func printChange(w io.Writer, c router.Change) error {
+func printChange(w io.Writer, c directory.Change) error {
 	in := c.Instance
 	_, err := fmt.Fprintf(w, "%s  %-12s  %-16s  %-24s  %s\n",
 		c.Time.Format("15:04:05.000"), c.Kind, c.Service, in.ID, details(c))
@@ -64,16 +64,16 @@ func printChange(w io.Writer, c router.Change) error {
 }
 
 // details is what is worth knowing of a change of that kind.
-func details(c router.Change) string {
+func details(c directory.Change) string {
 	in := c.Instance
 	switch c.Kind {
-	case router.Listed, router.Registered:
+	case directory.Listed, directory.Registered:
 		text := where(in.Location) + "  " + endpoints(in)
 		if in.Status != events.Up {
 			text += "  " + string(in.Status)
 		}
 		return text
-	case router.Updated:
+	case directory.Updated:
 		var all []string
 		for _, f := range c.Fields {
 			all = append(all, f+value(f, in))

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
@@ -18,7 +19,7 @@ func TestMain(m *testing.M) { natstest.Main(m) }
 // startSingle starts single.conf on a free port.
 func startSingle(t *testing.T) *natstest.Process {
 	t.Helper()
-	port := natstest.FreePorts(t, 1)[0]
+	port := testkit.FreePorts(t, 1)[0]
 	n := &natstest.Process{
 		Name: "single", Conf: "single.conf", Port: port,
 		URL: fmt.Sprintf("nats://127.0.0.1:%d", port),
@@ -32,7 +33,7 @@ func startSingle(t *testing.T) *natstest.Process {
 func startCluster(t *testing.T) []*natstest.Process {
 	t.Helper()
 	const size = 3
-	ports := natstest.FreePorts(t, 3*size)
+	ports := testkit.FreePorts(t, 3*size)
 	client, peer, monitor := ports[:size], ports[size:2*size], ports[2*size:]
 	routes := make([]string, size)
 	for i := range routes {
@@ -74,7 +75,7 @@ var regions = []string{"us-east-1", "eu-west-1", "ap-south-1"}
 // be cut.
 func startRegions(t *testing.T, o kv.Options) []*site {
 	t.Helper()
-	ports := natstest.FreePorts(t, 2*len(regions)+1)
+	ports := testkit.FreePorts(t, 2*len(regions)+1)
 	hub := fmt.Sprintf("127.0.0.1:%d", ports[0])
 	sites := make([]*site, len(regions))
 	for i, region := range regions {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -38,7 +39,7 @@ func TestHealthIsServedUntilTheContextEnds(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() {
-		served <- daemon.Serve(ctx, daemon.NewHTTPServer(mux, new(journal).logger()), l, time.Second)
+		served <- daemon.Serve(ctx, daemon.NewHTTPServer(mux, slog.New(slog.DiscardHandler)), l, time.Second)
 	}()
 	url := "http://" + l.Addr().String()
 	if code, body := get(t, url+"/healthz"); code != 200 || body != `{"ok":true}` {
@@ -75,7 +76,7 @@ func TestServeCutsOffWhatDoesNotEndInTime(t *testing.T) {
 	srv := daemon.NewHTTPServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		close(begun)
 		<-r.Context().Done()
-	}), new(journal).logger())
+	}), slog.New(slog.DiscardHandler))
 	go func() { served <- daemon.Serve(ctx, srv, l, 10*time.Millisecond) }()
 	asked := make(chan error, 1)
 	go func() {
@@ -101,7 +102,7 @@ func TestServeReportsAListenerThatFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	srv := daemon.NewHTTPServer(http.NotFoundHandler(), new(journal).logger())
+	srv := daemon.NewHTTPServer(http.NotFoundHandler(), slog.New(slog.DiscardHandler))
 	if err := daemon.Serve(t.Context(), srv, l, time.Second); err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
 		t.Errorf("error %v", err)
 	}

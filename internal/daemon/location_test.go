@@ -2,12 +2,14 @@ package daemon_test
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
@@ -57,8 +59,8 @@ func TestTheLocationIsFoundInOrder(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			log := new(journal)
-			got, err := tt.flags.Detect(t.Context(), func(k string) string { return tt.env[k] }, log.logger())
+			log := new(testkit.Output)
+			got, err := tt.flags.Detect(t.Context(), func(k string) string { return tt.env[k] }, log.Logger(slog.LevelInfo))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -91,7 +93,7 @@ func TestALocationThatWasGivenMustBeRight(t *testing.T) {
 		{"networks", daemon.LocationFlags{CIDR: missing}, nil, missing + ": no such file"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := tt.flags.Detect(t.Context(), func(k string) string { return tt.env[k] }, new(journal).logger())
+			_, err := tt.flags.Detect(t.Context(), func(k string) string { return tt.env[k] }, slog.New(slog.DiscardHandler))
 			if _, ok := errors.AsType[*daemon.UsageError](err); !ok || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want %s", err, tt.want)
 			}
@@ -100,9 +102,9 @@ func TestALocationThatWasGivenMustBeRight(t *testing.T) {
 }
 
 func TestVariablesOfOthersMayBeAnything(t *testing.T) {
-	log := new(journal)
+	log := new(testkit.Output)
 	env := map[string]string{"SERVICE_ZONE": "not a zone", "CLIENT_ZONE": "b"}
-	got, err := new(daemon.LocationFlags).Detect(t.Context(), func(k string) string { return env[k] }, log.logger())
+	got, err := new(daemon.LocationFlags).Detect(t.Context(), func(k string) string { return env[k] }, log.Logger(slog.LevelInfo))
 	if err != nil || got.Location.Zone != "b" {
 		t.Errorf("location %s, error %v", got.Location, err)
 	}

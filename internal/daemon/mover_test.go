@@ -1,33 +1,35 @@
 package daemon_test
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
 func TestMoverMovesToAnotherServerWhileThereIsTrouble(t *testing.T) {
 	a, b := natstest.Start(t, natstest.Listen), natstest.Start(t, natstest.Listen)
-	log := new(journal)
-	nc, err := flags(a.ClientURL()+","+b.ClientURL()).Connect(t.Context(), "test", log.logger())
+	log := new(testkit.Output)
+	nc, err := flags(a.ClientURL()+","+b.ClientURL()).Connect(t.Context(), "test", log.Logger(slog.LevelInfo))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	m := daemon.NewMover(nc, 20*time.Millisecond, log.logger())
+	m := daemon.NewMover(nc, 20*time.Millisecond, log.Logger(slog.LevelInfo))
 	before := nc.ConnectedUrl()
 	m.Trouble(true)
 	m.Trouble(true)
-	eventually(t, "another server", func() bool { return nc.IsConnected() && nc.ConnectedUrl() != before })
+	testkit.Eventually(t, "another server", func() bool { return nc.IsConnected() && nc.ConnectedUrl() != before })
 	if !strings.Contains(log.String(), "trying another") {
 		t.Errorf("nothing is said of it: %s", log)
 	}
 	m.Trouble(false)
 	m.Trouble(false)
-	eventually(t, "a connection", nc.IsConnected)
+	testkit.Eventually(t, "a connection", nc.IsConnected)
 	time.Sleep(50 * time.Millisecond) // what was under way has ended
 	stays, reconnects := nc.ConnectedUrl(), nc.Stats().Reconnects
 	time.Sleep(100 * time.Millisecond)
@@ -38,13 +40,13 @@ func TestMoverMovesToAnotherServerWhileThereIsTrouble(t *testing.T) {
 
 func TestMoverStaysWhereThereIsNoOther(t *testing.T) {
 	a := natstest.Start(t, natstest.Listen)
-	log := new(journal)
-	nc, err := flags(a.ClientURL()).Connect(t.Context(), "test", log.logger())
+	log := new(testkit.Output)
+	nc, err := flags(a.ClientURL()).Connect(t.Context(), "test", log.Logger(slog.LevelInfo))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	m := daemon.NewMover(nc, 5*time.Millisecond, log.logger())
+	m := daemon.NewMover(nc, 5*time.Millisecond, log.Logger(slog.LevelInfo))
 	m.Trouble(true)
 	time.Sleep(100 * time.Millisecond)
 	m.Trouble(false)

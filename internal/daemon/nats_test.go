@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,59 +16,18 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
 const patience = 10 * time.Second
-
-// journal keeps log lines.
-type journal struct {
-	mu  sync.Mutex
-	buf strings.Builder
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.Write(p)
-}
-
-func (j *journal) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.String()
-}
-
-func (j *journal) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: slog.LevelInfo}))
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
 
 func flags(url string) *daemon.NATSFlags {
 	return &daemon.NATSFlags{URL: url, ConnectTimeout: patience}
 }
 
-// at makes a server listen on an address.
-func at(address string) func(*server.Options) {
-	return func(o *server.Options) {
-		a, err := net.ResolveTCPAddr("tcp", address)
-		if err != nil {
-			panic(err)
-		}
-		o.DontListen, o.Host, o.Port = false, a.IP.String(), a.Port
-	}
-}
-
 func TestConnectionsFollowTheDesign(t *testing.T) {
 	ns := natstest.Start(t, natstest.Listen)
-	nc, err := flags(ns.ClientURL()).Connect(t.Context(), "announcer", new(journal).logger())
+	nc, err := flags(ns.ClientURL()).Connect(t.Context(), "announcer", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,18 +50,18 @@ func TestConnectionsFollowTheDesign(t *testing.T) {
 }
 
 func TestConnectWaitsForAServerThatComesLater(t *testing.T) {
-	address := natstest.FreeAddress(t)
-	log := new(journal)
+	address := testkit.FreeAddress(t)
+	log := new(testkit.Output)
 	started := make(chan *nats.Conn, 1)
 	go func() {
-		nc, err := flags("nats://"+address).Connect(t.Context(), "test", log.logger())
+		nc, err := flags("nats://"+address).Connect(t.Context(), "test", log.Logger(slog.LevelInfo))
 		if err != nil {
 			t.Error(err)
 		}
 		started <- nc
 	}()
 	time.Sleep(150 * time.Millisecond) // some attempts fail
-	natstest.Start(t, at(address))
+	natstest.Start(t, natstest.ListenAt(address))
 	nc := <-started
 	if nc == nil {
 		return
@@ -113,17 +70,17 @@ func TestConnectWaitsForAServerThatComesLater(t *testing.T) {
 	if !nc.IsConnected() {
 		t.Error("not connected")
 	}
-	eventually(t, "a line about it", func() bool { return strings.Contains(log.String(), "connected to NATS") })
+	testkit.Eventually(t, "a line about it", func() bool { return strings.Contains(log.String(), "connected to NATS") })
 	if got := log.String(); strings.Contains(got, "cannot reach") {
 		t.Errorf("complains while somebody waits: %s", got)
 	}
 }
 
 func TestBeginGoesOnWithoutAServer(t *testing.T) {
-	address := natstest.FreeAddress(t)
-	log := new(journal)
+	address := testkit.FreeAddress(t)
+	log := new(testkit.Output)
 	began := time.Now()
-	nc, err := flags("nats://"+address).Begin(t.Context(), "test", log.logger())
+	nc, err := flags("nats://"+address).Begin(t.Context(), "test", log.Logger(slog.LevelInfo))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,16 +91,16 @@ func TestBeginGoesOnWithoutAServer(t *testing.T) {
 	if !strings.Contains(log.String(), "going on without it") {
 		t.Errorf("nothing is said of it: %s", log)
 	}
-	natstest.Start(t, at(address))
-	eventually(t, "a connection", nc.IsConnected)
+	natstest.Start(t, natstest.ListenAt(address))
+	testkit.Eventually(t, "a connection", nc.IsConnected)
 }
 
 func TestAnUnreachableServerIsOneClearError(t *testing.T) {
-	log := new(journal)
-	f := flags("nats://proxima:secret@" + natstest.FreeAddress(t))
+	log := new(testkit.Output)
+	f := flags("nats://proxima:secret@" + testkit.FreeAddress(t))
 	f.ConnectTimeout = 400 * time.Millisecond
 	began := time.Now()
-	_, err := f.Connect(t.Context(), "test", log.logger())
+	_, err := f.Connect(t.Context(), "test", log.Logger(slog.LevelInfo))
 	if err == nil {
 		t.Fatal("connected to nothing")
 	}
@@ -166,7 +123,7 @@ func TestAnUnreachableServerIsOneClearError(t *testing.T) {
 func TestConnectEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := flags("nats://"+natstest.FreeAddress(t)).Connect(ctx, "test", new(journal).logger()); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := flags("nats://"+testkit.FreeAddress(t)).Connect(ctx, "test", slog.New(slog.DiscardHandler)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
 }
@@ -181,11 +138,11 @@ func TestARefusalIsNotWaitedOut(t *testing.T) {
 			return natstest.Start(t, natstest.Listen, password).ClientURL()
 		}},
 		{"by a server that comes later", func(t *testing.T) string {
-			address, started := natstest.FreeAddress(t), make(chan struct{})
+			address, started := testkit.FreeAddress(t), make(chan struct{})
 			go func() {
 				defer close(started)
 				time.Sleep(150 * time.Millisecond)
-				natstest.Start(t, at(address), password)
+				natstest.Start(t, natstest.ListenAt(address), password)
 			}()
 			t.Cleanup(func() { <-started })
 			return "nats://" + address
@@ -195,7 +152,7 @@ func TestARefusalIsNotWaitedOut(t *testing.T) {
 			f := flags(tt.begin(t))
 			f.ConnectTimeout = time.Minute
 			began := time.Now()
-			_, err := f.Connect(t.Context(), "test", new(journal).logger())
+			_, err := f.Connect(t.Context(), "test", slog.New(slog.DiscardHandler))
 			if !errors.Is(err, nats.ErrAuthorization) || !strings.Contains(err.Error(), "refuses this client") {
 				t.Errorf("error %v", err)
 			}
@@ -207,9 +164,9 @@ func TestARefusalIsNotWaitedOut(t *testing.T) {
 }
 
 func TestKeepConnectsWhenTheServerIsThereAndAgainAfterItWas(t *testing.T) {
-	address := natstest.FreeAddress(t)
-	log := new(journal)
-	nc, err := flags("nats://"+address).Keep("test", log.logger())
+	address := testkit.FreeAddress(t)
+	log := new(testkit.Output)
+	nc, err := flags("nats://"+address).Keep("test", log.Logger(slog.LevelInfo))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,13 +174,13 @@ func TestKeepConnectsWhenTheServerIsThereAndAgainAfterItWas(t *testing.T) {
 	if err := nc.Publish("x", nil); err == nil {
 		t.Error("publishing without a server: no error")
 	}
-	eventually(t, "a complaint", func() bool { return strings.Contains(log.String(), "cannot reach NATS, trying on") })
-	ns := natstest.Start(t, at(address))
-	eventually(t, "the connection", nc.IsConnected)
+	testkit.Eventually(t, "a complaint", func() bool { return strings.Contains(log.String(), "cannot reach NATS, trying on") })
+	ns := natstest.Start(t, natstest.ListenAt(address))
+	testkit.Eventually(t, "the connection", nc.IsConnected)
 	natstest.Stop(ns)
-	eventually(t, "the loss", func() bool { return strings.Contains(log.String(), "lost the connection to NATS") })
-	natstest.Start(t, at(address), func(o *server.Options) { o.Username, o.Password = "new", "rules" })
-	eventually(t, "the refusal", func() bool { return strings.Contains(strings.ToLower(log.String()), "authorization violation") })
+	testkit.Eventually(t, "the loss", func() bool { return strings.Contains(log.String(), "lost the connection to NATS") })
+	natstest.Start(t, natstest.ListenAt(address), func(o *server.Options) { o.Username, o.Password = "new", "rules" })
+	testkit.Eventually(t, "the refusal", func() bool { return strings.Contains(strings.ToLower(log.String()), "authorization violation") })
 	time.Sleep(1500 * time.Millisecond) // more refusals, unmentioned
 	if nc.IsClosed() {
 		t.Error("gave up")
@@ -241,8 +198,8 @@ func TestWhatTheServerForbidsIsLogged(t *testing.T) {
 	})
 	f := flags(ns.ClientURL())
 	f.User, f.Password = "a", "b"
-	log := new(journal)
-	nc, err := f.Connect(t.Context(), "test", log.logger())
+	log := new(testkit.Output)
+	nc, err := f.Connect(t.Context(), "test", log.Logger(slog.LevelInfo))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +207,7 @@ func TestWhatTheServerForbidsIsLogged(t *testing.T) {
 	if err := nc.Publish("secrets", nil); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the violation", func() bool {
+	testkit.Eventually(t, "the violation", func() bool {
 		return strings.Contains(log.String(), "NATS reports an error") && strings.Contains(log.String(), "secrets")
 	})
 }
@@ -283,12 +240,12 @@ func TestCredentials(t *testing.T) {
 			ns := natstest.Start(t, natstest.Listen, tt.server)
 			f := tt.flags
 			f.URL, f.ConnectTimeout = ns.ClientURL(), patience
-			nc, err := f.Connect(t.Context(), "test", new(journal).logger())
+			nc, err := f.Connect(t.Context(), "test", slog.New(slog.DiscardHandler))
 			if err != nil {
 				t.Fatal(err)
 			}
 			nc.Close()
-			if _, err := flags(ns.ClientURL()).Connect(t.Context(), "test", new(journal).logger()); err == nil {
+			if _, err := flags(ns.ClientURL()).Connect(t.Context(), "test", slog.New(slog.DiscardHandler)); err == nil {
 				t.Error("let in without credentials")
 			}
 		})
@@ -326,10 +283,10 @@ func TestFlagsThatCanNeverWorkAreRefusedAtOnce(t *testing.T) {
 			if _, ok := errors.AsType[*daemon.UsageError](err); !ok || !strings.HasPrefix(err.Error(), tt.want) {
 				t.Errorf("error %v, want %s", err, tt.want)
 			}
-			if _, again := tt.flags.Keep("test", new(journal).logger()); again == nil {
+			if _, again := tt.flags.Keep("test", slog.New(slog.DiscardHandler)); again == nil {
 				t.Error("Keep takes them")
 			}
-			if _, again := tt.flags.Connect(t.Context(), "test", new(journal).logger()); again == nil {
+			if _, again := tt.flags.Connect(t.Context(), "test", slog.New(slog.DiscardHandler)); again == nil {
 				t.Error("Connect takes them")
 			}
 		})

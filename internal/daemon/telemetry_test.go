@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"context"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -21,7 +22,7 @@ func none(string) string { return "" }
 
 func telemetry(t *testing.T, service string) *daemon.Telemetry {
 	t.Helper()
-	sdk, err := daemon.NewTelemetry(t.Context(), service, none, new(journal).logger())
+	sdk, err := daemon.NewTelemetry(t.Context(), service, none, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +52,7 @@ func TestMetricsAreShownToPrometheus(t *testing.T) {
 
 func TestTwoProgramsDoNotShareMetrics(t *testing.T) {
 	for range 2 {
-		sdk, err := daemon.NewTelemetry(t.Context(), "announcer", none, new(journal).logger())
+		sdk, err := daemon.NewTelemetry(t.Context(), "announcer", none, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,7 +105,7 @@ func TestSpansReachTheCollectorBeforeTheEnd(t *testing.T) {
 		}
 		return ""
 	}
-	sdk, err := daemon.NewTelemetry(t.Context(), "router", getenv, new(journal).logger())
+	sdk, err := daemon.NewTelemetry(t.Context(), "router", getenv, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +138,7 @@ func TestACollectorThatHangsDoesNotHoldTheEndUp(t *testing.T) {
 	defer srv.Close()
 	defer close(release)
 	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", srv.URL)
-	sdk, err := daemon.NewTelemetry(t.Context(), "router", func(string) string { return srv.URL }, new(journal).logger())
+	sdk, err := daemon.NewTelemetry(t.Context(), "router", func(string) string { return srv.URL }, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
 // ClusterOptions configure [StartCluster]. The zero value is ready to use.
@@ -38,7 +40,7 @@ func StartCluster(tb testing.TB, o ClusterOptions) *Cluster {
 		root := tb.TempDir()
 		o.StoreDir = func(i int) string { return filepath.Join(root, fmt.Sprintf("n%d", i+1)) }
 	}
-	ports := FreePorts(tb, 3*o.Size)
+	ports := testkit.FreePorts(tb, 3*o.Size)
 	clients, peers, monitors := ports[:o.Size], ports[o.Size:2*o.Size], ports[2*o.Size:]
 	c := &Cluster{routes: map[[2]string]*Proxy{}}
 	for i := range o.Size {

@@ -3,8 +3,10 @@
 package natstest
 
 import (
+	"net"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,6 +60,17 @@ func Start(tb testing.TB, adjust ...func(*server.Options)) *server.Server {
 func Listen(o *server.Options) {
 	o.DontListen = false
 	o.Host, o.Port = "127.0.0.1", server.RANDOM_PORT
+}
+
+// ListenAt makes [Start] listen on an address, host:port or nats://host:port.
+func ListenAt(address string) func(*server.Options) {
+	return func(o *server.Options) {
+		a, err := net.ResolveTCPAddr("tcp", strings.TrimPrefix(address, "nats://"))
+		if err != nil {
+			panic(err)
+		}
+		o.DontListen, o.Host, o.Port = false, a.IP.String(), a.Port
+	}
 }
 
 // Stop stops a server and waits until it has ended. It may be called twice.

@@ -9,16 +9,15 @@ import (
 
 // Stop freezes the server (SIGSTOP): its connections stay open, and nobody
 // answers on them. It takes a moment.
-func (p *Process) Stop(tb testing.TB) { p.signal(tb, syscall.SIGSTOP) }
+func (p *Process) Stop(tb testing.TB) { p.run.Signal(syscall.SIGSTOP) }
 
 // Continue lets a frozen server go on (SIGCONT).
-func (p *Process) Continue(tb testing.TB) { p.signal(tb, syscall.SIGCONT) }
+func (p *Process) Continue(tb testing.TB) { p.run.Signal(syscall.SIGCONT) }
 
 // Terminate ends the server as a service manager does (SIGTERM), and waits for it.
 func (p *Process) Terminate(tb testing.TB) {
 	tb.Helper()
-	p.signal(tb, syscall.SIGTERM)
-	p.await(tb)
+	p.run.Stop()
 }
 
 // LameDuck asks the server to hand over what it leads, to send its clients away
@@ -26,13 +25,6 @@ func (p *Process) Terminate(tb testing.TB) {
 // configuration; half a minute is the least.
 func (p *Process) LameDuck(tb testing.TB) {
 	tb.Helper()
-	p.signal(tb, syscall.SIGUSR2)
-	p.await(tb)
-}
-
-func (p *Process) signal(tb testing.TB, s syscall.Signal) {
-	tb.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
-		tb.Fatalf("natstest: %v to server %s: %v", s, p.Name, err)
-	}
+	p.run.Signal(syscall.SIGUSR2)
+	p.run.Exit()
 }

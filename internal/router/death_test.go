@@ -1,18 +1,17 @@
 package router_test
 
 import (
-	"bufio"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -36,28 +35,12 @@ func TestMain(m *testing.M) {
 }
 
 // process starts an instance as a process and lists it.
-func (d *door) process(service, id string, at topology.Location) *exec.Cmd {
+func (d *door) process(service, id string, at topology.Location) *testkit.Process {
 	d.tb.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		d.tb.Fatal(err)
-	}
-	cmd := exec.CommandContext(d.tb.Context(), exe)
-	cmd.Env = append(os.Environ(), instanceEnv+"="+id)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		d.tb.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		d.tb.Fatal(err)
-	}
-	d.tb.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	lines := bufio.NewScanner(out)
-	if !lines.Scan() {
-		d.tb.Fatal("the instance does not say where it is")
-	}
-	d.list(events.Instance{Service: service, ID: id, Location: at, Endpoints: map[string]string{"http": lines.Text()}})
-	return cmd
+	p := testkit.Start(d.tb, testkit.Command{Env: []string{instanceEnv + "=" + id}})
+	address := p.Stdout.Await(d.tb, "^.+$")
+	d.list(events.Instance{Service: service, ID: id, Location: at, Endpoints: map[string]string{"http": address}})
+	return p
 }
 
 func TestKillingTheNearestInstanceUnderLoadFailsNoCall(t *testing.T) {
@@ -84,7 +67,7 @@ func TestKillingTheNearestInstanceUnderLoadFailsNoCall(t *testing.T) {
 				}
 				time.Sleep(time.Until(start.Add(time.Duration(i) * 5 * time.Millisecond))) // the pace of the load
 				if i == calls/2 {
-					_ = near.Process.Kill()
+					near.Kill()
 				}
 				var got answer
 				if i%2 == 0 {

@@ -4,16 +4,16 @@
 // [New] makes a [Router] out of a connection and a registry. Inside it a
 // directory follows all services with one watch, and a selector that reads
 // from the directory picks the instances. Everything else is a door to these
-// two: requests to list and explain (services.go), registration with leases
+// two: requests to list and explain (lookup.go), registration with leases
 // kept alive by the client's own heartbeats ([Registrar]), changes as
 // server-sent events (events.go), the reverse proxy (proxy.go) and the
-// endpoints of the NATS service "proxima" (doors.go, route.go). What answers
+// endpoints of the NATS service "proxima" (nats.go, route.go). What answers
 // an error gets its code from one function, codeOf.
 //
 // # Whom the router calls
 //
 // Instances announce their own addresses, so a router must not be led to call
-// just anybody: see [Guard] for the addresses, and route.go for NATS subjects.
+// just anybody: see [guard.Guard] for the addresses, and route.go for NATS subjects.
 //
 // # HTTP
 //

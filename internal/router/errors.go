@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/proxima-discovery/proxima/internal/router/directory"
+	"github.com/proxima-discovery/proxima/internal/router/registrar"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -13,16 +15,10 @@ import (
 )
 
 var (
-	// ErrNotListed says that no such instance is listed: it has to register.
-	ErrNotListed = errors.New("router: no such instance is listed, register it")
-	// ErrConflict says that the id of an instance belongs to another one.
-	ErrConflict = errors.New("router: the id belongs to another instance")
-
 	errNoPath   = errors.New("router: there is nothing at this path")
 	errMethod   = errors.New("router: the method is not allowed here")
 	errBusy     = errors.New("router: too many calls at once, try again or add routers")
 	errStopping = errors.New("router: this router is stopping")
-	errStarting = errors.New("router: the registry has not been read yet")
 	errDeadline = errors.New("router: no answer in time")
 	errLoop     = errors.New("router: the call comes from this router: the instance's endpoint leads back here")
 )
@@ -49,7 +45,7 @@ func codeOf(err error) int {
 		return http.StatusForbidden
 	case errors.Is(err, errMethod):
 		return http.StatusMethodNotAllowed
-	case errors.Is(err, ErrConflict):
+	case errors.Is(err, registrar.ErrConflict):
 		return http.StatusConflict
 	case is[*http.MaxBytesError](err):
 		return http.StatusRequestEntityTooLarge
@@ -59,9 +55,9 @@ func codeOf(err error) int {
 		return http.StatusGatewayTimeout
 	case errors.Is(err, selector.ErrNoInstance), errors.Is(err, selector.ErrNoSnapshot), errors.Is(err, selector.ErrClosed),
 		errors.Is(err, kv.ErrUnavailable), errors.Is(err, kv.ErrFenced),
-		errors.Is(err, errBusy), errors.Is(err, errStopping), errors.Is(err, errStarting):
+		errors.Is(err, errBusy), errors.Is(err, errStopping), errors.Is(err, directory.ErrIncomplete):
 		return http.StatusServiceUnavailable
-	case errors.Is(err, ErrNotListed), errors.Is(err, errNoPath), errors.Is(err, selector.ErrUnknownService), errors.Is(err, kv.ErrNotFound):
+	case errors.Is(err, registrar.ErrNotListed), errors.Is(err, errNoPath), errors.Is(err, selector.ErrUnknownService), errors.Is(err, kv.ErrNotFound):
 		return http.StatusNotFound
 	case errors.Is(err, context.Canceled):
 		return statusCanceled

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/proxima-discovery/proxima/internal/router/directory"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
@@ -46,9 +47,9 @@ func (r *Router) streamChanges(w http.ResponseWriter, req *http.Request) {
 	w.WriteHeader(http.StatusOK)
 
 	g, ctx := errgroup.WithContext(req.Context())
-	changes := make(chan Change)
+	changes := make(chan directory.Change)
 	g.Go(func() error {
-		return r.directory.changes(ctx, r.nc, service, func(c Change) error {
+		return r.directory.Changes(ctx, r.nc, service, func(c directory.Change) error {
 			select {
 			case changes <- c:
 				return nil
@@ -61,7 +62,7 @@ func (r *Router) streamChanges(w http.ResponseWriter, req *http.Request) {
 	_ = g.Wait() // the caller has gone, or the router stops
 }
 
-func (r *Router) writeChanges(ctx context.Context, w http.ResponseWriter, changes <-chan Change) error {
+func (r *Router) writeChanges(ctx context.Context, w http.ResponseWriter, changes <-chan directory.Change) error {
 	out := http.NewResponseController(w)
 	alive := time.NewTicker(keepAlive)
 	defer alive.Stop()

@@ -10,12 +10,14 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/router/directory"
+	"github.com/proxima-discovery/proxima/internal/router/registrar"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
 // stream reads the events of a door.
-func stream(t *testing.T, d *door, path string) (next func() (kind string, c router.Change), closed <-chan struct{}) {
+func stream(t *testing.T, d *door, path string) (next func() (kind string, c directory.Change), closed <-chan struct{}) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), "GET", d.url+path, nil)
 	if err != nil {
@@ -46,13 +48,13 @@ func stream(t *testing.T, d *door, path string) (next func() (kind string, c rou
 			return ""
 		}
 	}
-	return func() (string, router.Change) {
+	return func() (string, directory.Change) {
 		kind, ok := strings.CutPrefix(line(), "event: ")
 		data, ok2 := strings.CutPrefix(line(), "data: ")
 		if blank := line(); !ok || !ok2 || blank != "" {
 			t.Fatalf("not an event: %q %q %q", kind, data, blank)
 		}
-		return kind, decode[router.Change](t, data)
+		return kind, decode[directory.Change](t, data)
 	}, end
 }
 
@@ -90,7 +92,7 @@ func TestStreamsEveryChangeWithItsKindAndReason(t *testing.T) {
 	in.Incarnation = "another"
 	d.list(in)
 	want("registered", "u2", "incarnation")
-	if err := d.Registrar().Deregister(t.Context(), router.Ref{Service: "user", ID: "u2"}); err != nil {
+	if err := d.Registrar().Deregister(t.Context(), registrar.Ref{Service: "user", ID: "u2"}); err != nil {
 		t.Fatal(err)
 	}
 	want("deregistered", "u2", "")
@@ -142,11 +144,11 @@ func (s *snapshots) Snapshot(context.Context, string) ([]events.Snapshot, error)
 func TestTellsWhatIsSuspectAndWhatIsGoneWithoutAReason(t *testing.T) {
 	f := newFleet(t)
 	s := &snapshots{make(chan events.Snapshot)}
-	changes := make(chan router.Change)
+	changes := make(chan directory.Change)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- router.FollowChanges(ctx, f.nc, s, kv.DefaultBucket, "user", func(c router.Change) error {
+		ended <- directory.Follow(ctx, f.nc, s, kv.DefaultBucket, "user", func(c directory.Change) error {
 			changes <- c
 			return nil
 		})
@@ -176,7 +178,7 @@ func TestFollowingEndsWithTheErrorOfWhoFollows(t *testing.T) {
 		t.Fatal(err)
 	}
 	enough := errors.New("enough")
-	err := router.FollowChanges(t.Context(), f.nc, f.reg, kv.DefaultBucket, "", func(router.Change) error { return enough })
+	err := directory.Follow(t.Context(), f.nc, f.reg, kv.DefaultBucket, "", func(directory.Change) error { return enough })
 	if !errors.Is(err, enough) {
 		t.Error(err)
 	}

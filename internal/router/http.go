@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/router/directory"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
 )
@@ -193,7 +194,7 @@ type readiness struct {
 }
 
 func (r *Router) readyz(w http.ResponseWriter, _ *http.Request) {
-	answer := readiness{Ready: true, Stale: r.directory.isStale() || !r.nc.IsConnected(), Services: len(r.directory.all())}
+	answer := readiness{Ready: true, Stale: r.directory.IsStale() || !r.nc.IsConnected(), Services: len(r.directory.All())}
 	status := http.StatusOK
 	if err := r.ready(); err != nil {
 		status, answer.Ready, answer.Reason = http.StatusServiceUnavailable, false, err.Error()
@@ -207,8 +208,8 @@ func (r *Router) ready() error {
 		return errStopping
 	default:
 	}
-	if !r.directory.isWhole() {
-		return errStarting
+	if !r.directory.IsWhole() {
+		return directory.ErrIncomplete
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
 )
@@ -47,7 +48,7 @@ func TestCountsRequestsByDoorServiceAndCode(t *testing.T) {
 	want := strings.Fields(`
 		heartbeat/user/200=1 nats_route//404=1 nats_route/user/404=1
 		proxy//503=1 proxy/user/200=1 proxy/user/404=1 service//404=1 service/user/200=1`)
-	eventually(t, fmt.Sprint("the counts are ", want), func() bool {
+	testkit.Eventually(t, fmt.Sprint("the counts are ", want), func() bool {
 		got := counts(t, reader, "proxima_router_requests", "door", "service", "code")
 		return strings.Join(got, " ") == strings.Join(want, " ")
 	})
@@ -67,7 +68,7 @@ func TestHearsTheBeatsOfItsBucket(t *testing.T) {
 	d := f.router(router.Options{Bucket: "other", Metrics: metrics, Selector: selector.Options{Strategy: selector.LoadAware}})
 	d.instance("user", "u", zoneA, http.NotFoundHandler())
 	d.get("/proxy/user/")
-	eventually(t, "a beat is heard", func() bool {
+	testkit.Eventually(t, "a beat is heard", func() bool {
 		if err := f.nc.Publish("other.beat.user.us.a.u", []byte("no beat")); err != nil {
 			t.Fatal(err)
 		}

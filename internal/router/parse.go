@@ -3,7 +3,6 @@ package router
 import (
 	"fmt"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -20,18 +19,6 @@ func (e *badRequest) Error() string {
 		v = v[:80] + "…"
 	}
 	return fmt.Sprintf("%s %q: %s", e.field, v, e.rule)
-}
-
-// ParseCIDR reads a network, or one address, of a flag.
-func ParseCIDR(s string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
-		return netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return netip.Prefix{}, &badRequest{"network", s, "want an address such as 10.0.0.5 or a network such as 10.0.0.0/8"}
-	}
-	return p.Masked(), nil
 }
 
 // parseFrom reads the place of a caller, region/zone. An empty one is none:

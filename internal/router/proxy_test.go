@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/router/guard"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
@@ -239,7 +240,7 @@ func TestOnlyAllowedNetworksAreCalled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := f.router(router.Options{Guard: router.NewGuard(netip.MustParsePrefix("10.0.0.0/8"))})
+	d := f.router(router.Options{Guard: guard.New(netip.MustParsePrefix("10.0.0.0/8"))})
 	for i, host := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]"} {
 		service := fmt.Sprint("s", i)
 		d.list(events.Instance{Service: service, ID: "i", Location: zoneA, Endpoints: map[string]string{"http": host + ":" + port}})
@@ -254,7 +255,7 @@ func TestOnlyAllowedNetworksAreCalled(t *testing.T) {
 	if called.Load() != 0 || counted.n.Load() != 0 {
 		t.Errorf("%d calls and %d connections came through", called.Load(), counted.n.Load())
 	}
-	allowed := f.router(router.Options{Guard: router.NewGuard(netip.MustParsePrefix("127.0.0.0/8"))})
+	allowed := f.router(router.Options{Guard: guard.New(netip.MustParsePrefix("127.0.0.0/8"))})
 	if got := allowed.get("/proxy/s0/"); got.status != 200 {
 		t.Errorf("an allowed network: %d %s", got.status, got.body)
 	}

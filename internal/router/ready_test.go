@@ -12,6 +12,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -25,7 +26,7 @@ func TestGoesOnWithoutNATS(t *testing.T) {
 	}
 	d.get("/proxy/user/")
 	natstest.Stop(f.ns)
-	eventually(t, "the view is called stale", func() bool {
+	testkit.Eventually(t, "the view is called stale", func() bool {
 		return strings.Contains(d.get("/readyz").body, `"stale":true`)
 	})
 	if got := d.get("/readyz"); got.status != 200 {

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
+	"github.com/proxima-discovery/proxima/internal/router/guard"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -120,7 +121,7 @@ func (r *Router) routeNATS(ctx context.Context, c *call, method string, from *to
 func (r *Router) request(ctx context.Context, c *call, in *events.Instance) (*nats.Msg, error) {
 	subject := in.Endpoints[events.NATS]
 	if r.forbiddenSubject(subject) {
-		return nil, selector.NotSent(fmt.Errorf("%w: subject %s", ErrForbidden, subject))
+		return nil, selector.NotSent(fmt.Errorf("%w: subject %s", guard.ErrForbidden, subject))
 	}
 	answer, err := r.nc.RequestMsgWithContext(ctx, &nats.Msg{
 		Subject: subject, Data: c.msg.Data, Header: telemetry.Inject(ctx, passNATS(c.msg.Header)),

@@ -13,8 +13,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
-	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
@@ -203,7 +203,7 @@ func TestAnswersNATSErrorsWithTheirCodes(t *testing.T) {
 		}
 	}))
 	d.instance("user", "u", zoneA, says("hello"))
-	d.list(events.Instance{Service: "gone", ID: "g", Endpoints: map[string]string{"http": natstest.FreeAddress(t)}})
+	d.list(events.Instance{Service: "gone", ID: "g", Endpoints: map[string]string{"http": testkit.FreeAddress(t)}})
 	d.list(events.Instance{Service: "drained", ID: "d", Status: events.NotReady, Endpoints: map[string]string{"http": "127.0.0.1:9"}})
 	d.list(events.Instance{Service: "grpc-only", ID: "g", Endpoints: map[string]string{"grpc": "127.0.0.1:9"}})
 	d.list(events.Instance{Service: "mute", ID: "m", Endpoints: map[string]string{"nats": "mute.1"}})

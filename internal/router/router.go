@@ -15,6 +15,9 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/internal/router/directory"
+	"github.com/proxima-discovery/proxima/internal/router/guard"
+	"github.com/proxima-discovery/proxima/internal/router/registrar"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -29,8 +32,14 @@ const (
 
 // Registry is what a router needs of the registry. *kv.Registry is one.
 type Registry interface {
-	Lister
-	leases
+	directory.Lister
+	registrar.Registry
+}
+
+// clocked is a directory with the clock of its registry.
+type clocked struct {
+	*directory.Directory
+	selector.Clock
 }
 
 // Options configure [New]. The zero value is ready to use.
@@ -41,8 +50,8 @@ type Options struct {
 	// Bucket is the registry's, and begins the router's NATS subjects.
 	// Default [kv.DefaultBucket].
 	Bucket string
-	// Guard decides which addresses are called. Default: NewGuard().
-	Guard *Guard
+	// Guard decides which addresses are called. Default: guard.New().
+	Guard *guard.Guard
 	// Timeout is how long an instance has for the head of its answer by HTTP,
 	// and for all of it by NATS. Default 10s.
 	Timeout time.Duration
@@ -67,7 +76,7 @@ func (o Options) withDefaults() Options {
 		o.Bucket = kv.DefaultBucket
 	}
 	if o.Guard == nil {
-		o.Guard = NewGuard()
+		o.Guard = guard.New()
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = 10 * time.Second
@@ -93,9 +102,9 @@ type Router struct {
 	nc        *nats.Conn
 	log       *slog.Logger
 	id        string // in the header Via, so that a call which comes back is known
-	directory *directory
+	directory *directory.Directory
 	selector  *selector.Selector
-	registrar *Registrar
+	registrar *registrar.Registrar
 	base      *http.Transport
 	transport *proximahttp.Transport
 	reverse   *httputil.ReverseProxy
@@ -125,14 +134,13 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 	o = o.withDefaults()
 	r := &Router{
 		opts: o, nc: nc, log: o.Logger, id: "proxima-" + rand.Text()[:12],
-		directory: newDirectory(""),
+		directory: directory.New(registry, o.Bucket, ""),
 		streams:   make(chan struct{}, maxStreams),
 		requests:  newGate(0),
 		calls:     newGate(o.Concurrency),
 		stopping:  make(chan struct{}),
 		opened:    make(chan struct{}),
 	}
-	r.directory.buckets = bucketsOf(registry, o.Bucket)
 	sel := o.Selector
 	sel.Source, sel.Bucket = r.directory, o.Bucket
 	if clock, ok := registry.(selector.Clock); ok {
@@ -152,7 +160,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 	if r.selector, err = selector.New(ctx, nc, sel); err != nil {
 		return nil, fmt.Errorf("router: %w", err)
 	}
-	r.registrar = &Registrar{leases: registry, directory: r.directory}
+	r.registrar = registrar.New(registry, r.directory)
 	r.base = proximahttp.NewBase()
 	r.base.DialContext = o.Guard.DialContext
 	r.base.DisableCompression = true // bytes pass as they are
@@ -164,7 +172,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 
 	r.run, r.stop = context.WithCancel(context.WithoutCancel(ctx))
 	r.work.Go(func() {
-		if err := r.directory.run(r.run, registry); err != nil && r.run.Err() == nil {
+		if err := r.directory.Run(r.run); err != nil && r.run.Err() == nil {
 			r.log.Error("the registry cannot be followed any more, the last view stays", "error", err)
 		}
 	})
@@ -185,7 +193,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 }
 
 // Registrar registers instances for clients, as the HTTP doors do.
-func (r *Router) Registrar() *Registrar { return r.registrar }
+func (r *Router) Registrar() *registrar.Registrar { return r.registrar }
 
 // Wait waits until the registry has been read and the router answers by NATS, or
 // ctx ends.
@@ -194,7 +202,7 @@ func (r *Router) Wait(ctx context.Context) error {
 	case <-r.opened:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", errStarting, ctx.Err())
+		return fmt.Errorf("%w: %w", directory.ErrIncomplete, ctx.Err())
 	}
 }
 
@@ -248,7 +256,7 @@ func (r *Router) Close() error {
 
 // label is a service's name for metrics: only names that exist are counted.
 func (r *Router) label(service string) string {
-	if _, known := r.directory.protocols(service); known {
+	if _, known := r.directory.Protocols(service); known {
 		return service
 	}
 	return ""

@@ -77,24 +77,6 @@
 //
 // # What is measured
 //
-// A [Probe] measures one round trip. [Connect] opens a TCP connection and needs
-// nothing of the instance but a port. The others go over what is open already,
-// and so cost neither side a connection per sample: [HTTP2Ping] a frame that
-// the peer's HTTP/2 answers, for gRPC and HTTP/2; [NATSPing] a request that the
-// announcement of the instance answers; [HTTP] and [GRPCHealth] a request,
-// whose handler is in the measure. [Conn] takes samples from connections that
-// calls use anyway. How long calls take is not distance: it is the selector's
-// to balance by.
-//
-// # What the instance sees
-//
-// A connection that is accepted and then closed without a byte, as load
-// balancers do. It is closed in the ordinary way and not reset: servers (gRPC's
-// for one) know the plain end of a stream as a health check and stay quiet,
-// and log a reset. The price is a socket in TIME_WAIT on this side for a minute
-// per probe. Servers that speak TLS may log a handshake that ended early.
-//
-// A connection proves that the machine is there, for the kernel accepts it on
-// behalf of a process that hangs. Whether an instance works is the breaker's
-// question.
+// Package probe says how. How long calls take is not distance: the selector
+// balances by that.
 package latency

@@ -6,12 +6,6 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// Of the gRPC health protocol.
-var (
-	HealthRequest = healthRequest
-	HealthStatus  = healthStatus
-)
-
 // Rank ranks a group at once.
 func (p *Prober) Rank(name string) {
 	p.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 
 // The space of coordinates is Euclidean with a height, as Vivaldi's (Dabek,
@@ -98,7 +99,7 @@ func predict(c, to *events.Coordinate, neighbours []neighbour) time.Duration {
 		weights += w
 	}
 	s := distanceBetween(c, to) * math.Exp(sum/weights)
-	return time.Duration(min(max(s, 1e-6), maxRTT.Seconds()) * float64(time.Second))
+	return time.Duration(min(max(s, 1e-6), probe.MaxRTT.Seconds()) * float64(time.Second))
 }
 
 // fit moves c towards the place that suits its neighbours best: it lessens the

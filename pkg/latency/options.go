@@ -5,16 +5,14 @@ import (
 	"crypto/rand"
 	"log/slog"
 	"math"
-	"net"
 	"strings"
 	"time"
 
+	"github.com/proxima-discovery/proxima/pkg/probe"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
 const (
-	// maxRTT is the longest round trip that is believed.
-	maxRTT = 10 * time.Second
 	// soon is the pause before a failed or doubted probe is repeated.
 	soon = time.Second
 	// recovery is the longest pause after failures: within it, and its
@@ -77,7 +75,7 @@ type Options struct {
 	// Default: a [net.Dialer]; a host name is then resolved before the clock
 	// starts, so that the name server's distance is not taken for the
 	// instance's.
-	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	Dial probe.Dial
 
 	// Bus to share measurements on, and coordinates. Default: none, nothing
 	// is shared.

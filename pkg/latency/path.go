@@ -10,6 +10,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 
 // Target is what a path leads to.
@@ -21,7 +22,7 @@ type Target struct {
 	// Address (host:port) is where it is probed by opening a connection.
 	Address string
 	// Probe measures it in another way. Without either it is never probed.
-	Probe Probe
+	Probe probe.Func
 	// Done, unless nil, is called when the path is closed: it gives back what
 	// Probe holds.
 	Done func()
@@ -167,7 +168,7 @@ func (pa *Path) probed() bool { return pa.target.Address != "" || pa.target.Prob
 
 // addLocked adds a sample.
 func (pa *Path) addLocked(rtt, now time.Duration) {
-	if rtt <= 0 || rtt > maxRTT {
+	if rtt <= 0 || rtt > probe.MaxRTT {
 		return
 	}
 	p := pa.prober

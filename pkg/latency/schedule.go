@@ -5,6 +5,8 @@ import (
 	"errors"
 	"math/rand/v2"
 	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 
 // schedule starts probes and expires samples when they are due, until ctx
@@ -131,7 +133,7 @@ func (p *Prober) probe(ctx context.Context, pa *Path) (time.Duration, error) {
 	if pa.target.Probe != nil {
 		return pa.target.Probe(ctx)
 	}
-	return p.o.connect(ctx, pa.target.Address)
+	return probe.Connect(p.o.Dial, pa.target.Address)(ctx)
 }
 
 // finish records how a probe ended, and when the next is due.
@@ -166,7 +168,7 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 		}
 	case dropped:
 		hurry = min(soon, p.o.Interval)
-	case errors.Is(err, ErrNotProbed): // the next slot will do
+	case errors.Is(err, probe.ErrNotProbed): // the next slot will do
 	default:
 		pa.proven = false
 		hurry = p.o.retry(failures + 1)
@@ -191,7 +193,7 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 	switch {
 	case err == nil && failures > 0:
 		p.o.Logger.Debug("probe succeeds again", "service", service, "address", pa.target.Address, "failures", failures)
-	case err != nil && !dropped && failures == 0 && !errors.Is(err, ErrNotProbed):
+	case err != nil && !dropped && failures == 0 && !errors.Is(err, probe.ErrNotProbed):
 		p.o.Logger.Debug("probe failed", "service", service, "address", pa.target.Address, "error", err)
 	}
 }

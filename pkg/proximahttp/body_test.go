@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
 )
@@ -40,7 +40,7 @@ func (b *countingBody) closedOnce(t *testing.T, when string) {
 }
 
 func TestClosesTheRequestsBodyOnEveryPath(t *testing.T) {
-	gone := func(t *testing.T) events.Entry { return at("near", "a", events.HTTP, natstest.FreeAddress(t)) }
+	gone := func(t *testing.T) events.Entry { return at("near", "a", events.HTTP, testkit.FreeAddress(t)) }
 	with := func(h http.HandlerFunc) func(*testing.T) events.Entry {
 		return func(t *testing.T) events.Entry { return serve(t, "near", "a", h) }
 	}

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/probe"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
@@ -155,7 +155,7 @@ type wire struct {
 	asked, wrote  atomic.Bool
 	start         time.Time
 	connected     atomic.Int64 // nanoseconds after start
-	conn          atomic.Pointer[latency.Conn]
+	conn          atomic.Pointer[probe.Conn]
 }
 
 func (w *wire) begin() { w.start = time.Now() }
@@ -168,7 +168,7 @@ func (w *wire) trace() *httptrace.ClientTrace {
 	t := &httptrace.ClientTrace{
 		GotConn: func(got httptrace.GotConnInfo) {
 			w.connected.Store(int64(time.Since(w.start)))
-			w.conn.Store(latency.Watched(got.Conn))
+			w.conn.Store(probe.Observed(got.Conn))
 		},
 	}
 	if w.nonIdempotent {

@@ -15,7 +15,7 @@ import (
 	"testing/iotest"
 	"time"
 
-	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -46,7 +46,7 @@ func TestTriesAnotherInstanceWhenThatIsSafe(t *testing.T) {
 		near func(testing.TB) events.Entry
 		sent bool
 	}{
-		{"refused", func(tb testing.TB) events.Entry { return at("near", "a", events.HTTP, natstest.FreeAddress(tb)) }, false},
+		{"refused", func(tb testing.TB) events.Entry { return at("near", "a", events.HTTP, testkit.FreeAddress(tb)) }, false},
 		{"hangs up", func(tb testing.TB) events.Entry { return serve(tb, "near", "a", hangsUp) }, true},
 		{"502", func(tb testing.TB) events.Entry { return serve(tb, "near", "a", fails(502)) }, true},
 		{"503", func(tb testing.TB) events.Entry { return serve(tb, "near", "a", fails(503)) }, true},
@@ -116,7 +116,7 @@ func TestTriesAnotherInstanceWhenThatIsSafe(t *testing.T) {
 
 func TestTheLastResponseIsReturnedAsItIs(t *testing.T) {
 	f := newFleet(t, proximahttp.Options{},
-		serve(t, "near", "a", fails(503)), serve(t, "far", "b", fails(502)), at("gone", "c", events.HTTP, natstest.FreeAddress(t)))
+		serve(t, "near", "a", fails(503)), serve(t, "far", "b", fails(502)), at("gone", "c", events.HTTP, testkit.FreeAddress(t)))
 	resp, err := f.client().Get("http://user/")
 	if status, body := read(t, resp, err); status != 502 && status != 503 || body != http.StatusText(status)+"\n" {
 		t.Errorf("got %d %q, want one of the instances' answers", status, body)
@@ -133,7 +133,7 @@ func TestTheLastResponseIsReturnedAsItIs(t *testing.T) {
 }
 
 func TestTheLastErrorNamesTheInstance(t *testing.T) {
-	f := newFleet(t, proximahttp.Options{}, at("gone", "a", events.HTTP, natstest.FreeAddress(t)))
+	f := newFleet(t, proximahttp.Options{}, at("gone", "a", events.HTTP, testkit.FreeAddress(t)))
 	_, err := f.client().Get("http://user/") //nolint:bodyclose // there is none
 	if err == nil || !strings.Contains(err.Error(), "service user, instance gone, attempt 1") || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("got %v", err)

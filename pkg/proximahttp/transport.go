@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
-	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/probe"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
@@ -64,7 +64,7 @@ func New(sel Picker, o Options) *Transport {
 // 1.5 s, so that a dead machine costs no more than that, and keeps up to 64
 // connections to each instance. It waits for the head of a response as long as
 // the request's context; set its ResponseHeaderTimeout to go on to another
-// instance sooner. Its connections are watched by [latency.Watch], so that the
+// instance sooner. Its connections are watched by [probe.Observe], so that the
 // selector learns from them how far the instances are; a DialContext of your
 // own should do the same.
 func NewBase() *http.Transport {
@@ -79,7 +79,7 @@ func NewBase() *http.Transport {
 		if err != nil {
 			return nil, err
 		}
-		return latency.Watch(conn), nil
+		return probe.Observe(conn), nil
 	}
 	base.TLSHandshakeTimeout = 3 * time.Second
 	base.MaxIdleConns = 0 // unlimited: there may be many instances

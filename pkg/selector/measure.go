@@ -14,6 +14,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 
 // ProbeKey is the metadata key by which an instance says how it wants to be
@@ -30,14 +31,15 @@ const (
 	// ProbeConnect opens a TCP connection and closes it: the default, for
 	// whatever listens.
 	ProbeConnect ProbeKind = "connect"
-	// ProbeHTTP asks on an open connection, see [latency.HTTP].
+	// ProbeHTTP asks on an open connection, see [probe.HTTP].
 	ProbeHTTP ProbeKind = "http"
 	// ProbeHTTP2 exchanges frames on an open connection, see
-	// [latency.HTTP2Ping]: for gRPC, and for HTTPS that speaks HTTP/2.
+	// [probe.HTTP2]: for gRPC, and for HTTPS that speaks HTTP/2.
 	ProbeHTTP2 ProbeKind = "http2"
-	// ProbeGRPC calls the standard health service, see [latency.GRPCHealth].
+	// ProbeGRPC is ProbeHTTP2 for instances that have a gRPC endpoint. A
+	// service after the colon is ignored.
 	ProbeGRPC ProbeKind = "grpc"
-	// ProbeNATS pings through NATS, see [latency.NATSPing]: the default for
+	// ProbeNATS pings through NATS, see [probe.NATS]: the default for
 	// instances that have no other endpoint.
 	ProbeNATS ProbeKind = "nats"
 	// ProbeNone leaves it to coordinates, and to what others measure.
@@ -87,24 +89,24 @@ func (a *aim) set(t *latency.Target, in *events.Instance, kind ProbeKind, detail
 	case ProbeHTTP:
 		switch {
 		case plain != "":
-			keep(t, func() *latency.Ping { return latency.HTTP(dial, plain, detail, nil) })
+			keep(t, func() *probe.Session { return probe.HTTP(dial, plain, detail, nil) })
 		case encrypted != "":
-			keep(t, func() *latency.Ping { return latency.HTTP(dial, encrypted, detail, orTLS(secure)) })
+			keep(t, func() *probe.Session { return probe.HTTP(dial, encrypted, detail, orTLS(secure)) })
 		}
 	case ProbeHTTP2:
 		switch grpc := in.Endpoints[events.GRPC]; {
 		case grpc != "":
-			keep(t, func() *latency.Ping { return latency.HTTP2Ping(dial, grpc, secure) })
+			keep(t, func() *probe.Session { return probe.HTTP2(dial, grpc, secure) })
 		case encrypted != "":
-			keep(t, func() *latency.Ping { return latency.HTTP2Ping(dial, encrypted, orTLS(secure)) })
+			keep(t, func() *probe.Session { return probe.HTTP2(dial, encrypted, orTLS(secure)) })
 		}
 	case ProbeGRPC:
 		if grpc := in.Endpoints[events.GRPC]; grpc != "" {
-			keep(t, func() *latency.Ping { return latency.GRPCHealth(dial, grpc, detail, secure) })
+			keep(t, func() *probe.Session { return probe.HTTP2(dial, grpc, secure) })
 		}
 	case ProbeNATS:
 		if a.nc != nil && in.Endpoints[events.NATS] != "" {
-			t.Probe = latency.NATSPing(a.nc, a.subject+in.Key().Ping())
+			t.Probe = probe.NATS(a.nc, a.subject+in.Key().Ping())
 		}
 	}
 	return t.Probe != nil
@@ -114,16 +116,16 @@ func orTLS(c *tls.Config) *tls.Config { return cmp.Or(c, &tls.Config{}) }
 
 // keep makes a target be measured by a ping that keeps its connection. It is
 // made when it is first needed: most instances of a large service never are.
-func keep(t *latency.Target, open func() *latency.Ping) {
+func keep(t *latency.Target, open func() *probe.Session) {
 	k := &kept{open: open}
 	t.Probe, t.Done = k.probe, k.close
 }
 
 type kept struct {
-	open func() *latency.Ping
+	open func() *probe.Session
 
 	mu     sync.Mutex
-	ping   *latency.Ping
+	ping   *probe.Session
 	closed bool
 }
 
@@ -131,7 +133,7 @@ func (k *kept) probe(ctx context.Context) (time.Duration, error) {
 	k.mu.Lock()
 	if k.closed {
 		k.mu.Unlock()
-		return 0, fmt.Errorf("%w: it has left", latency.ErrNotProbed)
+		return 0, fmt.Errorf("%w: it has left", probe.ErrNotProbed)
 	}
 	if k.ping == nil {
 		k.ping = k.open()

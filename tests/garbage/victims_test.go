@@ -22,6 +22,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -65,7 +66,7 @@ func (l *lines) WithGroup(string) slog.Handler                    { return l }
 
 func newVictims(t *testing.T) *victims {
 	t.Helper()
-	port := natstest.FreePorts(t, 1)[0]
+	port := testkit.FreePorts(t, 1)[0]
 	server := &natstest.Process{
 		Name: "server", Conf: "../../deploy/nats/single.conf", Port: port,
 		URL: fmt.Sprintf("nats://127.0.0.1:%d", port), Env: []string{"NATS_STORE_DIR=" + t.TempDir()},

@@ -8,36 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/internal/daemon/embedded"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 )
-
-// journal keeps log lines.
-type journal struct {
-	mu  sync.Mutex
-	buf strings.Builder
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.Write(p)
-}
-
-func (j *journal) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.String()
-}
-
-func (j *journal) logger(level slog.Level) *slog.Logger {
-	return slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: level}))
-}
 
 func start(t *testing.T, o embedded.Options) *embedded.Server {
 	t.Helper()
@@ -87,15 +65,15 @@ func TestClientsReachItBySocketAndInProcess(t *testing.T) {
 
 func TestAStoreDirectoryKeepsTheRecords(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made", "for", "us")
-	log := new(journal)
-	s := start(t, embedded.Options{StoreDir: dir, Logger: log.logger(slog.LevelInfo)})
+	log := new(testkit.Output)
+	s := start(t, embedded.Options{StoreDir: dir, Logger: log.Logger(slog.LevelInfo)})
 	if _, err := bucket(t, s.URL()).PutString(t.Context(), "key", "value"); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s = start(t, embedded.Options{StoreDir: dir, Logger: log.logger(slog.LevelInfo)})
+	s = start(t, embedded.Options{StoreDir: dir, Logger: log.Logger(slog.LevelInfo)})
 	if e, err := bucket(t, s.URL()).Get(t.Context(), "key"); err != nil || string(e.Value()) != "value" {
 		t.Errorf("%v, error %v", e, err)
 	}
@@ -106,8 +84,8 @@ func TestAStoreDirectoryKeepsTheRecords(t *testing.T) {
 
 func TestATemporaryStoreIsRemovedAndSaysSo(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
-	log := new(journal)
-	s := start(t, embedded.Options{Logger: log.logger(slog.LevelDebug)})
+	log := new(testkit.Output)
+	s := start(t, embedded.Options{Logger: log.Logger(slog.LevelDebug)})
 	made, err := filepath.Glob(filepath.Join(os.TempDir(), "proxima-nats-*"))
 	if err != nil || len(made) != 1 {
 		t.Fatalf("directories %q, error %v", made, err)
@@ -157,8 +135,8 @@ func TestWhatCannotWorkIsOneClearLine(t *testing.T) {
 		{"bad domain", embedded.Options{Listen: "127.0.0.1:0", Domain: "a.b"}, "domain"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			log := new(journal)
-			tt.options.Logger = log.logger(slog.LevelWarn)
+			log := new(testkit.Output)
+			tt.options.Logger = log.Logger(slog.LevelWarn)
 			s, err := embedded.Start(t.Context(), tt.options)
 			if err == nil {
 				s.Close()

@@ -1,0 +1,11 @@
+//go:build !linux
+
+package probe
+
+import (
+	"net"
+	"time"
+)
+
+// kernelRTT is for systems whose kernel is asked.
+func kernelRTT(*net.TCPConn) (average, least time.Duration, ok bool) { return 0, 0, false }

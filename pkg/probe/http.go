@@ -1,0 +1,93 @@
+package probe
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+const (
+	// maxHead and maxBody bound what is read of an answer, in bytes. A
+	// connection with more on it is not used again.
+	maxHead = 64 << 10
+	maxBody = 4 << 10
+
+	agent = "proxima-probe"
+)
+
+// HTTP measures an HTTP request on an open connection, until the head of the
+// response: the network's round trip, and what the server needs to answer.
+// With an empty path the request is OPTIONS *, which concerns the server as a
+// whole: Go's answers it by itself. With a path (which may have a query) it is
+// HEAD, and the time of the path's handler is in the measure: it should be
+// trivial. Every status below 500 is a sample, also 404; redirects are not
+// followed, proxies not used.
+//
+// With a nil secure it is cleartext HTTP/1.1; else TLS, and HTTP/2 where the
+// server speaks it. A nil dial is that of [net.Dialer].
+func HTTP(dial Dial, address, path string, secure *tls.Config) *Session {
+	versions := new(http.Protocols)
+	versions.SetHTTP1(true)
+	versions.SetHTTP2(secure != nil)
+	connect := connector(dial, address, secure, versions)
+	return newSession(address, func(ctx context.Context) (circuit, error) {
+		u, err := url.Parse(scheme(secure) + "://" + address + path)
+		method := http.MethodHead
+		if path == "" {
+			method, u = http.MethodOptions, &url.URL{Scheme: scheme(secure), Host: address, Path: "*"}
+		} else if err != nil || path[0] != '/' {
+			return nil, fmt.Errorf("%w: path %.100q, want one that begins with / and can be in a URL", ErrNotProbed, path)
+		}
+		conn, err := connect(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return &exchange{conn, &http.Request{Method: method, URL: u, Host: u.Host, Header: http.Header{"User-Agent": {agent}}}}, nil
+	})
+}
+
+// connector opens connections of the given versions of HTTP.
+func connector(dial Dial, address string, secure *tls.Config, versions *http.Protocols) func(context.Context) (*http.ClientConn, error) {
+	t := &http.Transport{
+		DialContext: dial, TLSClientConfig: secure.Clone(), Protocols: versions,
+		DisableCompression: true, MaxResponseHeaderBytes: maxHead,
+	}
+	return func(ctx context.Context) (*http.ClientConn, error) {
+		return t.NewClientConn(ctx, scheme(secure), address)
+	}
+}
+
+func scheme(secure *tls.Config) string {
+	if secure == nil {
+		return "http"
+	}
+	return "https"
+}
+
+// exchange is a connection for one request again and again.
+type exchange struct {
+	*http.ClientConn
+	request *http.Request
+}
+
+func (e *exchange) trip(ctx context.Context) (time.Duration, error) {
+	req := e.request.WithContext(ctx)
+	start := time.Now()
+	resp, err := e.RoundTrip(req)
+	rtt := time.Since(start)
+	if err != nil {
+		return 0, err
+	}
+	if resp.ContentLength >= 0 && resp.ContentLength <= maxBody {
+		_, _ = io.Copy(io.Discard, resp.Body) // else the connection breaks, and another is opened next time
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode >= http.StatusInternalServerError {
+		return 0, answer(fmt.Sprint("status ", resp.StatusCode))
+	}
+	return rtt, nil
+}

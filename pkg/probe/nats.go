@@ -1,0 +1,51 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// NATS measures a request without content on a subject, usually the one
+// where an announced instance answers pings: the way through the NATS servers
+// and back, as calls over NATS go it. That nobody listens there is a failure,
+// known at once. When it is the way to NATS that does not work, or the subject
+// is forbidden to this user, the error is [ErrNotProbed].
+func NATS(nc *nats.Conn, subject string) Func {
+	return func(ctx context.Context) (time.Duration, error) {
+		ctx, cancel := context.WithTimeout(ctx, MaxRTT)
+		defer cancel()
+		if nc == nil || !nc.IsConnected() {
+			return 0, fmt.Errorf("%w: %s: not connected to NATS", ErrNotProbed, subject)
+		}
+		reconnects := nc.Stats().Reconnects
+		// A quarter of the time is left to find out whose fault it is.
+		ask, enough := context.WithTimeout(ctx, remaining(ctx)*3/4)
+		defer enough()
+		start := time.Now()
+		_, err := nc.RequestWithContext(ask, subject, nil)
+		rtt := time.Since(start)
+		switch {
+		case err == nil:
+			return rtt, nil
+		case errors.Is(err, nats.ErrNoResponders):
+			return 0, fmt.Errorf("probe: %s: %w", subject, err)
+		case !errors.Is(err, context.DeadlineExceeded):
+			return 0, fmt.Errorf("%w: %s: %w", ErrNotProbed, subject, err)
+		}
+		if e := nc.FlushWithContext(ctx); e != nil {
+			return 0, fmt.Errorf("%w: %s: NATS does not answer: %w", ErrNotProbed, subject, e)
+		}
+		if nc.Stats().Reconnects != reconnects {
+			return 0, fmt.Errorf("%w: %s: NATS was away", ErrNotProbed, subject)
+		}
+		if e := nc.LastError(); errors.Is(e, nats.ErrPermissionViolation) && strings.Contains(e.Error(), `"`+subject+`"`) {
+			return 0, fmt.Errorf("%w: %s: %w", ErrNotProbed, subject, e)
+		}
+		return 0, fmt.Errorf("probe: %s: no answer: %w", subject, err)
+	}
+}
