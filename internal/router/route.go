@@ -99,15 +99,14 @@ func (r *Router) routeHTTP(ctx context.Context, c *call, req *http.Request) (*na
 
 // routeNATS sends a message to an instance's own subject.
 func (r *Router) routeNATS(ctx context.Context, c *call, method string, from *topology.Location) (*nats.Msg, error) {
-	ask := selector.Request{Service: c.service, Protocol: events.NATS, From: from, NonIdempotent: !idempotent(method)}
+	ask := selector.Request{Service: c.service, Protocol: events.NATS, From: from, NonIdempotent: !proximahttp.Idempotent(method)}
 	var reply *nats.Msg
-	err := r.selector.DoPick(ctx, ask, func(ctx context.Context, p *selector.Pick) error {
+	err := r.selector.DoFor(ctx, ask, func(ctx context.Context, p *selector.Pick) error {
 		c.span.Picked(p.ID, p.Circle())
 		answer, err := r.request(ctx, c, p.Instance)
 		if answer != nil {
 			reply = answer
 		}
-		p.Done(err)
 		return err
 	})
 	if reply != nil {
@@ -160,13 +159,4 @@ func fromNATS(in *events.Instance, answer *nats.Msg) (*nats.Msg, error) {
 		return reply, selector.Permanent(fmt.Errorf("router: instance %s: status %d", in.ID, status))
 	}
 	return reply, nil
-}
-
-// idempotent says whether a call of that method may be sent twice.
-func idempotent(method string) bool {
-	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
-		return true
-	}
-	return false
 }

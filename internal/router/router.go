@@ -36,12 +36,6 @@ type Registry interface {
 	registrar.Registry
 }
 
-// clocked is a directory with the clock of its registry.
-type clocked struct {
-	*directory.Directory
-	selector.Clock
-}
-
 // Options configure [New]. The zero value is ready to use.
 type Options struct {
 	// Selector options. The source, the prober's dialler and the metrics hook
@@ -142,9 +136,9 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 		opened:    make(chan struct{}),
 	}
 	sel := o.Selector
-	sel.Source, sel.Bucket = r.directory, o.Bucket
-	if clock, ok := registry.(selector.Clock); ok {
-		sel.Source = clocked{r.directory, clock}
+	sel.Source, sel.Registry.Bucket = r.directory, o.Bucket
+	if clock, ok := registry.(interface{ Now() time.Time }); ok {
+		sel.Ramp.Now = clock.Now
 	}
 	sel.Latency.Dial = o.Guard.DialContext
 	if shared, ok := registry.(interface{ Bus() *kv.Bus }); ok {

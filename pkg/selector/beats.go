@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -21,15 +22,21 @@ const (
 	maxBeatBytes = 4 << 20
 )
 
-// failures counts what is not valid, and when that was last logged.
-type failures struct {
+// invalid counts beats that are ignored, and when one was last logged.
+type invalid struct {
 	count  atomic.Uint64
 	logged atomic.Int64 // on the selector's clock; 0: never
 }
 
-// InvalidBeats is how many beats were skipped because they are malformed, or
-// are said on the subject of another service.
-func (s *Selector) InvalidBeats() uint64 { return s.beatsFailed.count.Load() }
+// log counts one, and logs one a minute at most: a flood of them must not fill the
+// log.
+func (i *invalid) log(log *slog.Logger, now time.Duration, subject string, err error) {
+	i.count.Add(1)
+	at := int64(now) + 1
+	if last := i.logged.Load(); (last == 0 || at-last > int64(time.Minute)) && i.logged.CompareAndSwap(last, at) {
+		log.Warn("ignoring a beat that is not valid; more of them are only counted for a minute", "subject", subject, "error", err)
+	}
+}
 
 // listen hears the beats of the instances of a service until that is stopped.
 func (svc *service) listen() {
@@ -61,7 +68,7 @@ func (svc *service) hear(subject string, data []byte) {
 		err = fmt.Errorf("selector: a beat of service %q", key.Service)
 	}
 	if err != nil {
-		svc.sel.invalidBeat(subject, err)
+		svc.sel.invalidBeats.log(svc.sel.log, svc.Now(), subject, err)
 		return
 	}
 	var at events.Instance
@@ -77,13 +84,4 @@ func (svc *service) hear(subject string, data []byte) {
 		return // of an earlier life, or of one that is not listed yet
 	}
 	m.Hear(beat, table.Ticks(svc.Now()))
-}
-
-func (s *Selector) invalidBeat(subject string, err error) {
-	s.beatsFailed.count.Add(1)
-	// Whoever writes garbage must not fill the log too.
-	now := int64(s.now()) + 1
-	if last := s.beatsFailed.logged.Load(); (last == 0 || now-last > int64(time.Minute)) && s.beatsFailed.logged.CompareAndSwap(last, now) {
-		s.log.Warn("ignoring a beat that is not valid; more of them are only counted for a minute", "subject", subject, "error", err)
-	}
 }

@@ -100,8 +100,8 @@ func TestAnEvacuationIsExplainedAndCounted(t *testing.T) {
 		if c := w.candidate("c"); c.Evacuated || !strings.HasPrefix(c.Reason, "picked by p2c") {
 			t.Errorf("%+v", c.Standing)
 		}
-		for _, s := range w.Stats() {
-			if want := map[string]int{"zone": 2}[s.Circle]; s.Evacuated != want || s.Usable+s.Evacuated != s.Instances {
+		for _, s := range w.circles() {
+			if want := map[string]int{"zone": 2}[s.Name]; s.Evacuated != want || s.Usable+s.Evacuated != s.Instances {
 				t.Errorf("%+v", s)
 			}
 		}
@@ -110,7 +110,7 @@ func TestAnEvacuationIsExplainedAndCounted(t *testing.T) {
 			t.Error(c.Reason)
 		}
 		_, err := w.try(selector.Request{Service: "user", Avoid: []string{"a", "b"}})
-		if err == nil || !strings.Contains(err.Error(), "zone has 2, 2 evacuated; 2 not wanted") {
+		if err == nil || !strings.Contains(err.Error(), "zone has 2, 2 evacuated; 2 excluded") {
 			t.Error(err)
 		}
 	})

@@ -25,7 +25,7 @@ type Explanation struct {
 	// usable, so that the best of the bad are used beside them.
 	Panic bool `json:"panic"`
 	// Circles that have instances, in the order in which they are tried.
-	Circles []CircleState `json:"circles"`
+	Circles []Circle `json:"circles"`
 	// Instances in the order in which they would be tried: usable ones
 	// first, nearest first.
 	Instances []Candidate `json:"instances"`
@@ -91,7 +91,7 @@ func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) 
 		}
 	}
 	if t.Size == 0 {
-		return Explanation{}, v.nothing(t)
+		return Explanation{}, v.nothing(t, &r)
 	}
 	return v.explain(r.Protocol), nil
 }
@@ -107,10 +107,10 @@ func (v *view) explain(protocol string) Explanation {
 
 	e.Panic = ex.Panics
 	for _, c := range ex.Circles {
-		e.Circles = append(e.Circles, CircleState{
-			Circle: ex.Name(c.Index), Instances: ex.Instances(c.Index), Usable: ex.Count(c.Index, table.Usable), Share: rounded(c.Share, 4),
-			BestMS: table.Milliseconds(c.Best), DistanceSource: string(c.Source), Demoted: c.Demoted, Load: rounded(c.Load, 3), Note: c.Note,
-		})
+		circle := circleOf(ex.Table, c.Index)
+		circle.Share, circle.Demoted, circle.Load, circle.Note = rounded(c.Share, 4), c.Demoted, rounded(c.Load, 3), c.Note
+		circle.BestMS, circle.DistanceSource = table.Milliseconds(c.Best), string(c.Source)
+		e.Circles = append(e.Circles, circle)
 	}
 	ex.Sort()
 	e.Instances = make([]Candidate, len(ex.Members))
@@ -151,26 +151,4 @@ func secondsSince(t time.Time) float64 {
 func rounded(f float64, digits int) float64 {
 	scale := math.Pow10(digits)
 	return math.Round(f*scale) / scale
-}
-
-// CircleState says how a circle stands with a selector.
-type CircleState struct {
-	Circle    string `json:"circle"`
-	Instances int    `json:"instances"`
-	Usable    int    `json:"usable"`
-	// Share is how much of the picks begin there, 0 to 1. Of those that come
-	// for the load of a nearer circle, a strategy that weighs instances up
-	// leaves there what is better off there.
-	Share float64 `json:"share"`
-	// BestMS is the distance of its nearest instance, of those in the best
-	// condition, and DistanceSource how it is known.
-	BestMS         float64 `json:"best_ms"`
-	DistanceSource string  `json:"distance_source"`
-	// Demoted says that it stands behind a circle that is much nearer by
-	// distance.
-	Demoted bool `json:"demoted"`
-	// Load is this caller's calls in flight per instance of the near set, by
-	// weight; on average over a second for the selector's own place.
-	Load float64 `json:"load"`
-	Note string  `json:"note"` // why it takes what it takes, if that is not all or nothing
 }

@@ -247,8 +247,8 @@ func TestExplainSaysWhoFillsIn(t *testing.T) {
 		if c := w.state("zone"); c.Note != "panic: 2 that are not usable fill in" || c.Usable != 1 || c.Instances != 6 {
 			t.Errorf("%+v", c)
 		}
-		for _, c := range w.Stats() {
-			if c.Circle == "zone" && c.Usable != 1 {
+		for _, c := range w.circles() {
+			if c.Name == "zone" && c.Usable != 1 {
 				t.Errorf("stats: %d usable, want 1", c.Usable)
 			}
 		}

@@ -56,8 +56,7 @@ func (k ProbeKind) valid() bool {
 
 // aim is how instances are measured.
 type aim struct {
-	kind    ProbeKind // of those that do not say it themselves
-	tls     *tls.Config
+	Probe
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 	nc      *nats.Conn // nil: nothing is measured through NATS
 	subject string     // of pings: <bucket>.
@@ -67,7 +66,7 @@ type aim struct {
 func (a *aim) target(in *events.Instance) latency.Target {
 	t := latency.Target{Key: in.Key(), Incarnation: in.Incarnation, Coordinate: in.Coordinate}
 	said, detail, _ := strings.Cut(in.Metadata[ProbeKey], ":")
-	for _, kind := range []ProbeKind{ProbeKind(said), a.kind, ProbeConnect, ProbeNATS} {
+	for _, kind := range []ProbeKind{ProbeKind(said), a.Kind, ProbeConnect, ProbeNATS} {
 		if a.set(&t, in, kind, detail) {
 			return t
 		}
@@ -78,7 +77,7 @@ func (a *aim) target(in *events.Instance) latency.Target {
 
 // set sets how a target is measured, if it can be measured in that way.
 func (a *aim) set(t *latency.Target, in *events.Instance, kind ProbeKind, detail string) bool {
-	dial, secure := a.dial, a.tls
+	dial, secure := a.dial, a.TLS
 	plain, encrypted := in.Endpoints[events.HTTP], in.Endpoints[events.HTTPS]
 	switch kind {
 	case ProbeNone:

@@ -152,7 +152,7 @@ func (ms *members) born(in *events.Instance) time.Duration {
 	if in.Started.IsZero() {
 		return table.LongAgo
 	}
-	age := max(0, ms.svc.sel.clock.Now().Sub(in.Started))
+	age := max(0, ms.svc.sel.opts.Ramp.Now().Sub(in.Started))
 	if age >= ms.svc.RampUp {
 		return table.LongAgo
 	}

@@ -92,6 +92,15 @@ func (p *Pick) finish(flags uint8, err error) {
 	p.pass.Done(fault(err))
 }
 
+// Keep returns the pick for its end to be reported later than [Selector.DoFor]'s
+// call returns, for instance when the body of a response has been read. From then on
+// the returned Pick must be ended, and p no longer counts.
+func (p *Pick) Keep() Pick {
+	kept := *p
+	p.flags = 0
+	return kept
+}
+
 // Observe adds a sample of the round trip to the instance, taken by the way, for
 // instance from the connection of the call; a failure is no sample. It may be
 // called before or after the end of the pick.
@@ -155,7 +164,7 @@ func (s *Selector) PickFor(ctx context.Context, r Request) (Pick, error) {
 	svc.seen()
 	p, ok := v.pick(t, &r)
 	if !ok {
-		return Pick{}, v.nothing(t)
+		return Pick{}, v.nothing(t, &r)
 	}
 	if s.opts.OnPick != nil {
 		told := p

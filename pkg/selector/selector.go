@@ -37,7 +37,6 @@ type Selector struct {
 	home    topology.Place
 	assumed []time.Duration // by circle
 	epoch   time.Time       // what the clock of costs counts from
-	clock   Clock           // by which instances say when they started
 	prober  *latency.Prober
 	aim     aim
 	log     *slog.Logger
@@ -46,9 +45,9 @@ type Selector struct {
 	stop context.CancelFunc
 	work sync.WaitGroup
 
-	nc          *nats.Conn // nil: nothing but the source is asked
-	subject     string     // of beats and pings: <bucket>.
-	beatsFailed failures
+	nc           *nats.Conn // nil: nothing but the source is asked
+	subject      string     // of beats and pings: <bucket>.
+	invalidBeats invalid
 
 	services atomic.Pointer[map[string]*service] // replaced, never changed
 	recent   [16]atomic.Pointer[service]         // some of them by slot, so that most picks need no map
@@ -59,9 +58,8 @@ type Selector struct {
 }
 
 // New starts a selector on nc. ctx bounds the opening of the registry only.
-// With [Options.Source] set nc may be nil: then there are no beats, no probes
-// through NATS, and nothing is shared unless the source has a Bus, as
-// *kv.Registry does, or the options have one. The connection stays the caller's.
+// The connection stays the caller's. It may be nil if [Options.Source] is set: then
+// beats are not heard and nothing is probed through NATS.
 func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -84,21 +82,23 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 		s.assumed[i] = latency.Assumed(i, len(s.assumed))
 	}
 	if s.source == nil {
-		if s.source, err = kv.Open(ctx, nc, kv.Options{
-			Bucket: o.Bucket, Domain: o.Domain, Regions: o.Regions, SnapshotDir: o.SnapshotDir, NoSuspects: o.NoSuspects, Logger: o.Logger,
-		}); err != nil {
+		if s.source, err = kv.Open(ctx, nc, o.Registry); err != nil {
 			return nil, fmt.Errorf("selector: %w", err)
 		}
 	}
-	s.clock = wallClock{s.epoch}
-	if c, ok := s.source.(Clock); ok {
-		s.clock = c
+	if r, ok := s.source.(*kv.Registry); ok {
+		if o.Latency.Bus == nil {
+			o.Latency.Bus = r.Bus()
+		}
+		if s.opts.Ramp.Now == nil {
+			s.opts.Ramp.Now = r.Now
+		}
 	}
-	if source, ok := s.source.(interface{ Bus() *kv.Bus }); ok && o.Latency.Bus == nil {
-		o.Latency.Bus = source.Bus()
+	if s.opts.Ramp.Now == nil {
+		s.opts.Ramp.Now = sinceStart(s.epoch)
 	}
-	s.nc, s.subject = nc, cmp.Or(o.Bucket, kv.DefaultBucket)+"."
-	s.aim = aim{kind: o.Probe, tls: o.ProbeTLS, dial: o.Latency.Dial, nc: nc, subject: s.subject}
+	s.nc, s.subject = nc, o.Registry.Bucket+"."
+	s.aim = aim{Probe: o.Probe, dial: o.Latency.Dial, nc: nc, subject: s.subject}
 	o.Latency.OnChange = s.distanceChanged
 	o.Latency.Location = o.Location
 	s.prober = latency.New(o.Latency)
@@ -227,35 +227,3 @@ func (s *Selector) distanceChanged(group string) {
 		s.opts.Latency.OnChange(name)
 	}
 }
-
-// CircleStats is what [Selector.Stats] says of one circle of a service.
-type CircleStats struct {
-	Service, Circle string
-	Picks           uint64 // since the start
-	Instances       int
-	Usable          int
-	Evacuated       int
-	Suspect         int // their leases are gone, nothing proves them dead
-	Dead            int // and of these, probes find nobody there
-	InFlight        int
-	Stale           bool
-	StaleSince      time.Time // when the registry was last heard, if Stale and if it is known
-	Share           float64   // of picks that begin there, see [CircleState]
-	Demoted         bool      // behind a circle that is nearer by distance
-}
-
-// Stats returns, for every service that was asked for and every circle seen
-// from the selector's own place, what was picked there, ordered by service and
-// circle. Metrics read it, so that a pick need not count for them.
-func (s *Selector) Stats() []CircleStats {
-	services := *s.services.Load()
-	var all []CircleStats
-	for _, name := range slices.Sorted(maps.Keys(services)) {
-		all = append(all, services[name].stats()...)
-	}
-	return all
-}
-
-// LatencyCounts returns how many probes were begun, and what other callers told
-// that was not believed, since the start.
-func (s *Selector) LatencyCounts() latency.Counts { return s.prober.Counts() }

@@ -62,10 +62,10 @@ type service struct {
 func newService(s *Selector, name string) *service {
 	o := &s.opts
 	svc := &service{
-		sel: s, name: name, group: name + "#" + strconv.FormatUint(s.watches.Add(1), 10), ready: make(chan struct{}), budget: newBudget(o.Budget),
+		sel: s, name: name, group: name + "#" + strconv.FormatUint(s.watches.Add(1), 10), ready: make(chan struct{}), budget: newBudget(o.Retry.Budget),
 		Shared: table.Shared{
 			Kind: table.KindOf(string(o.Strategy)), Levels: o.Levels, Origin: s.home, Assumed: s.assumed, Epoch: s.epoch, Offset: rand.Uint64(),
-			NearSlack: o.NearSlack, NearFactor: o.NearFactor, LoadHigh: o.LoadHigh, LoadLow: o.LoadLow, RampUp: o.RampUp,
+			NearSlack: o.Near.Slack, NearFactor: o.Near.Factor, LoadHigh: o.Spill.High, LoadLow: o.Spill.Low, RampUp: o.Ramp.Up,
 		},
 	}
 	svc.members = members{svc: svc, gone: make([]uint64, len(s.assumed))}
@@ -80,7 +80,7 @@ func newService(s *Selector, name string) *service {
 		svc.ending |= pickCounts
 	}
 	svc.plain = svc.Kind != table.KindHash && s.opts.OnPick == nil
-	svc.Spills = svc.Kind != table.KindHash && o.LoadHigh >= 0
+	svc.Spills = svc.Kind != table.KindHash && o.Spill.High >= 0
 	svc.breaker = svc.breakerSettings()
 	svc.home = svc.newView(nil, 0)
 	svc.views.Store(&map[place]*view{})
@@ -268,28 +268,4 @@ func (svc *service) seen() {
 	if !svc.active.Load() {
 		svc.active.Store(true)
 	}
-}
-
-func (svc *service) stats() []CircleStats {
-	svc.mu.Lock()
-	defer svc.mu.Unlock()
-	t := svc.home.table.Load()
-	if t == nil {
-		return nil
-	}
-	all := make([]CircleStats, len(svc.Assumed))
-	for i := range all {
-		c := circleCount(t, uint8(i))
-		all[i] = CircleStats{
-			Service: svc.name, Circle: c.Circle, Picks: svc.members.gone[i], Instances: c.Total, Usable: c.Usable, Evacuated: c.Evacuated, Suspect: c.Suspect, Dead: c.Dead,
-			Stale: svc.members.stale, StaleSince: svc.since,
-			Share: t.Share(uint8(i)), Demoted: t.Demoted(uint8(i)),
-		}
-	}
-	for i := range svc.members.list {
-		m := &svc.members.list[i]
-		all[m.Circle].Picks += m.Picks()
-		all[m.Circle].InFlight += int(m.InFlight())
-	}
-	return all
 }
