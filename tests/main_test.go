@@ -24,7 +24,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	_ = os.RemoveAll(built.dir) // "" when nothing was built
+	os.Exit(code)
 }
 
 // start runs this binary in another role. It is killed with the test, and ends

@@ -212,6 +212,7 @@ func TestTheCommandRunsWithoutNATS(t *testing.T) {
 		"no JetStream": func(o *server.Options) { o.JetStream = false },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			url := "nats://" + deadAddress(t)
 			if adjust != nil {
 				url = natstest.Start(t, natstest.Listen, adjust).ClientURL()

@@ -2,11 +2,10 @@ package main
 
 import (
 	"context"
-	"sync"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/announcing/file"
 	"github.com/proxima-discovery/proxima/internal/daemon"
-	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
 type fileCommand struct {
@@ -37,17 +36,11 @@ func (c *fileCommand) Run(ctx context.Context, p *daemon.Process, app *cli) erro
 	case c.Poll <= 0:
 		return daemon.Usagef("--poll %s: want more than 0", c.Poll)
 	}
-	defaults := defaults{s.where, c.Drain}
-	file := newFollower(c.File, c.Poll, s.log)
-	defer file.close()
-	data, _, err := file.read()
+	source, err := file.Open(c.File, file.Options{Poll: c.Poll, Drain: c.Drain, Where: s.where, Logger: s.log})
 	if err != nil {
-		return &daemon.UsageError{Err: err}
+		return err
 	}
-	entries, err := parseEntries(data, defaults)
-	if err != nil {
-		return daemon.Usagef("%s: %w", c.File, err)
-	}
+	defer source.Close()
 	if err := s.start(ctx, p.Getenv); err != nil {
 		return err
 	}
@@ -59,77 +52,6 @@ func (c *fileCommand) Run(ctx context.Context, p *daemon.Process, app *cli) erro
 	defer conn.Close()
 	s.begun()
 
-	hurried, hurry := context.WithCancel(context.WithoutCancel(ctx))
-	defer hurry()
-	l := &lister{session: s, registry: registry, keepers: make(map[name]*keeper)}
-	l.start = func(k *keeper) { l.running.Go(func() { k.run(ctx, hurried) }) }
-	done := make(chan struct{})
-	go func() { // waited for below
-		defer close(done)
-		l.apply(entries)
-		l.follow(ctx, file, defaults)
-		l.running.Wait()
-	}()
-	for {
-		select {
-		case <-done:
-			return nil
-		case <-p.Again:
-			hurry()
-		}
-	}
-}
-
-// lister has a keeper for every instance of the file. One goroutine uses it.
-type lister struct {
-	session  *session
-	registry *kv.Registry
-	start    func(*keeper) // runs it
-
-	keepers map[name]*keeper
-	running sync.WaitGroup
-}
-
-// follow applies the file whenever it changes, until ctx ends.
-func (l *lister) follow(ctx context.Context, file *follower, d defaults) {
-	for {
-		data, err := file.next(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		var entries []*entry
-		if err == nil {
-			entries, err = parseEntries(data, d)
-		}
-		if err != nil {
-			l.session.log.Error("the file is not used, what was good before stays", "file", file.path, "error", err)
-			continue
-		}
-		l.session.log.Info("the file has changed", "file", file.path, "instances", len(entries))
-		l.apply(entries)
-	}
-}
-
-// apply makes the keepers want what the file lists, and nothing else.
-func (l *lister) apply(entries []*entry) {
-	listed := make(map[name]bool, len(entries))
-	for _, e := range entries {
-		n := e.name()
-		listed[n] = true
-		if k := l.keepers[n]; k == nil || !k.want(e) {
-			l.keep(n, e)
-		}
-	}
-	for n, k := range l.keepers {
-		if !listed[n] && !k.want(nil) {
-			delete(l.keepers, n) // it has ended
-		}
-	}
-}
-
-func (l *lister) keep(n name, e *entry) {
-	k := &keeper{session: l.session, registry: l.registry, changed: make(chan struct{}, 1)}
-	k.want(e)
-	l.keepers[n] = k
-	l.start(k)
+	s.announcer.Keep(ctx, registry, source, p.Again)
+	return nil
 }

@@ -235,13 +235,14 @@ func TestAFileThatCannotBeUsedAtTheStartIsOneLine(t *testing.T) {
 		{"no server", []string{good, "--connect-timeout=300ms", "--nats-url", nowhere}, 1, "cannot reach NATS at " + nowhere},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			p := start(t, nil, append([]string{"file"}, tt.args...)...)
-			if code := p.Exit(); code != tt.code {
-				t.Errorf("exit code %d, want %d", code, tt.code)
+			t.Parallel()
+			p := runToEnd(t, append([]string{"file"}, tt.args...)...)
+			if p.code != tt.code {
+				t.Errorf("exit code %d, want %d", p.code, tt.code)
 			}
-			lines := complaints(p.Stderr.String())
+			lines := complaints(p.stderr)
 			if len(lines) != 1 || !strings.HasPrefix(lines[0], "announcer: ") || !strings.Contains(lines[0], tt.want) {
-				t.Errorf("stderr %q, want one line with %q", p.Stderr, tt.want)
+				t.Errorf("stderr %q, want one line with %q", p.stderr, tt.want)
 			}
 		})
 	}

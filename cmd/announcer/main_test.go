@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
@@ -31,12 +33,38 @@ const (
 func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv(roleVar) == "":
+		flag.Parse()
+		if !isSet("test.parallel") {
+			_ = flag.Set("test.parallel", "8") // they wait more than they work
+		}
 		os.Exit(m.Run())
 	case len(os.Args) > 1 && os.Args[1] == childArg:
 		child(os.Args[2:])
 	default:
 		main()
 	}
+}
+
+func isSet(name string) bool {
+	set := false
+	flag.Visit(func(f *flag.Flag) { set = set || f.Name == name })
+	return set
+}
+
+// ended is how a run of the announcer ended.
+type ended struct {
+	code           int
+	stdout, stderr string
+}
+
+// runToEnd runs the announcer inside the test, with an empty environment. It is
+// for what ends by itself.
+func runToEnd(t testing.TB, args ...string) ended {
+	t.Helper()
+	var stdout, stderr testkit.Output
+	p := daemon.Process{Args: args, Getenv: func(string) string { return "" }, Stdout: &stdout, Stderr: &stderr}
+	code := p.Run(t.Context(), "announcer", description, new(cli))
+	return ended{code, stdout.String(), stderr.String()}
 }
 
 // process is a running announcer.

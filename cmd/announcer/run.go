@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -11,14 +12,14 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/proxima-discovery/proxima/internal/announcing"
+	"github.com/proxima-discovery/proxima/internal/announcing/check"
+	"github.com/proxima-discovery/proxima/internal/announcing/load"
+	"github.com/proxima-discovery/proxima/internal/announcing/supervisor"
 	"github.com/proxima-discovery/proxima/internal/daemon"
-	"github.com/proxima-discovery/proxima/internal/daemon/check"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
-
-// noCheck is the --check that always passes.
-const noCheck = "none"
 
 // connectGrace is how long the end waits for a connection that is being made.
 const connectGrace = 2 * time.Second
@@ -62,7 +63,7 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 	if err != nil {
 		return err
 	}
-	in, o, err := c.instance(s)
+	e, o, err := c.entry(s)
 	if err != nil {
 		return err
 	}
@@ -70,22 +71,22 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 		return err
 	}
 	defer s.end(ctx)
-	s.list(in, s.where.Won)
+	s.announcer.List(e)
 
-	sup := &supervisor{log: s.log, again: p.Again}
+	sup := &supervisor.Supervisor{Log: s.log, Again: p.Again}
 	if len(argv) > 0 {
 		other := make(chan os.Signal, 8)
-		signal.Notify(other, passedOn()...)
+		signal.Notify(other, supervisor.PassedOn()...)
 		defer signal.Stop(other)
-		sup.other = other
-		if sup.command, err = startCommand(argv, p); err != nil {
+		sup.Other = other
+		if sup.Command, err = supervisor.Start(argv, p); err != nil {
 			return err
 		}
 		s.begun()
-		if o.Load == nil && c.Load != noLoad {
-			o.Load = c.measure(s, in, sup.command.process.Pid)
+		if o.Load == nil && c.Load != load.None {
+			o.Load = c.measure(s, e.Instance.Endpoints, sup.Command.PID())
 		}
-		sup.leave = announceAtLast(ctx, s, in, o)
+		sup.Leave = announceAtLast(ctx, s, e, o)
 	} else {
 		conn, registry, err := s.connect(ctx)
 		if err != nil {
@@ -93,18 +94,18 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 		}
 		defer conn.Close()
 		s.begun()
-		a, err := s.announce(registry, in, o)
+		a, err := s.announcer.Announce(registry, e, o)
 		if err != nil {
 			return err
 		}
-		sup.leave = a.Leave
+		sup.Leave = a.Leave
 	}
-	return sup.run(ctx)
+	return sup.Run(ctx)
 }
 
 // announceAtLast announces as soon as the registry can be opened, and returns
 // what takes the instance out again.
-func announceAtLast(ctx context.Context, s *session, in events.Instance, o kv.AnnounceOptions) func(context.Context) error {
+func announceAtLast(ctx context.Context, s *session, e *announcing.Entry, o kv.AnnounceOptions) func(context.Context) error {
 	var a *kv.Announcement
 	var conn *nats.Conn
 	announced := make(chan error, 1)
@@ -113,10 +114,10 @@ func announceAtLast(ctx context.Context, s *session, in events.Instance, o kv.An
 		var registry *kv.Registry
 		var err error
 		if conn, registry, err = s.connectAtLast(ctx); err == nil {
-			a, err = s.announce(registry, in, o)
+			a, err = s.announcer.Announce(registry, e, o)
 		}
 		if err != nil && ctx.Err() == nil {
-			s.board.fail(err)
+			s.announcer.Board.Fail(err)
 			s.log.Error("cannot announce", "error", err)
 		}
 		announced <- err
@@ -152,98 +153,57 @@ func (c *runCommand) argv() ([]string, error) {
 }
 
 // measure measures the command, if this system lets us.
-func (c *runCommand) measure(s *session, in events.Instance, pid int) loadFunc {
+func (c *runCommand) measure(s *session, endpoints map[string]string, pid int) load.Func {
 	// A measurement over a longer time, while there were no beats, would tell
 	// the past.
-	load, err := measureLoad(pid, ports(in.Endpoints), 2*c.BeatInterval)
+	measured, err := load.Measure(pid, load.Ports(endpoints), 2*c.BeatInterval)
 	if err != nil {
 		s.log.Info("the load of the command is not measured", "reason", err)
 	}
-	return load
+	return measured
 }
 
-// instance is what the flags describe, and how it is announced.
-func (c *runCommand) instance(s *session) (events.Instance, kv.AnnounceOptions, error) {
-	o := kv.AnnounceOptions{Drain: c.Drain, BeatInterval: c.BeatInterval}
-	in := events.Instance{
-		ID: c.ID, Service: c.Service,
+// entry is what the flags describe, and how it is announced.
+func (c *runCommand) entry(s *session) (*announcing.Entry, kv.AnnounceOptions, error) {
+	none := kv.AnnounceOptions{}
+	// Zero in a record means the default. A flag of zero is refused.
+	switch {
+	case c.TTL == 0:
+		return nil, none, daemon.Usagef("--ttl 0s: want whole seconds from 1s to 1h")
+	case c.Weight == 0:
+		return nil, none, daemon.Usagef("--weight 0: want 1 to 10000")
+	}
+	e := &announcing.Entry{Won: s.where.Won, Instance: events.Instance{
+		ID: cmp.Or(c.ID, randomID(c.Service)), Service: c.Service,
 		Endpoints: c.Endpoint, Location: s.where.Location,
 		Version: c.ServiceVersion, Weight: c.Weight, Metadata: c.Metadata,
 		Started: time.Now(), TTL: c.TTL,
-	}
-	if in.ID == "" {
-		in.ID = randomID(c.Service)
-	}
-	// Zero means the default to a record; who writes it means something else.
-	switch {
-	case c.TTL == 0:
-		return in, o, daemon.Usagef("--ttl 0s: want whole seconds from 1s to 1h")
-	case c.Weight == 0:
-		return in, o, daemon.Usagef("--weight 0: want 1 to 10000")
-	}
-	if _, err := events.Encode(in); err != nil {
-		return in, o, flagError(err)
+	}}
+	if err := e.Prepare(); err != nil {
+		return nil, none, flagError(err)
 	}
 	switch {
 	case c.Drain < 0:
-		return in, o, daemon.Usagef("--drain %s: want 0 or more", c.Drain)
-	case c.BeatInterval < shortestBeat:
-		return in, o, daemon.Usagef("--beat-interval %s: want %s or more", c.BeatInterval, shortestBeat)
+		return nil, none, daemon.Usagef("--drain %s: want 0 or more", c.Drain)
+	case c.BeatInterval < load.ShortestInterval:
+		return nil, none, daemon.Usagef("--beat-interval %s: want %s or more", c.BeatInterval, load.ShortestInterval)
 	}
-	ask, err := checkFor(c.Check, in.Endpoints, len(c.Command) > 0)
+	var err error
+	if e.Ask, err = check.ParseOptional(c.Check); err != nil {
+		return nil, none, daemon.Usagef("--%w", err) // it begins with "check"
+	}
+	if c.Check == "" && len(c.Command) > 0 {
+		e.Ask = check.Listening(c.Endpoint)
+	}
+	u, err := load.Parse(c.Load)
 	if err != nil {
-		return in, o, daemon.Usagef("--%w", err) // it begins with "check"
+		return nil, none, daemon.Usagef("--%w", err) // it begins with "load"
 	}
-	u, err := parseLoad(c.Load)
-	if err != nil {
-		return in, o, err
-	}
-	o.Check = ask
+	o := kv.AnnounceOptions{Drain: c.Drain, BeatInterval: c.BeatInterval}
 	if u != nil {
-		o.Load = askLoad(u, s.log.With("service", in.Service, "instance", in.ID))
+		o.Load = load.Ask(u, s.log.With("service", c.Service, "instance", e.Instance.ID))
 	}
-	return in, o, nil
-}
-
-// startPatience is how long a command without a --check may take to listen.
-const startPatience = 3 * time.Second
-
-// checkFor reads a check. The default is none: whoever announces what runs
-// already knows that it does. A command that was just started does not listen
-// yet, so its default waits for that, though not for ever: it says nothing about
-// what the command is like later.
-func checkFor(text string, endpoints map[string]string, starts bool) (check.Func, error) {
-	switch {
-	case text == noCheck, text == "" && !starts:
-		return nil, nil
-	case text != "":
-		return check.Parse(text)
-	}
-	for _, protocol := range []string{events.HTTP, events.HTTPS, events.GRPC, events.TCP} {
-		if address, ok := endpoints[protocol]; ok {
-			return listening(check.TCP(address)), nil
-		}
-	}
-	return nil, nil
-}
-
-// listening passes for good when ask has passed once, or has failed for too long.
-func listening(ask check.Func) check.Func {
-	var since time.Time
-	passed := false
-	return func(ctx context.Context) error {
-		if passed {
-			return nil
-		}
-		if since.IsZero() {
-			since = time.Now()
-		}
-		err := ask(ctx)
-		if passed = err == nil || time.Since(since) >= startPatience; passed {
-			return nil
-		}
-		return err
-	}
+	return e, o, nil
 }
 
 // randomID is the service and 8 random characters, short enough for an id.

@@ -198,6 +198,7 @@ func TestNATSBeingAwayDoesNotHoldTheStopUp(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"down", "silent"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			ns := natstest.Start(t, natstest.Listen)
 			nats := newProxy(t, ns.ClientURL())
 			p := start(t, nil, announce(nats.url, deadAddress(t), "--check", "none", "--drain", "1m")...)
@@ -302,18 +303,30 @@ func TestWhatIsWrongIsOneLineAndAnExitCode(t *testing.T) {
 		{"no command at all", append(append([]string{"run", "--nats-url", nowhere}, good...), "--", "/etc"), 126, "/etc: permission denied"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			p := start(t, nil, tt.args...)
-			if code := p.Exit(); code != tt.code {
-				t.Errorf("exit code %d, want %d", code, tt.code)
+			t.Parallel()
+			p := runToEnd(t, tt.args...)
+			if p.code != tt.code {
+				t.Errorf("exit code %d, want %d", p.code, tt.code)
 			}
-			lines := complaints(p.Stderr.String())
+			lines := complaints(p.stderr)
 			if len(lines) != 1 || !strings.HasPrefix(lines[0], "announcer: ") || !strings.Contains(lines[0], tt.want) {
-				t.Errorf("stderr %q, want one line with %q", p.Stderr, tt.want)
+				t.Errorf("stderr %q, want one line with %q", p.stderr, tt.want)
 			}
-			if p.Stdout.String() != "" {
-				t.Errorf("stdout %q", p.Stdout)
+			if p.stdout != "" {
+				t.Errorf("stdout %q", p.stdout)
 			}
 		})
+	}
+}
+
+func TestAProcessWithAWrongFlagEndsWithOneLineAndAnExitCode(t *testing.T) {
+	t.Parallel()
+	p := start(t, nil, "run", "--bogus", "user")
+	if code := p.Exit(); code != 2 {
+		t.Errorf("exit code %d, want 2", code)
+	}
+	if got := p.Stderr.String(); !strings.HasPrefix(got, "announcer: unknown flag --bogus") || strings.Count(got, "\n") != 1 || p.Stdout.String() != "" {
+		t.Errorf("stderr %q, stdout %q", got, p.Stdout)
 	}
 }
 
@@ -332,17 +345,16 @@ func complaints(stderr string) []string {
 func TestHelpAndVersionAreNoErrors(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{{"-h"}, {"--help"}, {"run", "-h"}, {"file", "-h"}, {"--version"}} {
-		p := start(t, nil, args...)
-		if code := p.Exit(); code != 0 || p.Stdout.String() == "" || p.Stderr.String() != "" {
-			t.Errorf("%q: exit code %d, stdout %q, stderr %q", args, code, p.Stdout, p.Stderr)
+		p := runToEnd(t, args...)
+		if p.code != 0 || p.stdout == "" || p.stderr != "" {
+			t.Errorf("%q: exit code %d, stdout %q, stderr %q", args, p.code, p.stdout, p.stderr)
 		}
 	}
-	p := start(t, nil, "run", "-h")
-	p.Exit()
+	p := runToEnd(t, "run", "-h")
 	for _, flag := range []string{
 		"service", "endpoint", "region", "zone", "rack", "host", "id", "ttl", "check", "drain", "metadata", "admin", "nats-url", "weight", "load", "beat-interval", "log-level",
 	} {
-		if want := "$PROXIMA_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_")); !strings.Contains(p.Stdout.String(), "--"+flag+"=") || !strings.Contains(p.Stdout.String(), want) {
+		if want := "$PROXIMA_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_")); !strings.Contains(p.stdout, "--"+flag+"=") || !strings.Contains(p.stdout, want) {
 			t.Errorf("help lacks --%s or %s", flag, want)
 		}
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -15,11 +14,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/proxima-discovery/proxima/internal/announcing"
 	"github.com/proxima-discovery/proxima/internal/daemon"
-	"github.com/proxima-discovery/proxima/internal/daemon/check"
-	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
-	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -31,10 +28,10 @@ const (
 
 // session is what every subcommand works with.
 type session struct {
-	app   *cli
-	log   *slog.Logger
-	where topology.Detection
-	board *board
+	app       *cli
+	log       *slog.Logger
+	where     topology.Detection
+	announcer *announcing.Announcer
 
 	sdk       *daemon.Telemetry
 	metrics   *telemetry.Metrics
@@ -60,7 +57,8 @@ func (app *cli) prepare(ctx context.Context, p *daemon.Process) (*session, error
 	if err != nil {
 		return nil, err
 	}
-	return &session{app: app, log: log, where: where, board: newBoard(log)}, nil
+	a := &announcing.Announcer{Board: announcing.NewBoard(log), CheckInterval: app.CheckInterval, Logger: log}
+	return &session{app: app, log: log, where: where, announcer: a}, nil
 }
 
 // start begins to measure, and to show it when --admin says where.
@@ -85,6 +83,7 @@ func (s *session) start(ctx context.Context, getenv func(string) string) error {
 		}
 		return err
 	}
+	s.announcer.OnState = s.metrics.OnState
 	if admin != nil {
 		s.serve(ctx, admin)
 	}
@@ -95,7 +94,7 @@ func (s *session) start(ctx context.Context, getenv func(string) string) error {
 // instances leave.
 func (s *session) serve(ctx context.Context, l net.Listener) {
 	mux := http.NewServeMux()
-	daemon.HandleHealth(mux, s.board.ready, s.sdk.Handler())
+	daemon.HandleHealth(mux, s.announcer.Board.Ready, s.sdk.Handler())
 	ctx, s.stopAdmin = context.WithCancel(context.WithoutCancel(ctx))
 	s.serving.Go(func() {
 		if err := daemon.Serve(ctx, daemon.NewHTTPServer(mux, s.log), l, adminGrace); err != nil {
@@ -126,12 +125,6 @@ func (s *session) end(ctx context.Context) {
 	}
 }
 
-// list puts an instance on the board, as not registered yet.
-func (s *session) list(in events.Instance, won map[topology.Level]string) {
-	s.board.add(in, won)
-	s.metrics.OnState(kv.State{Service: in.Service, Instance: in.ID, Phase: kv.Checking, Status: in.Status, Since: time.Now()})
-}
-
 // connect waits for NATS, and opens the registry. Errors are those that only
 // a person can mend. The connection is to be closed.
 func (s *session) connect(ctx context.Context) (*nats.Conn, *kv.Registry, error) {
@@ -156,7 +149,7 @@ func (s *session) connectAtLast(ctx context.Context) (*nats.Conn, *kv.Registry, 
 	}
 	for {
 		registry, err := s.open(ctx, conn)
-		s.board.fail(err)
+		s.announcer.Board.Fail(err)
 		if err == nil {
 			return conn, registry, nil
 		}
@@ -172,21 +165,4 @@ func (s *session) connectAtLast(ctx context.Context) (*nats.Conn, *kv.Registry, 
 
 func (s *session) open(ctx context.Context, conn *nats.Conn) (*kv.Registry, error) {
 	return kv.Open(ctx, conn, s.app.Registry.Options(s.log))
-}
-
-// announce announces an instance that is on the board. What all have in common
-// is filled in.
-func (s *session) announce(registry *kv.Registry, in events.Instance, o kv.AnnounceOptions) (*kv.Announcement, error) {
-	o.CheckInterval, o.CheckTimeout = s.app.CheckInterval, check.Timeout
-	// A lease is renewed after a third of the ttl, which may fail after 2 s:
-	// what is left must do for the wait and for another server.
-	mover := daemon.NewMover(registry.Conn(), cmp.Or(in.TTL, events.DefaultTTL)/6, s.log)
-	o.OnState = func(state kv.State) {
-		s.metrics.OnState(state)
-		s.board.onState(state)
-		mover.Trouble(errors.Is(state.Err, kv.ErrUnavailable) && state.Phase != kv.Left)
-	}
-	o.Logger = slog.New(withoutPhases{s.log.Handler()})
-	o.Locator = latency.NewLocator()
-	return registry.Announce(in, o)
 }

@@ -6,8 +6,8 @@
 //	Run(ctx context.Context, p *daemon.Process) error
 //
 // [Main] gives it the real process, a test calls [Process.Run] with its own.
-// The parts that not every command needs are packages below this one: check
-// and embedded.
+// The part that not every command needs is a package below this one:
+// embedded.
 //
 // [kong]: https://pkg.go.dev/github.com/alecthomas/kong
 package daemon

@@ -142,7 +142,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 	}
 	sel.Latency.Dial = o.Guard.DialContext
 	if shared, ok := registry.(interface{ Bus() *kv.Bus }); ok {
-		sel.Latency.Bus = shared.Bus()
+		sel.Probe.Bus = shared.Bus()
 	}
 	if sel.Logger == nil {
 		sel.Logger = o.Logger

@@ -3,14 +3,12 @@ package latency_test
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 )
 
@@ -54,9 +52,9 @@ func BenchmarkMeasured(b *testing.B) {
 
 // Of a busy caller: most samples come too fast to be taken.
 func BenchmarkObserve(b *testing.B) {
-	p := start(b, nil, latency.Options{OnChange: func(string) {}})
+	p := start(b, nil, latency.Options{}).notify(func(string) {})
 	pa := p.Path(latency.Target{})
-	p.Probe("user", members(pa))
+	p.group("user").Set(members(pa))
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		pa.Observe(time.Millisecond + time.Duration(i%16)*time.Microsecond)
@@ -69,11 +67,11 @@ func BenchmarkProbe(b *testing.B) {
 	for _, paths := range []int{10, 10_000} {
 		p := start(b, nil, latency.Options{Dial: refuse})
 		list := makePaths(p, paths)
-		p.Probe("user", members(list...))
+		p.group("user").Set(members(list...))
 		b.Run(fmt.Sprintf("unchanged/paths=%d", paths), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				p.Probe("user", members(list...))
+				p.group("user").Set(members(list...))
 			}
 		})
 		less := slices.Delete(slices.Clone(list), paths/2, paths/2+1)
@@ -81,9 +79,9 @@ func BenchmarkProbe(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				if i%2 == 0 {
-					p.Probe("user", members(less...))
+					p.group("user").Set(members(less...))
 				} else {
-					p.Probe("user", members(list...))
+					p.group("user").Set(members(list...))
 				}
 			}
 		})
@@ -93,9 +91,9 @@ func BenchmarkProbe(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				if i%2 == 0 {
-					p.Probe("user", members(turned...))
+					p.group("user").Set(members(turned...))
 				} else {
-					p.Probe("user", members(list...))
+					p.group("user").Set(members(list...))
 				}
 			}
 		})
@@ -111,28 +109,11 @@ func BenchmarkRank(b *testing.B) {
 			for i, pa := range list {
 				pa.Observe(time.Duration(1+i*7919%paths) * time.Microsecond * 10)
 			}
-			p.Probe("user", members(list...))
+			p.group("user").Set(members(list...))
 			b.ReportAllocs()
 			for b.Loop() {
-				p.Rank("user")
+				p.group("user").Rank()
 			}
 		})
-	}
-}
-
-// A coordinate and 64 neighbours.
-func BenchmarkFit(b *testing.B) {
-	r := rand.New(rand.NewPCG(1, 2))
-	truth := at(20, -10, 1)
-	var places []events.Coordinate
-	var rtts []time.Duration
-	for range 64 {
-		c := at(100*r.Float64(), 100*r.Float64(), 3*r.Float64())
-		places, rtts = append(places, c), append(rtts, wobble(r, apart(c, truth), 0.05))
-	}
-	fit := latency.Fitter(at(0, 0, 0), places, rtts)
-	b.ReportAllocs()
-	for b.Loop() {
-		fit()
 	}
 }

@@ -64,7 +64,7 @@ func TestNoTwoMinutesHaveMoreProbesThanTheBudget(t *testing.T) {
 						if r.IntN(5) == 0 { // a new one
 							list[i].Path = p.Path(target(i))
 						}
-						p.Probe("user", list)
+						p.group("user").Set(list)
 						time.Sleep(20 * time.Second)
 					}
 					limit := int(2 * budget)
@@ -97,18 +97,18 @@ func TestASuspectIsProbedAtOnce(t *testing.T) {
 		p := start(t, n, latency.Options{Interval: time.Minute})
 		paths := makePaths(p, 10)
 		list := members(paths...)
-		p.Probe("user", list)
+		p.group("user").Set(list)
 		for i := range 5 {
 			time.Sleep(10 * time.Minute)
 			n.dialled()
 			list[i].Suspect = true
-			p.Probe("user", list)
+			p.group("user").Set(list)
 			time.Sleep(20 * time.Millisecond)
 			if got := len(n.at(address(i))); got != 1 {
 				t.Errorf("%d probes of the suspect", got)
 			}
 			list[i].Suspect = false
-			p.Probe("user", list)
+			p.group("user").Set(list)
 		}
 	})
 }
@@ -132,7 +132,7 @@ func TestOuterCirclesAndFarInstancesAreMeasuredLessOften(t *testing.T) {
 			list = append(list, latency.Member{Path: p.Path(target(i)), Circle: uint8(i / 10)})
 		}
 		n.setFunc(func(a string) time.Duration { return far(index[a]) })
-		p.Probe("user", list)
+		p.group("user").Set(list)
 		time.Sleep(time.Minute)
 		n.dialled()
 		const hours = 10
@@ -172,7 +172,7 @@ func TestTheFarDoNotEatUpTheBudget(t *testing.T) {
 			}
 			return 50 * time.Millisecond
 		})
-		p.Probe("user", list)
+		p.group("user").Set(list)
 		time.Sleep(8 * time.Hour) // the first probes of all
 		n.dialled()
 		time.Sleep(4 * time.Hour)

@@ -61,9 +61,9 @@ func TestTellsOfChangesThatMatter(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var c calls
-				p := start(t, nil, latency.Options{Window: 1, OnChange: c.OnChange})
+				p := start(t, nil, latency.Options{Window: 1}).notify(c.OnChange)
 				pa := p.Path(latency.Target{})
-				p.Probe("user", members(p.Path(latency.Target{}), pa))
+				p.group("user").Set(members(p.Path(latency.Target{}), pa))
 				if got := c.take(); len(got) > 0 {
 					t.Errorf("told %v before anything was measured", got)
 				}
@@ -86,14 +86,14 @@ func TestTellsOfChangesThatMatter(t *testing.T) {
 func TestTellsTheFirstChangeAtOnceAndTheNextTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c calls
-		p := start(t, nil, latency.Options{Window: 1, OnChange: c.OnChange})
+		p := start(t, nil, latency.Options{Window: 1}).notify(c.OnChange)
 		list := make([]*latency.Path, 250)
 		for i := range list {
 			list[i] = p.Path(latency.Target{})
 		}
 		other := p.Path(latency.Target{})
-		p.Probe("user", members(list...))
-		p.Probe("order", members(other))
+		p.group("user").Set(members(list...))
+		p.group("order").Set(members(other))
 		began := time.Now()
 		for i := range list { // a change every millisecond
 			list[i].Observe(time.Millisecond)
@@ -121,11 +121,11 @@ func TestTellsTheFirstChangeAtOnceAndTheNextTogether(t *testing.T) {
 func TestTellsEveryGroupOfThePathAndNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c calls
-		p := start(t, nil, latency.Options{Window: 1, OnChange: c.OnChange})
+		p := start(t, nil, latency.Options{Window: 1}).notify(c.OnChange)
 		a, b, far := p.Path(latency.Target{}), p.Path(latency.Target{}), p.Path(latency.Target{})
-		p.Probe("user", members(a, b, far, far))
-		p.Probe("order", members(far))
-		p.Probe("cart", members(b))
+		p.group("user").Set(members(a, b, far, far))
+		p.group("order").Set(members(far))
+		p.group("cart").Set(members(b))
 
 		check := func(what string, want ...string) {
 			t.Helper()
@@ -135,19 +135,19 @@ func TestTellsEveryGroupOfThePathAndNoOther(t *testing.T) {
 		}
 		far.Observe(time.Millisecond)
 		check("in two groups", "order", "user")
-		p.Probe("user", members(a, b, far))
+		p.group("user").Set(members(a, b, far))
 		far.Observe(2 * time.Millisecond)
 		check("listed once less", "order", "user")
-		p.Probe("user", members(a, b))
+		p.group("user").Set(members(a, b))
 		far.Observe(3 * time.Millisecond)
 		check("left one", "order")
-		p.Probe("user", members(far, b))
+		p.group("user").Set(members(far, b))
 		check("came to it measured", "user")
-		p.Probe("user", members(b, far))
+		p.group("user").Set(members(b, far))
 		check("moved in it")
 		far.Observe(4 * time.Millisecond)
-		p.Probe("user", nil)
-		p.Probe("order", nil)
+		p.group("user").Set(nil)
+		p.group("order").Set(nil)
 		c.take() // may still have been told
 		far.Observe(5 * time.Millisecond)
 		check("in no group")
@@ -158,9 +158,9 @@ func TestTellsWhenProbesFailAndSucceedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c calls
 		n := newNetwork(5 * time.Millisecond)
-		p := start(t, n, latency.Options{OnChange: c.OnChange})
+		p := start(t, n, latency.Options{}).notify(c.OnChange)
 		pa := p.Path(target(0))
-		p.Probe("user", members(pa))
+		p.group("user").Set(members(pa))
 		if got := len(c.take()); got != 1 {
 			t.Errorf("told %d times of the first sample", got)
 		}
@@ -193,13 +193,13 @@ func TestTellsWhenProbesFailAndSucceedAgain(t *testing.T) {
 func TestDoesNotTellOfAGroupThatHasEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c calls
-		p := start(t, nil, latency.Options{Window: 1, OnChange: c.OnChange})
+		p := start(t, nil, latency.Options{Window: 1}).notify(c.OnChange)
 		pa := p.Path(latency.Target{})
-		p.Probe("user", members(pa))
+		p.group("user").Set(members(pa))
 		pa.Observe(time.Millisecond)
 		synctest.Wait() // told at once
 		pa.Observe(2 * time.Millisecond)
-		p.Probe("user", nil)
+		p.end("user")
 		if got := c.take(); len(got) != 1 {
 			t.Errorf("told %v, want only what was before its end", got)
 		}
@@ -216,7 +216,7 @@ func TestOnChangeMayCallBack(t *testing.T) {
 			}
 			return 5 * time.Millisecond
 		})
-		var p *latency.Prober
+		var p *prober
 		var all []*latency.Path
 		var mu sync.Mutex
 		rebuilt := 0
@@ -227,9 +227,9 @@ func TestOnChangeMayCallBack(t *testing.T) {
 			slices.SortStableFunc(all, func(a, b *latency.Path) int {
 				return int(a.Estimate(time.Second).Distance - b.Estimate(time.Second).Distance)
 			})
-			p.Probe(group, members(all...))
+			p.group(group).Set(members(all...))
 		}
-		p = start(t, n, latency.Options{OnChange: rebuild})
+		p = start(t, n, latency.Options{}).notify(rebuild)
 		all = makePaths(p, 3)
 		nearest := all[2]
 		rebuild("user")
@@ -249,14 +249,14 @@ func TestASlowOnChangeDelaysNoProbeAndIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(time.Millisecond)
 		entered, left := 0, 0
-		p := latency.New(latency.Options{Dial: n.Dial, OnChange: func(string) {
+		p := newProber(latency.Caller{}, latency.Options{Dial: n.Dial}).notify(func(string) {
 			entered++
 			time.Sleep(time.Minute)
 			left++
-		}})
+		})
 		all := makePaths(p, 2)
-		p.Probe("user", members(all[:1]...))
-		p.Probe("order", members(all[1:]...))
+		p.group("user").Set(members(all[:1]...))
+		p.group("order").Set(members(all[1:]...))
 		time.Sleep(50 * time.Second)
 		for _, pa := range all {
 			if _, ok := pa.Measured(); !ok {

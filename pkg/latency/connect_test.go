@@ -42,7 +42,7 @@ func TestMeasuresAndClosesARealConnection(t *testing.T) {
 
 	p := start(t, nil, latency.Options{})
 	list := []*latency.Path{p.Path(latency.Target{Address: lis.Addr().String()}), p.Path(latency.Target{Address: "localhost:" + port})}
-	p.Probe("user", members(list...))
+	p.group("user").Set(members(list...))
 	for i := range list {
 		select {
 		case err := <-seen:
@@ -73,10 +73,10 @@ func TestCountsWhatCannotBeConnectedTo(t *testing.T) {
 
 	var log lockedBuffer
 	logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	p := start(t, nil, latency.Options{Logger: logger})
+	p := start(t, nil, latency.Options{}, latency.Caller{Logger: logger})
 	for _, address := range []string{nobody, "no-port", "nobody.invalid:80", "127.0.0.1:http:80", "10.0.0.1:99999"} {
 		pa := p.Path(latency.Target{Address: address})
-		p.Probe(address, members(pa))
+		p.group(address).Set(members(pa))
 		eventually(t, func() bool { return pa.Failures() > 0 })
 		eventually(t, func() bool { return strings.Contains(log.String(), address) })
 		if d, ok := pa.Measured(); ok {

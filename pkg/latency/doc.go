@@ -2,11 +2,11 @@
 // one estimate with its source.
 //
 // A [Prober] makes a [Path] for each instance, and the path is the one place
-// where that instance's distance is known. [Prober.Probe] names a group of
-// paths (a service) with their circles; they are ranked, and measured as often
-// as their rank deserves. [Prober.Share] joins a group to what the other
-// callers of the service in the same zone measure. A path that is in no group
-// is not probed and costs nothing but its memory.
+// where that instance's distance is known. A [Group] is the paths of a service:
+// [Group.Set] lists them with their circles, and the prober ranks them and
+// measures each as often as its rank deserves. [Group.Share] joins the group to
+// what the other callers of the service in the same zone measure. A path that is
+// in no group is not probed and costs nothing but its memory.
 //
 // # The estimate
 //
@@ -26,13 +26,13 @@
 // Failures are no samples; they are counted by [Path.Failures], which others
 // may judge.
 // Reading an estimate is one atomic load, so that a table of thousands of
-// instances can be made anew at any time; [Options.OnChange] tells when that is
+// instances can be made anew at any time; the group's onChange reports when that is
 // worth it.
 //
 // # Who measures what, and when
 //
 // The reporters of a zone measure for all of its callers. Each instance that
-// may be picked is measured Share times in each Interval by all of them
+// may be picked is measured PerInterval times in each Interval by all of them
 // together, others less often, as 1/(2·rank) in their circle, and circles
 // behind the first a quarter or an eighth as often. Time is cut into slots; a
 // slot belongs to one reporter by rendezvous hashing, so nothing has to be
@@ -47,13 +47,13 @@
 //
 //   - An instance that is new, and that nobody in the zone has measured, is
 //     probed at once; with others about, after a random delay of up to a second,
-//     so that of many that start together few probe (see suppressed).
+//     so that of many that start together few probe (see suppressionDelay).
 //   - One that becomes suspect is probed at once.
 //   - After a failure a path is probed again in about 1 s, then 2 s, 4 s and so
 //     on, up to six Intervals but at most 25 s (30 s with jitter): a recovery
 //     is noticed within that time. An Interval above 25 s stays as it is.
 //     One that none in the zone can reach is, after the third time, tried in
-//     the zone's slots, each 25 s Share times by all together; when one of them
+//     the zone's slots, each 25 s PerInterval times by all together; when one of them
 //     reaches it, the others try again within an Interval.
 //   - A sample, or a vote, that is over twice or under half of what is known (and
 //     over 1 ms away from it) is doubted, if the instance may be picked: the

@@ -1,6 +1,9 @@
 package latency
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Source says where a distance comes from.
 type Source string
@@ -74,4 +77,50 @@ func Assumed(circle, circles int) time.Duration {
 	default:
 		return assumedZone >> min(outward-2, 9)
 	}
+}
+
+// betweenTwo is the distance when two say different things: the less, but if one of
+// them cannot be right, what was believed before or else the more. So neither
+// one slow packet nor one liar makes an instance that few measure what it is
+// not.
+func betweenTwo(a, b time.Duration, known Estimate) time.Duration {
+	less, more := min(a, b), max(a, b)
+	switch {
+	case !doubtful(more, less):
+		return less
+	case known.Measured() && known.Distance-less < more-known.Distance:
+		return less
+	default:
+		return more
+	}
+}
+
+// median is the middle of the round trips, the lower of two, 0 of none.
+func median(samples []sample) time.Duration {
+	if len(samples) == 0 {
+		return 0
+	}
+	rtts := make([]time.Duration, 0, 16) // on the stack, for any usual Window
+	for _, s := range samples {
+		rtts = append(rtts, s.rtt)
+	}
+	slices.Sort(rtts)
+	return rtts[(len(rtts)-1)/2]
+}
+
+// moved reports whether a change of the known distance may matter to the
+// order of instances. 0 is not known.
+func moved(from, to time.Duration) bool {
+	if from == 0 || to == 0 {
+		return from != to
+	}
+	by := (to - from).Abs()
+	return by > 200*time.Microsecond && by > from/10
+}
+
+// doubtful reports whether a sample is so far from what is known that it should
+// be confirmed soon.
+func doubtful(rtt, known time.Duration) bool {
+	return known > 0 && (rtt-known).Abs() > time.Millisecond &&
+		(rtt > 2*known || rtt < known/2)
 }

@@ -10,7 +10,7 @@ import (
 // An instance is assumed to be as far as its circle says, until samples tell
 // better. One slow packet does not matter.
 func Example() {
-	p := latency.New(latency.Options{})
+	p := latency.New(latency.Caller{}, latency.Options{})
 	defer func() { _ = p.Close() }()
 
 	path := p.Path(latency.Target{Address: "10.0.0.5:8080"})

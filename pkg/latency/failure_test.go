@@ -27,7 +27,7 @@ func TestBacksOffFromAPathThatFails(t *testing.T) {
 				n := newNetwork(refuses)
 				p := start(t, n, latency.Options{Interval: tt.interval})
 				pa := p.Path(target(0))
-				p.Probe("user", members(pa))
+				p.group("user").Set(members(pa))
 				time.Sleep(time.Hour)
 
 				gaps := n.gaps(address(0))
@@ -53,7 +53,7 @@ func TestNoticesARecoveryWithin30Seconds(t *testing.T) {
 		n := newNetwork(refuses)
 		p := start(t, n, latency.Options{})
 		pa := p.Path(target(0))
-		p.Probe("user", members(pa))
+		p.group("user").Set(members(pa))
 		for range 20 {
 			n.set(refuses)
 			time.Sleep(10 * time.Minute)
@@ -74,7 +74,7 @@ func TestATimeoutIsAFailure(t *testing.T) {
 		n := newNetwork(silent)
 		p := start(t, n, latency.Options{Timeout: 3 * time.Second})
 		pa := p.Path(target(0))
-		p.Probe("user", members(pa))
+		p.group("user").Set(members(pa))
 		time.Sleep(3*time.Second - time.Millisecond)
 		if got := pa.Failures(); got != 0 {
 			t.Errorf("%d failures before the time-out", got)
@@ -91,7 +91,7 @@ func TestKeepsTheDistanceOfAPathThatFailsWhileItIsFresh(t *testing.T) {
 		n := newNetwork(5 * time.Millisecond)
 		p := start(t, n, latency.Options{})
 		pa := p.Path(target(0))
-		p.Probe("user", members(pa))
+		p.group("user").Set(members(pa))
 		time.Sleep(50 * time.Millisecond) // one sample
 		n.set(refuses)
 		time.Sleep(29 * time.Second)
@@ -132,7 +132,7 @@ func TestADeadZoneDoesNotKeepTheOthersFromBeingMeasured(t *testing.T) {
 					lives[address(i)] = true
 					list[i].Circle = 1
 				}
-				p.Probe("user", list)
+				p.group("user").Set(list)
 				time.Sleep(30 * time.Minute)
 				dead.Store(true)
 				n.dialled()
@@ -179,7 +179,7 @@ func TestConfirmsAJumpWithinSeconds(t *testing.T) {
 				n := newNetwork(tt.from)
 				p := start(t, n, latency.Options{})
 				pa := p.Path(target(0))
-				p.Probe("user", members(pa))
+				p.group("user").Set(members(pa))
 				for range 10 {
 					n.set(tt.from)
 					time.Sleep(5 * time.Minute)
@@ -205,7 +205,7 @@ func TestASingleSlowPacketDoesNotMoveTheDistance(t *testing.T) {
 		n := newNetwork(20 * time.Millisecond)
 		p := start(t, n, latency.Options{})
 		pa := p.Path(target(0))
-		p.Probe("user", members(pa))
+		p.group("user").Set(members(pa))
 		for range 10 {
 			n.set(20 * time.Millisecond)
 			time.Sleep(time.Minute)

@@ -23,7 +23,7 @@ type fleet struct {
 
 // caller is one of them.
 type caller struct {
-	*latency.Prober
+	*prober
 	name  string
 	paths []*latency.Path
 	cable *cable
@@ -43,21 +43,19 @@ func newFleet(t *testing.T, instances int, delay func(i int) time.Duration) *fle
 }
 
 // join starts a caller that knows all instances. Its options may say more.
-func (f *fleet) join(name string, o latency.Options) *caller {
+func (f *fleet) join(name string, o latency.Options, self ...latency.Caller) *caller {
 	c := &caller{name: name, cable: &cable{Bus: f.bus}, since: time.Now()}
-	o.Bus, o.Reporter = c.cable, name
-	if o.Location == (topology.Location{}) {
-		o.Location = zoneA
-	}
+	me := append(self, latency.Caller{Location: zoneA})[0]
+	me.Bus, me.Reporter = c.cable, name
 	if o.Dial == nil {
 		o.Dial = f.Dial
 	}
-	c.Prober = latency.New(o)
-	_ = c.Share(context.Background(), "user", "user") // this bus has no errors
+	c.prober = newProber(me, o)
+	_ = c.group("user").Share(context.Background()) // this bus has no errors
 	for _, t := range f.targets {
 		c.paths = append(c.paths, c.Path(t))
 	}
-	c.Probe("user", members(c.paths...))
+	c.group("user").Set(members(c.paths...))
 	return c
 }
 

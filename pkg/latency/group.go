@@ -18,85 +18,83 @@ type Member struct {
 	Suspect bool
 }
 
-// group is what [Prober.Probe] was last told about a name. It is guarded by
-// the prober's mutex.
-type group struct {
+// Group is the paths of one service. Make one with [Prober.Group], and end it
+// with [Group.Close]. All methods are safe for concurrent use.
+type Group struct {
 	prober   *Prober
-	name     string
+	service  string
+	onChange func()
+
+	// What follows is guarded by prober.mu.
+
 	members  []Member // as given
 	ranked   []*Path  // in the order of the last ranking; some may have left since
 	unranked bool     // that has changed
 	changed  bool     // the members have, since then
 	rankedAt time.Duration
 
-	tokens float64 // probes that may be made now
-	filled time.Duration
-	firsts float64       // first probes made without regard to that
-	spare  time.Duration // when a probe outside the slots may be made though there are few tokens
+	tokens      float64 // probes that may be made now
+	filledAt    time.Duration
+	firstProbes float64       // first probes made without regard to that
+	nextUrgent  time.Duration // when a probe outside the slots may be made though there are few tokens
 
-	dirty bool          // OnChange is due
-	rest  time.Duration // no OnChange before, on the prober's clock
-	best  []*Path       // the nearest of each circle, when that was last told
+	dirty       bool          // onChange is due
+	notifyAfter time.Duration // no onChange before, on the prober's clock
+	best        []*Path       // the nearest of each circle, when that was last told
 
 	shared
 }
 
-// Probe says which instances the group (a service) has now. They replace those
-// it had; none ends the group. The slice is not kept.
+// Set says which instances the group has now. They replace those it had. The
+// slice is not kept.
 //
 // It is meant to be called after every change of a list, however often: work is
 // done only for the part of the list that changed, and for an equal list it is
 // a comparison. Their order follows on a goroutine of the prober: at once, for
-// lists of thousands after some seconds at most. Nil paths, and those of another prober, are ignored.
-func (p *Prober) Probe(name string, members []Member) {
+// lists of thousands after some seconds at most. Nil paths, and those of another
+// prober, are ignored.
+func (g *Group) Set(members []Member) {
+	p := g.prober
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
-		return
+	if p.groups[g] {
+		g.setLocked(members)
 	}
-	g := p.groups[name]
-	if g == nil {
-		if len(members) == 0 {
-			return
-		}
-		g = p.groupLocked(name)
-	}
+}
 
+func (g *Group) setLocked(members []Member) {
 	first, last, n := difference(g.members, members)
 	if first == last && first == n {
 		return
 	}
 	for _, m := range members[first:n] {
-		p.joinLocked(g, m)
+		g.joinLocked(m)
 	}
 	for _, m := range g.members[first:last] {
-		p.leaveLocked(g, m.Path)
+		g.leaveLocked(m.Path)
 	}
 	g.members = slices.Replace(g.members, first, last, members[first:n]...)
 	g.unranked, g.changed = true, true
-	if len(members) == 0 {
-		p.endLocked(g)
+	wake(g.prober.wakeLoop) // ranking takes time, and nobody waits for it
+}
+
+// Close ends the group: its paths are not probed for it any more, and other
+// reporters know that this caller has left. It may be called twice.
+func (g *Group) Close() {
+	p := g.prober
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.groups[g] {
 		return
 	}
-	wake(p.chores) // ranking takes time, and nobody waits for it
-}
-
-func (p *Prober) groupLocked(name string) *group {
-	now := p.now()
-	g := &group{prober: p, name: name, tokens: p.o.burst(), filled: now}
-	p.groups[name] = g
-	wake(p.chores)
-	return g
-}
-
-func (p *Prober) endLocked(g *group) {
-	delete(p.groups, g.name)
-	p.dirty = slices.DeleteFunc(p.dirty, func(d *group) bool { return d == g })
-	if p.sharing[g.report.Service] == g {
-		delete(p.sharing, g.report.Service)
+	g.setLocked(nil)
+	delete(p.groups, g)
+	p.dirty = slices.DeleteFunc(p.dirty, func(d *Group) bool { return d == g })
+	if p.sharing[g.service] == g {
+		delete(p.sharing, g.service)
 	}
-	p.ended = append(p.ended, g)
-	wake(p.chores)
+	p.closing = append(p.closing, g)
+	wake(p.wakeLoop)
 }
 
 // difference finds where two lists differ: a[first:last] has become b[first:n].
@@ -112,12 +110,10 @@ func difference(a, b []Member) (first, last, n int) {
 	return first, last, n
 }
 
-// foreign reports whether pa is none of p's paths and is to be ignored.
-func (p *Prober) foreign(pa *Path) bool { return pa == nil || pa.prober != p }
-
-func (p *Prober) joinLocked(g *group, m Member) {
+func (g *Group) joinLocked(m Member) {
+	p := g.prober
 	pa := m.Path
-	if p.foreign(pa) {
+	if !p.owns(pa) {
 		return
 	}
 	if m.Suspect && !pa.suspect && pa.probed() {
@@ -136,10 +132,10 @@ func (p *Prober) joinLocked(g *group, m Member) {
 	}
 	pa.groups = append(pa.groups, membership{g, 1})
 	if g.byID != nil && pa.target.Key.ID != "" && g.byID[pa.target.Key.ID] != pa {
-		g.introduceLocked(pa)
+		g.indexLocked(pa)
 		pa.refreshLocked(p.now())
 	}
-	if pa.told > 0 {
+	if pa.notified > 0 {
 		// It was measured while nobody was told: the group may have read its
 		// distance too early.
 		p.dirtyLocked(g)
@@ -148,15 +144,15 @@ func (p *Prober) joinLocked(g *group, m Member) {
 
 // doubtDelayLocked is how long the first probe of a suspect waits. All callers
 // come to suspect it at the same moment, and often it is one of many.
-func (g *group) doubtDelayLocked() time.Duration {
+func (g *Group) doubtDelayLocked() time.Duration {
 	if len(g.live) == 0 {
-		return rand.N(time.Duration(min(len(g.members), 64))*step + 1)
+		return rand.N(time.Duration(min(len(g.members), 64))*firstProbeSpacing + 1)
 	}
-	return rand.N(soon)
+	return rand.N(retryPause)
 }
 
-func (p *Prober) leaveLocked(g *group, pa *Path) {
-	if p.foreign(pa) {
+func (g *Group) leaveLocked(pa *Path) {
+	if !g.prober.owns(pa) {
 		return
 	}
 	i := slices.IndexFunc(pa.groups, func(m membership) bool { return m.group == g })
@@ -164,7 +160,7 @@ func (p *Prober) leaveLocked(g *group, pa *Path) {
 		return
 	}
 	pa.groups = slices.Delete(pa.groups, i, i+1)
-	g.forgetLocked(pa)
+	g.unindexLocked(pa)
 	if len(pa.groups) == 0 {
 		pa.probe.remove()
 		if pa.cancel != nil {
@@ -173,29 +169,29 @@ func (p *Prober) leaveLocked(g *group, pa *Path) {
 	}
 }
 
-// affordLocked takes a token for a probe, or says how long until there is one.
+// takeTokenLocked takes a token for a probe, or says how long until there is one.
 // No two minutes have more probes than twice the budget. When tokens are few,
 // those outside the slots (of paths that failed, never answered yet, or are
 // doubted) get only every other: however many there are, what is known is
 // measured again. The first probes of as many paths as the budget has for a
-// minute are not held back: a short list is known soon.
-func (g *group) affordLocked(pa *Path, now time.Duration) (wait time.Duration) {
+// minute are not held back: a short list is known retryPause.
+func (g *Group) takeTokenLocked(pa *Path, now time.Duration) (wait time.Duration) {
 	rate := g.prober.o.rate()
 	if rate <= 0 {
 		return 0
 	}
-	g.tokens = min(g.tokens+rate*(now-g.filled).Seconds(), g.prober.o.burst())
-	g.filled = now
+	g.tokens = min(g.tokens+rate*(now-g.filledAt).Seconds(), g.prober.o.burst())
+	g.filledAt = now
 	if g.tokens < 1 {
 		return time.Duration((1-g.tokens)/rate*float64(time.Second)) + time.Millisecond
 	}
-	if first := pa.urgent && pa.began == 0 && g.firsts < g.prober.o.Budget; first {
-		g.firsts++
+	if first := pa.urgent && pa.probedAt == 0 && g.firstProbes < g.prober.o.Budget; first {
+		g.firstProbes++
 	} else if pa.urgent {
-		if wait := g.spare - now; wait > 0 && g.tokens < g.prober.o.burst()/2 {
+		if wait := g.nextUrgent - now; wait > 0 && g.tokens < g.prober.o.burst()/2 {
 			return wait
 		}
-		g.spare = now + time.Duration(2/rate*float64(time.Second))
+		g.nextUrgent = now + time.Duration(2/rate*float64(time.Second))
 	}
 	g.tokens--
 	return 0

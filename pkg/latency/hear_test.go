@@ -8,8 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/wire"
 )
 
 // ear hands what a prober listens with to a test.
@@ -43,16 +43,16 @@ func FuzzHear(f *testing.F) {
 	f.Fuzz(func(t *testing.T, subject string, data []byte, age uint16, answer []byte) {
 		synctest.Test(t, func(t *testing.T) {
 			e := &ear{answer: answer}
-			p := start(t, newNetwork(5*time.Millisecond), latency.Options{Bus: e, Location: zoneA, Reporter: "me"})
-			if err := p.Share(t.Context(), "user", "user"); err != nil {
+			p := start(t, newNetwork(5*time.Millisecond), latency.Options{}, latency.Caller{Bus: e, Location: zoneA, Reporter: "me"})
+			if err := p.group("user").Share(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			all := []*latency.Path{p.Path(target(0)), p.Path(target(1))}
-			p.Probe("user", members(all...))
+			p.group("user").Set(members(all...))
 			for i := range 3 {
 				if i == 2 {
 					all = append(all, p.Path(target(2))) // it was spoken of before
-					p.Probe("user", members(all...))
+					p.group("user").Set(members(all...))
 				}
 				e.handle(subject, data, time.Duration(age)*time.Millisecond)
 				for _, pa := range all {
@@ -75,17 +75,17 @@ func FuzzHear(f *testing.F) {
 // Batches of as many samples as fit, of instances that are made up.
 func BenchmarkHearMadeUp(b *testing.B) {
 	e := &ear{}
-	p := start(b, newNetwork(silent), latency.Options{Bus: e, Location: zoneA, Reporter: "me"})
-	if err := p.Share(b.Context(), "user", "user"); err != nil {
+	p := start(b, newNetwork(silent), latency.Options{}, latency.Caller{Bus: e, Location: zoneA, Reporter: "me"})
+	if err := p.group("user").Share(b.Context()); err != nil {
 		b.Fatal(err)
 	}
 	var batches [64][]byte
 	for i := range batches {
-		batch := events.Batch{Sequence: 1}
+		batch := wire.Batch{Sequence: 1}
 		for k := range 400 {
-			batch.Samples = append(batch.Samples, events.Sample{ID: fmt.Sprintf("made-up-%d-%d", i, k), Incarnation: "1", RTT: time.Millisecond, Count: 1})
+			batch.Samples = append(batch.Samples, wire.Sample{ID: fmt.Sprintf("made-up-%d-%d", i, k), Incarnation: "1", RTT: time.Millisecond, Count: 1})
 		}
-		data, err := events.EncodeBatch(batch)
+		data, err := wire.EncodeBatch(batch)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -102,21 +102,21 @@ func BenchmarkHearMadeUp(b *testing.B) {
 // A batch of 64 samples of instances that are known, as it comes in.
 func BenchmarkHear(b *testing.B) {
 	e := &ear{}
-	p := start(b, newNetwork(silent), latency.Options{Bus: e, Location: zoneA, Reporter: "me"})
-	if err := p.Share(b.Context(), "user", "user"); err != nil {
+	p := start(b, newNetwork(silent), latency.Options{}, latency.Caller{Bus: e, Location: zoneA, Reporter: "me"})
+	if err := p.group("user").Share(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	p.Probe("user", members(makePaths(p, 64)...))
+	p.group("user").Set(members(makePaths(p, 64)...))
 	var batches [][]byte
 	for seq := range 1000 {
-		batch := events.Batch{Sequence: uint64(1 + seq)}
+		batch := wire.Batch{Sequence: uint64(1 + seq)}
 		for i := range 64 {
-			batch.Samples = append(batch.Samples, events.Sample{
+			batch.Samples = append(batch.Samples, wire.Sample{
 				ID: fmt.Sprintf("i%d", i), Incarnation: "1", Count: 3,
 				RTT: 20*time.Millisecond + time.Duration(seq*i)*time.Nanosecond,
 			})
 		}
-		data, err := events.EncodeBatch(batch)
+		data, err := wire.EncodeBatch(batch)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -9,8 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/wire"
 )
 
 // liar publishes on a bus what it likes, every second.
@@ -22,7 +22,7 @@ type liar struct {
 }
 
 func (l *liar) subject(reporter string) string {
-	return events.Report{Region: "r", Zone: "a", Service: "user", Reporter: reporter}.Subject()
+	return wire.Report{Region: "r", Zone: "a", Service: "user", Reporter: reporter}.Subject()
 }
 
 // batch says of each instance what rtt does, in microseconds as JSON.

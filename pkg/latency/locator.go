@@ -1,29 +1,22 @@
 package latency
 
 import (
-	"math"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/coord"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/wire"
 )
 
 const (
-	maxNeighbours = 64 // that a coordinate is fitted to
-	// forgotten is when a neighbour that says nothing any more counts no more.
-	forgotten = 10 * time.Minute
-	// republish is the least time between two coordinates that a record
-	// carries. The first comes when the instance has not moved any more for
-	// the time of settling, but not later than republish.
-	republish = time.Minute
-	settling  = 15 * time.Second
-	// relocated is the change, as a share of the distance to the neighbours,
+	// moveThreshold is the change, as a share of the distance to the callers,
 	// that is worth a new record.
-	relocated = 0.10
-	// fewest is how many callers must have measured an instance before its
+	moveThreshold = 0.10
+	// minCallers is how many callers must have measured an instance before its
 	// coordinate means anything to others.
-	fewest = 4
+	minCallers = 4
 )
 
 // Locator finds the place of one instance in the coordinate space from what
@@ -36,37 +29,37 @@ const (
 type Locator struct {
 	start time.Time
 
-	mu        sync.Mutex
-	own       events.Coordinate
-	callers   map[string]*caller
-	first     time.Duration // when the first ping came
-	still     events.Coordinate
-	stillFrom time.Duration // own has been about still since then
-	shown     events.Coordinate
-	shownAt   time.Duration
-	known     bool // shown is a coordinate
-	scratch   []neighbour
-	malformed uint64
+	mu          sync.Mutex
+	own         events.Coordinate
+	callers     map[string]*caller
+	first       time.Duration // when the first ping came
+	still       events.Coordinate
+	stillFrom   time.Duration // own has been about still since then
+	published   events.Coordinate
+	publishedAt time.Duration
+	known       bool // published is a coordinate
+	scratch     []coord.Neighbour
+	malformed   uint64
 }
 
 type caller struct {
-	neighbour
+	coord.Neighbour
 	at time.Duration
 }
 
 // NewLocator makes a locator that knows nothing yet.
 func NewLocator() *Locator {
-	return &Locator{start: time.Now(), own: newCoordinate(), callers: make(map[string]*caller)}
+	return &Locator{start: time.Now(), own: coord.New(), callers: make(map[string]*caller)}
 }
 
-// Answer takes in a ping, see [events.Ping], and returns what to answer: the
+// Answer takes in a ping, see [wire.Ping], and returns what to answer: the
 // coordinate. A ping that says nothing, or nothing valid, gets an empty
 // answer: it measures the way and no more.
 func (l *Locator) Answer(data []byte) []byte {
 	if len(data) == 0 {
 		return nil
 	}
-	p, err := events.DecodePing(data)
+	p, err := wire.DecodePing(data)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
@@ -83,21 +76,21 @@ func (l *Locator) Answer(data []byte) []byte {
 		l.makeRoomLocked(now)
 		c = &caller{}
 		l.callers[p.Reporter] = c
-	case now-c.at < time.Second:
+	case now-c.at < pingInterval:
 		// Nobody has more to say than that.
 		return l.answerLocked()
 	}
-	*c = caller{neighbour{at: p.Coordinate, rtt: p.RTT.Seconds()}, now}
+	*c = caller{coord.Neighbour{At: p.Coordinate, RTT: p.RTT.Seconds()}, now}
 	l.scratch = l.scratch[:0]
 	for _, c := range l.callers {
-		l.scratch = append(l.scratch, c.neighbour)
+		l.scratch = append(l.scratch, c.Neighbour)
 	}
-	fit(&l.own, l.scratch)
+	coord.Fit(&l.own, l.scratch)
 	return l.answerLocked()
 }
 
 func (l *Locator) answerLocked() []byte {
-	data, err := events.EncodeCoordinate(l.own)
+	data, err := wire.EncodeCoordinate(l.own)
 	if err != nil {
 		return nil
 	}
@@ -109,7 +102,7 @@ func (l *Locator) answerLocked() []byte {
 func (l *Locator) makeRoomLocked(now time.Duration) {
 	oldest := ""
 	for name, c := range l.callers {
-		if now-c.at > forgotten {
+		if now-c.at > callerTimeout {
 			delete(l.callers, name)
 			continue
 		}
@@ -117,7 +110,7 @@ func (l *Locator) makeRoomLocked(now time.Duration) {
 			oldest = name
 		}
 	}
-	if len(l.callers) >= maxNeighbours {
+	if len(l.callers) >= coord.MaxNeighbours {
 		delete(l.callers, oldest)
 	}
 }
@@ -131,21 +124,21 @@ func (l *Locator) Coordinate() (events.Coordinate, bool) {
 	defer l.mu.Unlock()
 	now := time.Since(l.start)
 	switch {
-	case len(l.callers) < fewest, l.known && now-l.shownAt < republish:
-	case !l.known && now-l.first < republish && !l.settledLocked(now):
-	case !l.known || displacement(&l.shown, &l.own) > relocated*l.reachLocked():
-		l.shown, l.shownAt, l.known = rounded(l.own), now, true
+	case len(l.callers) < minCallers, l.known && now-l.publishedAt < recordInterval:
+	case !l.known && now-l.first < recordInterval && !l.stillLocked(now):
+	case !l.known || coord.Displacement(&l.published, &l.own) > moveThreshold*l.medianDistanceLocked():
+		l.published, l.publishedAt, l.known = coord.Rounded(l.own), now, true
 	}
-	return l.shown, l.known
+	return l.published, l.known
 }
 
-// settledLocked says whether the instance has stayed about where it is for a
+// stillLocked says whether the instance has stayed about where it is for a
 // while.
-func (l *Locator) settledLocked(now time.Duration) bool {
-	if displacement(&l.still, &l.own) > relocated*l.reachLocked() {
+func (l *Locator) stillLocked(now time.Duration) bool {
+	if coord.Displacement(&l.still, &l.own) > moveThreshold*l.medianDistanceLocked() {
 		l.still, l.stillFrom = l.own, now
 	}
-	return now-l.stillFrom >= settling
+	return now-l.stillFrom >= stillFor
 }
 
 // Malformed is how many pings could not be read.
@@ -155,30 +148,12 @@ func (l *Locator) Malformed() uint64 {
 	return l.malformed
 }
 
-// displacement is how much distances to others change at most when a point is
-// found elsewhere.
-func displacement(from, to *events.Coordinate) float64 {
-	return separation(from, to) + math.Abs(from.Height-to.Height)
-}
-
-// reachLocked is the median distance to the callers.
-func (l *Locator) reachLocked() float64 {
+// medianDistanceLocked is the median distance to the callers.
+func (l *Locator) medianDistanceLocked() float64 {
 	rtts := make([]float64, 0, len(l.callers))
 	for _, c := range l.callers {
-		rtts = append(rtts, c.rtt)
+		rtts = append(rtts, c.RTT)
 	}
 	slices.Sort(rtts)
 	return rtts[len(rtts)/2]
-}
-
-// rounded is c to the microsecond, which takes less room in a record.
-func rounded(c events.Coordinate) events.Coordinate {
-	round := func(v *float64) { *v = math.Round(*v*1e6) / 1e6 }
-	for i := range c.Vec {
-		round(&c.Vec[i])
-	}
-	round(&c.Height)
-	round(&c.Error)
-	round(&c.Adjustment)
-	return c
 }

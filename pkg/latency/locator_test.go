@@ -11,6 +11,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/wire"
 )
 
 // at is a point in a plane, in milliseconds, and the height above it.
@@ -42,7 +43,7 @@ func around() []events.Coordinate {
 // tell lets a caller tell a locator how far it is.
 func tell(t *testing.T, l *latency.Locator, reporter int, from events.Coordinate, rtt time.Duration) []byte {
 	t.Helper()
-	data, err := events.EncodePing(events.Ping{Reporter: fmt.Sprintf("c%d", reporter), RTT: rtt, Coordinate: from})
+	data, err := wire.EncodePing(wire.Ping{Reporter: fmt.Sprintf("c%d", reporter), RTT: rtt, Coordinate: from})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +56,7 @@ func TestALocatorFindsItsPlace(t *testing.T) {
 		truth := at(20, -10, 1)
 		for round := range 20 {
 			for i, c := range around() {
-				answer, err := events.DecodeCoordinate(tell(t, l, i, c, apart(c, truth)))
+				answer, err := wire.DecodeCoordinate(tell(t, l, i, c, apart(c, truth)))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -239,7 +240,7 @@ func FuzzLocator(f *testing.F) {
 					if i == 0 && len(ping) > 0 && l.Malformed() == 0 {
 						t.Fatal("neither answered nor counted")
 					}
-				} else if _, err := events.DecodeCoordinate(answer); err != nil {
+				} else if _, err := wire.DecodeCoordinate(answer); err != nil {
 					t.Fatalf("answered %s: %v", answer, err)
 				}
 				for k, c := range around()[:4] {

@@ -128,19 +128,61 @@ func (n *network) dialled() map[string]bool {
 	return all
 }
 
+// prober is a prober whose groups are found by the names of their services.
+type prober struct {
+	*latency.Prober
+	onChange func(group string)
+
+	mu     sync.Mutex
+	groups map[string]*latency.Group
+}
+
+func newProber(c latency.Caller, o latency.Options) *prober {
+	return &prober{Prober: latency.New(c, o), groups: make(map[string]*latency.Group)}
+}
+
 // start makes a prober that is closed with the test; the network may be nil.
-func start(tb testing.TB, n *network, o latency.Options) *latency.Prober {
+func start(tb testing.TB, n *network, o latency.Options, c ...latency.Caller) *prober {
 	tb.Helper()
 	if n != nil {
 		o.Dial = n.Dial
 	}
-	p := latency.New(o)
+	p := newProber(append(c, latency.Caller{})[0], o)
 	tb.Cleanup(func() {
 		if err := p.Close(); err != nil {
 			tb.Errorf("Close: %v", err)
 		}
 	})
 	return p
+}
+
+// notify makes f the onChange of groups to come.
+func (p *prober) notify(f func(group string)) *prober {
+	p.onChange = f
+	return p
+}
+
+// group is the group of a name, a new one when there is none.
+func (p *prober) group(name string) *latency.Group {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.groups[name] == nil {
+		var onChange func()
+		if f := p.onChange; f != nil {
+			onChange = func() { f(name) }
+		}
+		p.groups[name] = p.Group(name, onChange)
+	}
+	return p.groups[name]
+}
+
+// end closes the group of a name, which is then another one.
+func (p *prober) end(name string) {
+	p.mu.Lock()
+	g := p.groups[name]
+	delete(p.groups, name)
+	p.mu.Unlock()
+	g.Close()
 }
 
 // address is the i-th address.
@@ -165,7 +207,7 @@ func members(paths ...*latency.Path) []latency.Member {
 }
 
 // makePaths makes n paths with addresses of their own.
-func makePaths(p *latency.Prober, n int) []*latency.Path {
+func makePaths(p *prober, n int) []*latency.Path {
 	all := make([]*latency.Path, n)
 	for i := range all {
 		all[i] = p.Path(target(i))

@@ -12,24 +12,9 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-const (
-	// soon is the pause before a failed or doubted probe is repeated.
-	soon = time.Second
-	// recovery is the longest pause after failures: within it, and its
-	// jitter, a path that works again is noticed.
-	recovery = 25 * time.Second
-	// step is the time between the first probes of paths that are new
-	// together.
-	step = 2 * time.Millisecond
-	// quiet is the least pause between two calls of OnChange for one group.
-	quiet = 100 * time.Millisecond
-	// longest is the longest period of an instance, unless the budget is too
-	// small for that: see Options.longest.
-	longest = time.Hour
-	// farShare is how much of the budget those may take that are measured as
-	// rarely as can be.
-	farShare = 0.25
-)
+// farShare is how much of the budget those may take that are measured as rarely
+// as can be.
+const farShare = 0.25
 
 // Bus carries what callers and instances tell each other. *kv.Bus is one, on
 // NATS. Its methods are safe for concurrent use.
@@ -46,15 +31,42 @@ type Bus interface {
 	Request(ctx context.Context, subject string, data []byte) ([]byte, error)
 }
 
-// Options of a [Prober]. The zero value is ready to use.
+// Caller is the process that measures: where it is, and how it reaches others.
+// The zero value shares nothing.
+type Caller struct {
+	// Location of this process. Measurements are shared within a zone: without
+	// one they are kept.
+	Location topology.Location
+	// Bus to share measurements on, and coordinates. Default: none, nothing
+	// is shared.
+	Bus Bus
+	// Reporter names this process to others: [A-Za-z0-9_-], 1 to 63 long.
+	// Default: random.
+	Reporter string
+	// Logger receives paths that fail, at level debug. Default [slog.Default].
+	Logger *slog.Logger
+}
+
+func (c Caller) withDefaults() Caller {
+	if c.Reporter == "" {
+		c.Reporter = strings.ToLower(rand.Text()[:16])
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c
+}
+
+// Options say how often, and in which way, distances are measured. The zero
+// value is ready to use.
 type Options struct {
 	// Interval is the time in which each instance that may be picked is
-	// measured Share times by the zone together; others less often.
+	// measured PerInterval times by the zone together; others less often.
 	// Default 10s.
 	Interval time.Duration
-	// Share is how many measurements of an instance a zone makes in each
+	// PerInterval is how many measurements of an instance a zone makes in each
 	// Interval, however many callers there are. Default 2.
-	Share int
+	PerInterval int
 	// Budget is how many probes this process may make in a minute for one
 	// group (a service), first probes and confirmations included. If that is
 	// less than its part of the work, everything is measured less often.
@@ -76,50 +88,21 @@ type Options struct {
 	// starts, so that the name server's distance is not taken for the
 	// instance's.
 	Dial probe.Dial
-
-	// Bus to share measurements on, and coordinates. Default: none, nothing
-	// is shared.
-	Bus Bus
-	// Location of this process. Measurements are shared within a zone:
-	// without one they are kept.
-	Location topology.Location
-	// Reporter names this process to others: [A-Za-z0-9_-], 1 to 63 long.
-	// Default: random.
-	Reporter string
-	// NoShare neither tells others what was measured nor listens to them.
+	// NoShare neither sends others what was measured nor listens to them.
 	NoShare bool
 	// NoCoordinates neither predicts distances nor helps others to.
 	NoCoordinates bool
-
-	// OnChange is called after something about a path of the group changed
-	// that may change the order of its instances: the estimate has another
-	// source, or moved by more than 10 % and 0.2 ms, another path is the
-	// nearest of its circle by more than 2 %, or a probe of the path
-	// failed, or succeeded again. The first change is told at once, those of
-	// the next 100 ms together. Calls come one at a time with no lock held;
-	// they may use the Prober, but not close it.
-	// A group that has just ended may be named once more.
-	OnChange func(group string)
-	// Logger hears of paths that fail, at level debug. Default
-	// [slog.Default].
-	Logger *slog.Logger
 }
 
 func (o Options) withDefaults() Options {
 	orDefault(&o.Interval, 10*time.Second)
-	orDefault(&o.Share, 2)
+	orDefault(&o.PerInterval, 2)
 	orDefault(&o.Timeout, 2*time.Second)
 	orDefault(&o.Concurrency, 16)
 	orDefault(&o.Fresh, max(30*time.Second, 3*o.Interval))
 	orDefault(&o.Window, 5)
 	if o.Budget == 0 {
 		o.Budget = 30
-	}
-	if o.Reporter == "" {
-		o.Reporter = strings.ToLower(rand.Text()[:16])
-	}
-	if o.Logger == nil {
-		o.Logger = slog.Default()
 	}
 	return o
 }
@@ -128,11 +111,6 @@ func orDefault[T int | time.Duration](v *T, d T) {
 	if *v <= 0 {
 		*v = d
 	}
-}
-
-// shares says whether measurements are shared.
-func (o *Options) shares() bool {
-	return o.Bus != nil && !o.NoShare && o.Location.Zone != ""
 }
 
 // burst is how many probes may be made at once, and rate how many flow in per
@@ -150,7 +128,7 @@ func (o *Options) stretch(demand float64, reporters int) float64 {
 	return max(1, demand/float64(reporters)/(0.95*o.rate()))
 }
 
-// period is the time in which an instance of that weight is measured Share
+// period is the time in which an instance of that weight is measured PerInterval
 // times. Among several reporters it is in steps, so that those who see an
 // instance a little differently still agree.
 func (o *Options) period(weight, stretch float64, reporters int, longest time.Duration) time.Duration {
@@ -165,10 +143,10 @@ func (o *Options) period(weight, stretch float64, reporters int, longest time.Du
 // work for the far ones, of whom there may be very many, a small part of it.
 func (o *Options) longest(n, reporters int) time.Duration {
 	if o.rate() <= 0 {
-		return longest
+		return maxPeriod
 	}
-	seconds := float64(n*o.Share) / (farShare * o.rate() * float64(reporters))
-	return max(longest, time.Duration(seconds*float64(time.Second)))
+	seconds := float64(n*o.PerInterval) / (farShare * o.rate() * float64(reporters))
+	return max(maxPeriod, time.Duration(seconds*float64(time.Second)))
 }
 
 // maxUnproven is how many probes in flight may be of paths that did not answer
@@ -185,8 +163,8 @@ func (o *Options) timeout(measured time.Duration) time.Duration {
 
 // retry is the pause after that many failures in a row.
 func (o *Options) retry(failures int) time.Duration {
-	longest := max(o.Interval, min(6*o.Interval, recovery))
-	d := min(soon, o.Interval)
+	longest := max(o.Interval, min(6*o.Interval, maxRetryPause))
+	d := min(retryPause, o.Interval)
 	for range failures - 1 {
 		if d >= longest {
 			break

@@ -3,11 +3,10 @@ package latency
 import (
 	"context"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"sync/atomic"
 	"time"
-
-	"github.com/cespare/xxhash/v2"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/probe"
@@ -43,25 +42,25 @@ type Path struct {
 
 	// What follows is guarded by prober.mu.
 
-	samples   []sample // own, oldest first, at most Window, all fresh
-	votes     []vote   // of other reporters in the zone, at most one each
-	place     *events.Coordinate
-	told      time.Duration // known distance, when OnChange was last due
-	groups    []membership
-	period    time.Duration      // in which the zone measures it Share times; 0: not ranked yet
-	grace     time.Duration      // until which what was fresh stays so; see setPeriodLocked
-	order     int                // of its circle, the first is 0
-	rank      int                // among all of the group
-	contends  bool               // it may be picked, or nearly
-	next      time.Duration      // when it may be probed again
-	suspect   bool               // nobody knows whether it lives, see [Member]
-	urgent    bool               // next is not a slot of the zone's but must be kept
-	began     time.Duration      // when the last probe was, 0 for never
-	cancel    context.CancelFunc // ends the probe in flight, else nil
-	proven    bool               // the last probe was answered
-	exchanged time.Duration      // when it was last told where we are; see exchange
-	probe     entry              // in prober.proven or prober.unproven
-	expiry    entry              // in prober.expiries while there are samples or votes
+	samples     []sample // own, oldest first, at most Window, all fresh
+	votes       []vote   // of other reporters in the zone, at most one each
+	coordinate  *events.Coordinate
+	notified    time.Duration // known distance, when onChange was last due
+	groups      []membership
+	period      time.Duration      // in which the zone measures it PerInterval times; 0: not ranked yet
+	freshUntil  time.Duration      // until which what was fresh stays so; see setPeriodLocked
+	circleRank  int                // of its circle, the first is 0
+	rank        int                // among all of the group
+	contends    bool               // it may be picked, or nearly
+	next        time.Duration      // when it may be probed again
+	suspect     bool               // nobody knows whether it lives, see [Member]
+	urgent      bool               // next is not a slot of the zone's but must be kept
+	probedAt    time.Duration      // when the last probe was, 0 for never
+	cancel      context.CancelFunc // ends the probe in flight, else nil
+	proven      bool               // the last probe was answered
+	exchangedAt time.Duration      // when it was last told where we are; see exchange
+	probe       entry              // in prober.proven or prober.unproven
+	expiry      entry              // in prober.expiries while there are samples or votes
 }
 
 // sample is one measurement of our own.
@@ -78,29 +77,8 @@ type vote struct {
 
 // membership is a path's part in one group.
 type membership struct {
-	group *group
+	group *Group
 	n     int // how often the group lists the path
-}
-
-// Path makes the path to a target. It is not probed until it is in a group.
-// Two paths to one target know nothing of each other.
-func (p *Prober) Path(t Target) *Path {
-	name := t.Key.String() + "/" + t.Incarnation
-	if t.Key.ID == "" {
-		name = t.Address // those without a name are not in step either
-	}
-	pa := &Path{prober: p, target: t, hash: xxhash.Sum64String(name)}
-	pa.probe.path, pa.expiry.path = pa, pa
-	if t.Coordinate != nil && t.Coordinate.Validate() == nil {
-		pa.place = t.Coordinate
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if g := p.sharing[t.Key.Service]; g != nil && t.Key.ID != "" {
-		g.introduceLocked(pa)
-	}
-	pa.refreshLocked(p.now())
-	return pa
 }
 
 // Close gives back what the target's probe holds. The path must be in no group
@@ -111,20 +89,20 @@ func (pa *Path) Close() {
 	}
 }
 
-// Place says where the instance says it is. Coordinates that are not valid are
+// SetCoordinate says where the instance says it is. Coordinates that are not valid are
 // ignored. c is not to be changed any more.
-func (pa *Path) Place(c *events.Coordinate) {
+func (pa *Path) SetCoordinate(c *events.Coordinate) {
 	if c == nil || c.Validate() != nil {
 		return
 	}
 	p := pa.prober
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if pa.place != nil && *pa.place == *c {
+	if pa.coordinate != nil && *pa.coordinate == *c {
 		return
 	}
-	pa.place = c
-	p.space.stale = true
+	pa.coordinate = c
+	p.position.stale = true
 	pa.refreshLocked(p.now())
 }
 
@@ -158,7 +136,7 @@ func (pa *Path) Observe(rtt time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.now()
-	if p.closed || len(pa.samples) == p.o.Window && now-pa.samples[0].at < time.Second {
+	if p.closed || len(pa.samples) == p.o.Window && now-pa.samples[0].at < observeWindow {
 		return
 	}
 	pa.addLocked(rtt, now)
@@ -176,8 +154,8 @@ func (pa *Path) addLocked(rtt, now time.Duration) {
 		pa.samples = slices.Delete(pa.samples, 0, 1)
 	}
 	pa.samples = append(pa.samples, sample{rtt, now})
-	p.space.stale = true
-	pa.newsLocked(rtt, now)
+	p.position.stale = true
+	pa.publishSoonLocked(rtt, now)
 	pa.refreshLocked(now)
 }
 
@@ -194,7 +172,7 @@ func longer(fresh time.Duration) time.Duration { return fresh * 3 / 2 }
 // freshLocked says whether what was measured then and counts for so long still
 // does.
 func (pa *Path) freshLocked(at, life, now time.Duration) bool {
-	return now-at < life || now < pa.grace
+	return now-at < life || now < pa.freshUntil
 }
 
 // setPeriodLocked sets how often the zone measures pa from now on. If that is
@@ -203,7 +181,7 @@ func (pa *Path) setPeriodLocked(period, now time.Duration) {
 	before := pa.fresh()
 	pa.period = period
 	if after := pa.fresh(); after < before {
-		pa.grace = min(now+after, pa.endLocked(before))
+		pa.freshUntil = min(now+after, pa.firstExpiryLocked(before))
 	}
 	pa.expireLocked(now)
 }
@@ -219,7 +197,7 @@ func (pa *Path) refreshLocked(now time.Duration) {
 	pa.samples = slices.Delete(pa.samples, 0, old)
 	pa.votes = slices.DeleteFunc(pa.votes, func(v vote) bool { return !pa.freshLocked(v.at, pa.votesFresh(), now) })
 
-	e, ok := pa.judgeLocked(now)
+	e, ok := pa.combineLocked(now)
 	before := pa.estimate.Load()
 	after := uint64(0)
 	if ok {
@@ -230,8 +208,8 @@ func (pa *Path) refreshLocked(now time.Duration) {
 		for _, m := range pa.groups {
 			m.group.unranked = true
 		}
-		if moved(pa.told, e.Distance) || (before^after)&sourceMask != 0 {
-			pa.told = e.Distance
+		if moved(pa.notified, e.Distance) || (before^after)&sourceMask != 0 {
+			pa.notified = e.Distance
 			p.changedLocked(pa)
 		}
 	}
@@ -248,7 +226,7 @@ func (pa *Path) expireLocked(now time.Duration) {
 	}
 	// When samples come faster than they expire, the entry may stay where it
 	// is, too early: it is put right when it is due.
-	due := max(pa.endLocked(pa.fresh()), pa.grace)
+	due := max(pa.firstExpiryLocked(pa.fresh()), pa.freshUntil)
 	if pa.expiry.in == nil || pa.expiry.due <= now || due < pa.expiry.due {
 		pa.prober.queueLocked(&pa.prober.expiries, &pa.expiry, due)
 	}
@@ -267,9 +245,9 @@ func (pa *Path) newestLocked(never time.Duration) time.Duration {
 	return newest
 }
 
-// endLocked is when the first of what is known ends, if own samples count for
+// firstExpiryLocked is when the first of what is known ends, if own samples count for
 // that long. Something must be known.
-func (pa *Path) endLocked(fresh time.Duration) time.Duration {
+func (pa *Path) firstExpiryLocked(fresh time.Duration) time.Duration {
 	end := time.Duration(math.MaxInt64)
 	if len(pa.samples) > 0 {
 		end = pa.samples[0].at + fresh
@@ -280,16 +258,16 @@ func (pa *Path) endLocked(fresh time.Duration) time.Duration {
 	return end
 }
 
-// trusted is how many samples of our own need no others beside them, if they
+// enoughSamples is how many samples of our own need no others beside them, if they
 // are as young as those of an instance that is measured often.
-const trusted = 3
+const enoughSamples = 3
 
-// judgeLocked makes an estimate of all that is known.
-func (pa *Path) judgeLocked(now time.Duration) (Estimate, bool) {
+// combineLocked makes an estimate of all that is known.
+func (pa *Path) combineLocked(now time.Duration) (Estimate, bool) {
 	own := median(pa.samples)
 	switch {
 	case own > 0 && len(pa.votes) == 0,
-		len(pa.samples) >= trusted && now-pa.samples[len(pa.samples)-trusted].at < pa.prober.o.Fresh:
+		len(pa.samples) >= enoughSamples && now-pa.samples[len(pa.samples)-enoughSamples].at < pa.prober.o.Fresh:
 		return Estimate{own, SourceMeasured}, true
 	case len(pa.votes) > 0:
 		all := make([]sample, 0, 16) // on the stack
@@ -301,57 +279,80 @@ func (pa *Path) judgeLocked(now time.Duration) (Estimate, bool) {
 		}
 		d := median(all)
 		if known, _ := unpackEstimate(pa.estimate.Load()); len(all) == 2 {
-			d = settle(all[0].rtt, all[1].rtt, known)
+			d = betweenTwo(all[0].rtt, all[1].rtt, known)
 		}
 		return Estimate{d, SourceShared}, true
-	case pa.place != nil && pa.prober.space.knows(pa.place):
-		return Estimate{pa.prober.space.predict(pa.place), SourcePredicted}, true
+	case pa.coordinate != nil && pa.prober.position.knows(pa.coordinate):
+		return Estimate{pa.prober.position.predict(pa.coordinate), SourcePredicted}, true
 	}
 	return Estimate{}, false
 }
 
-// settle is the distance when two say different things: the less, but if one of
-// them cannot be right, what was believed before or else the more. So neither
-// one slow packet nor one liar makes an instance that few measure what it is
-// not.
-func settle(a, b time.Duration, known Estimate) time.Duration {
-	less, more := min(a, b), max(a, b)
+// acceptsLocked says whether a vote from that time counts. Others may measure an
+// instance more rarely than we would, and what they think of as fresh is better
+// than nothing.
+func (pa *Path) acceptsLocked(at, now time.Duration) bool {
 	switch {
-	case !doubtful(more, less):
-		return less
-	case known.Measured() && known.Distance-less < more-known.Distance:
-		return less
+	case now-at < pa.votesFresh():
+		return true
+	case now-pa.newestLocked(now-pa.fresh()) < pa.fresh():
+		return false
+	}
+	pa.freshUntil = now + pa.prober.o.Fresh
+	return true
+}
+
+// putVoteLocked gives a reporter its vote in place of its last, or of the oldest,
+// and says whether that is new.
+func (pa *Path) putVoteLocked(v vote) bool {
+	i := slices.IndexFunc(pa.votes, func(other vote) bool { return other.reporter == v.reporter })
+	switch {
+	case i >= 0:
+		if v.at <= pa.votes[i].at+10*time.Millisecond && v.rtt == pa.votes[i].rtt {
+			return false
+		}
+	case len(pa.votes) < maxVotes:
+		pa.votes = append(pa.votes, vote{})
+		i = len(pa.votes) - 1
 	default:
-		return more
+		i = 0
+		for k := range pa.votes {
+			if pa.votes[k].at < pa.votes[i].at {
+				i = k
+			}
+		}
+		if v.at <= pa.votes[i].at {
+			return false
+		}
+	}
+	pa.votes[i] = v
+	pa.prober.position.stale = true
+	return true
+}
+
+// publishSoonLocked makes the next batch due soon when a sample of ours tells others
+// something new.
+func (pa *Path) publishSoonLocked(rtt, now time.Duration) {
+	known, _ := unpackEstimate(pa.estimate.Load())
+	if known.Measured() && !moved(known.Distance, rtt) {
+		return
+	}
+	for _, m := range pa.groups {
+		g := m.group
+		if g.report.Service == "" || g.listening {
+			continue
+		}
+		wait := newsDelay/5 + rand.N(newsDelay*4/5)
+		if !known.Measured() {
+			wait /= 4 // others are about to ask, too
+		}
+		if due := now + wait; due < g.publish {
+			g.publish = due
+			wake(g.prober.wakeLoop)
+		}
 	}
 }
 
-// median is the middle of the round trips, the lower of two, 0 of none.
-func median(samples []sample) time.Duration {
-	if len(samples) == 0 {
-		return 0
-	}
-	rtts := make([]time.Duration, 0, 16) // on the stack, for any usual Window
-	for _, s := range samples {
-		rtts = append(rtts, s.rtt)
-	}
-	slices.Sort(rtts)
-	return rtts[(len(rtts)-1)/2]
-}
-
-// moved reports whether a change of the known distance may matter to the
-// order of instances. 0 is not known.
-func moved(from, to time.Duration) bool {
-	if from == 0 || to == 0 {
-		return from != to
-	}
-	by := (to - from).Abs()
-	return by > 200*time.Microsecond && by > from/10
-}
-
-// doubtful reports whether a sample is so far from what is known that it should
-// be confirmed soon.
-func doubtful(rtt, known time.Duration) bool {
-	return known > 0 && (rtt-known).Abs() > time.Millisecond &&
-		(rtt > 2*known || rtt < known/2)
+func (pa *Path) in(g *Group) bool {
+	return slices.ContainsFunc(pa.groups, func(m membership) bool { return m.group == g })
 }

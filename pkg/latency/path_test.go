@@ -134,7 +134,7 @@ func TestSamplesCountWhileTheyAreFresh(t *testing.T) {
 			p := start(t, nil, latency.Options{Fresh: 20 * time.Second})
 			pa := p.Path(latency.Target{})
 			if grouped {
-				p.Probe("user", members(pa))
+				p.group("user").Set(members(pa))
 			}
 			check := func(want time.Duration) {
 				t.Helper()
@@ -167,7 +167,7 @@ func TestSamplesCountWhileTheyAreFresh(t *testing.T) {
 }
 
 func TestManyMayObserveAndReadAtOnce(t *testing.T) {
-	p := start(t, nil, latency.Options{OnChange: func(string) {}})
+	p := start(t, nil, latency.Options{}).notify(func(string) {})
 	pa := p.Path(latency.Target{})
 	var work sync.WaitGroup
 	for i := range 4 {
@@ -179,8 +179,8 @@ func TestManyMayObserveAndReadAtOnce(t *testing.T) {
 					return
 				}
 				if j%100 == 0 {
-					p.Probe("user", members(pa))
-					p.Probe("user", nil)
+					p.group("user").Set(members(pa))
+					p.group("user").Set(nil)
 				}
 			}
 		})

@@ -18,7 +18,7 @@ func TestProbesANewPathAtOnceAndThenShareTimesInEachInterval(t *testing.T) {
 		p := start(t, n, latency.Options{})
 		pa := p.Path(target(0))
 		began := time.Now()
-		p.Probe("user", members(pa))
+		p.group("user").Set(members(pa))
 		time.Sleep(time.Hour)
 
 		at := n.at(address(0))
@@ -54,7 +54,7 @@ func TestMeasuresAllNewPathsWithinAShortTimeTheNearestCircleFirst(t *testing.T) 
 		}
 		slices.Reverse(list)
 		began := time.Now()
-		p.Probe("user", list)
+		p.group("user").Set(list)
 		time.Sleep(200 * time.Millisecond)
 
 		var sum [2]time.Duration // of the first probes' times, by circle
@@ -79,7 +79,7 @@ func TestASmallBudgetIsSpentOnTheNearestCircleFirst(t *testing.T) {
 		for i := range list {
 			list[i].Circle = uint8((200 - i) / 20) // the last 20 are the nearest
 		}
-		p.Probe("user", list)
+		p.group("user").Set(list)
 		time.Sleep(time.Second)
 		for range 180 {
 			known := -1 // the farthest circle of which something is measured
@@ -112,7 +112,7 @@ func TestPathsAreNotProbedInStep(t *testing.T) {
 					}
 					all[i] = p.Path(to)
 				}
-				p.Probe("user", members(all...))
+				p.group("user").Set(members(all...))
 				time.Sleep(5 * time.Second)
 				n.mu.Lock()
 				n.most = 0
@@ -135,7 +135,7 @@ func TestNeverDialsMoreThanConcurrencyAtOnce(t *testing.T) {
 					return []time.Duration{time.Second, 300 * time.Millisecond, silent, refuses}[rand.N(4)]
 				})
 				p := start(t, n, latency.Options{Concurrency: concurrency, Budget: -1})
-				p.Probe("user", members(makePaths(p, 200)...))
+				p.group("user").Set(members(makePaths(p, 200)...))
 				time.Sleep(10 * time.Minute)
 				if n.peak() != concurrency {
 					t.Errorf("%d dials in flight at most, want %d", n.peak(), concurrency)
@@ -150,7 +150,7 @@ func TestAFreedSlotIsTakenAtOnce(t *testing.T) {
 		n := newNetwork(100 * time.Millisecond)
 		p := start(t, n, latency.Options{Concurrency: 1, Budget: -1, Interval: time.Minute})
 		list := makePaths(p, 40)
-		p.Probe("user", members(list...))
+		p.group("user").Set(members(list...))
 		time.Sleep(40*100*time.Millisecond + 100*time.Millisecond)
 		for i, pa := range list {
 			if _, ok := pa.Measured(); !ok {
@@ -168,7 +168,7 @@ func TestProbesWhatTheGroupHasAndCanBeProbed(t *testing.T) {
 		bare := p.Path(latency.Target{})
 		check := func(list []*latency.Path, want ...int) {
 			t.Helper()
-			p.Probe("user", members(list...))
+			p.group("user").Set(members(list...))
 			synctest.Wait()
 			n.dialled() // what was in flight
 			time.Sleep(time.Minute)
@@ -205,15 +205,15 @@ func TestAPathInNoGroupIsNotProbed(t *testing.T) {
 			t.Fatalf("%d probes before it was in a group", got)
 		}
 
-		p.Probe("user", members(pa))
-		p.Probe("order", members(pa))
+		p.group("user").Set(members(pa))
+		p.group("order").Set(members(pa))
 		time.Sleep(500 * time.Millisecond)
-		p.Probe("user", nil)
+		p.group("user").Set(nil)
 		synctest.Wait()
 		if n.open() != 1 {
 			t.Fatalf("%d dials in flight, want the one for the other group", n.open())
 		}
-		p.Probe("order", nil)
+		p.group("order").Set(nil)
 		synctest.Wait()
 		if n.open() != 0 {
 			t.Errorf("%d dials in flight after it left its last group", n.open())
@@ -233,11 +233,11 @@ func TestAPathInTwoGroupsIsProbedOnce(t *testing.T) {
 		n := newNetwork(time.Millisecond)
 		p := start(t, n, latency.Options{})
 		pa := p.Path(target(0))
-		p.Probe("user", members(pa, pa))
-		p.Probe("order", members(pa))
+		p.group("user").Set(members(pa, pa))
+		p.group("order").Set(members(pa))
 		time.Sleep(5 * time.Minute)
-		p.Probe("user", members(pa))
-		p.Probe("order", nil)
+		p.group("user").Set(members(pa))
+		p.group("order").Set(nil)
 		time.Sleep(5 * time.Minute)
 		if got := len(n.at(address(0))); got < 95 || got > 125 { // one in 5 s, or in 6 when it counts twice
 			t.Errorf("%d probes in 10 minutes, want 120", got)
@@ -249,9 +249,9 @@ func TestPathsOfAnotherProberAreIgnored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(time.Millisecond)
 		p, other := start(t, n, latency.Options{}), start(t, n, latency.Options{})
-		p.Probe("user", members(other.Path(target(1)), nil, p.Path(target(0))))
+		p.group("user").Set(members(other.Path(target(1)), nil, p.Path(target(0))))
 		time.Sleep(time.Minute)
-		p.Probe("user", nil)
+		p.group("user").Set(nil)
 		if got := n.dialled(); len(got) != 1 || !got[address(0)] {
 			t.Errorf("probed %v, want only %s", got, address(0))
 		}
@@ -265,11 +265,11 @@ func TestChurnDoesNotTurnIntoProbes(t *testing.T) {
 		a, b := p.Path(target(0)), p.Path(target(1))
 		began := time.Now()
 		for time.Since(began) < time.Minute {
-			p.Probe("user", members(a, b))
+			p.group("user").Set(members(a, b))
 			time.Sleep(5 * time.Millisecond)
-			p.Probe("user", members(b, a))
+			p.group("user").Set(members(b, a))
 			time.Sleep(5 * time.Millisecond)
-			p.Probe("user", members(b))
+			p.group("user").Set(members(b))
 			time.Sleep(5 * time.Millisecond)
 		}
 		for i := range 2 {
@@ -287,14 +287,14 @@ func TestWhatWasForgottenIsMeasuredAtOnceWhenItComesBack(t *testing.T) {
 		p := start(t, n, latency.Options{Budget: -1})
 		all := makePaths(p, 100)
 		for range 3 {
-			p.Probe("user", members(all...))
+			p.group("user").Set(members(all...))
 			time.Sleep(time.Second)
 			for i, pa := range all {
 				if _, ok := pa.Measured(); !ok {
 					t.Fatalf("path %d is not measured", i)
 				}
 			}
-			p.Probe("user", nil)
+			p.group("user").Set(nil)
 			time.Sleep(12 * time.Hour)
 		}
 	})
@@ -303,10 +303,10 @@ func TestWhatWasForgottenIsMeasuredAtOnceWhenItComesBack(t *testing.T) {
 func TestCloseEndsEverything(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(silent)
-		p := start(t, n, latency.Options{OnChange: func(string) {}})
+		p := start(t, n, latency.Options{}).notify(func(string) {})
 		all := makePaths(p, 100)
 		all[99].Observe(time.Millisecond)
-		p.Probe("user", members(all...))
+		p.group("user").Set(members(all...))
 		time.Sleep(time.Second)
 		if n.open() == 0 {
 			t.Fatal("no dial in flight")
@@ -324,8 +324,8 @@ func TestCloseEndsEverything(t *testing.T) {
 			t.Errorf("still measured after Close: %v", d)
 		}
 		n.dialled()
-		p.Probe("user", members(all[:1]...))
-		p.Probe("order", members(all...))
+		p.group("user").Set(members(all[:1]...))
+		p.group("order").Set(members(all...))
 		all[0].Observe(time.Millisecond)
 		time.Sleep(time.Minute)
 		if got := n.dialled(); len(got) > 0 {
@@ -346,7 +346,7 @@ func TestProbesWhatTheGroupsSayAfterAnySequenceOfLists(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(1, 2))
 		n := newNetwork(time.Millisecond)
-		p := start(t, n, latency.Options{Budget: -1, OnChange: func(string) {}})
+		p := start(t, n, latency.Options{Budget: -1}).notify(func(string) {})
 		all := makePaths(p, 12)
 		index := make(map[*latency.Path]int)
 		for i, pa := range all {
@@ -375,7 +375,7 @@ func TestProbesWhatTheGroupsSayAfterAnySequenceOfLists(t *testing.T) {
 					list = slices.Clone(all[r.IntN(len(all)):])
 				}
 				list = list[:min(len(list), 16)] // as many may contend
-				p.Probe(name, members(list...))
+				p.group(name).Set(members(list...))
 				groups[name] = list
 			}
 			synctest.Wait()

@@ -8,36 +8,35 @@ import (
 )
 
 // How often an instance is measured follows from its place among the others of
-// its circle. Those that may be picked, or nearly, are measured Share times in
+// its circle. Those that may be picked, or nearly, are measured PerInterval times in
 // each Interval. The others count less the farther they are, as 1/(2·rank), so
 // that the work grows with the logarithm of a service's size. A circle behind
 // the first gets a share of that: it is only needed when the first is not.
 const (
-	maxContenders = 16 // of one circle
-	nextCircle    = 0.25
-	farCircles    = 0.125
+	maxContenders     = 16 // of one circle
+	secondCircleShare = 0.25
+	outerCircleShare  = 0.125
 	// Instances about as near as the nearest contend: by distances that were
 	// measured, and by those that were only predicted.
-	contendFactor, contendSlack = 1.4, 2 * time.Millisecond
-	perhapsFactor, perhapsSlack = 2.0, 5 * time.Millisecond
+	contendFactor, contendSlack     = 1.4, 2 * time.Millisecond
+	predictedFactor, predictedSlack = 2.0, 5 * time.Millisecond
 
-	rankEvery = time.Second
-	// better is how much nearer another instance must be than the nearest so
+	// nearerFactor is how much nearer another instance must be than the nearest so
 	// far for that to be told at once.
-	better = 0.98
+	nearerFactor = 0.98
 )
 
-// standing is a member while it is ranked.
-type standing struct {
+// candidate is a member while it is ranked.
+type candidate struct {
 	path     *Path
 	circle   uint8
 	unknown  bool // nothing but its circle is known of it
 	estimate Estimate
-	turn     uint64 // callers do not all begin with the same
+	tiebreak uint64 // callers do not all begin with the same
 }
 
-// place is where it stands in its circle: by distance, the unknown last.
-func (s *standing) place() time.Duration {
+// distance is where it stands in its circle: by distance, the unknown last.
+func (s *candidate) distance() time.Duration {
 	if s.unknown {
 		return math.MaxInt64
 	}
@@ -46,24 +45,25 @@ func (s *standing) place() time.Duration {
 
 // rankLocked orders the paths of a group, decides how often each is measured,
 // and when next.
-func (p *Prober) rankLocked(g *group, now time.Duration) {
+func (g *Group) rankLocked(now time.Duration) {
+	p := g.prober
 	g.unranked, g.changed, g.rankedAt = false, false, now
-	all := make([]standing, 0, len(g.members))
+	all := make([]candidate, 0, len(g.members))
 	for _, m := range g.members {
-		if p.foreign(m.Path) {
+		if !p.owns(m.Path) {
 			continue
 		}
 		e, known := unpackEstimate(m.estimate.Load())
-		all = append(all, standing{m.Path, m.Circle, !known, e, mix(m.hash, p.hash)})
+		all = append(all, candidate{m.Path, m.Circle, !known, e, mix(m.hash, p.hash)})
 	}
-	slices.SortFunc(all, func(a, b standing) int {
+	slices.SortFunc(all, func(a, b candidate) int {
 		if a.circle != b.circle {
 			return cmp.Compare(a.circle, b.circle)
 		}
-		if by := cmp.Compare(a.place(), b.place()); by != 0 {
+		if by := cmp.Compare(a.distance(), b.distance()); by != 0 {
 			return by
 		}
-		return cmp.Compare(a.turn, b.turn)
+		return cmp.Compare(a.tiebreak, b.tiebreak)
 	})
 	before := len(g.ranked)
 	g.ranked = g.ranked[:0]
@@ -83,40 +83,40 @@ func (p *Prober) rankLocked(g *group, now time.Duration) {
 		for to < len(all) && all[to].circle == all[from].circle {
 			to++
 		}
-		demand += p.weigh(all[from:to], weights[from:to], order)
+		demand += weigh(all[from:to], weights[from:to], order)
 		for i, s := range all[from:to] {
-			s.path.order, s.path.rank = order, from+i
+			s.path.circleRank, s.path.rank = order, from+i
 		}
 		best = append(best, nearest(all[from:to]))
 		from = to
 	}
 	reporters := g.reportersLocked()
-	stretch := p.o.stretch(demand*float64(p.o.Share)/p.o.Interval.Seconds(), reporters)
+	stretch := p.o.stretch(demand*float64(p.o.PerInterval)/p.o.Interval.Seconds(), reporters)
 	limit := p.o.longest(len(all), reporters)
 	for i, s := range all {
 		g.scheduleLocked(s.path, p.o.period(weights[i], stretch, reporters, limit), now)
 	}
-	g.tellBestLocked(best)
+	g.notifyNearestLocked(best)
 }
 
 // weigh sets the weights of the members of one circle and returns their sum.
-func (p *Prober) weigh(circle []standing, weights []float64, order int) (sum float64) {
+func weigh(circle []candidate, weights []float64, order int) (sum float64) {
 	base := 1.0
 	switch {
 	case order == 1:
-		base = nextCircle
+		base = secondCircleShare
 	case order > 1:
-		base = farCircles
+		base = outerCircleShare
 	}
-	limit, perhaps := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64)
+	limit, predicted := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64)
 	if n := nearest(circle); n != nil {
 		e, _ := unpackEstimate(n.estimate.Load())
 		limit = max(time.Duration(float64(e.Distance)*contendFactor), e.Distance+contendSlack)
-		perhaps = max(time.Duration(float64(e.Distance)*perhapsFactor), e.Distance+perhapsSlack)
+		predicted = max(time.Duration(float64(e.Distance)*predictedFactor), e.Distance+predictedSlack)
 	}
 	for i, s := range circle {
 		contends := !s.unknown && i < maxContenders &&
-			(s.estimate.Distance <= limit || s.estimate.Source == SourcePredicted && s.estimate.Distance <= perhaps)
+			(s.estimate.Distance <= limit || s.estimate.Source == SourcePredicted && s.estimate.Distance <= predicted)
 		s.path.contends = order == 0 && contends
 		weights[i] = base
 		if !contends { // those of which nothing is known come by their first probe
@@ -129,7 +129,7 @@ func (p *Prober) weigh(circle []standing, weights []float64, order int) (sum flo
 
 // nearest is the first of a ranked circle that something is known of, by
 // measurement if there is one; nil if there is none.
-func nearest(circle []standing) *Path {
+func nearest(circle []candidate) *Path {
 	var predicted *Path
 	for _, s := range circle {
 		switch {
@@ -143,10 +143,10 @@ func nearest(circle []standing) *Path {
 	return predicted
 }
 
-// tellBestLocked makes OnChange due when another path has become the nearest
+// notifyNearestLocked makes onChange due when another path has become the nearest
 // of a circle, though none may have moved much. Where one has only become
 // known, or unknown, that was told already.
-func (g *group) tellBestLocked(best []*Path) {
+func (g *Group) notifyNearestLocked(best []*Path) {
 	if g.best == nil {
 		g.best = best
 		return
@@ -160,7 +160,7 @@ func (g *group) tellBestLocked(best []*Path) {
 		default:
 			to, _ := unpackEstimate(is.estimate.Load())
 			from, ok := unpackEstimate(was.estimate.Load())
-			changed = !ok || !was.in(g) || float64(to.Distance) < better*float64(from.Distance)
+			changed = !ok || !was.in(g) || float64(to.Distance) < nearerFactor*float64(from.Distance)
 		}
 	}
 	if changed {
@@ -169,12 +169,8 @@ func (g *group) tellBestLocked(best []*Path) {
 	}
 }
 
-func (pa *Path) in(g *group) bool {
-	return slices.ContainsFunc(pa.groups, func(m membership) bool { return m.group == g })
-}
-
 // scheduleLocked sets how often the zone measures a path, and when we do next.
-func (g *group) scheduleLocked(pa *Path, period, now time.Duration) {
+func (g *Group) scheduleLocked(pa *Path, period, now time.Duration) {
 	if !pa.probed() {
 		return
 	}
@@ -196,27 +192,20 @@ func (g *group) scheduleLocked(pa *Path, period, now time.Duration) {
 	}
 }
 
-// planLocked puts a path in the queue for our next slot.
-func (g *group) planLocked(pa *Path, now time.Duration) {
-	pa.urgent = false
-	pa.next, _ = g.slotAfterLocked(pa, now)
-	g.prober.queueProbeLocked(pa)
-}
-
 // firstLocked plans the first probe of a path, or the first after its distance
 // was forgotten: at once, but not all in the
 // same instant, and when others are there that may do it for us, not before
 // they had the time.
-func (g *group) firstLocked(pa *Path, now time.Duration) {
+func (g *Group) firstLocked(pa *Path, now time.Duration) {
 	e, _ := unpackEstimate(pa.estimate.Load())
-	if e.Measured() || g.silent {
+	if e.Measured() || g.listening {
 		g.planLocked(pa, now) // others have done it, or will
 		return
 	}
 	pa.urgent = true
 	pa.next = now + g.firstDelayLocked(pa)
-	if pa.began > 0 {
-		pa.next = max(pa.next, pa.began+soon) // it came back
+	if pa.probedAt > 0 {
+		pa.next = max(pa.next, pa.probedAt+retryPause) // it came back
 	}
 	g.prober.queueProbeLocked(pa)
 }

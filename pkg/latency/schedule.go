@@ -1,9 +1,10 @@
 package latency
 
 import (
+	"container/heap"
 	"context"
 	"errors"
-	"math/rand/v2"
+
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/probe"
@@ -18,7 +19,7 @@ func (p *Prober) schedule(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-p.due:
+		case <-p.wakeSchedule:
 		case <-timer.C:
 		}
 		p.mu.Lock()
@@ -55,11 +56,11 @@ func (p *Prober) advanceLocked(ctx context.Context) (wait time.Duration, ok bool
 
 // nextLocked is the probe to start next, nil while there is none that may.
 func (p *Prober) nextLocked() *entry {
-	if p.flying >= p.o.Concurrency {
+	if p.inFlight >= p.o.Concurrency {
 		return nil
 	}
 	next := p.proven.head()
-	if e := p.unproven.head(); e != nil && p.trying < p.o.maxUnproven() && (next == nil || e.due < next.due) {
+	if e := p.unproven.head(); e != nil && p.inFlightUnproven < p.o.maxUnproven() && (next == nil || e.due < next.due) {
 		next = e
 	}
 	return next
@@ -88,12 +89,12 @@ func (p *Prober) beginLocked(ctx context.Context, pa *Path, now time.Duration) {
 	g := pa.groups[0].group
 	if !pa.urgent {
 		// Whose slot this is may have changed since it was planned.
-		if at, ours := g.slotAfterLocked(pa, now-p.lateness(pa, now)); !ours || at > now {
+		if at, ours := g.slotAfterLocked(pa, pa.next-1); !ours || at > now {
 			g.planLocked(pa, now)
 			return
 		}
 	}
-	if wait := g.affordLocked(pa, now); wait > 0 {
+	if wait := g.takeTokenLocked(pa, now); wait > 0 {
 		if pa.urgent {
 			pa.next = now + wait + time.Duration(pa.rank) // the best first
 			p.queueProbeLocked(pa)
@@ -105,20 +106,16 @@ func (p *Prober) beginLocked(ctx context.Context, pa *Path, now time.Duration) {
 	p.launchLocked(ctx, pa)
 }
 
-// lateness is how long ago the probe that is due now was planned for, and a
-// little.
-func (p *Prober) lateness(pa *Path, now time.Duration) time.Duration { return now - pa.next + 1 }
-
 func (p *Prober) launchLocked(ctx context.Context, pa *Path) {
 	p.probes.Add(1)
-	p.flying++
-	pa.began = max(p.now(), 1)
+	p.inFlight++
+	pa.probedAt = max(p.now(), 1)
 	timeout := p.o.Timeout
 	if pa.proven {
 		d, _ := pa.Measured()
 		timeout = p.o.timeout(d)
 	} else {
-		p.trying++
+		p.inFlightUnproven++
 	}
 	ctx, pa.cancel = context.WithTimeout(ctx, timeout)
 	p.running.Go(func() {
@@ -141,22 +138,22 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 	p.mu.Lock()
 	pa.cancel()
 	pa.cancel = nil
-	p.flying--
+	p.inFlight--
 	if !pa.proven {
-		p.trying--
+		p.inFlightUnproven--
 	}
 
 	now := p.now()
 	failures, service := pa.Failures(), ""
 	if len(pa.groups) > 0 {
-		service = pa.groups[0].group.name
+		service = pa.groups[0].group.service
 	}
 	hurry := time.Duration(-1) // no slot of the zone's, but after that pause
 	switch {
 	case err == nil:
 		e, _ := unpackEstimate(pa.estimate.Load())
 		if e.Measured() && (pa.contends || rtt < e.Distance) && doubtful(rtt, e.Distance) {
-			hurry = min(soon, p.o.Interval)
+			hurry = min(retryPause, p.o.Interval)
 		}
 		pa.proven = true
 		pa.failures.Store(0)
@@ -167,14 +164,14 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 			pa.addLocked(rtt, now)
 		}
 	case dropped:
-		hurry = min(soon, p.o.Interval)
+		hurry = min(retryPause, p.o.Interval)
 	case errors.Is(err, probe.ErrNotProbed): // the next slot will do
 	default:
 		pa.proven = false
 		hurry = p.o.retry(failures + 1)
 		pa.failures.Store(int64(failures + 1))
 		p.changedLocked(pa)
-		if len(pa.groups) > 0 && pa.groups[0].group.givesUpLocked(pa, now) {
+		if len(pa.groups) > 0 && pa.groups[0].group.leavesToZoneLocked(pa, now) {
 			hurry = -1 // the zone's slots will do
 		}
 	}
@@ -187,27 +184,78 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 			pa.groups[0].group.planLocked(pa, now)
 		}
 	}
-	wake(p.due) // a place is free
+	wake(p.wakeSchedule) // a place is free
 	p.mu.Unlock()
 
 	switch {
 	case err == nil && failures > 0:
-		p.o.Logger.Debug("probe succeeds again", "service", service, "address", pa.target.Address, "failures", failures)
+		p.c.Logger.Debug("probe succeeds again", "service", service, "address", pa.target.Address, "failures", failures)
 	case err != nil && !dropped && failures == 0 && !errors.Is(err, probe.ErrNotProbed):
-		p.o.Logger.Debug("probe failed", "service", service, "address", pa.target.Address, "error", err)
+		p.c.Logger.Debug("probe failed", "service", service, "address", pa.target.Address, "error", err)
 	}
 }
 
-// hurryLocked makes a probe due soon.
-func (g *group) hurryLocked(pa *Path, now time.Duration) {
-	if pa.cancel != nil || pa.urgent || !pa.probed() {
+// entry is a path's place in one [queue]. A path has one for its next probe
+// and one for the expiry of its samples.
+type entry struct {
+	path  *Path
+	due   time.Duration // on the prober's clock
+	in    *queue        // nil while not queued
+	index int           // in the queue
+}
+
+// queue is a heap of entries, the first due in front.
+type queue []*entry
+
+// set puts e into q at due, or moves it there.
+func (q *queue) set(e *entry, due time.Duration) {
+	if e.in != nil && e.in != q {
+		e.remove()
+	}
+	e.due = due
+	if e.in == q {
+		heap.Fix(q, e.index)
 		return
 	}
-	pa.urgent, pa.next = true, now+rand.N(min(soon, g.prober.o.Interval))
-	g.prober.queueProbeLocked(pa)
+	heap.Push(q, e)
 }
 
-// jitter is d ±20 %.
-func jitter(d time.Duration) time.Duration {
-	return d - d/5 + rand.N(2*d/5+1)
+// head is the entry that is due first, or nil.
+func (q queue) head() *entry {
+	if len(q) == 0 {
+		return nil
+	}
+	return q[0]
+}
+
+// remove takes e out of the queue it is in, if any.
+func (e *entry) remove() {
+	if e.in != nil {
+		heap.Remove(e.in, e.index)
+	}
+}
+
+// Len, Less, Swap, Push and Pop are for container/heap.
+
+func (q queue) Len() int           { return len(q) }
+func (q queue) Less(i, j int) bool { return q[i].due < q[j].due }
+
+func (q queue) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].index, q[j].index = i, j
+}
+
+func (q *queue) Push(x any) {
+	e := x.(*entry)
+	e.in, e.index = q, len(*q)
+	*q = append(*q, e)
+}
+
+func (q *queue) Pop() any {
+	last := len(*q) - 1
+	e := (*q)[last]
+	(*q)[last] = nil
+	*q = (*q)[:last]
+	e.in = nil
+	return e
 }

@@ -9,25 +9,20 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
-	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/coord"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/wire"
 )
 
 const (
-	// shareEvery is the time between two batches of a reporter, ±20 %; news
-	// goes out after shareSoon at most.
-	shareEvery = 10 * time.Second
-	shareSoon  = time.Second
-	// absent is how long after its last batch a reporter is taken to be gone.
-	absent = 35 * time.Second
 	// maxReporters is how many of the callers of a service in one zone
 	// measure and report. The others listen.
 	maxReporters = 32
-	// panel is how many other reporters have a vote on a distance: those who
+	// maxVotes is how many other reporters have a vote on a distance: those who
 	// measured last.
-	panel = 5
-	// maxForeign is how many instances are remembered that reporters know and
+	maxVotes = 5
+	// maxEarly is how many instances are remembered that reporters know and
 	// we do not, yet.
-	maxForeign = 4096
+	maxEarly = 4096
 	// joinChance is the chance in each second that one who listens becomes a
 	// reporter while there are too few.
 	joinChance = 1.0 / 32
@@ -35,19 +30,19 @@ const (
 
 // shared is a group's part in what the zone shares about its service.
 type shared struct {
-	report  events.Report // of ours; no service: nothing is shared
-	stop    func()        // ends the subscription
-	heard   bool          // what the zone knew before us has come in
-	silent  bool          // others report
-	told    bool          // we have published
-	seq     uint64
-	publish time.Duration // when to, next
+	report    wire.Report // of ours; no service: nothing is shared
+	stop      func()      // ends the subscription
+	caughtUp  bool        // what the zone knew before us has come in
+	listening bool        // others report
+	published bool        // we have published
+	seq       uint64
+	publish   time.Duration // when to, next
 
 	reporters map[string]*reporter
 	live      []*reporter // those that report now
 	byID      map[string]*Path
-	foreign   map[string][]foreign
-	swept     time.Duration // when those that are no longer spoken of were last thrown away
+	early     map[string][]earlyVote
+	sweptAt   time.Duration // when those that are no longer spoken of were last thrown away
 }
 
 // reporter is another caller in the zone.
@@ -57,61 +52,53 @@ type reporter struct {
 	at   time.Duration // when it was last heard of
 }
 
-// foreign is a vote on an instance that we do not know yet.
-type foreign struct {
+// earlyVote is a vote on an instance that we do not know yet.
+type earlyVote struct {
 	incarnation string
 	vote
-	heard time.Duration
+	receivedAt time.Duration
 }
 
-// Share joins a group, which need not exist yet, to what the callers of a
-// service in the same zone tell each other. It returns when what they knew
-// before has come in, or when ctx ends. Without a Bus or a zone it does
-// nothing.
-func (p *Prober) Share(ctx context.Context, name, service string) error {
-	if !p.o.shares() {
+// Share joins the group to what the callers of its service in the same zone
+// tell each other. It returns when what they knew before has come in, or when
+// ctx ends. Without a Bus or a zone it does nothing.
+func (g *Group) Share(ctx context.Context) error {
+	p := g.prober
+	if !p.shares() {
 		return nil
 	}
-	r := events.Report{Region: p.o.Location.Region, Zone: p.o.Location.Zone, Service: service, Reporter: p.o.Reporter}
+	r := wire.Report{Region: p.c.Location.Region, Zone: p.c.Location.Zone, Service: g.service, Reporter: p.c.Reporter}
 	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
-		return nil
-	}
-	g := p.groups[name]
-	if g == nil {
-		g = p.groupLocked(name)
-	}
-	if g.report.Service != "" {
+	if !p.groups[g] || g.report.Service != "" {
 		p.mu.Unlock()
 		return nil
 	}
 	g.report = r
-	g.reporters, g.byID, g.foreign = map[string]*reporter{}, map[string]*Path{}, map[string][]foreign{}
-	g.publish = p.now() + jitter(shareEvery)
-	p.sharing[service] = g
+	g.reporters, g.byID, g.early = map[string]*reporter{}, map[string]*Path{}, map[string][]earlyVote{}
+	g.publish = p.now() + jitter(batchInterval)
+	p.sharing[g.service] = g
 	for _, m := range g.members {
-		if !p.foreign(m.Path) && m.target.Key.ID != "" {
-			g.introduceLocked(m.Path)
+		if p.owns(m.Path) && m.target.Key.ID != "" {
+			g.indexLocked(m.Path)
 		}
 	}
 	p.mu.Unlock()
 
 	pattern := r
 	pattern.Reporter = "*"
-	stop, err := p.o.Bus.Subscribe(ctx, pattern.Subject(), func(subject string, data []byte, age time.Duration) { p.hear(g, subject, data, age) })
+	stop, err := p.c.Bus.Subscribe(ctx, pattern.Subject(), g.hear)
 	p.mu.Lock()
 	if err != nil {
 		g.report.Service = ""
 	}
-	g.heard = true
-	g.silent = len(g.live) >= maxReporters && g.outrankedLocked() >= maxReporters
+	g.caughtUp = true
+	g.listening = len(g.live) >= maxReporters && g.outrankedLocked() >= maxReporters
 	for _, pa := range g.ranked { // now that we know who else is there
 		if pa.cancel == nil && len(pa.samples) == 0 {
 			g.firstLocked(pa, p.now())
 		}
 	}
-	ended := p.closed || p.groups[name] != g
+	ended := p.closed || !p.groups[g]
 	if !ended {
 		g.stop = stop
 	}
@@ -123,16 +110,17 @@ func (p *Prober) Share(ctx context.Context, name, service string) error {
 }
 
 // hear takes in a batch of a reporter.
-func (p *Prober) hear(g *group, subject string, data []byte, age time.Duration) {
-	r, err := events.ParseReport(subject)
+func (g *Group) hear(subject string, data []byte, age time.Duration) {
+	p := g.prober
+	r, err := wire.ParseReport(subject)
 	if err != nil || r.Region != g.report.Region || r.Zone != g.report.Zone || r.Service != g.report.Service {
 		p.rejected.Add(1)
 		return
 	}
-	if r.Reporter == p.o.Reporter {
+	if r.Reporter == p.c.Reporter {
 		return
 	}
-	b, rejected, err := events.DecodeBatch(data)
+	b, rejected, err := wire.DecodeBatch(data)
 	if err != nil {
 		p.rejected.Add(1)
 		return
@@ -146,7 +134,7 @@ func (p *Prober) hear(g *group, subject string, data []byte, age time.Duration) 
 	}
 	now := p.now()
 	rep := g.reporters[r.Reporter]
-	known := rep != nil && now-rep.at <= absent
+	known := rep != nil && now-rep.at <= reporterTimeout
 	switch {
 	case rep == nil && b.Leaving:
 		return
@@ -166,136 +154,94 @@ func (p *Prober) hear(g *group, subject string, data []byte, age time.Duration) 
 		delete(g.reporters, r.Reporter)
 	}
 	if !known || b.Leaving {
-		g.countLocked(now) // else it is the same as before, or [group.dutyLocked] will see
+		g.countLocked(now) // else it is the same as before, or [Group.chooseRoleLocked] will see
 	}
 	for i := range b.Samples {
 		g.voteLocked(rep, &b.Samples[i], now, age)
 	}
-	p.adoptLocked(b.Coordinate)
+	p.position.adoptLocked(b.Coordinate)
 }
 
 // voteLocked takes in one sample of a reporter.
-func (g *group) voteLocked(rep *reporter, s *events.Sample, now, age time.Duration) {
+func (g *Group) voteLocked(rep *reporter, s *wire.Sample, now, age time.Duration) {
 	v := vote{rep.hash, sample{s.RTT, now - age - s.Age}}
 	pa := g.byID[s.ID]
 	if pa == nil {
-		g.rememberLocked(s.ID, foreign{s.Incarnation, v, now})
+		g.keepEarlyLocked(s.ID, earlyVote{s.Incarnation, v, now})
 		return
 	}
-	if pa.target.Incarnation != s.Incarnation || !pa.wantsLocked(v.at, now) {
+	if pa.target.Incarnation != s.Incarnation || !pa.acceptsLocked(v.at, now) {
 		return
 	}
 	known, _ := unpackEstimate(pa.estimate.Load())
 	i := slices.IndexFunc(pa.votes, func(other vote) bool { return other.reporter == v.reporter })
 	repeats := i >= 0 && !doubtful(v.rtt, pa.votes[i].rtt)
-	if !pa.voteLocked(v) {
+	if !pa.putVoteLocked(v) {
 		return
 	}
 	pa.refreshLocked(now)
 	switch {
-	case pa.failures.Load() > 0 && !pa.urgent && pa.cancel == nil && v.at > pa.began && pa.probed():
+	case pa.failures.Load() > 0 && !pa.urgent && pa.cancel == nil && v.at > pa.probedAt && pa.probed():
 		// It answers others again. They hear of it all at once.
 		pa.urgent, pa.next = true, now+rand.N(g.prober.o.Interval)
 		g.prober.queueProbeLocked(pa)
 	case pa.urgent && !known.Measured() && pa.failures.Load() == 0:
 		g.planLocked(pa, now) // somebody has done it for us
 	case (pa.contends || v.rtt < known.Distance) && known.Measured() && doubtful(v.rtt, known.Distance) &&
-		!repeats && (pa.began == 0 || now-pa.began > g.prober.o.Interval/2):
+		!repeats && (pa.probedAt == 0 || now-pa.probedAt > g.prober.o.Interval/2):
 		// It may have moved, or the reporter is wrong: two others look, unless
 		// they just have.
 		if g.aheadLocked(mix(pa.hash, rep.seq), rep.hash, 2) < 2 {
-			g.hurryLocked(pa, now)
+			g.probeSoonLocked(pa, now)
 		}
 	}
 }
 
-// rememberLocked keeps a vote on an instance that we may come to know.
-func (g *group) rememberLocked(id string, f foreign) {
-	list, known := g.foreign[id]
-	if !known && len(g.foreign) >= maxForeign {
-		if f.heard-g.swept < time.Second {
+// keepEarlyLocked keeps a vote on an instance that we may come to know.
+func (g *Group) keepEarlyLocked(id string, f earlyVote) {
+	list, known := g.early[id]
+	if !known && len(g.early) >= maxEarly {
+		if f.receivedAt-g.sweptAt < time.Second {
 			return // whoever makes up names shall not keep us busy
 		}
-		g.swept = f.heard
-		maps.DeleteFunc(g.foreign, func(_ string, list []foreign) bool { return f.heard-list[0].heard > absent })
-		if len(g.foreign) >= maxForeign {
+		g.sweptAt = f.receivedAt
+		maps.DeleteFunc(g.early, func(_ string, list []earlyVote) bool { return f.receivedAt-list[0].receivedAt > reporterTimeout })
+		if len(g.early) >= maxEarly {
 			return
 		}
 	}
-	list = slices.DeleteFunc(list, func(other foreign) bool { return other.reporter == f.reporter })
-	if len(list) == panel {
-		list = slices.Delete(list, panel-1, panel)
+	list = slices.DeleteFunc(list, func(other earlyVote) bool { return other.reporter == f.reporter })
+	if len(list) == maxVotes {
+		list = slices.Delete(list, maxVotes-1, maxVotes)
 	}
-	g.foreign[id] = slices.Insert(list, 0, f) // the last that was heard is the first
+	g.early[id] = slices.Insert(list, 0, f) // the last that was heard is the first
 }
 
-// wantsLocked says whether a vote from that time counts. Others may measure an
-// instance more rarely than we would, and what they think of as fresh is better
-// than nothing.
-func (pa *Path) wantsLocked(at, now time.Duration) bool {
-	switch {
-	case now-at < pa.votesFresh():
-		return true
-	case now-pa.newestLocked(now-pa.fresh()) < pa.fresh():
-		return false
-	}
-	pa.grace = now + pa.prober.o.Fresh
-	return true
-}
-
-// voteLocked gives a reporter its vote in place of its last, or of the oldest,
-// and says whether that is new.
-func (pa *Path) voteLocked(v vote) bool {
-	i := slices.IndexFunc(pa.votes, func(other vote) bool { return other.reporter == v.reporter })
-	switch {
-	case i >= 0:
-		if v.at <= pa.votes[i].at+10*time.Millisecond && v.rtt == pa.votes[i].rtt {
-			return false
-		}
-	case len(pa.votes) < panel:
-		pa.votes = append(pa.votes, vote{})
-		i = len(pa.votes) - 1
-	default:
-		i = 0
-		for k := range pa.votes {
-			if pa.votes[k].at < pa.votes[i].at {
-				i = k
-			}
-		}
-		if v.at <= pa.votes[i].at {
-			return false
-		}
-	}
-	pa.votes[i] = v
-	pa.prober.space.stale = true
-	return true
-}
-
-// introduceLocked gives a path that has just become known the votes that came
+// indexLocked gives a path that has just become known the votes that came
 // before it, so that its first estimate is the zone's.
-func (g *group) introduceLocked(pa *Path) {
+func (g *Group) indexLocked(pa *Path) {
 	g.byID[pa.target.Key.ID] = pa
 	now := g.prober.now()
-	for _, f := range g.foreign[pa.target.Key.ID] {
-		if f.incarnation == pa.target.Incarnation && pa.wantsLocked(f.at, now) {
-			pa.voteLocked(f.vote)
+	for _, f := range g.early[pa.target.Key.ID] {
+		if f.incarnation == pa.target.Incarnation && pa.acceptsLocked(f.at, now) {
+			pa.putVoteLocked(f.vote)
 		}
 	}
-	delete(g.foreign, pa.target.Key.ID)
+	delete(g.early, pa.target.Key.ID)
 }
 
-func (g *group) forgetLocked(pa *Path) {
+func (g *Group) unindexLocked(pa *Path) {
 	if g.byID[pa.target.Key.ID] == pa {
 		delete(g.byID, pa.target.Key.ID)
 	}
 }
 
 // countLocked finds out who is there: those that were heard of lately.
-func (g *group) countLocked(now time.Duration) {
+func (g *Group) countLocked(now time.Duration) {
 	before := len(g.live)
 	g.live = g.live[:0]
 	for name, r := range g.reporters {
-		if now-r.at > absent {
+		if now-r.at > reporterTimeout {
 			delete(g.reporters, name)
 			continue
 		}
@@ -310,7 +256,7 @@ func (g *group) countLocked(now time.Duration) {
 }
 
 // replanLocked plans all slots anew.
-func (g *group) replanLocked(now time.Duration) {
+func (g *Group) replanLocked(now time.Duration) {
 	for _, pa := range g.ranked {
 		if pa.period > 0 && pa.cancel == nil && !pa.urgent {
 			g.planLocked(pa, now)
@@ -319,25 +265,25 @@ func (g *group) replanLocked(now time.Duration) {
 }
 
 // outrankedLocked is how many of the live reporters come before us.
-func (g *group) outrankedLocked() int { return g.aheadLocked(0, 0, 2*maxReporters) }
+func (g *Group) outrankedLocked() int { return g.aheadLocked(0, 0, 2*maxReporters) }
 
 // reportersLocked is how many share the work, us included.
-func (g *group) reportersLocked() int { return len(g.live) + 1 }
+func (g *Group) reportersLocked() int { return len(g.live) + 1 }
 
-// dutyLocked decides whether we report or listen: the first maxReporters by
+// chooseRoleLocked decides whether we report or listen: the first maxReporters by
 // the hash of their names do, and a few more, so that nobody changes sides for
 // one who comes or goes.
-func (g *group) dutyLocked(now time.Duration) {
+func (g *Group) chooseRoleLocked(now time.Duration) {
 	g.countLocked(now)
 	switch {
-	case g.silent && len(g.live) < maxReporters && rand.Float64() < joinChance:
-		g.silent, g.publish = false, now
+	case g.listening && len(g.live) < maxReporters && rand.Float64() < joinChance:
+		g.listening, g.publish = false, now
 		g.unranked = true
 		g.replanLocked(now)
-	case !g.silent && len(g.live) >= maxReporters*5/4 && g.outrankedLocked() >= maxReporters:
-		g.silent = true
+	case !g.listening && len(g.live) >= maxReporters*5/4 && g.outrankedLocked() >= maxReporters:
+		g.listening = true
 		for _, pa := range g.ranked {
-			if pa.began == 0 && pa.probe.in != nil {
+			if pa.probedAt == 0 && pa.probe.in != nil {
 				pa.urgent = false // others will do it
 			}
 		}
@@ -345,66 +291,49 @@ func (g *group) dutyLocked(now time.Duration) {
 	}
 }
 
-// newsLocked makes the next batch due soon when a sample of ours tells others
-// something new.
-func (pa *Path) newsLocked(rtt, now time.Duration) {
-	known, _ := unpackEstimate(pa.estimate.Load())
-	if known.Measured() && !moved(known.Distance, rtt) {
-		return
-	}
-	for _, m := range pa.groups {
-		g := m.group
-		if g.report.Service == "" || g.silent {
-			continue
-		}
-		wait := shareSoon/5 + rand.N(shareSoon*4/5)
-		if !known.Measured() {
-			wait /= 4 // others are about to ask, too
-		}
-		if due := now + wait; due < g.publish {
-			g.publish = due
-			wake(g.prober.chores)
-		}
-	}
-}
-
 // firstDelayLocked is how long the first probe of a path waits. Those of a
 // nearer circle are not kept waiting by the others.
-func (g *group) firstDelayLocked(pa *Path) time.Duration {
-	switch turn := time.Duration(pa.order) * shareSoon; {
+func (g *Group) firstDelayLocked(pa *Path) time.Duration {
+	switch turn := time.Duration(pa.circleRank) * newsDelay; {
 	case g.report.Service == "":
-		return time.Duration(pa.rank)*step + rand.N(step)
-	case !g.heard:
-		return shareSoon // Share will say better
+		return time.Duration(pa.rank)*firstProbeSpacing + rand.N(firstProbeSpacing)
+	case !g.caughtUp:
+		return newsDelay // Share will say better
 	case len(g.live) == 0:
-		return turn + suppressed(shareSoon)
+		return turn + suppressionDelay(newsDelay)
 	case g.ownsLocked(mix(pa.hash, 0)):
-		return turn + rand.N(time.Duration(min(len(g.ranked), 64))*step+1)
+		return turn + rand.N(time.Duration(min(len(g.ranked), 64))*firstProbeSpacing+1)
 	default:
-		return turn + 2*shareSoon + suppressed(2*shareSoon)
+		return turn + 2*newsDelay + suppressionDelay(2*newsDelay)
 	}
 }
 
 // batchLocked is what we tell now.
-func (g *group) batchLocked(now time.Duration) events.Batch {
+func (g *Group) batchLocked(now time.Duration) wire.Batch {
 	g.seq++
-	g.publish = now + jitter(shareEvery)
-	if !g.told {
-		g.told = true
+	g.publish = now + jitter(batchInterval)
+	if !g.published {
+		g.published = true
 		g.replanLocked(now) // some slots are ours now
 	}
-	b := events.Batch{Sequence: g.seq}
-	if s := &g.prober.space; s.fitted {
-		c := rounded(s.own)
+	b := wire.Batch{Sequence: g.seq}
+	if s := &g.prober.position; s.fitted {
+		c := coord.Rounded(s.own)
 		b.Coordinate = &c
 	}
 	for _, pa := range g.ranked {
 		if len(pa.samples) > 0 && pa.target.Key.ID != "" {
-			b.Samples = append(b.Samples, events.Sample{
+			b.Samples = append(b.Samples, wire.Sample{
 				ID: pa.target.Key.ID, Incarnation: pa.target.Incarnation,
 				RTT: median(pa.samples), Count: len(pa.samples), Age: now - pa.samples[len(pa.samples)-1].at,
 			})
 		}
 	}
 	return b
+}
+
+func (g *Group) farewellLocked() message {
+	g.seq++
+	g.published = false
+	return message{g.report.Subject(), wire.Batch{Sequence: g.seq, Leaving: true}}
 }

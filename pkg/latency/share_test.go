@@ -10,8 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/wire"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
@@ -26,28 +26,28 @@ func TestWhatAnInstanceReceivesDoesNotGrowWithItsCallers(t *testing.T) {
 }
 
 func TestANewcomerKnowsWhatItsZoneKnowsAtOnce(t *testing.T) {
-	orders := map[string]func(p *latency.Prober, f *fleet) []*latency.Path{
-		"Share, Path, Probe": func(p *latency.Prober, f *fleet) (paths []*latency.Path) {
-			_ = p.Share(context.Background(), "user", "user")
+	orders := map[string]func(p *prober, f *fleet) []*latency.Path{
+		"Share, Path, Probe": func(p *prober, f *fleet) (paths []*latency.Path) {
+			_ = p.group("user").Share(context.Background())
 			for _, to := range f.targets {
 				paths = append(paths, p.Path(to))
 			}
 			return paths
 		},
-		"Path, Probe, Share": func(p *latency.Prober, f *fleet) (paths []*latency.Path) {
+		"Path, Probe, Share": func(p *prober, f *fleet) (paths []*latency.Path) {
 			for _, to := range f.targets {
 				paths = append(paths, p.Path(to))
 			}
-			p.Probe("user", members(paths...))
-			_ = p.Share(context.Background(), "user", "user")
+			p.group("user").Set(members(paths...))
+			_ = p.group("user").Share(context.Background())
 			return paths
 		},
-		"Share, Probe later": func(p *latency.Prober, f *fleet) (paths []*latency.Path) {
+		"Share, Probe later": func(p *prober, f *fleet) (paths []*latency.Path) {
 			for _, to := range f.targets {
 				paths = append(paths, p.Path(to))
 			}
-			_ = p.Share(context.Background(), "user", "user")
-			p.Probe("user", members(paths...))
+			_ = p.group("user").Share(context.Background())
+			p.group("user").Set(members(paths...))
 			return paths
 		},
 	}
@@ -61,7 +61,7 @@ func TestANewcomerKnowsWhatItsZoneKnowsAtOnce(t *testing.T) {
 				time.Sleep(2 * time.Minute)
 
 				began := time.Now()
-				p := start(t, nil, latency.Options{Bus: f.bus, Location: zoneA, Dial: newNetwork(silent).Dial})
+				p := start(t, nil, latency.Options{Dial: newNetwork(silent).Dial}, latency.Caller{Bus: f.bus, Location: zoneA})
 				for i, pa := range arrive(p, f) {
 					want := latency.Estimate{Distance: far(i), Source: latency.SourceShared}
 					if got := pa.Estimate(time.Hour); got != want {
@@ -81,15 +81,15 @@ func TestANewcomerKnowsWhatItsZoneKnowsAtOnce(t *testing.T) {
 func TestAPathHasOneProbeInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, b := newNetwork(silent), newBus(t)
-		p := start(t, n, latency.Options{Bus: b, Location: zoneA, Interval: 200 * time.Millisecond, Budget: -1})
-		if err := p.Share(t.Context(), "user", "user"); err != nil {
+		p := start(t, n, latency.Options{Interval: 200 * time.Millisecond, Budget: -1}, latency.Caller{Bus: b, Location: zoneA})
+		if err := p.group("user").Share(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		subject := events.Report{Region: "r", Zone: "a", Service: "user", Reporter: "other"}.Subject()
+		subject := wire.Report{Region: "r", Zone: "a", Service: "user", Reporter: "other"}.Subject()
 		said := uint64(0)
-		say := func(samples ...events.Sample) {
+		say := func(samples ...wire.Sample) {
 			said++
-			data, err := events.EncodeBatch(events.Batch{Sequence: said, Samples: samples})
+			data, err := wire.EncodeBatch(wire.Batch{Sequence: said, Samples: samples})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -101,15 +101,15 @@ func TestAPathHasOneProbeInFlight(t *testing.T) {
 		for i := range 40 {
 			// Some time after the first, others know that we are there.
 			paths = append(paths, p.Path(target(i)))
-			p.Probe("user", members(paths[i:]...))
+			p.group("user").Set(members(paths[i:]...))
 			for range 30 {
 				time.Sleep(100 * time.Millisecond)
 				if n.open() > 1 {
 					t.Fatalf("%d probes of one path in flight", n.open())
 				}
-				var sample []events.Sample
+				var sample []wire.Sample
 				if n.open() > 0 {
-					sample = append(sample, events.Sample{ID: fmt.Sprintf("i%d", i), Incarnation: "1", RTT: time.Millisecond, Count: 1})
+					sample = append(sample, wire.Sample{ID: fmt.Sprintf("i%d", i), Incarnation: "1", RTT: time.Millisecond, Count: 1})
 				}
 				say(sample...)
 			}
@@ -123,14 +123,14 @@ func TestAnotherIncarnationStartsUnknown(t *testing.T) {
 		all := f.rush(5, 0, latency.Options{})
 		defer closeAll(t, all)
 		time.Sleep(time.Minute)
-		p := start(t, newNetwork(silent), latency.Options{Bus: f.bus, Location: zoneA})
-		if err := p.Share(t.Context(), "user", "user"); err != nil {
+		p := start(t, newNetwork(silent), latency.Options{}, latency.Caller{Bus: f.bus, Location: zoneA})
+		if err := p.group("user").Share(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		to := target(0)
 		to.Incarnation = "2"
 		pa := p.Path(to)
-		p.Probe("user", members(pa))
+		p.group("user").Set(members(pa))
 		for range 60 {
 			if got := pa.Estimate(1); got.Source != latency.SourceAssumed {
 				t.Fatalf("%v, but that was measured of the one before it", got)
@@ -147,12 +147,12 @@ func TestHearsOnlyItsOwnZone(t *testing.T) {
 		defer closeAll(t, all)
 		time.Sleep(time.Minute)
 		for _, where := range []topology.Location{{Region: "r", Zone: "b"}, {Region: "q", Zone: "a"}, {Region: "r"}, {}} {
-			p := start(t, newNetwork(silent), latency.Options{Bus: f.bus, Location: where})
-			if err := p.Share(t.Context(), "user", "user"); err != nil {
+			p := start(t, newNetwork(silent), latency.Options{}, latency.Caller{Bus: f.bus, Location: where})
+			if err := p.group("user").Share(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			pa := p.Path(target(0))
-			p.Probe("user", members(pa))
+			p.group("user").Set(members(pa))
 			time.Sleep(30 * time.Second)
 			if got := pa.Estimate(1); got.Measured() {
 				t.Errorf("in %v: %v", where, got)
@@ -189,7 +189,7 @@ func TestAllIsKnownWhileCallersComeAndGo(t *testing.T) {
 					}
 					c.cable.pull()
 					vanished = append(vanished, c)
-					c.Probe("user", nil) // it probes no more either
+					c.end("user") // it probes no more either
 				}
 				time.Sleep(time.Second)
 				for _, c := range here {
@@ -261,8 +261,8 @@ func TestCloseLeavesNothingBehindAndOthersTakeOver(t *testing.T) {
 			if err := c.Close(); err != nil {
 				t.Error(err)
 			}
-			r := events.Report{Region: "r", Zone: "a", Service: "user", Reporter: c.name}
-			if b, _, err := events.DecodeBatch(f.bus.latest(r.Subject())); err != nil || !b.Leaving {
+			r := wire.Report{Region: "r", Zone: "a", Service: "user", Reporter: c.name}
+			if b, _, err := wire.DecodeBatch(f.bus.latest(r.Subject())); err != nil || !b.Leaving {
 				t.Errorf("the last words of %s: %+v, %v, want a batch that says it leaves", c.name, b, err)
 			}
 			if got, want := f.bus.subscriptions(), 3-i; got != want {
@@ -290,19 +290,42 @@ func TestAGroupThatEndsLeavesTheBus(t *testing.T) {
 		defer closeAll(t, []*caller{c})
 		for range 3 {
 			time.Sleep(time.Minute)
-			c.Probe("user", nil)
+			c.end("user")
 			synctest.Wait()
 			if got := f.bus.subscriptions(); got != 0 {
 				t.Errorf("%d subscriptions after the group ended", got)
 			}
-			r := events.Report{Region: "r", Zone: "a", Service: "user", Reporter: "c"}
-			if b, _, err := events.DecodeBatch(f.bus.latest(r.Subject())); err != nil || !b.Leaving {
+			r := wire.Report{Region: "r", Zone: "a", Service: "user", Reporter: "c"}
+			if b, _, err := wire.DecodeBatch(f.bus.latest(r.Subject())); err != nil || !b.Leaving {
 				t.Errorf("its last words: %+v, %v", b, err)
 			}
-			if err := c.Share(t.Context(), "user", "user"); err != nil {
+			if err := c.group("user").Share(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			c.Probe("user", members(c.paths...))
+			c.group("user").Set(members(c.paths...))
+		}
+	})
+}
+
+func TestAGroupThatHadNoPathsForAWhileIsSharedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, func(int) time.Duration { return time.Millisecond })
+		all := f.rush(2, 0, latency.Options{})
+		defer closeAll(t, all)
+		time.Sleep(time.Minute)
+		for _, c := range all {
+			c.group("user").Set(nil)
+		}
+		time.Sleep(10 * time.Minute)
+		if got := f.bus.subscriptions(); got != 2 {
+			t.Fatalf("%d subscriptions of 2 callers while there are no instances", got)
+		}
+		all[0].group("user").Set(members(all[0].paths...))
+		time.Sleep(5 * time.Second)
+		c := all[1]
+		c.group("user").Set(members(c.paths...))
+		if n := c.unknown(); n > 0 {
+			t.Errorf("%d instances are not known from the other caller", n)
 		}
 	})
 }
@@ -318,12 +341,12 @@ func TestWithoutASubscriptionItMeasuresAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(time.Millisecond)
 		b := newBus(t)
-		p := start(t, n, latency.Options{Bus: deafBus{b}, Location: zoneA})
-		if err := p.Share(t.Context(), "user", "user"); !errors.Is(err, errNobody) {
-			t.Errorf("Share: %v, want the error of the bus", err)
+		p := start(t, n, latency.Options{}, latency.Caller{Bus: deafBus{b}, Location: zoneA})
+		if err := p.group("user").Share(t.Context()); !errors.Is(err, errNobody) {
+			t.Errorf("PerInterval: %v, want the error of the bus", err)
 		}
 		all := makePaths(p, 5)
-		p.Probe("user", members(all...))
+		p.group("user").Set(members(all...))
 		time.Sleep(time.Second)
 		for i, pa := range all {
 			if _, ok := pa.Measured(); !ok {
@@ -336,7 +359,7 @@ func TestWithoutASubscriptionItMeasuresAlone(t *testing.T) {
 func TestWithoutAZoneNothingIsSharedAndTheNearestIsFound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 100, func(i int) time.Duration { return time.Duration(5+(i*37)%100) * time.Millisecond })
-		c := f.join("alone", latency.Options{Location: topology.Location{Host: "h"}, NoCoordinates: true})
+		c := f.join("alone", latency.Options{NoCoordinates: true}, latency.Caller{Location: topology.Location{Host: "h"}})
 		defer closeAll(t, []*caller{c})
 		time.Sleep(12 * time.Minute)
 		if messages, requests := f.bus.sent(); messages+requests > 0 || f.bus.subscriptions() > 0 {

@@ -87,7 +87,7 @@ func TestPredictsDistancesThatNobodyMeasured(t *testing.T) {
 				truth time.Duration
 				at    *place
 			}
-			var probers []*latency.Prober
+			var probers []*prober
 			var unmeasured []distant
 			for region := range matrix {
 				rr := rand.New(rand.NewPCG(seed, uint64(region)))
@@ -95,9 +95,10 @@ func TestPredictsDistancesThatNobodyMeasured(t *testing.T) {
 					n := newNetwork(wobble(rr, matrix[region][byAddress[a].region], 0.05))
 					return n.Dial(ctx, "", a)
 				}
-				p := latency.New(latency.Options{
-					Bus: b, Location: topology.Location{Region: fmt.Sprintf("r%d", region), Zone: "b"},
-					Reporter: fmt.Sprintf("c%d", region), Dial: dial, Concurrency: 1, // rr is one dial's at a time
+				p := newProber(latency.Caller{
+					Bus: b, Location: topology.Location{Region: fmt.Sprintf("r%d", region), Zone: "b"}, Reporter: fmt.Sprintf("c%d", region),
+				}, latency.Options{
+					Dial: dial, Concurrency: 1, // rr is one dial's at a time
 				})
 				probers = append(probers, p)
 				s := region % 4
@@ -116,8 +117,8 @@ func TestPredictsDistancesThatNobodyMeasured(t *testing.T) {
 						unmeasured = append(unmeasured, distant{pa, matrix[region][at.region], at})
 					}
 				}
-				p.Probe("mine", members(near...))
-				p.Probe("other", members(far...))
+				p.group("mine").Set(members(near...))
+				p.group("other").Set(members(far...))
 			}
 			defer func() {
 				for _, p := range probers {
@@ -131,7 +132,7 @@ func TestPredictsDistancesThatNobodyMeasured(t *testing.T) {
 				time.Sleep(5 * time.Second)
 				for _, d := range unmeasured {
 					if c, ok := d.at.locator.Coordinate(); ok {
-						d.Place(&c)
+						d.SetCoordinate(&c)
 					}
 					if e := d.Estimate(time.Second); e.Distance <= 0 || e.Distance > 10*time.Second {
 						t.Fatalf("an estimate of %v", e)

@@ -99,7 +99,7 @@ func TestTracksRealDevicesWhoseDistancesJump(t *testing.T) {
 					return rtt
 				})
 				for to, pa := range list { // each the nearest of its service
-					p.Probe(strconv.Itoa(to), members(pa))
+					p.group(strconv.Itoa(to)).Set(members(pa))
 				}
 				for range 60 {
 					time.Sleep(time.Second)

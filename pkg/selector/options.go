@@ -45,12 +45,7 @@ type Options struct {
 	Breaker breaker.Settings
 	// Probe says how distances to instances are measured.
 	Probe Probe
-	// Latency says how often distances are measured, and with whom they are shared.
-	//
-	// The selector sets Latency.Location to its own. If Latency.Bus is nil and the
-	// instances come from a *kv.Registry, it is that registry's, so that the callers
-	// of a zone share what they measure. Latency.OnChange is called with the name of
-	// the service, after the selector's own hook.
+	// Latency says how often distances are measured.
 	Latency latency.Options
 	// Registry says which registry [New] opens when Source is nil. Its Logger is
 	// Logger by default. Registry.Bucket also begins the subjects of beats and
@@ -116,6 +111,9 @@ type Probe struct {
 	// TLS is for encrypted endpoints, and makes probes of gRPC endpoints encrypted.
 	// Default: the system's certificates for HTTPS, no encryption for gRPC.
 	TLS *tls.Config
+	// Bus on which the callers of a zone share what they measure. Default: that of
+	// the *kv.Registry that lists the instances; with any other Source, none.
+	Bus latency.Bus
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -138,9 +136,6 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.Registry.Bucket, kv.DefaultBucket)
 	if o.Logger == nil {
 		o.Logger = slog.Default()
-	}
-	if o.Latency.Logger == nil {
-		o.Latency.Logger = o.Logger
 	}
 	if o.Registry.Logger == nil {
 		o.Registry.Logger = o.Logger

@@ -68,26 +68,6 @@ func TestMeasuresEveryKindOfAddress(t *testing.T) {
 	})
 }
 
-func TestTheUsersHookHearsOfDistances(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var mu sync.Mutex
-		heard := make(map[string]int)
-		o := selector.Options{}
-		o.Latency.OnChange = func(service string) {
-			mu.Lock()
-			defer mu.Unlock()
-			heard[service]++
-		}
-		w := newWorld(t, o)
-		w.list(w.at("a", home, time.Millisecond))
-		mu.Lock()
-		defer mu.Unlock()
-		if len(heard) != 1 || heard["user"] == 0 {
-			t.Errorf("heard of %v, want user", heard)
-		}
-	})
-}
-
 func TestNothingIsMeasuredAnyMoreAfterTheLastHasLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,7 +50,6 @@ type Selector struct {
 
 	services atomic.Pointer[map[string]*service] // replaced, never changed
 	recent   [16]atomic.Pointer[service]         // some of them by slot, so that most picks need no map
-	watches  atomic.Uint64                       // begun so far
 
 	mu     sync.Mutex // guards the making of a new map
 	closed bool
@@ -87,8 +85,8 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 		}
 	}
 	if r, ok := s.source.(*kv.Registry); ok {
-		if o.Latency.Bus == nil {
-			o.Latency.Bus = r.Bus()
+		if s.opts.Probe.Bus == nil {
+			s.opts.Probe.Bus = r.Bus()
 		}
 		if s.opts.Ramp.Now == nil {
 			s.opts.Ramp.Now = r.Now
@@ -99,9 +97,7 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 	}
 	s.nc, s.subject = nc, o.Registry.Bucket+"."
 	s.aim = aim{Probe: o.Probe, dial: o.Latency.Dial, nc: nc, subject: s.subject}
-	o.Latency.OnChange = s.distanceChanged
-	o.Latency.Location = o.Location
-	s.prober = latency.New(o.Latency)
+	s.prober = latency.New(latency.Caller{Location: o.Location, Bus: s.opts.Probe.Bus, Logger: o.Logger}, o.Latency)
 	s.services.Store(&map[string]*service{})
 	s.run, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.work.Go(s.tend)
@@ -215,15 +211,4 @@ func (s *Selector) evictLocked(services map[string]*service) int {
 		empty--
 	}
 	return empty
-}
-
-// distanceChanged is the prober's: the table of the service is out of date.
-func (s *Selector) distanceChanged(group string) {
-	name, _, _ := strings.Cut(group, "#")
-	if svc := (*s.services.Load())[name]; svc != nil {
-		svc.rebuildSoon()
-	}
-	if s.opts.Latency.OnChange != nil {
-		s.opts.Latency.OnChange(name)
-	}
 }

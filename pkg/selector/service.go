@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,7 +26,7 @@ const firstSamples = 250 * time.Millisecond
 type service struct {
 	sel   *Selector
 	name  string
-	group string // of its paths: the name, and a number that tells it from an earlier watch of that name
+	group *latency.Group // of its paths
 	run   context.Context
 	stop  context.CancelFunc
 
@@ -62,13 +61,14 @@ type service struct {
 func newService(s *Selector, name string) *service {
 	o := &s.opts
 	svc := &service{
-		sel: s, name: name, group: name + "#" + strconv.FormatUint(s.watches.Add(1), 10), ready: make(chan struct{}), budget: newBudget(o.Retry.Budget),
+		sel: s, name: name, ready: make(chan struct{}), budget: newBudget(o.Retry.Budget),
 		Shared: table.Shared{
 			Kind: table.KindOf(string(o.Strategy)), Levels: o.Levels, Origin: s.home, Assumed: s.assumed, Epoch: s.epoch, Offset: rand.Uint64(),
 			NearSlack: o.Near.Slack, NearFactor: o.Near.Factor, LoadHigh: o.Spill.High, LoadLow: o.Spill.Low, RampUp: o.Ramp.Up,
 		},
 	}
 	svc.members = members{svc: svc, gone: make([]uint64, len(s.assumed))}
+	svc.group = s.prober.Group(name, svc.rebuildSoon)
 	svc.run, svc.stop = context.WithCancel(s.run)
 	svc.asked.Store(int64(s.now()))
 	svc.due.Store(table.Never)
@@ -116,7 +116,7 @@ func (svc *service) watch() {
 func (svc *service) consult() {
 	ctx, cancel := context.WithTimeout(svc.run, firstSamples)
 	defer cancel()
-	if err := svc.sel.prober.Share(ctx, svc.group, svc.name); err != nil {
+	if err := svc.group.Share(ctx); err != nil {
 		svc.sel.log.Warn("what other callers measure is not known", "service", svc.name, "error", err)
 	}
 }
@@ -202,7 +202,7 @@ func (svc *service) probeLocked() {
 			svc.paths = append(svc.paths, latency.Member{Path: m.Path, Circle: m.Circle, Suspect: m.Suspect})
 		}
 	}
-	svc.sel.prober.Probe(svc.group, svc.paths)
+	svc.group.Set(svc.paths)
 }
 
 func (svc *service) close() {
@@ -215,7 +215,7 @@ func (svc *service) close() {
 	list := svc.members.list
 	svc.members.list = nil
 	svc.mu.Unlock()
-	svc.sel.prober.Probe(svc.group, nil)
+	svc.group.Close()
 	for i := range list {
 		list[i].Close()
 	}

@@ -2,6 +2,7 @@ package selector_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"path"
@@ -99,16 +100,15 @@ func (b *bus) Request(context.Context, string, []byte) ([]byte, error) {
 // is, and how far some instances are.
 func (b *bus) tell(t *testing.T, at *events.Coordinate, rtts map[string]time.Duration) {
 	t.Helper()
-	batch := events.Batch{Sequence: uint64(time.Now().UnixNano()), Coordinate: at}
+	samples := []map[string]any{}
 	for id, rtt := range rtts {
-		batch.Samples = append(batch.Samples, events.Sample{ID: id, Incarnation: "1", RTT: rtt, Count: 3})
+		samples = append(samples, map[string]any{"id": id, "incarnation": "1", "rtt_us": rtt.Microseconds(), "count": 3, "age_ms": 0})
 	}
-	data, err := events.EncodeBatch(batch)
+	data, err := json.Marshal(map[string]any{"seq": time.Now().UnixNano(), "coordinate": at, "samples": samples})
 	if err != nil {
 		t.Fatal(err)
 	}
-	report := events.Report{Region: home.Region, Zone: home.Zone, Service: "user", Reporter: "neighbour"}
-	if err := b.Publish(report.Subject(), data); err != nil {
+	if err := b.Publish("latency."+home.Region+"."+home.Zone+".user.neighbour", data); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -125,7 +125,7 @@ func placed(c *events.Coordinate) func(*events.Entry) {
 }
 
 func sharing(b *bus, o selector.Options) selector.Options {
-	o.Latency.Bus = b
+	o.Probe.Bus = b
 	return o
 }
 

@@ -160,15 +160,12 @@ var attacks = []attack{
 	}, rejected, 200},
 	{"distances by ten thousand names", func(w *writer) {
 		for i := range 10_000 {
-			batch := events.Batch{Sequence: uint64(i + 1)}
+			var samples []string
 			for k := range 20 {
-				batch.Samples = append(batch.Samples, events.Sample{ID: fmt.Sprintf("made-up-%d", i*20+k), Incarnation: "x", RTT: time.Millisecond, Count: 1})
+				samples = append(samples, fmt.Sprintf(`{"id":"made-up-%d","incarnation":"x","rtt_us":1000,"count":1,"age_ms":0}`, i*20+k))
 			}
-			data, err := events.EncodeBatch(batch)
-			if err != nil {
-				panic(err)
-			}
-			w.send(fmt.Sprintf("proxima.latency.us-east-1.us-east-1a.user.liar-%d", i), data, "Status", "204", "Nats-Sequence", "9999999")
+			data := fmt.Sprintf(`{"seq":%d,"samples":[%s]}`, i+1, strings.Join(samples, ","))
+			w.send(fmt.Sprintf("proxima.latency.us-east-1.us-east-1a.user.liar-%d", i), []byte(data), "Status", "204", "Nats-Sequence", "9999999")
 		}
 	}, rejected, 500},
 	{"beats that are none", func(w *writer) {

@@ -35,6 +35,7 @@ func (c *caller) open(ctx context.Context, name string) error {
 		Strategy: w.strategy,
 		Source:   w.source,
 		Latency:  c.latency(),
+		Probe:    selector.Probe{Bus: line{c.w.bus, c}},
 		Logger:   w.log,
 	})
 	c.selector = s
@@ -44,7 +45,7 @@ func (c *caller) open(ctx context.Context, name string) error {
 // latency are the options under test.
 func (c *caller) latency() latency.Options {
 	return latency.Options{
-		Dial: c.dial, Bus: line{c.w.bus, c}, Budget: float64(c.w.probes) / float64(len(c.services)),
+		Dial: c.dial, Budget: float64(c.w.probes) / float64(len(c.services)),
 		NoShare: !c.w.share, NoCoordinates: !c.w.coordinates,
 	}
 }

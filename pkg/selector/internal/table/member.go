@@ -30,7 +30,7 @@ type Member struct {
 // far. Born is what its age counts from.
 func NewMember(n *Node, e events.Entry, Born time.Duration, stale bool) Member {
 	if before := n.Instance.Swap(e.Instance); before != nil && before.Coordinate != e.Coordinate {
-		n.Path.Place(e.Coordinate)
+		n.Path.SetCoordinate(e.Coordinate)
 	}
 	n.setWeight(e.Weight)
 	m := Member{Node: n, In: e.Instance, Circle: n.Home, Suspect: e.Suspect, Evacuated: e.Evacuated, Protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), Born: Born}

@@ -1,0 +1,134 @@
+package file
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/proxima-discovery/proxima/internal/announcing"
+	"github.com/proxima-discovery/proxima/internal/announcing/check"
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+// defaults fill in what the entries of a file leave out.
+type defaults struct {
+	where topology.Detection
+	drain time.Duration
+}
+
+// The fields that an entry may have: those of the registry's record, and two.
+const (
+	entryFields = "id service incarnation endpoints location status version weight metadata coordinate started ttl" +
+		" check drain"
+	locationFields = "region zone rack host"
+)
+
+// parseEntries reads the JSON array of a file. An error names the entry,
+// counted from 1, and the field; then nothing of the file is used.
+func parseEntries(data []byte, d defaults) ([]*announcing.Entry, error) {
+	var raw []json.RawMessage
+	if err := json.Unmarshal(data, &raw); err != nil {
+		return nil, jsonError(data, err)
+	}
+	entries := make([]*announcing.Entry, 0, len(raw))
+	first := make(map[string]int)
+	for i, r := range raw {
+		e, err := parseEntry(r, d)
+		if err != nil {
+			return nil, fmt.Errorf("entry %d: %w", i+1, err)
+		}
+		if before := first[e.Name()]; before != 0 {
+			return nil, fmt.Errorf("entry %d: id %q: entry %d of service %s has it already", i+1, e.Instance.ID, before, e.Instance.Service)
+		}
+		first[e.Name()] = i + 1
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+func parseEntry(data []byte, d defaults) (*announcing.Entry, error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(data, &fields); err != nil || fields == nil {
+		return nil, errors.New("want an instance as a JSON object")
+	}
+	if err := onlyKnown("", fields, entryFields); err != nil {
+		return nil, err
+	}
+	var location map[string]json.RawMessage
+	if json.Unmarshal(fields["location"], &location) == nil { // else it is refused below
+		if err := onlyKnown("location.", location, locationFields); err != nil {
+			return nil, err
+		}
+	}
+	e := &announcing.Entry{Drain: d.drain}
+	if err := parseOwn(fields, e); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(data, &e.Instance); err != nil {
+		return nil, fieldError(err)
+	}
+	e.Locate(d.where, "file")
+	err := e.Prepare()
+	if err != nil {
+		return nil, fieldError(err)
+	}
+	if e.Ask, err = check.ParseOptional(e.Check); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// onlyKnown refuses fields that are not among the known: a record's readers
+// ignore them, but in a file they are typing errors.
+func onlyKnown(within string, fields map[string]json.RawMessage, known string) error {
+	names := strings.Fields(known)
+	for _, field := range slices.Sorted(maps.Keys(fields)) {
+		if !slices.Contains(names, field) {
+			return fmt.Errorf("unknown field %.100q: want one of %s", within+field, strings.Join(names, ", "))
+		}
+	}
+	return nil
+}
+
+// parseOwn reads the fields that are not the instance's.
+func parseOwn(fields map[string]json.RawMessage, e *announcing.Entry) error {
+	if text, ok := fields["check"]; ok {
+		if err := json.Unmarshal(text, &e.Check); err != nil {
+			return fmt.Errorf("check %s: want a string", text)
+		}
+	}
+	if text, ok := fields["drain"]; ok {
+		var s string
+		if err := json.Unmarshal(text, &s); err != nil {
+			return fmt.Errorf(`drain %s: want a string such as "5s"`, text)
+		}
+		drain, err := time.ParseDuration(s)
+		if err != nil || drain < 0 {
+			return fmt.Errorf(`drain %q: want a duration such as "5s"`, s)
+		}
+		e.Drain = drain
+	}
+	return nil
+}
+
+// fieldError says which field breaks which rule, without the package's name.
+func fieldError(err error) error {
+	if e, ok := errors.AsType[*events.FieldError](err); ok {
+		return fmt.Errorf("%s %.100q: %s", e.Field, e.Value, e.Rule)
+	}
+	return err
+}
+
+// jsonError says where in the file the JSON ends to be such.
+func jsonError(data []byte, err error) error {
+	if e, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return fmt.Errorf("line %d: %w", 1+bytes.Count(data[:min(int(e.Offset), len(data))], []byte("\n")), err)
+	}
+	return errors.New("want a JSON array of instances")
+}

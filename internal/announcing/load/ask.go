@@ -1,0 +1,131 @@
+package load
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/proxima-discovery/proxima/internal/announcing/check"
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+// Func says how loaded an instance is; false: it is not known now. It is
+// what kv.AnnounceOptions.Load wants, and called by one goroutine at a time.
+type Func func() (events.Beat, bool)
+
+const (
+	// None is the --load that tells nothing.
+	None = "none"
+	// timeout bounds one question.
+	timeout = 2 * time.Second
+	// ShortestInterval is the least --beat-interval: processor time is counted
+	// in hundredths of a second.
+	ShortestInterval = 100 * time.Millisecond
+)
+
+// Parse reads the URL of something that tells a load. It returns nil for "" and
+// [None]. The error says what is wrong with it.
+func Parse(s string) (*url.URL, error) {
+	if s == "" || s == None {
+		return nil, nil
+	}
+	return check.ParseURL("load", s, "want http://host:port/path, https://… or none", "http", "https")
+}
+
+// asker asks a URL for the load of an instance.
+type asker struct {
+	client *http.Client
+	target string
+	name   string // of the target, without a password
+	log    *slog.Logger
+
+	trouble string // what was wrong the last time, "" for nothing
+}
+
+// Ask asks u, as a check would: no redirect is followed, no certificate
+// verified.
+func Ask(u *url.URL, log *slog.Logger) Func {
+	a := &asker{client: check.NewClient(), target: u.String(), name: u.Redacted(), log: log}
+	return a.load
+}
+
+func (a *asker) load() (events.Beat, bool) {
+	beat, err := a.ask()
+	before := a.trouble
+	a.trouble = ""
+	if err != nil {
+		a.trouble = err.Error()
+	}
+	switch {
+	case a.trouble != "" && a.trouble != before:
+		a.log.Warn("the load is not known, no beats meanwhile", "url", a.name, "error", err)
+	case a.trouble == "" && before != "":
+		a.log.Info("the load is known again", "url", a.name)
+	}
+	return beat, err == nil
+}
+
+func (a *asker) ask() (events.Beat, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	data, err := a.get(ctx)
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return events.Beat{}, fmt.Errorf("no answer within %v", timeout)
+	case err != nil:
+		return events.Beat{}, err
+	}
+	return events.DecodeBeat(data)
+}
+
+func (a *asker) get(ctx context.Context) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.target, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("User-Agent", "proxima-load")
+	resp, err := a.client.Do(req)
+	if err != nil {
+		// Without what the log says beside it, and the number of a port that
+		// is another one each time.
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			err = e.Err
+		}
+		if e, ok := errors.AsType[*net.OpError](err); ok {
+			err = e.Err
+		}
+		return nil, err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, events.MaxBeatSize+1))
+	switch {
+	case resp.StatusCode < 200 || resp.StatusCode > 299:
+		return nil, fmt.Errorf("got %s, want 2xx", resp.Status)
+	case err != nil:
+		return nil, fmt.Errorf("reading the answer: %w", err)
+	}
+	return data, nil
+}
+
+// Ports are those of an instance's endpoints.
+func Ports(endpoints map[string]string) []uint16 {
+	var all []uint16
+	for protocol, address := range endpoints {
+		if protocol == events.NATS {
+			continue
+		}
+		if _, port, err := net.SplitHostPort(address); err == nil {
+			if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+				all = append(all, uint16(n))
+			}
+		}
+	}
+	return all
+}

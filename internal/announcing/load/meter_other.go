@@ -1,0 +1,13 @@
+//go:build !linux
+
+package load
+
+import (
+	"errors"
+	"time"
+)
+
+// Measure returns an error: only Linux is known.
+func Measure(int, []uint16, time.Duration) (Func, error) {
+	return nil, errors.New("only known how to on Linux")
+}

@@ -1,0 +1,245 @@
+// Package wire is what callers tell each other and instances about distances, as
+// subjects and JSON: reports with batches of samples, and pings.
+package wire
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+// What a batch and a ping may be, at most.
+const (
+	maxBatchSize = 64 << 10 // bytes
+	maxSamples   = 512      // of one batch
+	maxRTT       = 10 * time.Second
+	maxAge       = time.Hour
+	maxPingSize  = 4 << 10 // bytes
+)
+
+const (
+	family     = "latency"
+	wantObject = "want a JSON object"
+)
+
+// Report is who reports what: one reporter in one zone about one service. Its
+// subject is what a permission can bind a reporter to.
+type Report struct{ Region, Zone, Service, Reporter string }
+
+// Subject is latency.<region>.<zone>.<service>.<reporter>. With "*" as the
+// reporter it is the pattern of all of them in that zone.
+func (r Report) Subject() string {
+	return family + "." + cmp.Or(r.Region, topology.Unknown) + "." + cmp.Or(r.Zone, topology.Unknown) + "." + r.Service + "." + r.Reporter
+}
+
+// ParseReport reads a subject as [Report.Subject] makes it and validates its
+// names.
+func ParseReport(subject string) (Report, error) {
+	parts := strings.Split(subject, ".")
+	if len(parts) != 5 || parts[0] != family || slices.Contains(parts, "") {
+		return Report{}, &events.FieldError{Field: "subject", Value: subject, Rule: "want latency.<region>.<zone>.<service>.<reporter>"}
+	}
+	r := Report{parts[1], parts[2], parts[3], parts[4]}
+	l := topology.Location{Region: r.Region, Zone: r.Zone}
+	l.Normalize()
+	r.Region, r.Zone = l.Region, l.Zone
+	if err := l.Validate(); err != nil {
+		return Report{}, err
+	}
+	if err := events.ValidateService(r.Service); err != nil {
+		return Report{}, err
+	}
+	return r, events.ValidateName("reporter", r.Reporter)
+}
+
+// Batch is what one reporter knows about one service: its own measurements,
+// the latest of each instance. Each batch replaces the one before.
+type Batch struct {
+	// Sequence grows with every batch of a reporter, so that an old one that
+	// is sent again is known.
+	Sequence uint64
+	// Leaving says that it is the reporter's last.
+	Leaving bool
+	// Coordinate is the reporter's own, if it is known: where its zone is.
+	Coordinate *events.Coordinate
+	Samples    []Sample
+}
+
+// Sample is what a reporter measured of one instance lately.
+type Sample struct {
+	ID          string        // of the instance
+	Incarnation string        // of the instance
+	RTT         time.Duration // the median, in whole microseconds: above 0, at most 10s
+	Count       int           // of measurements in it, at least 1
+	Age         time.Duration // of the newest of them when the batch was made, in whole milliseconds
+}
+
+// wireSample is the JSON of a sample.
+type wireSample struct {
+	ID          string  `json:"id"`
+	Incarnation string  `json:"incarnation,omitempty"`
+	RTT         float64 `json:"rtt_us"`
+	Count       int     `json:"count"`
+	Age         float64 `json:"age_ms"`
+}
+
+type wireBatch struct {
+	Sequence uint64            `json:"seq"`
+	Leaving  bool              `json:"leaving,omitempty"`
+	Place    json.RawMessage   `json:"coordinate,omitempty"`
+	Samples  []json.RawMessage `json:"samples"`
+}
+
+// EncodeBatch writes a batch. What [DecodeBatch] would reject is left out, and
+// so are the samples beyond the first 512.
+func EncodeBatch(b Batch) ([]byte, error) {
+	w := struct {
+		Sequence uint64             `json:"seq"`
+		Leaving  bool               `json:"leaving,omitempty"`
+		Place    *events.Coordinate `json:"coordinate,omitempty"`
+		Samples  []wireSample       `json:"samples"`
+	}{b.Sequence, b.Leaving, nil, make([]wireSample, 0, len(b.Samples))}
+	if b.Coordinate != nil && b.Coordinate.Validate() == nil {
+		w.Place = b.Coordinate
+	}
+	for _, s := range b.Samples {
+		ws := wireSample{s.ID, s.Incarnation, float64(max(s.RTT.Microseconds(), 1)), s.Count, float64(s.Age.Milliseconds())}
+		if len(w.Samples) < maxSamples && s.RTT > 0 && ws.valid() {
+			w.Samples = append(w.Samples, ws)
+		}
+	}
+	return json.Marshal(w)
+}
+
+// DecodeBatch reads a batch. Samples that are out of bounds, and a coordinate
+// that is, are left out and counted; the error says that there is no batch at all.
+func DecodeBatch(data []byte) (b Batch, rejected int, err error) {
+	if len(data) > maxBatchSize {
+		return Batch{}, 0, fmt.Errorf("latency: a batch of %d bytes, want at most %d", len(data), maxBatchSize)
+	}
+	var w wireBatch
+	if err := json.Unmarshal(data, &w); err != nil {
+		return Batch{}, 0, fmt.Errorf("latency: decode a batch of samples: %w", err)
+	}
+	if bytes.TrimSpace(data)[0] != '{' {
+		return Batch{}, 0, &events.FieldError{Field: "batch", Value: "null", Rule: wantObject} // nothing else is accepted
+	}
+	if len(w.Samples) > maxSamples {
+		return Batch{}, 0, fmt.Errorf("latency: a batch of %d samples, want at most %d", len(w.Samples), maxSamples)
+	}
+	b = Batch{Sequence: w.Sequence, Leaving: w.Leaving, Samples: make([]Sample, 0, len(w.Samples))}
+	if len(w.Place) > 0 && !bytes.Equal(w.Place, []byte("null")) {
+		if c, err := DecodeCoordinate(w.Place); err == nil {
+			b.Coordinate = &c
+		} else {
+			rejected++
+		}
+	}
+	for _, raw := range w.Samples {
+		var s wireSample
+		if json.Unmarshal(raw, &s) != nil || !s.valid() {
+			rejected++
+			continue
+		}
+		b.Samples = append(b.Samples, Sample{
+			ID: s.ID, Incarnation: s.Incarnation, Count: s.Count,
+			RTT: time.Duration(s.RTT * float64(time.Microsecond)),
+			Age: time.Duration(s.Age * float64(time.Millisecond)),
+		})
+	}
+	return b, rejected, nil
+}
+
+// valid holds for what may be believed. Comparisons are such that NaN fails.
+func (s *wireSample) valid() bool {
+	return topology.ValidName(s.ID) && topology.ValidText(s.Incarnation) &&
+		validMicroseconds(s.RTT) &&
+		s.Count >= 1 && s.Count <= 1e6 &&
+		s.Age >= 0 && s.Age <= float64(maxAge/time.Millisecond)
+}
+
+func validMicroseconds(us float64) bool {
+	return us >= 0.001 && us <= float64(maxRTT/time.Microsecond)
+}
+
+// Ping is what a caller tells an instance whose distance it knows, so that
+// both find their places in the coordinate space. The answer is the instance's
+// [events.Coordinate].
+type Ping struct {
+	Reporter   string            // who tells, a name as an id
+	RTT        time.Duration     // between the two
+	Coordinate events.Coordinate // of the reporter
+}
+
+type wirePing struct {
+	Reporter   string             `json:"reporter"`
+	RTT        float64            `json:"rtt_us"`
+	Coordinate *events.Coordinate `json:"coordinate"`
+}
+
+// EncodePing writes a ping. The error is that of [DecodePing].
+func EncodePing(p Ping) ([]byte, error) {
+	w := wirePing{p.Reporter, float64(p.RTT) / float64(time.Microsecond), &p.Coordinate}
+	if err := w.validate(); err != nil {
+		return nil, err
+	}
+	return json.Marshal(w)
+}
+
+// DecodePing reads and validates a ping.
+func DecodePing(data []byte) (Ping, error) {
+	if len(data) > maxPingSize {
+		return Ping{}, fmt.Errorf("latency: a ping of %d bytes, want at most %d", len(data), maxPingSize)
+	}
+	var w wirePing
+	if err := json.Unmarshal(data, &w); err != nil {
+		return Ping{}, fmt.Errorf("latency: decode a ping: %w", err)
+	}
+	if err := w.validate(); err != nil {
+		return Ping{}, err
+	}
+	return Ping{w.Reporter, time.Duration(w.RTT * float64(time.Microsecond)), *w.Coordinate}, nil
+}
+
+func (w *wirePing) validate() error {
+	if err := events.ValidateName("reporter", w.Reporter); err != nil {
+		return err
+	}
+	if !validMicroseconds(w.RTT) {
+		return &events.FieldError{Field: "rtt_us", Value: fmt.Sprint(w.RTT), Rule: "want microseconds, above 0 and at most 10 seconds"}
+	}
+	if w.Coordinate == nil {
+		return &events.FieldError{Field: "coordinate", Rule: "want one"}
+	}
+	return w.Coordinate.Validate()
+}
+
+// EncodeCoordinate writes a coordinate, as the answer to a [Ping].
+func EncodeCoordinate(c events.Coordinate) ([]byte, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	return json.Marshal(c)
+}
+
+// DecodeCoordinate reads and validates a coordinate.
+func DecodeCoordinate(data []byte) (events.Coordinate, error) {
+	if len(data) > maxPingSize {
+		return events.Coordinate{}, fmt.Errorf("latency: a coordinate of %d bytes, want at most %d", len(data), maxPingSize)
+	}
+	var c *events.Coordinate
+	if err := json.Unmarshal(data, &c); err != nil {
+		return events.Coordinate{}, fmt.Errorf("latency: decode a coordinate: %w", err)
+	}
+	if c == nil {
+		return events.Coordinate{}, &events.FieldError{Field: "coordinate", Value: "null", Rule: wantObject}
+	}
+	return *c, c.Validate()
+}

@@ -1,0 +1,72 @@
+package latency
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// changedLocked makes onChange due for the groups of pa.
+func (p *Prober) changedLocked(pa *Path) {
+	for _, m := range pa.groups {
+		p.dirtyLocked(m.group)
+	}
+}
+
+// dirtyLocked makes onChange due for g.
+func (p *Prober) dirtyLocked(g *Group) {
+	if g.dirty || g.onChange == nil {
+		return
+	}
+	g.dirty = true
+	p.dirty = append(p.dirty, g)
+	wake(p.wakeNotifier)
+}
+
+// notify calls onChange when it is due, until ctx ends. It is a goroutine of its
+// own, so that a slow onChange delays no probe.
+func (p *Prober) notify(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		g, wait := p.nextDirty()
+		if g != nil {
+			g.onChange()
+			p.mu.Lock()
+			g.notifyAfter = p.now() + notifyPause
+			p.mu.Unlock()
+			continue
+		}
+		if wait > 0 {
+			timer.Reset(wait)
+		} else {
+			timer.Stop()
+		}
+		select {
+		case <-ctx.Done():
+		case <-p.wakeNotifier:
+		case <-timer.C:
+		}
+	}
+}
+
+// nextDirty takes a group for which onChange may be called now, or returns nil
+// and how long until there may be one, 0 when none is due.
+func (p *Prober) nextDirty() (next *Group, wait time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	for i, g := range p.dirty {
+		rest := g.notifyAfter - now
+		if rest <= 0 {
+			// Clean before the call: what changes during it is told again.
+			p.dirty = slices.Delete(p.dirty, i, i+1)
+			g.dirty = false
+			return g, 0
+		}
+		if wait == 0 || rest < wait {
+			wait = rest
+		}
+	}
+	return nil, wait
+}

@@ -1,0 +1,168 @@
+package latency
+
+import (
+	"context"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/coord"
+	"github.com/proxima-discovery/proxima/pkg/latency/internal/wire"
+)
+
+// position is this process' place among the coordinates.
+type position struct {
+	prober *Prober
+
+	// What follows is guarded by prober.mu.
+
+	own         events.Coordinate
+	known       bool              // own was fitted, or taken over from the zone
+	fitted      bool              // by ourselves
+	fittedSince time.Duration     // when it was first fitted
+	stale       bool              // something it is fitted to has changed
+	nextFit     time.Duration     // not to be fitted before
+	points      []coord.Neighbour // memory for fitting
+}
+
+const (
+	// maxUsefulError is the error up to which a coordinate predicts anything.
+	maxUsefulError = 0.75
+	// exchangesAtOnce is how many instances are pinged in one round of the loop.
+	exchangesAtOnce = 6
+)
+
+// knows says whether a coordinate can be compared with our own.
+func (s *position) knows(c *events.Coordinate) bool {
+	return s.known && s.own.Error < maxUsefulError && c.Error < maxUsefulError
+}
+
+// predict is the round trip to a coordinate that it knows.
+func (s *position) predict(c *events.Coordinate) time.Duration {
+	return coord.Predict(&s.own, c, s.points)
+}
+
+// adoptLocked takes over where a reporter of the same zone is, until our own
+// measurements say better.
+func (s *position) adoptLocked(c *events.Coordinate) {
+	if s.fitted || c == nil || c.Error > maxUsefulError || s.known && s.own.Error <= c.Error {
+		return
+	}
+	s.own, s.known = *c, true
+	s.repredictLocked()
+}
+
+// fitLocked finds our own coordinate anew, when what it rests on has changed.
+func (s *position) fitLocked(now time.Duration) {
+	p := s.prober
+	if !s.stale || p.o.NoCoordinates || now < s.nextFit {
+		return
+	}
+	s.stale = false
+	if s.fitted && now-s.fittedSince > warmUp {
+		s.nextFit = now + refitInterval
+	}
+	s.points = s.points[:0]
+	for g := range p.groups {
+		for _, pa := range g.ranked {
+			if len(s.points) == coord.MaxNeighbours {
+				break
+			}
+			if e, _ := unpackEstimate(pa.estimate.Load()); pa.coordinate != nil && e.Measured() {
+				s.points = append(s.points, coord.Neighbour{At: *pa.coordinate, RTT: e.Distance.Seconds()})
+			}
+		}
+	}
+	if len(s.points) == 0 {
+		return
+	}
+	if !s.fitted {
+		s.fittedSince = now
+		if !s.known {
+			s.own = coord.New()
+		}
+	}
+	coord.Fit(&s.own, s.points)
+	s.fitted, s.known = true, true
+	s.repredictLocked()
+}
+
+// repredictLocked makes the estimates anew that rest on coordinates alone.
+func (s *position) repredictLocked() {
+	p := s.prober
+	now := p.now()
+	for g := range p.groups {
+		for _, pa := range g.ranked {
+			if len(pa.samples) == 0 && len(pa.votes) == 0 && pa.coordinate != nil {
+				pa.refreshLocked(now)
+			}
+		}
+	}
+}
+
+// exchangesLocked chooses the paths whose instances are to be told where we
+// are, and to be asked where they are: of those that we have measured
+// ourselves, the ones that were told the longest ago.
+func (s *position) exchangesLocked(now time.Duration) []*Path {
+	p := s.prober
+	if p.c.Bus == nil || p.o.NoCoordinates {
+		return nil
+	}
+	every := exchangeInterval
+	if s.fitted && now-s.fittedSince > warmUp {
+		every = exchangeIntervalLater
+	}
+	var chosen []*Path
+	for g := range p.groups {
+		if g.listening {
+			continue
+		}
+		for _, pa := range g.ranked {
+			if len(pa.samples) == 0 || pa.target.Key.ID == "" || pa.exchangedAt > 0 && now-pa.exchangedAt < every {
+				continue
+			}
+			if len(chosen) < exchangesAtOnce {
+				chosen = append(chosen, pa)
+				continue
+			}
+			for i, other := range chosen {
+				if pa.exchangedAt < other.exchangedAt {
+					chosen[i] = pa
+					break
+				}
+			}
+		}
+	}
+	for _, pa := range chosen {
+		pa.exchangedAt = max(now, 1)
+	}
+	return chosen
+}
+
+// exchange tells an instance where we are and how far it is, and learns where
+// it is.
+func (s *position) exchange(ctx context.Context, pa *Path) {
+	p := s.prober
+	p.mu.Lock()
+	if !s.known {
+		s.own, s.known = coord.New(), true
+	}
+	ping := wire.Ping{Reporter: p.c.Reporter, RTT: median(pa.samples), Coordinate: coord.Rounded(s.own)}
+	p.mu.Unlock()
+	data, err := wire.EncodePing(ping)
+	if err != nil {
+		return // its samples have expired meanwhile
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.o.Timeout)
+	defer cancel()
+	answer, err := p.c.Bus.Request(ctx, pa.target.Key.Ping(), data)
+	if err == nil {
+		var c events.Coordinate
+		if c, err = wire.DecodeCoordinate(answer); err == nil {
+			pa.SetCoordinate(&c)
+			return
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pa.exchangedAt = p.now() + exchangeRetry
+}

@@ -1,0 +1,92 @@
+package tests
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/proxima-discovery/proxima/internal/testkit"
+)
+
+// built are the commands and the examples.
+var built struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// programs builds the commands and the examples, once for all tests here, and
+// returns their directory.
+func programs(tb testing.TB) string {
+	tb.Helper()
+	built.once.Do(func() { built.dir, built.err = build() })
+	if built.err != nil {
+		tb.Fatal(built.err)
+	}
+	return built.dir
+}
+
+func build() (string, error) {
+	dir, err := os.MkdirTemp("", "proxima-programs-")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", dir+string(filepath.Separator), "./cmd/...", "./examples/...")
+	cmd.Dir = ".."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return dir, fmt.Errorf("build the programs: %w\n%s", err, out)
+	}
+	return dir, nil
+}
+
+// The programs of examples/, as their comments say.
+func TestTheExamplesRun(t *testing.T) {
+	dir := programs(t)
+	router := testkit.Start(t, testkit.Command{
+		Path: filepath.Join(dir, "router"),
+		Args: []string{"serve", "--nats-listen=127.0.0.1:0", "--http=127.0.0.1:0", "--region=eu", "--zone=a"},
+	})
+	env := []string{
+		"PROXIMA_NATS_URL=" + router.Stdout.Await(t, `^NATS: an embedded server at (\S+)`),
+		"PROXIMA_REGION=eu", "PROXIMA_ZONE=a",
+	}
+	router.Stdout.Await(t, `^HTTP: `)
+	run := func(program string, args ...string) *testkit.Process {
+		return testkit.Start(t, testkit.Command{Path: filepath.Join(dir, program), Args: args, Env: env})
+	}
+	prints := func(want string, p *testkit.Process) {
+		t.Helper()
+		if code := p.Exit(); code != 0 {
+			t.Fatalf("exit code %d", code)
+		}
+		if got := p.Stdout.String(); !regexp.MustCompile(want).MatchString(got) {
+			t.Errorf("printed %q, want a match of %q", got, want)
+		}
+	}
+
+	service, greeter := run("service"), run("natsservice")
+	for _, p := range []*testkit.Process{service, greeter} {
+		p.Stderr.Await(t, `announcement changed.* phase=registered`)
+	}
+	prints(`^hello-\d+ in circle zone, attempt 1: hello Ada from process \d+\n$`, run("caller"))
+	prints(`^greet-\d+ \(200\): hello Ada\n$`, run("natsservice", "call", "Ada"))
+	prints(`^greet-\d+: hello Ada\n$`, run("do", "Ada"))
+	for _, p := range []*testkit.Process{service, greeter} {
+		if code := p.Stop(); code != 0 {
+			t.Errorf("told to stop, an example ended with code %d", code)
+		}
+	}
+}
+
+func TestTheExamplesAreShort(t *testing.T) {
+	for path, source := range sources(t, "../examples/*/*.go", "../examples/*/*/*.go") {
+		if n := strings.Count(source, "\n"); n >= 80 {
+			t.Errorf("%s has %d lines, want fewer than 80", path, n)
+		}
+	}
+}
