@@ -83,5 +83,5 @@ func (svc *service) hear(subject string, data []byte) {
 	if beat.Incarnation != "" && beat.Incarnation != m.In.Incarnation {
 		return // of an earlier life, or of one that is not listed yet
 	}
-	m.Hear(beat, table.Ticks(svc.Now()))
+	m.SetBeat(beat, table.Ticks(svc.Now()))
 }

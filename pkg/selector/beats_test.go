@@ -94,7 +94,7 @@ func TestABeatCountsForFifteenSeconds(t *testing.T) {
 		if got := w.picks(100)["i1"]; got != 100 {
 			t.Errorf("%d of 100 picks just before the beats are old", got)
 		}
-		if why := w.candidate("i1").Reason; !strings.Contains(why, "with a score of 0.92 by its beat") {
+		if why := w.candidate("i1").Reason; !strings.Contains(why, "with a score of 0.92 from its last beat") {
 			t.Errorf("reason: %s", why)
 		}
 		time.Sleep(200 * time.Millisecond)
@@ -204,7 +204,7 @@ func TestHearsBeatsOnNATS(t *testing.T) {
 				for _, c := range e.Instances {
 					if _, text, ok := strings.Cut(c.Reason, "with a score of "); ok && c.ID == id {
 						var f float64
-						_, _ = fmt.Sscan(strings.TrimSuffix(text, " by its beat"), &f)
+						_, _ = fmt.Sscan(strings.TrimSuffix(text, " from its last beat"), &f)
 						return f
 					}
 				}

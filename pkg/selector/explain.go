@@ -105,7 +105,7 @@ func (v *view) explain(protocol string) Explanation {
 	ex := v.builder.Explain(svc.members.list, svc.Now())
 	svc.mu.Unlock()
 
-	e.Panic = ex.Panics
+	e.Panic = ex.Panic
 	for _, c := range ex.Circles {
 		circle := circleOf(ex.Table, c.Index)
 		circle.Share, circle.Demoted, circle.Load, circle.Note = rounded(c.Share, 4), c.Demoted, rounded(c.Load, 3), c.Note

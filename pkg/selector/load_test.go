@@ -64,10 +64,10 @@ func TestLoadAddsTheNextCircleAndLeavesItAgain(t *testing.T) {
 					if load := w.state("zone").Load; tt.opts.Spill.High >= 0 && math.Abs(load-float64(s.calls)) > 0.05 {
 						t.Errorf("step %d: load %v, want %d", i, load, s.calls)
 					}
-					if added := strings.Contains(got.Note, "added for the load of zone"); added != (s.want > 0) {
+					if added := strings.Contains(got.Note, "takes picks because zone is overloaded"); added != (s.want > 0) {
 						t.Errorf("step %d: note %q", i, got.Note)
 					}
-					if why := w.candidate("r0").Reason; strings.Contains(why, "of picks for the load of zone") != (s.want > 0) {
+					if why := w.candidate("r0").Reason; strings.Contains(why, "of picks because zone is overloaded") != (s.want > 0) {
 						t.Errorf("step %d: r0: %s", i, why)
 					}
 				}
@@ -211,7 +211,7 @@ func TestLoadDoesNotFlap(t *testing.T) {
 							for end := time.Now().Add(100 * ms); time.Now().Before(end); time.Sleep(every) {
 								call()
 							}
-							if now := strings.Contains(w.state("region").Note, "added"); now != added {
+							if now := strings.Contains(w.state("region").Note, "is overloaded"); now != added {
 								added = now
 								changes++
 							}

@@ -22,7 +22,7 @@ type members struct {
 // look sets what may have changed since the members were last looked at.
 func (ms *members) look() {
 	for i := range ms.list {
-		ms.list[i].Look(ms.stale)
+		ms.list[i].Refresh(ms.stale)
 	}
 }
 
@@ -32,7 +32,7 @@ func (ms *members) doubt(stale bool) {
 	ms.stale = stale
 	for i := range ms.list {
 		if m := &ms.list[i]; stale && !m.Suspect {
-			m.Excuse()
+			m.DiscountFailures()
 		}
 	}
 }
@@ -107,8 +107,8 @@ func (ms *members) renew(m *table.Member, e events.Entry) (gone *table.Node) {
 	before := *m
 	*m = ms.member(e, n)
 	if n != nil && (before.Suspect || ms.stale) {
-		m.Excused = before.Excused
-		m.Look(ms.stale)
+		m.DiscountedFailures = before.DiscountedFailures
+		m.Refresh(ms.stale)
 	}
 	if n != nil && m.In.Started.Equal(before.In.Started) {
 		m.Born = before.Born

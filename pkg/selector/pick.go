@@ -131,7 +131,7 @@ func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 			if t.Spill == nil {
 				n = t.Choose(t.First, table.Ticks(start))
 			} else {
-				n = t.AnyWay(t.Spill, table.Ticks(start))
+				n = t.ChooseSpilled(t.Spill, table.Ticks(start))
 			}
 			pass, ok := n.Breaker.AllowClosed()
 			if !ok { // a trial, perhaps, or it has to fill in
@@ -201,7 +201,7 @@ func (v *view) pick(t *table.Table, r *Request) (Pick, bool) {
 	if v.ending&pickLearns != 0 {
 		start = v.svc.Now()
 	}
-	f, ok := t.Search(table.Wanted{Key: r.Key, Avoid: r.Avoid, Tried: r.tried}, table.Ticks(start))
+	f, ok := t.Search(table.Query{Key: r.Key, Avoid: r.Avoid, Tried: r.tried}, table.Ticks(start))
 	if !ok {
 		return Pick{}, false
 	}

@@ -71,7 +71,7 @@ func newService(s *Selector, name string) *service {
 	svc.group = s.prober.Group(name, svc.rebuildSoon)
 	svc.run, svc.stop = context.WithCancel(s.run)
 	svc.asked.Store(int64(s.now()))
-	svc.due.Store(table.Never)
+	svc.due.Store(int64(table.Never))
 	svc.ending = pickLive
 	switch svc.Kind {
 	case table.KindP2C, table.KindLoadAware:
@@ -158,7 +158,7 @@ func (svc *service) rebuildLocked() {
 	}
 	generation := svc.generation.Add(1)
 	svc.built = svc.Now()
-	svc.due.Store(table.Never)
+	svc.due.Store(int64(table.Never))
 	svc.home.renewLocked(generation)
 	for i := range svc.homes {
 		if v := svc.homes[i].Load(); v != nil {
@@ -198,7 +198,7 @@ func (svc *service) rebuildSoon() {
 func (svc *service) probeLocked() {
 	svc.paths = svc.paths[:0]
 	for i := range svc.members.list {
-		if m := &svc.members.list[i]; m.State != table.Draining && m.State != table.Leaving {
+		if m := &svc.members.list[i]; m.State != table.Draining && m.State != table.DrainingOpen {
 			svc.paths = append(svc.paths, latency.Member{Path: m.Path, Circle: m.Circle, Suspect: m.Suspect})
 		}
 	}

@@ -71,9 +71,9 @@ type Circle struct {
 func circleOf(t *table.Table, index uint8) Circle {
 	return Circle{
 		Name: t.Name(index), Instances: t.Instances(index), Usable: t.Count(index, table.Usable),
-		Open: t.Count(index, table.Open), Draining: t.Count(index, table.Draining, table.Leaving), NotReady: t.Count(index, table.NotReady),
-		Suspect: t.Count(index, table.Suspect), Evacuated: t.Count(index, table.Evacuated, table.Abandoned),
-		Dead: t.Count(index, table.Dead), OtherProtocol: t.Count(index, table.Foreign),
+		Open: t.Count(index, table.Open), Draining: t.Count(index, table.Draining, table.DrainingOpen), NotReady: t.Count(index, table.NotReady),
+		Suspect: t.Count(index, table.Suspect), Evacuated: t.Count(index, table.Evacuated, table.EvacuatedOpen),
+		Dead: t.Count(index, table.Dead), OtherProtocol: t.Count(index, table.OtherProtocol),
 	}
 }
 

@@ -9,66 +9,63 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// shared is what all tables and nodes of one service have in common. All but
-// the counters is fixed.
+// Shared is what all tables and nodes of one service have in common. All but the
+// counters is fixed.
 type Shared struct {
 	Kind    Kind
 	Levels  topology.Levels
-	Origin  topology.Place  // the selector's own
-	Assumed []time.Duration // distances by circle
-	Epoch   time.Time       // what the clock of costs counts from
-	Offset  uint64          // where this caller begins when it takes some of many
+	Origin  topology.Place  // of the selector
+	Assumed []time.Duration // distances by circle, where nothing else is known
+	Epoch   time.Time       // when the selector's clock was 0
+	Offset  uint64          // differs between callers, so that they do not all fill in the same instances
 
 	NearSlack         time.Duration
 	NearFactor        float64
 	LoadHigh, LoadLow float64
 	RampUp            time.Duration
-	Spills            bool // load may make picks leave a circle
+	Spills            bool // load may make calls leave a circle
 
-	AllInFlight atomic.Int64 // calls, if the strategy needs that
+	AllInFlight atomic.Int64 // calls to the service, for ConsistentHash
 	Listed      atomic.Int64 // instances listed
 
-	verdicts []verdict // memory for making a table, guarded by the service
+	verdicts []verdict // memory for building a table
 }
 
-// Now is the clock of costs, in nanoseconds: the monotonic clock alone, which
-// takes half the time of time.Now.
+// Now is the selector's clock, in nanoseconds: the monotonic clock alone, which takes
+// half the time of time.Now.
 func (s *Shared) Now() time.Duration { return time.Since(s.Epoch) }
 
-// tick is the unit of times that are kept in few bits: about a millisecond, and
-// a power of two, for dividing takes long.
-const tick = 1 << 20 * time.Nanosecond
-
-func Ticks(d time.Duration) uint32 { return uint32(uint64(d) / uint64(tick)) }
-
+// Name is the name of a circle: zone, region … or elsewhere.
 func (s *Shared) Name(circle uint8) string { return s.Levels.Name(int(circle)) }
 
+// nearLimit is the greatest distance of a near set whose nearest is at best.
 func (s *Shared) nearLimit(best time.Duration) time.Duration {
 	return max(best+s.NearSlack, time.Duration(float64(best)*s.NearFactor))
 }
 
-// lens is what a table is made for: the place that is to be near, and the
-// protocol that instances must have an endpoint of.
+// lens is what a table is built for: the place that is to be near, and the protocol
+// that instances must have an endpoint of.
 type lens struct {
 	*Shared
-	Home      bool // from the selector's own place
-	near      bool // near enough to it that distances measured here count
+	Home      bool // Place is the selector's own
+	near      bool // Place is in its innermost circle, so that distances measured here count
 	Protocols Protocols
 	Place     topology.Place
 	turn      turn
-	rings     []atomic.Pointer[ring] // the last of each circle, for ConsistentHash
+	rings     []atomic.Pointer[ring] // the last one of each circle, for ConsistentHash
 }
 
-// builder makes the tables of one lens, and keeps what outlives them. It is not
-// safe for concurrent use; the tables that it made are.
+// Builder builds the tables of one lens, and keeps what outlives a table. It is not
+// safe for concurrent use; the tables are. Builders of one Shared exclude each other.
 type Builder struct {
 	lens
 	order order
-	loads []float64 // of circles: calls in flight per instance, on average over a second
-	reach int       // how many circles were added to the first for its load
+	loads []float64 // of circles: calls in flight per instance, averaged over a second
+	reach int       // how many circles take calls because of the load of those before
 }
 
-// newBuilder is for the selector's own place if from is nil.
+// NewBuilder returns a Builder for a place, the selector's own if from is nil, and a
+// protocol, any if p is empty.
 func NewBuilder(s *Shared, from *topology.Location, p Protocols) *Builder {
 	b := &Builder{
 		lens:  lens{Shared: s, Home: from == nil, near: true, Protocols: p, Place: s.Origin},
@@ -85,20 +82,22 @@ func NewBuilder(s *Shared, from *topology.Location, p Protocols) *Builder {
 	return b
 }
 
-// Build makes the table that picks read from now on.
+// Build returns the table that picks read from now on. members is ordered as the
+// caller likes and not kept. generation is for the caller: it tells which list a table
+// is of.
 func (b *Builder) Build(members []Member, now time.Duration, generation uint64) *Table {
 	t := b.assemble(members, now, generation)
 	if b.Home {
 		for b.order.demote(t) {
 			t = b.assemble(members, now, generation)
 		}
-		if t.ramps {
-			t.Due = min(t.Due, t.at+rampStep)
+		if t.rampingUp {
+			t.Due = min(t.Due, t.at+rampEvery)
 		}
 	}
 	if b.Kind == KindHash && t.First != nil {
-		b.ringOf(t.First) // now rather than by a pick
-		for _, c := range t.stages {
+		b.ringOf(t.First) // rather than in a pick
+		for _, c := range t.preferred {
 			if t.Spill != nil {
 				b.ringOf(c)
 			}
@@ -107,19 +106,19 @@ func (b *Builder) Build(members []Member, now time.Duration, generation uint64) 
 	return t
 }
 
-// assemble makes a table: two passes over the list, no sorting, so that one change
-// among thousands costs little.
+// assemble builds a table in two passes over the list, without sorting, so that one
+// change among thousands costs little. It does not change the order of circles.
 func (b *Builder) assemble(members []Member, now time.Duration, generation uint64) *Table {
 	levels := len(b.Assumed)
 	t := &Table{
-		lens: &b.lens, Kind: b.Kind, circles: make([]Circle, levels*int(NotReady)), sizes: make([]uint32, levels*int(conditions)), weights: make([]int, levels*int(conditions)),
+		lens: &b.lens, Kind: b.Kind, circles: make([]Circle, levels*int(NotReady)), sizes: make([]uint32, levels*int(numStates)), weights: make([]int, levels*int(numStates)),
 		rank: b.order.rank, levels: levels, Size: len(members), at: now, Due: Never, Generation: generation,
 	}
 
-	// First pass: what each is, and the nearest of each circle.
+	// First pass: the state of each, and the nearest of each circle.
 	b.verdicts = slices.Grow(b.verdicts[:0], len(members))[:len(members)]
 	d := draft{t, members, b.verdicts}
-	t.young = t.at - b.RampUp
+	t.newSince = t.at - b.RampUp
 	for i := range members {
 		d.judge(&d.verdicts[i], &members[i])
 		d.put(i, &d.verdicts[i], &members[i])
@@ -137,8 +136,8 @@ func (b *Builder) assemble(members []Member, now time.Duration, generation uint6
 		c, size := &t.circles[i], t.sizes[i]
 		c.index = b.order.circles[i%levels]
 		c.limit = b.nearLimit(c.best)
-		c.space, space = space[:size:size], space[size:]
-		c.near, c.rest = c.space[:0], c.space[size:]
+		c.backing, space = space[:size:size], space[size:]
+		c.near, c.rest = c.backing[:0], c.backing[size:]
 		c.weight = t.weights[i]
 		if size == 0 {
 			continue
@@ -147,27 +146,27 @@ func (b *Builder) assemble(members []Member, now time.Duration, generation uint6
 			t.First, t.best = c, what
 		}
 		if what := State(i / levels); what == t.best && what <= Suspect {
-			t.stages = append(t.stages, c)
+			t.preferred = append(t.preferred, c)
 		}
 	}
 	d.cut()
-	t.Spill = b.divide(t)
+	t.Spill = b.newSpill(t)
 	return t
 }
 
-// draft is a table that is being made.
+// draft is a table that is being built.
 type draft struct {
 	*Table
 	members  []Member
 	verdicts []verdict
 }
 
-// put puts a member into its circle: it may be the nearest of it.
+// put adds a member to the counts of its circle, and remembers it if it is the nearest.
 func (d *draft) put(i int, vd *verdict, m *Member) {
 	t := d.Table
-	k := t.index(vd.as, vd.circle)
-	vd.at = uint16(k)
-	if vd.as < NotReady {
+	k := t.index(vd.usedAs, vd.circle)
+	vd.slot = uint16(k)
+	if vd.usedAs < NotReady {
 		c := &t.circles[k]
 		first := t.sizes[k] == 0
 		if first || vd.nearer(c) {
@@ -179,44 +178,44 @@ func (d *draft) put(i int, vd *verdict, m *Member) {
 		if vd.known == measured && (c.measured == 0 || vd.distance < c.measured) {
 			c.measured = vd.distance
 		}
-		if m.Born > t.young {
-			c.ramps, t.ramps = true, true
+		if m.Born > t.newSince {
+			c.rampingUp, t.rampingUp = true, true
 		}
 	}
 	t.sizes[k]++
 	t.weights[k] += int(m.weight)
 }
 
-// cut makes the near sets: the second pass.
+// cut is the second pass: it divides each circle into near set and rest.
 func (d *draft) cut() {
 	t, members, verdicts := d.Table, d.members, d.verdicts
 	nearestFirst := t.Kind == KindNearest
 	var ramps [][]float32 // of near sets
-	if t.ramps && t.Kind.ramps() {
+	if t.rampingUp && t.Kind.ramps() {
 		ramps = make([][]float32, len(t.circles))
 	}
 	for i := range verdicts {
 		vd := &verdicts[i]
-		if vd.as >= NotReady {
+		if vd.usedAs >= NotReady {
 			continue
 		}
-		c := &t.circles[vd.at]
-		if vd.from(c) > c.limit {
-			c.rest = c.space[len(c.space)-len(c.rest)-1:]
+		c := &t.circles[vd.slot]
+		if vd.distanceIn(c) > c.limit {
+			c.rest = c.backing[len(c.backing)-len(c.rest)-1:]
 			c.rest[0] = members[i].Node
 			c.weight -= int(members[i].weight)
 			continue
 		}
 		c.near = append(c.near, members[i].Node)
-		c.trials = c.trials || members[i].trial
+		c.halfOpen = c.halfOpen || members[i].halfOpen
 		if nearestFirst && c.nearest == uint32(i) {
 			first, last := &c.near[0], &c.near[len(c.near)-1]
 			*first, *last = *last, *first
 		}
-		if ramps != nil && c.ramps {
-			of := &ramps[vd.at]
+		if ramps != nil && c.rampingUp {
+			of := &ramps[vd.slot]
 			if *of == nil {
-				*of = make([]float32, 0, len(c.space))
+				*of = make([]float32, 0, len(c.backing))
 			}
 			*of = append(*of, t.ramp(members[i].Born, t.at))
 		}
@@ -224,26 +223,27 @@ func (d *draft) cut() {
 	for i := range t.circles {
 		c := &t.circles[i]
 		if ramps != nil {
-			c.thin = thin(ramps[i])
+			c.admit = admission(ramps[i])
 		}
 		if t.Kind == KindWeighted && len(c.near) > 0 {
-			c.stride = newStride(c.near, c.thin)
+			c.stride = newStride(c.near, c.admit)
 		}
 	}
 }
 
-// verdict is what a table makes of one member.
+// verdict is how a table uses one member.
 type verdict struct {
 	distance time.Duration
 	known    certainty
 	circle   uint8
 	State    State  // what it is
-	at       uint16 // in the circles of the table
-	as       State  // among whom it is used: not always those of its condition, see [draft.fill]
+	slot     uint16 // its circle, in the circles of the table
+	usedAs   State  // the state among which it is used: not State if it fills in, see [draft.fill]
 }
 
-// nearer compares with the nearest so far. What is known goes before what is
-// assumed: nobody is the nearest for not having been measured.
+// nearer reports whether the member is nearer than the nearest so far. A distance that
+// is known goes before an assumed one: an instance is not the nearest because it was
+// never measured.
 func (vd *verdict) nearer(c *Circle) bool {
 	if known := vd.known != assumed; known != c.known {
 		return known
@@ -251,25 +251,25 @@ func (vd *verdict) nearer(c *Circle) bool {
 	return vd.distance < c.best
 }
 
-// from is the distance that counts in a circle: one that is assumed is at least
-// that of the nearest that is known.
-func (vd *verdict) from(c *Circle) time.Duration {
+// distanceIn is the distance that counts in a circle: an assumed one is at least that
+// of the nearest that is known.
+func (vd *verdict) distanceIn(c *Circle) time.Duration {
 	if vd.known == assumed {
 		return max(vd.distance, c.best)
 	}
 	return vd.distance
 }
 
-// judge says what a table makes of a member, before others are looked at.
+// judge makes the verdict on a member, regardless of the others.
 func (l *lens) judge(vd *verdict, m *Member) {
-	*vd = verdict{distance: m.distance, known: m.known, circle: m.Circle, State: m.State, as: m.State}
+	*vd = verdict{distance: m.distance, known: m.known, circle: m.Circle, State: m.State, usedAs: m.State}
 	if !l.Home {
 		vd.circle = uint8(l.Levels.Circle(l.Place, m.In.Place()))
-		if !l.near { // what we measured is not the distance from over there
+		if !l.near { // what was measured here is not the distance from there
 			vd.distance, vd.known = l.Assumed[vd.circle], assumed
 		}
 	}
 	if l.Protocols != 0 && m.Protocols&l.Protocols == 0 {
-		vd.State, vd.as = Foreign, Foreign
+		vd.State, vd.usedAs = OtherProtocol, OtherProtocol
 	}
 }

@@ -9,29 +9,29 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// Circle is the instances at one proximity that are in one condition.
+// Circle is the instances at one proximity that are in one state.
 type Circle struct {
-	index    uint8
-	trials   bool          // some of near were half-open when the table was made
-	ramps    bool          // some are new
-	known    bool          // best is of a distance that is more than assumed
-	nearest  uint32        // member with the least distance
-	best     time.Duration // its distance
-	measured time.Duration // the least distance that was measured; 0: none was
-	limit    time.Duration // the greatest of the near set
-	near     []*Node       // about equally near; for Nearest, the nearest first
-	thin     []uint32      // how probable it is that one of near is taken, of 1<<32; nil: all are
-	rest     []*Node       // farther than the near set
-	space    []*Node       // the memory of near and, from its end, rest
-	weight   int           // of near
+	index     uint8
+	halfOpen  bool          // some of near had a half-open breaker when the table was built
+	rampingUp bool          // some are new
+	known     bool          // best is more than assumed
+	nearest   uint32        // index of the member with the least distance
+	best      time.Duration // its distance
+	measured  time.Duration // the least distance that was measured; 0: none was
+	limit     time.Duration // the greatest distance of the near set
+	near      []*Node       // about equally near; for Nearest, the nearest first
+	admit     []uint32      // the probability that one of near is taken when it is drawn, of 1<<32; nil: all are 1
+	rest      []*Node       // farther than the near set
+	backing   []*Node       // the memory of near and, from its end, rest
+	weight    int           // of near
 
 	stride stride // of near, for WeightedRoundRobin
 
-	hashed sync.Once // guards the making of ring
-	ring   *ring     // of near, for ConsistentHash
+	ringOnce sync.Once // guards the making of ring
+	ring     *ring     // of near, for ConsistentHash
 
-	sorted sync.Once // guards the making of bands
-	bands  [][]*Node
+	bandsOnce sync.Once // guards the making of bands
+	bands     [][]*Node
 }
 
 // load is the calls in flight per instance of the near set, by weight.
@@ -43,23 +43,23 @@ func (c *Circle) load() float64 {
 	return float64(sum) * events.DefaultWeight / float64(max(1, c.weight))
 }
 
-// away is the distance that a circle is demoted for.
-func (c *Circle) away() time.Duration { return cmp.Or(c.measured, c.best) }
+// demotedFor is the distance that a circle is demoted for.
+func (c *Circle) demotedFor() time.Duration { return cmp.Or(c.measured, c.best) }
 
-// farther are the nodes behind the near set, in bands of about equal distance,
-// nearest first; for Nearest all nodes, each a band. They are needed when the
-// near set has nothing to give, so they are sorted only then.
+// farther returns the nodes behind the near set in bands of about equal distance,
+// nearest first; for Nearest all nodes, each a band. They are needed when no node of
+// the near set is available, so they are sorted only then.
 func (c *Circle) farther(l *lens) [][]*Node {
-	c.sorted.Do(func() {
+	c.bandsOnce.Do(func() {
 		one := l.Kind == KindNearest
 		nodes := slices.Clone(c.rest)
 		if one {
-			nodes = slices.Clone(c.space)
+			nodes = slices.Clone(c.backing)
 		}
 		distances := make(map[*Node]time.Duration, len(nodes))
 		for _, n := range nodes {
 			if d := n.distance(); l.near {
-				distances[n] = (&verdict{distance: d.Distance, known: certaintyOf(d)}).from(c)
+				distances[n] = (&verdict{distance: d.Distance, known: certaintyOf(d)}).distanceIn(c)
 			}
 		}
 		slices.SortStableFunc(nodes, func(a, b *Node) int { return cmp.Compare(distances[a], distances[b]) })

@@ -15,20 +15,20 @@ type Standing struct {
 	Member
 	verdict verdict
 	Source  latency.Source // of the distance
-	ramp    float32        // the share of its weight that it gets for its age
-	refused bool           // its breaker is open for that
-	fit     float32        // its score by its beat, for LoadAware
+	ramp    float32        // the part of its weight that it has at its age
+	refused bool           // its breaker opened because the connection was refused
+	score   float32        // of its last beat, for LoadAware
 }
 
-// Explanation is a table with how circles and members stand in it.
+// Explanation is a table, and how its circles and members stand in it.
 type Explanation struct {
 	*Table
 	Circles []CircleStanding // those that have members, in the order in which they are tried
 	Members []Standing       // in the order of the list, see [Explanation.Sort]
 }
 
-// Explain makes the table that picks would read now, changing nothing that
-// outlives it, and says how each member stands in it.
+// Explain builds the table that picks would read now, without changing what outlives a
+// table, and returns how circles and members stand in it.
 func (b *Builder) Explain(members []Member, now time.Duration) *Explanation {
 	t := b.assemble(members, now, 0)
 	e := &Explanation{Table: t, Members: make([]Standing, len(members))}
@@ -38,80 +38,85 @@ func (b *Builder) Explain(members []Member, now time.Duration) *Explanation {
 		if vd.known == assumed {
 			source = latency.SourceAssumed
 		}
-		if vd.as < NotReady {
-			vd.distance = vd.from(&t.circles[t.index(vd.as, vd.circle)])
+		if vd.usedAs < NotReady {
+			vd.distance = vd.distanceIn(&t.circles[t.index(vd.usedAs, vd.circle)])
 		}
 		_, refused := m.Breaker.Opened()
-		e.Members[i] = Standing{*m, vd, source, b.ramp(m.Born, t.at), refused, m.fit(Ticks(t.at))}
+		e.Members[i] = Standing{*m, vd, source, b.ramp(m.Born, t.at), refused, m.score(Ticks(t.at))}
 	}
 	e.Circles = b.circles(e, members)
 	return e
 }
 
-// Place is the circle that a member counts as one of, and its distance from the place
-// of the table.
+// Place is the circle that a member counts in, and its distance, both seen from the
+// place of the table.
 func (s *Standing) Place() (circle uint8, distance time.Duration) {
 	return s.verdict.circle, s.verdict.distance
 }
 
-// State is what a table takes a member for.
+// State is the state of the member for this table.
 func (s *Standing) State() State { return s.verdict.State }
 
-// Sort puts members as they would be tried: usable ones first, nearest first.
+// Sort orders members as they would be tried: usable ones first, nearest first.
 func (e *Explanation) Sort() {
 	slices.SortStableFunc(e.Members, func(a, b Standing) int {
 		return cmp.Or(
-			cmp.Compare(a.verdict.as, b.verdict.as),
+			cmp.Compare(a.verdict.usedAs, b.verdict.usedAs),
 			cmp.Compare(e.rank[a.verdict.circle], e.rank[b.verdict.circle]),
 			cmp.Compare(a.verdict.distance, b.verdict.distance),
 			cmp.Compare(a.In.ID, b.In.ID))
 	})
 }
 
-var conditionText = [...]string{
-	Suspect:   "its lease is gone and nothing proves it dead",
-	Draining:  "it is about to leave",
-	Open:      "its breaker is open, calls failed",
-	Leaving:   "it is about to leave and its breaker is open",
-	Evacuated: "its place is evacuated",
-	Abandoned: "its place is evacuated and its breaker is open",
-	Dead:      "its lease is gone, or the registry out of reach, and probes find nobody there",
+var stateText = [...]string{
+	Suspect:       "its lease ended and nothing proves it dead",
+	Draining:      "it is about to leave",
+	Open:          "its breaker is open, calls failed",
+	DrainingOpen:  "it is about to leave and its breaker is open",
+	Evacuated:     "its place is evacuated",
+	EvacuatedOpen: "its place is evacuated and its breaker is open",
+	Dead:          "its lease ended, or the registry is out of reach, and it does not answer probes",
 }
 
-// Reason says what a table does with a member.
+// Reason reports whether a member is in the near set that picks choose from now, and
+// why it is picked or not. protocol is the one that the table was built for.
 func (e *Explanation) Reason(s *Standing, protocol string) (near bool, why string) {
 	t := e.Table
 	switch s.verdict.State {
-	case Foreign:
+	case OtherProtocol:
 		return false, fmt.Sprintf("never picked: it has no %s endpoint", protocol)
 	case NotReady:
 		return false, "never picked: not ready, its own check fails"
 	}
-	c := &t.circles[t.index(s.verdict.as, s.verdict.circle)]
+	c := &t.circles[t.index(s.verdict.usedAs, s.verdict.circle)]
 	because := ""
 	if s.verdict.State != Usable {
-		because = ": " + conditionText[s.verdict.State]
+		because = ": " + stateText[s.verdict.State]
 	}
-	w, reached := t.wayTo(c)
+	begin, reached := t.startAt(c)
 	switch {
-	case s.verdict.as != t.best:
-		return false, "picked only if nothing better is left" + because + e.notFilled(s)
+	case s.verdict.usedAs != t.best:
+		return false, "standby: used only when no better instance is available" + because + e.notFilled(s)
 	case !reached:
-		if first := t.ahead(c.index); first != nil {
-			return false, fmt.Sprintf("picked if nothing in %s can be: %s is demoted, its best is at %.3g ms and that of %s at %.3g ms%s",
-				t.Name(first.index), t.Name(c.index), Milliseconds(c.away()), t.Name(first.index), Milliseconds(first.away()), because)
+		why := "it is nearer"
+		first := t.ahead(c.index)
+		if first != nil {
+			why = fmt.Sprintf("%s is demoted: its nearest is at %.3g ms, that of %s at %.3g ms",
+				t.Name(c.index), Milliseconds(c.demotedFor()), t.Name(first.index), Milliseconds(first.demotedFor()))
+		} else {
+			first = t.First
 		}
-		return false, fmt.Sprintf("picked if nothing in %s can be: that is nearer%s", t.Name(t.First.index), because)
+		return false, fmt.Sprintf("standby: used only when no instance in circle %q is available (%s)%s", t.Name(first.index), why, because)
 	case s.verdict.distance > c.limit:
-		return false, fmt.Sprintf("picked if nothing in the near set can be: farther than %.3g ms, the nearest of %s is at %.3g ms%s",
+		return false, fmt.Sprintf("standby: used only when no instance of the near set is available (farther than %.3g ms, the nearest of %s is at %.3g ms)%s",
 			Milliseconds(c.limit), t.Name(c.index), Milliseconds(c.best), because)
 	case t.Kind == KindNearest && s.verdict.distance > c.best:
-		return true, fmt.Sprintf("picked if the nearest of %s cannot be%s", t.Name(c.index), because)
+		return true, fmt.Sprintf("standby: used only when the nearest instance in circle %q is not available%s", t.Name(c.index), because)
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "picked by %s: in the near set of %s", t.Kind, t.Name(c.index))
-	if share := t.Share(c.index); w.over != nil {
-		fmt.Fprintf(&b, ", which takes up to %.0f %% of picks for the load of %s", 100*share, t.Name(w.over.index))
+	if share := t.Share(c.index); begin.overflowFrom != nil {
+		fmt.Fprintf(&b, ", which takes up to %.0f %% of picks because %s is overloaded", 100*share, t.Name(begin.overflowFrom.index))
 	} else if t.Spill != nil && share < 1 {
 		fmt.Fprintf(&b, ", which takes %.0f %% of picks", 100*share)
 	}
@@ -122,37 +127,37 @@ func (e *Explanation) Reason(s *Standing, protocol string) (near bool, why strin
 		b.WriteString(s.beat())
 	}
 	switch {
-	case s.verdict.as != s.verdict.State:
-		b.WriteString(", in panic: fewer than half of the service are usable, so it fills in" + because)
+	case s.verdict.usedAs != s.verdict.State:
+		b.WriteString(", fills in because fewer than half of the service are usable (panic)" + because)
 	case because != "":
-		b.WriteString(", for nothing better is left" + because)
+		b.WriteString(", because no better instance is available" + because)
 	}
 	return true, b.String()
 }
 
-// notFilled says why one that might fill in does not.
+// notFilled says why a member that could fill in does not.
 func (e *Explanation) notFilled(s *Standing) string {
 	switch {
-	case !e.Panics || s.verdict.State != Open && s.verdict.State != Suspect:
+	case !e.Panic || s.verdict.State != Open && s.verdict.State != Suspect:
 		return ""
 	case s.refused:
-		return ", and it does not fill in, for it refused the connection"
+		return "; it does not fill in because it refused the connection"
 	}
-	return ", and half of the service can be picked without it"
+	return "; half of the service can be picked without it"
 }
 
 func (s *Standing) beat() string {
-	if s.fit == 0 {
+	if s.score == 0 {
 		return ", without a fresh beat: by calls in flight and their duration"
 	}
-	return fmt.Sprintf(", with a score of %.2f by its beat", s.fit)
+	return fmt.Sprintf(", with a score of %.2f from its last beat", s.score)
 }
 
-// circleStanding is how one circle stands in a table.
+// CircleStanding is how one circle stands in a table.
 type CircleStanding struct {
 	Index   uint8
 	Share   float64       // of picks that begin there
-	Best    time.Duration // distance of its nearest instance, of those in the best condition
+	Best    time.Duration // distance of its nearest instance, of those in the best state
 	Source  latency.Source
 	Load    float64
 	Demoted bool
@@ -189,29 +194,30 @@ func (b *Builder) circles(e *Explanation, members []Member) []CircleStanding {
 	return all
 }
 
-// note says what is special about a circle.
+// note says what is special about a circle, empty if nothing is.
 func (e *Explanation) note(c *Circle) string {
 	t := e.Table
 	var notes []string
 	add := func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
 	if first := t.ahead(c.index); first != nil {
-		add("demoted: %.3g ms away, while %s is at %.3g ms", Milliseconds(c.away()), t.Name(first.index), Milliseconds(first.away()))
+		add("demoted: %.3g ms away, while %s is at %.3g ms", Milliseconds(c.demotedFor()), t.Name(first.index), Milliseconds(first.demotedFor()))
 	}
 	k := t.index(t.best, c.index)
-	if more := int(t.sizes[k]) - int(t.counts[k]); t.Panics && more > 0 {
-		add("panic: %d that are not %s fill in", more, conditionName[t.best])
+	if more := int(t.sizes[k]) - int(t.counts[k]); t.Panic && more > 0 {
+		add("panic: %d that are not %s fill in", more, stateName[t.best])
 	}
-	if can, whole := t.weights[k], t.weighs(c.index); can < whole && t.Spill != nil {
+	if can, whole := t.weights[k], t.fullWeight(c.index); can < whole && t.Spill != nil {
 		add("%.0f %% of its weight can be picked", 100*float64(can)/float64(whole))
 	}
-	if w, ok := t.wayTo(c); ok && w.over != nil {
-		add("added for the load of %s", t.Name(w.over.index))
+	if w, ok := t.startAt(c); ok && w.overflowFrom != nil {
+		add("takes picks because %s is overloaded", t.Name(w.overflowFrom.index))
 	}
 	return strings.Join(notes, "; ")
 }
 
-var conditionName = [...]string{Usable: "usable", Suspect: "suspect"}
+var stateName = [...]string{Usable: "usable", Suspect: "suspect"}
 
+// Milliseconds is a duration as JSON and people get it.
 func Milliseconds(d time.Duration) float64 {
 	return float64(d.Round(time.Microsecond)) / float64(time.Millisecond)
 }

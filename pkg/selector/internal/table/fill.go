@@ -8,27 +8,26 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// filler is an instance that could be picked beside the usable ones.
+// filler is an instance that could fill in.
 type filler struct {
 	at     int // in the list
 	State  State
 	rank   uint8 // of its circle
 	opened time.Time
-	turn   uint64 // callers do not all take the same
+	order  uint64 // differs between callers
 }
 
-// fill is for when fewer than half of the instances that want calls are usable
-// (panic): then it is more likely that the judgement is wrong, or that the rest
-// will not bear the load. The best of the bad are put beside the usable ones
-// until half of the service can be picked, so that breakers and suspicion never
-// take out more than half: suspects first, then those whose breaker is open,
-// nearer circles first, and in them those that have been open for longest.
-// Those that refused the connection are not there, and do not fill in. Where
-// nothing is usable it is the suspects that are filled up; where there are none
-// either, the order of last resorts is left as it is.
+// fill handles panic: fewer than half of the instances that want calls are usable.
+// Then it is likely that the judgement is wrong, or that the usable ones cannot bear
+// the load. So the least bad of the others fill in until half of the service can be
+// picked: breakers and suspicion never take out more than that. Suspects come first,
+// then instances with an open breaker; nearer circles first, and in a circle those
+// that have been open for longest. An instance that refused the connection does not
+// fill in. If nothing is usable, the suspects are filled up instead; if there are no
+// suspects either, the order of states stays as it is.
 //
-// It reports whether verdicts were changed. What it does grows and shrinks by
-// one instance at a time, so it needs no hysteresis.
+// It reports whether verdicts were changed. Their number changes by one instance at a
+// time, so there is no hysteresis.
 func (d *draft) fill() bool {
 	t, members, verdicts := d.Table, d.members, d.verdicts
 	sum := func(what State) (n int) {
@@ -46,7 +45,7 @@ func (d *draft) fill() bool {
 	if have == 0 || have >= half {
 		return false
 	}
-	t.Panics = true
+	t.Panic = true
 
 	var all []filler
 	for i := range verdicts {
@@ -62,22 +61,22 @@ func (d *draft) fill() bool {
 		default:
 			continue
 		}
-		f.turn = scramble(t.Offset ^ xxhash.Sum64String(m.In.ID))
+		f.order = splitMix64(t.Offset ^ xxhash.Sum64String(m.In.ID))
 		all = append(all, f)
 	}
 	slices.SortFunc(all, func(a, b filler) int {
 		return cmp.Or(
 			cmp.Compare(a.State, b.State), cmp.Compare(a.rank, b.rank),
-			a.opened.Compare(b.opened), cmp.Compare(a.turn, b.turn))
+			a.opened.Compare(b.opened), cmp.Compare(a.order, b.order))
 	})
 	all = all[:min(len(all), half-have)]
 	for _, f := range all {
-		verdicts[f.at].as = base // counted anew
+		verdicts[f.at].usedAs = base
 		if f.State == Open {
-			if t.filled == nil {
-				t.filled = make(map[*Node]struct{})
+			if t.fillIns == nil {
+				t.fillIns = make(map[*Node]struct{})
 			}
-			t.filled[members[f.at].Node] = struct{}{}
+			t.fillIns[members[f.at].Node] = struct{}{}
 		}
 	}
 	return len(all) > 0

@@ -1,6 +1,7 @@
 package table
 
 import (
+	"math"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/breaker"
@@ -8,74 +9,78 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/latency"
 )
 
-// member is one instance in the list of a service, with all that a table needs
-// to know of it side by side: making one reads no other memory.
+// Member is one instance in the list of a service, with all that a table needs to
+// know of it side by side: building one reads no other memory.
 type Member struct {
 	*Node
-	In        *events.Instance
-	distance  time.Duration // from the selector's own place
-	known     certainty     // how well
-	Circle    uint8         // seen from there
-	Protocols Protocols
-	State     State
-	Suspect   bool
-	Evacuated bool          // an operator has ordered its place to be left
-	Excused   int32         // probes in a row that had failed when it came into doubt
-	trial     bool          // its breaker is half-open
-	weight    uint16        // as announced
-	Born      time.Duration // what its age counts from, on the selector's clock
+	In                 *events.Instance
+	distance           time.Duration // from the selector's own place
+	known              certainty     // of distance
+	Circle             uint8         // seen from the selector's own place
+	Protocols          Protocols
+	State              State
+	Suspect            bool
+	Evacuated          bool          // an operator has evacuated its place
+	DiscountedFailures int32         // of the failed probes in a row, those that prove nothing
+	halfOpen           bool          // its breaker is half-open
+	weight             uint16        // as announced
+	Born               time.Duration // when it started, on the selector's clock
 }
 
-// newMember is an entry of the list of a service, with what was learned of it so
-// far. Born is what its age counts from.
-func NewMember(n *Node, e events.Entry, Born time.Duration, stale bool) Member {
+// NewMember returns the member for an entry of the list. n is what was learned of
+// that instance so far, and born when it started. stale is whether the registry is
+// out of reach.
+func NewMember(n *Node, e events.Entry, born time.Duration, stale bool) Member {
 	if before := n.Instance.Swap(e.Instance); before != nil && before.Coordinate != e.Coordinate {
 		n.Path.SetCoordinate(e.Coordinate)
 	}
 	n.setWeight(e.Weight)
-	m := Member{Node: n, In: e.Instance, Circle: n.Home, Suspect: e.Suspect, Evacuated: e.Evacuated, Protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), Born: Born}
-	m.Excuse()
-	m.Look(stale)
+	m := Member{Node: n, In: e.Instance, Circle: n.Home, Suspect: e.Suspect, Evacuated: e.Evacuated, Protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), Born: born}
+	m.DiscountFailures()
+	m.Refresh(stale)
 	return m
 }
 
-// condition is what an instance is good for. Those before notReady are used in
-// this order: each when nothing of the ones before it can be had.
+func weightOf(in *events.Instance) uint16 { return uint16(min(max(1, in.Weight), math.MaxUint16)) }
+
+// State is what an instance is good for. Picks use those before NotReady in this
+// order: each when no instance of the ones before it is available.
 type State uint8
 
+// The states.
 const (
-	Usable    State = iota
-	Suspect         // its lease is gone, nothing proves it dead
-	Draining        // about to leave, and still working
-	Evacuated       // its place is to be left, and it still works, as far as is known
-	Open            // its breaker: calls fail
-	Leaving         // draining, and calls fail
-	Abandoned       // evacuated, and calls fail
-	Dead            // suspect, or the registry is out of reach, and probes find nobody there
-	NotReady        // never picked, as what follows
-	Foreign         // no endpoint of the wanted protocol
-	conditions
+	Usable        State = iota
+	Suspect             // its lease ended, nothing proves it dead
+	Draining            // about to leave, and still working
+	Evacuated           // an operator evacuated its place; it still works, as far as is known
+	Open                // its breaker: calls fail
+	DrainingOpen        // draining, and calls fail
+	EvacuatedOpen       // evacuated, and calls fail
+	Dead                // suspect, or the registry is out of reach, and it does not answer probes
+	NotReady            // never picked, nor is what follows
+	OtherProtocol       // no endpoint of the requested protocol
+	numStates
 )
 
-// look sets what may have changed since the member was last looked at. Stale
-// says that the registry is out of reach.
-func (m *Member) Look(stale bool) {
+// Refresh reads what changes without a new entry: the distance, the breaker and
+// failed probes. stale is whether the registry is out of reach.
+func (m *Member) Refresh(stale bool) {
 	d := m.Node.distance()
 	m.distance, m.known = d.Distance, certaintyOf(d)
 	state := m.Breaker.State()
-	m.trial = state == breaker.HalfOpen
+	m.halfOpen = state == breaker.HalfOpen
 	fails := state == breaker.Open
 	switch {
 	case m.In.Status == events.NotReady:
 		m.State = NotReady
-	case m.missed() && (m.Suspect || stale):
+	case m.provenDead() && (m.Suspect || stale):
 		m.State = Dead
 	case m.Evacuated && fails:
-		m.State = Abandoned
+		m.State = EvacuatedOpen
 	case m.Evacuated:
 		m.State = Evacuated
 	case m.In.Status == events.Draining && fails:
-		m.State = Leaving
+		m.State = DrainingOpen
 	case m.In.Status == events.Draining:
 		m.State = Draining
 	case fails:
@@ -87,19 +92,19 @@ func (m *Member) Look(stale bool) {
 	}
 }
 
-// proof is how many probes must fail in a row, one of them since the instance is
-// suspect or the view stale: a single packet may get lost, and what failed before
-// may have been our own network.
-const proof = 2
+// deadAfter is how many probes must fail in a row, the last of them since the
+// instance is suspect or the view stale: a single packet may get lost, and earlier
+// failures may have been those of the caller's own network.
+const deadAfter = 2
 
-// excuse makes the probes that have failed so far prove nothing.
-func (m *Member) Excuse() { m.Excused = int32(m.Path.Failures()) }
+// DiscountFailures makes the probes that have failed so far prove nothing.
+func (m *Member) DiscountFailures() { m.DiscountedFailures = int32(m.Path.Failures()) }
 
-// missed says whether probes prove that nobody is there.
-func (m *Member) missed() bool {
+// provenDead reports whether enough probes failed.
+func (m *Member) provenDead() bool {
 	failed := int32(m.Path.Failures())
-	m.Excused = min(m.Excused, failed)
-	return failed >= proof && failed > m.Excused
+	m.DiscountedFailures = min(m.DiscountedFailures, failed)
+	return failed >= deadAfter && failed > m.DiscountedFailures
 }
 
 // certainty is how well a distance is known.
@@ -121,8 +126,8 @@ func certaintyOf(d latency.Estimate) certainty {
 	return assumed
 }
 
-// protocols is a set of the protocols that an instance has endpoints of. As a
-// wish, the empty set is any.
+// Protocols is a set of protocols: those that an instance has endpoints of, or the
+// one that is requested. The empty set requests any.
 type Protocols uint8
 
 const (
@@ -131,7 +136,7 @@ const (
 	protocolGRPC
 	protocolTCP
 	protocolNATS
-	protocolOther // wished for by name, and nobody has it
+	protocolOther // requested by name; no instance has it
 )
 
 func protocolsOf(in *events.Instance) Protocols {
@@ -142,6 +147,7 @@ func protocolsOf(in *events.Instance) Protocols {
 	return set
 }
 
+// ProtocolOf is the set of one protocol, empty for an empty name.
 func ProtocolOf(protocol string) Protocols {
 	switch protocol {
 	case "":

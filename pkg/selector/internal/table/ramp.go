@@ -4,31 +4,23 @@ import (
 	"math"
 	"math/rand/v2"
 	"time"
-
-	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-const (
-	leastRamp = 0.1           // of its weight: what a new instance begins with
-	rampStep  = time.Second   // between tables while an instance ramps up
-	LongAgo   = -1 << 62      // born then: as old as can be
-	Never     = math.MaxInt64 // when nothing is due
-)
+// initialShare is the part of its weight that a new instance begins with.
+const initialShare = 0.1
 
-// ramp is the share of its weight that an instance gets for its age.
-func (s *Shared) ramp(Born, now time.Duration) float32 {
-	if Born == LongAgo || now-Born >= s.RampUp {
+// ramp is the part of its weight that an instance of that age has.
+func (s *Shared) ramp(born, now time.Duration) float32 {
+	if born == LongAgo || now-born >= s.RampUp {
 		return 1
 	}
-	return leastRamp + (1-leastRamp)*float32(now-Born)/float32(s.RampUp)
+	return initialShare + (1-initialShare)*float32(now-born)/float32(s.RampUp)
 }
 
-func weightOf(in *events.Instance) uint16 { return uint16(min(max(1, in.Weight), math.MaxUint16)) }
-
-// thin makes of the ramps of a near set how probable it is that one that was
-// drawn is taken: next to the oldest, so that nobody is thinned out where all
-// are new. It is nil when all are taken.
-func thin(ramps []float32) []uint32 {
+// admission turns the ramps of a near set into the probabilities that a node which
+// was drawn is taken. They are relative to the oldest node, so that all are taken where
+// all are new. It is nil if all are taken.
+func admission(ramps []float32) []uint32 {
 	oldest, youngest := float32(0), float32(1)
 	for _, r := range ramps {
 		oldest, youngest = max(oldest, r), min(youngest, r)
@@ -43,32 +35,32 @@ func thin(ramps []float32) []uint32 {
 	return take
 }
 
-// draw draws one of a near set in which some are new. (At least one is always
-// taken when it is drawn, and all are with leastRamp.)
+// draw returns a random node of a near set in which some are new. (It ends: the oldest
+// is always taken when it is drawn.)
 func (c *Circle) draw() *Node {
 	for {
 		r := rand.Uint64()
-		if i := (r >> 32) * uint64(len(c.near)) >> 32; uint32(r) <= c.thin[i] {
+		if i := (r >> 32) * uint64(len(c.near)) >> 32; uint32(r) <= c.admit[i] {
 			return c.near[i]
 		}
 	}
 }
 
-// relieved is n, or another one if n has more calls in flight than that: where
-// some are new most draws are of the same few, and one of those that does not
-// answer any more must not get nearly all calls. A new one counts with the
-// weight that it has by now, so this gives it no more than its share otherwise.
-func (c *Circle) relieved(n *Node) *Node {
+// orLessLoaded returns another random node if that has fewer calls in flight than n,
+// else n. Where some are new most draws are of the same few nodes, and one of those
+// that stopped answering must not get nearly all calls. A new node counts with the
+// weight that it has now, so this gives it no more than its share otherwise.
+func (c *Circle) orLessLoaded(n *Node) *Node {
 	i := rand.N(len(c.near))
 	if c.near[i] == n {
 		i = (i + 1) % len(c.near)
 	}
-	ramp := float32(c.thin[i]) / math.MaxUint32
+	ramp := float32(c.admit[i]) / math.MaxUint32
 	if other := c.near[i]; other.queue() < n.queue()*ramp {
 		return other
 	}
 	return n
 }
 
-// keep says whether one that has its turn is taken.
-func (c *Circle) keep(i uint32) bool { return c.thin == nil || uint32(rand.Uint64()) <= c.thin[i] }
+// admits reports whether the node whose turn it is is taken.
+func (c *Circle) admits(i uint32) bool { return c.admit == nil || uint32(rand.Uint64()) <= c.admit[i] }

@@ -10,15 +10,15 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// wanted is what a search is for.
-type Wanted struct {
+// Query is what a search is for.
+type Query struct {
 	Key   string   // what ConsistentHash hashes
-	Avoid []string // ids of instances that are not wanted
-	Tried []*Node  // picked before for the same call
+	Avoid []string // IDs of instances that are excluded
+	Tried []*Node  // nodes that were tried before for the same call
 }
 
-// found is what a search ends with.
-type Found struct {
+// Choice is the result of a search.
+type Choice struct {
 	Node     *Node
 	Instance *events.Instance
 	Pass     breaker.Pass
@@ -28,31 +28,31 @@ type Found struct {
 // search is the search for one pick.
 type search struct {
 	*Table
-	Wanted
+	Query
 	now   uint32
-	force bool // an instance whose breaker does not allow it will do
+	force bool // take an instance though its breaker does not allow it
 }
 
-// Search goes through the circles in their order: those of usable instances
-// first. It is false when all that there is is not wanted.
-func (t *Table) Search(w Wanted, now uint32) (Found, bool) {
+// Search returns an available instance, going through the circles in their order:
+// those of usable instances first. It returns false if the query excludes all.
+func (t *Table) Search(w Query, now uint32) (Choice, bool) {
 	if t.First == nil {
-		return Found{}, false
+		return Choice{}, false
 	}
-	a := search{Table: t, Wanted: w, now: now}
+	a := search{Table: t, Query: w, now: now}
 	begin := 0
 	if len(w.Tried) >= 2 {
-		// Two instances failed: perhaps it is their circle. Begin with the next.
+		// Two instances failed, perhaps because of their circle: begin with the next.
 		begin = int(t.rank[t.First.index]) + 1
 	} else if t.Spill != nil {
-		if f, ok := a.away(t.Spill); ok {
+		if f, ok := a.spilled(t.Spill); ok {
 			return f, true
 		}
 	}
 	for _, a.force = range [...]bool{false, true} {
 		for what := t.best; what < NotReady; what++ {
 			if what >= Open && !a.force {
-				break // their breakers allow nothing
+				break // their breakers allow no call
 			}
 			for i := range t.levels {
 				if what == t.best {
@@ -64,29 +64,29 @@ func (t *Table) Search(w Wanted, now uint32) (Found, bool) {
 			}
 		}
 	}
-	return Found{}, false
+	return Choice{}, false
 }
 
-// away takes an instance where the spill says.
-func (a *search) away(s *Spill) (Found, bool) {
+// spilled takes an instance where the spill lets the pick begin.
+func (a *search) spilled(s *Spill) (Choice, bool) {
 	random := rand.Uint32()
 	if a.Kind == KindHash {
-		random = uint32(scramble(xxhash.Sum64String(a.Key))) // the same key goes the same way
+		random = uint32(splitMix64(xxhash.Sum64String(a.Key))) // the same key goes the same way
 	}
-	w := s.way(random)
-	if w.over != nil && a.Kind.weighsUp() {
-		if f, ok := a.take(a.along(w, a.now), w.to); ok {
+	w := s.start(random)
+	if w.overflowFrom != nil && a.Kind.comparesLoad() {
+		if f, ok := a.take(a.chooseFrom(w, a.now), w.to); ok {
 			return f, true
 		}
 	}
 	return a.from(w.to)
 }
 
-// from takes an instance of a circle: the strategy's choice, else any of the
-// near set, else the nearest of the others.
-func (a *search) from(c *Circle) (f Found, ok bool) {
+// from takes an instance of a circle: the strategy's choice, else any of the near set,
+// else the nearest available one of the others.
+func (a *search) from(c *Circle) (f Choice, ok bool) {
 	if len(c.near) == 0 {
-		return Found{}, false
+		return Choice{}, false
 	}
 	switch a.Kind {
 	case KindHash:
@@ -99,7 +99,7 @@ func (a *search) from(c *Circle) (f Found, ok bool) {
 			f, ok = a.one(c.near, c)
 		}
 	}
-	if ok || len(c.space) == len(c.near) && a.Kind != KindNearest {
+	if ok || len(c.backing) == len(c.near) && a.Kind != KindNearest {
 		return f, ok
 	}
 	for _, band := range c.farther(a.lens) {
@@ -107,43 +107,43 @@ func (a *search) from(c *Circle) (f Found, ok bool) {
 			return f, true
 		}
 	}
-	return Found{}, false
+	return Choice{}, false
 }
 
-// one takes the first of a set that may be had, from a random start.
-func (a *search) one(set []*Node, c *Circle) (Found, bool) {
+// one takes the first available node of a set, from a random start.
+func (a *search) one(set []*Node, c *Circle) (Choice, bool) {
 	from := rand.N(len(set))
 	for i := range set {
 		if f, ok := a.take(set[(from+i)%len(set)], c); ok {
 			return f, true
 		}
 	}
-	return Found{}, false
+	return Choice{}, false
 }
 
-// take takes n if it is wanted and its breaker allows, or need not.
-func (a *search) take(n *Node, c *Circle) (Found, bool) {
+// take takes n unless the query excludes it or its breaker does not allow it.
+func (a *search) take(n *Node, c *Circle) (Choice, bool) {
 	in := n.Instance.Load()
 	if slices.Contains(a.Tried, n) || slices.Contains(a.Avoid, in.ID) {
-		return Found{}, false
+		return Choice{}, false
 	}
 	pass, ok := a.Allow(n)
 	if !ok && !a.force {
-		return Found{}, false
+		return Choice{}, false
 	}
 	index := c.index
-	if a.Home { // it may be from another circle than c
+	if a.Home { // n may be in another circle than c, see chooseFrom
 		index = n.Home
 	}
-	return Found{n, in, pass, index}, true
+	return Choice{n, in, pass, index}, true
 }
 
-// Allow asks the breaker of an instance. Who fills in needs no permission, and
-// what becomes of the call says nothing to an open breaker.
+// Allow asks the breaker of a node for a call. A node that fills in is called without
+// its permission; the outcome of that call is not reported to the breaker.
 func (t *Table) Allow(n *Node) (breaker.Pass, bool) {
 	pass, err := n.Breaker.Allow()
-	if err != nil && t.filled != nil {
-		_, ok := t.filled[n]
+	if err != nil && t.fillIns != nil {
+		_, ok := t.fillIns[n]
 		return pass, ok
 	}
 	return pass, err == nil
