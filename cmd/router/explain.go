@@ -14,6 +14,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -101,7 +102,7 @@ func (c *explainCommand) measure(ctx context.Context, p *daemon.Process, s *sess
 		return selector.Explanation{}, err
 	}
 	sel, err := selector.New(ctx, s.nc, selector.Options{
-		Source: s.registry, Bucket: c.Registry.Name(), Location: here.Location, Logger: s.log,
+		Source: s.registry, Registry: kv.Options{Bucket: c.Registry.Name()}, Location: here.Location, Logger: s.log,
 		Latency: latency.Options{Budget: -1}, // it is asked once, and now
 	})
 	if err != nil {
@@ -154,7 +155,7 @@ func printExplanation(w io.Writer, e selector.Explanation) error {
 		if c.DistanceSource != "" {
 			best = milliseconds(c.BestMS)
 		}
-		t.row(c.Circle, c.Instances, c.Usable, fmt.Sprintf("%.3g %%", 100*c.Share), best, c.DistanceSource, c.Load, c.Note)
+		t.row(c.Name, c.Instances, c.Usable, fmt.Sprintf("%.3g %%", 100*c.Share), best, c.DistanceSource, c.Load, c.Note)
 	}
 	if err := t.end(); err != nil {
 		return err
