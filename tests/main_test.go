@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+
+	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
 // role is the variable that makes this test binary another program: tests that
@@ -24,7 +26,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	code := m.Run()
+	code := testkit.Main(m)
 	_ = os.RemoveAll(built.dir) // "" when nothing was built
 	os.Exit(code)
 }

@@ -111,7 +111,7 @@ func (c *serveCommand) connect(ctx context.Context, p *daemon.Process, log *slog
 	if c.NATS.URL != embeddedURL {
 		connect := c.NATS.Connect
 		if c.SnapshotDir != "" { // the router can start without NATS
-			connect = c.NATS.Begin
+			connect = c.NATS.TryConnect
 		}
 		if nc, err = connect(ctx, "proxima-router", log); err != nil {
 			return nil, nil, err

@@ -164,6 +164,7 @@ func TestHearsOnlyItsOwnZone(t *testing.T) {
 // Callers come, leave, and vanish without a word, and whoever has been there
 // for a while knows every instance all the time.
 func TestAllIsKnownWhileCallersComeAndGo(t *testing.T) {
+	t.Parallel()
 	seeds := uint64(3)
 	if raced {
 		seeds = 1
@@ -211,12 +212,14 @@ func TestAllIsKnownWhileCallersComeAndGo(t *testing.T) {
 // An instance that is down gets no more probes from many callers than from a
 // few, and all of them notice when it is there again.
 func TestAZoneTriesTogetherWhetherAnInstanceIsBack(t *testing.T) {
+	t.Parallel()
 	crowd := 60
 	if raced {
 		crowd = 20
 	}
 	for _, callers := range []int{10, crowd} {
 		t.Run(fmt.Sprintf("callers=%d", callers), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				var down atomic.Bool
 				down.Store(true)

@@ -59,6 +59,7 @@ type place struct {
 // Each region has a caller of two of four services, so that all of them are
 // connected; how far are the instances of the two others?
 func TestPredictsDistancesThatNobodyMeasured(t *testing.T) {
+	t.Parallel()
 	matrix := regions(t)
 	seeds, rounds := uint64(3), 36
 	if raced {

@@ -65,7 +65,7 @@ func TestHealthIsServedUntilTheContextEnds(t *testing.T) {
 	}
 }
 
-func TestServeCutsOffWhatDoesNotEndInTime(t *testing.T) {
+func TestServeClosesConnectionsAfterTheGraceTime(t *testing.T) {
 	l, err := daemon.Listen("--http", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +108,7 @@ func TestServeReportsAListenerThatFails(t *testing.T) {
 	}
 }
 
-func TestListenSaysWhatIsWrongWithAnAddress(t *testing.T) {
+func TestListenReportsAWrongAddress(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
