@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -62,16 +61,12 @@ func (b *Board) describe(in *events.Instance, won map[topology.Level]string) {
 
 // about are the log attributes of an instance.
 func about(in *events.Instance, won map[topology.Level]string) []any {
-	endpoints := make([]string, 0, len(in.Endpoints))
-	for _, protocol := range slices.Sorted(maps.Keys(in.Endpoints)) {
-		endpoints = append(endpoints, protocol+"="+in.Endpoints[protocol])
-	}
 	by := won[topology.Zone]
 	if in.Location.Zone == "" {
 		by = "none"
 	}
 	return []any{
-		"service", in.Service, "instance", in.ID, "endpoints", strings.Join(endpoints, ","),
+		"service", in.Service, "instance", in.ID, "endpoints", strings.ReplaceAll(in.Addresses(), ", ", ","),
 		"location", in.Location.String(), "zone_by", by,
 	}
 }

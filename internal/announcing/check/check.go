@@ -61,8 +61,10 @@ func ParseURL(what, s, rule string, schemes ...string) (*url.URL, error) {
 	case !slices.Contains(schemes, u.Scheme) || u.Hostname() == "":
 		return nil, fmt.Errorf("%s %.200q: %s", what, u.Redacted(), rule)
 	}
-	port, err := strconv.ParseUint(u.Port(), 10, 16)
-	if (err != nil || port == 0) && !(u.Port() == "" && isHTTP(u)) {
+	if u.Port() == "" && isHTTP(u) {
+		return u, nil
+	}
+	if port, err := strconv.ParseUint(u.Port(), 10, 16); err != nil || port == 0 {
 		return nil, fmt.Errorf("%s %.200q: want a port of 1 to 65535", what, u.Redacted())
 	}
 	return u, nil

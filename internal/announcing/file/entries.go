@@ -13,14 +13,7 @@ import (
 	"github.com/proxima-discovery/proxima/internal/announcing"
 	"github.com/proxima-discovery/proxima/internal/announcing/check"
 	"github.com/proxima-discovery/proxima/pkg/events"
-	"github.com/proxima-discovery/proxima/pkg/topology"
 )
-
-// defaults are for what an entry leaves out.
-type defaults struct {
-	where topology.Detection
-	drain time.Duration
-}
 
 // The fields that an entry may have: those of the record in the registry, check and
 // drain.
@@ -32,7 +25,7 @@ const (
 
 // parseEntries parses the JSON array of a file. An error names the entry, counted
 // from 1, and the field.
-func parseEntries(data []byte, d defaults) ([]*announcing.Entry, error) {
+func parseEntries(data []byte, o Options) ([]*announcing.Entry, error) {
 	var raw []json.RawMessage
 	if err := json.Unmarshal(data, &raw); err != nil {
 		return nil, jsonError(data, err)
@@ -40,7 +33,7 @@ func parseEntries(data []byte, d defaults) ([]*announcing.Entry, error) {
 	entries := make([]*announcing.Entry, 0, len(raw))
 	first := make(map[string]int)
 	for i, r := range raw {
-		e, err := parseEntry(r, d)
+		e, err := parseEntry(r, o)
 		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", i+1, err)
 		}
@@ -53,7 +46,7 @@ func parseEntries(data []byte, d defaults) ([]*announcing.Entry, error) {
 	return entries, nil
 }
 
-func parseEntry(data []byte, d defaults) (*announcing.Entry, error) {
+func parseEntry(data []byte, o Options) (*announcing.Entry, error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(data, &fields); err != nil || fields == nil {
 		return nil, errors.New("want an instance as a JSON object")
@@ -67,14 +60,14 @@ func parseEntry(data []byte, d defaults) (*announcing.Entry, error) {
 			return nil, err
 		}
 	}
-	e := &announcing.Entry{Drain: d.drain}
+	e := &announcing.Entry{Drain: o.Drain}
 	if err := parseOwn(fields, e); err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(data, &e.Instance); err != nil {
 		return nil, fieldError(err)
 	}
-	e.Locate(d.where, "file")
+	e.Locate(o.Where, "file")
 	err := e.Prepare()
 	if err != nil {
 		return nil, fieldError(err)

@@ -11,12 +11,12 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-var here = defaults{
-	where: topology.Detection{
+var here = Options{
+	Where: topology.Detection{
 		Location: topology.Location{Region: "r", Zone: "a", Rack: "r1", Host: "h1"},
 		Won:      map[topology.Level]string{topology.Region: "flags", topology.Zone: "env PROXIMA", topology.Rack: "flags", topology.Host: "flags"},
 	},
-	drain: 5 * time.Second,
+	Drain: 5 * time.Second,
 }
 
 func TestEntriesMayHaveAllFieldsOfARecord(t *testing.T) {
@@ -85,7 +85,7 @@ func TestMissingFieldsOfEntriesAreFilledIn(t *testing.T) {
 				t.Errorf("zone by %q, want %q", got, tt.zoneBy)
 			}
 			if e.Instance.TTL != events.DefaultTTL || e.Instance.Weight != events.DefaultWeight || e.Instance.Status != events.Up ||
-				e.Drain != here.drain || e.Ask != nil {
+				e.Drain != here.Drain || e.Ask != nil {
 				t.Errorf("entry %+v", e)
 			}
 		})

@@ -26,20 +26,20 @@ type Options struct {
 // Source is a watched file. It must be used by one goroutine.
 type Source struct {
 	*watcher
-	defaults defaults
-	first    []*announcing.Entry // as Open has read them, for the first Next
+	options Options
+	first   []*announcing.Entry // as Open has read them, for the first Next
 }
 
 // Open reads the file and begins to watch it. Its errors are of the type
 // [daemon.UsageError].
 func Open(path string, o Options) (*Source, error) {
-	s := &Source{watcher: newWatcher(path, o.Poll, o.Logger), defaults: defaults{o.Where, o.Drain}}
+	s := &Source{watcher: newWatcher(path, o.Poll, o.Logger), options: o}
 	data, _, err := s.read()
 	if err != nil {
 		s.Close()
 		return nil, &daemon.UsageError{Err: err}
 	}
-	if s.first, err = parseEntries(data, s.defaults); err != nil {
+	if s.first, err = parseEntries(data, s.options); err != nil {
 		s.Close()
 		return nil, daemon.Usagef("%s: %w", path, err)
 	}
@@ -60,7 +60,7 @@ func (s *Source) Next(ctx context.Context) ([]*announcing.Entry, error) {
 		}
 		var entries []*announcing.Entry
 		if err == nil {
-			entries, err = parseEntries(data, s.defaults)
+			entries, err = parseEntries(data, s.options)
 		}
 		if err != nil {
 			s.log.Error("the file is invalid, the instances stay as they are", "file", s.path, "error", err)

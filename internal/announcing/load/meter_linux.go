@@ -206,8 +206,10 @@ func (m *meter) calls() (accepted, waiting int) {
 	if err != nil {
 		return 0, 0 // it has ended
 	}
-	v4, _ := process.NetTCP()
-	v6, _ := process.NetTCP6() // fails without IPv6
+	// Netlink, which procfs recommends instead, shows only the sockets of the
+	// announcer's own network namespace.
+	v4, _ := process.NetTCP()  //nolint:staticcheck // deprecated, see above
+	v6, _ := process.NetTCP6() //nolint:staticcheck // deprecated, see above; fails without IPv6
 	for _, s := range slices.Concat(v4, v6) {
 		switch {
 		case !slices.Contains(m.ports, uint16(s.LocalPort)):
