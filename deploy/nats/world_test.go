@@ -99,6 +99,9 @@ func startRegions(t *testing.T, o kv.Options) []*site {
 			}
 			return err
 		})
+		var keeping sync.WaitGroup
+		keeping.Go(func() { _ = s.r.KeepSources(t.Context()) }) // as a router does
+		t.Cleanup(keeping.Wait)
 	}
 	return sites
 }

@@ -44,7 +44,7 @@ func build(packages []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	args := []string{"build", "-buildvcs=false", "-o", dir + string(filepath.Separator)}
+	args := []string{"build", "-buildvcs=false", "-ldflags=-s -w", "-o", dir + string(filepath.Separator)}
 	for _, p := range packages {
 		args = append(args, "github.com/proxima-discovery/proxima/"+p)
 	}
