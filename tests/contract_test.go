@@ -30,7 +30,7 @@ var updateContract = flag.Bool("update-contract", false, "add what is seen to te
 // or remove one breaks programs that are not in this repository.
 func TestTheContractIsWhatIsSeenFromOutside(t *testing.T) {
 	t.Parallel()
-	commands := testkit.Commands(t)
+	commands := programs(t)
 	c := newContract(t)
 	announcer, router := filepath.Join(commands, "announcer"), filepath.Join(commands, "router")
 	var all sync.WaitGroup

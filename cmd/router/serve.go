@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -161,6 +162,11 @@ func (c *serveCommand) route(ctx context.Context, p *daemon.Process, pl *plan, n
 		return err
 	}
 	defer r.Close()
+	run, stop := context.WithCancel(ctx)
+	var keeping sync.WaitGroup
+	keeping.Go(func() { _ = registry.KeepSources(run) }) // until the router has ended
+	defer keeping.Wait()
+	defer stop()
 	if pl.pick.Location.Zone == "" {
 		pl.log.Warn("the zone is unknown: callers that do not say where they are get instances from anywhere (set --zone)")
 	}

@@ -19,15 +19,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
-// patience is how long something may take that takes seconds: a first
-// election, a new leader. Nothing below waits longer than it must.
-const patience = time.Minute
-
-func TestNothingIsReachableFromOutsideUntilSomebodySaysSo(t *testing.T) {
+func TestNothingIsReachableFromOutsideByDefault(t *testing.T) {
 	t.Setenv("NATS_STORE_DIR", t.TempDir())
 	opts, err := server.ProcessConfigFile("single.conf")
 	if err != nil {
@@ -102,7 +99,7 @@ func TestThreeNodesRunTheRegistryAndLoseOneWithoutLosingAnInstance(t *testing.T)
 	t.Logf("a change was made and seen %.1f s after the leader was killed", time.Since(killed).Seconds())
 
 	leader.Start(t)
-	eventually(t, "the killed node catches up", func(context.Context) error {
+	testkit.Retry(t, "the killed node catches up", func(context.Context) error {
 		for _, r := range clusterOf(t, js).Replicas {
 			if !r.Current || r.Offline {
 				return fmt.Errorf("replica %s is %d behind, offline %t", r.Name, r.Lag, r.Offline)
@@ -138,7 +135,7 @@ func connect(t *testing.T, nodes ...*natstest.Process) *nats.Conn {
 func open(t *testing.T, nc *nats.Conn) *kv.Registry {
 	t.Helper()
 	var r *kv.Registry
-	eventually(t, "the registry is open", func(ctx context.Context) (err error) {
+	testkit.Retry(t, "the registry is open", func(ctx context.Context) (err error) {
 		r, err = kv.Open(ctx, nc, kv.Options{Logger: slog.New(slog.DiscardHandler)})
 		return err
 	})
@@ -174,7 +171,7 @@ func leavesAndExpires(t *testing.T, nc *nats.Conn, v *viewer, announced *kv.Regi
 	mortal := instance("mortal")
 	mortal.TTL = time.Second
 	r := open(t, nc)
-	eventually(t, "an instance that nobody renews is listed", func(ctx context.Context) error {
+	testkit.Retry(t, "an instance without renewals is listed", func(ctx context.Context) error {
 		_, err := r.Register(ctx, mortal, 0)
 		return err
 	})
@@ -246,23 +243,23 @@ func (v *viewer) lists(id string, want bool) func(events.Snapshot) bool {
 
 func (v *viewer) until(t *testing.T, what string, ok func(events.Snapshot) bool) {
 	t.Helper()
-	late := time.NewTimer(patience)
+	late := time.NewTimer(testkit.Patience)
 	defer late.Stop()
 	for !ok(v.get()) {
 		select {
 		case <-v.change:
 		case <-late.C:
 			s := v.get()
-			t.Fatalf("after %v still not: %s; %d instances, stale %t", patience, what, len(s.Entries), s.Stale)
+			t.Fatalf("after %v still not: %s; %d instances, stale %t", testkit.Patience, what, len(s.Entries), s.Stale)
 		}
 	}
 }
 
-// clusterOf is who keeps the stream.
+// clusterOf is the servers that keep the stream, and its leader.
 func clusterOf(t *testing.T, js jetstream.JetStream) *jetstream.ClusterInfo {
 	t.Helper()
 	var cluster *jetstream.ClusterInfo
-	eventually(t, "the stream has a leader", func(ctx context.Context) error {
+	testkit.Retry(t, "the stream has a leader", func(ctx context.Context) error {
 		stream, err := js.Stream(ctx, "KV_proxima")
 		if err != nil {
 			return err
@@ -290,26 +287,4 @@ func split(t *testing.T, nodes []*natstest.Process, name string) (one *natstest.
 		t.Fatalf("there is no node %q", name)
 	}
 	return one, others
-}
-
-// eventually tries until it works. What takes too long fails the test.
-func eventually(t *testing.T, what string, try func(context.Context) error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	again := time.NewTicker(50 * time.Millisecond)
-	defer again.Stop()
-	for {
-		one, done := context.WithTimeout(ctx, 2*time.Second)
-		err := try(one)
-		done()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("after %v still not: %s: %v", patience, what, err)
-		case <-again.C:
-		}
-	}
 }

@@ -30,7 +30,7 @@ const (
 func Main(m *testing.M) {
 	conf := os.Getenv(confVar)
 	if conf == "" {
-		os.Exit(m.Run())
+		os.Exit(testkit.Main(m))
 	}
 	if err := serve(conf); err != nil {
 		fmt.Fprintln(os.Stderr, err)

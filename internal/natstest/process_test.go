@@ -40,18 +40,18 @@ func TestAProcessIsKilledStoppedAndEnded(t *testing.T) {
 	}
 	defer nc.Close()
 
-	p.Stop(t)
+	p.Stop()
 	for end := time.Now().Add(soon); nc.FlushTimeout(quiet) == nil; { // each of its threads stops by itself
 		if time.Now().After(end) {
 			t.Fatal("a stopped server answers")
 		}
 	}
-	p.Continue(t)
+	p.Continue()
 	if err := nc.FlushTimeout(soon); err != nil {
 		t.Errorf("a server that goes on does not answer: %v", err)
 	}
 
-	for what, end := range map[string]func(){"killed": p.Kill, "terminated": func() { p.Terminate(t) }} {
+	for what, end := range map[string]func(){"killed": p.Kill, "terminated": p.Terminate} {
 		end()
 		if p.Running() {
 			t.Errorf("a server that was %s runs", what)

@@ -12,10 +12,10 @@ const (
 	subjectRule = "want a NATS subject: tokens of printable ASCII joined by dots, no wildcards, no $ in front, at most 255 bytes"
 )
 
-// ValidateEndpoint checks the address of one protocol. Host is a name or an IP
+// validateEndpoint checks the address of one protocol. Host is a name or an IP
 // address that means the same to everybody: not 0.0.0.0, no IPv6 zone. A
 // subject is outside of the server's own, such as $JS.
-func ValidateEndpoint(protocol, address string) error {
+func validateEndpoint(protocol, address string) error {
 	switch protocol {
 	case HTTP, HTTPS, GRPC, TCP:
 		if !validHostPort(address) {

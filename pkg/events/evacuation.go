@@ -12,8 +12,8 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// MaxEvacuationSize is the largest encoded evacuation, in bytes.
-const MaxEvacuationSize = 1 << 10
+// maxEvacuationSize is the largest encoded evacuation, in bytes.
+const maxEvacuationSize = 1 << 10
 
 const evacuateFamily = "evacuate"
 
@@ -79,8 +79,8 @@ func ParsePlace(s string) (region, zone string, err error) {
 	return region, zone, e.validatePlace()
 }
 
-// Validate says which field breaks which rule.
-func (e Evacuation) Validate() error {
+// validate says which field breaks which rule.
+func (e Evacuation) validate() error {
 	if err := e.validatePlace(); err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func validatePlaceName(field, s string) error {
 
 // EncodeEvacuation validates an order and writes what is kept under its key.
 func EncodeEvacuation(e Evacuation) ([]byte, error) {
-	if err := e.Validate(); err != nil {
+	if err := e.validate(); err != nil {
 		return nil, err
 	}
 	data, err := marshal(evacuationWire{&e.Evacuated, e.At.UTC().Format(time.RFC3339Nano)})
@@ -128,8 +128,8 @@ func DecodeEvacuation(key string, data []byte) (Evacuation, error) {
 	if err != nil {
 		return Evacuation{}, err
 	}
-	if len(data) > MaxEvacuationSize {
-		return Evacuation{}, fmt.Errorf("events: an evacuation of %d bytes, want at most %d", len(data), MaxEvacuationSize)
+	if len(data) > maxEvacuationSize {
+		return Evacuation{}, fmt.Errorf("events: an evacuation of %d bytes, want at most %d", len(data), maxEvacuationSize)
 	}
 	if !utf8.Valid(data) {
 		return Evacuation{}, errors.New("events: decode an evacuation: not UTF-8")
@@ -155,7 +155,7 @@ func DecodeEvacuation(key string, data []byte) (Evacuation, error) {
 		return Evacuation{}, &FieldError{"at", w.At, atRule}
 	}
 	e.At, e.Evacuated = e.At.UTC(), *w.Evacuated
-	return e, e.Validate()
+	return e, e.validate()
 }
 
 // ParseEvacuationKey reads the place in a key, and validates it.

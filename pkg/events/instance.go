@@ -54,8 +54,7 @@ type Instance struct {
 	// new incarnation.
 	Incarnation string
 	// Endpoints maps a protocol ([HTTP], [HTTPS], [GRPC], [TCP], [NATS]) to
-	// an address: host:port, or a subject for [NATS]. At least one. See
-	// [ValidateEndpoint].
+	// an address: host:port, or a subject for [NATS]. At least one.
 	Endpoints map[string]string
 	// Location is where it runs; unknown fields are empty. Region and zone
 	// are names as ID is, rack and host short printable text without '/'.

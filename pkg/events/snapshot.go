@@ -19,6 +19,10 @@ type Snapshot struct {
 	// StaleSince is when the source last said anything, if Stale is set and it
 	// is known.
 	StaleSince time.Time
+	// Left are the instances that left within the last minute or so, in the order
+	// in which they did. It says why an entry of an earlier snapshot is missing.
+	// Sources that do not know leave it out.
+	Left []Departure
 }
 
 // Entry is one instance of a snapshot.
@@ -33,6 +37,17 @@ type Entry struct {
 	// Revision is the version of its record at the source, 0 if the source
 	// has none.
 	Revision uint64
+}
+
+// Departure is an instance that left its service.
+type Departure struct {
+	Key         Key
+	Incarnation string
+	// Reason is [ReasonDeregistered], [ReasonExpired], or empty if the source does
+	// not know.
+	Reason string
+	// At is when the source took it out, by its own clock.
+	At time.Time
 }
 
 // Why an instance left a registry.

@@ -113,7 +113,7 @@ func (in *Instance) Validate() error {
 	if len(in.Endpoints) == 0 {
 		return &FieldError{"endpoints", "", "want at least one, such as http=10.0.0.5:8080"}
 	}
-	if err := validateEach(in.Endpoints, ValidateEndpoint); err != nil {
+	if err := validateEach(in.Endpoints, validateEndpoint); err != nil {
 		return err
 	}
 	if err := validateEach(in.Metadata, validateMetadata); err != nil {

@@ -130,7 +130,7 @@ type Announcement struct {
 
 	mu    sync.Mutex // guards what follows
 	state State
-	goner error // why Leave did not deregister
+	leaveErr error // why Leave did not deregister
 }
 
 // Announce lists an instance, and keeps it listed: it announces in after its
@@ -149,7 +149,7 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 	in.Started = in.Started.UTC().Truncate(time.Millisecond)
 	full, err := complete(in)
 	if err == nil {
-		err = r.belongs(full.Location.Region)
+		err = r.sources.Belongs(full.Location.Region)
 	}
 	if err != nil {
 		return nil, err
@@ -164,7 +164,7 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 		o.BeatInterval = 5 * time.Second
 	}
 	if o.Logger == nil {
-		o.Logger = r.log
+		o.Logger = r.link.Log
 	}
 	a := &Announcement{
 		r: r, opts: o,
@@ -258,7 +258,7 @@ func (a *Announcement) Leave(ctx context.Context) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.goner
+	return a.leaveErr
 }
 
 // set changes the state and tells.
@@ -275,13 +275,13 @@ func (a *Announcement) set(change func(*State)) {
 	if after.Phase == before.Phase && after.Status == before.Status && after.Revision == before.Revision && sameText(after.Err, before.Err) {
 		return
 	}
-	a.tell(before, after)
+	a.logChange(before, after)
 	if a.opts.OnState != nil {
 		a.opts.OnState(after)
 	}
 }
 
-func (a *Announcement) tell(before, after State) {
+func (a *Announcement) logChange(before, after State) {
 	switch {
 	case after.Phase == Conflict && before.Phase != Conflict, after.Phase == Replaced:
 		a.log.Error("not registered", "phase", after.Phase, "error", after.Err)

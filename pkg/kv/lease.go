@@ -2,40 +2,15 @@ package kv
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
-)
-
-// Headers of the server, and of the KV convention.
-const (
-	hdrOperation    = "KV-Operation"
-	hdrMarker       = "Nats-Marker-Reason"
-	hdrScheduler    = "Nats-Scheduler"
-	hdrScheduleNext = "Nats-Schedule-Next"
-	hdrSubject      = "Nats-Subject"
-	hdrSequence     = "Nats-Sequence"
-	hdrLastSequence = "Nats-Last-Sequence"
-	hdrTimestamp    = "Nats-Time-Stamp"
-	hdrStream       = "Nats-Stream"
-	hdrPending      = "Nats-Num-Pending"
-	hdrStatus       = "Status"
-	hdrDescription  = "Description"
-
-	purge = "PURGE"
-)
-
-// The bodies of removals say why.
-var (
-	bodyExpired      = []byte(`{"reason":"expired"}`)
-	bodyDeregistered = []byte(`{"reason":"deregistered"}`)
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 // recordTTL is how long the server keeps a record that nobody writes again.
@@ -52,7 +27,7 @@ func (r *Registry) Register(ctx context.Context, in events.Instance, revision ui
 	if err != nil {
 		return 0, err
 	}
-	if err := r.belongs(in.Location.Region); err != nil {
+	if err := r.sources.Belongs(in.Location.Region); err != nil {
 		return 0, err
 	}
 	if revision != 0 || r.guess() {
@@ -66,10 +41,10 @@ func (r *Registry) Register(ctx context.Context, in events.Instance, revision ui
 	case errors.Is(err, ErrNotFound):
 	case err != nil:
 		return 0, err
-	case last.instance != nil:
+	case last.Instance != nil:
 		return 0, fmt.Errorf("%w: %s is listed already", ErrFenced, in.Key())
 	}
-	return r.list(ctx, &in, data, last.seq) // over the mark that a removal left
+	return r.list(ctx, &in, data, last.Seq) // over the mark that a removal left
 }
 
 // guess says whether a key may be taken for free without a look: most often
@@ -88,7 +63,7 @@ func (r *Registry) list(ctx context.Context, in *events.Instance, data []byte, r
 
 // put writes the record, over exactly that revision.
 func (r *Registry) put(ctx context.Context, in *events.Instance, data []byte, revision uint64) (uint64, error) {
-	ack, err := r.publish(ctx, &nats.Msg{Subject: r.prefix + in.Key().Inst(), Data: data},
+	ack, err := r.link.Publish(ctx, &nats.Msg{Subject: r.link.Prefix + in.Key().Inst(), Data: data},
 		jetstream.WithExpectLastSequencePerSubject(revision),
 		jetstream.WithMsgTTL(recordTTL(ttl(in))))
 	if err != nil {
@@ -105,16 +80,16 @@ func (r *Registry) Renew(ctx context.Context, in *events.Instance, revision uint
 	if err := k.Validate(); err != nil {
 		return err
 	}
-	if err := r.belongs(k.Region); err != nil {
+	if err := r.sources.Belongs(k.Region); err != nil {
 		return err
 	}
-	msg := &nats.Msg{Subject: r.prefix + k.Lease(), Data: bodyExpired, Header: nats.Header{hdrOperation: {purge}}}
-	_, err := r.publish(ctx, msg,
+	msg := &nats.Msg{Subject: r.link.Prefix + k.Lease(), Data: wire.BodyExpired, Header: nats.Header{wire.HdrOperation: {wire.Purge}}}
+	_, err := r.link.Publish(ctx, msg,
 		jetstream.WithScheduleEvery(ttl(in)),
-		jetstream.WithScheduleTarget(r.prefix+k.Inst()),
-		jetstream.WithScheduleTTL(markerTTL),
+		jetstream.WithScheduleTarget(r.link.Prefix+k.Inst()),
+		jetstream.WithScheduleTTL(wire.MarkerTTL),
 		jetstream.WithMsgTTL(recordTTL(ttl(in))+2*ttl(in)),
-		jetstream.WithExpectLastSequenceForSubject(revision, r.prefix+k.Inst()))
+		jetstream.WithExpectLastSequenceForSubject(revision, r.link.Prefix+k.Inst()))
 	if err != nil {
 		return fmt.Errorf("kv: renew %s: %w", k, err)
 	}
@@ -129,14 +104,14 @@ func (r *Registry) Deregister(ctx context.Context, in *events.Instance, revision
 	if err := k.Validate(); err != nil {
 		return err
 	}
-	msg := &nats.Msg{Subject: r.prefix + k.Inst(), Data: bodyDeregistered, Header: nats.Header{
-		hdrOperation:    {purge},
-		hdrScheduleNext: {"purge"},
-		hdrScheduler:    {r.prefix + k.Lease()},
+	msg := &nats.Msg{Subject: r.link.Prefix + k.Inst(), Data: wire.BodyDeregistered, Header: nats.Header{
+		wire.HdrOperation:    {wire.Purge},
+		wire.HdrScheduleNext: {"purge"},
+		wire.HdrScheduler:    {r.link.Prefix + k.Lease()},
 	}}
-	_, err := r.publish(ctx, msg,
+	_, err := r.link.Publish(ctx, msg,
 		jetstream.WithExpectLastSequencePerSubject(revision),
-		jetstream.WithMsgTTL(markerTTL))
+		jetstream.WithMsgTTL(wire.MarkerTTL))
 	if err != nil {
 		return fmt.Errorf("kv: deregister %s: %w", k, err)
 	}
@@ -159,103 +134,17 @@ func (r *Registry) Lookup(ctx context.Context, k events.Key) (events.Entry, erro
 	if err != nil {
 		return events.Entry{}, err
 	}
-	if last.instance == nil {
+	if last.Instance == nil {
 		return events.Entry{}, fmt.Errorf("%w: %s", ErrNotFound, k)
 	}
-	return events.Entry{Instance: last.instance, Revision: last.seq}, nil
+	return events.Entry{Instance: last.Instance, Revision: last.Seq}, nil
 }
 
 // last is the newest message about k: a record or the mark of a removal.
-func (r *Registry) last(ctx context.Context, k events.Key) (change, error) {
-	msg, err := r.lastMsg(ctx, r.prefix+k.Inst())
+func (r *Registry) last(ctx context.Context, k events.Key) (wire.Change, error) {
+	msg, err := r.link.LastMsg(ctx, r.link.Prefix+k.Inst())
 	if err != nil {
-		return change{}, err
+		return wire.Change{}, err
 	}
-	c, err := r.parse(msg)
-	if errors.Is(err, errForged) || errors.Is(err, errRecord) {
-		// Whatever it is, it holds no instance, and its sequence is the one
-		// to replace.
-		return change{key: k, seq: c.seq, at: c.at}, nil
-	}
-	return c, err
-}
-
-// lastMsg is the newest message on a subject of the stream, from whichever
-// server has a copy. The servers choose one at random, also one that has just
-// stopped to answer: so it is asked again, sooner than that one is given up.
-func (r *Registry) lastMsg(ctx context.Context, subject string) (*nats.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.opts.OpTimeout)
-	defer cancel()
-	if !r.nc.IsConnected() {
-		return nil, fmt.Errorf("%w: not connected", ErrUnavailable)
-	}
-	req, err := json.Marshal(getRequest{LastFor: subject})
-	if err != nil {
-		return nil, fmt.Errorf("kv: read %s: %w", subject, err)
-	}
-	var msg *nats.Msg
-	for _, part := range []time.Duration{8, 4, 1} {
-		once, end := context.WithTimeout(ctx, r.opts.OpTimeout/part)
-		msg, err = r.nc.RequestWithContext(once, r.direct, req)
-		end()
-		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
-			break
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: read %s: %w", ErrUnavailable, subject, err)
-	}
-	switch {
-	case stored(msg):
-		return msg, nil
-	case msg.Header.Get(hdrStatus) == "404":
-		return nil, ErrNotFound
-	default:
-		return nil, fmt.Errorf("%w: read %s: %s", ErrUnavailable, subject, status(msg))
-	}
-}
-
-// publish writes one message and waits for its acknowledgement.
-func (r *Registry) publish(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
-	// nats.go would keep the message and send it after a reconnect, when it
-	// may no longer be true.
-	if !r.nc.IsConnected() {
-		return nil, fmt.Errorf("%w: not connected", ErrUnavailable)
-	}
-	ctx, cancel := context.WithTimeout(ctx, r.opts.OpTimeout)
-	defer cancel()
-	ack, err := r.js.PublishMsg(ctx, msg, append(opts, jetstream.WithRetryAttempts(0))...)
-	if err == nil {
-		return ack, nil
-	}
-	if e, ok := errors.AsType[*jetstream.APIError](err); ok {
-		switch e.ErrorCode {
-		case jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant:
-			return nil, ErrFenced
-		}
-	}
-	if !transient(err) {
-		return nil, err
-	}
-	return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
-}
-
-// nobody says that no server keeps the bucket now.
-func nobody(err error) bool {
-	return errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders)
-}
-
-// getRequest asks for messages of the stream directly, from any copy of it.
-type getRequest struct {
-	Seq     uint64 `json:"seq,omitempty"`
-	NextFor string `json:"next_by_subj,omitempty"`
-	LastFor string `json:"last_by_subj,omitempty"`
-	Batch   int    `json:"batch,omitempty"`
-
-	MultiLast []string `json:"multi_last,omitempty"`
-}
-
-// status says what a message that is none of the stream's says.
-func status(msg *nats.Msg) string {
-	return strings.TrimSpace("status " + msg.Header.Get(hdrStatus) + " " + msg.Header.Get(hdrDescription))
+	return r.link.Parse(msg) // what is not valid holds no instance, and its sequence is the one to replace
 }

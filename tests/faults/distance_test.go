@@ -32,7 +32,7 @@ func (f *far) delay(d time.Duration) {
 	}
 }
 
-// Three places, 5, 50 and 200 ms away, of which nobody says where they are.
+// Three places, 5, 50 and 200 ms away, without location labels.
 func TestDelaysDecideWhoIsNear(t *testing.T) {
 	t.Parallel()
 	const (
@@ -72,7 +72,7 @@ func TestDelaysDecideWhoIsNear(t *testing.T) {
 
 	sel, err := selector.New(t.Context(), nc, selector.Options{
 		Source: r, Location: topology.Location{}, Probe: selector.ProbeHTTP, RampUp: -1,
-		Latency: latency.Options{Interval: settle / 3, Budget: 90}, // it is alone: nobody measures for it
+		Latency: latency.Options{Interval: settle / 3, Budget: 90}, // no other caller measures for it
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,170 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
+)
+
+const (
+	ordersPage = 512 // orders asked for at a time
+	maxOrders  = 8   // pages
+)
+
+// order is an order as it is kept, or the mark that somebody removed it.
+type order struct {
+	events.Evacuation
+	removed bool
+}
+
+// orders are those that hold, by key. Regions that know of different ones agree
+// as soon as each has heard of the other's: the later order about a place holds.
+type orders map[string]order
+
+// add takes in an order. Where one bucket keeps a mark and another an order, the
+// order holds.
+func (o orders) add(key string, n order) {
+	was, known := o[key]
+	if !known || was.removed || !n.removed && n.Overrides(was.Evacuation) {
+		o[key] = n
+	}
+}
+
+// evacuated are the places to leave, in order.
+func (o orders) evacuated() []events.Evacuation {
+	var all []events.Evacuation
+	for _, e := range o {
+		if !e.removed && e.Evacuated {
+			all = append(all, e.Evacuation)
+		}
+	}
+	slices.SortFunc(all, func(a, b events.Evacuation) int { return strings.Compare(a.Place(), b.Place()) })
+	return all
+}
+
+// Evacuate orders that the instances of a place be used only when there is
+// nothing better, or that this is over: Evacuated says which. It is written
+// here, and every region hears of it that can be reached, the others when they
+// can. It returns the order as it is kept, with its time, which is filled in.
+func (r *Registry) Evacuate(ctx context.Context, e events.Evacuation) (events.Evacuation, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*r.link.OpTimeout)
+	defer cancel()
+	for range 3 {
+		known, err := r.readOrders(ctx)
+		if err != nil {
+			return events.Evacuation{}, fmt.Errorf("kv: evacuate %s: %w", e.Place(), err)
+		}
+		e.At = time.Now().UTC().Truncate(time.Millisecond)
+		if last, ok := known[e.Key()]; ok && !last.removed && !e.At.After(last.At) {
+			e.At = last.At.Add(time.Millisecond) // clocks differ; what we know of came before
+		}
+		err = r.putOrder(ctx, e)
+		if err == nil {
+			return e, nil
+		}
+		if !errors.Is(err, ErrFenced) {
+			return events.Evacuation{}, err
+		}
+	}
+	return events.Evacuation{}, fmt.Errorf("kv: evacuate %s: %w: it is being ordered by others, too", e.Place(), ErrUnavailable)
+}
+
+// putOrder writes an order in the place of the one that it overrides, and tells
+// who watches.
+func (r *Registry) putOrder(ctx context.Context, e events.Evacuation) error {
+	data, err := events.EncodeEvacuation(e)
+	if err != nil {
+		return err
+	}
+	var revision uint64
+	msg, err := r.link.LastMsg(ctx, r.link.Prefix+e.Key())
+	switch {
+	case err == nil:
+		if last, err := r.parseOrder(&r.link.Bucket, msg); err == nil && !last.removed && !e.Overrides(last.Evacuation) {
+			return fmt.Errorf("kv: evacuate %s: %w", e.Place(), ErrFenced)
+		}
+		revision, _ = wire.StampUint(msg.Header, wire.HdrSequence)
+	case !errors.Is(err, ErrNotFound):
+		return fmt.Errorf("kv: evacuate %s: %w", e.Place(), err)
+	}
+	_, err = r.link.Publish(ctx, &nats.Msg{Subject: r.link.Prefix + e.Key(), Data: data}, jetstream.WithExpectLastSequencePerSubject(revision))
+	if err != nil {
+		return fmt.Errorf("kv: evacuate %s: %w", e.Place(), err)
+	}
+	// The bucket republishes instances only. Who does not hear this finds the
+	// order with its next look.
+	if err := r.link.Conn.Publish(r.link.Live+e.Key(), data); err == nil {
+		_ = r.link.Conn.FlushWithContext(ctx)
+	}
+	return nil
+}
+
+// Evacuations returns the places that are evacuated now, in order.
+func (r *Registry) Evacuations(ctx context.Context) ([]events.Evacuation, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.link.OpTimeout)
+	defer cancel()
+	all, err := r.readOrders(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("kv: read the evacuations: %w", err)
+	}
+	return all.evacuated(), nil
+}
+
+// readOrders reads all orders, of every region.
+func (r *Registry) readOrders(ctx context.Context) (orders, error) {
+	all := orders{}
+	for _, b := range r.buckets() {
+		take := func(msg *nats.Msg) {
+			if o, err := r.parseOrder(b, msg); err != nil {
+				r.link.Invalid(msg.Subject, err)
+			} else {
+				all.add(o.Key(), o)
+			}
+		}
+		subjects := b.Prefix + wire.EvacuateFamily + ">"
+		err := r.link.Read(ctx, b.Direct, wire.Get{Seq: 1, MultiLast: []string{subjects}}, 1, take)
+		if errors.Is(err, wire.ErrTooMany) { // the bucket was filled with orders: go through it
+			err = r.link.Read(ctx, b.Direct, wire.Get{Seq: 1, NextFor: subjects, Batch: ordersPage}, maxOrders, take)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("bucket %s: %w", b.Name, err)
+		}
+	}
+	return all, nil
+}
+
+// parseOrder reads what a bucket keeps under a key of an order, or republishes.
+func (r *Registry) parseOrder(b *wire.Bucket, msg *nats.Msg) (order, error) {
+	key, ok := orderKey(b, strings.TrimPrefix(wire.Stamp(msg.Header, wire.HdrSubject), b.Prefix))
+	if !ok || wire.Stamp(msg.Header, wire.HdrStream) != b.Stream {
+		return order{}, fmt.Errorf("%w: subject %.80q of stream %.80q", wire.ErrFrame, wire.Stamp(msg.Header, wire.HdrSubject), wire.Stamp(msg.Header, wire.HdrStream))
+	}
+	if msg.Header.Get(wire.HdrOperation) != "" || msg.Header.Get(wire.HdrMarker) != "" {
+		e, err := events.ParseEvacuationKey(key)
+		return order{e, true}, err
+	}
+	if msg.Header.Get(wire.HdrScheduler) != "" { // nobody has a schedule for this
+		return order{}, wire.ErrForged
+	}
+	e, err := events.DecodeEvacuation(key, msg.Data)
+	return order{Evacuation: e}, err
+}
+
+// orderKey is the key of an order in the bucket that it was written to. Where
+// the orders of several are read, the name of the region comes before the place.
+func orderKey(b *wire.Bucket, key string) (string, bool) {
+	place, ok := strings.CutPrefix(key, wire.EvacuateFamily)
+	if ok && b.Sourced() {
+		_, place, ok = strings.Cut(place, ".")
+	}
+	return wire.EvacuateFamily + place, ok
+}
