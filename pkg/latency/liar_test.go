@@ -42,7 +42,7 @@ func (l *liar) times(factor func() float64) []byte {
 // nthMillisecond is how far the instances are: the first is the nearest.
 func nthMillisecond(i int) time.Duration { return time.Duration(10+5*i) * time.Millisecond }
 
-func TestOneLiarChangesNoNearest(t *testing.T) {
+func TestOneFalseReporterChangesNoNearest(t *testing.T) {
 	const honest = 4
 	minutes := 5
 	if raced {
