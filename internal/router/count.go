@@ -13,7 +13,8 @@ type requestCounts struct {
 	directory *directory.Directory
 }
 
-// label is a service's name for metrics: only names that exist are counted.
+// label is the name of a service in metrics: "" if no such service is listed, as
+// every name costs memory for ever.
 func (c requestCounts) label(service string) string {
 	if _, known := c.directory.Protocols(service); known {
 		return service

@@ -16,22 +16,22 @@ import (
 
 const (
 	keepAlive    = 15 * time.Second // between comments on a quiet stream
-	writeTimeout = 10 * time.Second // for a reader that takes nothing
+	writeTimeout = 10 * time.Second // for a caller that does not read
 	maxStreams   = 256              // at once
 )
 
-// changeStreams are the streams of changes that callers follow.
+// changeStreams answers GET /v1/events.
 type changeStreams struct {
 	directory *directory.Directory
 	nc        *nats.Conn
 	ready     func() error
 	stopping  <-chan struct{} // closed when the router stops
-	open      chan struct{}   // one token for each
+	open      chan struct{}   // one token per stream
 }
 
-// ServeHTTP answers GET /v1/events[?service=name]: what is listed, then
-// every change, as server-sent events whose name is the kind and whose data is
-// the [Change] as JSON.
+// ServeHTTP sends what is listed, then every change, of all services or of the
+// one in the parameter service. Each is a server-sent event whose name is the
+// kind, and whose data is the [directory.Change] as JSON.
 func (s *changeStreams) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	service := req.URL.Query().Get("service")
 	if service != "" {
@@ -54,7 +54,7 @@ func (s *changeStreams) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no") // for proxies that would collect events
+	h.Set("X-Accel-Buffering", "no") // tells proxies not to buffer
 	w.WriteHeader(http.StatusOK)
 
 	g, ctx := errgroup.WithContext(req.Context())
@@ -70,7 +70,7 @@ func (s *changeStreams) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		})
 	})
 	g.Go(func() error { return s.write(ctx, w, changes) })
-	_ = g.Wait() // the caller has gone, or the router stops
+	_ = g.Wait() // ends when the caller goes away or the router stops
 }
 
 func (s *changeStreams) write(ctx context.Context, w http.ResponseWriter, changes <-chan directory.Change) error {

@@ -24,14 +24,14 @@ type Services struct {
 type Service struct {
 	Name      string `json:"name"`
 	Instances int    `json:"instances"` // listed
-	Up        int    `json:"up"`        // of them, those that want calls
-	Stale     bool   `json:"stale"`     // the registry cannot be reached: this is the last that was known
-	// StaleSeconds is how long ago the registry was last heard, if Stale is
+	Up        int    `json:"up"`        // of these, with status up and no suspects
+	Stale     bool   `json:"stale"`     // the registry is out of reach: this is the last known list
+	// StaleSeconds is the time since the registry was last reached, if Stale is
 	// set and it is known.
 	StaleSeconds float64 `json:"stale_seconds,omitempty"`
 }
 
-// Summarize counts what snapshots list.
+// Summarize counts the instances of snapshots.
 func Summarize(snapshots []events.Snapshot) Services {
 	list := Services{Services: make([]Service, 0, len(snapshots))}
 	for _, s := range snapshots {
@@ -54,18 +54,18 @@ type Instances struct {
 	Service      string     `json:"service"`
 	Stale        bool       `json:"stale"`
 	StaleSeconds float64    `json:"stale_seconds,omitempty"` // see [Service]
-	Instances    []Instance `json:"instances"`               // nearest first, those that take no calls last
-	// Truncated says that the farthest were left out: all of them do not fit
-	// into a message.
+	Instances    []Instance `json:"instances"`               // nearest first, unusable ones last
+	// Truncated is set if the farthest are left out, as a NATS message cannot
+	// hold them all.
 	Truncated bool `json:"truncated,omitempty"`
 }
 
-// Instance is one of [Instances]: a candidate, of which only a part is written
-// as JSON.
+// Instance is one of [Instances]: a candidate, written as JSON without what only
+// explains a pick.
 type Instance struct{ selector.Candidate }
 
-// MarshalJSON writes the fields of the instance, and those that callers choose
-// by.
+// MarshalJSON writes the fields of the instance, and those by which a caller can
+// choose.
 func (i Instance) MarshalJSON() ([]byte, error) {
 	return i.Candidate.MarshalWith(struct {
 		Circle         string  `json:"circle"`
@@ -77,8 +77,8 @@ func (i Instance) MarshalJSON() ([]byte, error) {
 	}{i.Circle, i.DistanceMS, i.DistanceSource, i.Breaker, i.Suspect, i.Evacuated})
 }
 
-// List leaves out of an explanation what only people want to know: also
-// instances that are dead, and listed only because many leases ended together.
+// List is an explanation without its reasons. It leaves out dead instances, which
+// are in the registry only because many leases ended together.
 func List(e selector.Explanation) Instances {
 	list := Instances{Service: e.Service, Stale: e.Stale, StaleSeconds: e.StaleSeconds, Instances: make([]Instance, 0, len(e.Instances))}
 	for _, c := range e.Instances {
@@ -89,7 +89,7 @@ func List(e selector.Explanation) Instances {
 	return list
 }
 
-// lookup answers what is listed, and what a pick would see.
+// lookup answers which instances are listed, and which one a pick would choose.
 type lookup struct {
 	directory *directory.Directory
 	selector  *selector.Selector
@@ -98,7 +98,7 @@ type lookup struct {
 }
 
 func (l *lookup) services(*http.Request) (reply, error) {
-	if !l.directory.IsWhole() {
+	if !l.directory.IsComplete() {
 		return reply{}, directory.ErrIncomplete
 	}
 	return reply{body: Summarize(l.directory.All())}, nil
@@ -134,8 +134,8 @@ func (l *lookup) explainHTTP(req *http.Request) (selector.Explanation, error) {
 	return l.explanation(req.Context(), req.PathValue("service"), from)
 }
 
-// explanation is the selector's. Services that are not listed do not get as
-// far: whoever asks for names at random shall not make us follow them.
+// explanation asks the selector about a listed service. Others are refused
+// before: the selector would begin to watch every name that a caller invents.
 func (l *lookup) explanation(ctx context.Context, service string, from *topology.Location) (selector.Explanation, error) {
 	if _, err := l.protocols(service); err != nil {
 		return selector.Explanation{}, err
@@ -143,12 +143,12 @@ func (l *lookup) explanation(ctx context.Context, service string, from *topology
 	return l.selector.Explain(ctx, selector.Request{Service: service, From: from})
 }
 
-// protocols returns those of wanted that instances of the service have.
+// protocols returns which of wanted the instances of the service have.
 func (l *lookup) protocols(service string, wanted ...string) ([]string, error) {
 	if err := events.ValidateService(service); err != nil {
 		return nil, err
 	}
-	if !l.directory.IsWhole() {
+	if !l.directory.IsComplete() {
 		return nil, directory.ErrIncomplete
 	}
 	have, known := l.directory.Protocols(service, wanted...)
@@ -189,10 +189,11 @@ func (l *lookup) explainNATS(ctx context.Context, c *call) (*nats.Msg, error) {
 	})
 }
 
-// fit makes an answer of as many of n instances, nearest first, as a message
+// fit makes an answer of as many of n instances, nearest first, as a NATS message
 // can hold.
 func (l *lookup) fit(n int, body func(n int) any) (*nats.Msg, error) {
-	most := int(l.maxPayload()) - headerRoom
+	const headers = 4 << 10
+	most := int(l.maxPayload()) - headers
 	for {
 		data, err := json.Marshal(body(n))
 		if err != nil {

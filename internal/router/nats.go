@@ -19,21 +19,21 @@ import (
 )
 
 const (
-	// serviceName is what `nats micro ls` shows.
+	// serviceName is shown by `nats micro ls`.
 	serviceName    = "proxima"
 	serviceVersion = "0.1.0"
 
-	// headerRoom is what an answer's headers may take of a message.
-	headerRoom = 4 << 10
+	// flushTimeout is how long the server may take to confirm the subscriptions.
+	flushTimeout = 2 * time.Second
 )
 
-// doorCounts are shown by `nats micro stats` besides what it counts itself,
-// which is only the handing over to a goroutine.
+// doorCounts are shown by `nats micro stats`, whose own figures only measure the
+// start of a goroutine.
 type doorCounts struct {
 	inFlight, answers, errors atomic.Int64
 }
 
-// MarshalJSON is what [micro.Config.StatsHandler] shows.
+// MarshalJSON writes what [micro.Config.StatsHandler] shows.
 func (c *doorCounts) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]int64{
 		"in_flight": c.inFlight.Load(), "answers": c.answers.Load(), "errors": c.errors.Load(),
@@ -48,7 +48,7 @@ type call struct {
 	span    telemetry.Span
 }
 
-// natsDoors are the endpoints of the NATS service "proxima".
+// natsDoors answers at the endpoints of the NATS service "proxima".
 type natsDoors struct {
 	nc        *nats.Conn
 	bucket    string
@@ -60,25 +60,22 @@ type natsDoors struct {
 	counts    map[string]*doorCounts // by endpoint
 	requests  requestCounts
 	calls     *gate
-	run       context.Context    // of the router, and so of calls
-	stop      context.CancelFunc // ends it
+	run       context.Context    // of the router; calls end with it
+	stop      context.CancelFunc // ends run
 
 	mu      sync.Mutex // guards what follows
 	service micro.Service
-	shut    bool // not to be opened any more
+	closed  bool // do not open any more
 
-	opened    chan struct{} // closed when they are open, or never will be
+	opened    chan struct{} // closed after open
 	closeOnce sync.Once
 }
 
 // answerNATS answers one request.
 type answerNATS func(context.Context, *call) (*nats.Msg, error)
 
-// flushPatience is how long the server may take to know of the doors.
-const flushPatience = 2 * time.Second
-
-// open answers by NATS as soon as the registry has been read: until then
-// calls are for the other routers.
+// open begins to answer when the registry has been read: until then other
+// routers get the calls.
 func (d *natsDoors) open(read <-chan struct{}) {
 	select {
 	case <-read:
@@ -86,18 +83,18 @@ func (d *natsDoors) open(read <-chan struct{}) {
 		return
 	}
 	d.mu.Lock()
-	if !d.shut {
+	if !d.closed {
 		if err := d.offer(); err != nil {
 			d.log.Error("calls by NATS are not answered", "error", err)
 		}
 	}
 	d.mu.Unlock()
-	_ = d.nc.FlushTimeout(flushPatience) // without a server, nats.go offers it to the next
+	_ = d.nc.FlushTimeout(flushTimeout) // without a server: nats.go subscribes at the next one
 	close(d.opened)
 }
 
 // offer makes the NATS service. All routers of a bucket are one queue group: with
-// a group per zone each zone would get, and execute, every call.
+// a group per zone, a router in each zone would get and execute every call.
 func (d *natsDoors) offer() error {
 	d.counts = make(map[string]*doorCounts, len(d.endpoints))
 	for name := range d.endpoints {
@@ -125,22 +122,23 @@ func (d *natsDoors) offer() error {
 	return nil
 }
 
-// close takes no more requests and waits for those that run.
+// close takes no more requests and waits for the running ones, at most for the
+// grace.
 func (d *natsDoors) close() { d.closeOnce.Do(d.drain) }
 
 func (d *natsDoors) drain() {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.run), d.grace)
 	defer cancel()
 	d.mu.Lock()
-	d.shut = true
+	d.closed = true
 	service := d.service
 	d.mu.Unlock()
 	if service != nil {
 		if err := service.Stop(); err != nil {
 			d.log.Warn("the NATS service was not stopped in order", "error", err)
 		}
-		// What the server has sent until now is in our queues after a flush,
-		// and with its handlers after a barrier.
+		// After a flush, requests that the server has sent are in the queues of
+		// nats.go; after a barrier they have been given to the handlers.
 		handled := make(chan struct{})
 		if d.nc.IsConnected() && d.nc.FlushWithContext(ctx) == nil && d.nc.Barrier(func() { close(handled) }) == nil {
 			select {
@@ -157,9 +155,9 @@ func (d *natsDoors) drain() {
 	}
 }
 
-// endpoint makes a handler that passes requests to goroutines: micro calls the
-// handlers of an endpoint one after the other, and a slow instance must not
-// hold up the calls to others.
+// endpoint makes a handler that starts a goroutine for each request: micro calls
+// the handler of an endpoint for one request at a time, and a slow instance must
+// not delay calls to others.
 func (d *natsDoors) endpoint(door string, answer answerNATS) micro.HandlerFunc {
 	counts := d.counts[door]
 	return func(req micro.Request) {
@@ -221,7 +219,7 @@ func (d *natsDoors) finish(c *call, counts *doorCounts, reply *nats.Msg, err err
 	d.requests.add("nats_"+c.door, c.service, code, began)
 }
 
-// send answers, unless nobody waits for an answer.
+// send sends an answer, if the caller wants one.
 func (d *natsDoors) send(c *call, reply *nats.Msg) error {
 	if c.msg.Reply == "" {
 		return nil
@@ -230,7 +228,7 @@ func (d *natsDoors) send(c *call, reply *nats.Msg) error {
 	return d.nc.PublishMsg(reply)
 }
 
-// printable makes one line of a text for a header.
+// printable makes a text fit for a header: one line.
 func printable(s string) string {
 	return strings.Map(func(c rune) rune {
 		if c < ' ' || c == 0x7f {
@@ -240,10 +238,10 @@ func printable(s string) string {
 	}, s)
 }
 
-// reserved says whether a subject leads to the server itself, to the registry
-// or to the routers. A caller may not want its answer there, where it might be
-// taken for a command or a record: NATS does not check that callers may write
-// there themselves.
+// reserved reports whether a subject belongs to the NATS server, to the registry
+// or to the routers. As the reply subject of a caller it is refused: the server
+// does not check that the caller may publish there, and would take the answer for
+// a command or a record.
 func reserved(bucket, subject string) bool {
 	first, _, _ := strings.Cut(subject, ".")
 	return strings.HasPrefix(first, "$") || first == bucket || first == serviceName

@@ -24,10 +24,10 @@ import (
 
 // passage is one proxied request. It travels in the request's context.
 type passage struct {
-	to       destination
-	url      url.URL // as the transport reads it: the host is the service
-	patience *patience
-	code     int // of the answer
+	to   destination
+	url  url.URL // for the transport: the host is the service
+	head *headContext
+	code int // of the answer
 }
 
 type passageKey struct{}
@@ -39,7 +39,7 @@ func passageOf(ctx context.Context) *passage {
 
 type fromKey struct{}
 
-// withFrom says where the caller of a request is.
+// withFrom adds the location of the caller; nil is the router's own.
 func withFrom(ctx context.Context, from *topology.Location) context.Context {
 	if from == nil {
 		return ctx
@@ -47,7 +47,7 @@ func withFrom(ctx context.Context, from *topology.Location) context.Context {
 	return context.WithValue(ctx, fromKey{}, from)
 }
 
-// ask tells the selector where the caller is.
+// ask passes the location of the caller to the selector.
 func ask(req *http.Request, r *selector.Request) {
 	r.From, _ = req.Context().Value(fromKey{}).(*topology.Location)
 }
@@ -55,7 +55,7 @@ func ask(req *http.Request, r *selector.Request) {
 // proxy passes requests on to instances, and their answers back.
 type proxy struct {
 	id       string        // of the router, for Via
-	timeout  time.Duration // for the head of an answer
+	timeout  time.Duration // of the head of an answer
 	lookup   *lookup
 	requests requestCounts
 	reverse  *httputil.ReverseProxy
@@ -66,8 +66,8 @@ func newProxy(id string, timeout time.Duration, l *lookup, counts requestCounts,
 	p.reverse = &httputil.ReverseProxy{
 		Transport:      t,
 		Rewrite:        p.rewrite,
-		ModifyResponse: p.answered,
-		ErrorHandler:   p.failed,
+		ModifyResponse: p.onAnswer,
+		ErrorHandler:   p.onError,
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		BufferPool:     &buffers{},
 	}
@@ -87,18 +87,18 @@ func (p *proxy) serve(w http.ResponseWriter, req *http.Request, to destination) 
 		c.refuse(w, err)
 		return
 	}
-	c.patience = withPatience(req.Context(), p.timeout)
-	defer c.patience.end()
-	req = req.WithContext(withFrom(context.WithValue(c.patience, passageKey{}, c), from))
+	c.head = withHeadTimeout(req.Context(), p.timeout)
+	defer c.head.end()
+	req = req.WithContext(withFrom(context.WithValue(c.head, passageKey{}, c), from))
 	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &upload{req.Body, c.patience}
+		req.Body = &upload{req.Body, c.head}
 	}
-	w.Header()["Content-Type"] = nil // it is not for us to guess
-	p.reverse.ServeHTTP(&upgradable{w, c.patience}, req)
+	w.Header()["Content-Type"] = nil // keeps net/http from guessing one
+	p.reverse.ServeHTTP(&upgradable{w, c.head}, req)
 }
 
-// refuse answers for an instance. That there is none is 503: what is not found
-// is for instances to say.
+// refuse answers an error of the router. An unknown service is 503: only an
+// instance may answer 404.
 func (c *passage) refuse(w http.ResponseWriter, err error) {
 	if errors.Is(err, selector.ErrUnknownService) {
 		err = fmt.Errorf("%w: service %q is not listed", selector.ErrNoInstance, c.to.service)
@@ -106,7 +106,8 @@ func (c *passage) refuse(w http.ResponseWriter, err error) {
 	c.code = writeError(w, err)
 }
 
-// prepare decides where the request goes, if it may.
+// prepare sets the URL for the transport, or returns why the request may not be
+// sent.
 func (p *proxy) prepare(req *http.Request, c *passage) error {
 	if req.Method == http.MethodConnect {
 		return errMethod
@@ -129,22 +130,22 @@ func (p *proxy) prepare(req *http.Request, c *passage) error {
 	return nil
 }
 
-// upload keeps the patience of a call awake: as long as the caller sends its
-// request, the instance cannot answer.
+// upload is the body of a request. While the caller sends it, the instance
+// cannot answer: each read restarts the time for the head.
 type upload struct {
 	io.ReadCloser
-	patience *patience
+	head *headContext
 }
 
 func (u *upload) Read(b []byte) (int, error) {
 	n, err := u.ReadCloser.Read(b)
-	u.patience.extend()
+	u.head.extend()
 	return n, err
 }
 
-// upgradable closes a connection that is handed over, as for a WebSocket, when
-// its request's context ends: the proxy itself then only closes the instance's
-// side, and would wait for the caller to close the other.
+// upgradable closes a connection that was taken over, as for a WebSocket, when
+// the context of its request ends: the reverse proxy closes the side of the
+// instance only, and would wait for the caller to close the other.
 type upgradable struct {
 	http.ResponseWriter
 	ctx context.Context
@@ -157,17 +158,17 @@ func (u *upgradable) Unwrap() http.ResponseWriter { return u.ResponseWriter }
 func (u *upgradable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(u.ResponseWriter).Hijack()
 	if err == nil {
-		context.AfterFunc(u.ctx, func() { _ = conn.Close() }) // perhaps it is closed already
+		context.AfterFunc(u.ctx, func() { _ = conn.Close() }) // it may be closed already
 	}
 	return conn, rw, err
 }
 
-// rewrite makes the request that the instance gets. Hop-by-hop headers and
-// what the caller said in Forwarded headers are gone already.
+// rewrite makes the request that the instance gets. The reverse proxy has removed
+// hop-by-hop headers, and the Forwarded headers of the caller.
 func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	c := passageOf(pr.In.Context())
 	out := pr.Out
-	query := out.URL.RawQuery // without what parsers understand differently
+	query := out.URL.RawQuery // without parameters that parsers read differently
 	out.URL = &c.url
 	out.URL.RawQuery = query
 	out.Host = "" // the service
@@ -178,19 +179,19 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	}
 	out.Header.Add("Via", fmt.Sprintf("%d.%d %s", pr.In.ProtoMajor, pr.In.ProtoMinor, p.id))
 	if !strings.EqualFold(out.Header.Get("Upgrade"), "websocket") {
-		// Other protocols, h2c for one, would carry further requests past us.
+		// Another protocol, such as h2c, could carry requests past the router.
 		out.Header.Del("Upgrade")
 		out.Header.Del("Connection")
 	}
 }
 
-// answered is called with the head of the answer.
-func (p *proxy) answered(resp *http.Response) error {
+// onAnswer is called with the head of the answer.
+func (p *proxy) onAnswer(resp *http.Response) error {
 	c := passageOf(resp.Request.Context())
-	c.patience.begun()
+	c.head.begin()
 	c.code = resp.StatusCode
 	for name := range resp.Header {
-		if ours(name) {
+		if reservedHeader(name) {
 			delete(resp.Header, name)
 		}
 	}
@@ -200,16 +201,16 @@ func (p *proxy) answered(resp *http.Response) error {
 	return nil
 }
 
-// failed is called when there is no answer.
-func (p *proxy) failed(w http.ResponseWriter, req *http.Request, err error) {
+// onError is called if there is no answer.
+func (p *proxy) onError(w http.ResponseWriter, req *http.Request, err error) {
 	c := passageOf(req.Context())
-	c.refuse(w, called(c.patience, err))
+	c.refuse(w, callFailed(c.head, err))
 }
 
-// buffers are what bodies are copied with.
+// buffers are for copying bodies.
 type buffers struct{ pool sync.Pool }
 
-// Get is [httputil.BufferPool]'s.
+// Get implements [httputil.BufferPool].
 func (b *buffers) Get() []byte {
 	if p, ok := b.pool.Get().(*[]byte); ok {
 		return *p
@@ -217,5 +218,5 @@ func (b *buffers) Get() []byte {
 	return make([]byte, 32<<10)
 }
 
-// Put is [httputil.BufferPool]'s.
+// Put implements [httputil.BufferPool].
 func (b *buffers) Put(p []byte) { b.pool.Put(&p) }

@@ -9,24 +9,24 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// lifetime tells a client how to keep its lease.
+// lifetime is how a client keeps its lease.
 type lifetime struct {
 	HeartbeatEvery string `json:"heartbeat_every"`
 }
 
-// registered is the answer to a registration: the instance as it is listed,
-// and beside it how often heartbeats are due.
+// registered is the answer to a registration: the instance as it is listed, and
+// how often heartbeats are due.
 type registered struct{ registrar.Registration }
 
-// MarshalJSON writes the fields side by side.
+// MarshalJSON writes the fields of the instance first.
 func (r registered) MarshalJSON() ([]byte, error) {
 	return r.Instance.MarshalWith(lifetime{duration(r.HeartbeatEvery)})
 }
 
-// duration is whole milliseconds, which every parser of durations reads.
+// duration writes whole milliseconds: every parser of durations reads them.
 func duration(d time.Duration) string { return d.Truncate(time.Millisecond).String() }
 
-// registration is the doors of a registrar.
+// registration answers at the doors that need a registrar.
 type registration struct{ registrar *registrar.Registrar }
 
 func (d registration) register(req *http.Request) (reply, error) {

@@ -27,7 +27,7 @@ const (
 	maxBody        = 64 << 10 // of a request to a JSON door
 )
 
-// Registry is what a router needs of the registry. *kv.Registry is one.
+// Registry is the part of the registry that a router needs. *kv.Registry is one.
 type Registry interface {
 	directory.Lister
 	registrar.Registry
@@ -35,24 +35,25 @@ type Registry interface {
 
 // Options configure [New]. The zero value is ready to use.
 type Options struct {
-	// Selector options. The source, the prober's dialler and the metrics hook
-	// of the breakers are the router's own.
+	// Selector options. The router sets the source, the dialler of probes and the
+	// hook of the breakers.
 	Selector selector.Options
-	// Bucket is the registry's, and begins the router's NATS subjects.
+	// Bucket of the registry, and first token of the router's NATS subjects.
 	// Default [kv.DefaultBucket].
 	Bucket string
-	// Guard decides which addresses are called. Default: guard.New().
+	// Guard decides which addresses may be called. Default: guard.New().
 	Guard *guard.Guard
-	// Timeout is how long an instance has for the head of its answer by HTTP,
-	// and for all of it by NATS. Default 10s.
+	// Timeout of a call: by HTTP until the head of the answer, by NATS until its
+	// end. Default 10s.
 	Timeout time.Duration
-	// AttemptTimeout is how long one instance may take for the head of its
-	// answer, when another may get the call too. Default: a third of Timeout.
+	// AttemptTimeout is how long one instance may take for the head of its answer
+	// before another gets the call, if the call may be repeated. Default: a third
+	// of Timeout.
 	AttemptTimeout time.Duration
-	// Concurrency is how many calls by NATS run at once; more are refused.
+	// Concurrency bounds the calls by NATS that run at once; more are refused.
 	// Default 1024.
 	Concurrency int
-	// Grace is how long calls may run on when the router stops. Default 10s.
+	// Grace is how long running calls may take when the router stops. Default 10s.
 	Grace time.Duration
 	// Metrics count requests, breakers and picks. Default: none.
 	Metrics *telemetry.Metrics
@@ -111,9 +112,9 @@ type Router struct {
 	stopOnce, closeOnce sync.Once
 }
 
-// New starts a router: it follows the registry and answers at the NATS doors.
-// The HTTP doors are [Router.ServeHTTP], or [Router.Serve]. ctx bounds the
-// start only. The connection stays the caller's.
+// New starts a router: it follows the registry and answers by NATS. HTTP is
+// answered by [Router.Serve], or by [Router.ServeHTTP] in a server of the caller.
+// ctx bounds the start only. The connection stays the caller's.
 func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Router, error) {
 	o = o.withDefaults()
 	r := &Router{
@@ -135,12 +136,12 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 		}
 	})
 	r.observe(registry)
-	r.work.Go(func() { r.nats.open(r.directory.Whole()) })
+	r.work.Go(func() { r.nats.open(r.directory.Complete()) })
 	return r, nil
 }
 
-// selectorOptions are those of the router's selector: it reads from the
-// directory, and calls only what the guard allows.
+// selectorOptions makes the selector read from the directory, and probe only
+// addresses that the guard allows.
 func (r *Router) selectorOptions(registry Registry) selector.Options {
 	o := r.opts.Selector
 	o.Source, o.Registry.Bucket = r.directory, r.opts.Bucket
@@ -163,11 +164,11 @@ func (r *Router) selectorOptions(registry Registry) selector.Options {
 func (r *Router) makeDoors() {
 	r.base = proximahttp.NewBase()
 	r.base.DialContext = r.opts.Guard.DialContext
-	r.base.DisableCompression = true // bytes pass as they are
+	r.base.DisableCompression = true // bodies are passed on unchanged
 	transport := proximahttp.New(r.selector, proximahttp.Options{
 		Base: telemetry.Transport(r.base), Ask: ask, AttemptTimeout: r.opts.AttemptTimeout,
 	})
-	id := "proxima-" + rand.Text()[:12] // in the header Via, so that a call which comes back is known
+	id := "proxima-" + rand.Text()[:12] // in the header Via: it reveals a loop
 	r.counts = requestCounts{r.opts.Metrics, r.directory}
 	r.lookup = &lookup{r.directory, r.selector, r.nc.MaxPayload}
 	r.proxy = newProxy(id, r.opts.Timeout, r.lookup, r.counts, transport, r.log)
@@ -184,30 +185,30 @@ func (r *Router) makeDoors() {
 	}
 }
 
-// observe has the metrics read the selector and the registry until the router
-// is closed.
+// observe lets the metrics read the selector and the registry until the router is
+// closed.
 func (r *Router) observe(registry Registry) {
 	m := r.opts.Metrics
 	if m == nil {
 		return
 	}
-	away := []func(){m.Selector(r.selector)}
+	ends := []func(){m.Selector(r.selector)}
 	if counts, ok := registry.(telemetry.RegistryCounts); ok {
-		away = append(away, m.Registry(counts))
+		ends = append(ends, m.Registry(counts))
 	}
 	r.work.Go(func() {
 		<-r.run.Done()
-		for _, stop := range away {
-			stop()
+		for _, end := range ends {
+			end()
 		}
 	})
 }
 
-// Registrar registers instances for clients, as the HTTP doors do.
+// Registrar returns the registrar of the HTTP doors.
 func (r *Router) Registrar() *registrar.Registrar { return r.registrar }
 
 // Wait waits until the registry has been read and the router answers by NATS, or
-// ctx ends.
+// until ctx ends.
 func (r *Router) Wait(ctx context.Context) error {
 	select {
 	case <-r.nats.opened:
@@ -217,8 +218,8 @@ func (r *Router) Wait(ctx context.Context) error {
 	}
 }
 
-// Serve answers HTTP on l until ctx ends. Then the router stops: it takes no
-// more calls, by HTTP or NATS, and lets those that run end for the time of
+// Serve answers HTTP on l until ctx ends. Then the router stops: it takes no more
+// calls, by HTTP or NATS, and waits for running ones, at most for
 // [Options.Grace]. Streams of changes end at once.
 func (r *Router) Serve(ctx context.Context, l net.Listener) error {
 	srv := daemon.NewHTTPServer(r, r.log)
@@ -226,7 +227,7 @@ func (r *Router) Serve(ctx context.Context, l net.Listener) error {
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	srv.BaseContext = func(net.Listener) context.Context { return base }
-	srv.RegisterOnShutdown(r.announceStop)
+	srv.RegisterOnShutdown(r.beginStop)
 	served := make(chan struct{})
 	var doors sync.WaitGroup
 	doors.Go(func() {
@@ -239,26 +240,26 @@ func (r *Router) Serve(ctx context.Context, l net.Listener) error {
 	err := daemon.Serve(ctx, srv, l, r.opts.Grace)
 	close(served)
 	doors.Wait()
-	// Connections that were handed over, such as WebSockets, are nobody's but
-	// their handlers': these end with their context.
+	// The server does not know of connections that were taken over, such as
+	// WebSockets: their handlers end with their context.
 	cancel()
 	r.requests.close()
 	<-r.requests.empty
 	return err
 }
 
-// announceStop makes /readyz fail and ends what would never end.
-func (r *Router) announceStop() { r.stopOnce.Do(func() { close(r.stopping) }) }
+// beginStop makes /readyz fail, and ends the streams of changes.
+func (r *Router) beginStop() { r.stopOnce.Do(func() { close(r.stopping) }) }
 
-// closeNATS takes no more calls by NATS, and waits for those that run.
+// closeNATS takes no more calls by NATS, and waits for the running ones.
 func (r *Router) closeNATS() {
-	r.announceStop()
+	r.beginStop()
 	r.nats.close()
 }
 
-// Close ends the router: it takes no more calls by NATS, lets those that run
-// end, and stops following the registry. [Router.Serve] must have ended before.
-// It may be called twice.
+// Close ends the router: it takes no more calls by NATS, waits for the running
+// ones, and stops following the registry. [Router.Serve] must have ended before.
+// Close may be called twice.
 func (r *Router) Close() error {
 	r.closeOnce.Do(func() {
 		r.closeNATS()

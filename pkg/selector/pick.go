@@ -201,7 +201,7 @@ func (v *view) pick(t *table.Table, r *Request) (Pick, bool) {
 	if v.ending&pickLearns != 0 {
 		start = v.svc.Now()
 	}
-	f, ok := t.Search(table.Query{Key: r.Key, Avoid: r.Avoid, Tried: r.tried}, table.Ticks(start))
+	f, ok := t.Search(&table.Query{Key: r.Key, Avoid: r.Avoid, Tried: r.tried}, table.Ticks(start))
 	if !ok {
 		return Pick{}, false
 	}

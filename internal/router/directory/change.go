@@ -34,8 +34,11 @@ type Change struct {
 	Kind     Kind             `json:"kind"`
 	Service  string           `json:"service"`
 	Instance *events.Instance `json:"instance"` // as it is now, or was last
-	// Fields that have changed, by their names in JSON.
-	Fields []string `json:"fields,omitempty"`
+	// Fields that have changed, by their names in JSON. Suspect and evacuated
+	// are no fields of the instance: their values are below.
+	Fields    []string `json:"fields,omitempty"`
+	Suspect   bool     `json:"-"`
+	Evacuated bool     `json:"-"`
 }
 
 // Follow calls emit for every instance that is listed, and then for
@@ -92,7 +95,7 @@ func differences(before, after []events.Entry, came Kind) []Change {
 		case a == nil:
 			c.Kind, c.Instance = Removed, b.Instance
 		default:
-			c.Instance, c.Fields = a.Instance, fields(b, a)
+			c.Instance, c.Fields, c.Suspect, c.Evacuated = a.Instance, fields(b, a), a.Suspect, a.Evacuated
 			if len(c.Fields) == 0 {
 				return // written again, and the same
 			}

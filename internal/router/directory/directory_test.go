@@ -43,7 +43,7 @@ func TestARecordIsAsOldAsItsRevision(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { defer close(ended); _ = d.Run(ctx) }()
-		<-d.Whole()
+		<-d.Complete()
 		began := d.Find("user", "u")[0].Since
 
 		time.Sleep(time.Minute)

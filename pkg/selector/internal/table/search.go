@@ -28,20 +28,20 @@ type Choice struct {
 // search is the search for one pick.
 type search struct {
 	*Table
-	Query
+	*Query
 	now   uint32
 	force bool // take an instance though its breaker does not allow it
 }
 
 // Search returns an available instance, going through the circles in their order:
 // those of usable instances first. It returns false if the query excludes all.
-func (t *Table) Search(w Query, now uint32) (Choice, bool) {
+func (t *Table) Search(q *Query, now uint32) (Choice, bool) {
 	if t.First == nil {
 		return Choice{}, false
 	}
-	a := search{Table: t, Query: w, now: now}
+	a := search{Table: t, Query: q, now: now}
 	begin := 0
-	if len(w.Tried) >= 2 {
+	if len(q.Tried) >= 2 {
 		// Two instances failed, perhaps because of their circle: begin with the next.
 		begin = int(t.rank[t.First.index]) + 1
 	} else if t.Spill != nil {

@@ -10,15 +10,15 @@ import (
 	"github.com/proxima-discovery/proxima/internal/router"
 )
 
-func TestPatienceEndsUnlessAnAnswerBegins(t *testing.T) {
+func TestTheTimeForAnAnswerEndsWhenItBegins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		start := func() (router.Patience, context.CancelFunc) {
+		start := func() (router.HeadContext, context.CancelFunc) {
 			parent, cancel := context.WithCancel(t.Context())
-			p := router.WithPatience(parent, time.Minute)
+			p := router.WithHeadTimeout(parent, time.Minute)
 			t.Cleanup(func() { p.End(); cancel() })
 			return p, cancel
 		}
-		lasts := func(p router.Patience, d time.Duration) bool {
+		lasts := func(p router.HeadContext, d time.Duration) bool {
 			time.Sleep(d)
 			synctest.Wait()
 			return p.Err() == nil
@@ -28,10 +28,10 @@ func TestPatienceEndsUnlessAnAnswerBegins(t *testing.T) {
 		child, cancel := context.WithCancel(p)
 		defer cancel()
 		if !lasts(p, time.Minute-1) || lasts(p, 1) || !errors.Is(p.Err(), context.DeadlineExceeded) {
-			t.Errorf("nothing comes: %v", p.Err())
+			t.Errorf("no answer: %v", p.Err())
 		}
 		if <-child.Done(); !errors.Is(child.Err(), context.DeadlineExceeded) {
-			t.Errorf("a context made of it: %v", child.Err())
+			t.Errorf("a context below it: %v", child.Err())
 		}
 
 		p, _ = start()
@@ -40,7 +40,7 @@ func TestPatienceEndsUnlessAnAnswerBegins(t *testing.T) {
 		}
 		p.Extend()
 		if !lasts(p, time.Minute-1) || lasts(p, 1) {
-			t.Error("the caller still sends: it must begin again")
+			t.Error("the caller still sends: the time must restart")
 		}
 		p.Extend()
 		if !errors.Is(p.Err(), context.DeadlineExceeded) {
@@ -48,17 +48,17 @@ func TestPatienceEndsUnlessAnAnswerBegins(t *testing.T) {
 		}
 
 		p, leave := start()
-		p.Begun()
+		p.Begin()
 		p.Extend() // the rest of an upload
 		if !lasts(p, time.Hour) {
 			t.Error("an answer that has begun was cut off")
 		}
 		leave()
 		if lasts(p, 0) || !errors.Is(p.Err(), context.Canceled) {
-			t.Errorf("the caller has gone: %v", p.Err())
+			t.Errorf("the caller went away: %v", p.Err())
 		}
 		if _, ok := p.Deadline(); ok {
-			t.Error("there is a deadline, which a begun answer would lift")
+			t.Error("there is a deadline, which does not hold once the answer has begun")
 		}
 	})
 }
