@@ -2,6 +2,7 @@ package events_test
 
 import (
 	"encoding/json"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -211,6 +212,24 @@ func TestMarshalRefusesATimeThatHasNoText(t *testing.T) {
 	in.Coordinate.Error = -1 / in.Coordinate.Vec[7]
 	if data, err := in.MarshalJSON(); err == nil {
 		t.Errorf("got %s", data)
+	}
+}
+
+func TestFieldsOfOthersStandAfterThoseOfTheInstance(t *testing.T) {
+	in := events.Instance{ID: "1", Service: "user"}
+	type note struct {
+		Note string `json:"note,omitempty"`
+	}
+	for more, want := range map[note]string{
+		{"<b>"}: `{"id":"1","service":"user","location":{},"note":"<b>"}`,
+		{}:      `{"id":"1","service":"user","location":{}}`,
+	} {
+		if got, err := in.MarshalWith(more); err != nil || string(got) != want {
+			t.Errorf("got %s, %v, want %s", got, err, want)
+		}
+	}
+	if got, err := in.MarshalWith(math.Inf(1)); err == nil {
+		t.Errorf("got %s", got)
 	}
 }
 

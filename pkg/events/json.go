@@ -57,6 +57,24 @@ func (in Instance) MarshalJSON() ([]byte, error) {
 	return marshal(w)
 }
 
+// MarshalWith writes the JSON of the instance with the fields of more, a
+// struct, after its own.
+func (in Instance) MarshalWith(more any) ([]byte, error) {
+	data, err := in.MarshalJSON()
+	if err != nil {
+		return nil, err
+	}
+	fields, err := marshal(more)
+	if err != nil {
+		return nil, err
+	}
+	if fields = bytes.TrimPrefix(fields, []byte("{")); len(fields) == 1 { // there are none
+		return data, nil
+	}
+	data[len(data)-1] = ','
+	return append(data, fields...), nil
+}
+
 // marshal writes JSON without the escapes for HTML: records are not for browsers, and
 // are read faster without escapes.
 func marshal(v any) ([]byte, error) {

@@ -18,6 +18,10 @@ type Snapshot struct {
 	// StaleSince is when the source was last heard, if Stale is set and it is
 	// known.
 	StaleSince time.Time
+	// Left are the instances that left within the last minute or so, in the order
+	// in which they did. It says why an entry of an earlier snapshot is missing.
+	// Sources that do not know leave it out.
+	Left []Departure
 }
 
 // Entry is one instance of a snapshot.
@@ -34,9 +38,22 @@ type Entry struct {
 	Revision uint64
 }
 
-// ReasonDeregistered is the reason of a departure when the instance deregistered
-// itself.
-const ReasonDeregistered = "deregistered"
+// Departure is an instance that left its service.
+type Departure struct {
+	Key         Key
+	Incarnation string
+	// Reason is [ReasonDeregistered], [ReasonExpired], or empty if the source does
+	// not know.
+	Reason string
+	// At is when the source took it out, by its own clock.
+	At time.Time
+}
+
+// Why an instance left a registry.
+const (
+	ReasonDeregistered = "deregistered" // it deregistered itself
+	ReasonExpired      = "expired"      // it did not renew its lease
+)
 
 // Compare orders instances by service, region, zone and id, as in a [Snapshot].
 func (in *Instance) Compare(other *Instance) int {

@@ -11,12 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
-)
-
-const (
-	retryEvery = 500 * time.Millisecond // after a failed exchange
-	retrySlow  = 5 * time.Second        // when it has failed for longer than retryLong
-	retryLong  = 30 * time.Second
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 // announcer is the goroutine of an [Announcement]; only it talks to the
@@ -35,7 +30,7 @@ type announcer struct {
 	unsure   bool          // a write was sent and not answered
 	tried    bool          // to list it as if its key were free
 	failing  time.Time     // since when the registry has not taken what we said
-	rival    rival
+	takeover takeover
 
 	pings *nats.Subscription // nil: they are not answered
 }
@@ -48,24 +43,26 @@ func newAnnouncer(a *Announcement) *announcer {
 }
 
 func (n *announcer) run() {
+	keep := n.r.keepSources()
 	n.startChecks(n.ctx)
 	if n.opts.Load != nil {
 		n.running.Go(func() { n.beat(n.ctx) })
 	}
-	back := n.r.nc.StatusChanged(nats.CONNECTED)
+	back := n.r.link.Conn.StatusChanged(nats.CONNECTED)
 	timer := time.NewTimer(0)
 	defer func() {
 		timer.Stop()
-		n.r.nc.RemoveStatusListener(back)
+		n.r.link.Conn.RemoveStatusListener(back)
 		n.answerPings(false)
 		n.stop()
 		n.await()
+		keep()
 		close(n.done)
 	}()
 	for {
 		select {
 		case <-n.busy.Done():
-			n.depart()
+			n.leaveNow()
 			return
 		case err := <-n.results:
 			if !n.judge(err) {
@@ -93,14 +90,14 @@ func (n *announcer) run() {
 // soon is how long to wait when the way to the registry is open again.
 func (n *announcer) soon() time.Duration {
 	n.failing = time.Time{}
-	return rand.N(rush(n.in.Load().TTL, time.Since(n.renewed)))
+	return rand.N(rejoinDelay(n.in.Load().TTL, time.Since(n.renewed)))
 }
 
-// rush is how long that is at most, if a lease was renewed some time ago.
+// rejoinDelay is how long that is at most, if a lease was renewed some time ago.
 // Everybody comes back at once: do not all speak at once. But whose lease is
 // about to end goes first.
-func rush(ttl, ago time.Duration) time.Duration {
-	most := min(time.Second, ttl/3)
+func rejoinDelay(ttl, ago time.Duration) time.Duration {
+	most := min(maxRejoin, ttl/3)
 	if left := ttl - ago; left > 0 {
 		most = min(most, left/4+1)
 	}
@@ -141,20 +138,20 @@ func (n *announcer) step(ctx context.Context) (wait time.Duration, final bool) {
 	n.failing = time.Time{}
 	switch {
 	case err == nil:
-		n.rival, n.renewed = rival{}, began
+		n.takeover, n.renewed = takeover{}, began
 		n.set(func(s *State) {
 			s.Phase, s.Status, s.Err, s.Revision = Registered, in.Status, nil, n.revision
 		})
-		return jitter(in.TTL / 3), false
+		return wire.Jitter(RenewEvery(in.TTL)), false
 	case errors.Is(err, errReplaced):
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Replaced, err, 0 })
 		return 0, true
 	case errors.Is(err, errWaiting):
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Registering, err, 0 })
-		return jitter(min(in.TTL/12, retryEvery)), false // if its lease ends nobody is listed
+		return wire.Jitter(min(in.TTL/12, retryEvery)), false // if its lease ends nobody is listed
 	default:
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Conflict, err, 0 })
-		return jitter(in.TTL / 6), false
+		return wire.Jitter(in.TTL / 6), false
 	}
 }
 
@@ -183,17 +180,17 @@ func (n *announcer) trouble(err error) time.Duration {
 	if errors.Is(err, context.Canceled) {
 		err = fmt.Errorf("%w: the connection was lost meanwhile", ErrUnavailable)
 	}
-	n.rival = rival{} // it may have had no way to renew its lease
+	n.takeover = takeover{} // it may have had no way to renew its lease
 	wait := min(retryEvery, n.in.Load().TTL/6)
 	if time.Since(n.failing) > retryLong {
 		wait = retrySlow
 	}
-	if nobody(err) {
+	if wire.NoServer(err) {
 		// Perhaps the bucket is gone.
-		switch made, e := n.r.heal(n.busy); {
+		switch made, e := n.r.bucket.heal(n.busy); {
 		case made:
 			n.failing, wait = time.Time{}, retryEvery/5
-		case e != nil && !transient(e):
+		case e != nil && !wire.Transient(e):
 			err = e // that says it better
 		}
 	}
@@ -205,7 +202,7 @@ func (n *announcer) trouble(err error) time.Duration {
 			}
 		})
 	}
-	return jitter(wait)
+	return wire.Jitter(wait)
 }
 
 // write writes the record over the given revision, and the lease. A new record
@@ -229,7 +226,7 @@ func (n *announcer) write(ctx context.Context, in *events.Instance, revision uin
 		return err
 	}
 	n.revision, n.written, n.unsure = rev, time.Now(), false
-	n.rewrite = jitter(recordTTL(in.TTL) / 2)
+	n.rewrite = wire.Jitter(RewriteAfter(in.TTL))
 	if listed {
 		return n.r.Renew(ctx, in, rev)
 	}

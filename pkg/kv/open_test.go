@@ -267,3 +267,16 @@ func TestWatchesEndAtOnceWhileNobodyAnswers(t *testing.T) {
 		}
 	})
 }
+
+func TestTheRegistryKnowsTheTime(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		v := watch(t, f.r, "user")
+		f.register(instance("a"))
+		v.until("listed", time.Second, count(1))
+		time.Sleep(time.Minute)
+		if by := time.Until(f.r.Now()).Abs(); by > 100*time.Millisecond {
+			t.Errorf("it is wrong by %v", by)
+		}
+	})
+}

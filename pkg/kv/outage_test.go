@@ -527,3 +527,21 @@ func TestWhoseLeaseIsAboutToEndGoesFirst(t *testing.T) {
 		}
 	}
 }
+
+func TestALogLineWithoutAnErrorHasNoAttributeForIt(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		var log bytes.Buffer
+		a, err := f.r.Announce(instance("a"), kv.AnnounceOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if err := a.Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := log.String(); !strings.Contains(got, `msg="announcement changed"`) || strings.Contains(got, "error=") {
+			t.Errorf("log:\n%s", got)
+		}
+	})
+}

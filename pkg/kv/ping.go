@@ -22,7 +22,7 @@ func (n *announcer) answerPings(yes bool) {
 		_ = n.pings.Unsubscribe() // fails when the connection is closed, and they with it
 		n.pings = nil
 	case yes && (n.pings == nil || !n.pings.IsValid()):
-		sub, err := n.r.nc.Subscribe(n.r.live+n.in.Load().Key().Ping(), n.pong)
+		sub, err := n.r.link.Conn.Subscribe(n.r.link.Live+n.in.Load().Key().Ping(), n.pong)
 		if err != nil {
 			return // the connection is closed: the next exchange with the registry says so
 		}
@@ -35,7 +35,7 @@ func (n *announcer) answerPings(yes bool) {
 // answer is to go, so it goes to no place where it might be taken for a record
 // or a command; nor to another instance's pings, which would answer in turn.
 func (a *Announcement) pong(msg *nats.Msg) {
-	if msg.Reply == "" || msg.Reply[0] == '$' || strings.HasPrefix(msg.Reply, a.r.live) {
+	if msg.Reply == "" || msg.Reply[0] == '$' || strings.HasPrefix(msg.Reply, a.r.link.Live) {
 		return
 	}
 	var answer []byte

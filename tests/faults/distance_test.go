@@ -71,8 +71,8 @@ func TestDelaysDecideWhoIsNear(t *testing.T) {
 	away.delay(200 * time.Millisecond)
 
 	sel, err := selector.New(t.Context(), nc, selector.Options{
-		Source: r, Location: topology.Location{}, Probe: selector.ProbeHTTP, RampUp: -1,
-		Latency: latency.Options{Interval: settle / 3, Budget: 90}, // it is alone: nobody measures for it
+		Source: r, Location: topology.Location{}, Probe: selector.Probe{Kind: selector.ProbeHTTP}, Ramp: selector.Ramp{Up: -1},
+		Latency: latency.Options{Interval: settle / 3, Budget: 90}, // no other caller measures for it
 	})
 	if err != nil {
 		t.Fatal(err)
