@@ -45,7 +45,7 @@ func (c *watchCommand) Run(ctx context.Context, p *daemon.Process) error {
 	defer s.nc.RemoveStatusListener(connected)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return directory.Follow(ctx, s.nc, s.registry, c.Registry.Name(), c.Service, func(c directory.Change) error {
+		return directory.Follow(ctx, s.registry, c.Service, func(c directory.Change) error {
 			return show(p.Stdout, c)
 		})
 	})

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/proxima-discovery/proxima/internal/router/directory"
@@ -23,7 +22,6 @@ const (
 // changeStreams answers GET /v1/events.
 type changeStreams struct {
 	directory *directory.Directory
-	nc        *nats.Conn
 	ready     func() error
 	stopping  <-chan struct{} // closed when the router stops
 	open      chan struct{}   // one token per stream
@@ -60,7 +58,7 @@ func (s *changeStreams) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	g, ctx := errgroup.WithContext(req.Context())
 	changes := make(chan directory.Change)
 	g.Go(func() error {
-		return s.directory.Changes(ctx, s.nc, service, func(c directory.Change) error {
+		return s.directory.Changes(ctx, service, func(c directory.Change) error {
 			select {
 			case changes <- c:
 				return nil

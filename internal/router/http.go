@@ -61,7 +61,7 @@ func (r *Router) newMux() *http.ServeMux {
 	handle("GET", "/v1/services/{service}", r.door("service", r.lookup.instances))
 	handle("GET", "/v1/explain/{service}", r.door("explain", r.lookup.explain))
 	handle("GET", "/v1/events", &changeStreams{
-		directory: r.directory, nc: r.nc, ready: r.ready, stopping: r.stopping, open: make(chan struct{}, maxStreams),
+		directory: r.directory, ready: r.ready, stopping: r.stopping, open: make(chan struct{}, maxStreams),
 	})
 	registration := registration{r.registrar}
 	handle("POST", "/v1/register", r.door("register", registration.register))

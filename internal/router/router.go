@@ -119,7 +119,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 	o = o.withDefaults()
 	r := &Router{
 		opts: o, nc: nc, log: o.Logger,
-		directory: directory.New(registry, o.Bucket, ""),
+		directory: directory.New(registry, ""),
 		requests:  newGate(0),
 		stopping:  make(chan struct{}),
 	}

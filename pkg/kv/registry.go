@@ -175,17 +175,6 @@ func (r *Registry) buckets() []*wire.Bucket {
 	return []*wire.Bucket{&r.link.Bucket, r.sources.Bucket}
 }
 
-// Buckets are the names of the buckets that are read: the registry's own first,
-// and, with [Options.Regions], the one of the other regions. Changes in a bucket are
-// republished on <name>.inst.<service>.<region>.<zone>.<id>.
-func (r *Registry) Buckets() []string {
-	var names []string
-	for _, b := range r.buckets() {
-		names = append(names, b.Name)
-	}
-	return names
-}
-
 // Counts returns the totals since Open.
 func (r *Registry) Counts() Counts {
 	return Counts{r.link.Counts.Invalid.Load(), r.link.Counts.Forged.Load(), r.link.Counts.Gaps.Load(), r.link.Counts.Snapshots.Load()}

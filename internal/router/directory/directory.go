@@ -35,7 +35,6 @@ type Lister interface {
 type Directory struct {
 	registry Lister
 	filter   string        // the one service that is followed; empty: all
-	buckets  []string      // whose changes say why instances leave
 	complete chan struct{} // closed when the first view is complete
 
 	mu        sync.Mutex // guards what follows
@@ -60,11 +59,11 @@ type service struct {
 	protocols map[string]int      // how many instances have an endpoint of it
 }
 
-// New returns a directory of the service filter, or of all if it is empty. Bucket is
-// the registry's.
-func New(registry Lister, bucket, filter string) *Directory {
+// New returns a directory of the service filter, or of all services if that is
+// empty. [Directory.Run] fills it.
+func New(registry Lister, filter string) *Directory {
 	return &Directory{
-		registry: registry, filter: filter, buckets: bucketsOf(registry, bucket), complete: make(chan struct{}),
+		registry: registry, filter: filter, complete: make(chan struct{}),
 		services: map[string]*service{}, heard: map[string]struct{}{}, followers: map[*follower]struct{}{},
 	}
 }
@@ -130,7 +129,7 @@ func (d *Directory) apply(s events.Snapshot) {
 		delete(d.services, s.Service)
 	}
 	for f := range d.followers {
-		f.notify(s.Service)
+		f.notify(s)
 	}
 }
 
@@ -207,17 +206,13 @@ func (d *Directory) Protocols(service string, wanted ...string) (have []string, 
 func (d *Directory) All() []events.Snapshot {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.namedLocked(slices.Sorted(maps.Keys(d.services)))
+	return d.allLocked()
 }
 
-func (d *Directory) namedLocked(names []string) []events.Snapshot {
-	all := make([]events.Snapshot, 0, len(names))
-	for _, name := range names {
-		if svc := d.services[name]; svc != nil {
-			all = append(all, svc.Snapshot)
-		} else {
-			all = append(all, events.Snapshot{Service: name, Stale: d.stale})
-		}
+func (d *Directory) allLocked() []events.Snapshot {
+	all := make([]events.Snapshot, 0, len(d.services))
+	for _, name := range slices.Sorted(maps.Keys(d.services)) {
+		all = append(all, d.services[name].Snapshot)
 	}
 	return all
 }

@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -13,15 +14,15 @@ import (
 type follower struct {
 	service string // empty: all
 	wake    chan struct{}
-	changed map[string]struct{} // guarded by the directory
+	changed map[string]events.Snapshot // by service; guarded by the directory
 }
 
 // notify needs the directory's lock.
-func (f *follower) notify(service string) {
-	if f.service != "" && f.service != service {
+func (f *follower) notify(s events.Snapshot) {
+	if f.service != "" && f.service != s.Service {
 		return
 	}
-	f.changed[service] = struct{}{}
+	f.changed[s.Service] = s
 	select {
 	case f.wake <- struct{}{}:
 	default:
@@ -59,7 +60,7 @@ func (d *Directory) follow(ctx context.Context, service string, apply func([]eve
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	f := &follower{service: service, wake: make(chan struct{}, 1), changed: map[string]struct{}{}}
+	f := &follower{service: service, wake: make(chan struct{}, 1), changed: map[string]events.Snapshot{}}
 	first := d.join(f)
 	defer d.leave(f)
 	for err := apply(first); ; err = apply(d.take(f)) {
@@ -79,10 +80,13 @@ func (d *Directory) join(f *follower) []events.Snapshot {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.followers[f] = struct{}{}
-	if f.service != "" {
-		return d.namedLocked([]string{f.service})
+	if f.service == "" {
+		return d.allLocked()
 	}
-	return d.namedLocked(slices.Sorted(maps.Keys(d.services)))
+	if svc := d.services[f.service]; svc != nil {
+		return []events.Snapshot{svc.Snapshot}
+	}
+	return []events.Snapshot{{Service: f.service, Stale: d.stale}}
 }
 
 func (d *Directory) leave(f *follower) {
@@ -95,7 +99,7 @@ func (d *Directory) leave(f *follower) {
 func (d *Directory) take(f *follower) []events.Snapshot {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	names := slices.Sorted(maps.Keys(f.changed))
+	changed := slices.SortedFunc(maps.Values(f.changed), func(a, b events.Snapshot) int { return cmp.Compare(a.Service, b.Service) })
 	clear(f.changed)
-	return d.namedLocked(names)
+	return changed
 }

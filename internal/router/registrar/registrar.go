@@ -195,21 +195,19 @@ func (g *Registrar) Heartbeat(ctx context.Context, ref Ref) (time.Duration, erro
 	return heartbeatEvery(l.TTL), nil
 }
 
-// recordLife is how long the registry keeps a record that is not written again,
-// however often its lease is renewed.
-func recordLife(ttl time.Duration) time.Duration { return max(10*time.Minute, 10*ttl) }
+// rewriteAfter is half as long as the registry keeps a record.
+func rewriteAfter(ttl time.Duration) time.Duration { return max(10*time.Minute, 10*ttl) / 2 }
 
-// rewriteAt is the time from which a heartbeat also writes the record again: after
-// half of its life, or up to a tenth earlier so that not all are written at once.
-// A record that is older than the directory has an unknown age, of at most half its
-// life if the previous router wrote it in time: it is written during the next
-// quarter.
+// rewriteAt is the time from which a heartbeat also writes the record again: when
+// the registry wants it, or up to a tenth earlier so that not all are written at
+// once. The age of a record that is older than the directory is unknown: it is
+// written during the first half of that time.
 func rewriteAt(r directory.Record) time.Time {
-	half := recordLife(r.TTL) / 2
+	after := rewriteAfter(r.TTL)
 	if r.Old {
-		return r.Since.Add(part(half/2, r.Revision))
+		return r.Since.Add(part(after/2, r.Revision))
 	}
-	return r.Since.Add(half - part(half/10, r.Revision))
+	return r.Since.Add(after - part(after/10, r.Revision))
 }
 
 // part is a part of d, between none and all, that depends on the revision alone.
