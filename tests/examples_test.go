@@ -9,12 +9,6 @@ import (
 	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
-// programs builds the commands and the examples and returns their directory.
-func programs(tb testing.TB) string {
-	tb.Helper()
-	return testkit.Build(tb, "cmd/...", "examples/...")
-}
-
 // The programs of examples/, as their comments say.
 func TestTheExamplesRun(t *testing.T) {
 	dir := programs(t)

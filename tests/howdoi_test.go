@@ -22,29 +22,16 @@ import (
 
 // What docs/how-do-i.md shows that is not in examples/.
 
-// static is a list of instances in place of the registry.
-type static []*events.Instance
-
-func (s static) Watch(ctx context.Context, service string, apply func(events.Snapshot)) error {
-	snapshot := events.Snapshot{Service: service}
-	for _, in := range s {
-		snapshot.Entries = append(snapshot.Entries, events.Entry{Instance: in})
-	}
-	apply(snapshot)
-	<-ctx.Done()
-	return nil
-}
-
 func Example_withoutNATS() {
 	ctx := context.Background()
 	here := topology.Location{Region: "eu", Zone: "a"}
 	sel, err := selector.New(ctx, nil, selector.Options{
 		Location: here,
-		Source: static{
-			{ID: "user-1", Service: "user", Location: here, Endpoints: map[string]string{events.HTTP: "127.0.0.1:9001"}},
-			{ID: "user-2", Service: "user", Endpoints: map[string]string{events.HTTP: "127.0.0.1:9002"}},
-		},
-		Probe: selector.ProbeNone, // nothing listens there
+		Source: selector.Static(
+			events.Instance{ID: "user-1", Service: "user", Location: here, Endpoints: map[string]string{events.HTTP: "127.0.0.1:9001"}},
+			events.Instance{ID: "user-2", Service: "user", Endpoints: map[string]string{events.HTTP: "127.0.0.1:9002"}},
+		),
+		Probe: selector.Probe{Kind: selector.ProbeNone}, // nothing listens there
 	})
 	if err != nil {
 		panic(err)
@@ -75,10 +62,10 @@ func picks(sel *selector.Selector, n int) map[string]int {
 }
 
 // release has nine instances of v1 and one of v2 in one zone.
-func release(weight int) static {
-	var all static
+func release(weight int) selector.Source {
+	var all []events.Instance
 	for i := range 10 {
-		in := &events.Instance{
+		in := events.Instance{
 			ID: fmt.Sprint("user-", i), Service: "user", Version: "v1", Weight: 100,
 			Location:  topology.Location{Region: "eu", Zone: "a"},
 			Endpoints: map[string]string{events.HTTP: fmt.Sprint("127.0.0.1:900", i)},
@@ -89,13 +76,13 @@ func release(weight int) static {
 		in.Metadata = map[string]string{"version": in.Version}
 		all = append(all, in)
 	}
-	return all
+	return selector.Static(all...)
 }
 
 func Example_canaryByWeight() {
 	ctx, here := context.Background(), topology.Location{Region: "eu", Zone: "a"}
 	options := selector.Options{
-		Location: here, Source: release(11), Probe: selector.ProbeNone, // v2: weight 11, nine of v1: 100 each
+		Location: here, Source: release(11), Probe: selector.Probe{Kind: selector.ProbeNone}, // v2: weight 11, nine of v1: 100 each
 	}
 	options.Strategy = selector.WeightedRoundRobin // shares of calls are shares of weight
 	sel, err := selector.New(ctx, nil, options)
@@ -109,7 +96,7 @@ func Example_canaryByWeight() {
 
 func Example_canaryByVersion() {
 	ctx, here := context.Background(), topology.Location{Region: "eu", Zone: "a"}
-	options := selector.Options{Location: here, Source: release(100), Probe: selector.ProbeNone}
+	options := selector.Options{Location: here, Source: release(100), Probe: selector.Probe{Kind: selector.ProbeNone}}
 	options.Levels = topology.Levels{topology.Zone, topology.Region, "version"} // a level may be a metadata key
 	options.Labels = map[string]string{"version": "v2"}                         // what this caller wants
 	sel, err := selector.New(ctx, nil, options)
@@ -124,7 +111,7 @@ func Example_canaryByVersion() {
 func Example_sticky() {
 	ctx, here := context.Background(), topology.Location{Region: "eu", Zone: "a"}
 	sel, err := selector.New(ctx, nil, selector.Options{
-		Location: here, Source: release(100), Probe: selector.ProbeNone,
+		Location: here, Source: release(100), Probe: selector.Probe{Kind: selector.ProbeNone},
 		Strategy: selector.ConsistentHash,
 	})
 	if err != nil {
@@ -164,10 +151,10 @@ func (answered) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func Example_explain() {
 	ctx, here := context.Background(), topology.Location{Region: "eu", Zone: "a"}
-	sel, err := selector.New(ctx, nil, selector.Options{Location: here, Probe: selector.ProbeNone, Source: static{
-		{ID: "user-1", Service: "user", Location: here, Status: events.NotReady, Endpoints: map[string]string{events.HTTP: "127.0.0.1:9001"}},
-		{ID: "user-2", Service: "user", Location: here, Status: events.Up, Endpoints: map[string]string{events.HTTP: "127.0.0.1:9002"}},
-	}})
+	sel, err := selector.New(ctx, nil, selector.Options{Location: here, Probe: selector.Probe{Kind: selector.ProbeNone}, Source: selector.Static(
+		events.Instance{ID: "user-1", Service: "user", Location: here, Status: events.NotReady, Endpoints: map[string]string{events.HTTP: "127.0.0.1:9001"}},
+		events.Instance{ID: "user-2", Service: "user", Location: here, Endpoints: map[string]string{events.HTTP: "127.0.0.1:9002"}},
+	)})
 	if err != nil {
 		panic(err)
 	}

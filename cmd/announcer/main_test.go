@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	case os.Getenv(roleVar) == "":
 		flag.Parse()
 		if !isSet("test.parallel") {
-			_ = flag.Set("test.parallel", "8") // most of their time they wait
+			_ = flag.Set("test.parallel", "4") // most of their time they wait
 		}
 		os.Exit(m.Run())
 	case len(os.Args) > 1 && os.Args[1] == childArg:
@@ -130,7 +130,12 @@ func openRegistry(t testing.TB, ns *server.Server) *kv.Registry {
 // find is the instance as it is listed now, nil when it is not.
 func (r *registry) find(k events.Key) *events.Instance {
 	r.t.Helper()
-	e, err := r.kv.Lookup(r.t.Context(), k)
+	var e events.Entry
+	var err error
+	testkit.Eventually(r.t, "the registry answers", func() bool {
+		e, err = r.kv.Lookup(r.t.Context(), k)
+		return !errors.Is(err, kv.ErrUnavailable)
+	})
 	if errors.Is(err, kv.ErrNotFound) {
 		return nil
 	}

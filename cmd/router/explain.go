@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -107,7 +108,7 @@ func (c *explainCommand) measure(ctx context.Context, p *daemon.Process, s *sess
 		return selector.Explanation{}, err
 	}
 	sel, err := selector.New(ctx, s.nc, selector.Options{
-		Source: s.registry, Bucket: c.Registry.Name(), Location: here.Location, Logger: s.log,
+		Source: s.registry, Registry: kv.Options{Bucket: c.Registry.Name()}, Location: here.Location, Logger: s.log,
 		Latency: latency.Options{Budget: -1}, // explain once, without waiting for slots
 	})
 	if err != nil {
@@ -160,7 +161,7 @@ func printExplanation(w io.Writer, e selector.Explanation) error {
 		if c.DistanceSource != "" {
 			best = milliseconds(c.BestMS)
 		}
-		t.row(c.Circle, c.Instances, c.Usable, fmt.Sprintf("%.3g %%", 100*c.Share), best, c.DistanceSource, c.Load, c.Note)
+		t.row(c.Name, c.Instances, c.Usable, fmt.Sprintf("%.3g %%", 100*c.Share), best, c.DistanceSource, c.Load, c.Note)
 	}
 	if err := t.end(); err != nil {
 		return err

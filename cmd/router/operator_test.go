@@ -163,10 +163,10 @@ func TestPrintsWhatIsSpecialAboutCircles(t *testing.T) {
 	var out strings.Builder
 	err := printExplanation(&out, selector.Explanation{
 		Service: "user", From: "r1/a", Strategy: "p2c", Panic: true, Stale: true,
-		Circles: []selector.CircleState{
-			{Circle: "region", Instances: 3, Usable: 1, Share: 0.9876, BestMS: 2.04, DistanceSource: "shared", Load: 1.25, Note: "panic: 1 that are not usable fill in"},
-			{Circle: "zone", Instances: 2, Usable: 2, Share: 0.0124, BestMS: 40, DistanceSource: "measured", Demoted: true, Note: "demoted: 40 ms away, while region is at 2.04 ms"},
-			{Circle: "elsewhere", Instances: 1},
+		Circles: []selector.Circle{
+			{Name: "region", Instances: 3, Usable: 1, Share: 0.9876, BestMS: 2.04, DistanceSource: "shared", Load: 1.25, Note: "panic: 1 that are not usable fill in"},
+			{Name: "zone", Instances: 2, Usable: 2, Share: 0.0124, BestMS: 40, DistanceSource: "measured", Demoted: true, Note: "demoted: 40 ms away, while region is at 2.04 ms"},
+			{Name: "elsewhere", Instances: 1},
 		},
 	})
 	want := "user from r1/a by p2c, stale: the registry cannot be reached, in panic: fewer than half are usable\n\n" +

@@ -158,7 +158,7 @@ func idsOf(s events.Snapshot) []string {
 // pick picks from the place of an instance, and wants that one, however young it is.
 func pick(t *testing.T, s *site, want string) (string, error) {
 	t.Helper()
-	sel, err := selector.New(t.Context(), s.nc, selector.Options{Source: s.r, Location: in(s.region, "").Location, RampUp: time.Nanosecond})
+	sel, err := selector.New(t.Context(), s.nc, selector.Options{Source: s.r, Location: in(s.region, "").Location, Ramp: selector.Ramp{Up: time.Nanosecond}})
 	if err != nil {
 		return "", err
 	}

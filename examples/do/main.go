@@ -46,10 +46,10 @@ func run(url, name string) error {
 		Service:       "greet",
 		Protocol:      events.NATS, // only instances that have a subject
 		NonIdempotent: true,        // tried again only if it was not sent
-	}, func(ctx context.Context, in *events.Instance) error {
-		answer, err := request(ctx, nc, in.Endpoints[events.NATS], []byte(name))
+	}, func(ctx context.Context, p *selector.Pick) error {
+		answer, err := request(ctx, nc, p.Endpoints[events.NATS], []byte(name))
 		if err == nil {
-			fmt.Printf("%s: %s\n", in.ID, answer.Data)
+			fmt.Printf("%s: %s\n", p.ID, answer.Data)
 		}
 		return err
 	})

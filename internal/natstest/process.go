@@ -83,6 +83,21 @@ type Process struct {
 	run *testkit.Process
 }
 
+// StartSingle starts one server with a configuration that reads where to store
+// from NATS_STORE_DIR, as deploy/nats/single.conf, on a free port, and waits
+// until it takes clients.
+func StartSingle(tb testing.TB, conf string) *Process {
+	tb.Helper()
+	port := testkit.FreePorts(tb, 1)[0]
+	p := &Process{
+		Name: "single", Conf: conf, Port: port, URL: fmt.Sprintf("nats://127.0.0.1:%d", port),
+		Env: []string{"NATS_STORE_DIR=" + tb.TempDir()},
+	}
+	p.Start(tb)
+	p.Ready(tb)
+	return p
+}
+
 // Start starts the server, again if it has ended, and does not wait until it
 // answers, see [Process.Ready]. It ends with the test that is given, which shows
 // what the server logged if it failed.

@@ -3,7 +3,6 @@
 package natstest_test
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,23 +12,17 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
-	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
 func TestMain(m *testing.M) { natstest.Main(m) }
 
 func single(t *testing.T) *natstest.Process {
 	t.Helper()
-	port := testkit.FreePorts(t, 1)[0]
 	conf := filepath.Join(t.TempDir(), "nats.conf")
-	text := fmt.Sprintf("listen: \"127.0.0.1:%d\"\njetstream { store_dir: %q }\n", port, t.TempDir())
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(conf, []byte("jetstream { store_dir: $NATS_STORE_DIR }\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := &natstest.Process{Name: "single", Conf: conf, URL: fmt.Sprintf("nats://127.0.0.1:%d", port)}
-	p.Start(t)
-	p.Ready(t)
-	return p
+	return natstest.StartSingle(t, conf)
 }
 
 func TestAProcessIsKilledStoppedAndEnded(t *testing.T) {

@@ -218,7 +218,7 @@ func TestNoInstanceIs503WithTheReason(t *testing.T) {
 	gone := d.instance("gone", "g", zoneA, says(""))
 	gone.Close()
 	for service, reason := range map[string]string{
-		"drained": "zone has 1, 1 not ready", "grpc-only": "1 without the protocol", "gone": "connection refused", "nobody": "not listed",
+		"drained": "zone has 1, 1 not ready", "grpc-only": "1 with no http endpoint", "gone": "connection refused", "nobody": "not listed",
 	} {
 		got := d.get("/proxy/" + service + "/")
 		if got.status != 503 || !strings.Contains(got.err(), reason) || got.header.Get("Content-Type") != "application/json" {

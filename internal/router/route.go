@@ -110,9 +110,9 @@ func (r *relay) routeHTTP(ctx context.Context, c *call, req *http.Request) (*nat
 
 // routeNATS sends a message to the subject of an instance.
 func (r *relay) routeNATS(ctx context.Context, c *call, method string, from *topology.Location) (*nats.Msg, error) {
-	ask := selector.Request{Service: c.service, Protocol: events.NATS, From: from, NonIdempotent: !proximahttp.Idempotent(&http.Request{Method: method})}
+	ask := selector.Request{Service: c.service, Protocol: events.NATS, From: from, NonIdempotent: !proximahttp.Idempotent(method)}
 	var reply *nats.Msg
-	err := r.selector.DoPick(ctx, ask, func(ctx context.Context, p *selector.Pick) error {
+	err := r.selector.DoFor(ctx, ask, func(ctx context.Context, p *selector.Pick) error {
 		c.span.Picked(p.ID, p.Circle())
 		answer, err := r.request(ctx, c, p.Instance)
 		if answer != nil {

@@ -33,12 +33,6 @@ type Registry interface {
 	registrar.Registry
 }
 
-// clocked is a directory with the clock of its registry.
-type clocked struct {
-	*directory.Directory
-	selector.Clock
-}
-
 // Options configure [New]. The zero value is ready to use.
 type Options struct {
 	// Selector options. The router sets the source, the dialler of probes and the
@@ -150,13 +144,13 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 // addresses that the guard allows.
 func (r *Router) selectorOptions(registry Registry) selector.Options {
 	o := r.opts.Selector
-	o.Source, o.Bucket = r.directory, r.opts.Bucket
-	if clock, ok := registry.(selector.Clock); ok {
-		o.Source = clocked{r.directory, clock}
+	o.Source, o.Registry.Bucket = r.directory, r.opts.Bucket
+	if clock, ok := registry.(interface{ Now() time.Time }); ok {
+		o.Ramp.Now = clock.Now
 	}
 	o.Latency.Dial = r.opts.Guard.DialContext
 	if shared, ok := registry.(interface{ Bus() *kv.Bus }); ok {
-		o.Bus = shared.Bus()
+		o.Probe.Bus = shared.Bus()
 	}
 	if o.Logger == nil {
 		o.Logger = r.log

@@ -220,4 +220,4 @@ func decode[T any](tb testing.TB, data string) T {
 
 func decodeInto(data []byte, v any) error { return json.Unmarshal(data, v) }
 
-func noRetries() selector.Options { return selector.Options{Budget: -1} }
+func noRetries() selector.Options { return selector.Options{Retry: selector.Retry{Budget: -1}} }

@@ -18,7 +18,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// wire is the JSON of an instance. What is left out is the default.
+// wire is the JSON of an instance. A field that is left out has its default.
 type wire struct {
 	ID          string            `json:"id"`
 	Service     string            `json:"service"`
@@ -34,8 +34,7 @@ type wire struct {
 	TTL         string            `json:"ttl,omitempty"`
 }
 
-// MarshalJSON writes the record of the registry. It does not validate; see
-// [Encode].
+// MarshalJSON writes the record of the registry without validating it; see [Encode].
 func (in Instance) MarshalJSON() ([]byte, error) {
 	w := wire{
 		ID: in.ID, Service: in.Service, Incarnation: in.Incarnation, Endpoints: in.Endpoints,
@@ -76,8 +75,8 @@ func (in Instance) MarshalWith(more any) ([]byte, error) {
 	return append(data, fields...), nil
 }
 
-// marshal writes JSON without the escapes for HTML: what travels here is not
-// for browsers, and what has no escapes is read faster.
+// marshal writes JSON without the escapes for HTML: records are not for browsers, and
+// are read faster without escapes.
 func marshal(v any) ([]byte, error) {
 	var buf bytes.Buffer
 	e := json.NewEncoder(&buf)
@@ -88,8 +87,8 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
 }
 
-// UnmarshalJSON reads a record without validating it and without filling in
-// defaults; see [Decode].
+// UnmarshalJSON reads a record. It does not validate it or fill in defaults; see
+// [Decode].
 func (in *Instance) UnmarshalJSON(data []byte) error {
 	if string(data) == "null" {
 		return nil // by convention
@@ -102,8 +101,8 @@ func (in *Instance) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// decode reads one JSON object and nothing else. What it accepts and what it
-// makes of it is what decodeAny says; decodePlain is for speed.
+// decode reads one JSON object and nothing else. decodeAny defines what it accepts;
+// decodePlain reads the usual records faster, with the same result.
 func decode(data []byte, in *Instance) error {
 	if decodePlain(data, in) {
 		return nil
@@ -145,8 +144,9 @@ func decodeAny(data []byte, in *Instance) error {
 
 const wantObject = "want a JSON object"
 
-// typeError says in the words of JSON what encoding/json says in those of Go.
-// It leaves other errors alone. Within is the field that was read, if any.
+// typeError makes a FieldError, in the words of JSON, of a type error of
+// encoding/json. It returns other errors unchanged. Within is the field that was read,
+// if any.
 func typeError(within string, err error) error {
 	te, ok := errors.AsType[*json.UnmarshalTypeError](err)
 	if !ok {
@@ -155,7 +155,7 @@ func typeError(within string, err error) error {
 	field := strings.Trim(within+"."+te.Field, ".")
 	for _, f := range []string{"endpoints", "metadata", "coordinate.vec"} {
 		if strings.HasPrefix(field, f+".") {
-			field = f // what may follow is a name from the record, not checked yet
+			field = f // the rest is a name from the record, not validated yet
 		}
 	}
 	if field == "" {
@@ -175,7 +175,7 @@ func typeError(within string, err error) error {
 	return &FieldError{field, te.Value, rule}
 }
 
-// parseStarted reads a time; the empty text is none.
+// parseStarted reads a time; empty text is the zero time.
 func parseStarted(text []byte) (time.Time, error) {
 	var t time.Time
 	if len(text) == 0 {
@@ -187,8 +187,8 @@ func parseStarted(text []byte) (time.Time, error) {
 	return t.UTC(), nil
 }
 
-// parseTTL reads a lease; the empty text is none. A lease of zero is not: it
-// would become the default.
+// parseTTL reads a lease; empty text is none. A lease of zero is an error: it would
+// become the default.
 func parseTTL(text string) (time.Duration, error) {
 	if text == "" {
 		return 0, nil
@@ -219,21 +219,20 @@ func (c *Coordinate) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// maxPlain is the largest record that decodePlain reads, in bytes: what is
-// larger is rare, and its buffers would stay.
+// maxPlain is the largest record that decodePlain reads, in bytes: larger ones are
+// rare, and the pool would keep their buffers.
 const maxPlain = 4 << 10
 
-// plainDecoders keeps the parsers' buffers, which are worth more than a record.
+// plainDecoders keeps the parsers' buffers, which are larger than a record.
 var plainDecoders = sync.Pool{New: func() any { return new(plainDecoder) }}
 
-// decodePlain reads the records that announcers usually write: ASCII without
-// escapes and control characters, every field of its type. It says false to
-// everything else, be it right or wrong, and then in is undefined.
+// decodePlain reads the records that announcers usually write: ASCII without escapes
+// and control characters, every field of its type. For any other record, valid or
+// not, it returns false, and in is undefined.
 //
-// The parser is lax about escapes, control characters, UTF-8 and numbers, so
-// these are looked at here; its limit on depth is harmless. What stays of a
-// record is the instance, its maps, and one string that all its texts are parts
-// of.
+// The parser is lax about escapes, control characters, UTF-8 and numbers, so they are
+// checked here; its limit on depth is harmless. A record leaves behind the instance,
+// its maps, and one string that all its texts are parts of.
 func decodePlain(data []byte, in *Instance) bool {
 	if len(data) > maxPlain || !isPlain(data) {
 		return false
@@ -245,10 +244,9 @@ func decodePlain(data []byte, in *Instance) bool {
 	return ok
 }
 
-// isPlain says whether data is ASCII without control characters, except
-// delete, and without backslashes. It looks at eight bytes at a time: one of
-// 0x80 or above has its high bit set, and one below the space gets it by the
-// subtraction.
+// isPlain reports whether data is ASCII without control characters, except delete,
+// and without backslashes. It tests eight bytes at a time: a byte of 0x80 or above has
+// its high bit set, and the subtraction sets it for a byte below the space.
 func isPlain(data []byte) bool {
 	if bytes.IndexByte(data, '\\') >= 0 {
 		return false
@@ -270,7 +268,7 @@ func isPlain(data []byte) bool {
 type plainDecoder struct {
 	parser fastjson.Parser
 	in     *Instance
-	odd    bool // something is not as usual
+	odd    bool // the record is not a usual one
 	vec    bool // the coordinate has a vector
 
 	text                []byte // of all texts, one after the other
@@ -283,19 +281,19 @@ type plainDecoder struct {
 // span is a part of plainDecoder.text.
 type span struct{ start, end int }
 
-// textPart is a text and the field that it goes to.
+// textPart is a text and its field.
 type textPart struct {
 	into *string
 	span
 }
 
-// pair is an entry of a map. A name that is a constant needs no text.
+// pair is an entry of a map. Its name is constant, or else a span.
 type pair struct {
 	constant    string
 	name, value span
 }
 
-// reset drops what belongs to the record and keeps the buffers.
+// reset drops the record and keeps the buffers.
 func (d *plainDecoder) reset() {
 	clear(d.texts)
 	d.in, d.odd, d.ttl = nil, false, span{}
@@ -339,8 +337,7 @@ func makeMap(text string, pairs []pair) map[string]string {
 	return m
 }
 
-// The methods that read an object's members, and those that they read with,
-// set odd when something is not as usual, and go on.
+// The following methods set odd when a value is not a usual one, and go on.
 
 func (d *plainDecoder) member(name []byte, v *fastjson.Value) {
 	in := d.in
@@ -433,8 +430,8 @@ func (d *plainDecoder) label(name []byte, v *fastjson.Value) {
 	d.metadata = append(d.metadata, pair{name: d.keep(name), value: d.keep(d.bytes(v))})
 }
 
-// unknown skips a field. It is odd if encoding/json would take it for one of
-// the known, whatever their case, or if it is no sound JSON.
+// unknown skips a field. It is odd if encoding/json would match it with a known one,
+// ignoring case, or if it is not valid JSON.
 func (d *plainDecoder) unknown(v *fastjson.Value, name []byte, known ...string) {
 	for _, k := range known {
 		d.expect(!strings.EqualFold(string(name), k))

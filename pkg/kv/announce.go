@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
 // Phase is where an announcement is in its life.
@@ -128,17 +130,24 @@ type Announcement struct {
 	interrupt            context.CancelFunc // ends the exchange under way
 	leaveOnce, hurryOnce sync.Once
 
-	mu    sync.Mutex // guards what follows
-	state State
-	leaveErr error // why Leave did not deregister
+	mu       sync.Mutex // guards what follows
+	state    State
+	changed  chan struct{} // closed and replaced with every change of it
+	leaveErr error         // why Leave did not deregister
 }
 
 // Announce lists an instance, and keeps it listed: it announces in after its
 // first passed check, renews the lease every third of the ttl, announces again
-// whenever the record was lost, and never gives up. While the instance is
-// listed, pings on <bucket>.<[events.Key.Ping]> are answered with an empty
-// reply, for callers that measure how far it is. It returns at once; the
-// error is about in and o only. An empty Incarnation and Started are filled in.
+// whenever the record was lost, and never gives up. It returns at once, see
+// [Announcement.Ready]; the error is about in and o only. While the instance is
+// listed, pings on <bucket>.<[events.Key.Ping]> are answered, for callers that
+// measure how far it is.
+//
+// Incarnation and Started are filled in if they are empty. So is Location if none
+// of its fields is known: from PROXIMA_REGION, PROXIMA_ZONE and the others of
+// [topology.Environment], as selector.New does for the caller. ID, Service and
+// Endpoints must be given; each protocol has one endpoint, so a second port or
+// subject of the same protocol is another service.
 func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcement, error) {
 	if in.Incarnation == "" {
 		in.Incarnation = rand.Text()[:12]
@@ -147,6 +156,12 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 		in.Started = time.Now()
 	}
 	in.Started = in.Started.UTC().Truncate(time.Millisecond)
+	if o.Logger == nil {
+		o.Logger = r.link.Log
+	}
+	if in.Location == (topology.Location{}) {
+		in.Location = detect(in, o.Logger)
+	}
 	full, err := complete(in)
 	if err == nil {
 		err = r.sources.Belongs(full.Location.Region)
@@ -155,16 +170,13 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 		return nil, err
 	}
 	if o.CheckInterval <= 0 {
-		o.CheckInterval = 2 * time.Second
+		o.CheckInterval = checkInterval
 	}
 	if o.CheckTimeout <= 0 {
-		o.CheckTimeout = 2 * time.Second
+		o.CheckTimeout = checkTimeout
 	}
 	if o.BeatInterval <= 0 {
-		o.BeatInterval = 5 * time.Second
-	}
-	if o.Logger == nil {
-		o.Logger = r.link.Log
+		o.BeatInterval = beatInterval
 	}
 	a := &Announcement{
 		r: r, opts: o,
@@ -173,6 +185,7 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 		leave:   make(chan struct{}),
 		hurry:   make(chan struct{}),
 		done:    make(chan struct{}),
+		changed: make(chan struct{}),
 	}
 	a.in.Store(full)
 	a.state = State{Service: full.Service, Instance: full.ID, Phase: Registering, Status: full.Status, Since: time.Now()}
@@ -181,6 +194,38 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 	}
 	go newAnnouncer(a).run() // ends with Leave, or when it is replaced
 	return a, nil
+}
+
+// detect finds out where this process runs, and logs it if that is not known.
+func detect(in events.Instance, log *slog.Logger) topology.Location {
+	found := topology.Detect(context.Background(), topology.Environment(os.Getenv)...)
+	if err := errors.Join(found.Errors...); err != nil {
+		log.Warn("the instance's location is not known in full", "service", in.Service, "instance", in.ID, "error", err)
+	} else if found.Location == (topology.Location{}) {
+		log.Info("announced without a place, callers cannot tell how near it is", "service", in.Service, "instance", in.ID)
+	}
+	return found.Location
+}
+
+// Ready waits until the instance is listed. The error is ctx's, with the last one
+// of the announcement, or says that the announcement has ended.
+func (a *Announcement) Ready(ctx context.Context) error {
+	for {
+		a.mu.Lock()
+		s, changed := a.state, a.changed
+		a.mu.Unlock()
+		switch {
+		case s.Registered():
+			return nil
+		case s.Phase == Left, s.Phase == Replaced:
+			return errors.Join(fmt.Errorf("kv: %s of %s is not listed, its announcement has ended: %s", s.Instance, s.Service, s.Phase), s.Err)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("kv: %s of %s is not listed yet, it is %s: %w", s.Instance, s.Service, s.Phase, context.Cause(ctx)), s.Err)
+		}
+	}
 }
 
 // State returns where the announcement is now.
@@ -271,6 +316,8 @@ func (a *Announcement) set(change func(*State)) {
 		after.Since = time.Now()
 		a.state.Since = after.Since
 	}
+	close(a.changed)
+	a.changed = make(chan struct{})
 	a.mu.Unlock()
 	if after.Phase == before.Phase && after.Status == before.Status && after.Revision == before.Revision && sameText(after.Err, before.Err) {
 		return

@@ -14,12 +14,6 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
-const (
-	retryEvery = 500 * time.Millisecond // after a failed exchange
-	retrySlow  = 5 * time.Second        // when it has failed for longer than retryLong
-	retryLong  = 30 * time.Second
-)
-
 // announcer is the goroutine of an [Announcement]; only it talks to the
 // registry, one exchange at a time.
 type announcer struct {
@@ -36,7 +30,7 @@ type announcer struct {
 	unsure   bool          // a write was sent and not answered
 	tried    bool          // to list it as if its key were free
 	failing  time.Time     // since when the registry has not taken what we said
-	takeover    takeover
+	takeover takeover
 
 	pings *nats.Subscription // nil: they are not answered
 }
@@ -103,7 +97,7 @@ func (n *announcer) soon() time.Duration {
 // Everybody comes back at once: do not all speak at once. But whose lease is
 // about to end goes first.
 func rejoinDelay(ttl, ago time.Duration) time.Duration {
-	most := min(time.Second, ttl/3)
+	most := min(maxRejoin, ttl/3)
 	if left := ttl - ago; left > 0 {
 		most = min(most, left/4+1)
 	}
@@ -148,7 +142,7 @@ func (n *announcer) step(ctx context.Context) (wait time.Duration, final bool) {
 		n.set(func(s *State) {
 			s.Phase, s.Status, s.Err, s.Revision = Registered, in.Status, nil, n.revision
 		})
-		return wire.Jitter(in.TTL / 3), false
+		return wire.Jitter(RenewEvery(in.TTL)), false
 	case errors.Is(err, errReplaced):
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Replaced, err, 0 })
 		return 0, true
@@ -232,7 +226,7 @@ func (n *announcer) write(ctx context.Context, in *events.Instance, revision uin
 		return err
 	}
 	n.revision, n.written, n.unsure = rev, time.Now(), false
-	n.rewrite = wire.Jitter(recordTTL(in.TTL) / 2)
+	n.rewrite = wire.Jitter(RewriteAfter(in.TTL))
 	if listed {
 		return n.r.Renew(ctx, in, rev)
 	}

@@ -15,9 +15,7 @@ import (
 )
 
 const (
-	// samplesAge is how long the last message of a reporter is kept for those
-	// who come later, and samplesBytes how much of all of them.
-	samplesAge   = 2 * time.Minute
+	// samplesBytes is how much of all reporters is kept.
 	samplesBytes = 256 << 20
 	samplesPage  = 512 // messages asked for at a time
 	maxHistory   = 4   // pages

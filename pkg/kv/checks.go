@@ -10,10 +10,6 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
-// firstChecks is the time between checks until one passes, unless it is
-// shorter anyway.
-const firstChecks = 200 * time.Millisecond
-
 // checker runs the check of an announcement again and again, and knows how its
 // instance fares.
 type checker struct {
@@ -112,6 +108,6 @@ func (c *checker) await() {
 	}()
 	select {
 	case <-ended:
-	case <-time.After(time.Second):
+	case <-time.After(awaitChecks):
 	}
 }

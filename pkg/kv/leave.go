@@ -9,9 +9,6 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// propagate is how long it takes until every caller has heard of a change.
-const propagate = 250 * time.Millisecond
-
 // leaveNow drains and deregisters.
 func (n *announcer) leaveNow() {
 	in := n.current()
@@ -47,7 +44,7 @@ func (n *announcer) drain(in *events.Instance) {
 	began := time.Now()
 	over := time.NewTimer(n.opts.Drain)
 	defer over.Stop()
-	renew := time.NewTicker(in.TTL / 3)
+	renew := time.NewTicker(RenewEvery(in.TTL))
 	defer renew.Stop()
 	look := time.NewTicker(propagate / 5)
 	defer look.Stop()

@@ -12,7 +12,9 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/disk"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/evacuations"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/regions"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/shared"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/tail"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
@@ -73,15 +75,15 @@ type Options struct {
 // that must be closed: watches end with their contexts, announcements with
 // [Announcement.Leave]. The connection stays the caller's.
 type Registry struct {
-	link    *wire.Link
+	Leases // primitives for gateways, see there: most programs want Announce
+
 	opts    Options
 	bucket  *bucket
-	sources *regions.Sources             // of the other regions; nil: there are none
-	keeping shared                       // looks after the sources
+	keeping shared.Run                   // looks after the sources
 	stores  map[*wire.Bucket]*disk.Store // of the last snapshots; empty: nothing is saved
 	tails   tail.Group
 
-	evacuations follower
+	evacuations evacuations.Follower
 }
 
 // Counts are totals since [Open].
@@ -108,7 +110,7 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 		return nil, fmt.Errorf("kv: open: %w", err)
 	}
 	if o.OpTimeout <= 0 {
-		o.OpTimeout = 2 * time.Second
+		o.OpTimeout = opTimeout
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -128,12 +130,12 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 		return nil, fmt.Errorf("kv: open: %w", err)
 	}
 	link.Bucket = wire.NewBucket(o.Bucket, o.Bucket, link.API)
-	r := &Registry{link: link, opts: o}
+	r := &Registry{Leases: Leases{link: link, guess: o.Domain == ""}, opts: o}
 	if r.sources, err = regions.New(link, o.Domain, o.Regions); err != nil {
 		return nil, fmt.Errorf("kv: open: %w", err)
 	}
 	r.bucket = &bucket{link: link, opts: o, sources: r.sources, ensuring: make(chan struct{}, 1)}
-	r.evacuations.r = r
+	r.evacuations.Orders = evacuations.New(link, r.buckets(), !o.NoCreate)
 	r.tails.Link, r.tails.NoSuspects = link, o.NoSuspects
 	if !o.NoCreate {
 		r.tails.Heal = func(ctx context.Context) error {
@@ -201,6 +203,19 @@ func (r *Registry) keepSources() (leave func()) {
 	if r.sources == nil || r.opts.NoCreate {
 		return func() {}
 	}
-	r.keeping.join(func(ctx context.Context) { r.sources.Keep(ctx, r.bucket.ensure) })
-	return func() { r.keeping.leave()() }
+	r.keeping.Join(func(ctx context.Context) { r.sources.Keep(ctx, r.bucket.ensure) })
+	return func() { r.keeping.Leave()() }
+}
+
+// Evacuate orders that the instances of a place be used only when there is
+// nothing better, or that this is over: Evacuated says which. The order is written
+// here; every region that can be reached hears of it, the others when they can be.
+// It returns the order as it is kept, with its time, which is filled in.
+func (r *Registry) Evacuate(ctx context.Context, e events.Evacuation) (events.Evacuation, error) {
+	return r.evacuations.Give(ctx, e)
+}
+
+// Evacuations returns the places that are evacuated now, in order.
+func (r *Registry) Evacuations(ctx context.Context) ([]events.Evacuation, error) {
+	return r.evacuations.Places(ctx)
 }

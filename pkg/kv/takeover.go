@@ -26,7 +26,7 @@ type takeover struct {
 // acquire lists the instance when its key is free, and finds out whether it is.
 // The first time it is taken for free: whoever has it fences us out.
 func (n *announcer) acquire(ctx context.Context, in *events.Instance) error {
-	if !n.tried && !n.unsure && n.r.guess() {
+	if !n.tried && !n.unsure && n.r.guess {
 		n.tried = true
 		return n.write(ctx, in, 0)
 	}

@@ -116,7 +116,7 @@ func TestASuspectIsProbedAtOnce(t *testing.T) {
 }
 
 // How often: the first circle Share (2) per Interval, the second a quarter of
-// that, the others an eighth; and who is too far to be picked as 1/(2·rank).
+// that, the others an eighth; an instance too far to be picked 1/(2·rank) of that.
 func TestOuterCirclesAndFarInstancesAreMeasuredLessOften(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -154,7 +154,7 @@ func TestOuterCirclesAndFarInstancesAreMeasuredLessOften(t *testing.T) {
 
 // A caller alone, with some near instances and very many far ones: those are
 // measured too, and do not take the budget away from what is picked.
-func TestTheFarDoNotEatUpTheBudget(t *testing.T) {
+func TestFarInstancesLeaveMostOfTheBudgetToNearOnes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const near, far = 16, 1000

@@ -27,8 +27,8 @@ const (
 	silent  = time.Duration(-2) // a delay: nothing answers, the dial ends with its context
 )
 
-// network is a simulated one, to be dialled inside a bubble. It remembers who
-// dialled what and when.
+// network is a simulated one, to be dialled inside a bubble. It remembers what
+// was dialled when.
 type network struct {
 	mu       sync.Mutex
 	delay    func(address string) time.Duration
@@ -227,7 +227,7 @@ func within(d, want time.Duration) bool {
 	return d >= want*8/10 && d <= want*12/10+50*time.Millisecond
 }
 
-var errNobody = errors.New("nobody answers")
+var errNoAnswer = errors.New("no answer")
 
 // bus carries messages between the probers of a bubble. What is published
 // arrives at once and in order, on a goroutine of each subscription's own. The
@@ -330,7 +330,7 @@ func (b *bus) Request(ctx context.Context, subject string, data []byte) ([]byte,
 	b.requests++
 	b.mu.Unlock()
 	if answer == nil {
-		return nil, errNobody
+		return nil, errNoAnswer
 	}
 	return answer(data), nil
 }
@@ -410,7 +410,7 @@ func (c *cable) Publish(subject string, data []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cut {
-		return errNobody
+		return errNoAnswer
 	}
 	return c.Bus.Publish(subject, data)
 }

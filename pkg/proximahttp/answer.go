@@ -16,7 +16,7 @@ import (
 type answer struct {
 	io.ReadCloser
 	req     *http.Request // the caller's
-	pick    *selector.Pick
+	pick    selector.Pick
 	result  error // when nothing goes wrong from now on
 	latency time.Duration
 	ended   atomic.Bool
@@ -28,7 +28,7 @@ func report(resp *http.Response, req *http.Request, pick *selector.Pick, result 
 		pick.DoneAfter(result, latency)
 		return
 	}
-	a := &answer{ReadCloser: resp.Body, req: req, pick: pick, result: result, latency: latency}
+	a := &answer{ReadCloser: resp.Body, req: req, pick: pick.Keep(), result: result, latency: latency}
 	resp.Body = a
 	if w, ok := a.ReadCloser.(io.Writer); ok {
 		resp.Body = &connection{a, w}

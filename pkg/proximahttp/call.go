@@ -27,7 +27,7 @@ type call struct {
 
 func newCall(t *Transport, req *http.Request, service, protocol string) *call {
 	c := &call{transport: t, req: req, service: service}
-	c.ask = selector.Request{Service: service, NonIdempotent: !Idempotent(req)}
+	c.ask = selector.Request{Service: service, NonIdempotent: !idempotent(req)}
 	if t.options.Ask != nil {
 		t.options.Ask(req, &c.ask)
 	}
@@ -41,7 +41,7 @@ func newCall(t *Transport, req *http.Request, service, protocol string) *call {
 }
 
 func (c *call) run() (*http.Response, error) {
-	err := c.transport.selector.DoPick(c.req.Context(), c.ask, c.try)
+	err := c.transport.selector.DoFor(c.req.Context(), c.ask, c.try)
 	c.body.finish()
 	if err != nil && c.resp != nil && interrupted(c.req) != nil {
 		_ = c.resp.Body.Close() // of an earlier attempt: it cannot be read any more
@@ -50,7 +50,7 @@ func (c *call) run() (*http.Response, error) {
 	if c.resp != nil {
 		return c.resp, nil
 	}
-	return nil, &callError{c.service, c.attempt, err}
+	return nil, c.error(err)
 }
 
 // try makes one attempt. It reports the end of the pick itself, except for
@@ -183,28 +183,10 @@ func (w *wire) trace() *httptrace.ClientTrace {
 // untouched is only true when the base is one that calls traces.
 func (w *wire) untouched() bool { return w.asked.Load() && !w.wrote.Load() }
 
-// callError is an error with the service and the instance tried last.
-type callError struct {
-	service string
-	attempt *Attempt // nil: none was picked
-	err     error
-}
-
-func (e *callError) Error() string {
-	if e.attempt == nil {
-		return fmt.Sprintf("proximahttp: service %s: %v", e.service, e.err)
+// error is err as a *[selector.CallError], also for what was not to be tried again.
+func (c *call) error(err error) error {
+	if _, ok := err.(*selector.CallError); ok || c.attempt == nil { //nolint:errorlint // only what DoFor itself returns
+		return err
 	}
-	return fmt.Sprintf("proximahttp: service %s, instance %s, attempt %d: %v",
-		e.service, e.attempt.ID, e.attempt.Number, e.err)
-}
-
-func (e *callError) Unwrap() error { return e.err }
-
-// Timeout is what [url.Error] asks.
-func (e *callError) Timeout() bool {
-	t, ok := errors.AsType[interface {
-		error
-		Timeout() bool
-	}](e.err)
-	return ok && t.Timeout()
+	return &selector.CallError{Service: c.service, Attempts: c.attempt.Number, Instance: c.attempt.ID, Circle: c.attempt.Circle, Err: err}
 }

@@ -69,7 +69,7 @@ func newFleetWith(tb testing.TB, adjust func(*selector.Options), o proximahttp.O
 		Location: topology.Location{Region: "r", Zone: "a"},
 		Strategy: selector.Nearest,
 		Source:   static(instances),
-		Backoff:  1,
+		Retry:    selector.Retry{Backoff: 1},
 		Breaker: breaker.Settings{Failures: 1, OnChange: func(k breaker.Key, _, to breaker.State) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
@@ -103,17 +103,25 @@ func (f *fleet) opened() string {
 }
 
 func (f *fleet) inFlight() (n int) {
-	for _, c := range f.selector.Stats() {
+	for _, c := range f.circles() {
 		n += c.InFlight
 	}
 	return n
 }
 
 func (f *fleet) picks() (n uint64) {
-	for _, c := range f.selector.Stats() {
+	for _, c := range f.circles() {
 		n += c.Picks
 	}
 	return n
+}
+
+// circles are those of the only service.
+func (f *fleet) circles() []selector.Circle {
+	if stats := f.selector.Stats(); len(stats.Services) > 0 {
+		return stats.Services[0].Circles
+	}
+	return nil
 }
 
 func (f *fleet) client() *http.Client { return &http.Client{Transport: f.Transport} }
@@ -304,7 +312,7 @@ func TestUnknownServicesAreAnErrorThatSaysSo(t *testing.T) {
 		t.Errorf("got %v, want ErrUnknownService", err)
 	}
 	_, err = f.client().Get("http://user/") //nolint:bodyclose // there is none
-	if e, ok := errors.AsType[*selector.NoInstanceError](err); !ok || len(e.Circles) != 1 || e.Circles[0].Other != 1 {
+	if e, ok := errors.AsType[*selector.NoInstanceError](err); !ok || len(e.Circles) != 1 || e.Circles[0].OtherProtocol != 1 {
 		t.Errorf("got %v, want one instance without the protocol", err)
 	}
 }

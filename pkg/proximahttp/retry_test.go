@@ -135,7 +135,7 @@ func TestTheLastResponseIsReturnedAsItIs(t *testing.T) {
 func TestTheLastErrorNamesTheInstance(t *testing.T) {
 	f := newFleet(t, proximahttp.Options{}, at("gone", "a", events.HTTP, testkit.FreeAddress(t)))
 	_, err := f.client().Get("http://user/") //nolint:bodyclose // there is none
-	if err == nil || !strings.Contains(err.Error(), "service user, instance gone, attempt 1") || !strings.Contains(err.Error(), "refused") {
+	if err == nil || !strings.Contains(err.Error(), "user: 1 attempt, at gone (zone): ") || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("got %v", err)
 	}
 	if _, ok := errors.AsType[*net.OpError](err); !ok {

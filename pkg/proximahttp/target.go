@@ -37,32 +37,35 @@ func target(u *url.URL) (service, protocol string, err error) {
 	return service, protocol, nil
 }
 
-// Idempotent reports whether a request may be sent twice: by its method, or as
-// it has an Idempotency-Key.
-func Idempotent(req *http.Request) bool {
-	switch req.Method {
+// Idempotent reports whether HTTP allows a request of that method to be sent twice
+// (RFC 9110, 9.2.2). An empty method is GET.
+func Idempotent(method string) bool {
+	switch method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
 		return true
 	}
+	return false
+}
+
+// idempotent reports whether a request may be sent twice.
+func idempotent(req *http.Request) bool {
 	// As net/http: an empty list of values stands for a key that is not sent.
 	_, key := req.Header["Idempotency-Key"]
 	_, xkey := req.Header["X-Idempotency-Key"]
-	return key || xkey
+	return key || xkey || Idempotent(req.Method)
 }
 
-// malformed says whether net/http refuses to send req to anybody.
+// malformed reports whether net/http refuses to send req at all.
 func malformed(req *http.Request) bool {
-	if req.Header == nil || req.Method != "" && !httpguts.ValidHeaderFieldName(req.Method) {
+	if req.Header == nil || req.Method != "" && !httpguts.ValidHeaderFieldName(req.Method) { // a method is a token too
 		return true
 	}
 	for _, h := range []http.Header{req.Header, req.Trailer} {
 		for name, values := range h {
-			if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, isNoValue) {
+			if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
 				return true
 			}
 		}
 	}
 	return false
 }
-
-func isNoValue(s string) bool { return !httpguts.ValidHeaderFieldValue(s) }

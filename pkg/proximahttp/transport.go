@@ -37,7 +37,7 @@ type Options struct {
 
 // Picker finds the instances for a request. [*selector.Selector] is the one.
 type Picker interface {
-	DoPick(ctx context.Context, r selector.Request, call func(context.Context, *selector.Pick) error) error
+	DoFor(ctx context.Context, r selector.Request, call func(context.Context, *selector.Pick) error) error
 }
 
 // Transport is an [http.RoundTripper] for URLs that name services. It is safe

@@ -94,7 +94,7 @@ func TestABeatCountsForFifteenSeconds(t *testing.T) {
 		if got := w.picks(100)["i1"]; got != 100 {
 			t.Errorf("%d of 100 picks just before the beats are old", got)
 		}
-		if why := w.candidate("i1").Reason; !strings.Contains(why, "with a score of 0.92 by its beat") {
+		if why := w.candidate("i1").Reason; !strings.Contains(why, "with a score of 0.92 from its last beat") {
 			t.Errorf("reason: %s", why)
 		}
 		time.Sleep(200 * time.Millisecond)
@@ -137,15 +137,15 @@ func TestInvalidBeatsAreCountedAndLoggedOnce(t *testing.T) {
 			{"proxima.beat.other.us.us-a.i0", string(good)},
 			{"", string(good)},
 		} {
-			before := w.InvalidBeats()
+			before := w.Stats().InvalidBeats
 			w.Hear("user", bad.subject, []byte(bad.data))
-			if got := w.InvalidBeats() - before; got != 1 {
+			if got := w.Stats().InvalidBeats - before; got != 1 {
 				t.Errorf("%q on %q: counted %d times", bad.data, bad.subject, got)
 			}
 		}
 		w.Hear("user", "proxima.beat.user.us.us-a.unlisted", good)
 		w.Hear("user", subject, good)
-		if got := w.InvalidBeats(); got != 8 {
+		if got := w.Stats().InvalidBeats; got != 8 {
 			t.Errorf("%d invalid, want 8", got)
 		}
 		if got := strings.Count(log.String(), "level=WARN"); got != 1 {
@@ -190,7 +190,7 @@ func TestHearsBeatsOnNATS(t *testing.T) {
 				announce(t, r, e)
 			}
 			s, err := selector.New(t.Context(), natstest.Connect(t, ns), selector.Options{
-				Bucket: bucket, Location: home, Logger: silent, Strategy: selector.LoadAware,
+				Registry: kv.Options{Bucket: bucket}, Location: home, Logger: silent, Strategy: selector.LoadAware,
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -204,7 +204,7 @@ func TestHearsBeatsOnNATS(t *testing.T) {
 				for _, c := range e.Instances {
 					if _, text, ok := strings.Cut(c.Reason, "with a score of "); ok && c.ID == id {
 						var f float64
-						_, _ = fmt.Sscan(strings.TrimSuffix(text, " by its beat"), &f)
+						_, _ = fmt.Sscan(strings.TrimSuffix(text, " from its last beat"), &f)
 						return f
 					}
 				}
@@ -230,7 +230,7 @@ func TestHearsBeatsOnNATS(t *testing.T) {
 			}
 			eventually(t, "garbage is counted", func() bool {
 				_ = nc.Publish(prefix+"beat.user.x", []byte("?"))
-				return s.InvalidBeats() > 0
+				return s.Stats().InvalidBeats > 0
 			})
 			before := ns.NumSubscriptions()
 			_ = s.Close()
@@ -248,7 +248,7 @@ func TestOtherStrategiesDoNotListen(t *testing.T) {
 			want     bool
 		}{{selector.P2C, false}, {selector.LeastRequest, false}, {selector.LoadAware, true}} {
 			s, err := selector.New(t.Context(), natstest.Connect(t, ns), selector.Options{
-				Source: always(several(1)...), Location: home, Logger: silent, Strategy: tt.strategy, Probe: selector.ProbeNone,
+				Source: always(several(1)...), Location: home, Logger: silent, Strategy: tt.strategy, Probe: selector.Probe{Kind: selector.ProbeNone},
 			})
 			if err != nil {
 				t.Fatal(err)

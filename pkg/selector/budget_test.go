@@ -24,7 +24,7 @@ func TestTheBudgetBoundsRetriesToAShareOfCalls(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				o := selector.Options{Budget: tt.budget, Backoff: time.Nanosecond}
+				o := selector.Options{Retry: selector.Retry{Budget: tt.budget, Backoff: time.Nanosecond}}
 				o.Breaker.Failures = 1 << 30
 				w := start(t, o, several(4)...)
 				attempts, refused := 0, 0
@@ -67,7 +67,7 @@ func TestTheRareCallerMayAlwaysRetry(t *testing.T) {
 // Time in which nothing happens does not pay for a storm later.
 func TestRetriesAreNotSavedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		o := selector.Options{Backoff: time.Nanosecond}
+		o := selector.Options{Retry: selector.Retry{Backoff: time.Nanosecond}}
 		o.Breaker.Failures = 1 << 30
 		w := start(t, o, several(4)...)
 		attempts := 0

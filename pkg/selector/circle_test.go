@@ -191,8 +191,8 @@ func TestTheNearSetIsWhatIsAboutAsNearAsTheNearest(t *testing.T) {
 		{"within 1 ms of the nearest", []time.Duration{ms, 2 * ms, 2*ms + 1}, selector.Options{}, []string{"a", "b"}},
 		{"within a quarter of its distance", []time.Duration{100 * ms, 125 * ms, 125*ms + 1}, selector.Options{}, []string{"a", "b"}},
 		{"whatever the order", []time.Duration{9 * ms, 100 * ms, 1 * ms}, selector.Options{}, []string{"c"}},
-		{"slack can be set", []time.Duration{ms, 6 * ms, 7 * ms}, selector.Options{NearSlack: 5 * ms}, []string{"a", "b"}},
-		{"the factor can be set", []time.Duration{10 * ms, 20 * ms, 21 * ms}, selector.Options{NearFactor: 2}, []string{"a", "b"}},
+		{"slack can be set", []time.Duration{ms, 6 * ms, 7 * ms}, selector.Options{Near: selector.Near{Slack: 5 * ms}}, []string{"a", "b"}},
+		{"the factor can be set", []time.Duration{10 * ms, 20 * ms, 21 * ms}, selector.Options{Near: selector.Near{Factor: 2}}, []string{"a", "b"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

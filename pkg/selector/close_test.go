@@ -96,7 +96,7 @@ func TestNobodyIsPickedAfterClose(t *testing.T) {
 						t.Errorf("error %v, want ErrClosed", err)
 					}
 				}
-				if got := w.Stats(); got != nil {
+				if got := w.Stats(); got.Services != nil {
 					t.Errorf("stats %+v, want none", got)
 				}
 			})

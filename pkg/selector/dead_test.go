@@ -145,7 +145,7 @@ func TestTheDeadAreCounted(t *testing.T) {
 		w.silence("a.example:80")
 		w.list(entry)
 		w.until("it is dead", 10*time.Second, func() bool { return w.candidate("a").Dead })
-		s := w.Stats()[0]
+		s := w.circles()[0]
 		if s.Dead != 1 || s.Suspect != 0 || s.Usable != 0 || s.Instances != 1 {
 			t.Errorf("%+v", s)
 		}
@@ -153,7 +153,7 @@ func TestTheDeadAreCounted(t *testing.T) {
 		if e, ok := errors.AsType[*selector.NoInstanceError](err); !ok || e.Circles[0].Dead != 1 {
 			t.Errorf("got %v", err)
 		}
-		if got, want := fmt.Sprint(err), "selector: no usable instance of user: zone has 1, 1 dead; 1 not wanted or tried already"; got != want {
+		if got, want := fmt.Sprint(err), "selector: no usable instance of user: zone has 1, 1 dead; 1 excluded or tried before"; got != want {
 			t.Errorf("got %q", got)
 		}
 	})
@@ -168,7 +168,7 @@ func TestStaleViewsSaySinceWhen(t *testing.T) {
 		if e := w.explain(); !e.Stale || e.StaleSeconds != 3 {
 			t.Errorf("stale %t for %v s", e.Stale, e.StaleSeconds)
 		}
-		if s := w.Stats()[0]; !s.Stale || !s.StaleSince.Equal(since) {
+		if s := w.Stats().Services[0]; !s.Stale || !s.StaleSince.Equal(since) {
 			t.Errorf("%+v", s)
 		}
 	})

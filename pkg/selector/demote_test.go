@@ -71,7 +71,7 @@ func TestACircleIsDemotedForItsDistanceAndComesBack(t *testing.T) {
 					if got := w.only(); !slices.Equal(got, []string{map[string]string{"zone": "z", "region": "r"}[s.want]}) {
 						t.Errorf("step %d: picked %v, want %s", i, got, s.want)
 					}
-					if first := w.explain().Circles[0].Circle; first != s.want {
+					if first := w.explain().Circles[0].Name; first != s.want {
 						t.Errorf("step %d: Explain begins with %s, want %s", i, first, s.want)
 					}
 					if got, want := w.state("zone").Demoted, s.want == "region"; got != want {
@@ -131,7 +131,7 @@ func TestOnlyMeasuredDistancesDemote(t *testing.T) {
 					time.Sleep(10 * time.Second)
 					b.tell(t, point(0, 0), rtts)
 				}
-				if first := w.explain().Circles[0].Circle; first != tt.want {
+				if first := w.explain().Circles[0].Name; first != tt.want {
 					t.Errorf("Explain begins with %s, want %s", first, tt.want)
 				}
 				if got := w.state("zone"); got.Note != tt.note || got.Demoted != (tt.want == "region") {
@@ -157,7 +157,7 @@ func TestACircleIsDemotedAsFarAsItsDistanceGoes(t *testing.T) {
 		w.list(w.at("z", home, 400*ms), w.at("r", nextDoor, 50*ms), w.at("e", farAway, 20*ms))
 		order := func() (all []string) {
 			for _, c := range w.explain().Circles {
-				all = append(all, c.Circle)
+				all = append(all, c.Name)
 			}
 			return all
 		}
@@ -192,16 +192,16 @@ func TestExplainSaysWhyACircleIsDemoted(t *testing.T) {
 		time.Sleep(time.Minute)
 		wantReasons(t, w.explain(), []string{
 			"r region true picked by p2c: in the near set of region",
-			"z zone false picked if nothing in region can be: zone is demoted, its best is at 40 ms and that of region at 2 ms",
-			"e elsewhere false picked if nothing in region can be: that is nearer",
+			"z zone false standby: used only when no instance in circle \"region\" is available (zone is demoted: its nearest is at 40 ms, that of region at 2 ms)",
+			"e elsewhere false standby: used only when no instance in circle \"region\" is available (it is nearer)",
 		})
 		c := w.state("zone")
 		if c.Note != "demoted: 40 ms away, while region is at 2 ms" || !c.Demoted || c.BestMS != 40 || c.DistanceSource != "measured" {
 			t.Errorf("%+v", c)
 		}
-		for _, c := range w.Stats() {
-			if c.Demoted != (c.Circle == "zone") {
-				t.Errorf("stats: %s is demoted: %v", c.Circle, c.Demoted)
+		for _, c := range w.circles() {
+			if c.Demoted != (c.Name == "zone") {
+				t.Errorf("stats: %s is demoted: %v", c.Name, c.Demoted)
 			}
 		}
 		if got := w.state("elsewhere"); got.Demoted || strings.Contains(got.Note, "demoted") {
@@ -220,7 +220,7 @@ func TestDemotionDoesNotFlap(t *testing.T) {
 		for i := range 600 {
 			w.set("z.example:80", []time.Duration{18 * ms, 26 * ms, 17500 * time.Microsecond, 21 * ms, 30 * ms}[i/7%5])
 			time.Sleep(time.Second)
-			if first := w.explain().Circles[0].Circle; first != last {
+			if first := w.explain().Circles[0].Name; first != last {
 				last = first
 				changes++
 			}

@@ -9,42 +9,36 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// Do calls the nearest working instance of a service. When call fails it is
-// tried again on another instance, after a short random wait that grows, as
-// long as there are attempts, a retry budget and time before ctx ends.
+// Do calls the nearest working instance of a service. When call fails, Do calls
+// another instance, after a short random wait that grows, as long as there are
+// attempts ([Retry.Attempts]), a retry budget ([ErrBudget]) and time before ctx ends.
+// Each attempt may use all of the time that ctx has left: to give up one that hangs,
+// derive a context with a time-out in call.
 //
-// Do takes a call for idempotent: one that the instance may have received is
-// repeated. Where that is not so, use [Selector.DoFor] with
-// [Request.NonIdempotent], or mark errors [Permanent]. The error is that of
-// the last attempt, or of the pick when there was none.
+// Do assumes that a call may be repeated, also one that the instance has received.
+// Where that is not so, use [Selector.DoFor] with [Request.NonIdempotent], or mark
+// errors as [Permanent].
+//
+// The error is a *[CallError] with that of the last attempt. An error marked
+// [Permanent] is returned as it was before it was marked. If there was no attempt, the
+// error is that of [Selector.Pick] or of ctx.
 func (s *Selector) Do(ctx context.Context, service string, call func(context.Context, *events.Instance) error) error {
-	return s.DoFor(ctx, Request{Service: service}, call)
+	return s.DoFor(ctx, Request{Service: service}, func(ctx context.Context, p *Pick) error { return call(ctx, p.Instance) })
 }
 
-// DoFor is Do with all that can be asked for.
-func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Context, *events.Instance) error) error {
-	return s.DoPick(ctx, r, func(ctx context.Context, p *Pick) error {
-		err := call(ctx, p.Instance)
-		p.Done(err)
-		return err
-	})
-}
-
-// DoPick is DoFor for calls that outlast their answer, such as an HTTP
-// response whose body is still to be read: call reports the end itself, with
-// [Pick.Done] or [Pick.DoneAfter], if it likes after it has returned nil. When
-// it returns an error and has not reported it, DoPick does; when it panics,
-// the pick ends as nobody's failure.
-func (s *Selector) DoPick(ctx context.Context, r Request, call func(context.Context, *Pick) error) error {
+// DoFor is Do for a [Request]. When call returns, its pick ends with the error that
+// call returned, unless call has ended it with Done or DoneAfter, or has kept it, see
+// [Pick.Keep]. When call panics, the pick ends like a canceled call.
+func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Context, *Pick) error) error {
 	if err := ctx.Err(); err != nil {
-		return err // no instance is to blame for that
+		return err // before any instance was called
 	}
 	svc, err := s.service(r.Service)
 	if err != nil {
 		return err
 	}
 	svc.budget.call()
-	var last error
+	var last *CallError
 	for {
 		p, err := s.PickFor(ctx, r)
 		if err != nil {
@@ -53,56 +47,52 @@ func (s *Selector) DoPick(ctx context.Context, r Request, call func(context.Cont
 			}
 			return err
 		}
-		if last = p.run(ctx, call); last == nil {
+		if err = p.run(ctx, call); err == nil {
 			return nil
 		}
+		if isPermanent(err) {
+			return answer(err)
+		}
 		r.tried = append(r.tried, p.node)
-		if stop, err := s.enough(ctx, svc, &r, last); stop {
-			return err
+		last = &CallError{Service: r.Service, Attempts: len(r.tried), Instance: p.ID, Circle: p.Circle(), Err: err}
+		if s.enough(ctx, svc, &r, last) {
+			return last
 		}
 	}
 }
 
 // run makes one attempt.
 func (p *Pick) run(ctx context.Context, call func(context.Context, *Pick) error) error {
-	err := context.Canceled // stays so if call panics: nothing can be said then
-	defer func() {
-		if err != nil {
-			p.Done(err)
-		}
-	}()
+	err := context.Canceled // stays so if call panics: the outcome is not known then
+	defer func() { p.Done(err) }()
 	err = call(ctx, p)
 	return err
 }
 
-// enough says whether the failure of an attempt is the end, and with which
-// error. It waits when it is not.
-func (s *Selector) enough(ctx context.Context, svc *service, r *Request, last error) (bool, error) {
+// enough reports whether the failure of an attempt is the end. It waits when it is
+// not.
+func (s *Selector) enough(ctx context.Context, svc *service, r *Request, last *CallError) bool {
 	switch {
-	case isPermanent(last):
-		if p, ok := last.(*permanentError); ok { //nolint:errorlint // unwraps exactly what Permanent wrapped
-			return true, p.error
-		}
-		return true, last
-	case ctx.Err() != nil, isCanceled(last):
-		return true, last
-	case r.NonIdempotent && Sent(last):
-		return true, last
-	case len(r.tried) >= s.opts.Attempts:
-		return true, last
+	case ctx.Err() != nil, isCanceled(last.Err):
+		return true
+	case r.NonIdempotent && Sent(last.Err):
+		return true
+	case len(r.tried) >= s.opts.Retry.Attempts:
+		return true
 	case !svc.budget.retry(s.now()):
-		return true, fmt.Errorf("%w, so this is not tried again: %w", ErrBudget, last)
+		last.Err = fmt.Errorf("%w, so this is not tried again: %w", ErrBudget, last.Err)
+		return true
 	}
-	wait := rand.N(s.opts.Backoff<<min(len(r.tried)-1, 6) + 1)
+	wait := rand.N(s.opts.Retry.Backoff<<min(len(r.tried)-1, 6) + 1)
 	if end, ok := ctx.Deadline(); ok && time.Until(end) <= wait {
-		return true, last
+		return true
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return false, nil
+		return false
 	case <-ctx.Done():
-		return true, last
+		return true
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -25,8 +26,8 @@ func same(err, want error) bool { return err == want } //nolint:errorlint // tha
 func (w *world) do(r selector.Request, answers ...error) (called []string, err error) {
 	w.t.Helper()
 	r.Service = "user"
-	err = w.DoFor(w.t.Context(), r, func(_ context.Context, in *events.Instance) error {
-		called = append(called, in.ID)
+	err = w.DoFor(w.t.Context(), r, func(_ context.Context, p *selector.Pick) error {
+		called = append(called, p.ID)
 		if len(called) > len(answers) {
 			return nil
 		}
@@ -62,7 +63,7 @@ func TestDoTriesOthersAndTheNextCircleAfterTwo(t *testing.T) {
 	for _, strategy := range selector.Strategies() {
 		t.Run(string(strategy), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				o := selector.Options{Strategy: strategy, Attempts: 5}
+				o := selector.Options{Strategy: strategy, Retry: selector.Retry{Attempts: 5}}
 				w := start(t, o, append(several(4), instance("door", nextDoor), instance("far", farAway))...)
 				for range 20 {
 					w.list(append(several(4), instance("door", nextDoor), instance("far", farAway))...)
@@ -120,20 +121,41 @@ func TestDoGivesUpWithTheLastError(t *testing.T) {
 		first, last := errors.New("first"), errors.New("last")
 		w := start(t, selector.Options{}, several(8)...)
 		called, err := w.do(selector.Request{}, first, first, first, last)
-		if len(called) != 4 || !same(err, last) {
+		if len(called) != 4 || !errors.Is(err, last) || errors.Is(err, first) {
 			t.Errorf("called %v, error %v, want four and %v", called, err, last)
 		}
 		// All that there are were tried before the attempts were used up.
 		w.list(several(2)...)
 		called, err = w.do(selector.Request{}, first, last)
-		if len(called) != 2 || !same(err, last) {
+		if len(called) != 2 || !errors.Is(err, last) || errors.Is(err, first) {
 			t.Errorf("called %v, error %v, want two and %v", called, err, last)
 		}
 		// The caller's own wishes hold for all attempts.
 		avoid := []string{"i0"}
 		called, err = w.do(selector.Request{Avoid: avoid}, last)
-		if !slices.Equal(called, []string{"i1"}) || !same(err, last) || len(avoid) != 1 {
+		if !slices.Equal(called, []string{"i1"}) || !errors.Is(err, last) || errors.Is(err, first) || len(avoid) != 1 {
 			t.Errorf("called %v, error %v, want i1 and %v", called, err, last)
+		}
+	})
+}
+
+func TestErrorsOfDoSayWhereAndHowOftenItWasTried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, instance("a", home), instance("b", nextDoor))
+		_, err := w.do(selector.Request{}, errCall, errCall)
+		e, ok := errors.AsType[*selector.CallError](err)
+		if !ok || *e != (selector.CallError{Service: "user", Attempts: 2, Instance: "b", Circle: "region", Err: errCall}) {
+			t.Fatalf("error %#v", err)
+		}
+		if want := "user: 2 attempts, last at b (region): " + errCall.Error(); err.Error() != want {
+			t.Errorf("error %q, want %q", err, want)
+		}
+		_, err = w.do(selector.Request{NonIdempotent: true}, errCall)
+		if want := "user: 1 attempt, at a (zone): " + errCall.Error(); err.Error() != want || !errors.Is(err, errCall) {
+			t.Errorf("error %q, want %q", err, want)
+		}
+		if e := (&selector.CallError{Service: "user", Err: os.ErrDeadlineExceeded}); e.Error() != "user: i/o timeout" || !e.Timeout() {
+			t.Errorf("%v, timeout %v", e, e.Timeout())
 		}
 	})
 }
@@ -224,7 +246,7 @@ func TestDoWaitsBetweenAttemptsLongerEachTime(t *testing.T) {
 		const backoff = 100 * time.Millisecond
 		longest := make([]time.Duration, 9)
 		for range 60 {
-			w := start(t, selector.Options{Attempts: 10, Backoff: backoff, Budget: 10}, several(10)...)
+			w := start(t, selector.Options{Retry: selector.Retry{Attempts: 10, Backoff: backoff, Budget: 10}}, several(10)...)
 			var before time.Time
 			n := 0
 			_ = w.Do(t.Context(), "user", func(context.Context, *events.Instance) error {
@@ -251,7 +273,7 @@ func TestDoWaitsBetweenAttemptsLongerEachTime(t *testing.T) {
 
 func TestDoStaysWithinTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := start(t, selector.Options{Backoff: time.Second}, several(4)...)
+		w := start(t, selector.Options{Retry: selector.Retry{Backoff: time.Second}}, several(4)...)
 		for range 50 {
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			begin := time.Now()
@@ -272,13 +294,13 @@ func TestDoStaysWithinTheDeadline(t *testing.T) {
 
 func TestDoEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := start(t, selector.Options{Backoff: time.Minute}, several(4)...)
+		w := start(t, selector.Options{Retry: selector.Retry{Backoff: time.Minute}}, several(4)...)
 		ctx, cancel := context.WithCancel(t.Context())
 		var calling sync.WaitGroup
 		calling.Go(func() {
 			n := 0
 			err := w.Do(ctx, "user", func(context.Context, *events.Instance) error { n++; return errCall })
-			if n != 1 || !same(err, errCall) {
+			if n != 1 || !errors.Is(err, errCall) {
 				t.Errorf("%d attempts, error %v, want one and %v", n, err, errCall)
 			}
 		})
@@ -316,12 +338,12 @@ func TestDoEndsWithItsContext(t *testing.T) {
 	})
 }
 
-func TestDoPickMayEndThePickLater(t *testing.T) {
+func TestDoForMayEndThePickLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{}, instance("a", home))
-		var body *selector.Pick
-		err := w.DoPick(t.Context(), selector.Request{Service: "user"}, func(_ context.Context, p *selector.Pick) error {
-			body = p
+		var body selector.Pick
+		err := w.DoFor(t.Context(), selector.Request{Service: "user"}, func(_ context.Context, p *selector.Pick) error {
+			body = p.Keep()
 			return nil
 		})
 		if err != nil || w.candidate("a").InFlight != 1 {
@@ -333,7 +355,7 @@ func TestDoPickMayEndThePickLater(t *testing.T) {
 			t.Errorf("%d in flight, %v ms, want 0 and 3", c.InFlight, c.CallMS)
 		}
 		// An error that was not reported is.
-		err = w.DoPick(t.Context(), selector.Request{Service: "user"}, func(context.Context, *selector.Pick) error { return errRefused })
+		err = w.DoFor(t.Context(), selector.Request{Service: "user"}, func(context.Context, *selector.Pick) error { return errRefused })
 		if c := w.candidate("a"); !errors.Is(err, errRefused) || c.InFlight != 0 || c.Breaker != "open" {
 			t.Errorf("error %v, %d in flight, breaker %s", err, c.InFlight, c.Breaker)
 		}

@@ -183,10 +183,10 @@ func TestARegistryOfARegionIsOpenedByItsOptions(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		ns := natstest.Start(t, func(o *server.Options) { o.JetStreamDomain = "us" })
 		nc := natstest.Connect(t, ns)
-		if _, err := selector.New(t.Context(), nc, selector.Options{Location: home, Regions: []string{"eu"}, Logger: silent}); err == nil || !strings.Contains(err.Error(), "domain") {
+		if _, err := selector.New(t.Context(), nc, selector.Options{Location: home, Registry: kv.Options{Regions: []string{"eu"}}, Logger: silent}); err == nil || !strings.Contains(err.Error(), "domain") {
 			t.Errorf("without its domain: %v", err)
 		}
-		o := selector.Options{Location: home, Domain: "us", Regions: []string{"us", "eu"}, Logger: silent}
+		o := selector.Options{Location: home, Registry: kv.Options{Domain: "us", Regions: []string{"us", "eu"}}, Logger: silent}
 		var d distances
 		o.Latency.Dial = d.dial
 		s, err := selector.New(t.Context(), nc, o)

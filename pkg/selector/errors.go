@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/proxima-discovery/proxima/pkg/breaker"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
 
 var (
@@ -18,34 +19,37 @@ var (
 	// ErrNoSnapshot says that nothing is known of the service yet, because
 	// the registry has not answered.
 	ErrNoSnapshot = errors.New("selector: the registry has not answered yet")
-	// ErrBudget says that a call was not retried because too many calls to
-	// the service are retries already.
+	// ErrBudget is in the error of a call that failed and was not retried, because
+	// too many calls to the service are retries already, see [Retry.Budget]. The
+	// error of the last attempt is in it too: errors.Is finds both.
 	ErrBudget = errors.New("selector: the retry budget is used up")
 	// ErrClosed says that the selector was closed.
 	ErrClosed = errors.New("selector: closed")
 )
 
-// CircleCount says how many instances of a circle can be used, and why the
-// others cannot. Each instance is in one of the counts beside Total.
-type CircleCount struct {
-	Circle    string `json:"circle"`
-	Total     int    `json:"total"`
-	Usable    int    `json:"usable"`
-	Open      int    `json:"open"` // breakers
-	Draining  int    `json:"draining"`
-	NotReady  int    `json:"not_ready"`
-	Suspect   int    `json:"suspect"`
-	Evacuated int    `json:"evacuated"`
-	Dead      int    `json:"dead"`  // see [Standing]
-	Other     int    `json:"other"` // no endpoint of the wanted protocol
-}
-
 // NoInstanceError says that the service is listed and none of its instances
 // can be picked. It is [ErrNoInstance].
 type NoInstanceError struct {
-	Service string
-	Circles []CircleCount // of circles that have instances, nearest first
-	Avoided int           // instances that could have been picked and were not wanted
+	Service  string
+	Protocol string   // that the request wants; empty: any
+	Circles  []Circle // those that have instances, nearest first; only counts of instances are set
+	Avoided  int      // instances that could have been picked, and were excluded or tried before
+}
+
+// nothing is the error when a table had nothing to pick.
+func (v *view) nothing(t *table.Table, r *Request) error {
+	if t.Size == 0 {
+		v.svc.asked.Store(int64(v.svc.Now()))
+		return fmt.Errorf("%w %q", ErrUnknownService, v.svc.name)
+	}
+	// What can be picked and was not: that is what the request avoids.
+	e := &NoInstanceError{Service: v.svc.name, Protocol: r.Protocol, Avoided: t.Pickable()}
+	for i := range uint8(len(v.svc.Assumed)) {
+		if c := circleOf(t, i); c.Instances > 0 {
+			e.Circles = append(e.Circles, c)
+		}
+	}
+	return e
 }
 
 func (e *NoInstanceError) Error() string {
@@ -56,7 +60,7 @@ func (e *NoInstanceError) Error() string {
 		if i == 0 {
 			sep = ": "
 		}
-		fmt.Fprintf(&b, "%s%s has %d", sep, c.Circle, c.Total)
+		fmt.Fprintf(&b, "%s%s has %d", sep, c.Name, c.Instances)
 		for _, part := range []struct {
 			n    int
 			what string
@@ -68,7 +72,7 @@ func (e *NoInstanceError) Error() string {
 			{c.Suspect, "suspect"},
 			{c.Evacuated, "evacuated"},
 			{c.Dead, "dead"},
-			{c.Other, "without the protocol"},
+			{c.OtherProtocol, "with no " + e.Protocol + " endpoint"},
 		} {
 			if part.n > 0 {
 				fmt.Fprintf(&b, ", %d %s", part.n, part.what)
@@ -76,13 +80,46 @@ func (e *NoInstanceError) Error() string {
 		}
 	}
 	if e.Avoided > 0 {
-		fmt.Fprintf(&b, "; %d not wanted or tried already", e.Avoided)
+		fmt.Fprintf(&b, "; %d excluded or tried before", e.Avoided)
 	}
 	return b.String()
 }
 
 // Is makes every NoInstanceError an [ErrNoInstance].
 func (e *NoInstanceError) Is(target error) bool { return target == ErrNoInstance }
+
+// CallError is the error of a call that an instance could not answer. Its text is
+//
+//	catalog: 4 attempts, last at catalog-1 (zone): connection reset by peer
+type CallError struct {
+	Service  string
+	Attempts int    // 0: there was none
+	Instance string // ID of the last one that was tried
+	Circle   string // where that one is
+	Err      error  // of the last attempt
+}
+
+func (e *CallError) Error() string {
+	switch e.Attempts {
+	case 0:
+		return fmt.Sprintf("%s: %v", e.Service, e.Err)
+	case 1:
+		return fmt.Sprintf("%s: 1 attempt, at %s (%s): %v", e.Service, e.Instance, e.Circle, e.Err)
+	}
+	return fmt.Sprintf("%s: %d attempts, last at %s (%s): %v", e.Service, e.Attempts, e.Instance, e.Circle, e.Err)
+}
+
+// Unwrap returns the error of the last attempt.
+func (e *CallError) Unwrap() error { return e.Err }
+
+// Timeout is what [net.Error] and [net/url.Error] look for.
+func (e *CallError) Timeout() bool {
+	t, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](e.Err)
+	return ok && t.Timeout()
+}
 
 // What callers say about an error by wrapping it.
 type (
@@ -123,6 +160,15 @@ func Sent(err error) bool {
 	}
 	op, ok := errors.AsType[*net.OpError](err)
 	return !ok || op.Op != "dial"
+}
+
+// answer is the error that Permanent marked, or err as it is if that was wrapped
+// again.
+func answer(err error) error {
+	if p, ok := err.(*permanentError); ok { //nolint:errorlint // unwraps exactly what Permanent wrapped
+		return p.error
+	}
+	return err
 }
 
 func isPermanent(err error) bool {

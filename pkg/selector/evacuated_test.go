@@ -91,26 +91,26 @@ func TestAnEvacuationIsExplainedAndCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, patient(selector.Options{}), instance("a", home, evacuated), instance("b", home, evacuated), instance("c", nextDoor))
 		w.fail("b")
-		if c := w.candidate("a"); !c.Evacuated || c.Reason != "picked only if nothing better is left: its place is evacuated" {
+		if c := w.candidate("a"); !c.Evacuated || c.Reason != "standby: used only when no better instance is available: its place is evacuated" {
 			t.Errorf("%+v", c.Standing)
 		}
-		if c := w.candidate("b"); !c.Evacuated || c.Reason != "picked only if nothing better is left: its place is evacuated and its breaker is open" {
+		if c := w.candidate("b"); !c.Evacuated || c.Reason != "standby: used only when no better instance is available: its place is evacuated and its breaker is open" {
 			t.Errorf("%+v", c.Standing)
 		}
 		if c := w.candidate("c"); c.Evacuated || !strings.HasPrefix(c.Reason, "picked by p2c") {
 			t.Errorf("%+v", c.Standing)
 		}
-		for _, s := range w.Stats() {
-			if want := map[string]int{"zone": 2}[s.Circle]; s.Evacuated != want || s.Usable+s.Evacuated != s.Instances {
+		for _, s := range w.circles() {
+			if want := map[string]int{"zone": 2}[s.Name]; s.Evacuated != want || s.Usable+s.Evacuated != s.Instances {
 				t.Errorf("%+v", s)
 			}
 		}
 		w.list(instance("a", home, evacuated), instance("b", home, evacuated))
-		if c := w.candidate("a"); c.Reason != "picked by p2c: in the near set of zone, for nothing better is left: its place is evacuated" {
+		if c := w.candidate("a"); c.Reason != "picked by p2c: in the near set of zone, because no better instance is available: its place is evacuated" {
 			t.Error(c.Reason)
 		}
 		_, err := w.try(selector.Request{Service: "user", Avoid: []string{"a", "b"}})
-		if err == nil || !strings.Contains(err.Error(), "zone has 2, 2 evacuated; 2 not wanted") {
+		if err == nil || !strings.Contains(err.Error(), "zone has 2, 2 evacuated; 2 excluded") {
 			t.Error(err)
 		}
 	})

@@ -77,8 +77,8 @@ func ExampleSelector_Explain() {
 	}
 	// Output:
 	// b (region): picked by p2c: in the near set of region
-	// c (elsewhere): picked if nothing in region can be: that is nearer
-	// a (zone): picked only if nothing better is left: it is about to leave
+	// c (elsewhere): standby: used only when no instance in circle "region" is available (it is nearer)
+	// a (zone): standby: used only when no better instance is available: it is about to leave
 }
 
 func check(err error) {

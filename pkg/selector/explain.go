@@ -2,14 +2,13 @@ package selector
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
-	"slices"
+	"math"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
-	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
 
 // Explanation says of every instance of a service whether it would be picked,
@@ -26,7 +25,7 @@ type Explanation struct {
 	// usable, so that the best of the bad are used beside them.
 	Panic bool `json:"panic"`
 	// Circles that have instances, in the order in which they are tried.
-	Circles []CircleState `json:"circles"`
+	Circles []Circle `json:"circles"`
 	// Instances in the order in which they would be tried: usable ones
 	// first, nearest first.
 	Instances []Candidate `json:"instances"`
@@ -91,74 +90,54 @@ func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) 
 			return Explanation{}, err
 		}
 	}
-	if t.total == 0 {
-		return Explanation{}, v.nothing(t)
+	if t.Size == 0 {
+		return Explanation{}, v.nothing(t, &r)
 	}
 	return v.explain(r.Protocol), nil
 }
 
-// ranked is a candidate before it is put in its place.
-type ranked struct {
-	verdict
-	ramp    float32 // the share of its weight that it gets for its age
-	refused bool    // its breaker is open for that
-	fit     float32 // its score by its beat, for LoadAware
-	Candidate
-}
-
 func (v *view) explain(protocol string) Explanation {
-	svc, opts := v.svc, &v.svc.sel.opts
-	e := Explanation{Service: svc.name, From: v.place.String(), Strategy: string(opts.Strategy)}
+	svc := v.svc
+	e := Explanation{Service: svc.name, From: v.builder.Place.String(), Strategy: svc.Kind.String()}
 	svc.mu.Lock()
-	e.Stale, e.StaleSeconds = svc.stale, secondsSince(svc.since)
-	for i := range svc.members {
-		svc.members[i].look()
-	}
-	t := v.build(svc.members, 0)
-	all := make([]ranked, len(svc.members))
-	for i := range svc.members {
-		all[i] = v.candidate(t, &svc.members[i], svc.verdicts[i])
-	}
-	e.Panic, e.Circles = t.panics, v.circles(t)
+	e.Stale, e.StaleSeconds = svc.members.stale, secondsSince(svc.since)
+	svc.members.look()
+	ex := v.builder.Explain(svc.members.list, svc.Now())
 	svc.mu.Unlock()
 
-	slices.SortStableFunc(all, func(a, b ranked) int {
-		return cmp.Or(
-			cmp.Compare(a.as, b.as),
-			cmp.Compare(t.rank[a.circle], t.rank[b.circle]),
-			cmp.Compare(a.distance, b.distance),
-			cmp.Compare(a.ID, b.ID))
-	})
-	e.Instances = make([]Candidate, len(all))
-	for i, c := range all {
-		c.Near, c.Reason = v.reason(t, &c, protocol)
-		e.Instances[i] = c.Candidate
+	e.Panic = ex.Panic
+	for _, c := range ex.Circles {
+		circle := circleOf(ex.Table, c.Index)
+		circle.Share, circle.Demoted, circle.Load, circle.Note = rounded(c.Share, 4), c.Demoted, rounded(c.Load, 3), c.Note
+		circle.BestMS, circle.DistanceSource = table.Milliseconds(c.Best), string(c.Source)
+		e.Circles = append(e.Circles, circle)
+	}
+	ex.Sort()
+	e.Instances = make([]Candidate, len(ex.Members))
+	for i := range ex.Members {
+		e.Instances[i] = candidate(ex, &ex.Members[i], protocol)
 	}
 	return e
 }
 
-// candidate is a member as a table has it. The service is locked.
-func (v *view) candidate(t *table, m *member, vd verdict) ranked {
-	source := m.node.distance().Source
-	if vd.known == assumed {
-		source = latency.SourceAssumed
-	}
-	if vd.as < notReady {
-		vd.distance = vd.from(&t.circles[t.index(vd.as, vd.circle)])
-	}
-	_, refused := m.breaker.Opened()
-	return ranked{vd, v.svc.sel.ramp(m.born, t.at), refused, m.fit(ticks(t.at)), Candidate{*m.in, Standing{
-		Circle:         v.svc.sel.opts.Levels.Name(int(vd.circle)),
-		DistanceMS:     inMilliseconds(vd.distance),
-		DistanceSource: string(source),
-		Breaker:        m.breaker.State().String(),
-		Suspect:        m.suspect,
-		Evacuated:      m.evacuated,
-		Dead:           vd.condition == dead,
-		InFlight:       int(m.inFlight()),
-		Picks:          m.picks(),
-		CallMS:         inMilliseconds(m.average()),
-	}}}
+// candidate is a member as a table has it.
+func candidate(e *table.Explanation, s *table.Standing, protocol string) Candidate {
+	circle, distance := s.Place()
+	near, why := e.Reason(s, protocol)
+	return Candidate{*s.In, Standing{
+		Circle:         e.Name(circle),
+		DistanceMS:     table.Milliseconds(distance),
+		DistanceSource: string(s.Source),
+		Breaker:        s.Breaker.State().String(),
+		Suspect:        s.Suspect,
+		Evacuated:      s.Evacuated,
+		Dead:           s.State() == table.Dead,
+		InFlight:       int(s.InFlight()),
+		Picks:          s.Picks(),
+		CallMS:         table.Milliseconds(s.Average()),
+		Near:           near,
+		Reason:         why,
+	}}
 }
 
 // secondsSince is 0 for a time that is not known.
@@ -169,6 +148,7 @@ func secondsSince(t time.Time) float64 {
 	return rounded(time.Since(t).Seconds(), 3)
 }
 
-func inMilliseconds(d time.Duration) float64 {
-	return float64(d.Round(time.Microsecond)) / float64(time.Millisecond)
+func rounded(f float64, digits int) float64 {
+	scale := math.Pow10(digits)
+	return math.Round(f*scale) / scale
 }

@@ -39,14 +39,14 @@ func TestExplainSaysOfEveryInstanceWhetherAndWhy(t *testing.T) {
 		want := []string{
 			"a zone true picked by p2c: in the near set of zone",
 			"b zone true picked by p2c: in the near set of zone",
-			"c zone false picked if nothing in the near set can be: farther than 1.4 ms, the nearest of zone is at 0.4 ms",
-			"d region false picked if nothing in zone can be: that is nearer",
-			"e elsewhere false picked if nothing in zone can be: that is nearer",
-			"k elsewhere false picked if nothing in zone can be: that is nearer",
-			"f zone false picked only if nothing better is left: its lease is gone and nothing proves it dead",
-			"g zone false picked only if nothing better is left: it is about to leave",
-			"h zone false picked only if nothing better is left: its breaker is open, calls failed",
-			"j zone false picked only if nothing better is left: it is about to leave and its breaker is open",
+			"c zone false standby: used only when no instance of the near set is available (farther than 1.4 ms, the nearest of zone is at 0.4 ms)",
+			"d region false standby: used only when no instance in circle \"zone\" is available (it is nearer)",
+			"e elsewhere false standby: used only when no instance in circle \"zone\" is available (it is nearer)",
+			"k elsewhere false standby: used only when no instance in circle \"zone\" is available (it is nearer)",
+			"f zone false standby: used only when no better instance is available: its lease ended and nothing proves it dead",
+			"g zone false standby: used only when no better instance is available: it is about to leave",
+			"h zone false standby: used only when no better instance is available: its breaker is open, calls failed",
+			"j zone false standby: used only when no better instance is available: it is about to leave and its breaker is open",
 			"i zone false never picked: not ready, its own check fails",
 		}
 		e := w.explain()
@@ -90,11 +90,11 @@ func TestExplainSaysWhoIsPickedWhenNothingIsWell(t *testing.T) {
 			w.at("d", nextDoor, ms, suspect), w.at("e", home, ms, status(events.Draining)),
 		)
 		wantReasons(t, w.explain(), []string{
-			"a zone true picked by nearest: in the near set of zone, for nothing better is left: its lease is gone and nothing proves it dead",
-			"b zone true picked if the nearest of zone cannot be: its lease is gone and nothing proves it dead",
-			"c zone false picked if nothing in the near set can be: farther than 2 ms, the nearest of zone is at 1 ms: its lease is gone and nothing proves it dead",
-			"d region false picked if nothing in zone can be: that is nearer: its lease is gone and nothing proves it dead",
-			"e zone false picked only if nothing better is left: it is about to leave",
+			"a zone true picked by nearest: in the near set of zone, because no better instance is available: its lease ended and nothing proves it dead",
+			"b zone true standby: used only when the nearest instance in circle \"zone\" is not available: its lease ended and nothing proves it dead",
+			"c zone false standby: used only when no instance of the near set is available (farther than 2 ms, the nearest of zone is at 1 ms): its lease ended and nothing proves it dead",
+			"d region false standby: used only when no instance in circle \"zone\" is available (it is nearer): its lease ended and nothing proves it dead",
+			"e zone false standby: used only when no better instance is available: it is about to leave",
 		})
 	})
 }

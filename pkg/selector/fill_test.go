@@ -237,18 +237,18 @@ func TestExplainSaysWhoFillsIn(t *testing.T) {
 		w.call("i2", errRefused)
 		time.Sleep(time.Second)
 		wantReasons(t, w.explain(), []string{
-			"i1 zone true picked by p2c: in the near set of zone, in panic: fewer than half of the service are usable, so it fills in: its breaker is open, calls failed",
+			"i1 zone true picked by p2c: in the near set of zone, fills in because fewer than half of the service are usable (panic): its breaker is open, calls failed",
 			"i4 zone true picked by p2c: in the near set of zone",
-			"s zone true picked by p2c: in the near set of zone, in panic: fewer than half of the service are usable, so it fills in: its lease is gone and nothing proves it dead",
-			"i0 zone false picked only if nothing better is left: its breaker is open, calls failed, and it does not fill in, for it refused the connection",
-			"i2 zone false picked only if nothing better is left: its breaker is open, calls failed, and it does not fill in, for it refused the connection",
-			"i3 zone false picked only if nothing better is left: its breaker is open, calls failed, and half of the service can be picked without it",
+			"s zone true picked by p2c: in the near set of zone, fills in because fewer than half of the service are usable (panic): its lease ended and nothing proves it dead",
+			"i0 zone false standby: used only when no better instance is available: its breaker is open, calls failed; it does not fill in because it refused the connection",
+			"i2 zone false standby: used only when no better instance is available: its breaker is open, calls failed; it does not fill in because it refused the connection",
+			"i3 zone false standby: used only when no better instance is available: its breaker is open, calls failed; half of the service can be picked without it",
 		})
 		if c := w.state("zone"); c.Note != "panic: 2 that are not usable fill in" || c.Usable != 1 || c.Instances != 6 {
 			t.Errorf("%+v", c)
 		}
-		for _, c := range w.Stats() {
-			if c.Circle == "zone" && c.Usable != 1 {
+		for _, c := range w.circles() {
+			if c.Name == "zone" && c.Usable != 1 {
 				t.Errorf("stats: %d usable, want 1", c.Usable)
 			}
 		}

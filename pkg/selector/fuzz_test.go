@@ -155,12 +155,12 @@ func (w *world) check(all []imagined, r selector.Request) {
 	if c := topology.DefaultLevels().Circle(place, got.entry.Place()); p.Circle() != topology.DefaultLevels().Name(c) {
 		w.t.Fatalf("picked %s of circle %s, which is in circle %s", p.ID, p.Circle(), topology.DefaultLevels().Name(c))
 	}
-	if i := slices.IndexFunc(e.Circles, func(c selector.CircleState) bool { return c.Circle == p.Circle() }); i < 0 || e.Circles[i].Share == 0 {
+	if i := slices.IndexFunc(e.Circles, func(c selector.Circle) bool { return c.Name == p.Circle() }); i < 0 || e.Circles[i].Share == 0 {
 		w.t.Fatalf("picked %s of circle %s, of which Explain says that it takes nothing: %+v", p.ID, p.Circle(), e.Circles)
 	}
 	first := w.explain(r).Instances[0]
-	if i := slices.IndexFunc(e.Circles, func(c selector.CircleState) bool { return c.Share > 0 }); first.Circle != e.Circles[i].Circle || !first.Near {
-		w.t.Fatalf("Explain begins with %s of %s (near: %v), picks with %s", first.ID, first.Circle, first.Near, e.Circles[i].Circle)
+	if i := slices.IndexFunc(e.Circles, func(c selector.Circle) bool { return c.Share > 0 }); first.Circle != e.Circles[i].Name || !first.Near {
+		w.t.Fatalf("Explain begins with %s of %s (near: %v), picks with %s", first.ID, first.Circle, first.Near, e.Circles[i].Name)
 	}
 	if in == 0 && first.Circle != topology.DefaultLevels().Name(circle) {
 		w.t.Fatalf("Explain begins with %s, though there is one in circle %s", first.Circle, topology.DefaultLevels().Name(circle))
@@ -220,9 +220,9 @@ func (w *world) checkShares(e selector.Explanation, all []imagined, place topolo
 		left -= want[c]
 	}
 	for _, c := range e.Circles {
-		i := slices.IndexFunc([]int{0, 1, 2}, func(i int) bool { return levels.Name(i) == c.Circle })
+		i := slices.IndexFunc([]int{0, 1, 2}, func(i int) bool { return levels.Name(i) == c.Name })
 		if diff := c.Share - want[i]/(1-left); diff > 1e-4 || diff < -1e-4 {
-			w.t.Fatalf("%s takes %v of the picks, want %v: %+v", c.Circle, c.Share, want[i]/(1-left), e.Circles)
+			w.t.Fatalf("%s takes %v of the picks, want %v: %+v", c.Name, c.Share, want[i]/(1-left), e.Circles)
 		}
 	}
 }

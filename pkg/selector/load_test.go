@@ -43,9 +43,9 @@ func TestLoadAddsTheNextCircleAndLeavesItAgain(t *testing.T) {
 		{"who weighs up is asked until the low mark", selector.Options{Strategy: selector.P2C}, []step{{2, 0}, {4, 0.8}, {1, 0.2}, {0, 0}, {1, 0}, {2, 0}, {3, 1 - 0.8/3}}},
 		{"least_request too", selector.Options{Strategy: selector.LeastRequest}, []step{{1, 0}, {4, 0.8}, {1, 0.2}, {0, 0}, {1, 0}}},
 		{"load_aware too", selector.Options{Strategy: selector.LoadAware}, []step{{1, 0}, {4, 0.8}, {1, 0.2}, {0, 0}, {1, 0}}},
-		{"the marks can be set", selector.Options{Strategy: selector.P2C, LoadHigh: 10, LoadLow: 5}, []step{{9, 0}, {20, 0.75}, {6, 1.0 / 6}, {4, 0}, {6, 0}}},
-		{"the low mark goes with the high one", selector.Options{Strategy: selector.P2C, LoadHigh: 10}, []step{{20, 0.8}, {5, 0.2}, {3, 0}, {5, 0}}},
-		{"or there are none", selector.Options{LoadHigh: -1}, []step{{50, 0}}},
+		{"the marks can be set", selector.Options{Strategy: selector.P2C, Spill: selector.Spill{High: 10, Low: 5}}, []step{{9, 0}, {20, 0.75}, {6, 1.0 / 6}, {4, 0}, {6, 0}}},
+		{"the low mark goes with the high one", selector.Options{Strategy: selector.P2C, Spill: selector.Spill{High: 10}}, []step{{20, 0.8}, {5, 0.2}, {3, 0}, {5, 0}}},
+		{"or there are none", selector.Options{Spill: selector.Spill{High: -1}}, []step{{50, 0}}},
 		{"a key stays where it is", selector.Options{Strategy: selector.ConsistentHash}, []step{{50, 0}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -61,13 +61,13 @@ func TestLoadAddsTheNextCircleAndLeavesItAgain(t *testing.T) {
 					if math.Abs(got.Share-s.want) > 0.015 {
 						t.Errorf("step %d: with %d calls to each the region takes %v, want %v", i, s.calls, got.Share, s.want)
 					}
-					if load := w.state("zone").Load; tt.opts.LoadHigh >= 0 && math.Abs(load-float64(s.calls)) > 0.05 {
+					if load := w.state("zone").Load; tt.opts.Spill.High >= 0 && math.Abs(load-float64(s.calls)) > 0.05 {
 						t.Errorf("step %d: load %v, want %d", i, load, s.calls)
 					}
-					if added := strings.Contains(got.Note, "added for the load of zone"); added != (s.want > 0) {
+					if added := strings.Contains(got.Note, "takes picks because zone is overloaded"); added != (s.want > 0) {
 						t.Errorf("step %d: note %q", i, got.Note)
 					}
-					if why := w.candidate("r0").Reason; strings.Contains(why, "of picks for the load of zone") != (s.want > 0) {
+					if why := w.candidate("r0").Reason; strings.Contains(why, "of picks because zone is overloaded") != (s.want > 0) {
 						t.Errorf("step %d: r0: %s", i, why)
 					}
 				}
@@ -211,7 +211,7 @@ func TestLoadDoesNotFlap(t *testing.T) {
 							for end := time.Now().Add(100 * ms); time.Now().Before(end); time.Sleep(every) {
 								call()
 							}
-							if now := strings.Contains(w.state("region").Note, "added"); now != added {
+							if now := strings.Contains(w.state("region").Note, "is overloaded"); now != added {
 								added = now
 								changes++
 							}

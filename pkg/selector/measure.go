@@ -5,9 +5,12 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
@@ -51,12 +54,20 @@ func (k ProbeKind) valid() bool {
 	return false
 }
 
+// aim is how instances are measured.
+type aim struct {
+	Probe
+	dial    func(ctx context.Context, network, address string) (net.Conn, error)
+	nc      *nats.Conn // nil: nothing is measured through NATS
+	subject string     // of pings: <bucket>.
+}
+
 // target is how an instance is measured.
-func (svc *service) target(in *events.Instance) latency.Target {
+func (a *aim) target(in *events.Instance) latency.Target {
 	t := latency.Target{Key: in.Key(), Incarnation: in.Incarnation, Coordinate: in.Coordinate}
 	said, detail, _ := strings.Cut(in.Metadata[ProbeKey], ":")
-	for _, kind := range []ProbeKind{ProbeKind(said), svc.sel.opts.Probe, ProbeConnect, ProbeNATS} {
-		if svc.aim(&t, in, kind, detail) {
+	for _, kind := range []ProbeKind{ProbeKind(said), a.Kind, ProbeConnect, ProbeNATS} {
+		if a.set(&t, in, kind, detail) {
 			return t
 		}
 		detail = ""
@@ -64,9 +75,9 @@ func (svc *service) target(in *events.Instance) latency.Target {
 	return t
 }
 
-// aim sets how a target is measured, if it can be measured in that way.
-func (svc *service) aim(t *latency.Target, in *events.Instance, kind ProbeKind, detail string) bool {
-	dial, secure := svc.sel.opts.Latency.Dial, svc.sel.opts.ProbeTLS
+// set sets how a target is measured, if it can be measured in that way.
+func (a *aim) set(t *latency.Target, in *events.Instance, kind ProbeKind, detail string) bool {
+	dial, secure := a.dial, a.TLS
 	plain, encrypted := in.Endpoints[events.HTTP], in.Endpoints[events.HTTPS]
 	switch kind {
 	case ProbeNone:
@@ -93,8 +104,8 @@ func (svc *service) aim(t *latency.Target, in *events.Instance, kind ProbeKind, 
 			keep(t, func() *probe.Session { return probe.HTTP2(dial, grpc, secure) })
 		}
 	case ProbeNATS:
-		if nc := svc.sel.nc; nc != nil && in.Endpoints[events.NATS] != "" {
-			t.Probe = probe.NATS(nc, svc.sel.subject+in.Key().Ping())
+		if a.nc != nil && in.Endpoints[events.NATS] != "" {
+			t.Probe = probe.NATS(a.nc, a.subject+in.Key().Ping())
 		}
 	}
 	return t.Probe != nil

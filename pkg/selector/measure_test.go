@@ -146,7 +146,7 @@ func TestAnInstanceIsMeasuredInTheWayThatFitsIt(t *testing.T) {
 			in.Metadata = map[string]string{selector.ProbeKey: x.metadata}
 			src := &fixed{make(chan events.Snapshot)}
 			s, err := selector.New(t.Context(), nil, selector.Options{
-				Source: src, Probe: x.option, Logger: silent,
+				Source: src, Probe: selector.Probe{Kind: x.option}, Logger: silent,
 				Latency: latency.Options{Interval: 40 * time.Millisecond, Budget: -1},
 			})
 			if err != nil {
@@ -157,7 +157,7 @@ func TestAnInstanceIsMeasuredInTheWayThatFitsIt(t *testing.T) {
 			if _, err := s.Pick(t.Context(), "user"); err != nil {
 				t.Fatal(err)
 			}
-			probes := func() int { return int(s.LatencyCounts().Probes) }
+			probes := func() int { return int(s.Stats().Latency.Probes) }
 			eventually(t, "measured", func() bool {
 				e, err := s.Explain(t.Context(), selector.Request{Service: "user"})
 				return err == nil && e.Instances[0].DistanceSource == "measured"
@@ -187,8 +187,8 @@ func TestAnInstanceThatSaysSoIsNotProbed(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(100 * time.Millisecond)
-	if n, _ := l.s.counts(); n > 0 || s.LatencyCounts().Probes > 0 {
-		t.Errorf("%d connections, %d probes", n, s.LatencyCounts().Probes)
+	if n, _ := l.s.counts(); n > 0 || s.Stats().Latency.Probes > 0 {
+		t.Errorf("%d connections, %d probes", n, s.Stats().Latency.Probes)
 	}
 }
 
@@ -204,7 +204,7 @@ func openAlways(t *testing.T, o selector.Options, entries ...events.Entry) *sele
 }
 
 func TestOptionsRefuseAProbeThatIsNone(t *testing.T) {
-	_, err := selector.New(t.Context(), nil, selector.Options{Source: always(), Probe: "icmp"})
+	_, err := selector.New(t.Context(), nil, selector.Options{Source: always(), Probe: selector.Probe{Kind: "icmp"}})
 	if err == nil || !strings.Contains(err.Error(), `"icmp", want connect, http, http2, grpc, nats or none`) {
 		t.Errorf("%v", err)
 	}
@@ -238,7 +238,7 @@ func TestAnInstanceBehindASubjectIsMeasuredByItsAnnouncement(t *testing.T) {
 		p.Done(nil)
 		// In a bubble the way takes no time at all, which is no sample: that
 		// it was probed and that nothing failed is what can be seen.
-		eventually(t, "probed", func() bool { return s.LatencyCounts().Probes >= 3 })
+		eventually(t, "probed", func() bool { return s.Stats().Latency.Probes >= 3 })
 		if n := calls.Load(); n > 0 {
 			t.Errorf("it was called %d times", n)
 		}

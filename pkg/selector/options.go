@@ -1,7 +1,6 @@
 package selector
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -10,98 +9,111 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/breaker"
-	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// Source lists the instances of services. *kv.Registry is one. Watch calls
-// apply with a complete snapshot after every change, one call at a time, until
-// ctx ends.
-type Source interface {
-	Watch(ctx context.Context, service string, apply func(events.Snapshot)) error
-}
-
 // Options configure [New]. The zero value is ready to use.
 type Options struct {
-	// Location of the caller. Default: what the environment says, see
-	// [topology.Environment].
+	// Location of the caller. Default: PROXIMA_REGION, PROXIMA_ZONE and the other
+	// variables of [topology.Environment].
 	Location topology.Location
 	// Labels of the caller, for levels that are metadata keys.
 	Labels map[string]string
-	// Levels that make the circles, nearest first. Default zone, region.
+	// Levels that make the circles, nearest first. Default: zone, region. An empty,
+	// non-nil value makes one circle of the whole service. A metadata key may stand
+	// anywhere: Levels{topology.Zone, "carrier", topology.Region} prefers the own
+	// zone, then instances of the own carrier, then the own region.
 	Levels topology.Levels
-	// Strategy chooses inside the near set. Default [P2C].
-	//
-	// [LoadAware] hears the beats of instances on the connection given to
-	// [New], on <Bucket>.beat.<service>.>; without one it is P2C.
+	// Strategy chooses among the instances of a near set. Default [P2C].
 	Strategy Strategy
-	// NearSlack and NearFactor bound the near set: as far as the nearest of
-	// the circle plus NearSlack, or NearFactor times as far, whichever is
-	// more. Default 1ms and 1.25.
-	NearSlack  time.Duration
-	NearFactor float64
-	// LoadHigh and LoadLow bound the load of a circle: this caller's calls in
-	// flight per instance of its near set (by weight: one of twice the default
-	// weight is two), on average over a second. Above LoadHigh the next circle
-	// is added, below LoadLow it is left alone again. Default 2 and 0.4 of
-	// LoadHigh. Negative LoadHigh: load never leaves a circle.
-	LoadHigh float64
-	LoadLow  float64
-	// RampUp is the age at which an instance gets all that its weight says: it
-	// begins with a tenth and grows evenly. Nearest and ConsistentHash do not
-	// look at it. Default 30s. Negative: at once.
-	RampUp time.Duration
+	// Near says which instances of a circle count as equally near.
+	Near Near
+	// Spill says when calls leave a circle for its load.
+	Spill Spill
+	// Ramp says how new instances get their share of the calls.
+	Ramp Ramp
 	// FirstSnapshot is how long a pick waits for the first snapshot of a
 	// service, if its context does not end before. Default 5s.
 	FirstSnapshot time.Duration
-	// Attempts is the number of instances that Do tries. Default 4.
-	Attempts int
-	// Backoff is the longest wait before the first retry, doubled for each
-	// further one up to 64 times that; the wait is random below it, so that
-	// callers do not retry together. Default 10ms.
-	Backoff time.Duration
-	// Budget is the share of calls to a service that may be retries; ten
-	// retries a second are always allowed. Default 0.2. Negative: no retries.
-	Budget float64
-	// Breaker says when an instance is taken out. OnChange is called as well
-	// as the selector's own hook.
+	// Retry says how often [Selector.Do] tries.
+	Retry Retry
+	// Breaker says when an instance is taken out. Breaker.OnChange is called after
+	// the selector's own hook.
 	Breaker breaker.Settings
-	// Probe is how instances are measured that do not say it themselves, see
-	// [ProbeKey]. Default [ProbeConnect], and [ProbeNATS] for instances that
-	// have no other endpoint.
-	Probe ProbeKind
-	// ProbeTLS is for probes of encrypted endpoints, and makes those of gRPC
-	// endpoints encrypted. Default: none for gRPC, the system's certificates
-	// for HTTPS.
-	ProbeTLS *tls.Config
-	// Latency says how distances are measured.
+	// Probe says how distances to instances are measured.
+	Probe Probe
+	// Latency says how often distances are measured.
 	Latency latency.Options
-	// Bus on which measurements are shared with the callers of the zone. Default:
-	// the source's, if it is a *kv.Registry, else nothing is shared.
-	Bus latency.Bus
-	// Source of instances. Default: the registry's bucket in NATS.
+	// Registry says which registry [New] opens when Source is nil. Its Logger is
+	// Logger by default. Registry.Bucket also begins the subjects of beats and
+	// pings, whatever the Source.
+	Registry kv.Options
+	// Source lists the instances. Default: the registry that New opens.
 	Source Source
-	// Domain and Regions are those of the registry, where regions have one each,
-	// see [kv.Options]. They, SnapshotDir and NoSuspects are for the default
-	// Source. Default: there is one registry.
-	Domain  string
-	Regions []string
-	// SnapshotDir is where the registry's last snapshots are kept, so that this
-	// caller can start while NATS is away, see [kv.Options]. Default: nowhere.
-	SnapshotDir string
-	// NoSuspects removes instances whose leases end at once, also when many do
-	// together, see [kv.Options].
-	NoSuspects bool
-	// Bucket of the registry, and the first token of the subjects of beats.
-	// Default "proxima".
-	Bucket string
-	// OnPick is called with every pick, on the caller's goroutine: keep it
-	// short. The pick is a copy that only tells: to end it does nothing.
-	// Default none.
+	// OnPick is called with every pick, on the goroutine of the caller: keep it
+	// short. It gets a copy: Done and DoneAfter of it do nothing.
 	OnPick func(Pick)
 	// Logger. Default [slog.Default].
 	Logger *slog.Logger
+}
+
+// Near bounds the near set of a circle: the instances no farther than the nearest
+// one plus Slack, or than Factor times its distance, whichever is more.
+type Near struct {
+	Slack  time.Duration // default 1ms
+	Factor float64       // default 1.25
+}
+
+// Spill bounds the load of a circle: the calls of this caller in flight per
+// instance of the near set, by weight (an instance with twice the default weight
+// counts as two), averaged over a second.
+type Spill struct {
+	// High is the load above which the next circle takes part of the calls.
+	// Default 2. Negative: load never makes calls leave a circle.
+	High float64
+	// Low is the load below which the next circle is left alone again. Default 0.4
+	// of High.
+	Low float64
+}
+
+// Ramp says how an instance that has just started gets its share: a tenth of its
+// weight at first, all of it at the age of Up. Nearest and ConsistentHash ignore it.
+type Ramp struct {
+	// Up is the age at which an instance has all of its weight. Default 30s.
+	// Negative: at once.
+	Up time.Duration
+	// Now is the clock by which instances state when they started. Default: that
+	// of the *kv.Registry that lists them; with any other Source, of this process.
+	Now func() time.Time
+}
+
+// Retry bounds the retries of [Selector.Do].
+type Retry struct {
+	// Attempts is the number of instances that are tried. Default 4.
+	Attempts int
+	// Backoff is the longest wait before the first retry, doubled for each further
+	// one up to 64 times that. The wait is random below it, so that callers do not
+	// retry together. Default 10ms.
+	Backoff time.Duration
+	// Budget is the share of the calls to a service that may be retries; ten
+	// retries a second are always allowed. Default 0.2. Negative: no retries.
+	Budget float64
+}
+
+// Probe says how instances are measured.
+type Probe struct {
+	// Kind is for instances that do not choose by [ProbeKey]. Default
+	// [ProbeConnect], and [ProbeNATS] for instances that have no other endpoint.
+	Kind ProbeKind
+	// TLS is for encrypted endpoints, and makes probes of gRPC endpoints encrypted.
+	// Default: the system's certificates for HTTPS, no encryption for gRPC.
+	TLS *tls.Config
+	// Bus on which the callers of a zone share what they measure. Default: that of
+	// the *kv.Registry that lists the instances; with any other Source, none.
+	Bus latency.Bus
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -111,18 +123,22 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Strategy == "" {
 		o.Strategy = P2C
 	}
-	setDefault(&o.Probe, ProbeConnect)
-	setDefault(&o.NearSlack, time.Millisecond)
-	setDefault(&o.NearFactor, 1.25)
-	setDefault(&o.LoadHigh, 2)
-	setDefault(&o.LoadLow, max(0, lowOfHigh*o.LoadHigh))
-	setDefault(&o.RampUp, 30*time.Second)
+	setDefault(&o.Probe.Kind, ProbeConnect)
+	setDefault(&o.Near.Slack, time.Millisecond)
+	setDefault(&o.Near.Factor, 1.25)
+	setDefault(&o.Spill.High, 2)
+	setDefault(&o.Spill.Low, max(0, table.LowOfHigh*o.Spill.High))
+	setDefault(&o.Ramp.Up, 30*time.Second)
 	setDefault(&o.FirstSnapshot, 5*time.Second)
-	setDefault(&o.Attempts, 4)
-	setDefault(&o.Backoff, 10*time.Millisecond)
-	setDefault(&o.Budget, 0.2)
+	setDefault(&o.Retry.Attempts, 4)
+	setDefault(&o.Retry.Backoff, 10*time.Millisecond)
+	setDefault(&o.Retry.Budget, 0.2)
+	setDefault(&o.Registry.Bucket, kv.DefaultBucket)
 	if o.Logger == nil {
 		o.Logger = slog.Default()
+	}
+	if o.Registry.Logger == nil {
+		o.Registry.Logger = o.Logger
 	}
 	o.Location.Normalize()
 	return o, o.validate()
@@ -147,25 +163,25 @@ func (o *Options) validate() error {
 		return fmt.Errorf("selector: %w", err)
 	}
 	switch {
-	case !o.Probe.valid():
-		return fmt.Errorf("selector: probe %q, want connect, http, http2, grpc, nats or none", o.Probe)
+	case !o.Probe.Kind.valid():
+		return fmt.Errorf("selector: probe %q, want connect, http, http2, grpc, nats or none", o.Probe.Kind)
 	case len(o.Levels) > maxLevels:
 		return fmt.Errorf("selector: %d levels, want at most %d", len(o.Levels), maxLevels)
-	case o.NearSlack < 0:
-		return fmt.Errorf("selector: near slack %v, want at least 0s", o.NearSlack)
-	case o.NearFactor < 1 || math.IsNaN(o.NearFactor):
-		return fmt.Errorf("selector: near factor %v, want at least 1", o.NearFactor)
-	case math.IsNaN(o.LoadHigh):
+	case o.Near.Slack < 0:
+		return fmt.Errorf("selector: near slack %v, want at least 0s", o.Near.Slack)
+	case o.Near.Factor < 1 || math.IsNaN(o.Near.Factor):
+		return fmt.Errorf("selector: near factor %v, want at least 1", o.Near.Factor)
+	case math.IsNaN(o.Spill.High):
 		return errors.New("selector: the high mark of load is not a number")
-	case math.IsNaN(o.LoadLow), o.LoadLow < 0, o.LoadHigh > 0 && o.LoadLow >= o.LoadHigh:
-		return fmt.Errorf("selector: low mark of load %v, want at least 0 and less than the high mark, %v", o.LoadLow, o.LoadHigh)
+	case math.IsNaN(o.Spill.Low), o.Spill.Low < 0, o.Spill.High > 0 && o.Spill.Low >= o.Spill.High:
+		return fmt.Errorf("selector: low mark of load %v, want at least 0 and less than the high mark, %v", o.Spill.Low, o.Spill.High)
 	case o.FirstSnapshot < 0:
 		return fmt.Errorf("selector: wait for the first snapshot %v, want at least 0s", o.FirstSnapshot)
-	case o.Attempts < 0:
-		return fmt.Errorf("selector: %d attempts, want at least 1", o.Attempts)
-	case o.Backoff < 0 || o.Backoff > time.Hour:
-		return fmt.Errorf("selector: backoff %v, want 0s to 1h", o.Backoff)
-	case math.IsNaN(o.Budget):
+	case o.Retry.Attempts < 0:
+		return fmt.Errorf("selector: %d attempts, want at least 1", o.Retry.Attempts)
+	case o.Retry.Backoff < 0 || o.Retry.Backoff > time.Hour:
+		return fmt.Errorf("selector: backoff %v, want 0s to 1h", o.Retry.Backoff)
+	case math.IsNaN(o.Retry.Budget):
 		return errors.New("selector: the retry budget is not a number")
 	}
 	return nil
@@ -179,19 +195,19 @@ type Request struct {
 	// Service to call.
 	Service string
 	// Protocol that the instance must have an endpoint of ([events.HTTP] …).
-	// Default: any.
+	// Default: any; call then looks which endpoints the instance has.
 	Protocol string
-	// From is the place that is to be near, when it is not the selector's own.
+	// From is the place that is to be near. Default: the selector's own.
 	From *topology.Location
 	// Key is what [ConsistentHash] hashes. Other strategies ignore it.
 	Key string
-	// Avoid lists ids of instances that are not wanted. If there is no other,
-	// none is picked.
+	// Avoid lists the IDs of instances that are not picked. If all others are
+	// excluded too, the pick fails.
 	Avoid []string
 	// NonIdempotent makes Do retry only when nothing was sent.
 	NonIdempotent bool
 
 	// tried were picked before for the same call. From the third attempt on
-	// the nearest circle is not the first to be asked.
-	tried []*node
+	// the nearest circle is not the first to be searched.
+	tried []*table.Node
 }

@@ -28,7 +28,7 @@ func TestManyCallersAndChangesAtOnce(t *testing.T) {
 }
 
 func stress(t *testing.T, strategy selector.Strategy) {
-	o := selector.Options{Strategy: strategy, Budget: 10, Backoff: time.Millisecond}
+	o := selector.Options{Strategy: strategy, Retry: selector.Retry{Budget: 10, Backoff: time.Millisecond}}
 	o.Breaker.OpenFor, o.Breaker.TrialTimeout = 50*time.Millisecond, 50*time.Millisecond
 	o.Latency.Interval, o.Latency.Fresh, o.Latency.Budget = 100*time.Millisecond, time.Second, -1
 	w := newWorld(t, o)
@@ -141,9 +141,9 @@ func (w *world) randomCall(ctx context.Context, r *rand.Rand) error {
 		p.Done(nil)
 		return err
 	case 2:
-		return w.DoFor(ctx, ask, func(context.Context, *events.Instance) error { return answer() })
+		return w.DoFor(ctx, ask, func(context.Context, *selector.Pick) error { return answer() })
 	case 3:
-		return w.DoPick(ctx, ask, func(_ context.Context, p *selector.Pick) error {
+		return w.DoFor(ctx, ask, func(_ context.Context, p *selector.Pick) error {
 			err := answer()
 			p.DoneAfter(err, time.Millisecond)
 			return err

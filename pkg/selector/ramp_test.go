@@ -38,7 +38,7 @@ func TestANewInstanceRampsUpByItsAge(t *testing.T) {
 		} {
 			t.Run(tt.name+" "+string(strategy), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					w := start(t, selector.Options{Strategy: strategy, RampUp: tt.rampUp},
+					w := start(t, selector.Options{Strategy: strategy, Ramp: selector.Ramp{Up: tt.rampUp}},
 						instance("old", home), instance("older", home, aged(time.Hour)), instance("new", home, aged(tt.age)))
 					time.Sleep(tt.after - time.Second)
 					const n = 30000
@@ -84,7 +84,7 @@ func TestOneThatRampsUpRelievesASilentNeighbour(t *testing.T) {
 	for _, strategy := range []selector.Strategy{selector.P2C, selector.LeastRequest, selector.LoadAware} {
 		t.Run(string(strategy), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := start(t, selector.Options{Strategy: strategy, LoadHigh: -1}, instance("silent", home), instance("new", home, aged(0)))
+				w := start(t, selector.Options{Strategy: strategy, Spill: selector.Spill{High: -1}}, instance("silent", home), instance("new", home, aged(0)))
 				const n = 400
 				held := 0
 				for range n {
@@ -185,20 +185,13 @@ func TestAPickAmongNewOnesAllocatesNothing(t *testing.T) {
 	}
 }
 
-// told is a source that knows the time.
-type told struct {
-	selector.Source
-	ahead time.Duration
-}
-
-func (s told) Now() time.Time { return time.Now().Add(s.ahead) }
-
 // Our own clock is an hour behind, or ahead: the source knows better.
 func TestAgeIsByTheClockOfTheSource(t *testing.T) {
 	for _, ahead := range []time.Duration{time.Hour, -time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
 			list := always(instance("old", home, aged(time.Hour-ahead)), instance("new", home, aged(-ahead)))
-			w := newWorld(t, selector.Options{Source: told{list, ahead}})
+			now := func() time.Time { return time.Now().Add(ahead) }
+			w := newWorld(t, selector.Options{Source: list, Ramp: selector.Ramp{Now: now}})
 			time.Sleep(time.Second)
 			const n = 10000
 			if got := float64(w.picks(n)["new"]) / n; got < 0.05 || got > 0.2 {

@@ -34,7 +34,7 @@ func TestPicksOnlyInstancesWithTheProtocol(t *testing.T) {
 		if !ok {
 			t.Fatalf("error %v, want NoInstanceError", err)
 		}
-		if got := none.Circles[0]; got.Other != 1 || got.Total != 1 {
+		if got := none.Circles[0]; got.OtherProtocol != 1 || got.Instances != 1 {
 			t.Errorf("%+v, want one without the protocol", got)
 		}
 		// The views follow the list.
@@ -120,7 +120,7 @@ func TestAvoidsWhoIsNotWanted(t *testing.T) {
 		if !ok || none.Avoided != 3 {
 			t.Errorf("error %v, want a NoInstanceError with three avoided", err)
 		}
-		if want := "selector: no usable instance of user: zone has 2, 2 usable; region has 1, 1 usable; 3 not wanted or tried already"; err.Error() != want {
+		if want := "selector: no usable instance of user: zone has 2, 2 usable; region has 1, 1 usable; 3 excluded or tried before"; err.Error() != want {
 			t.Errorf("error %q, want %q", err, want)
 		}
 	})

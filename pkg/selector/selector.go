@@ -18,6 +18,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
@@ -35,17 +36,17 @@ type Selector struct {
 	home    topology.Place
 	assumed []time.Duration // by circle
 	epoch   time.Time       // what the clock of costs counts from
-	clock   Clock           // by which instances say when they started
 	prober  *latency.Prober
+	aim     aim
 	log     *slog.Logger
 
 	run  context.Context // ends with Close
 	stop context.CancelFunc
 	work sync.WaitGroup
 
-	nc          *nats.Conn // nil: nothing but the source is asked
-	subject     string     // of beats and pings: <bucket>.
-	beatsFailed failures
+	nc           *nats.Conn // nil: nothing but the source is asked
+	subject      string     // of beats and pings: <bucket>.
+	invalidBeats invalid
 
 	services atomic.Pointer[map[string]*service] // replaced, never changed
 	recent   [16]atomic.Pointer[service]         // some of them by slot, so that most picks need no map
@@ -55,9 +56,8 @@ type Selector struct {
 }
 
 // New starts a selector on nc. ctx bounds the opening of the registry only.
-// With [Options.Source] set nc may be nil: then there are no beats, no probes
-// through NATS, and nothing is shared unless the source has a Bus, as
-// *kv.Registry does, or the options have one. The connection stays the caller's.
+// The connection stays the caller's. It may be nil if [Options.Source] is set: then
+// beats are not heard and nothing is probed through NATS.
 func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -80,22 +80,24 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 		s.assumed[i] = latency.Assumed(i, len(s.assumed))
 	}
 	if s.source == nil {
-		if s.source, err = kv.Open(ctx, nc, kv.Options{
-			Bucket: o.Bucket, Domain: o.Domain, Regions: o.Regions, SnapshotDir: o.SnapshotDir, NoSuspects: o.NoSuspects, Logger: o.Logger,
-		}); err != nil {
+		if s.source, err = kv.Open(ctx, nc, o.Registry); err != nil {
 			return nil, fmt.Errorf("selector: %w", err)
 		}
 	}
-	s.clock = wallClock{s.epoch}
-	if c, ok := s.source.(Clock); ok {
-		s.clock = c
+	if r, ok := s.source.(*kv.Registry); ok {
+		if s.opts.Probe.Bus == nil {
+			s.opts.Probe.Bus = r.Bus()
+		}
+		if s.opts.Ramp.Now == nil {
+			s.opts.Ramp.Now = r.Now
+		}
 	}
-	self := latency.Caller{Location: o.Location, Bus: o.Bus, Logger: o.Logger}
-	if source, ok := s.source.(interface{ Bus() *kv.Bus }); ok && self.Bus == nil {
-		self.Bus = source.Bus()
+	if s.opts.Ramp.Now == nil {
+		s.opts.Ramp.Now = sinceStart(s.epoch)
 	}
-	s.nc, s.subject = nc, cmp.Or(o.Bucket, kv.DefaultBucket)+"."
-	s.prober = latency.New(self, o.Latency)
+	s.nc, s.subject = nc, o.Registry.Bucket+"."
+	s.aim = aim{Probe: o.Probe, dial: o.Latency.Dial, nc: nc, subject: s.subject}
+	s.prober = latency.New(latency.Caller{Location: o.Location, Bus: s.opts.Probe.Bus, Logger: o.Logger}, o.Latency)
 	s.services.Store(&map[string]*service{})
 	s.run, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.work.Go(s.tend)
@@ -120,15 +122,28 @@ func (s *Selector) Close() error {
 	return s.prober.Close()
 }
 
-// now is the clock of costs, in nanoseconds: the monotonic clock alone, which
-// takes half the time of time.Now.
+// now is the clock of all services, see [table.Shared].
 func (s *Selector) now() time.Duration { return time.Since(s.epoch) }
 
-// tick is the unit of times that are kept in few bits: about a millisecond, and
-// a power of two, for dividing takes long.
-const tick = 1 << 20 * time.Nanosecond
+const tendEvery = 200 * time.Millisecond
 
-func ticks(d time.Duration) uint32 { return uint32(uint64(d) / uint64(tick)) }
+// tend looks after what changes with time alone, until the selector is closed:
+// loads, new instances, circles that are about to change places.
+func (s *Selector) tend() {
+	ticker := time.NewTicker(tendEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.run.Done():
+			return
+		case <-ticker.C:
+		}
+		now := s.now()
+		for _, svc := range *s.services.Load() {
+			svc.tend(now)
+		}
+	}
+}
 
 // service returns what is known of a service, and begins to watch it when it
 // is asked for the first time.
@@ -157,7 +172,7 @@ func (s *Selector) service(name string) (*service, error) {
 	s.services.Store(&services)
 	s.slot(name).CompareAndSwap(nil, svc)
 	s.work.Go(svc.watch)
-	if s.nc != nil && kindOf(s.opts.Strategy) == kindLoadAware {
+	if s.nc != nil && svc.Kind == table.KindLoadAware {
 		s.work.Go(svc.listen)
 	}
 	return svc, nil
@@ -178,7 +193,7 @@ func (s *Selector) evictLocked(services map[string]*service) int {
 	var idle []*service
 	empty := 0
 	for _, svc := range services {
-		if svc.total.Load() > 0 {
+		if svc.Listed.Load() > 0 {
 			continue
 		}
 		if empty++; svc.waiting.Load() == 0 {
@@ -197,35 +212,3 @@ func (s *Selector) evictLocked(services map[string]*service) int {
 	}
 	return empty
 }
-
-// CircleStats is what [Selector.Stats] says of one circle of a service.
-type CircleStats struct {
-	Service, Circle string
-	Picks           uint64 // since the start
-	Instances       int
-	Usable          int
-	Evacuated       int
-	Suspect         int // their leases are gone, nothing proves them dead
-	Dead            int // and of these, probes find nobody there
-	InFlight        int
-	Stale           bool
-	StaleSince      time.Time // when the registry was last heard, if Stale and if it is known
-	Share           float64   // of picks that begin there, see [CircleState]
-	Demoted         bool      // behind a circle that is nearer by distance
-}
-
-// Stats returns, for every service that was asked for and every circle seen
-// from the selector's own place, what was picked there, ordered by service and
-// circle. Metrics read it, so that a pick need not count for them.
-func (s *Selector) Stats() []CircleStats {
-	services := *s.services.Load()
-	var all []CircleStats
-	for _, name := range slices.Sorted(maps.Keys(services)) {
-		all = append(all, services[name].stats()...)
-	}
-	return all
-}
-
-// LatencyCounts returns how many probes were begun, and what other callers told
-// that was not believed, since the start.
-func (s *Selector) LatencyCounts() latency.Counts { return s.prober.Counts() }

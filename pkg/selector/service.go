@@ -2,8 +2,8 @@ package selector
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,6 +11,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/breaker"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
 
 // rebuildEvery is the least time between tables made for changes that picks
@@ -29,60 +30,57 @@ type service struct {
 	run   context.Context
 	stop  context.CancelFunc
 
-	kind    kind
+	table.Shared
 	ending  uint8 // flags of its picks, see [Pick]
 	plain   bool  // picks by name need nothing but the home table
-	spills  bool  // load may make picks leave a circle
 	breaker breaker.Settings
 
 	home       *view                           // any protocol, from the selector's own place
 	homes      [8]atomic.Pointer[view]         // one protocol, from there
 	views      atomic.Pointer[map[place]*view] // from other places; replaced, never changed
-	inFlight   atomic.Int64                    // calls, if the strategy needs that
 	ready      chan struct{}                   // closed with the first snapshot
-	total      atomic.Int64                    // instances listed
 	generation atomic.Uint64                   // counts changes of what tables are made from
 	asked      atomic.Int64                    // when an empty service was last asked for, on the selector's clock
 	waiting    atomic.Int64                    // picks that wait for the first snapshot
 	budget     budget
-	offset     uint64       // where this caller begins when it takes some of many
 	active     atomic.Bool  // picked from since loads were last looked at
 	loaded     atomic.Bool  // some load was found then
 	due        atomic.Int64 // when time alone makes new tables, on the selector's clock
 
-	mu       sync.Mutex // guards what follows, and the making of tables
-	members  []member
-	spare    []member         // the memory of the list before
-	verdicts []verdict        // memory for making a table
-	paths    []latency.Member // memory for telling the prober
-	look     bool             // breakers or distances have changed since the members were looked at
-	stale    bool
-	since    time.Time // when the source was last heard, if stale
-	known    bool
-	closed   bool
-	built    time.Duration // when the home table was made, on the selector's clock
-	timer    *time.Timer   // of a rebuild that waits; nil: none does
-	gone     []uint64      // picks of nodes that left, by home circle
+	mu      sync.Mutex // guards what follows, and the making of tables
+	members members
+	paths   []latency.Member // memory for telling the prober
+	look    bool             // breakers or distances have changed since the members were looked at
+	since   time.Time        // when the source was last heard, if it is stale
+	known   bool
+	closed  bool
+	built   time.Duration // when the home table was made, on the selector's clock
+	timer   *time.Timer   // of a rebuild that waits; nil: none does
 }
 
 func newService(s *Selector, name string) *service {
+	o := &s.opts
 	svc := &service{
-		sel: s, name: name, ready: make(chan struct{}), offset: rand.Uint64(),
-		kind: kindOf(s.opts.Strategy), gone: make([]uint64, len(s.assumed)), budget: newBudget(s.opts.Budget),
+		sel: s, name: name, ready: make(chan struct{}), budget: newBudget(o.Retry.Budget),
+		Shared: table.Shared{
+			Kind: table.KindOf(string(o.Strategy)), Levels: o.Levels, Origin: s.home, Assumed: s.assumed, Epoch: s.epoch, Offset: rand.Uint64(),
+			NearSlack: o.Near.Slack, NearFactor: o.Near.Factor, LoadHigh: o.Spill.High, LoadLow: o.Spill.Low, RampUp: o.Ramp.Up,
+		},
 	}
+	svc.members = members{svc: svc, gone: make([]uint64, len(s.assumed))}
 	svc.group = s.prober.Group(name, svc.rebuildSoon)
 	svc.run, svc.stop = context.WithCancel(s.run)
 	svc.asked.Store(int64(s.now()))
-	svc.due.Store(never)
+	svc.due.Store(int64(table.Never))
 	svc.ending = pickLive
-	switch svc.kind {
-	case kindP2C, kindLoadAware:
+	switch svc.Kind {
+	case table.KindP2C, table.KindLoadAware:
 		svc.ending |= pickLearns
-	case kindHash:
+	case table.KindHash:
 		svc.ending |= pickCounts
 	}
-	svc.plain = svc.kind != kindHash && s.opts.OnPick == nil
-	svc.spills = svc.kind != kindHash && s.opts.LoadHigh >= 0
+	svc.plain = svc.Kind != table.KindHash && s.opts.OnPick == nil
+	svc.Spills = svc.Kind != table.KindHash && o.Spill.High >= 0
 	svc.breaker = svc.breakerSettings()
 	svc.home = svc.newView(nil, 0)
 	svc.views.Store(&map[place]*view{})
@@ -130,19 +128,20 @@ func (svc *service) apply(s events.Snapshot) {
 		svc.mu.Unlock()
 		return
 	}
-	gone, changed := svc.mergeLocked(s.Entries)
-	if changed || s.Stale != svc.stale || !svc.known {
-		if s.Stale != svc.stale {
-			svc.doubtLocked(s.Stale)
+	gone, changed := svc.members.merge(s.Entries)
+	if changed || s.Stale != svc.members.stale || !svc.known {
+		if s.Stale != svc.members.stale {
+			svc.members.doubt(s.Stale)
+			svc.look = true
 		}
-		svc.stale, svc.since, svc.known = s.Stale, s.StaleSince, true
-		svc.total.Store(int64(len(svc.members)))
+		svc.since, svc.known = s.StaleSince, true
+		svc.Listed.Store(int64(len(svc.members.list)))
 		svc.rebuildLocked()
 	}
 	svc.mu.Unlock()
 	// Not under the lock: a breaker waits for its hook, which takes it.
 	for _, n := range gone {
-		n.close()
+		n.Close()
 	}
 	select {
 	case <-svc.ready:
@@ -151,143 +150,15 @@ func (svc *service) apply(s events.Snapshot) {
 	}
 }
 
-// doubtLocked is for when the registry goes out of reach, or is back: nobody
-// tells any more who has died, so from now on failed probes do.
-func (svc *service) doubtLocked(stale bool) {
-	svc.look = true
-	for i := range svc.members {
-		if m := &svc.members[i]; stale && !m.suspect {
-			m.excused = int32(m.path.Failures())
-		}
-	}
-}
-
-// mergeLocked makes the members those of a snapshot, keeping what was learned
-// about the instances that stay. Both lists are ordered by key, so it walks them
-// together: in place as long as they are in step, which is most often to the end.
-func (svc *service) mergeLocked(entries []events.Entry) (gone []*node, changed bool) {
-	members := svc.members
-	i := 0
-	for ; i < len(entries) && i < len(members); i++ {
-		m, e := &members[i], &entries[i]
-		if m.in == e.Instance && m.suspect == e.Suspect && m.evacuated == e.Evacuated {
-			continue
-		}
-		if m.in != e.Instance && m.in.Compare(e.Instance) != 0 {
-			break
-		}
-		n := svc.renewLocked(m, *e)
-		if n != nil {
-			gone = append(gone, n)
-		}
-		changed = true
-	}
-	if i == len(entries) && i == len(members) {
-		return gone, changed
-	}
-
-	if byKey := func(a, b events.Entry) int { return a.Compare(b.Instance) }; !slices.IsSortedFunc(entries[max(i-1, 0):], byKey) {
-		entries, i = slices.Clone(entries), 0 // a source that is not as careful as it should be
-		slices.SortStableFunc(entries, byKey)
-	}
-	was := len(members)
-	old := append(svc.spare[:0], members[i:]...)
-	members = members[:i]
-	k := 0
-	for _, e := range entries[i:] {
-		for ; k < len(old) && old[k].in != e.Instance && old[k].in.Compare(e.Instance) < 0; k++ {
-			gone = append(gone, svc.retireLocked(&old[k]))
-		}
-		if k == len(old) || old[k].in != e.Instance && old[k].in.Compare(e.Instance) != 0 {
-			members = append(members, svc.member(e, nil))
-			continue
-		}
-		if old[k].in != e.Instance || old[k].suspect != e.Suspect || old[k].evacuated != e.Evacuated {
-			if n := svc.renewLocked(&old[k], e); n != nil {
-				gone = append(gone, n)
-			}
-		}
-		members = append(members, old[k])
-		k++
-	}
-	for ; k < len(old); k++ {
-		gone = append(gone, svc.retireLocked(&old[k]))
-	}
-	// Do not keep alive what has left.
-	clear(old)
-	if len(members) < was {
-		clear(members[len(members):was])
-	}
-	svc.members, svc.spare = members, old
-	return gone, true
-}
-
-// renewLocked makes m what the source says of it now. It returns the node that
-// has gone, if what was learned does not hold any more.
-func (svc *service) renewLocked(m *member, e events.Entry) (gone *node) {
-	n := m.node
-	if m.in != e.Instance && !svc.sameLocked(n, m, e.Instance) {
-		gone, n = svc.retireLocked(m), nil
-	}
-	before := *m
-	*m = svc.member(e, n)
-	if n != nil && (before.suspect || svc.stale) {
-		m.excused = before.excused
-		m.look()
-	}
-	if n != nil && m.in.Started.Equal(before.in.Started) {
-		m.born = before.born
-	}
-	return gone
-}
-
-// sameLocked says whether what was learned of an instance holds for what it is
-// announced as now.
-func (svc *service) sameLocked(n *node, before *member, now *events.Instance) bool {
-	return before.in.Incarnation == now.Incarnation && addressOf(before.in) == addressOf(now) &&
-		before.in.Metadata[ProbeKey] == now.Metadata[ProbeKey] && // how it is measured is the path's for good
-		n.home == svc.homeCircle(now)
-}
-
-func (svc *service) homeCircle(in *events.Instance) uint8 {
-	return uint8(svc.sel.opts.Levels.Circle(svc.sel.home, in.Place()))
-}
-
-func (svc *service) member(e events.Entry, n *node) member {
-	if n == nil {
-		n = &node{
-			svc:     svc,
-			breaker: breaker.New(breaker.Key{Service: svc.name, Instance: e.ID, Incarnation: e.Incarnation}, svc.breaker),
-			path:    svc.sel.prober.Path(svc.target(e.Instance)),
-			home:    svc.homeCircle(e.Instance),
-		}
-	}
-	if before := n.instance.Swap(e.Instance); before != nil && before.Coordinate != e.Coordinate {
-		n.path.SetCoordinate(e.Coordinate)
-	}
-	n.setWeight(e.Weight)
-	m := member{node: n, in: e.Instance, circle: n.home, suspect: e.Suspect, evacuated: e.Evacuated, protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), born: svc.born(e.Instance)}
-	m.excused = int32(m.path.Failures())
-	m.look()
-	return m
-}
-
-func (svc *service) retireLocked(m *member) *node {
-	svc.gone[m.circle] += m.picks()
-	return m.node
-}
-
 // rebuildLocked makes the tables that are read often, now.
 func (svc *service) rebuildLocked() {
 	if svc.look {
 		svc.look = false
-		for i := range svc.members {
-			svc.members[i].look()
-		}
+		svc.members.look()
 	}
 	generation := svc.generation.Add(1)
-	svc.built = svc.sel.now()
-	svc.due.Store(never)
+	svc.built = svc.Now()
+	svc.due.Store(int64(table.Never))
 	svc.home.renewLocked(generation)
 	for i := range svc.homes {
 		if v := svc.homes[i].Load(); v != nil {
@@ -306,7 +177,7 @@ func (svc *service) rebuildSoon() {
 	if svc.closed || !svc.known || svc.timer != nil {
 		return
 	}
-	wait := rebuildEvery - (svc.sel.now() - svc.built)
+	wait := rebuildEvery - (svc.Now() - svc.built)
 	if wait <= 0 {
 		svc.rebuildLocked()
 		return
@@ -326,9 +197,9 @@ func (svc *service) rebuildSoon() {
 // probeLocked tells the prober whom to measure.
 func (svc *service) probeLocked() {
 	svc.paths = svc.paths[:0]
-	for i := range svc.members {
-		if m := &svc.members[i]; m.condition != draining && m.condition != leaving {
-			svc.paths = append(svc.paths, latency.Member{Path: m.path, Circle: m.circle, Suspect: m.suspect})
+	for i := range svc.members.list {
+		if m := &svc.members.list[i]; m.State != table.Draining && m.State != table.DrainingOpen {
+			svc.paths = append(svc.paths, latency.Member{Path: m.Path, Circle: m.Circle, Suspect: m.Suspect})
 		}
 	}
 	svc.group.Set(svc.paths)
@@ -341,35 +212,60 @@ func (svc *service) close() {
 	if svc.timer != nil && svc.timer.Stop() {
 		svc.sel.work.Done()
 	}
-	members := svc.members
-	svc.members = nil
+	list := svc.members.list
+	svc.members.list = nil
 	svc.mu.Unlock()
 	svc.group.Close()
-	for i := range members {
-		members[i].close()
+	for i := range list {
+		list[i].Close()
 	}
 }
 
-func (svc *service) stats() []CircleStats {
+func (svc *service) tend(now time.Duration) {
+	if svc.due.Load() <= int64(now) {
+		svc.rebuildSoon()
+	}
+	if !svc.Spills || !svc.active.Swap(false) && !svc.loaded.Load() {
+		return
+	}
 	svc.mu.Lock()
 	defer svc.mu.Unlock()
-	t := svc.home.table.Load()
-	if t == nil {
-		return nil
+	if svc.closed || !svc.known {
+		return
 	}
-	all := make([]CircleStats, t.levels)
-	for i := range all {
-		c := t.census(uint8(i), svc.sel.opts.Levels.Name(i))
-		all[i] = CircleStats{
-			Service: svc.name, Circle: c.Circle, Picks: svc.gone[i], Instances: c.Total, Usable: c.Usable, Evacuated: c.Evacuated, Suspect: c.Suspect, Dead: c.Dead,
-			Stale: svc.stale, StaleSince: svc.since,
-			Share: t.share(uint8(i)), Demoted: t.demoted(uint8(i)),
+	loaded := svc.home.weighLocked()
+	for i := range svc.homes {
+		if v := svc.homes[i].Load(); v != nil {
+			loaded = v.weighLocked() || loaded
 		}
 	}
-	for i := range svc.members {
-		m := &svc.members[i]
-		all[m.circle].Picks += m.picks()
-		all[m.circle].InFlight += int(m.inFlight())
+	svc.loaded.Store(loaded)
+}
+
+// dueLocked asks for new tables at a time, unless they come before.
+func (svc *service) dueLocked(at time.Duration) {
+	if int64(at) < svc.due.Load() {
+		svc.due.Store(int64(at))
 	}
-	return all
+}
+
+// await waits for the first snapshot, or until the service is forgotten.
+func (svc *service) await(ctx context.Context) error {
+	svc.waiting.Add(1)
+	defer svc.waiting.Add(-1)
+	svc.asked.Store(int64(svc.Now()))
+	select {
+	case <-svc.ready:
+	case <-svc.run.Done():
+	case <-ctx.Done():
+		return fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err())
+	}
+	return nil
+}
+
+// seen notes that there are calls.
+func (svc *service) seen() {
+	if !svc.active.Load() {
+		svc.active.Store(true)
+	}
 }

@@ -125,7 +125,7 @@ func placed(c *events.Coordinate) func(*events.Entry) {
 }
 
 func sharing(b *bus, o selector.Options) selector.Options {
-	o.Bus = b
+	o.Probe.Bus = b
 	return o
 }
 
@@ -210,7 +210,7 @@ func TestThePredictedBelongToTheNearSet(t *testing.T) {
 		wantReasons(t, w.explain(), []string{
 			"a zone true picked by p2c: in the near set of zone",
 			"b zone true picked by p2c: in the near set of zone",
-			"c zone false picked if nothing in the near set can be: farther than 3 ms, the nearest of zone is at 2 ms",
+			"c zone false standby: used only when no instance of the near set is available (farther than 3 ms, the nearest of zone is at 2 ms)",
 		})
 	})
 }

@@ -38,17 +38,20 @@ func (w *world) shares(r ...selector.Request) map[string]float64 {
 	shares := make(map[string]float64)
 	for _, c := range w.explain(r...).Circles {
 		if c.Share > 0 {
-			shares[c.Circle] = c.Share
+			shares[c.Name] = c.Share
 		}
 	}
 	return shares
 }
 
+// circles are those of the only service in the selector's stats.
+func (w *world) circles() []selector.Circle { return w.Stats().Services[0].Circles }
+
 // state is what Explain says of a circle.
-func (w *world) state(circle string) selector.CircleState {
+func (w *world) state(circle string) selector.Circle {
 	w.t.Helper()
 	for _, c := range w.explain().Circles {
-		if c.Circle == circle {
+		if c.Name == circle {
 			return c
 		}
 	}
@@ -196,9 +199,9 @@ func TestASpillIsNotAWall(t *testing.T) {
 func TestStatsSayHowPicksAreDivided(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{}, join(some("z", home, 10, 5, status(events.NotReady)), some("r", nextDoor, 1, 0))...)
-		for _, c := range w.Stats() {
-			if want := (shares{"zone": 0.7, "region": 0.3})[c.Circle]; math.Abs(c.Share-want) > 1e-3 {
-				t.Errorf("%s: share %v, want %v", c.Circle, c.Share, want)
+		for _, c := range w.circles() {
+			if want := (shares{"zone": 0.7, "region": 0.3})[c.Name]; math.Abs(c.Share-want) > 1e-3 {
+				t.Errorf("%s: share %v, want %v", c.Name, c.Share, want)
 			}
 		}
 	})

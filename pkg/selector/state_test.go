@@ -185,7 +185,7 @@ func TestEachKeepsItsOwnThroughAnySequenceOfLists(t *testing.T) {
 				}
 			}
 		}
-		for _, c := range w.Stats() {
+		for _, c := range w.circles() {
 			total -= c.Picks
 		}
 		if total != 0 {
@@ -293,23 +293,26 @@ func TestStatsCountPicksOfThoseWhoLeft(t *testing.T) {
 		w.picks(10)
 		w.picks(5, selector.Request{Avoid: []string{"a"}})
 		w.pick(selector.Request{Avoid: []string{"a", "b"}})
-		want := []selector.CircleStats{
-			{Service: "user", Circle: "zone", Picks: 10, Instances: 1, Usable: 1, Share: 1},
-			{Service: "user", Circle: "region", Picks: 5, Instances: 2, Usable: 1},
-			{Service: "user", Circle: "elsewhere", Picks: 1, Instances: 1, Usable: 1, InFlight: 1},
+		want := []selector.Circle{
+			{Name: "zone", Picks: 10, Instances: 1, Usable: 1, Share: 1},
+			{Name: "region", Picks: 5, Instances: 2, Usable: 1, NotReady: 1},
+			{Name: "elsewhere", Picks: 1, Instances: 1, Usable: 1, InFlight: 1},
 		}
-		if got := w.Stats(); !slices.Equal(got, want) {
+		if got := w.circles(); !slices.Equal(got, want) {
 			t.Errorf("stats %+v, want %+v", got, want)
 		}
 		w.list(instance("d", farAway))
 		w.send(events.Snapshot{Service: "user", Entries: []events.Entry{instance("d", farAway)}, Stale: true})
-		want = []selector.CircleStats{
-			{Service: "user", Circle: "zone", Picks: 10, Stale: true},
-			{Service: "user", Circle: "region", Picks: 5, Stale: true},
-			{Service: "user", Circle: "elsewhere", Picks: 1, Instances: 1, Usable: 1, InFlight: 1, Stale: true, Share: 1},
+		want = []selector.Circle{
+			{Name: "zone", Picks: 10},
+			{Name: "region", Picks: 5},
+			{Name: "elsewhere", Picks: 1, Instances: 1, Usable: 1, InFlight: 1, Share: 1},
 		}
-		if got := w.Stats(); !slices.Equal(got, want) {
+		if got := w.circles(); !slices.Equal(got, want) {
 			t.Errorf("after two have left: stats %+v, want %+v", got, want)
+		}
+		if !w.Stats().Services[0].Stale {
+			t.Error("the stats do not say that the list is stale")
 		}
 	})
 }
@@ -318,7 +321,7 @@ func TestStatsKnowNothingBeforeTheFirstSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{FirstSnapshot: time.Millisecond})
 		_, _ = w.try()
-		if got := w.Stats(); got != nil {
+		if got := w.Stats(); got.Services != nil {
 			t.Errorf("stats %+v, want none", got)
 		}
 	})

@@ -2,12 +2,10 @@ package selector
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
-	"sync/atomic"
 
-	"github.com/proxima-discovery/proxima/pkg/breaker"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
 
 // Strategy chooses among the instances of a near set.
@@ -43,29 +41,12 @@ const (
 
 // Strategies returns all strategies.
 func Strategies() []Strategy {
-	return []Strategy{
-		kindP2C: P2C, kindNearest: Nearest, kindRoundRobin: RoundRobin, kindWeighted: WeightedRoundRobin,
-		kindRandom: Random, kindLeastRequest: LeastRequest, kindHash: ConsistentHash,
-		kindLoadAware: LoadAware,
+	all := make([]Strategy, 0, len(table.KindNames))
+	for _, name := range table.KindNames {
+		all = append(all, Strategy(name))
 	}
+	return all
 }
-
-// kind is a strategy as a pick tells it: comparing names takes as long as
-// choosing.
-type kind uint8
-
-const (
-	kindP2C kind = iota
-	kindNearest
-	kindRoundRobin
-	kindWeighted
-	kindRandom
-	kindLeastRequest
-	kindHash
-	kindLoadAware
-)
-
-func kindOf(s Strategy) kind { return kind(slices.Index(Strategies(), s)) }
 
 // ParseStrategy checks a name given by a user.
 func ParseStrategy(name string) (Strategy, error) {
@@ -77,97 +58,4 @@ func ParseStrategy(name string) (Strategy, error) {
 		names = append(names, string(s))
 	}
 	return "", fmt.Errorf("selector: strategy %q, want one of %s", name, strings.Join(names, ", "))
-}
-
-// turn is the place of a round robin. It lives longer than the tables.
-type turn struct {
-	_ [64]byte // no other data on the line that every pick writes to
-	n atomic.Uint64
-	_ [56]byte
-}
-
-// choose picks from a near set that is not empty, for all strategies but
-// ConsistentHash. The choice may turn out not to be available: its breaker has
-// the last word. Time is only looked at by the strategies that learn from it.
-func (v *view) choose(c *circle, now uint32) *node {
-	near := c.near
-	switch v.kind {
-	case kindRoundRobin:
-		for {
-			if i := uint32(v.turn.n.Add(1)) % uint32(len(near)); c.keep(i) {
-				return near[i]
-			}
-		}
-	case kindRandom:
-		if c.thin != nil {
-			return c.draw()
-		}
-		return near[(rand.Uint64()>>32)*uint64(len(near))>>32]
-	case kindWeighted:
-		return near[c.stride.next(&v.turn.n)]
-	case kindP2C, kindLeastRequest, kindLoadAware:
-		if len(near) == 1 {
-			break
-		}
-		a, b := two(near)
-		if c.thin != nil {
-			a, b = c.draw(), c.draw()
-		}
-		if c.trials {
-			// One that is half-open is tried when it is drawn, for nobody else
-			// will find out whether it is back. Its breaker limits how often.
-			if a.breaker.State() == breaker.HalfOpen {
-				return a
-			}
-			if b.breaker.State() == breaker.HalfOpen {
-				return b
-			}
-		}
-		if a == b { // which thinning out brings about
-			return c.relieved(a)
-		}
-		if v.kind == kindP2C {
-			return lighter(a, b, now)
-		}
-		if v.kind == kindLoadAware {
-			return fitter(a, b, now)
-		}
-		if b.queue() < a.queue() {
-			return b
-		}
-		return a
-	}
-	return near[0]
-}
-
-// two draws two different nodes.
-func two(near []*node) (a, b *node) {
-	r := rand.Uint64()
-	n := uint64(len(near))
-	i := (r >> 32) * n >> 32
-	j := (r & (1<<32 - 1)) * (n - 1) >> 32
-	if j >= i {
-		j++
-	}
-	return near[i], near[j]
-}
-
-// alike is how much longer calls of one node may take than of another and still
-// be taken for equally long. Without it the slightly faster of two would get
-// all calls that come one at a time.
-const alike = 1.25
-
-// lighter is the node with less load: calls in flight times their duration, by
-// weight. While the duration of one is not known, or is old though the other is
-// called all the time, only the calls in flight are compared: so a new instance
-// is neither flooded nor starved, and a slow one is tried again.
-func lighter(a, b *node, now uint32) *node {
-	la, lb := a.queue(), b.queue()
-	if da, db := durations(a, b, now); da > alike*db || db > alike*da {
-		la, lb = la*da, lb*db
-	}
-	if lb < la {
-		return b
-	}
-	return a
 }

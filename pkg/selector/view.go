@@ -3,9 +3,9 @@ package selector
 import (
 	"maps"
 	"math/bits"
-	"math/rand/v2"
 	"sync/atomic"
 
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
@@ -15,51 +15,27 @@ const maxViews = 64
 // place is what a view from elsewhere is for.
 type place struct {
 	from      topology.Location
-	protocols protocols
+	protocols table.Protocols
 }
 
 // view is one way to look at a service: from one place, at the instances that
 // have an endpoint of one protocol.
 type view struct {
-	svc       *service
-	kind      kind  // of the strategy
-	ending    uint8 // flags of its picks
-	home      bool  // from the selector's own place
-	near      bool  // near enough to it that distances measured here count
-	protocols protocols
-	place     topology.Place
-	table     atomic.Pointer[table]
-	rings     []atomic.Pointer[ring] // the last of each circle, for ConsistentHash
-	turn      turn
+	svc    *service
+	ending uint8 // flags of its picks
+	table  atomic.Pointer[table.Table]
 
-	// What follows is guarded by the service. Only views from the selector's own
-	// place change it.
-	order order
-	loads []float64 // of circles: calls in flight per instance, on average over a second
-	reach int       // how many circles were added to the first for its load
+	builder *table.Builder // guarded by the service
 }
 
 // newView is for the selector's own place if from is nil.
-func (svc *service) newView(from *topology.Location, p protocols) *view {
-	v := &view{
-		svc: svc, kind: svc.kind, ending: svc.ending,
-		home: from == nil, near: true, protocols: p, place: svc.sel.home,
-		order: newOrder(len(svc.sel.assumed)), loads: make([]float64, len(svc.sel.assumed)),
-	}
-	if from != nil {
-		v.place = topology.Place{Location: *from}
-		v.near = svc.sel.opts.Levels.Circle(svc.sel.home, v.place) == 0
-	}
-	if v.kind == kindHash {
-		v.rings = make([]atomic.Pointer[ring], len(svc.sel.assumed))
-	}
-	v.turn.n.Store(rand.Uint64N(1 << 32)) // callers do not all begin with the same instance
-	return v
+func (svc *service) newView(from *topology.Location, p table.Protocols) *view {
+	return &view{svc: svc, ending: svc.ending, builder: table.NewBuilder(&svc.Shared, from, p)}
 }
 
 // view returns the one for a request, made when it is first asked for.
 func (svc *service) view(r *Request) *view {
-	p := wish(r.Protocol)
+	p := table.ProtocolOf(r.Protocol)
 	if r.From == nil || *r.From == svc.sel.home.Location {
 		return svc.homeView(p)
 	}
@@ -86,7 +62,7 @@ func (svc *service) view(r *Request) *view {
 	return v
 }
 
-func (svc *service) homeView(p protocols) *view {
+func (svc *service) homeView(p table.Protocols) *view {
 	if p == 0 {
 		return svc.home
 	}
@@ -107,40 +83,38 @@ func (svc *service) homeView(p protocols) *view {
 // current is the table of a view, nil before the first snapshot and after the
 // service was forgotten. Tables for other places are made anew when they are
 // next asked for, those for the selector's own with every change.
-func (v *view) current() *table {
+func (v *view) current() *table.Table {
 	t := v.table.Load()
-	if t != nil && (v.home || t.generation == v.svc.generation.Load()) {
+	if t != nil && (v.builder.Home || t.Generation == v.svc.generation.Load()) {
 		return t
 	}
 	v.svc.mu.Lock()
 	defer v.svc.mu.Unlock()
 	t = v.table.Load()
 	now := v.svc.generation.Load()
-	if v.svc.known && !v.svc.closed && (t == nil || t.generation != now) {
+	if v.svc.known && !v.svc.closed && (t == nil || t.Generation != now) {
 		t = v.renewLocked(now)
 	}
 	return t
 }
 
 // renewLocked makes the table of a view anew.
-func (v *view) renewLocked(generation uint64) *table {
-	t := v.build(v.svc.members, generation)
-	if v.home {
-		for v.demote(t) {
-			t = v.build(v.svc.members, generation)
-		}
-		if t.ramps {
-			v.svc.dueLocked(t.at + rampStep)
-		}
-	}
-	if v.kind == kindHash && t.first != nil {
-		v.ringOf(t.first) // now rather than by a pick
-		for _, c := range t.stages {
-			if t.spill != nil {
-				v.ringOf(c)
-			}
-		}
-	}
+func (v *view) renewLocked(generation uint64) *table.Table {
+	t := v.builder.Build(v.svc.members.list, v.svc.Now(), generation)
+	v.svc.dueLocked(t.Due)
 	v.table.Store(t)
 	return t
+}
+
+// weighLocked looks at the loads of the circles. It reports whether there are any.
+func (v *view) weighLocked() (loaded bool) {
+	t := v.table.Load()
+	if t == nil {
+		return false
+	}
+	next, loaded := v.builder.Weigh(t)
+	if next != t {
+		v.table.Store(next)
+	}
+	return loaded
 }

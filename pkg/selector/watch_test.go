@@ -199,15 +199,15 @@ func TestNoInstanceErrorCountsEveryCircle(t *testing.T) {
 		if !ok {
 			t.Fatalf("error %v, want a NoInstanceError", err)
 		}
-		want := []selector.CircleCount{
-			{Circle: "zone", Total: 5, Open: 1, Draining: 2, NotReady: 2},
-			{Circle: "elsewhere", Total: 3, Usable: 1, Suspect: 1, Other: 1},
+		want := []selector.Circle{
+			{Name: "zone", Instances: 5, Open: 1, Draining: 2, NotReady: 2},
+			{Name: "elsewhere", Instances: 3, Usable: 1, Suspect: 1, OtherProtocol: 1},
 		}
 		if len(none.Circles) != 2 || none.Circles[0] != want[0] || none.Circles[1] != want[1] || none.Avoided != 5 || none.Service != "user" {
 			t.Errorf("%+v, want %+v and 5 avoided", none, want)
 		}
 		text := "selector: no usable instance of user: zone has 5, 1 with an open breaker, 2 draining, 2 not ready; " +
-			"elsewhere has 3, 1 usable, 1 suspect, 1 without the protocol; 5 not wanted or tried already"
+			"elsewhere has 3, 1 usable, 1 suspect, 1 with no nats endpoint; 5 excluded or tried before"
 		if err.Error() != text {
 			t.Errorf("error %q, want %q", err, text)
 		}
@@ -264,8 +264,8 @@ func TestUnknownNamesDoNotAddUp(t *testing.T) {
 		if begun := b.begun.Load(); begun != 50+2000+1 {
 			t.Errorf("%d watches were begun, want 2051: what is asked for all the time is kept", begun)
 		}
-		if got := len(w.Stats()); got > 3*(50+128) {
-			t.Errorf("stats of %d circles", got)
+		if got := len(w.Stats().Services); got > 50+128 {
+			t.Errorf("stats of %d services", got)
 		}
 		// All that exist, and may come to exist, are still picked.
 		b.write("soon", instance("a", home))

@@ -185,32 +185,26 @@ func TestShowsWhatASelectorPicks(t *testing.T) {
 }
 
 // stats are fixed ones.
-type stats []selector.CircleStats
+type stats selector.Stats
 
-func (s stats) Stats() []selector.CircleStats { return s }
-func (s stats) LatencyCounts() latency.Counts { return latency.Counts{} }
-func (s stats) InvalidBeats() uint64          { return 0 }
+func (s stats) Stats() selector.Stats { return selector.Stats(s) }
 
-// counting is stats with what is counted for all services together.
-type counting struct {
-	stats
-	counts latency.Counts
-	beats  uint64
+// of is the stats of services.
+func of(services ...selector.ServiceStats) stats { return stats{Services: services} }
+
+func circles(service string, all ...selector.Circle) selector.ServiceStats {
+	return selector.ServiceStats{Service: service, Circles: all}
 }
-
-func (c counting) LatencyCounts() latency.Counts { return c.counts }
-func (c counting) InvalidBeats() uint64          { return c.beats }
 
 func TestShowsTheSharesOfCircles(t *testing.T) {
 	m := newMetrics(t)
 	names := []string{"proxima_circle_share", "proxima_demoted"}
 	m.want(t, "at first", names, nil)
-	one := stats{
-		{Service: "user", Circle: "zone", Share: 0.25, Demoted: true},
-		{Service: "user", Circle: "region", Share: 0.75},
-		{Service: "shop", Circle: "zone", Share: 1},
-	}
-	two := stats{{Service: "user", Circle: "zone", Share: 1}, {Service: "user", Circle: "region"}}
+	one := of(
+		circles("user", selector.Circle{Name: "zone", Share: 0.25, Demoted: true}, selector.Circle{Name: "region", Share: 0.75}),
+		circles("shop", selector.Circle{Name: "zone", Share: 1}),
+	)
+	two := of(circles("user", selector.Circle{Name: "zone", Share: 1}, selector.Circle{Name: "region"}))
 	m.Selector(one)
 	stop := m.Selector(two)
 	m.want(t, "of two selectors", names, []string{
@@ -239,8 +233,8 @@ func TestCountsProbesAndWhatIsNotBelieved(t *testing.T) {
 		})
 	}
 	m.want(t, "at first", names, nil)
-	stop := m.Selector(counting{counts: latency.Counts{Probes: 100, Rejected: 20}, beats: 3})
-	m.Selector(counting{counts: latency.Counts{Probes: 7, Rejected: 5}, beats: 1})
+	stop := m.Selector(stats{Latency: latency.Counts{Probes: 100, Rejected: 20}, InvalidBeats: 3})
+	m.Selector(stats{Latency: latency.Counts{Probes: 7, Rejected: 5}, InvalidBeats: 1})
 	want("of two selectors", "107", "25", "4")
 	stop()
 	stop()
@@ -272,11 +266,12 @@ func TestCountsWhatIsWrongWithTheRegistry(t *testing.T) {
 
 func TestAddsUpSelectors(t *testing.T) {
 	m := newMetrics(t)
-	one := stats{{Service: "user", Circle: "zone", Picks: 5, Instances: 2, Usable: 1, InFlight: 3}}
-	two := stats{
-		{Service: "user", Circle: "zone", Picks: 2, Instances: 5, Usable: 2, Suspect: 1, Dead: 2, Stale: true, StaleSince: time.Now().Add(-time.Hour)},
-		{Service: "shop", Circle: "zone", Picks: 1, Instances: 1, Usable: 1, InFlight: 1},
-	}
+	one := of(circles("user", selector.Circle{Name: "zone", Picks: 5, Instances: 2, Usable: 1, InFlight: 3}))
+	two := of(
+		circles("user", selector.Circle{Name: "zone", Picks: 2, Instances: 5, Usable: 2, Suspect: 1, Dead: 2}),
+		circles("shop", selector.Circle{Name: "zone", Picks: 1, Instances: 1, Usable: 1, InFlight: 1}),
+	)
+	two.Services[0].Stale, two.Services[0].StaleSince = true, time.Now().Add(-time.Hour)
 	stopOne, stopTwo := m.Selector(one), m.Selector(two)
 	names := []string{"proxima_picks", "proxima_instances", "proxima_usable", "proxima_in_flight", "proxima_stale_views", "proxima_suspect", "proxima_dead"}
 	m.want(t, "both", names, []string{
@@ -327,7 +322,7 @@ func TestHooksMayBeCalledWhileSomebodyCollects(t *testing.T) {
 				m.OnState(kv.State{Service: "user", Instance: "u1", Phase: []kv.Phase{kv.Registering, kv.Registered, kv.Left}[i%3]})
 				m.OnBreaker(breaker.Key{Service: "user"}, breaker.Closed, breaker.Open)
 				m.Request("route", "user", "200", time.Millisecond)
-				m.Selector(stats{{Service: "user", Circle: "zone", Picks: 1}})()
+				m.Selector(of(circles("user", selector.Circle{Name: "zone", Picks: 1})))()
 				m.lines("proxima")
 			}
 		})

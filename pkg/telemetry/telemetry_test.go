@@ -98,7 +98,7 @@ func instance(id, zone, address string) events.Entry {
 func newSelector(tb testing.TB, instances ...events.Entry) *selector.Selector {
 	tb.Helper()
 	sel, err := selector.New(tb.Context(), nil, selector.Options{
-		Location: topology.Location{Region: "r", Zone: "a"}, Source: static(instances), Backoff: 1,
+		Location: topology.Location{Region: "r", Zone: "a"}, Source: static(instances), Retry: selector.Retry{Backoff: 1},
 		Latency: latency.Options{Dial: func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed }},
 	})
 	if err != nil {

@@ -8,16 +8,11 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
-	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
 // Stats says what was picked, and what for. *selector.Selector is one.
-type Stats interface {
-	Stats() []selector.CircleStats
-	LatencyCounts() latency.Counts
-	InvalidBeats() uint64
-}
+type Stats interface{ Stats() selector.Stats }
 
 // viewInstruments show the view that selectors have of services.
 type viewInstruments struct {
@@ -65,11 +60,10 @@ type series struct{ service, circle string }
 // totals are what a selector counts that is of no one service.
 type totals struct{ probes, rejected, invalidBeats uint64 }
 
-func (t *totals) add(s Stats) {
-	c := s.LatencyCounts()
-	t.probes += c.Probes
-	t.rejected += c.Rejected
-	t.invalidBeats += s.InvalidBeats()
+func (t *totals) add(s *selector.Stats) {
+	t.probes += s.Latency.Probes
+	t.rejected += s.Latency.Rejected
+	t.invalidBeats += s.InvalidBeats
 }
 
 // Selector shows what a selector knows, read whenever somebody collects. Of
@@ -82,20 +76,19 @@ func (m *Metrics) Selector(s Stats) (stop func()) {
 	m.sources[src] = struct{}{}
 	m.mu.Unlock()
 	return func() {
-		last, counted := s.Stats(), totals{}
-		counted.add(s)
+		last := s.Stats()
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if _, ok := m.sources[src]; !ok {
 			return
 		}
 		delete(m.sources, src)
-		for _, c := range last {
-			m.ended[series{c.Service, c.Circle}] += c.Picks
+		for _, svc := range last.Services {
+			for _, c := range svc.Circles {
+				m.ended[series{svc.Service, c.Name}] += c.Picks
+			}
 		}
-		m.counted.probes += counted.probes
-		m.counted.rejected += counted.rejected
-		m.counted.invalidBeats += counted.invalidBeats
+		m.counted.add(&last)
 	}
 }
 
@@ -106,34 +99,33 @@ func (m *Metrics) observeViews(o metric.Observer) {
 	m.mu.Unlock()
 
 	type sum struct {
-		selector.CircleStats
+		selector.Circle
 		selectors float64
 	}
 	now := make(map[series]sum)
 	stale, staleFor := make(map[string]int64), make(map[string]float64)
 	for _, src := range sources {
-		counted.add(src.stats)
-		for _, c := range src.stats.Stats() {
-			at := series{c.Service, c.Circle}
-			picks[at] += c.Picks
-			sum := now[at]
-			sum.Instances += c.Instances
-			sum.Usable += c.Usable
-			sum.Suspect += c.Suspect
-			sum.Dead += c.Dead
-			sum.Evacuated += c.Evacuated
-			sum.InFlight += c.InFlight
-			sum.Share += c.Share
-			sum.Demoted = sum.Demoted || c.Demoted
-			sum.selectors++
-			now[at] = sum
-			if c.Stale {
-				stale[c.Service] = 1
-			} else {
-				stale[c.Service] += 0
+		stats := src.stats.Stats()
+		counted.add(&stats)
+		for _, svc := range stats.Services {
+			stale[svc.Service] = max(stale[svc.Service], oneIf(svc.Stale))
+			if !svc.StaleSince.IsZero() {
+				staleFor[svc.Service] = max(staleFor[svc.Service], time.Since(svc.StaleSince).Seconds())
 			}
-			if !c.StaleSince.IsZero() {
-				staleFor[c.Service] = max(staleFor[c.Service], time.Since(c.StaleSince).Seconds())
+			for _, c := range svc.Circles {
+				at := series{svc.Service, c.Name}
+				picks[at] += c.Picks
+				sum := now[at]
+				sum.Instances += c.Instances
+				sum.Usable += c.Usable
+				sum.Suspect += c.Suspect
+				sum.Dead += c.Dead
+				sum.Evacuated += c.Evacuated
+				sum.InFlight += c.InFlight
+				sum.Share += c.Share
+				sum.Demoted = sum.Demoted || c.Demoted
+				sum.selectors++
+				now[at] = sum
 			}
 		}
 	}
@@ -148,11 +140,7 @@ func (m *Metrics) observeViews(o metric.Observer) {
 		o.ObserveInt64(m.views.evacuated, int64(c.Evacuated), at.attributes())
 		o.ObserveInt64(m.views.inFlight, int64(c.InFlight), at.attributes())
 		o.ObserveFloat64(m.views.share, c.Share/c.selectors, at.attributes())
-		demoted := int64(0)
-		if c.Demoted {
-			demoted = 1
-		}
-		o.ObserveInt64(m.views.demoted, demoted, at.attributes())
+		o.ObserveInt64(m.views.demoted, oneIf(c.Demoted), at.attributes())
 	}
 	for service, n := range stale {
 		of := metric.WithAttributes(attribute.String("service", service))

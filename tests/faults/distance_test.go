@@ -32,7 +32,7 @@ func (f *far) delay(d time.Duration) {
 	}
 }
 
-// Three places, 5, 50 and 200 ms away, without location labels.
+// Three places, 5, 50 and 200 ms away, of which nobody says where they are.
 func TestDelaysDecideWhoIsNear(t *testing.T) {
 	t.Parallel()
 	const (
@@ -71,7 +71,7 @@ func TestDelaysDecideWhoIsNear(t *testing.T) {
 	away.delay(200 * time.Millisecond)
 
 	sel, err := selector.New(t.Context(), nc, selector.Options{
-		Source: r, Location: topology.Location{}, Probe: selector.ProbeHTTP, RampUp: -1,
+		Source: r, Location: topology.Location{}, Probe: selector.Probe{Kind: selector.ProbeHTTP}, Ramp: selector.Ramp{Up: -1},
 		Latency: latency.Options{Interval: settle / 3, Budget: 90}, // no other caller measures for it
 	})
 	if err != nil {

@@ -106,8 +106,8 @@ func (w *writer) schedule(id, target string, data []byte, header ...string) {
 
 func invalid(v *victims) uint64  { return v.registry.Counts().Invalid }
 func forged(v *victims) uint64   { return v.registry.Counts().Forged }
-func rejected(v *victims) uint64 { return v.calls.LatencyCounts().Rejected }
-func beats(v *victims) uint64    { return v.calls.InvalidBeats() }
+func rejected(v *victims) uint64 { return v.calls.Stats().Latency.Rejected }
+func beats(v *victims) uint64    { return v.calls.Stats().InvalidBeats }
 
 // bogus is how many services the router lists that are made up.
 func bogus(v *victims) uint64 {

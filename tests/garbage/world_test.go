@@ -66,13 +66,7 @@ func (l *lines) WithGroup(string) slog.Handler                    { return l }
 
 func newVictims(t *testing.T) *victims {
 	t.Helper()
-	port := testkit.FreePorts(t, 1)[0]
-	server := &natstest.Process{
-		Name: "server", Conf: "../../deploy/nats/single.conf", Port: port,
-		URL: fmt.Sprintf("nats://127.0.0.1:%d", port), Env: []string{"NATS_STORE_DIR=" + t.TempDir()},
-	}
-	server.Start(t)
-	server.Ready(t)
+	server := natstest.StartSingle(t, "../../deploy/nats/single.conf")
 	v := &victims{t: t, honest: map[string]string{}, log: &lines{}}
 	v.nc = v.connect(server.URL)
 	ids := []string{"user-1", "user-2", "user-3"}

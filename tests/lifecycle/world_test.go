@@ -57,7 +57,7 @@ func newFleet(t testing.TB, perAttempt time.Duration) *fleet {
 	watch.Go(func() { _ = registry.Watch(ctx, "user", f.take) })
 	t.Cleanup(func() { cancel(); watch.Wait() })
 	// On a busy machine measured distances differ by milliseconds that are none.
-	o := selector.Options{Location: home, Logger: quiet, NearSlack: time.Second}
+	o := selector.Options{Location: home, Logger: quiet, Near: selector.Near{Slack: time.Second}}
 	if f.Selector, err = selector.New(t.Context(), natstest.Connect(t, ns), o); err != nil {
 		t.Fatal(err)
 	}
@@ -171,9 +171,9 @@ func (f *fleet) call(ctx context.Context, i int, tried func(id string, err error
 	if r.NonIdempotent {
 		method = http.MethodPost
 	}
-	return f.DoFor(ctx, r, func(ctx context.Context, in *events.Instance) error {
-		_, err := get(ctx, f.client, method, "http://"+in.Endpoints[events.HTTP]+"/")
-		tried(in.ID, err)
+	return f.DoFor(ctx, r, func(ctx context.Context, p *selector.Pick) error {
+		_, err := get(ctx, f.client, method, "http://"+p.Endpoints[events.HTTP]+"/")
+		tried(p.ID, err)
 		return err
 	})
 }

@@ -35,7 +35,7 @@ func (c *caller) open(ctx context.Context, name string) error {
 		Strategy: w.strategy,
 		Source:   w.source,
 		Latency:  c.latency(),
-		Bus:      line{c.w.bus, c},
+		Probe:    selector.Probe{Bus: line{c.w.bus, c}},
 		Logger:   w.log,
 	})
 	c.selector = s

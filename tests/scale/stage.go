@@ -124,7 +124,7 @@ func open(ctx context.Context, nc *nats.Conn, o kv.Options) (*kv.Registry, error
 // cannot be called here, so none is probed.
 func choose(ctx context.Context, nc *nats.Conn, source selector.Source) (*selector.Selector, error) {
 	return selector.New(ctx, nc, selector.Options{
-		Location: topology.Location{Region: "eu-west-1", Zone: "eu-west-1a"}, Source: source, Logger: quiet, Probe: selector.ProbeNone,
+		Location: topology.Location{Region: "eu-west-1", Zone: "eu-west-1a"}, Source: source, Logger: quiet, Probe: selector.Probe{Kind: selector.ProbeNone},
 		FirstSnapshot: 5 * time.Minute, // with two processors for all of them it may take that long
 	})
 }

@@ -97,6 +97,7 @@ type record struct {
 // asks for more.
 type Finding int
 
+// The findings.
 const (
 	Fine   Finding = iota
 	Missed         // some change was not heard
@@ -370,7 +371,7 @@ func (v *View) Restore(service string, entries []events.Entry, now time.Time) {
 		}
 		if e.Evacuated && !covered(v.evacuated, e.Instance) {
 			// Where the zone is not known, it is the region.
-			v.evacuated = append(v.evacuated[:len(v.evacuated):len(v.evacuated)], events.Evacuation{Region: e.Location.Region, Zone: e.Location.Zone, Evacuated: true})
+			v.evacuated = append(slices.Clip(v.evacuated), events.Evacuation{Region: e.Location.Region, Zone: e.Location.Zone, Evacuated: true})
 		}
 		v.records[rec.name] = rec
 		l.add(rec)

@@ -61,7 +61,8 @@ var (
 	// ErrRecord marks a message whose place in the stream is known, and
 	// whose body is no valid instance.
 	ErrRecord = errors.New("kv: not a valid record")
-	ErrFrame  = errors.New("kv: not a message of the registry")
+	// ErrFrame marks a message that is none of the registry.
+	ErrFrame = errors.New("kv: not a message of the registry")
 )
 
 // Parse reads a message of the stream, or republished by it. The error is
@@ -149,6 +150,7 @@ func Stamp(h nats.Header, name string) string {
 	return ""
 }
 
+// StampUint is a number that the server puts on what it hands out.
 func StampUint(h nats.Header, name string) (uint64, bool) {
 	n, err := strconv.ParseUint(Stamp(h, name), 10, 64)
 	return n, err == nil

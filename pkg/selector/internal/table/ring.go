@@ -1,4 +1,4 @@
-package selector
+package table
 
 import (
 	"slices"
@@ -8,13 +8,12 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// ring is consistent hashing with bounded loads (Mirrokni, Thorup and
-// Zadimoghaddam, 2016): each node owns points on a circle of hashes, a key
-// belongs to the node of the next point, and a node that has more than
-// boundedLoad times the average of calls in flight passes the key on. The
-// hashes are the same in every process, so callers agree.
+// ring is consistent hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam,
+// 2016): each node owns points on a ring of hashes, a key belongs to the node of the
+// next point, and a node with more than boundedLoad times the average of calls in
+// flight passes the key on. The hashes are the same in every process, so callers agree.
 type ring struct {
-	nodes   []*node
+	nodes   []*Node
 	weights []int
 	total   int      // of the weights
 	points  []uint64 // sorted; the low bits are the index of a node
@@ -22,70 +21,69 @@ type ring struct {
 
 const (
 	boundedLoad  = 1.25
-	pointsOfOne  = 160     // a node's, at default weight: shares within some 8 %
-	pointsOfRing = 1 << 16 // about, so that a near set of thousands is cheap to hash
+	pointsOfOne  = 160     // of a node with default weight: shares differ by some 8 %
+	pointsOfRing = 1 << 16 // about: a near set of thousands stays cheap to hash
 	nodeBits     = 20
 	nodeMask     = 1<<nodeBits - 1
 )
 
-func newRing(near []*node) *ring {
+func newRing(near []*Node) *ring {
 	r := &ring{nodes: near, weights: make([]int, len(near))}
 	for i, n := range near {
-		r.weights[i] = max(1, n.instance.Load().Weight)
+		r.weights[i] = max(1, n.Instance.Load().Weight)
 		r.total += r.weights[i]
 	}
 	each := min(pointsOfOne, float64(pointsOfRing)*events.DefaultWeight/float64(r.total))
 	r.points = make([]uint64, 0, int(each*float64(r.total)/events.DefaultWeight)+len(near))
 	for i, n := range near {
-		hash := xxhash.Sum64String(n.instance.Load().Key().String())
+		hash := xxhash.Sum64String(n.Instance.Load().Key().String())
 		for range max(1, int(each*float64(r.weights[i])/events.DefaultWeight)) {
 			r.points = append(r.points, hash&^nodeMask|uint64(i)&nodeMask)
-			hash = scramble(hash)
+			hash = splitMix64(hash)
 		}
 	}
 	slices.Sort(r.points)
 	return r
 }
 
-// scramble makes another hash of one, with the mixer of SplitMix64 (Steele,
-// Lea and Flood, 2014).
-func scramble(hash uint64) uint64 {
+// splitMix64 returns another hash for a hash (Steele, Lea and Flood, 2014).
+func splitMix64(hash uint64) uint64 {
 	hash += 0x9e3779b97f4a7c15
 	hash = (hash ^ hash>>30) * 0xbf58476d1ce4e5b9
 	hash = (hash ^ hash>>27) * 0x94d049bb133111eb
 	return hash ^ hash>>31
 }
 
-// fits says whether a ring made for another table is the one of near.
-func (r *ring) fits(near []*node) bool {
+// fits reports whether a ring that was made for another table is that of near.
+func (r *ring) fits(near []*Node) bool {
 	if r == nil || !slices.Equal(r.nodes, near) {
 		return false
 	}
 	for i, n := range near {
-		if max(1, n.instance.Load().Weight) != r.weights[i] {
+		if max(1, n.Instance.Load().Weight) != r.weights[i] {
 			return false
 		}
 	}
 	return true
 }
 
-// ringOf is the ring of a circle, made when it is first needed, unless the
+// ringOf returns the ring of a circle. It is made when it is first needed, unless the
 // last one still fits.
-func (v *view) ringOf(c *circle) *ring {
-	c.hashed.Do(func() {
-		c.ring = v.rings[c.index].Load()
+func (l *lens) ringOf(c *Circle) *ring {
+	c.ringOnce.Do(func() {
+		c.ring = l.rings[c.index].Load()
 		if !c.ring.fits(c.near) {
 			c.ring = newRing(c.near)
-			v.rings[c.index].Store(c.ring)
+			l.rings[c.index].Store(c.ring)
 		}
 	})
 	return c.ring
 }
 
-// pick walks from the key's point to the first node that is not too busy,
-// given the calls in flight to all, and that take takes; then, if there is
-// none, to the first that take takes.
-func (r *ring) pick(key string, inFlight int64, take func(*node) bool) bool {
+// pick walks from the point of the key to the first node that take accepts and that is
+// not too busy, given the calls in flight to all; if there is none, to the first that
+// take accepts.
+func (r *ring) pick(key string, inFlight int64, take func(*Node) bool) bool {
 	share := boundedLoad * float64(inFlight+1) / float64(r.total)
 	hash := xxhash.Sum64String(key)
 	start, _ := slices.BinarySearch(r.points, hash&^nodeMask)
@@ -97,7 +95,7 @@ func (r *ring) pick(key string, inFlight int64, take func(*node) bool) bool {
 			}
 			k := r.points[p] & nodeMask
 			n := r.nodes[k]
-			if (busyToo || float64(n.inFlight()) < 1+share*float64(r.weights[k])) && take(n) {
+			if (busyToo || float64(n.InFlight()) < 1+share*float64(r.weights[k])) && take(n) {
 				return true
 			}
 		}

@@ -1,4 +1,4 @@
-package kv
+package evacuations
 
 import (
 	"context"
@@ -19,6 +19,20 @@ const (
 	ordersPage = 512 // orders asked for at a time
 	maxOrders  = 8   // pages
 )
+
+// Orders are the orders to evacuate that the buckets of a registry keep. It is safe
+// for concurrent use.
+type Orders struct {
+	link    *wire.Link
+	buckets []*wire.Bucket // where they are read: written is only the link's
+	mayMend bool           // what a bucket lost is written again
+}
+
+// New returns the orders of these buckets. MayMend says that what a bucket lost is
+// written again.
+func New(link *wire.Link, buckets []*wire.Bucket, mayMend bool) *Orders {
+	return &Orders{link: link, buckets: buckets, mayMend: mayMend}
+}
 
 // order is an order as it is kept, or the mark that somebody removed it.
 type order struct {
@@ -51,15 +65,13 @@ func (o orders) evacuated() []events.Evacuation {
 	return all
 }
 
-// Evacuate orders that the instances of a place be used only when there is
-// nothing better, or that this is over: Evacuated says which. It is written
-// here, and every region hears of it that can be reached, the others when they
-// can. It returns the order as it is kept, with its time, which is filled in.
-func (r *Registry) Evacuate(ctx context.Context, e events.Evacuation) (events.Evacuation, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*r.link.OpTimeout)
+// Give writes an order in the place of those that are known, with a later time, and
+// returns it as it is kept.
+func (o *Orders) Give(ctx context.Context, e events.Evacuation) (events.Evacuation, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*o.link.OpTimeout)
 	defer cancel()
 	for range 3 {
-		known, err := r.readOrders(ctx)
+		known, err := o.read(ctx)
 		if err != nil {
 			return events.Evacuation{}, fmt.Errorf("kv: evacuate %s: %w", e.Place(), err)
 		}
@@ -67,73 +79,73 @@ func (r *Registry) Evacuate(ctx context.Context, e events.Evacuation) (events.Ev
 		if last, ok := known[e.Key()]; ok && !last.removed && !e.At.After(last.At) {
 			e.At = last.At.Add(time.Millisecond) // clocks differ; what we know of came before
 		}
-		err = r.putOrder(ctx, e)
+		err = o.put(ctx, e)
 		if err == nil {
 			return e, nil
 		}
-		if !errors.Is(err, ErrFenced) {
+		if !errors.Is(err, wire.ErrFenced) {
 			return events.Evacuation{}, err
 		}
 	}
-	return events.Evacuation{}, fmt.Errorf("kv: evacuate %s: %w: it is being ordered by others, too", e.Place(), ErrUnavailable)
+	return events.Evacuation{}, fmt.Errorf("kv: evacuate %s: %w: it is being ordered by others, too", e.Place(), wire.ErrUnavailable)
 }
 
-// putOrder writes an order in the place of the one that it overrides, and tells
+// put writes an order in the place of the one that it overrides, and tells
 // who watches.
-func (r *Registry) putOrder(ctx context.Context, e events.Evacuation) error {
+func (o *Orders) put(ctx context.Context, e events.Evacuation) error {
 	data, err := events.EncodeEvacuation(e)
 	if err != nil {
 		return err
 	}
 	var revision uint64
-	msg, err := r.link.LastMsg(ctx, r.link.Prefix+e.Key())
+	msg, err := o.link.LastMsg(ctx, o.link.Prefix+e.Key())
 	switch {
 	case err == nil:
-		if last, err := r.parseOrder(&r.link.Bucket, msg); err == nil && !last.removed && !e.Overrides(last.Evacuation) {
-			return fmt.Errorf("kv: evacuate %s: %w", e.Place(), ErrFenced)
+		if last, err := parse(&o.link.Bucket, msg); err == nil && !last.removed && !e.Overrides(last.Evacuation) {
+			return fmt.Errorf("kv: evacuate %s: %w", e.Place(), wire.ErrFenced)
 		}
 		revision, _ = wire.StampUint(msg.Header, wire.HdrSequence)
-	case !errors.Is(err, ErrNotFound):
+	case !errors.Is(err, wire.ErrNotFound):
 		return fmt.Errorf("kv: evacuate %s: %w", e.Place(), err)
 	}
-	_, err = r.link.Publish(ctx, &nats.Msg{Subject: r.link.Prefix + e.Key(), Data: data}, jetstream.WithExpectLastSequencePerSubject(revision))
+	_, err = o.link.Publish(ctx, &nats.Msg{Subject: o.link.Prefix + e.Key(), Data: data}, jetstream.WithExpectLastSequencePerSubject(revision))
 	if err != nil {
 		return fmt.Errorf("kv: evacuate %s: %w", e.Place(), err)
 	}
 	// The bucket republishes instances only. Who does not hear this finds the
 	// order with its next look.
-	if err := r.link.Conn.Publish(r.link.Live+e.Key(), data); err == nil {
-		_ = r.link.Conn.FlushWithContext(ctx)
+	if err := o.link.Conn.Publish(o.link.Live+e.Key(), data); err == nil {
+		_ = o.link.Conn.FlushWithContext(ctx)
 	}
 	return nil
 }
 
-// Evacuations returns the places that are evacuated now, in order.
-func (r *Registry) Evacuations(ctx context.Context) ([]events.Evacuation, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.link.OpTimeout)
+// Places returns the places that are evacuated now, in order.
+func (o *Orders) Places(ctx context.Context) ([]events.Evacuation, error) {
+	ctx, cancel := context.WithTimeout(ctx, o.link.OpTimeout)
 	defer cancel()
-	all, err := r.readOrders(ctx)
+	all, err := o.read(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("kv: read the evacuations: %w", err)
 	}
 	return all.evacuated(), nil
 }
 
-// readOrders reads all orders, of every region.
-func (r *Registry) readOrders(ctx context.Context) (orders, error) {
+// read reads all orders, of every region.
+func (o *Orders) read(ctx context.Context) (orders, error) {
 	all := orders{}
-	for _, b := range r.buckets() {
+	for _, b := range o.buckets {
 		take := func(msg *nats.Msg) {
-			if o, err := r.parseOrder(b, msg); err != nil {
-				r.link.Invalid(msg.Subject, err)
+			if e, err := parse(b, msg); err != nil {
+				o.link.Invalid(msg.Subject, err)
 			} else {
-				all.add(o.Key(), o)
+				all.add(e.Key(), e)
 			}
 		}
 		subjects := b.Prefix + wire.EvacuateFamily + ">"
-		err := r.link.Read(ctx, b.Direct, wire.Get{Seq: 1, MultiLast: []string{subjects}}, 1, take)
+		err := o.link.Read(ctx, b.Direct, wire.Get{Seq: 1, MultiLast: []string{subjects}}, 1, take)
 		if errors.Is(err, wire.ErrTooMany) { // the bucket was filled with orders: go through it
-			err = r.link.Read(ctx, b.Direct, wire.Get{Seq: 1, NextFor: subjects, Batch: ordersPage}, maxOrders, take)
+			err = o.link.Read(ctx, b.Direct, wire.Get{Seq: 1, NextFor: subjects, Batch: ordersPage}, maxOrders, take)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("bucket %s: %w", b.Name, err)
@@ -142,8 +154,8 @@ func (r *Registry) readOrders(ctx context.Context) (orders, error) {
 	return all, nil
 }
 
-// parseOrder reads what a bucket keeps under a key of an order, or republishes.
-func (r *Registry) parseOrder(b *wire.Bucket, msg *nats.Msg) (order, error) {
+// parse reads what a bucket keeps under a key of an order, or republishes.
+func parse(b *wire.Bucket, msg *nats.Msg) (order, error) {
 	key, ok := orderKey(b, strings.TrimPrefix(wire.Stamp(msg.Header, wire.HdrSubject), b.Prefix))
 	if !ok || wire.Stamp(msg.Header, wire.HdrStream) != b.Stream {
 		return order{}, fmt.Errorf("%w: subject %.80q of stream %.80q", wire.ErrFrame, wire.Stamp(msg.Header, wire.HdrSubject), wire.Stamp(msg.Header, wire.HdrStream))

@@ -1,27 +1,27 @@
-package selector
+package table
 
 import (
 	"math"
 	"sync/atomic"
 )
 
-// stride is a weighted round robin without state but a counter: the static
-// stride scheduler of gRPC (proposal A58). Every generation passes all nodes
-// once and skips each as often as its weight is below the greatest, at evenly
-// spread generations. Picking costs on average greatest/mean weight steps.
+// stride is a weighted round robin whose only state is a counter: the static stride
+// scheduler of gRPC (proposal A58). Each generation passes all nodes once, and skips a
+// node the more often the smaller its weight, at evenly spread generations. A pick takes
+// greatest/mean weight steps on average.
 type stride struct{ weights []uint64 } // scaled so that the greatest is maxStride
 
 const maxStride = 1<<16 - 1
 
-// newStride makes one for a near set, of which thin is how far the new ones have
-// come; nil when none is.
-func newStride(near []*node, thin []uint32) stride {
+// newStride returns the stride of a near set, with the admission of its new nodes, nil
+// if none is new.
+func newStride(near []*Node, admit []uint32) stride {
 	weights := make([]float64, len(near))
 	greatest := 1.0
 	for i, n := range near {
-		weights[i] = float64(n.instance.Load().Weight)
-		if thin != nil {
-			weights[i] *= float64(thin[i]) / math.MaxUint32
+		weights[i] = float64(n.Instance.Load().Weight)
+		if admit != nil {
+			weights[i] *= float64(admit[i]) / math.MaxUint32
 		}
 		greatest = max(greatest, weights[i])
 	}

@@ -1,4 +1,4 @@
-package kv
+package evacuations
 
 import (
 	"context"
@@ -11,18 +11,15 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/shared"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
-// unconfirmed is how long an order holds that was heard and is not found in the
-// bucket: a copy of it may be behind.
-const unconfirmed = 2 * time.Second
-
-// follower knows which places are evacuated, for all watches of a registry. It
-// runs while there is one.
-type follower struct {
-	r       *Registry
-	running shared
+// Follower knows which places are evacuated, for all watches of a registry. It
+// runs while there is one. It is safe for concurrent use.
+type Follower struct {
+	*Orders
+	running shared.Run
 
 	mu       sync.Mutex // guards what follows
 	watching map[chan struct{}]struct{}
@@ -31,9 +28,9 @@ type follower struct {
 	known    bool                // with success, or one was heard
 }
 
-// Join begins to follow. The channel tells that [follower.Now] has something to
+// Join begins to follow. The channel tells that [Follower.Now] has something to
 // tell, if only that the registry does not answer, or that it has changed.
-func (f *follower) Join() chan struct{} {
+func (f *Follower) Join() chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c := make(chan struct{}, 1)
@@ -44,30 +41,30 @@ func (f *follower) Join() chan struct{} {
 	if f.asked {
 		c <- struct{}{}
 	}
-	f.running.join(func(ctx context.Context) { newFollowing(f).run(ctx) })
+	f.running.Join(func(ctx context.Context) { newFollowing(f).run(ctx) })
 	return c
 }
 
 // Leave ends what Join began, and waits for it.
-func (f *follower) Leave(c chan struct{}) {
+func (f *Follower) Leave(c chan struct{}) {
 	f.mu.Lock()
 	if delete(f.watching, c); len(f.watching) == 0 {
 		f.left, f.asked, f.known = nil, false, false
 	}
-	wait := f.running.leave()
+	wait := f.running.Leave()
 	f.mu.Unlock()
 	wait()
 }
 
 // Now returns the places to leave, not to be changed, and whether they are known.
-func (f *follower) Now() ([]events.Evacuation, bool) {
+func (f *Follower) Now() ([]events.Evacuation, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.left, f.known
 }
 
 // set tells the watches, unless there is nothing new.
-func (f *follower) set(ctx context.Context, left []events.Evacuation, known bool) {
+func (f *Follower) set(ctx context.Context, left []events.Evacuation, known bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if ctx.Err() != nil || f.asked && f.known == known && samePlaces(f.left, left) {
@@ -96,7 +93,7 @@ func samePlaces(a, b []events.Evacuation) bool {
 
 // following is the goroutine of a follower.
 type following struct {
-	*follower
+	*Follower
 	live   chan *nats.Msg
 	result chan readResult
 	asking sync.WaitGroup
@@ -124,22 +121,22 @@ type readResult struct {
 	err    error
 }
 
-func newFollowing(f *follower) *following {
+func newFollowing(f *Follower) *following {
 	return &following{
-		follower: f, live: make(chan *nats.Msg, heardOrders), result: make(chan readResult, 1), due: time.NewTimer(0),
+		Follower: f, live: make(chan *nats.Msg, liveBuffer), result: make(chan readResult, 1), due: time.NewTimer(0),
 		kept: orders{}, lost: map[string]bool{}, heard: map[string]heardSoon{},
 	}
 }
 
 func (f *following) run(ctx context.Context) {
-	status := f.r.link.Conn.StatusChanged(nats.CONNECTED)
+	status := f.link.Conn.StatusChanged(nats.CONNECTED)
 	defer func() {
-		f.r.link.Conn.RemoveStatusListener(status)
+		f.link.Conn.RemoveStatusListener(status)
 		f.due.Stop()
 		f.asking.Wait()
 	}()
-	for _, b := range f.r.buckets() {
-		sub, err := f.r.link.Conn.ChanSubscribe(b.Live+wire.EvacuateFamily+">", f.live)
+	for _, b := range f.buckets {
+		sub, err := f.link.Conn.ChanSubscribe(b.Live+wire.EvacuateFamily+">", f.live)
 		if err != nil {
 			continue // the connection is closed: nothing will be heard again
 		}
@@ -180,7 +177,7 @@ func (f *following) places() []events.Evacuation {
 
 // hear takes in an order as it is given.
 func (f *following) hear(msg *nats.Msg) {
-	for _, b := range f.r.buckets() {
+	for _, b := range f.buckets {
 		key, ok := strings.CutPrefix(msg.Subject, b.Live)
 		if !ok {
 			continue
@@ -190,7 +187,7 @@ func (f *following) hear(msg *nats.Msg) {
 		}
 		e, err := events.DecodeEvacuation(key, msg.Data)
 		if err != nil {
-			f.r.link.Invalid(msg.Subject, err)
+			f.link.Invalid(msg.Subject, err)
 			return
 		}
 		if h, ok := f.heard[key]; (ok || len(f.heard) < ordersPage) && (!ok || e.Overrides(h.Evacuation)) {
@@ -206,7 +203,7 @@ func (f *following) lookSoon() {
 	f.again = true
 	if !f.busy && !f.soon {
 		f.soon = true
-		f.due.Reset(max(settle+rand.N(4*settle), unconfirmed/2-time.Since(f.looked)))
+		f.due.Reset(max(lookDelay+rand.N(4*lookDelay), unconfirmed/2-time.Since(f.looked)))
 	}
 }
 
@@ -219,7 +216,7 @@ func (f *following) look(ctx context.Context) {
 	}
 	f.busy, f.again, f.soon, f.looked = true, false, false, time.Now()
 	var lost []events.Evacuation
-	if !f.r.opts.NoCreate {
+	if f.mayMend {
 		for key, twice := range f.lost {
 			if twice {
 				lost = append(lost, f.kept[key].Evacuation)
@@ -227,7 +224,7 @@ func (f *following) look(ctx context.Context) {
 		}
 	}
 	// A server that has more to do than it can answers everybody late.
-	patience := f.r.link.OpTimeout << min(f.fails, 3)
+	patience := f.link.OpTimeout << min(f.fails, 3)
 	f.asking.Go(func() { f.ask(ctx, patience, lost) })
 }
 
@@ -236,23 +233,23 @@ func (f *following) ask(ctx context.Context, patience time.Duration, lost []even
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for _, e := range lost {
-		if err := f.r.putOrder(ctx, e); err != nil && !errors.Is(err, ErrFenced) {
-			f.r.link.Log.Debug("an evacuation that the registry lost is not written again", "place", e.Place(), "error", err)
+		if err := f.put(ctx, e); err != nil && !errors.Is(err, wire.ErrFenced) {
+			f.link.Log.Debug("an evacuation that the registry lost is not written again", "place", e.Place(), "error", err)
 		}
 	}
-	all, err := f.r.readOrders(ctx)
+	all, err := f.read(ctx)
 	f.result <- readResult{all, err}
 }
 
 // take takes in what the buckets keep.
 func (f *following) take(res readResult) {
-	next := wire.Jitter(checkEvery)
+	next := wire.Jitter(lookEvery)
 	if res.err == nil {
 		f.known, f.fails = true, 0
 		f.merge(res.orders)
 	} else {
-		f.r.link.Log.Debug("evacuations cannot be read", "error", res.err)
-		next = wire.Jitter(min(maxRetry<<min(f.fails, 2), checkEvery))
+		f.link.Log.Debug("evacuations cannot be read", "error", res.err)
+		next = wire.Jitter(min(retryEvery<<min(f.fails, 2), lookEvery))
 		f.fails++
 	}
 	now := time.Now()

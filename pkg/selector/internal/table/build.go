@@ -1,0 +1,275 @@
+package table
+
+import (
+	"math/rand/v2"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+// Shared is what all tables and nodes of one service have in common. All but the
+// counters is fixed.
+type Shared struct {
+	Kind    Kind
+	Levels  topology.Levels
+	Origin  topology.Place  // of the selector
+	Assumed []time.Duration // distances by circle, where nothing else is known
+	Epoch   time.Time       // when the selector's clock was 0
+	Offset  uint64          // differs between callers, so that they do not all fill in the same instances
+
+	NearSlack         time.Duration
+	NearFactor        float64
+	LoadHigh, LoadLow float64
+	RampUp            time.Duration
+	Spills            bool // load may make calls leave a circle
+
+	AllInFlight atomic.Int64 // calls to the service, for ConsistentHash
+	Listed      atomic.Int64 // instances listed
+
+	verdicts []verdict // memory for building a table
+}
+
+// Now is the selector's clock, in nanoseconds: the monotonic clock alone, which takes
+// half the time of time.Now.
+func (s *Shared) Now() time.Duration { return time.Since(s.Epoch) }
+
+// Name is the name of a circle: zone, region … or elsewhere.
+func (s *Shared) Name(circle uint8) string { return s.Levels.Name(int(circle)) }
+
+// nearLimit is the greatest distance of a near set whose nearest is at best.
+func (s *Shared) nearLimit(best time.Duration) time.Duration {
+	return max(best+s.NearSlack, time.Duration(float64(best)*s.NearFactor))
+}
+
+// lens is what a table is built for: the place that is to be near, and the protocol
+// that instances must have an endpoint of.
+type lens struct {
+	*Shared
+	Home      bool // Place is the selector's own
+	near      bool // Place is in its innermost circle, so that distances measured here count
+	Protocols Protocols
+	Place     topology.Place
+	turn      turn
+	rings     []atomic.Pointer[ring] // the last one of each circle, for ConsistentHash
+}
+
+// Builder builds the tables of one lens, and keeps what outlives a table. It is not
+// safe for concurrent use; the tables are. Builders of one Shared exclude each other.
+type Builder struct {
+	lens
+	order order
+	loads []float64 // of circles: calls in flight per instance, averaged over a second
+	reach int       // how many circles take calls because of the load of those before
+}
+
+// NewBuilder returns a Builder for a place, the selector's own if from is nil, and a
+// protocol, any if p is empty.
+func NewBuilder(s *Shared, from *topology.Location, p Protocols) *Builder {
+	b := &Builder{
+		lens:  lens{Shared: s, Home: from == nil, near: true, Protocols: p, Place: s.Origin},
+		order: newOrder(len(s.Assumed)), loads: make([]float64, len(s.Assumed)),
+	}
+	if from != nil {
+		b.Place = topology.Place{Location: *from}
+		b.near = s.Levels.Circle(s.Origin, b.Place) == 0
+	}
+	if s.Kind == KindHash {
+		b.rings = make([]atomic.Pointer[ring], len(s.Assumed))
+	}
+	b.turn.n.Store(rand.Uint64N(1 << 32)) // callers do not all begin with the same instance
+	return b
+}
+
+// Build returns the table that picks read from now on. members is ordered as the
+// caller likes and not kept. generation is for the caller: it tells which list a table
+// is of.
+func (b *Builder) Build(members []Member, now time.Duration, generation uint64) *Table {
+	t := b.assemble(members, now, generation)
+	if b.Home {
+		for b.order.demote(t) {
+			t = b.assemble(members, now, generation)
+		}
+		if t.rampingUp {
+			t.Due = min(t.Due, t.at+rampEvery)
+		}
+	}
+	if b.Kind == KindHash && t.First != nil {
+		b.ringOf(t.First) // rather than in a pick
+		for _, c := range t.preferred {
+			if t.Spill != nil {
+				b.ringOf(c)
+			}
+		}
+	}
+	return t
+}
+
+// assemble builds a table in two passes over the list, without sorting, so that one
+// change among thousands costs little. It does not change the order of circles.
+func (b *Builder) assemble(members []Member, now time.Duration, generation uint64) *Table {
+	levels := len(b.Assumed)
+	t := &Table{
+		lens: &b.lens, Kind: b.Kind, circles: make([]Circle, levels*int(NotReady)), sizes: make([]uint32, levels*int(numStates)), weights: make([]int, levels*int(numStates)),
+		rank: b.order.rank, levels: levels, Size: len(members), at: now, Due: Never, Generation: generation,
+	}
+
+	// First pass: the state of each, and the nearest of each circle.
+	b.verdicts = slices.Grow(b.verdicts[:0], len(members))[:len(members)]
+	d := draft{t, members, b.verdicts}
+	t.newSince = t.at - b.RampUp
+	for i := range members {
+		d.judge(&d.verdicts[i], &members[i])
+		d.put(i, &d.verdicts[i], &members[i])
+	}
+	t.counts = t.sizes
+	if d.fill() {
+		t.sizes, t.weights = make([]uint32, len(t.sizes)), make([]int, len(t.weights))
+		for i := range members {
+			d.put(i, &d.verdicts[i], &members[i])
+		}
+	}
+
+	space := make([]*Node, t.Pickable())
+	for i := range t.circles {
+		c, size := &t.circles[i], t.sizes[i]
+		c.index = b.order.circles[i%levels]
+		c.limit = b.nearLimit(c.best)
+		c.backing, space = space[:size:size], space[size:]
+		c.near, c.rest = c.backing[:0], c.backing[size:]
+		c.weight = t.weights[i]
+		if size == 0 {
+			continue
+		}
+		if what := State(i / levels); t.First == nil {
+			t.First, t.best = c, what
+		}
+		if what := State(i / levels); what == t.best && what <= Suspect {
+			t.preferred = append(t.preferred, c)
+		}
+	}
+	d.cut()
+	t.Spill = b.newSpill(t)
+	return t
+}
+
+// draft is a table that is being built.
+type draft struct {
+	*Table
+	members  []Member
+	verdicts []verdict
+}
+
+// put adds a member to the counts of its circle, and remembers it if it is the nearest.
+func (d *draft) put(i int, vd *verdict, m *Member) {
+	t := d.Table
+	k := t.index(vd.usedAs, vd.circle)
+	vd.slot = uint16(k)
+	if vd.usedAs < NotReady {
+		c := &t.circles[k]
+		first := t.sizes[k] == 0
+		if first || vd.nearer(c) {
+			c.best, c.nearest, c.known = vd.distance, uint32(i), vd.known != assumed
+		}
+		if first {
+			c.measured = 0
+		}
+		if vd.known == measured && (c.measured == 0 || vd.distance < c.measured) {
+			c.measured = vd.distance
+		}
+		if m.Born > t.newSince {
+			c.rampingUp, t.rampingUp = true, true
+		}
+	}
+	t.sizes[k]++
+	t.weights[k] += int(m.weight)
+}
+
+// cut is the second pass: it divides each circle into near set and rest.
+func (d *draft) cut() {
+	t, members, verdicts := d.Table, d.members, d.verdicts
+	nearestFirst := t.Kind == KindNearest
+	var ramps [][]float32 // of near sets
+	if t.rampingUp && t.Kind.ramps() {
+		ramps = make([][]float32, len(t.circles))
+	}
+	for i := range verdicts {
+		vd := &verdicts[i]
+		if vd.usedAs >= NotReady {
+			continue
+		}
+		c := &t.circles[vd.slot]
+		if vd.distanceIn(c) > c.limit {
+			c.rest = c.backing[len(c.backing)-len(c.rest)-1:]
+			c.rest[0] = members[i].Node
+			c.weight -= int(members[i].weight)
+			continue
+		}
+		c.near = append(c.near, members[i].Node)
+		c.halfOpen = c.halfOpen || members[i].halfOpen
+		if nearestFirst && c.nearest == uint32(i) {
+			first, last := &c.near[0], &c.near[len(c.near)-1]
+			*first, *last = *last, *first
+		}
+		if ramps != nil && c.rampingUp {
+			of := &ramps[vd.slot]
+			if *of == nil {
+				*of = make([]float32, 0, len(c.backing))
+			}
+			*of = append(*of, t.ramp(members[i].Born, t.at))
+		}
+	}
+	for i := range t.circles {
+		c := &t.circles[i]
+		if ramps != nil {
+			c.admit = admission(ramps[i])
+		}
+		if t.Kind == KindWeighted && len(c.near) > 0 {
+			c.stride = newStride(c.near, c.admit)
+		}
+	}
+}
+
+// verdict is how a table uses one member.
+type verdict struct {
+	distance time.Duration
+	known    certainty
+	circle   uint8
+	State    State  // what it is
+	slot     uint16 // its circle, in the circles of the table
+	usedAs   State  // the state among which it is used: not State if it fills in, see [draft.fill]
+}
+
+// nearer reports whether the member is nearer than the nearest so far. A distance that
+// is known goes before an assumed one: an instance is not the nearest because it was
+// never measured.
+func (vd *verdict) nearer(c *Circle) bool {
+	if known := vd.known != assumed; known != c.known {
+		return known
+	}
+	return vd.distance < c.best
+}
+
+// distanceIn is the distance that counts in a circle: an assumed one is at least that
+// of the nearest that is known.
+func (vd *verdict) distanceIn(c *Circle) time.Duration {
+	if vd.known == assumed {
+		return max(vd.distance, c.best)
+	}
+	return vd.distance
+}
+
+// judge makes the verdict on a member, regardless of the others.
+func (l *lens) judge(vd *verdict, m *Member) {
+	*vd = verdict{distance: m.distance, known: m.known, circle: m.Circle, State: m.State, usedAs: m.State}
+	if !l.Home {
+		vd.circle = uint8(l.Levels.Circle(l.Place, m.In.Place()))
+		if !l.near { // what was measured here is not the distance from there
+			vd.distance, vd.known = l.Assumed[vd.circle], assumed
+		}
+	}
+	if l.Protocols != 0 && m.Protocols&l.Protocols == 0 {
+		vd.State, vd.usedAs = OtherProtocol, OtherProtocol
+	}
+}

@@ -1,0 +1,223 @@
+package table
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/latency"
+)
+
+// Standing is how one member stands in a table.
+type Standing struct {
+	Member
+	verdict verdict
+	Source  latency.Source // of the distance
+	ramp    float32        // the part of its weight that it has at its age
+	refused bool           // its breaker opened because the connection was refused
+	score   float32        // of its last beat, for LoadAware
+}
+
+// Explanation is a table, and how its circles and members stand in it.
+type Explanation struct {
+	*Table
+	Circles []CircleStanding // those that have members, in the order in which they are tried
+	Members []Standing       // in the order of the list, see [Explanation.Sort]
+}
+
+// Explain builds the table that picks would read now, without changing what outlives a
+// table, and returns how circles and members stand in it.
+func (b *Builder) Explain(members []Member, now time.Duration) *Explanation {
+	t := b.assemble(members, now, 0)
+	e := &Explanation{Table: t, Members: make([]Standing, len(members))}
+	for i := range members {
+		m, vd := &members[i], b.verdicts[i]
+		source := m.Node.distance().Source
+		if vd.known == assumed {
+			source = latency.SourceAssumed
+		}
+		if vd.usedAs < NotReady {
+			vd.distance = vd.distanceIn(&t.circles[t.index(vd.usedAs, vd.circle)])
+		}
+		_, refused := m.Breaker.Opened()
+		e.Members[i] = Standing{*m, vd, source, b.ramp(m.Born, t.at), refused, m.score(Ticks(t.at))}
+	}
+	e.Circles = b.circles(e, members)
+	return e
+}
+
+// Place is the circle that a member counts in, and its distance, both seen from the
+// place of the table.
+func (s *Standing) Place() (circle uint8, distance time.Duration) {
+	return s.verdict.circle, s.verdict.distance
+}
+
+// State is the state of the member for this table.
+func (s *Standing) State() State { return s.verdict.State }
+
+// Sort orders members as they would be tried: usable ones first, nearest first.
+func (e *Explanation) Sort() {
+	slices.SortStableFunc(e.Members, func(a, b Standing) int {
+		return cmp.Or(
+			cmp.Compare(a.verdict.usedAs, b.verdict.usedAs),
+			cmp.Compare(e.rank[a.verdict.circle], e.rank[b.verdict.circle]),
+			cmp.Compare(a.verdict.distance, b.verdict.distance),
+			cmp.Compare(a.In.ID, b.In.ID))
+	})
+}
+
+var stateText = [...]string{
+	Suspect:       "its lease ended and nothing proves it dead",
+	Draining:      "it is about to leave",
+	Open:          "its breaker is open, calls failed",
+	DrainingOpen:  "it is about to leave and its breaker is open",
+	Evacuated:     "its place is evacuated",
+	EvacuatedOpen: "its place is evacuated and its breaker is open",
+	Dead:          "its lease ended, or the registry is out of reach, and it does not answer probes",
+}
+
+// Reason reports whether a member is in the near set that picks choose from now, and
+// why it is picked or not. protocol is the one that the table was built for.
+func (e *Explanation) Reason(s *Standing, protocol string) (near bool, why string) {
+	t := e.Table
+	switch s.verdict.State {
+	case OtherProtocol:
+		return false, fmt.Sprintf("never picked: it has no %s endpoint", protocol)
+	case NotReady:
+		return false, "never picked: not ready, its own check fails"
+	}
+	c := &t.circles[t.index(s.verdict.usedAs, s.verdict.circle)]
+	because := ""
+	if s.verdict.State != Usable {
+		because = ": " + stateText[s.verdict.State]
+	}
+	begin, reached := t.startAt(c)
+	switch {
+	case s.verdict.usedAs != t.best:
+		return false, "standby: used only when no better instance is available" + because + e.notFilled(s)
+	case !reached:
+		why := "it is nearer"
+		first := t.ahead(c.index)
+		if first != nil {
+			why = fmt.Sprintf("%s is demoted: its nearest is at %.3g ms, that of %s at %.3g ms",
+				t.Name(c.index), Milliseconds(c.demotedFor()), t.Name(first.index), Milliseconds(first.demotedFor()))
+		} else {
+			first = t.First
+		}
+		return false, fmt.Sprintf("standby: used only when no instance in circle %q is available (%s)%s", t.Name(first.index), why, because)
+	case s.verdict.distance > c.limit:
+		return false, fmt.Sprintf("standby: used only when no instance of the near set is available (farther than %.3g ms, the nearest of %s is at %.3g ms)%s",
+			Milliseconds(c.limit), t.Name(c.index), Milliseconds(c.best), because)
+	case t.Kind == KindNearest && s.verdict.distance > c.best:
+		return true, fmt.Sprintf("standby: used only when the nearest instance in circle %q is not available%s", t.Name(c.index), because)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "picked by %s: in the near set of %s", t.Kind, t.Name(c.index))
+	if share := t.Share(c.index); begin.overflowFrom != nil {
+		fmt.Fprintf(&b, ", which takes up to %.0f %% of picks because %s is overloaded", 100*share, t.Name(begin.overflowFrom.index))
+	} else if t.Spill != nil && share < 1 {
+		fmt.Fprintf(&b, ", which takes %.0f %% of picks", 100*share)
+	}
+	if s.ramp < 1 && t.Kind.ramps() {
+		fmt.Fprintf(&b, ", new: ramps up, weight %.0f of %d now", s.ramp*float32(s.In.Weight), s.In.Weight)
+	}
+	if t.Kind == KindLoadAware {
+		b.WriteString(s.beat())
+	}
+	switch {
+	case s.verdict.usedAs != s.verdict.State:
+		b.WriteString(", fills in because fewer than half of the service are usable (panic)" + because)
+	case because != "":
+		b.WriteString(", because no better instance is available" + because)
+	}
+	return true, b.String()
+}
+
+// notFilled says why a member that could fill in does not.
+func (e *Explanation) notFilled(s *Standing) string {
+	switch {
+	case !e.Panic || s.verdict.State != Open && s.verdict.State != Suspect:
+		return ""
+	case s.refused:
+		return "; it does not fill in because it refused the connection"
+	}
+	return "; half of the service can be picked without it"
+}
+
+func (s *Standing) beat() string {
+	if s.score == 0 {
+		return ", without a fresh beat: by calls in flight and their duration"
+	}
+	return fmt.Sprintf(", with a score of %.2f from its last beat", s.score)
+}
+
+// CircleStanding is how one circle stands in a table.
+type CircleStanding struct {
+	Index   uint8
+	Share   float64       // of picks that begin there
+	Best    time.Duration // distance of its nearest instance, of those in the best state
+	Source  latency.Source
+	Load    float64
+	Demoted bool
+	Note    string
+}
+
+func (b *Builder) circles(e *Explanation, members []Member) []CircleStanding {
+	t := e.Table
+	var all []CircleStanding
+	for place, index := range b.order.circles {
+		if t.Instances(index) == 0 {
+			continue
+		}
+		s := CircleStanding{Index: index, Share: t.Share(index), Demoted: t.Demoted(index)}
+		for what := range NotReady {
+			k := int(what)*t.levels + place
+			if t.sizes[k] == 0 {
+				continue
+			}
+			c := &t.circles[k]
+			s.Best, s.Source = c.best, latency.SourceAssumed
+			if c.known {
+				s.Source = members[c.nearest].Node.distance().Source
+			}
+			s.Load = c.load()
+			if b.Home && b.Spills {
+				s.Load = b.loads[index]
+			}
+			s.Note = e.note(c)
+			break
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// note says what is special about a circle, empty if nothing is.
+func (e *Explanation) note(c *Circle) string {
+	t := e.Table
+	var notes []string
+	add := func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
+	if first := t.ahead(c.index); first != nil {
+		add("demoted: %.3g ms away, while %s is at %.3g ms", Milliseconds(c.demotedFor()), t.Name(first.index), Milliseconds(first.demotedFor()))
+	}
+	k := t.index(t.best, c.index)
+	if more := int(t.sizes[k]) - int(t.counts[k]); t.Panic && more > 0 {
+		add("panic: %d that are not %s fill in", more, stateName[t.best])
+	}
+	if can, whole := t.weights[k], t.fullWeight(c.index); can < whole && t.Spill != nil {
+		add("%.0f %% of its weight can be picked", 100*float64(can)/float64(whole))
+	}
+	if w, ok := t.startAt(c); ok && w.overflowFrom != nil {
+		add("takes picks because %s is overloaded", t.Name(w.overflowFrom.index))
+	}
+	return strings.Join(notes, "; ")
+}
+
+var stateName = [...]string{Usable: "usable", Suspect: "suspect"}
+
+// Milliseconds is a duration as JSON and people get it.
+func Milliseconds(d time.Duration) float64 {
+	return float64(d.Round(time.Microsecond)) / float64(time.Millisecond)
+}

@@ -1,0 +1,168 @@
+package table
+
+import (
+	"math"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/breaker"
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/latency"
+)
+
+// Member is one instance in the list of a service, with all that a table needs to
+// know of it side by side: building one reads no other memory.
+type Member struct {
+	*Node
+	In                 *events.Instance
+	distance           time.Duration // from the selector's own place
+	known              certainty     // of distance
+	Circle             uint8         // seen from the selector's own place
+	Protocols          Protocols
+	State              State
+	Suspect            bool
+	Evacuated          bool          // an operator has evacuated its place
+	DiscountedFailures int32         // of the failed probes in a row, those that prove nothing
+	halfOpen           bool          // its breaker is half-open
+	weight             uint16        // as announced
+	Born               time.Duration // when it started, on the selector's clock
+}
+
+// NewMember returns the member for an entry of the list. n is what was learned of
+// that instance so far, and born when it started. stale is whether the registry is
+// out of reach.
+func NewMember(n *Node, e events.Entry, born time.Duration, stale bool) Member {
+	if before := n.Instance.Swap(e.Instance); before != nil && before.Coordinate != e.Coordinate {
+		n.Path.SetCoordinate(e.Coordinate)
+	}
+	n.setWeight(e.Weight)
+	m := Member{Node: n, In: e.Instance, Circle: n.Home, Suspect: e.Suspect, Evacuated: e.Evacuated, Protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), Born: born}
+	m.DiscountFailures()
+	m.Refresh(stale)
+	return m
+}
+
+func weightOf(in *events.Instance) uint16 { return uint16(min(max(1, in.Weight), math.MaxUint16)) }
+
+// State is what an instance is good for. Picks use those before NotReady in this
+// order: each when no instance of the ones before it is available.
+type State uint8
+
+// The states.
+const (
+	Usable        State = iota
+	Suspect             // its lease ended, nothing proves it dead
+	Draining            // about to leave, and still working
+	Evacuated           // an operator evacuated its place; it still works, as far as is known
+	Open                // its breaker: calls fail
+	DrainingOpen        // draining, and calls fail
+	EvacuatedOpen       // evacuated, and calls fail
+	Dead                // suspect, or the registry is out of reach, and it does not answer probes
+	NotReady            // never picked, nor is what follows
+	OtherProtocol       // no endpoint of the requested protocol
+	numStates
+)
+
+// Refresh reads what changes without a new entry: the distance, the breaker and
+// failed probes. stale is whether the registry is out of reach.
+func (m *Member) Refresh(stale bool) {
+	d := m.Node.distance()
+	m.distance, m.known = d.Distance, certaintyOf(d)
+	state := m.Breaker.State()
+	m.halfOpen = state == breaker.HalfOpen
+	fails := state == breaker.Open
+	switch {
+	case m.In.Status == events.NotReady:
+		m.State = NotReady
+	case m.provenDead() && (m.Suspect || stale):
+		m.State = Dead
+	case m.Evacuated && fails:
+		m.State = EvacuatedOpen
+	case m.Evacuated:
+		m.State = Evacuated
+	case m.In.Status == events.Draining && fails:
+		m.State = DrainingOpen
+	case m.In.Status == events.Draining:
+		m.State = Draining
+	case fails:
+		m.State = Open
+	case m.Suspect:
+		m.State = Suspect
+	default:
+		m.State = Usable
+	}
+}
+
+// deadAfter is how many probes must fail in a row, the last of them since the
+// instance is suspect or the view stale: a single packet may get lost, and earlier
+// failures may have been those of the caller's own network.
+const deadAfter = 2
+
+// DiscountFailures makes the probes that have failed so far prove nothing.
+func (m *Member) DiscountFailures() { m.DiscountedFailures = int32(m.Path.Failures()) }
+
+// provenDead reports whether enough probes failed.
+func (m *Member) provenDead() bool {
+	failed := int32(m.Path.Failures())
+	m.DiscountedFailures = min(m.DiscountedFailures, failed)
+	return failed >= deadAfter && failed > m.DiscountedFailures
+}
+
+// certainty is how well a distance is known.
+type certainty uint8
+
+const (
+	assumed certainty = iota // from the circle alone
+	predicted
+	measured // by this caller, or by others in its zone
+)
+
+func certaintyOf(d latency.Estimate) certainty {
+	switch {
+	case d.Measured():
+		return measured
+	case d.Source == latency.SourcePredicted:
+		return predicted
+	}
+	return assumed
+}
+
+// Protocols is a set of protocols: those that an instance has endpoints of, or the
+// one that is requested. The empty set requests any.
+type Protocols uint8
+
+const (
+	protocolHTTP Protocols = 1 << iota
+	protocolHTTPS
+	protocolGRPC
+	protocolTCP
+	protocolNATS
+	protocolOther // requested by name; no instance has it
+)
+
+func protocolsOf(in *events.Instance) Protocols {
+	var set Protocols
+	for p := range in.Endpoints {
+		set |= ProtocolOf(p) &^ protocolOther
+	}
+	return set
+}
+
+// ProtocolOf is the set of one protocol, empty for an empty name.
+func ProtocolOf(protocol string) Protocols {
+	switch protocol {
+	case "":
+		return 0
+	case events.HTTP:
+		return protocolHTTP
+	case events.HTTPS:
+		return protocolHTTPS
+	case events.GRPC:
+		return protocolGRPC
+	case events.TCP:
+		return protocolTCP
+	case events.NATS:
+		return protocolNATS
+	default:
+		return protocolOther
+	}
+}

@@ -1,0 +1,150 @@
+package table
+
+import (
+	"math/rand/v2"
+	"slices"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/proxima-discovery/proxima/pkg/breaker"
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+// Query is what a search is for.
+type Query struct {
+	Key   string   // what ConsistentHash hashes
+	Avoid []string // IDs of instances that are excluded
+	Tried []*Node  // nodes that were tried before for the same call
+}
+
+// Choice is the result of a search.
+type Choice struct {
+	Node     *Node
+	Instance *events.Instance
+	Pass     breaker.Pass
+	Index    uint8 // of the circle
+}
+
+// search is the search for one pick.
+type search struct {
+	*Table
+	*Query
+	now   uint32
+	force bool // take an instance though its breaker does not allow it
+}
+
+// Search returns an available instance, going through the circles in their order:
+// those of usable instances first. It returns false if the query excludes all.
+func (t *Table) Search(q *Query, now uint32) (Choice, bool) {
+	if t.First == nil {
+		return Choice{}, false
+	}
+	a := search{Table: t, Query: q, now: now}
+	begin := 0
+	if len(q.Tried) >= 2 {
+		// Two instances failed, perhaps because of their circle: begin with the next.
+		begin = int(t.rank[t.First.index]) + 1
+	} else if t.Spill != nil {
+		if f, ok := a.spilled(t.Spill); ok {
+			return f, true
+		}
+	}
+	for _, a.force = range [...]bool{false, true} {
+		for what := t.best; what < NotReady; what++ {
+			if what >= Open && !a.force {
+				break // their breakers allow no call
+			}
+			for i := range t.levels {
+				if what == t.best {
+					i = (begin + i) % t.levels
+				}
+				if f, ok := a.from(&t.circles[int(what)*t.levels+i]); ok {
+					return f, true
+				}
+			}
+		}
+	}
+	return Choice{}, false
+}
+
+// spilled takes an instance where the spill lets the pick begin.
+func (a *search) spilled(s *Spill) (Choice, bool) {
+	random := rand.Uint32()
+	if a.Kind == KindHash {
+		random = uint32(splitMix64(xxhash.Sum64String(a.Key))) // the same key goes the same way
+	}
+	w := s.start(random)
+	if w.overflowFrom != nil && a.Kind.comparesLoad() {
+		if f, ok := a.take(a.chooseFrom(w, a.now), w.to); ok {
+			return f, true
+		}
+	}
+	return a.from(w.to)
+}
+
+// from takes an instance of a circle: the strategy's choice, else any of the near set,
+// else the nearest available one of the others.
+func (a *search) from(c *Circle) (f Choice, ok bool) {
+	if len(c.near) == 0 {
+		return Choice{}, false
+	}
+	switch a.Kind {
+	case KindHash:
+		ok = a.ringOf(c).pick(a.Key, a.AllInFlight.Load(), func(n *Node) bool {
+			f, ok = a.take(n, c)
+			return ok
+		})
+	default:
+		if f, ok = a.take(a.Choose(c, a.now), c); !ok && a.Kind != KindNearest {
+			f, ok = a.one(c.near, c)
+		}
+	}
+	if ok || len(c.backing) == len(c.near) && a.Kind != KindNearest {
+		return f, ok
+	}
+	for _, band := range c.farther(a.lens) {
+		if f, ok = a.one(band, c); ok {
+			return f, true
+		}
+	}
+	return Choice{}, false
+}
+
+// one takes the first available node of a set, from a random start.
+func (a *search) one(set []*Node, c *Circle) (Choice, bool) {
+	from := rand.N(len(set))
+	for i := range set {
+		if f, ok := a.take(set[(from+i)%len(set)], c); ok {
+			return f, true
+		}
+	}
+	return Choice{}, false
+}
+
+// take takes n unless the query excludes it or its breaker does not allow it.
+func (a *search) take(n *Node, c *Circle) (Choice, bool) {
+	in := n.Instance.Load()
+	if slices.Contains(a.Tried, n) || slices.Contains(a.Avoid, in.ID) {
+		return Choice{}, false
+	}
+	pass, ok := a.Allow(n)
+	if !ok && !a.force {
+		return Choice{}, false
+	}
+	index := c.index
+	if a.Home { // n may be in another circle than c, see chooseFrom
+		index = n.Home
+	}
+	return Choice{n, in, pass, index}, true
+}
+
+// Allow asks the breaker of a node for a call. A node that fills in is called without
+// its permission; the outcome of that call is not reported to the breaker.
+func (t *Table) Allow(n *Node) (breaker.Pass, bool) {
+	pass, err := n.Breaker.Allow()
+	if err != nil && t.fillIns != nil {
+		_, ok := t.fillIns[n]
+		return pass, ok
+	}
+	return pass, err == nil
+}

@@ -1,0 +1,86 @@
+// Package table decides which instances of a service are near, and chooses among
+// them.
+//
+// A [Builder] takes the list of [Member]s, what is known of their loads, and the
+// time, and returns a [Table]: circles by proximity and [State], and in each the near
+// set, the members about as near as the nearest. A table is never changed, so any
+// number of goroutines may choose from it. There is no connection, goroutine or
+// mutex in this package; calls in flight, durations and the last beat of a [Node]
+// are atomic words.
+package table
+
+import "time"
+
+// Table is what picks read: the instances of one service as one place sees them. It
+// is replaced, never changed.
+type Table struct {
+	*lens
+	Kind  Kind    // of the strategy
+	First *Circle // where picks begin; nil: there is nothing to pick
+	Spill *Spill  // where picks begin if not all begin with First, else nil
+	best  State   // of the instances in First
+	// circles are first those of usable instances, nearest first (or in the order of
+	// the builder), then those of suspects, and so on through the states before
+	// NotReady: the order in which instances are tried.
+	circles   []Circle
+	preferred []*Circle          // those of best that are not empty, if best is Usable or Suspect
+	fillIns   map[*Node]struct{} // nodes that are used although their breakers are open
+	Panic     bool               // fewer than half are usable
+	sizes     []uint32           // of circles, in the same order, through all states
+	weights   []int              // the sums of their weights
+	counts    []uint32           // as sizes, with those that fill in under their own state
+	rank      []uint8            // the place of each circle in the order
+	levels    int                // circles of each state
+	Size      int                // instances, in any state
+	rampingUp bool               // some are new
+	at        time.Duration      // when it was built, on the selector's clock
+	newSince  time.Duration      // instances that started after that are new
+	Due       time.Duration      // when the next one must be built though nothing else changes
+
+	Generation uint64
+}
+
+// index is the place in circles of those in a state at one proximity.
+func (t *Table) index(what State, circle uint8) int {
+	return int(what)*t.levels + int(t.rank[circle])
+}
+
+// Pickable is the number of instances that may be picked, if only as the last resort.
+func (t *Table) Pickable() int {
+	n := 0
+	for _, size := range t.sizes[:len(t.circles)] {
+		n += int(size)
+	}
+	return n
+}
+
+// Count is the number of members of a circle that are in one of these states.
+func (t *Table) Count(circle uint8, states ...State) (n int) {
+	for _, what := range states {
+		n += int(t.counts[t.index(what, circle)])
+	}
+	return n
+}
+
+// Instances is the number of members of a circle, in any state.
+func (t *Table) Instances(circle uint8) (n int) {
+	for what := range numStates {
+		n += t.Count(circle, what)
+	}
+	return n
+}
+
+// Demoted reports whether a circle is tried after one that the labels put farther
+// away.
+func (t *Table) Demoted(circle uint8) bool { return t.ahead(circle) != nil }
+
+// ahead returns the first circle that is tried before a demoted one because it is
+// nearer, nil if the circle is not demoted.
+func (t *Table) ahead(circle uint8) *Circle {
+	for _, c := range t.preferred {
+		if c.index > circle && t.rank[c.index] < t.rank[circle] {
+			return c
+		}
+	}
+	return nil
+}

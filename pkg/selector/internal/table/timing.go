@@ -1,0 +1,49 @@
+package table
+
+import (
+	"math"
+	"time"
+)
+
+// All times of this package, shortest first. How they fit together:
+//
+//   - An instance is called at least once in trustedFor while its peers are busy
+//     (called more often than every busyGap), so its average is never older than
+//     that where calls are many. Where calls are few, the average decays instead,
+//     over decay, which is longer: otherwise it would be gone between two calls.
+//   - A table is built every rampEvery while an instance ramps up, which takes 30 s
+//     by default: its share then grows in about thirty small steps.
+//   - A circle changes its place only after demoteAfter, which is longer than
+//     trustedFor and than the second over which loads are averaged: a burst does not
+//     move a circle.
+//   - A beat counts for beatFresh: an instance sends three in that time, so two may
+//     be lost.
+const (
+	// tick is the unit of times that are kept in few bits: about a millisecond, and
+	// a power of two, because a division takes long.
+	tick = 1 << 20 * time.Nanosecond
+	// busyGap is the longest time between two calls of an instance that counts as
+	// called all the time.
+	busyGap = time.Second / 10
+	// rampEvery is the time between tables while an instance ramps up.
+	rampEvery = time.Second
+	// trustedFor is how long the last calls of an instance count while its peers are
+	// busy, and how long a failed one counts in any case.
+	trustedFor = 3 * time.Second
+	// decay is the time in which an average that is not renewed falls by a factor of e.
+	decay = 10 * time.Second
+	// demoteAfter is how long a circle must be too far away before it is demoted, or
+	// near enough before it comes back.
+	demoteAfter = 10 * time.Second
+	// beatFresh is how long a beat counts.
+	beatFresh = 15 * time.Second
+
+	// LongAgo is when an instance started that is as old as can be.
+	LongAgo = -1 << 62 * time.Nanosecond
+	// Never is when nothing is due.
+	Never = math.MaxInt64 * time.Nanosecond
+)
+
+// Ticks is a time of the selector's clock as it is kept in few bits. It wraps after
+// 52 days.
+func Ticks(d time.Duration) uint32 { return uint32(uint64(d) / uint64(tick)) }

@@ -1,0 +1,113 @@
+package selector
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
+)
+
+// Stats is what a selector knows and has counted since its start, for metrics.
+type Stats struct {
+	Services []ServiceStats // those that were asked for and whose list is known, by name
+	// Latency counts probes, and what other callers published that was rejected.
+	Latency latency.Counts
+	// InvalidBeats counts beats that were ignored because they are malformed, or
+	// came on the subject of another service.
+	InvalidBeats uint64
+}
+
+// ServiceStats is the part of [Stats] about one service.
+type ServiceStats struct {
+	Service    string
+	Stale      bool      // the registry is out of reach: this is the last known list
+	StaleSince time.Time // when the registry was last heard, if Stale; zero: not known
+	// Circles from the selector's own place, nearest first, also those without
+	// instances. BestMS, DistanceSource, Load and Note are not set.
+	Circles []Circle
+}
+
+// Circle is one circle of a service: how many instances it has, what they are good
+// for, and what part of the picks it takes. Each instance is counted in Instances
+// and in exactly one of Usable to OtherProtocol.
+//
+// Its JSON is part of an [Explanation].
+type Circle struct {
+	Name      string `json:"circle"` // zone, region … or elsewhere
+	Instances int    `json:"instances"`
+	Usable    int    `json:"usable"`
+
+	Open          int `json:"-"` // breakers
+	Draining      int `json:"-"`
+	NotReady      int `json:"-"`
+	Suspect       int `json:"-"` // leases that ended, with nothing that proves the instance dead
+	Evacuated     int `json:"-"` // in places that an operator evacuated
+	Dead          int `json:"-"` // see [Standing]
+	OtherProtocol int `json:"-"` // without an endpoint of the requested protocol
+
+	// Share is the part of the picks that begin there, 0 to 1. Of the picks that
+	// come because a nearer circle is overloaded, P2C, LeastRequest and LoadAware
+	// leave those in the nearer circle that are better off there.
+	Share float64 `json:"share"`
+	// BestMS is the distance of its nearest instance, of those in the best
+	// state, and DistanceSource how it is known.
+	BestMS         float64 `json:"best_ms"`
+	DistanceSource string  `json:"distance_source"`
+	// Demoted is set while a circle that the labels put farther away is tried
+	// before it, because that one is measured to be much nearer.
+	Demoted bool `json:"demoted"`
+	// Load is this caller's calls in flight per instance of the near set, by
+	// weight; on average over a second for the selector's own place.
+	Load float64 `json:"load"`
+	Note string  `json:"note"` // why Share is neither 0 nor 1, or what else is special
+
+	Picks    uint64 `json:"-"` // since the start; only in Stats
+	InFlight int    `json:"-"` // calls; only in Stats
+}
+
+// circleOf counts the instances of a circle.
+func circleOf(t *table.Table, index uint8) Circle {
+	return Circle{
+		Name: t.Name(index), Instances: t.Instances(index), Usable: t.Count(index, table.Usable),
+		Open: t.Count(index, table.Open), Draining: t.Count(index, table.Draining, table.DrainingOpen), NotReady: t.Count(index, table.NotReady),
+		Suspect: t.Count(index, table.Suspect), Evacuated: t.Count(index, table.Evacuated, table.EvacuatedOpen),
+		Dead: t.Count(index, table.Dead), OtherProtocol: t.Count(index, table.OtherProtocol),
+	}
+}
+
+// Stats returns what metrics show. It may be called as often as they are scraped;
+// a pick counts nothing for it.
+func (s *Selector) Stats() Stats {
+	all := Stats{Latency: s.prober.Counts(), InvalidBeats: s.invalidBeats.count.Load()}
+	services := *s.services.Load()
+	for _, name := range slices.Sorted(maps.Keys(services)) {
+		if of, ok := services[name].stats(); ok {
+			all.Services = append(all.Services, of)
+		}
+	}
+	return all
+}
+
+// stats are not known before the first snapshot.
+func (svc *service) stats() (ServiceStats, bool) {
+	svc.mu.Lock()
+	defer svc.mu.Unlock()
+	t := svc.home.table.Load()
+	if t == nil {
+		return ServiceStats{}, false
+	}
+	s := ServiceStats{Service: svc.name, Stale: svc.members.stale, StaleSince: svc.since, Circles: make([]Circle, len(svc.Assumed))}
+	for i := range s.Circles {
+		c := circleOf(t, uint8(i))
+		c.Picks, c.Share, c.Demoted = svc.members.gone[i], t.Share(uint8(i)), t.Demoted(uint8(i))
+		s.Circles[i] = c
+	}
+	for i := range svc.members.list {
+		m := &svc.members.list[i]
+		s.Circles[m.Circle].Picks += m.Picks()
+		s.Circles[m.Circle].InFlight += int(m.InFlight())
+	}
+	return s, true
+}
