@@ -94,8 +94,8 @@ func (n *announcer) soon() time.Duration {
 }
 
 // rejoinDelay is how long that is at most, if a lease was renewed some time ago.
-// Everybody comes back at once: do not all speak at once. But whose lease is
-// about to end goes first.
+// All announcers come back at once and should not speak at once. An instance that
+// has a lease that is about to end goes first.
 func rejoinDelay(ttl, ago time.Duration) time.Duration {
 	most := min(maxRejoin, ttl/3)
 	if left := ttl - ago; left > 0 {
@@ -104,8 +104,8 @@ func rejoinDelay(ttl, ago time.Duration) time.Duration {
 	return most
 }
 
-// stepUntil is step, which it gives up when the connection is a new one: what was
-// sent on the one before is not answered any more.
+// stepUntil is step, which it gives up when the connection is a new one: requests
+// that were sent on the one before are not answered any more.
 func (n *announcer) stepUntil(back <-chan nats.Status) (wait time.Duration, final bool) {
 	ctx, giveUp := context.WithCancel(n.busy)
 	var watch sync.WaitGroup
@@ -127,7 +127,7 @@ func (n *announcer) stepUntil(back <-chan nats.Status) (wait time.Duration, fina
 	return wait, final
 }
 
-// step does what is due, and says when to come again.
+// step does what is due, and returns how long to wait until the next.
 func (n *announcer) step(ctx context.Context) (wait time.Duration, final bool) {
 	in, began := n.current(), time.Now()
 	err := n.keep(ctx, in)
@@ -148,7 +148,7 @@ func (n *announcer) step(ctx context.Context) (wait time.Duration, final bool) {
 		return 0, true
 	case errors.Is(err, errWaiting):
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Registering, err, 0 })
-		return wire.Jitter(min(in.TTL/12, retryEvery)), false // if its lease ends nobody is listed
+		return wire.Jitter(min(in.TTL/12, retryEvery)), false // if its lease ends no instance has this id
 	default:
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Conflict, err, 0 })
 		return wire.Jitter(in.TTL / 6), false
@@ -172,7 +172,7 @@ func (n *announcer) keep(ctx context.Context, in *events.Instance) error {
 	return err
 }
 
-// trouble notes that the registry did not take what we said.
+// trouble notes that the registry did not accept a write.
 func (n *announcer) trouble(err error) time.Duration {
 	if n.failing.IsZero() {
 		n.failing = time.Now()
@@ -205,9 +205,9 @@ func (n *announcer) trouble(err error) time.Duration {
 	return wire.Jitter(wait)
 }
 
-// write writes the record over the given revision, and the lease. A new record
-// comes after its lease: a crash between the two leaves nothing that lasts. One
-// that is listed has a lease, and callers shall hear of the change at once.
+// write writes the record over the given revision, and the lease. A new record is
+// written after its lease: a crash between the two leaves nothing that lasts. A
+// listed record has a lease and is written first: callers hear of the change sooner.
 func (n *announcer) write(ctx context.Context, in *events.Instance, revision uint64) error {
 	data, err := events.Encode(*in)
 	if err != nil {
@@ -219,7 +219,7 @@ func (n *announcer) write(ctx context.Context, in *events.Instance, revision uin
 			return err
 		}
 	}
-	n.answerPings(true) // whoever sees the record may ask at once
+	n.answerPings(true) // a caller that sees the record may ping at once
 	rev, err := n.r.put(ctx, in, data, revision)
 	if err != nil {
 		n.unsure = n.unsure || !errors.Is(err, ErrFenced)
@@ -262,7 +262,7 @@ func (n *announcer) current() *events.Instance {
 	return &in
 }
 
-// judge takes in a result of the check and says whether there is anything to
+// judge takes in a result of the check and reports whether there is anything to
 // announce.
 func (n *announcer) judge(err error) bool {
 	first := !n.passed

@@ -8,8 +8,8 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
-// beat tells the load of the instance until ctx ends. It has a goroutine of
-// its own: a Load that takes long delays no heartbeat.
+// beat publishes the load of the instance until ctx ends. It has a goroutine of
+// its own: a slow Load delays no heartbeat.
 func (a *Announcement) beat(ctx context.Context) {
 	subject := a.r.link.Live + a.in.Load().Key().Beat()
 	var wrong error // what was wrong with the last one
@@ -38,6 +38,6 @@ func (a *Announcement) beat(ctx context.Context) {
 	}
 }
 
-// heard says whether a beat would be of use now. What is published while
-// disconnected would be kept, and told when it is no longer true.
+// heard reports whether a beat would be of use now. nats.go keeps what is published
+// while disconnected, and sends it when it is no longer true.
 func (a *Announcement) heard() bool { return a.State().Registered() && a.r.link.Conn.IsConnected() }

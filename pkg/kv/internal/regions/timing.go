@@ -33,6 +33,6 @@ const (
 	ensureSoon  = 100 * time.Millisecond
 	ensureLater = 20 * time.Second
 	ensureEvery = 5 * time.Minute
-	// clockSkew is how much the clocks of those who look may differ.
+	// clockSkew is how much the clocks of processes that look may differ.
 	clockSkew = 10 * time.Minute
 )

@@ -88,9 +88,9 @@ func (v *View) expire(l *list, rec *record, now time.Time) {
 	}
 }
 
-// agedOut makes an instance of another region suspect that nobody has written again
-// here. Had its lease ended, that would have been heard; so its region is out of
-// reach, or its registry lost it.
+// agedOut makes an instance of another region suspect when its record was not written
+// again here. Had its lease ended, that would have been heard: so its region is out
+// of reach, or its registry lost it.
 func (v *View) agedOut(l *list, rec *record, now time.Time) {
 	if v.opts.NoSuspects {
 		v.drop(l, rec, events.ReasonExpired, now)
