@@ -1,48 +1,13 @@
 package tests
 
 import (
-	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/proxima-discovery/proxima/internal/testkit"
 )
-
-// built are the commands and the examples.
-var built struct {
-	once sync.Once
-	dir  string
-	err  error
-}
-
-// programs builds the commands and the examples, once for all tests here, and
-// returns their directory.
-func programs(tb testing.TB) string {
-	tb.Helper()
-	built.once.Do(func() { built.dir, built.err = build() })
-	if built.err != nil {
-		tb.Fatal(built.err)
-	}
-	return built.dir
-}
-
-func build() (string, error) {
-	dir, err := os.MkdirTemp("", "proxima-programs-")
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", dir+string(filepath.Separator), "./cmd/...", "./examples/...")
-	cmd.Dir = ".."
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return dir, fmt.Errorf("build the programs: %w\n%s", err, out)
-	}
-	return dir, nil
-}
 
 // The programs of examples/, as their comments say.
 func TestTheExamplesRun(t *testing.T) {

@@ -18,6 +18,7 @@ var heavy = []string{
 	"go.opentelemetry.io/otel/sdk",
 	"go.opentelemetry.io/otel/exporters",
 	"github.com/prometheus/client_golang",
+	"github.com/prometheus/procfs",
 	"k8s.io/client-go",
 	"github.com/docker",
 	"github.com/moby",
@@ -55,7 +56,7 @@ func TestTheCommandsShowThatHeavyImportsAreFound(t *testing.T) {
 	}
 	for _, want := range []string{
 		"github.com/nats-io/nats-server/v2", "google.golang.org/grpc", "go.opentelemetry.io/otel/sdk",
-		"go.opentelemetry.io/otel/exporters", "github.com/prometheus/client_golang", "github.com/alecthomas/kong",
+		"go.opentelemetry.io/otel/exporters", "github.com/prometheus/client_golang", "github.com/prometheus/procfs", "github.com/alecthomas/kong",
 	} {
 		if !slices.Contains(found, want) {
 			t.Errorf("%s was not found in the commands", want)

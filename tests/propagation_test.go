@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,34 +14,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
-
-// runNATS is a NATS server on the port given, with its records in the
-// directory given, until the standard input ends.
-func runNATS() error {
-	port, err := strconv.Atoi(os.Args[1])
-	if err != nil {
-		return err
-	}
-	ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: os.Args[2], NoLog: true, NoSigs: true})
-	if err != nil {
-		return err
-	}
-	ns.Start()
-	if !ns.ReadyForConnections(10 * time.Second) {
-		return errors.New("the NATS server is not ready")
-	}
-	_, err = io.Copy(io.Discard, os.Stdin)
-	ns.Shutdown()
-	return err
-}
 
 // times are what the watchers measured: from before the write to after the new
 // table is in place, and, for comparison, of plain NATS messages.
@@ -173,7 +153,7 @@ func BenchmarkAnnounceToTable(b *testing.B) {
 }
 
 func announceToTable(b *testing.B, watchers int) {
-	url := startNATS(b)
+	url := natstest.StartSingle(b, "../deploy/nats/single.conf").URL
 	nc, err := nats.Connect(url)
 	if err != nil {
 		b.Fatal(err)
@@ -197,7 +177,7 @@ func announceToTable(b *testing.B, watchers int) {
 			b.Fatal(err)
 		}
 	}
-	start(b, "watchers", url, strconv.Itoa(watchers))
+	testkit.Start(b, testkit.Command{Args: []string{url, strconv.Itoa(watchers)}, Env: []string{watchersVar + "=1"}})
 	await := func() {
 		select {
 		case <-done:

@@ -17,16 +17,16 @@ import (
 
 // child is the command that the tests wrap: this test binary again.
 //
-//	signals          tells the signals that it gets, ends with 9 at the second SIGTERM or SIGINT
+//	signals          prints the signals that it gets, ends with 9 at the second SIGTERM or SIGINT
 //	polite ADDRESS   the same, but listens, and ends with 0 at the first
 //	burn MiB         keeps a processor busy for half a minute, and so much memory
-//	serve ADDRESS    accepts connections and says nothing on them
+//	serve ADDRESS    accepts connections and sends nothing
 //	exit CODE
 //	die SIGNAL       by its own hand
 //	orphans          leaves two children to process 1 that die, and waits until they are buried
 func child(args []string) {
 	parent := os.Getppid()
-	go func() { // a test that fails kills the announcer only
+	go func() { // a failing test kills only the announcer
 		for os.Getppid() == parent {
 			time.Sleep(20 * time.Millisecond)
 		}

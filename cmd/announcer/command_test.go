@@ -36,7 +36,7 @@ func TestTheCommandIsListedOnceItListens(t *testing.T) {
 	p.ready()
 	r.await(user1, events.Up)
 	p.registered()
-	p.says("(?m)^ready too$") // standard error goes straight through, too
+	p.logs("(?m)^ready too$") // standard error goes straight through, too
 	p.Signal(syscall.SIGTERM)
 	p.prints("got terminated")
 	if in := r.find(user1); in != nil {
@@ -75,7 +75,7 @@ func TestTheCommandServesWhileItIsDraining(t *testing.T) {
 	p.Exit()
 }
 
-func TestTheCommandsExitCodeIsOurs(t *testing.T) {
+func TestTheExitCodeIsThatOfTheCommand(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	for _, tt := range []struct {
@@ -153,7 +153,7 @@ func TestASecondSignalHurries(t *testing.T) {
 	}
 	p.Signal(syscall.SIGINT)
 	p.prints("got interrupt")
-	p.says("msg=deregistered")
+	p.logs("msg=deregistered")
 	p.Signal(syscall.SIGTERM)
 	if code := p.Exit(); code != 9 {
 		t.Errorf("exit code %d", code)
@@ -219,12 +219,12 @@ func TestTheCommandRunsWithoutNATS(t *testing.T) {
 			}
 			p := start(t, nil, append(announce(url, deadAddress(t), "--check", "none", "--admin", "127.0.0.1:0"), wrapped("signals")...)...)
 			p.ready()
-			admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)
+			admin := "http://" + p.logs(`msg="serving health and metrics" address=(\S+)`)
 			testkit.Eventually(t, "a reason why it is not ready", func() bool {
 				code, body := get(t, admin+"/readyz")
 				return code == 503 && strings.Contains(body, "reason")
 			})
-			p.says("cannot (reach NATS|announce), trying on")
+			p.logs("cannot (reach NATS|announce), retrying")
 			began := time.Now()
 			p.Signal(syscall.SIGTERM)
 			p.prints("got terminated")
@@ -245,10 +245,10 @@ func TestTheCommandIsListedWhenNATSComesLater(t *testing.T) {
 	url := "nats://" + later.addr
 	p := start(t, nil, append(announce(url, deadAddress(t), "--check", "none"), wrapped("signals")...)...)
 	p.ready()
-	p.says("cannot reach NATS, trying on")
+	p.logs("cannot reach NATS, retrying")
 	later.release()
 	ns := natstest.Start(t, natstest.ListenAt(url))
 	r := &registry{t: t, kv: openRegistry(t, ns)}
 	r.await(user1, events.Up)
-	p.says("msg=registered")
+	p.logs("msg=registered")
 }

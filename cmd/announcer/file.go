@@ -9,9 +9,9 @@ import (
 )
 
 type fileCommand struct {
-	File  string        `arg:"" help:"JSON array of instances, each as in the registry's record, and perhaps with \"check\" and \"drain\"."`
-	Drain time.Duration `default:"5s" placeholder:"DURATION" help:"How long an instance that leaves is announced as draining, unless its entry says so (${default})."`
-	Poll  time.Duration `default:"10s" placeholder:"DURATION" help:"Time between two looks at the file, besides those after a notice of the system (${default})."`
+	File  string        `arg:"" help:"JSON array of instances, each with the fields of a record in the registry, \"check\" and \"drain\"."`
+	Drain time.Duration `default:"5s" placeholder:"DURATION" help:"How long an instance that leaves is announced as draining, unless its entry has a \"drain\" (${default})."`
+	Poll  time.Duration `default:"10s" placeholder:"DURATION" help:"How often the file is read although the system has reported no change of it (${default})."`
 }
 
 // Help is shown by -h.
@@ -20,12 +20,12 @@ func (c *fileCommand) Help() string {
 
   [{"service":"user", "id":"user-1", "endpoints":{"http":"10.0.0.5:8080"}, "check":"http://10.0.0.5:8080/healthz", "drain":"5s"}]
 
-Entries may have all fields of the registry's record. Where an entry does not say where its instance runs, it is taken to run where the announcer does. Without a check, an instance is taken to work.
+An entry may have all fields of a record in the registry. An entry without a location gets that of the announcer. An instance without a check is always ready.
 
-When the file changes, instances are added, changed and taken out. A file with a fault is reported and changes nothing.`
+When the file changes, instances are announced, updated and deregistered. An invalid file is logged and changes nothing.`
 }
 
-// Run announces the instances of the file until it is told to stop.
+// Run announces the instances of the file until ctx ends.
 func (c *fileCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error {
 	s, err := app.prepare(ctx, p)
 	switch {

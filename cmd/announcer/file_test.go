@@ -13,7 +13,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// write replaces a file the way careful programs do.
+// write replaces a file by renaming.
 func write(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
@@ -47,13 +47,13 @@ func TestTheRegistryFollowsTheFile(t *testing.T) {
 	p, path := startFile(t, r, list(item("one", ""), item("two", ""), item("three", `,"location":{"zone":"b"}`)), "--admin", "127.0.0.1:0")
 	one, two := r.await(key("one"), events.Up), r.await(key("two"), events.Up)
 	r.await(events.Key{Service: "user", Zone: "b", ID: "three"}, events.Up)
-	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)
+	admin := "http://" + p.logs(`msg="serving health and metrics" address=(\S+)`)
 	if code, body := get(t, admin+"/readyz"); code != 200 {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
 
 	// One changes, two goes, four comes.
-	p.says("msg=registered service=user instance=two")
+	p.logs("msg=registered service=user instance=two")
 	seen := r.watch(key("two"))
 	write(t, path, list(
 		item("one", `,"weight":7,"metadata":{"team":"a"},"location":{"rack":"r1"}`),
@@ -76,7 +76,7 @@ func TestTheRegistryFollowsTheFile(t *testing.T) {
 	r.awaitGone(events.Key{Service: "user", Zone: "b", ID: "three"})
 	testkit.Eventually(t, "four's new lease", func() bool { in := r.find(key("four")); return in != nil && in.TTL == 3*time.Second })
 
-	// And they stay: nobody has been forgotten.
+	// No instance was lost.
 	testkit.Eventually(t, "all to be ready", func() bool { code, _ := get(t, admin+"/readyz"); return code == 200 })
 	p.Signal(syscall.SIGTERM)
 	if code := p.Exit(); code != 0 {
@@ -99,12 +99,12 @@ func TestABadFileChangesNothing(t *testing.T) {
 		{list(item("two", ""), item("two", "")), `entry 2: id .*two.*: entry 1 of service user has it already`},
 	} {
 		write(t, path, tt.text)
-		p.says(`level=ERROR msg="the file is not used, what was good before stays" .*` + tt.want)
+		p.logs(`level=ERROR msg="the file is invalid, the instances stay as they are" .*` + tt.want)
 	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	p.says("what was good before stays.*no such file")
+	p.logs("the file is invalid.*no such file")
 	if r.find(key("one")) == nil || r.find(key("two")) != nil {
 		t.Errorf("one is %v, two is %v", r.find(key("one")), r.find(key("two")))
 	}
@@ -147,7 +147,7 @@ func TestAConfigMapIsFollowed(t *testing.T) {
 	r.awaitGone(key("one"))
 }
 
-func TestAChangeThatNobodyReportsIsSeenByThePoll(t *testing.T) {
+func TestAPollFindsAChangeThatTheSystemDoesNotReport(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	dir, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "instances.json")
@@ -171,14 +171,14 @@ func TestTheCheckOfAnEntryMayChange(t *testing.T) {
 		return list(fmt.Sprintf(`{"service":"user","id":"one","endpoints":{"http":%q},"check":%q}`, backend.Addr(), check))
 	}
 	p, path := startFile(t, r, with("http://"+backend.Addr().String()+"/healthz"))
-	p.says("waiting for the check to pass.*503")
+	p.logs("waiting for the check to pass.*503")
 	write(t, path, with("none"))
 	before := r.await(key("one"), events.Up)
 	write(t, path, with("http://"+backend.Addr().String()+"/healthz"))
 	r.await(key("one"), events.NotReady)
 	write(t, path, with(""))
 	if now := r.await(key("one"), events.Up); now.Incarnation != before.Incarnation {
-		t.Error("announced anew for a change of its check")
+		t.Error("a new incarnation after a change of the check")
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func TestProcessOneBuriesTheDead(t *testing.T) {
+func TestProcessOneWaitsForOrphans(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	// A new PID namespace makes the announcer process 1, as in a container.
@@ -26,5 +26,5 @@ func TestProcessOneBuriesTheDead(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	p.prints("all are buried")
-	p.says(`msg="the load of the command is not measured" reason="/proc shows another PID namespace"`)
+	p.logs(`msg="the load of the command is not measured" reason="/proc shows another PID namespace"`)
 }

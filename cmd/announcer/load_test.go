@@ -20,14 +20,14 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// beats are what an instance has told of its load.
+// beats are the beats of an instance.
 type beats struct {
 	t   testing.TB
 	mu  sync.Mutex
 	all []events.Beat
 }
 
-// beats listens to those of one instance, until the test ends.
+// beats collects the beats of one instance until the test ends.
 func (r *registry) beats(k events.Key) *beats {
 	r.t.Helper()
 	b := &beats{t: r.t}
@@ -56,7 +56,7 @@ func (b *beats) get() []events.Beat {
 	return append([]events.Beat(nil), b.all...)
 }
 
-// await waits for one that is right, from now on.
+// await returns the next beat for which right returns true.
 func (b *beats) await(what string, right func(events.Beat) bool) (found events.Beat) {
 	b.t.Helper()
 	from := len(b.get())
@@ -72,10 +72,10 @@ func (b *beats) await(what string, right func(events.Beat) bool) (found events.B
 	return found
 }
 
-// loadServer answers with what it is told.
+// loadServer answers with a text that the test sets.
 type loadServer struct {
 	*httptest.Server
-	answer atomic.Pointer[string] // "503": that status
+	answer atomic.Pointer[string] // "503" is a status, /… a redirect
 	delay  atomic.Int64
 }
 
@@ -101,13 +101,13 @@ func newLoadServer(t *testing.T) *loadServer {
 	return s
 }
 
-func (s *loadServer) says(text string) { s.answer.Store(&text) }
+func (s *loadServer) set(text string) { s.answer.Store(&text) }
 
-func TestTheInstanceTellsItsLoadItself(t *testing.T) {
+func TestBeatsHaveTheLoadThatTheInstanceAnswers(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	s := newLoadServer(t)
-	s.says(`{"cpu":0.5,"mem":0.25,"in_flight":3,"queue":1,"incarnation":"its own"}`)
+	s.set(`{"cpu":0.5,"mem":0.25,"in_flight":3,"queue":1,"incarnation":"its own"}`)
 	heard := r.beats(user1)
 	p := start(t, []string{"PROXIMA_LOAD=" + s.URL + "/load?x=1"}, announce(r.url, deadAddress(t), "--beat-interval", "100ms")...)
 	in := r.await(user1, events.Up)
@@ -124,32 +124,32 @@ func TestTheInstanceTellsItsLoadItself(t *testing.T) {
 		{`<html>`, `want a JSON object`},
 		{`{"cpu":0}` + strings.Repeat(" ", 1<<20), `want at most 1024`},
 	} {
-		s.says(tt.answer)
-		p.says(`level=WARN msg="the load is not known, no beats meanwhile" service=user instance=user-1 url="?` + s.URL + `/load\?x=1"? error="[^\n]*` + tt.trouble)
+		s.set(tt.answer)
+		p.logs(`level=WARN msg="the load is unknown, no beats are sent" service=user instance=user-1 url="?` + s.URL + `/load\?x=1"? error="[^\n]*` + tt.trouble)
 		before := len(heard.get())
 		time.Sleep(300 * time.Millisecond)
 		if n := len(heard.get()); n != before {
 			t.Errorf("%.30s: %d beats", tt.answer, n-before)
 		}
 	}
-	s.says(`{"queue":7}`)
+	s.set(`{"queue":7}`)
 	heard.await("the new load", func(b events.Beat) bool { return b == events.Beat{Queue: 7, Incarnation: in.Incarnation} })
-	p.says(`level=INFO msg="the load is known again"`)
-	logged := regexp.MustCompile(`the load is not known.*`).FindAllString(p.Stderr.String(), -1)
+	p.logs(`level=INFO msg="the load is known again"`)
+	logged := regexp.MustCompile(`the load is unknown.*`).FindAllString(p.Stderr.String(), -1)
 	logged = slices.DeleteFunc(logged, func(line string) bool { return strings.Contains(line, "no answer within") }) // a slow machine
 	if n := len(logged); n != 6 {
 		t.Errorf("logged %d troubles, want 6\n%s", n, p.Stderr)
 	}
 }
 
-func TestAnInstanceThatTakesTooLongToTellItsLoadHasNone(t *testing.T) {
+func TestALoadThatIsNotAnsweredInTimeIsUnknown(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	s := newLoadServer(t)
-	s.says(`{"cpu":0.5}`)
+	s.set(`{"cpu":0.5}`)
 	s.delay.Store(int64(time.Minute))
 	p := start(t, nil, announce(r.url, deadAddress(t), "--beat-interval", "100ms", "--load", strings.Replace(s.URL, "//", "//u:secret@", 1)+"/load?x=1")...)
-	p.says(`the load is not known, no beats meanwhile.*url="?http://u:xxxxx@127.* error="no answer within 2s"`)
+	p.logs(`the load is unknown, no beats are sent.*url="?http://u:xxxxx@127.* error="no answer within 2s"`)
 	if strings.Contains(p.Stderr.String(), "secret") {
 		t.Errorf("stderr %s", p.Stderr)
 	}
@@ -157,7 +157,7 @@ func TestAnInstanceThatTakesTooLongToTellItsLoadHasNone(t *testing.T) {
 	r.beats(user1).await("its load", func(b events.Beat) bool { return b.CPU == 0.5 })
 }
 
-func TestWhoIsNotAskedTellsNoLoad(t *testing.T) {
+func TestWithoutALoadThereAreNoBeats(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	heard := r.beats(user1)

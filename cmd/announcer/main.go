@@ -1,6 +1,5 @@
-// The announcer lists instances in the registry for as long as they live:
-// itself for a process that runs elsewhere, the command that it wraps, or
-// what a file says.
+// The announcer keeps instances of services listed in the registry: a process that
+// runs beside it, the command that it starts, or the instances of a file.
 package main
 
 import (
@@ -9,19 +8,19 @@ import (
 	"github.com/proxima-discovery/proxima/internal/daemon"
 )
 
-const description = `Announces instances of services to Proxima's registry in NATS, renews their leases, and takes them out when they end.
+const description = `Registers instances of services in Proxima's registry in NATS, renews their leases, and deregisters them when they end.
 
-Every flag may be given by its environment variable instead.`
+Every flag can be set by its environment variable instead.`
 
 func main() { daemon.Main("announcer", description, new(cli)) }
 
 // cli is the command line: the subcommands, and the flags that they share.
 type cli struct {
-	Run  runCommand  `cmd:"" help:"Announce one instance, and run the command that it is."`
-	File fileCommand `cmd:"" help:"Announce the instances that a file lists, and follow its changes."`
+	Run  runCommand  `cmd:"" help:"Announce one instance, and run the command that is this instance."`
+	File fileCommand `cmd:"" help:"Announce the instances in a file, also after changes of the file."`
 
-	CheckInterval time.Duration `default:"2s" placeholder:"DURATION" help:"Time between two checks (${default})."`
-	Admin         string        `placeholder:"HOST:PORT" help:"Serve /healthz, /readyz and /metrics here; port 0 takes a free one."`
+	CheckInterval time.Duration `default:"2s" placeholder:"DURATION" help:"Time between two checks of an instance (${default})."`
+	Admin         string        `placeholder:"HOST:PORT" help:"Serve /healthz, /readyz and /metrics on this address; port 0 takes a free port."`
 
 	Location daemon.LocationFlags `embed:"" group:"Where it runs:"`
 

@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	case os.Getenv(roleVar) == "":
 		flag.Parse()
 		if !isSet("test.parallel") {
-			_ = flag.Set("test.parallel", "8") // they wait more than they work
+			_ = flag.Set("test.parallel", "4") // most of their time they wait
 		}
 		os.Exit(m.Run())
 	case len(os.Args) > 1 && os.Args[1] == childArg:
@@ -84,8 +84,8 @@ func startWith(t testing.TB, env []string, attr *syscall.SysProcAttr, args ...st
 	return process{testkit.Start(t, testkit.Command{Args: args, Env: append([]string{roleVar + "=1"}, env...), Attr: attr}), t}
 }
 
-// says waits until standard error matches, and returns the first group.
-func (p process) says(pattern string) string {
+// logs waits until standard error matches, and returns the first group.
+func (p process) logs(pattern string) string {
 	p.t.Helper()
 	return p.Stderr.Await(p.t, pattern)
 }
@@ -97,11 +97,11 @@ func (p process) prints(line string) string {
 	return p.Stdout.Await(p.t, "^"+line+"$")
 }
 
-// registered waits until the announcer knows that its instance is listed,
-// which is later than others can.
+// registered waits until the announcer knows that its instance is listed, which
+// readers of the registry see sooner.
 func (p process) registered() {
 	p.t.Helper()
-	p.says(`msg="?registered`)
+	p.logs(`msg="?registered`)
 }
 
 // registry is a NATS server that listens, and a reader of its bucket.
@@ -130,7 +130,12 @@ func openRegistry(t testing.TB, ns *server.Server) *kv.Registry {
 // find is the instance as it is listed now, nil when it is not.
 func (r *registry) find(k events.Key) *events.Instance {
 	r.t.Helper()
-	e, err := r.kv.Lookup(r.t.Context(), k)
+	var e events.Entry
+	var err error
+	testkit.Eventually(r.t, "the registry answers", func() bool {
+		e, err = r.kv.Lookup(r.t.Context(), k)
+		return !errors.Is(err, kv.ErrUnavailable)
+	})
 	if errors.Is(err, kv.ErrNotFound) {
 		return nil
 	}
@@ -215,7 +220,7 @@ func newHTTPServer(t testing.TB) *httpServer {
 		w.WriteHeader(s.status)
 	})}
 	var serving sync.WaitGroup
-	serving.Go(func() { _ = srv.Serve(l) }) // says that it was closed
+	serving.Go(func() { _ = srv.Serve(l) }) // returns ErrServerClosed
 	t.Cleanup(func() {
 		srv.Close()
 		serving.Wait()
@@ -229,8 +234,8 @@ func (s *httpServer) answer(status int) {
 	s.status = status
 }
 
-// port is a port that is ours and refuses connections, until somebody
-// listens: other tests do not get it meanwhile.
+// port is a reserved port that refuses connections until the test listens, or
+// releases it for another program.
 type port struct {
 	t    testing.TB
 	file *os.File

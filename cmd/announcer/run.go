@@ -21,39 +21,39 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
-// connectGrace is how long the end waits for a connection that is being made.
+// connectGrace is how long the end waits for an attempt to connect.
 const connectGrace = 2 * time.Second
 
 type runCommand struct {
-	Service        string        `required:"" placeholder:"NAME" help:"Service that the instance belongs to."`
-	Endpoint       daemon.Pairs  `required:"" placeholder:"PROTOCOL=ADDRESS" help:"Where it is called: http, https, grpc or tcp=host:port, or nats=subject. Once for each."`
-	ID             string        `name:"id" placeholder:"ID" help:"Its name within the service. Default: the service and 8 random characters."`
-	TTL            time.Duration `name:"ttl" default:"15s" placeholder:"DURATION" help:"Lease: so long after its announcer died it is taken out; whole seconds (${default})."`
-	Check          string        `placeholder:"URL" help:"What must pass before it is announced, and keeps it ready: http://…, https://…, tcp://host:port, grpc://host:port[/service], or none. Default: none; with a command, it is announced when its first host:port accepts a connection, after 3s at the latest."`
-	Drain          time.Duration `default:"5s" placeholder:"DURATION" help:"When told to stop: how long it is announced as draining before it leaves (${default})."`
-	Metadata       daemon.Pairs  `placeholder:"KEY=VALUE" help:"Metadata, once for each."`
-	Weight         int           `default:"100" placeholder:"NUMBER" help:"Share of calls relative to the others', 1 to 10000 (${default})."`
-	Load           string        `placeholder:"URL" help:"What tells how loaded it is: http://… or https://… that answers with a beat as JSON, or none. Default: none; with a command on Linux, what the system says of it."`
-	BeatInterval   time.Duration `default:"5s" placeholder:"DURATION" help:"Time between two beats (${default})."`
-	ServiceVersion string        `placeholder:"VERSION" help:"Version of the service that it runs."`
+	Service        string        `required:"" placeholder:"NAME" help:"Service of the instance."`
+	Endpoint       daemon.Pairs  `required:"" placeholder:"PROTOCOL=ADDRESS" help:"Address of the instance: http, https, grpc or tcp=host:port, or nats=subject. Repeat the flag for each protocol."`
+	ID             string        `name:"id" placeholder:"ID" help:"Id of the instance, unique within the service. Default: the service and 8 random characters."`
+	TTL            time.Duration `name:"ttl" default:"15s" placeholder:"DURATION" help:"Lease: when the announcer dies, the instance is removed after this time; whole seconds (${default})."`
+	Check          string        `placeholder:"URL" help:"Check: the instance is announced when it passes, and not_ready while it fails later: http://…, https://…, tcp://host:port, grpc://host:port[/service], or none. Default: none; with a command, the instance is announced when its first host:port accepts a connection, after 3s at the latest."`
+	Drain          time.Duration `default:"5s" placeholder:"DURATION" help:"On a signal to stop: how long the instance is announced as draining before it is deregistered (${default})."`
+	Metadata       daemon.Pairs  `placeholder:"KEY=VALUE" help:"Metadata of the instance. Repeat the flag for each key."`
+	Weight         int           `default:"100" placeholder:"NUMBER" help:"Weight relative to the other instances, 1 to 10000 (${default})."`
+	Load           string        `placeholder:"URL" help:"Load of the instance: http://… or https://… that answers with a beat as JSON, or none. Default: none; with a command on Linux, the load that the system measures."`
+	BeatInterval   time.Duration `default:"5s" placeholder:"DURATION" help:"Time between two beats, which are reports of the load (${default})."`
+	ServiceVersion string        `placeholder:"VERSION" help:"Version of the service that the instance runs."`
 
-	Command []string `arg:"" optional:"" passthrough:"partial" help:"Command that is the instance, after --. It is started, gets the signals that the announcer gets, and gives it its exit code."`
+	Command []string `arg:"" optional:"" passthrough:"partial" help:"Command that is the instance, after --. The announcer starts it, passes signals to it, and ends with its exit code."`
 }
 
 // Help is shown by -h.
 func (c *runCommand) Help() string {
 	return `The instance is announced when its check has passed for the first time. While the check fails later it stays listed as not_ready.
 
-Told to stop (SIGTERM, SIGINT), the announcer says that the instance is draining, waits for --drain, deregisters it, and then passes the signal on to the command; a second signal hurries. When the command ends by itself the instance is deregistered at once. (A systemd unit needs KillMode=mixed, or the command hears of the stop first.)
+On SIGTERM or SIGINT the announcer announces the instance as draining, waits for --drain, deregisters it, and then passes the signal to the command. A second signal skips the wait. When the command ends by itself the instance is deregistered at once. (A systemd unit needs KillMode=mixed; else systemd also sends the signal to the command, before the instance is deregistered.)
 
-Beats tell callers how loaded the instance is: {"cpu":0.42,"mem":0.5,"in_flight":12,"queue":0}, the first two as shares of what it may use. --load asks the instance itself. Of a command, the processor time and memory of its cgroup are taken if that has limits (v2), else those of its processes; in_flight is the number of connections to the ports of its endpoints, queue the number of those that it has not accepted yet. An instance that knows NATS may also publish beats itself, on proxima.beat.<service>.<region>.<zone>.<id>.
+Beats report the load of the instance to callers: {"cpu":0.42,"mem":0.5,"in_flight":12,"queue":0}. cpu and mem are shares of what the instance may use. With --load the instance itself is asked. Without --load a command is measured: cpu and mem are those of its cgroup if that has limits (v2), else those of its processes; in_flight is the number of connections to the ports of its endpoints; queue is the number of connections that it has not accepted yet. An instance that uses NATS may also publish beats itself, on proxima.beat.<service>.<region>.<zone>.<id>.
 
-An announcer that is killed (SIGKILL) leaves its command, and whatever it announced, running: the instance is called until its lease ends, within --ttl, and then taken out although it lives. Started again, beside it and with the same --id, the announcer lists it again: within a second if the lease has ended, else before it does.
+When the announcer is killed (SIGKILL), its command and the instance go on running. Callers use the instance until its lease ends, within --ttl; then it is removed although it lives. An announcer that is started again beside it, with the same --id, registers it again: within a second if the lease has ended, else before it ends.
 
-NATS never keeps the command from starting, running or ending. Without a command, NATS must be reachable at the start (--connect-timeout).`
+A command is started, runs and ends also without NATS; the instance is announced when NATS can be reached. Without a command, NATS must be reachable at the start (--connect-timeout).`
 }
 
-// Run announces the instance until it is told to stop, or its command ends.
+// Run announces the instance until ctx ends or the command does.
 func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error {
 	s, err := app.prepare(ctx, p)
 	if err != nil {
@@ -86,7 +86,7 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 		if o.Load == nil && c.Load != load.None {
 			o.Load = c.measure(s, e.Instance.Endpoints, sup.Command.PID())
 		}
-		sup.Leave = announceAtLast(ctx, s, e, o)
+		sup.Leave = announceInBackground(ctx, s, e, o)
 	} else {
 		conn, registry, err := s.connect(ctx)
 		if err != nil {
@@ -103,17 +103,17 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 	return sup.Run(ctx)
 }
 
-// announceAtLast announces as soon as the registry can be opened, and returns
-// what takes the instance out again.
-func announceAtLast(ctx context.Context, s *session, e *announcing.Entry, o kv.AnnounceOptions) func(context.Context) error {
+// announceInBackground announces as soon as the registry can be opened. It returns
+// the function that deregisters the instance.
+func announceInBackground(ctx context.Context, s *session, e *announcing.Entry, o kv.AnnounceOptions) func(context.Context) error {
 	var a *kv.Announcement
 	var conn *nats.Conn
 	announced := make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	go func() { // waited for by leave
+	go func() { // the returned function waits for it
 		var registry *kv.Registry
 		var err error
-		if conn, registry, err = s.connectAtLast(ctx); err == nil {
+		if conn, registry, err = s.connectInBackground(ctx); err == nil {
 			a, err = s.announcer.Announce(registry, e, o)
 		}
 		if err != nil && ctx.Err() == nil {
@@ -134,7 +134,7 @@ func announceAtLast(ctx context.Context, s *session, e *announcing.Entry, o kv.A
 			}
 			return a.Leave(leaving)
 		case <-time.After(connectGrace):
-			// Looking up the server takes its time, and cannot be interrupted.
+			// The look-up of the server's name cannot be interrupted.
 			return errors.New("never connected to NATS")
 		}
 	}
@@ -152,10 +152,10 @@ func (c *runCommand) argv() ([]string, error) {
 	return argv, nil
 }
 
-// measure measures the command, if this system lets us.
+// measure measures the command. It returns nil when the system does not allow it.
 func (c *runCommand) measure(s *session, endpoints map[string]string, pid int) load.Func {
-	// A measurement over a longer time, while there were no beats, would tell
-	// the past.
+	// Without a connection there are no beats. The first load after a longer pause
+	// would be an average over the pause.
 	measured, err := load.Measure(pid, load.Ports(endpoints), 2*c.BeatInterval)
 	if err != nil {
 		s.log.Info("the load of the command is not measured", "reason", err)
@@ -163,7 +163,7 @@ func (c *runCommand) measure(s *session, endpoints map[string]string, pid int) l
 	return measured
 }
 
-// entry is what the flags describe, and how it is announced.
+// entry is the instance of the flags, with how it is announced.
 func (c *runCommand) entry(s *session) (*announcing.Entry, kv.AnnounceOptions, error) {
 	none := kv.AnnounceOptions{}
 	// Zero in a record means the default. A flag of zero is refused.
@@ -212,7 +212,7 @@ func randomID(service string) string {
 	return service[:min(len(service), most)] + "-" + strings.ToLower(rand.Text()[:8])
 }
 
-// flagError says which flag is to blame for a field of an instance.
+// flagError names the flag instead of the field of the instance.
 func flagError(err error) error {
 	e, ok := errors.AsType[*events.FieldError](err)
 	if !ok {

@@ -46,8 +46,8 @@ func TestAnInstanceIsListedAndLeavesInOrder(t *testing.T) {
 		in.Endpoints["nats"] != "user.calls" || in.Location.Rack != "r12" || in.Location.Host != "node-3" || in.Incarnation == "" || in.Started.IsZero() {
 		t.Errorf("announced %+v", in)
 	}
-	p.says(`msg=registered service=user instance=user-1 endpoints="http=.*,nats=user.calls" location=us-east-1/us-east-1a/r12/node-3 zone_by="env SERVICE"`)
-	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)
+	p.logs(`msg=registered service=user instance=user-1 endpoints="http=.*,nats=user.calls" location=us-east-1/us-east-1a/r12/node-3 zone_by="env SERVICE"`)
+	admin := "http://" + p.logs(`msg="serving health and metrics" address=(\S+)`)
 	if code, body := get(t, admin+"/readyz"); code != 200 || body != "{\"ready\":true}\n" {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
@@ -71,14 +71,14 @@ func TestAnIDIsMadeUpWhenNoneIsGiven(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	p := start(t, nil, "run", "--nats-url", r.url, "--service", "user", "--endpoint", "nats=user.calls", "--drain", "0s")
-	id := p.says(`msg=registered service=user instance=(\S+)`)
+	id := p.logs(`msg=registered service=user instance=(\S+)`)
 	if !regexp.MustCompile(`^user-[a-z2-7]{8}$`).MatchString(id) {
 		t.Errorf("id %q", id)
 	}
 	if in := r.find(events.Key{Service: "user", ID: id}); in == nil || in.TTL != 15*time.Second || in.Weight != 100 {
 		t.Errorf("announced %+v", in)
 	}
-	p.says("the zone is unknown")
+	p.logs("the zone is unknown")
 	p.Signal(os.Interrupt)
 	if code := p.Exit(); code != 0 {
 		t.Errorf("exit code %d", code)
@@ -90,8 +90,8 @@ func TestNothingIsListedBeforeItListens(t *testing.T) {
 	r := newRegistry(t)
 	backend := newPort(t)
 	p := start(t, nil, announce(r.url, backend.addr, "--check", "tcp://"+backend.addr, "--admin", "127.0.0.1:0")...)
-	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)
-	p.says(`msg="waiting for the check to pass" .*tcp://` + backend.addr + `: connect: connection refused`)
+	admin := "http://" + p.logs(`msg="serving health and metrics" address=(\S+)`)
+	p.logs(`msg="waiting for the check to pass" .*tcp://` + backend.addr + `: connect: connection refused`)
 	if in := r.find(user1); in != nil {
 		t.Errorf("listed %+v", in)
 	}
@@ -109,11 +109,11 @@ func TestWithoutACheckItIsListedAtOnce(t *testing.T) {
 	r.await(user1, events.Up)
 }
 
-func TestACommandThatNeverListensIsListedAllTheSame(t *testing.T) {
+func TestACommandThatNeverListensIsListedAfterAWhile(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	p := start(t, nil, announce(r.url, deadAddress(t), "--", "sleep", "60")...)
-	p.says(`msg="waiting for the check to pass"`)
+	p.logs(`msg="waiting for the check to pass"`)
 	r.await(user1, events.Up)
 	p.registered()
 	p.Signal(syscall.SIGTERM)
@@ -130,11 +130,11 @@ func TestAFailingCheckMakesItNotReadyUntilItPasses(t *testing.T) {
 	r.await(user1, events.Up)
 	backend.answer(503)
 	r.await(user1, events.NotReady)
-	p.says("not ready, callers are told to stay away")
-	p.says("got 503 Service Unavailable, want 2xx or 3xx")
+	p.logs("not ready: callers avoid the instance")
+	p.logs("got 503 Service Unavailable, want 2xx or 3xx")
 	backend.answer(200)
 	r.await(user1, events.Up)
-	p.says(`msg="status changed" .* status=up`)
+	p.logs(`msg="status changed" .* status=up`)
 }
 
 func TestTheDeadAreGoneAfterTheirTTL(t *testing.T) {
@@ -151,15 +151,15 @@ func TestTheDeadAreGoneAfterTheirTTL(t *testing.T) {
 	}
 }
 
-func TestASecondAnnouncerWithTheSameIDIsTold(t *testing.T) {
+func TestASecondAnnouncerWithTheSameIDReportsAConflict(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	first := announce(r.url, deadAddress(t), "--check", "none")
 	start(t, nil, first...)
 	before := r.await(user1, events.Up)
 	p := start(t, nil, append(first, "--admin", "127.0.0.1:0")...)
-	p.says(`level=ERROR msg="not registered: another live instance has this id, give each one its own \(--id\)" service=user instance=user-1`)
-	admin := "http://" + p.says(`msg="serving health and metrics" address=(\S+)`)
+	p.logs(`level=ERROR msg="not registered: another live instance has this id, give each one its own \(--id\)" service=user instance=user-1`)
+	admin := "http://" + p.logs(`msg="serving health and metrics" address=(\S+)`)
 	if code, body := get(t, admin+"/readyz"); code != 503 || !strings.Contains(body, "conflict") {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
@@ -175,23 +175,23 @@ func TestASecondAnnouncerWithTheSameIDIsTold(t *testing.T) {
 	}
 }
 
-func TestItComesBackAfterTheServerWasAway(t *testing.T) {
+func TestAnInstanceIsRegisteredAgainAfterAnOutage(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	url := "nats://" + testkit.FreeAddress(t)
 	ns := natstest.Start(t, natstest.ListenAt(url), func(o *server.Options) { o.StoreDir = dir })
 	p := start(t, nil, announce(url, deadAddress(t), "--check", "none")...)
-	p.says("msg=registered")
+	p.logs("msg=registered")
 	natstest.Stop(ns)
-	p.says("lost the connection to NATS")
-	p.says("the lease is not renewed, trying on")
+	p.logs("lost the connection to NATS")
+	p.logs("the lease is not renewed, retrying")
 	if err := os.RemoveAll(filepath.Join(dir, "jetstream")); err != nil { // and it has forgotten everything
 		t.Fatal(err)
 	}
 	ns = natstest.Start(t, natstest.ListenAt(url), func(o *server.Options) { o.StoreDir = dir })
 	r := &registry{t: t, kv: openRegistry(t, ns)}
 	r.await(user1, events.Up)
-	p.says("all is well again")
+	p.logs("the announcement works again")
 }
 
 func TestNATSBeingAwayDoesNotHoldTheStopUp(t *testing.T) {
@@ -202,7 +202,7 @@ func TestNATSBeingAwayDoesNotHoldTheStopUp(t *testing.T) {
 			ns := natstest.Start(t, natstest.Listen)
 			nats := newProxy(t, ns.ClientURL())
 			p := start(t, nil, announce(nats.url, deadAddress(t), "--check", "none", "--drain", "1m")...)
-			p.says("msg=registered")
+			p.logs("msg=registered")
 			if name == "down" {
 				natstest.Stop(ns)
 			} else {
@@ -216,12 +216,12 @@ func TestNATSBeingAwayDoesNotHoldTheStopUp(t *testing.T) {
 			if took := time.Since(began); took > 7*time.Second {
 				t.Errorf("took %v", took)
 			}
-			p.says("not deregistered, its lease ends by itself")
+			p.logs("not deregistered, its lease ends by itself")
 		})
 	}
 }
 
-func TestALogThatNobodyReadsDoesNotEndIt(t *testing.T) {
+func TestAClosedLogDoesNotEndTheAnnouncer(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	backend := newHTTPServer(t)
@@ -250,7 +250,7 @@ func TestALogThatNobodyReadsDoesNotEndIt(t *testing.T) {
 	}
 }
 
-func TestWhatIsWrongIsOneLineAndAnExitCode(t *testing.T) {
+func TestAnErrorIsOneLineAndAnExitCode(t *testing.T) {
 	t.Parallel()
 	noJetStream := natstest.Start(t, natstest.Listen, func(o *server.Options) { o.JetStream = false })
 	locked := natstest.Start(t, natstest.Listen, func(o *server.Options) { o.Username, o.Password = "a", "b" })
@@ -360,7 +360,7 @@ func TestHelpAndVersionAreNoErrors(t *testing.T) {
 	}
 }
 
-func TestTheEnvironmentIsAsGoodAsFlags(t *testing.T) {
+func TestFlagsAreReadFromTheEnvironment(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	start(t, []string{

@@ -22,11 +22,11 @@ import (
 )
 
 const (
-	reopenEvery = 5 * time.Second // a registry that something is wrong with
-	adminGrace  = time.Second
+	reopenEvery = 5 * time.Second // when the registry cannot be opened
+	adminGrace  = time.Second     // for requests under way at the end
 )
 
-// session is what every subcommand works with.
+// session is what all subcommands share.
 type session struct {
 	app       *cli
 	log       *slog.Logger
@@ -35,13 +35,12 @@ type session struct {
 
 	sdk       *daemon.Telemetry
 	metrics   *telemetry.Metrics
-	admin     string // where it is served, "" for nowhere
+	admin     string // the address of --admin, "" without
 	stopAdmin context.CancelFunc
 	serving   sync.WaitGroup
 }
 
-// prepare checks the flags that all subcommands share. It leaves nothing that
-// must be ended.
+// prepare checks the flags that all subcommands share. It starts nothing.
 func (app *cli) prepare(ctx context.Context, p *daemon.Process) (*session, error) {
 	log := app.Log.Logger(p.Stderr)
 	if err := app.NATS.Validate(); err != nil {
@@ -61,10 +60,10 @@ func (app *cli) prepare(ctx context.Context, p *daemon.Process) (*session, error
 	return &session{app: app, log: log, where: where, announcer: a}, nil
 }
 
-// start begins to measure, and to show it when --admin says where.
+// start starts the telemetry, and serves it when there is an --admin.
 func (s *session) start(ctx context.Context, getenv func(string) string) error {
-	// A log that nobody reads any more is no reason to end: caught, the
-	// signal makes a failed write of it.
+	// When the reader of the log has gone, SIGPIPE would end the program. Caught,
+	// it only makes the write fail.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	var admin net.Listener
 	var err error
@@ -90,7 +89,7 @@ func (s *session) start(ctx context.Context, getenv func(string) string) error {
 	return nil
 }
 
-// serve answers /healthz, /readyz and /metrics until end, also while the
+// serve serves /healthz, /readyz and /metrics until end is called, also while the
 // instances leave.
 func (s *session) serve(ctx context.Context, l net.Listener) {
 	mux := http.NewServeMux()
@@ -104,17 +103,17 @@ func (s *session) serve(ctx context.Context, l net.Listener) {
 	s.admin = l.Addr().String()
 }
 
-// begun logs what is known before anything is announced.
+// begun logs what is known before the first instance is announced.
 func (s *session) begun() {
 	if s.admin != "" {
 		s.log.Info("serving health and metrics", "address", s.admin)
 	}
 	if s.where.Location.Zone == "" {
-		s.log.Warn("the zone is unknown: nobody can tell that this is near (set --zone)")
+		s.log.Warn("the zone is unknown: callers cannot tell that the instance is near (set --zone)")
 	}
 }
 
-// end undoes what start did.
+// end stops what start has started.
 func (s *session) end(ctx context.Context) {
 	if s.stopAdmin != nil {
 		s.stopAdmin()
@@ -125,8 +124,9 @@ func (s *session) end(ctx context.Context) {
 	}
 }
 
-// connect waits for NATS, and opens the registry. Errors are those that only
-// a person can mend. The connection is to be closed.
+// connect waits for NATS and opens the registry. It returns an error when that
+// cannot work without a change of the flags or of the server. The caller closes
+// the connection.
 func (s *session) connect(ctx context.Context) (*nats.Conn, *kv.Registry, error) {
 	conn, err := s.app.NATS.Connect(ctx, "announcer", s.log)
 	if err != nil {
@@ -140,10 +140,9 @@ func (s *session) connect(ctx context.Context) (*nats.Conn, *kv.Registry, error)
 	return conn, registry, nil
 }
 
-// connectAtLast is connect for those who go on without the registry: it tries
-// until ctx ends.
-func (s *session) connectAtLast(ctx context.Context) (*nats.Conn, *kv.Registry, error) {
-	conn, err := s.app.NATS.Keep("announcer", s.log)
+// connectInBackground is connect that retries until ctx ends.
+func (s *session) connectInBackground(ctx context.Context) (*nats.Conn, *kv.Registry, error) {
+	conn, err := s.app.NATS.ConnectInBackground("announcer", s.log)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -153,7 +152,7 @@ func (s *session) connectAtLast(ctx context.Context) (*nats.Conn, *kv.Registry, 
 		if err == nil {
 			return conn, registry, nil
 		}
-		s.log.Error("cannot announce, trying on", "error", err)
+		s.log.Error("cannot announce, retrying", "error", err)
 		select {
 		case <-ctx.Done():
 			conn.Close()

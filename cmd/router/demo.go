@@ -12,19 +12,19 @@ import (
 )
 
 type demoCommand struct {
-	Duration time.Duration `default:"40s" placeholder:"DURATION" help:"How long the calls go on; 0s until Ctrl-C (${default})."`
-	Plain    bool          `help:"Print lines even on a terminal."`
-	Listen   string        `name:"nats-listen" default:"127.0.0.1:0" placeholder:"HOST:PORT" help:"Where the demo's NATS server listens, for other commands to look at; port 0 takes a free one (${default})."`
+	Duration time.Duration `default:"40s" placeholder:"DURATION" help:"Duration of the calls; 0s until Ctrl-C (${default})."`
+	Plain    bool          `help:"Print lines instead of a screen, also on a terminal."`
+	Listen   string        `name:"nats-listen" default:"127.0.0.1:0" placeholder:"HOST:PORT" help:"Address of the NATS server of the demo, for other commands; port 0 takes a free port (${default})."`
 }
 
 // Help is shown by -h.
 func (c *demoCommand) Help() string {
-	return `Starts a NATS server and six instances of a service, each a process that serves HTTP, in three zones of two regions and a far one. A caller in one of the zones calls all the time, while instances are killed, paused, drained and started again. The network between regions is slowed down to the round trips that CloudPing.co measured on AWS.
+	return `Starts a NATS server and six instances of a service, each a process that serves HTTP, in three zones of two near regions and in a far region. A caller in one of the zones calls 40 times a second, while instances are killed, paused, drained and started again. The network between regions is simulated, with the round trips that CloudPing.co measured on AWS.
 
-Ends with a summary, and with exit code 0 only if no call failed after its retries.`
+At the end it prints a summary. The exit code is 0 only if no call failed after its retries.`
 }
 
-// Run gives the demo.
+// Run runs the demo.
 func (c *demoCommand) Run(ctx context.Context, p *daemon.Process) error {
 	if c.Duration != 0 && c.Duration < demo.MinDuration {
 		return daemon.Usagef("--duration %v: want at least %v, or 0s for ever", c.Duration, demo.MinDuration)
@@ -55,12 +55,12 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0 && info.Name() != "null"
 }
 
-// demoInstanceCommand is one instance of the demo, which starts it.
+// demoInstanceCommand is one instance of the demo. The demo starts it.
 type demoInstanceCommand struct {
-	Job string `arg:"" help:"What to be, as JSON."`
+	Job string `arg:"" help:"The job of the instance, as JSON."`
 }
 
-// Run serves until it is told to end.
+// Run serves until ctx ends.
 func (c *demoInstanceCommand) Run(ctx context.Context, p *daemon.Process) error {
 	return demo.Instance(ctx, c.Job, p.Stdin)
 }

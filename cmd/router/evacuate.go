@@ -11,29 +11,28 @@ import (
 
 type evacuateCommand struct {
 	Place string `arg:"" optional:"" placeholder:"REGION[/ZONE]" help:"Region, or zone of a region. Default: list what is evacuated."`
-	Undo  bool   `help:"Use its instances again as all others."`
+	Undo  bool   `help:"Use its instances again like all others."`
 
 	operatorFlags
 }
 
 // Help is shown by -h.
 func (c *evacuateCommand) Help() string {
-	return `Every caller hears of it within a second and picks instances there only when there is nothing else that works. It holds until it is undone, also for callers that start later and when NATS restarts. Nothing is sent to the place itself, so it may be out of reach.
+	return `Callers follow the order within a second: they pick instances in that region or zone only when no other instance works. The order holds until it is undone, also for callers that start later and after NATS restarts. Nothing is sent to the region or zone itself, which may be unreachable.
 
-With --nats-regions all regions hear of it that can be reached, the others when they can; it may be undone from another region than it was ordered from. Of orders that do not know of each other, as their regions are cut off from each other, the later one holds.`
+With --nats-regions the order goes to every region: at once to those that can be reached, later to the others. It can be undone from any region. If regions that cannot reach each other get different orders, the later one holds.`
 }
 
-// place is one line of the list, and the answer to an order.
-type place struct {
+// evacuation is one row of the list, and the answer to an order.
+type evacuation struct {
 	Region    string    `json:"region"`
 	Zone      string    `json:"zone,omitempty"`
 	Evacuated bool      `json:"evacuated"`
-	Since     time.Time `json:"since"` // when it was ordered
-	// Instances that are listed there now.
-	Instances int `json:"instances"`
+	Since     time.Time `json:"since"`     // when it was ordered
+	Instances int       `json:"instances"` // listed there now
 }
 
-// Run orders an evacuation, undoes it, or lists all.
+// Run orders an evacuation, undoes one, or lists all.
 func (c *evacuateCommand) Run(ctx context.Context, p *daemon.Process) error {
 	if c.Place == "" && c.Undo {
 		return daemon.Usagef("--undo: want a region, or region/zone")
@@ -71,29 +70,29 @@ func (c *evacuateCommand) list(ctx context.Context, p *daemon.Process, s *sessio
 	if err != nil {
 		return err
 	}
-	places := make([]place, 0, len(orders))
+	rows := make([]evacuation, 0, len(orders))
 	for _, e := range orders {
-		places = append(places, placeOf(e, listed))
+		rows = append(rows, evacuationOf(e, listed))
 	}
 	if c.JSON {
 		return printJSON(p.Stdout, struct {
-			Evacuated []place `json:"evacuated"`
-		}{places})
+			Evacuated []evacuation `json:"evacuated"`
+		}{rows})
 	}
 	t := newTable(p.Stdout, "PLACE", "SINCE", "INSTANCES")
 	for i, e := range orders {
-		t.row(e.Place(), e.At.Format(time.RFC3339), places[i].Instances)
+		t.row(e.Place(), e.At.Format(time.RFC3339), rows[i].Instances)
 	}
 	return t.end()
 }
 
-// show prints what an order means.
+// show prints the effect of an order.
 func (c *evacuateCommand) show(ctx context.Context, p *daemon.Process, s *session, e events.Evacuation) error {
 	listed, err := s.registry.Snapshot(ctx, "")
 	if err != nil {
-		return fmt.Errorf("it is ordered, but what that means cannot be read: %w", err)
+		return fmt.Errorf("the order was given, but the registry cannot be read to show its effect: %w", err)
 	}
-	of := placeOf(e, listed)
+	of := evacuationOf(e, listed)
 	if c.JSON {
 		return printJSON(p.Stdout, of)
 	}
@@ -112,8 +111,8 @@ func (c *evacuateCommand) show(ctx context.Context, p *daemon.Process, s *sessio
 	return err
 }
 
-func placeOf(e events.Evacuation, listed []events.Snapshot) place {
-	of := place{Region: e.Region, Zone: e.Zone, Evacuated: e.Evacuated, Since: e.At}
+func evacuationOf(e events.Evacuation, listed []events.Snapshot) evacuation {
+	of := evacuation{Region: e.Region, Zone: e.Zone, Evacuated: e.Evacuated, Since: e.At}
 	for _, s := range listed {
 		for _, in := range s.Entries {
 			if e.Covers(in.Location) {

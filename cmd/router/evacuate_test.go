@@ -14,6 +14,7 @@ import (
 // An operator evacuates a zone and sees what becomes of it, in the registry, at
 // a router that runs, and in its metrics.
 func TestEvacuatesAPlaceAndUndoesIt(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	r.list(t, "user", "near", "a", nil)
 	r.list(t, "user", "far", "b", nil)
@@ -69,13 +70,13 @@ func TestEvacuatesAPlaceAndUndoesIt(t *testing.T) {
 	if lines := strings.Split(squeeze(got.stdout), "\n"); got.code != 0 || len(lines) != 2 || lines[0] != "PLACE SINCE INSTANCES" || !strings.HasPrefix(lines[1], "r1/a 2") || !strings.HasSuffix(lines[1], " 2") {
 		t.Errorf("%d\n%s%s", got.code, got.stdout, got.stderr)
 	}
-	var list struct{ Evacuated []place }
+	var list struct{ Evacuated []evacuation }
 	got = run(t, nil, "evacuate", "--json", "--nats-url", r.url)
 	if err := json.Unmarshal([]byte(got.stdout), &list); err != nil || len(list.Evacuated) != 1 || list.Evacuated[0].Zone != "a" || list.Evacuated[0].Since.IsZero() {
 		t.Errorf("%v\n%s", err, got.stdout)
 	}
 
-	var undone place
+	var undone evacuation
 	got = run(t, nil, "evacuate", "--undo", "r1/a", "--json", "--nats-url", r.url)
 	if err := json.Unmarshal([]byte(got.stdout), &undone); err != nil || got.code != 0 || undone.Evacuated || undone.Region != "r1" || undone.Instances != 2 {
 		t.Errorf("%v\n%s", err, got.stdout)

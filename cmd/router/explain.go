@@ -13,34 +13,33 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
-	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// measureWait is how long a selector of our own may measure before it explains.
+// measureWait is how long this command measures before it explains.
 const measureWait = time.Second
 
 type explainCommand struct {
 	Service string `arg:"" help:"Service to explain."`
-	From    string `placeholder:"REGION/ZONE" help:"Place of the caller. Default: the router's."`
+	From    string `placeholder:"REGION/ZONE" help:"Location of the caller. Default: the router's."`
 
 	operatorFlags
 }
 
 // Help is shown by -h.
 func (c *explainCommand) Help() string {
-	return `A running router is asked, as its distances and breakers are those that decide. When there is none, this command measures the distances from where it runs.
+	return `A running router answers: its distances and breakers are those that decide. If no router answers, this command measures the distances from where it runs.
 
-First come the circles in the order in which they are tried: how much of the picks begins there (SHARE), how far the nearest is (BEST) and how that is known, the calls in flight per instance (LOAD), and whether it stands back for its distance (demoted) or is filled up with bad ones (panic). Then the instances, in that order too.`
+The first table lists the circles in the order in which they are tried: the share of picks that start there (SHARE), the distance to the nearest instance (BEST) and its source, the calls in flight per instance (LOAD), and whether the circle is moved behind the next one for its distance (demoted) or filled up with unusable instances (panic). The second table lists the instances, in that order too.`
 }
 
-// Run prints what a pick would see.
+// Run prints the explanation.
 func (c *explainCommand) Run(ctx context.Context, p *daemon.Process) error {
-	if err := events.ValidateService(c.Service); err != nil {
-		return &daemon.UsageError{Err: err}
+	if err := validService(c.Service); err != nil {
+		return err
 	}
 	if c.From != "" {
 		if _, err := topology.ParseLocation(c.From); err != nil {
@@ -63,7 +62,14 @@ func (c *explainCommand) Run(ctx context.Context, p *daemon.Process) error {
 		return err
 	}
 	if alone {
-		fmt.Fprintln(p.Stderr, "router: no router answers, so this is seen from here")
+		fmt.Fprintln(p.Stderr, "router: no router answers: distances are measured from this machine")
+	}
+	if e.From == (topology.Location{}).String() {
+		of := "the router"
+		if alone {
+			of = "this machine"
+		}
+		fmt.Fprintf(p.Stderr, "router: the location of %s is unknown, so every instance is elsewhere: --from REGION/ZONE shows what a caller there picks\n", of)
 	}
 	if c.JSON {
 		return printJSON(p.Stdout, e)
@@ -71,7 +77,7 @@ func (c *explainCommand) Run(ctx context.Context, p *daemon.Process) error {
 	return printExplanation(p.Stdout, e)
 }
 
-// askRouter asks any router of the bucket.
+// askRouter asks one of the routers of the bucket.
 func (c *explainCommand) askRouter(ctx context.Context, s *session) (selector.Explanation, error) {
 	msg := nats.NewMsg(c.Registry.Name() + ".explain." + c.Service)
 	if c.From != "" {
@@ -95,7 +101,7 @@ func (c *explainCommand) askRouter(ctx context.Context, s *session) (selector.Ex
 	return e, nil
 }
 
-// measure explains by a selector of its own.
+// measure explains with a selector of its own.
 func (c *explainCommand) measure(ctx context.Context, p *daemon.Process, s *session) (selector.Explanation, error) {
 	here, err := (&daemon.LocationFlags{}).Detect(ctx, p.Getenv, s.log)
 	if err != nil {
@@ -103,7 +109,7 @@ func (c *explainCommand) measure(ctx context.Context, p *daemon.Process, s *sess
 	}
 	sel, err := selector.New(ctx, s.nc, selector.Options{
 		Source: s.registry, Registry: kv.Options{Bucket: c.Registry.Name()}, Location: here.Location, Logger: s.log,
-		Latency: latency.Options{Budget: -1}, // it is asked once, and now
+		Latency: latency.Options{Budget: -1}, // explain once, without waiting for slots
 	})
 	if err != nil {
 		return selector.Explanation{}, err
@@ -164,16 +170,8 @@ func printExplanation(w io.Writer, e selector.Explanation) error {
 	t = newTable(w, "INSTANCE", "CIRCLE", "DISTANCE", "SOURCE", "STATUS", "BREAKER", "IN FLIGHT", "WHY")
 	for i := range e.Instances {
 		c := &e.Instances[i]
-		status := string(c.Status)
-		if c.Suspect {
-			status += ", suspect"
-		}
-		if c.Evacuated {
-			status += ", evacuated"
-		}
-		t.row(c.ID, c.Circle, milliseconds(c.DistanceMS), c.DistanceSource, status, c.Breaker, c.InFlight, c.Reason)
+		t.row(c.ID, c.Circle, milliseconds(c.DistanceMS), c.DistanceSource, status(string(c.Status), c.Suspect, c.Evacuated),
+			c.Breaker, c.InFlight, c.Reason)
 	}
 	return t.end()
 }
-
-func milliseconds(ms float64) string { return fmt.Sprintf("%.3g ms", ms) }

@@ -2,46 +2,10 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"maps"
-	"slices"
-	"strings"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
-	"github.com/proxima-discovery/proxima/internal/router"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
-
-type servicesCommand struct{ operatorFlags }
-
-// Run prints all services.
-func (c *servicesCommand) Run(ctx context.Context, p *daemon.Process) error {
-	snapshots, err := c.read(ctx, p, "")
-	if err != nil {
-		return err
-	}
-	list := router.Summarize(snapshots)
-	if c.JSON {
-		return printJSON(p.Stdout, list)
-	}
-	t := newTable(p.Stdout, "SERVICE", "INSTANCES", "UP")
-	for _, s := range list.Services {
-		t.row(s.Name, s.Instances, s.Up)
-	}
-	return t.end()
-}
-
-// read reads the registry once.
-func (f *operatorFlags) read(ctx context.Context, p *daemon.Process, service string) ([]events.Snapshot, error) {
-	s, err := f.open(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
-	ctx, cancel := context.WithTimeout(ctx, answerWait)
-	defer cancel()
-	return s.registry.Snapshot(ctx, service)
-}
 
 type instancesCommand struct {
 	Service string `arg:"" help:"Service whose instances are listed."`
@@ -51,8 +15,8 @@ type instancesCommand struct {
 
 // Run prints the instances of one service.
 func (c *instancesCommand) Run(ctx context.Context, p *daemon.Process) error {
-	if err := events.ValidateService(c.Service); err != nil {
-		return &daemon.UsageError{Err: err}
+	if err := validService(c.Service); err != nil {
+		return err
 	}
 	snapshots, err := c.read(ctx, p, c.Service)
 	if err != nil {
@@ -61,37 +25,32 @@ func (c *instancesCommand) Run(ctx context.Context, p *daemon.Process) error {
 	if len(snapshots) == 0 {
 		return unknownService(c.Service)
 	}
-	entries := snapshots[0].Entries
+	entries := snapshots[0].Entries // ordered by location and id
 	if c.JSON {
-		return printJSON(p.Stdout, router.NewListing(snapshots[0]))
+		all := make([]listedInstance, len(entries))
+		for i, e := range entries {
+			all[i] = listedInstance{e}
+		}
+		return printJSON(p.Stdout, struct {
+			Service   string           `json:"service"`
+			Instances []listedInstance `json:"instances"`
+		}{c.Service, all})
 	}
-	t := newTable(p.Stdout, "INSTANCE", "STATUS", "LOCATION", "ENDPOINTS", "VERSION", "WEIGHT", "AGE", "TTL")
+	t := newTable(p.Stdout, "INSTANCE", "STATUS", "LOCATION", "ENDPOINTS", "VERSION", "WEIGHT", "AGE", "TTL", "METADATA")
 	for _, e := range entries {
-		t.row(e.ID, state(e), where(e.Location), endpoints(e.Instance), e.Version, e.Weight, age(e.Started), e.TTL)
+		t.row(e.ID, status(string(e.Status), e.Suspect, e.Evacuated), place(e.Location), pairs(e.Endpoints),
+			e.Version, e.Weight, age(e.Started), e.TTL, pairs(e.Metadata))
 	}
 	return t.end()
 }
 
-// state is the status of an instance, and what the registry says beside it.
-func state(e events.Entry) string {
-	s := string(e.Status)
-	if e.Suspect {
-		s += ", suspect"
-	}
-	if e.Evacuated {
-		s += ", evacuated"
-	}
-	return s
-}
+// listedInstance is an entry of a snapshot as JSON.
+type listedInstance struct{ events.Entry }
 
-func unknownService(service string) error {
-	return fmt.Errorf("no instance of service %q is listed", service)
-}
-
-func endpoints(in *events.Instance) string {
-	var all []string
-	for _, protocol := range slices.Sorted(maps.Keys(in.Endpoints)) {
-		all = append(all, protocol+"="+in.Endpoints[protocol])
-	}
-	return strings.Join(all, ",")
+// MarshalJSON writes the marks of the entry after the fields of the instance.
+func (l listedInstance) MarshalJSON() ([]byte, error) {
+	return l.MarshalWith(struct {
+		Suspect   bool `json:"suspect"`
+		Evacuated bool `json:"evacuated"`
+	}{l.Suspect, l.Evacuated})
 }

@@ -1,6 +1,6 @@
-// The router is the door to Proxima for programs that do not link it: lookup,
-// registration and calls by HTTP and NATS. Its other subcommands show
-// operators what the registry lists, and why an instance is picked or not.
+// Router serves programs that do not link Proxima: lookup, registration and
+// calls by HTTP and NATS. Its other subcommands show operators what the registry
+// lists, and why an instance is picked or not.
 package main
 
 import (
@@ -15,12 +15,12 @@ func main() { daemon.Main("router", description, new(cli)) }
 
 // cli is the command line.
 type cli struct {
-	Serve     serveCommand     `cmd:"" set:"nats_url=embedded" help:"Run a router; without --nats-url with a NATS server of its own."`
+	Serve     serveCommand     `cmd:"" set:"nats_url=embedded" help:"Run a router. Without --nats-url it runs a NATS server too."`
 	Services  servicesCommand  `cmd:"" help:"List the services."`
 	Instances instancesCommand `cmd:"" help:"List the instances of a service."`
-	Explain   explainCommand   `cmd:"" help:"Tell which instance of a service is picked, and why the others are not."`
+	Explain   explainCommand   `cmd:"" help:"Show which instance of a service is picked, and why the others are not."`
 	Watch     watchCommand     `cmd:"" help:"Show every change as it happens."`
-	Evacuate  evacuateCommand  `cmd:"" help:"Have a region or zone used only when there is nothing else, or list those that are."`
+	Evacuate  evacuateCommand  `cmd:"" help:"Use a region or zone only when there is nothing else, or list the evacuated ones."`
 	Demo      demoCommand      `cmd:"" help:"Show the whole system on one screen."`
 
 	DemoInstance demoInstanceCommand `cmd:"" hidden:""`

@@ -1,40 +1,36 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
-	"text/tabwriter"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
-	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
 // answerWait bounds how long an operator's command waits for the registry.
 const answerWait = 3 * time.Second
 
-// operatorFlags are those of the commands for operators.
+// operatorFlags are the flags of every operator's command.
 type operatorFlags struct {
 	NATS     daemon.NATSFlags     `embed:""`
 	Registry daemon.RegistryFlags `embed:""`
 	JSON     bool                 `name:"json" help:"Print JSON."`
 }
 
-// session is a connection of an operator to a registry.
+// session is an operator's connection to a registry.
 type session struct {
 	nc       *nats.Conn
 	registry *kv.Registry
 	log      *slog.Logger
 }
 
-// open connects and opens the registry. It never makes one.
+// open connects to NATS and opens the registry. It never creates a bucket.
 func (f *operatorFlags) open(ctx context.Context, p *daemon.Process) (*session, error) {
 	if err := f.Registry.Validate(); err != nil {
 		return nil, err
@@ -56,58 +52,26 @@ func (f *operatorFlags) open(ctx context.Context, p *daemon.Process) (*session, 
 
 func (s *session) close() { s.nc.Close() }
 
-// printJSON prints one document.
-func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
+// read connects, reads one service or all of them, and disconnects.
+func (f *operatorFlags) read(ctx context.Context, p *daemon.Process, service string) ([]events.Snapshot, error) {
+	s, err := f.open(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	return s.registry.Snapshot(ctx, service)
 }
 
-// table prints rows in columns.
-type table struct{ w *tabwriter.Writer }
-
-func newTable(w io.Writer, columns ...any) *table {
-	t := &table{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
-	t.row(columns...)
-	return t
+// validService reports a service name that cannot exist as a usage error.
+func validService(name string) error {
+	if err := events.ValidateService(name); err != nil {
+		return &daemon.UsageError{Err: err}
+	}
+	return nil
 }
 
-func (t *table) row(cells ...any) {
-	for i, c := range cells {
-		if i > 0 {
-			fmt.Fprint(t.w, "\t")
-		}
-		fmt.Fprint(t.w, cell(c))
-	}
-	fmt.Fprintln(t.w)
-}
-
-func (t *table) end() error { return t.w.Flush() }
-
-// cell is never empty, so that columns can be told apart.
-func cell(v any) string { return cmp.Or(fmt.Sprint(v), "-") }
-
-// where is a location in a table.
-func where(l topology.Location) string {
-	if l == (topology.Location{}) {
-		return "unknown"
-	}
-	return l.String()
-}
-
-// age is how long ago that was, in a few characters.
-func age(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	d := max(time.Since(t), 0)
-	switch {
-	case d < time.Minute:
-		return d.Truncate(time.Second).String()
-	case d < time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh%dm", int(d.Hours()), int(d.Minutes())%60)
-	}
-	return fmt.Sprintf("%dd", int(d.Hours())/24)
+func unknownService(service string) error {
+	return fmt.Errorf("no instance of service %q is listed", service)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/router"
 	"github.com/proxima-discovery/proxima/internal/router/directory"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
@@ -47,14 +48,15 @@ func TestListsInstances(t *testing.T) {
 	r.list(t, "user", "u1", "a", func(in *events.Instance) {
 		in.Version, in.Started = "1.4.2", time.Now().Add(-3*time.Hour-5*time.Minute)
 		in.Endpoints = map[string]string{"http": "10.0.0.5:8080", "grpc": "10.0.0.5:9090"}
+		in.Metadata = map[string]string{"team": "a", "slot": "7"}
 	})
 	r.list(t, "user", "u2", "b", func(in *events.Instance) { in.Location.Region, in.Location.Zone, in.Started = "", "", time.Time{} })
 	r.list(t, "user", "u3", "c", func(in *events.Instance) { in.Started = time.Now().Add(-100 * time.Hour) })
 	got := run(t, nil, "instances", "user", "--nats-url", r.url)
-	want := "INSTANCE STATUS LOCATION ENDPOINTS VERSION WEIGHT AGE TTL\n" +
-		"u2 up unknown nats=user.u2 - 100 - 1h0m0s\n" +
-		"u1 up r1/a grpc=10.0.0.5:9090,http=10.0.0.5:8080 1.4.2 100 3h5m 1h0m0s\n" +
-		"u3 up r1/c nats=user.u3 - 100 4d 1h0m0s"
+	want := "INSTANCE STATUS LOCATION ENDPOINTS VERSION WEIGHT AGE TTL METADATA\n" +
+		"u2 up unknown nats=user.u2 - 100 - 1h0m0s -\n" +
+		"u1 up r1/a grpc=10.0.0.5:9090,http=10.0.0.5:8080 1.4.2 100 3h5m 1h0m0s slot=7,team=a\n" +
+		"u3 up r1/c nats=user.u3 - 100 4d 1h0m0s -"
 	if got.code != 0 || squeeze(got.stdout) != want {
 		t.Errorf("%d\n%s%s", got.code, got.stdout, got.stderr)
 	}
@@ -92,6 +94,30 @@ func TestExplainsFromHereWhenNoRouterAnswers(t *testing.T) {
 	got = run(t, nil, "explain", "user", "--from", "r2/b", "--json", "--nats-url", r.url)
 	if err := json.Unmarshal([]byte(got.stdout), &e); err != nil || e.From != "r2/b" || e.Instances[0].ID != "far" {
 		t.Errorf("%v\n%s", err, got.stdout)
+	}
+}
+
+func TestExplainHintsAtFromWhenTheLocationIsUnknown(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	r.list(t, "user", "u1", "a", func(in *events.Instance) { in.Endpoints = map[string]string{"http": testkit.FreeAddress(t)} })
+	const hint = "--from REGION/ZONE"
+	if got := run(t, nil, "explain", "user", "--nats-url", r.url); got.code != 0 || !strings.Contains(got.stderr, "the location of this machine is unknown") || !strings.Contains(got.stderr, hint) {
+		t.Errorf("measured here: %d\n%s%s", got.code, got.stdout, got.stderr)
+	}
+	rt, err := router.New(t.Context(), natstest.Connect(t, r.ns), r, router.Options{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rt.Close()
+	if err := rt.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := run(t, nil, "explain", "user", "--nats-url", r.url); got.code != 0 || !strings.Contains(got.stderr, "the location of the router is unknown") {
+		t.Errorf("by a router: %d\n%s%s", got.code, got.stdout, got.stderr)
+	}
+	if got := run(t, nil, "explain", "user", "--from", "r1/a", "--nats-url", r.url); got.code != 0 || strings.Contains(got.stderr, hint) {
+		t.Errorf("with --from: %d\n%s%s", got.code, got.stdout, got.stderr)
 	}
 }
 
@@ -155,6 +181,7 @@ func TestPrintsWhatIsSpecialAboutCircles(t *testing.T) {
 }
 
 func TestWatchPrintsEveryChange(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	r.list(t, "user", "u1", "a", nil)
 	stdout, stderr, end := begin(t, "watch", "--nats-url", r.url)
@@ -203,6 +230,31 @@ func TestWatchPrintsEveryChange(t *testing.T) {
 	if got := strings.Join(kinds, ","); got != "listed u1,registered u2,expired u2" {
 		t.Errorf("got %s", got)
 	}
+}
+
+func TestWatchShowsWhetherAnInstanceIsEvacuated(t *testing.T) {
+	r := newRegistry(t)
+	r.list(t, "user", "u1", "a", nil)
+	stdout, _, _ := begin(t, "watch", "--nats-url", r.url)
+	stdout.Await(t, `listed +user +u1`)
+	for _, evacuated := range []bool{true, false} {
+		if _, err := r.Evacuate(t.Context(), events.Evacuation{Region: "r1", Zone: "a", Evacuated: evacuated}); err != nil {
+			t.Fatal(err)
+		}
+		stdout.Await(t, fmt.Sprintf(`updated +user +u1 +evacuated=%v$`, evacuated))
+	}
+}
+
+func TestWatchReportsThatNATSIsBack(t *testing.T) {
+	address := testkit.FreeAddress(t)
+	first := natstest.Start(t, natstest.ListenAt(address))
+	registryOn(t, first).list(t, "user", "u1", "a", nil)
+	stdout, stderr, _ := begin(t, "watch", "--nats-url", "nats://"+address)
+	stdout.Await(t, `listed +user +u1`)
+	natstest.Stop(first)
+	stderr.Await(t, `msg="lost the connection to NATS"`)
+	natstest.Start(t, natstest.ListenAt(address))
+	stderr.Await(t, `msg="connected to NATS again" url=nats://`+address)
 }
 
 func TestSaysInOneLineWhyItCannotTell(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,16 +23,16 @@ import (
 
 type serveCommand struct {
 	HTTP        string               `name:"http" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Serve HTTP here; port 0 takes a free one (${default})."`
-	NATSListen  string               `name:"nats-listen" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Where the embedded NATS server listens, when there is no --nats-url; port 0 takes a free one (${default})."`
-	StoreDir    string               `placeholder:"DIR" help:"Where the embedded NATS server keeps its records. Default: a temporary directory, removed at the end."`
-	AllowCIDR   []string             `name:"allow-cidr" placeholder:"NETWORK" help:"Call only instances in this network; once for each. Link-local, multicast and metadata addresses are never called."`
+	NATSListen  string               `name:"nats-listen" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Without --nats-url: where the embedded NATS server listens; port 0 takes a free one (${default})."`
+	StoreDir    string               `placeholder:"DIR" help:"Without --nats-url: where the embedded NATS server stores its data. Default: a temporary directory, removed at exit."`
+	AllowCIDR   []string             `name:"allow-cidr" placeholder:"NETWORK" help:"Call only instances in this network; may be repeated. Link-local, multicast and metadata addresses are never called."`
 	Timeout     time.Duration        `default:"10s" placeholder:"DURATION" help:"How long an instance may take to answer (${default})."`
-	Attempt     time.Duration        `name:"attempt-timeout" placeholder:"DURATION" help:"How long one instance may take to answer, when another may get the call too. Default: a third of --timeout."`
-	Concurrency int                  `default:"1024" placeholder:"NUMBER" help:"Calls by NATS at once; more are refused (${default})."`
-	Grace       time.Duration        `default:"10s" placeholder:"DURATION" help:"When told to stop: how long calls may run on (${default})."`
-	Strategy    string               `default:"p2c" placeholder:"NAME" help:"How one of about equally near instances is chosen: p2c, nearest, round_robin, weighted_round_robin, random, least_request, consistent_hash, or load_aware, by the beats that they send (${default})."`
-	SnapshotDir string               `placeholder:"DIR" help:"Keep the last list of each service here, and start with it when NATS cannot be reached. Default: wait for NATS."`
-	NoSuspects  bool                 `help:"Remove instances whose leases end at once, also when many end together. Without it these are kept as suspects: used last, and probed."`
+	Attempt     time.Duration        `name:"attempt-timeout" placeholder:"DURATION" help:"How long one instance may take to answer before another gets the call, if the call may be repeated. Default: a third of --timeout."`
+	Concurrency int                  `default:"1024" placeholder:"NUMBER" help:"Concurrent calls by NATS; more are refused (${default})."`
+	Grace       time.Duration        `default:"10s" placeholder:"DURATION" help:"How long running calls may take after SIGTERM (${default})."`
+	Strategy    string               `default:"p2c" placeholder:"NAME" help:"How to choose among about equally near instances: p2c, nearest, round_robin, weighted_round_robin, random, least_request, consistent_hash, or load_aware, by the load they report (${default})."`
+	SnapshotDir string               `placeholder:"DIR" help:"Store the last list of each service here, and start with it when NATS cannot be reached. Default: wait for NATS."`
+	NoSuspects  bool                 `help:"Remove an instance as soon as its lease ends, even when many leases end together. Without it, those are kept as suspects: used last, and probed."`
 	Location    daemon.LocationFlags `embed:""`
 	Log         daemon.LogFlags      `embed:""`
 	NATS        daemon.NATSFlags     `embed:""`
@@ -40,15 +41,15 @@ type serveCommand struct {
 
 // Help is shown by -h.
 func (c *serveCommand) Help() string {
-	return `Without --nats-url the router runs a NATS server with JetStream in itself, on --nats-listen, which is all that a first try or a small fleet needs.
+	return `Without --nats-url the router runs a NATS server with JetStream in its own process, on --nats-listen: enough for a first try or a small fleet.
 
-Told to stop (SIGTERM, SIGINT), it lets the calls that run end, for --grace at most.`
+On SIGTERM or SIGINT the router takes no more calls and waits for the running ones, at most for --grace.`
 }
 
-// embeddedURL is the default of --nats-url: no URL, but a server of our own.
+// embeddedURL is the default of --nats-url: the router runs a server itself.
 const embeddedURL = "embedded"
 
-// plan is what the flags mean.
+// plan holds the flags after validation.
 type plan struct {
 	log   *slog.Logger
 	guard *guard.Guard
@@ -86,7 +87,7 @@ func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, erro
 	return &plan{log, guard.New(allow...), selector.Options{Location: where.Location, Strategy: strategy}}, nil
 }
 
-// Run runs a router until it is told to stop.
+// Run runs a router until ctx ends.
 func (c *serveCommand) Run(ctx context.Context, p *daemon.Process) error {
 	pl, err := c.plan(ctx, p)
 	if err != nil {
@@ -105,13 +106,13 @@ func (c *serveCommand) Run(ctx context.Context, p *daemon.Process) error {
 	return errors.Join(err, end())
 }
 
-// connect connects to the NATS server of the flags, or to one of our own. End
-// closes both.
+// connect connects to the NATS server of the flags, or starts one. end closes
+// the connection and the server.
 func (c *serveCommand) connect(ctx context.Context, p *daemon.Process, log *slog.Logger) (nc *nats.Conn, end func() error, err error) {
 	if c.NATS.URL != embeddedURL {
 		connect := c.NATS.Connect
-		if c.SnapshotDir != "" { // there is something to go on with
-			connect = c.NATS.Begin
+		if c.SnapshotDir != "" { // the router can start without NATS
+			connect = c.NATS.TryConnect
 		}
 		if nc, err = connect(ctx, "proxima-router", log); err != nil {
 			return nil, nil, err
@@ -161,6 +162,11 @@ func (c *serveCommand) route(ctx context.Context, p *daemon.Process, pl *plan, n
 		return err
 	}
 	defer r.Close()
+	run, stop := context.WithCancel(ctx)
+	var keeping sync.WaitGroup
+	keeping.Go(func() { _ = registry.KeepSources(run) }) // until the router has ended
+	defer keeping.Wait()
+	defer stop()
 	if pl.pick.Location.Zone == "" {
 		pl.log.Warn("the zone is unknown: callers that do not say where they are get instances from anywhere (set --zone)")
 	}

@@ -5,7 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/router/directory"
@@ -18,11 +22,11 @@ type watchCommand struct {
 	operatorFlags
 }
 
-// Run prints what is listed, and then every change until it is stopped.
+// Run prints what is listed, then every change until ctx ends.
 func (c *watchCommand) Run(ctx context.Context, p *daemon.Process) error {
 	if c.Service != "" {
-		if err := events.ValidateService(c.Service); err != nil {
-			return &daemon.UsageError{Err: err}
+		if err := validService(c.Service); err != nil {
+			return err
 		}
 	}
 	s, err := c.open(ctx, p)
@@ -30,45 +34,57 @@ func (c *watchCommand) Run(ctx context.Context, p *daemon.Process) error {
 		return err
 	}
 	defer s.close()
-	if err := s.reachable(ctx, c.Service); err != nil {
+	if err := s.readable(ctx, c.Service); err != nil {
 		return err
 	}
 	show := printChange
 	if c.JSON {
 		show = func(w io.Writer, c directory.Change) error { return json.NewEncoder(w).Encode(c) }
 	}
-	err = directory.Follow(ctx, s.nc, s.registry, c.Registry.Name(), c.Service, func(c directory.Change) error {
-		return show(p.Stdout, c)
+	connected := s.nc.StatusChanged(nats.CONNECTED)
+	defer s.nc.RemoveStatusListener(connected)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return directory.Follow(ctx, s.registry, c.Service, func(c directory.Change) error {
+			return show(p.Stdout, c)
+		})
 	})
-	if ctx.Err() != nil {
-		return nil // told to stop
-	}
-	return err
+	g.Go(func() error { // the loss of the connection is logged as a warning
+		log := slog.New(slog.NewTextHandler(p.Stderr, nil))
+		for {
+			select {
+			case <-connected:
+				log.Info("connected to NATS again", "url", s.nc.ConnectedUrlRedacted())
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+	return g.Wait()
 }
 
-// reachable says so at once when there is nothing to watch; once it has begun,
-// a watch waits for ever.
-func (s *session) reachable(ctx context.Context, service string) error {
+// readable returns an error at once if the registry cannot be read. The watch
+// itself would wait for it.
+func (s *session) readable(ctx context.Context, service string) error {
 	ctx, cancel := context.WithTimeout(ctx, answerWait)
 	defer cancel()
 	_, err := s.registry.Snapshot(ctx, service)
 	return err
 }
 
-// printChange prints one line.
+// printChange prints a change as one line.
 func printChange(w io.Writer, c directory.Change) error {
-	in := c.Instance
 	_, err := fmt.Fprintf(w, "%s  %-12s  %-16s  %-24s  %s\n",
-		c.Time.Format("15:04:05.000"), c.Kind, c.Service, in.ID, details(c))
+		c.Time.Format("15:04:05.000"), c.Kind, c.Service, c.Instance.ID, details(c))
 	return err
 }
 
-// details is what is worth knowing of a change of that kind.
+// details are the facts that matter for a change of that kind.
 func details(c directory.Change) string {
 	in := c.Instance
 	switch c.Kind {
 	case directory.Listed, directory.Registered:
-		text := where(in.Location) + "  " + endpoints(in)
+		text := place(in.Location) + "  " + pairs(in.Endpoints)
 		if in.Status != events.Up {
 			text += "  " + string(in.Status)
 		}
@@ -76,16 +92,17 @@ func details(c directory.Change) string {
 	case directory.Updated:
 		var all []string
 		for _, f := range c.Fields {
-			all = append(all, f+value(f, in))
+			all = append(all, f+value(f, &c))
 		}
 		return strings.Join(all, ", ")
 	default:
-		return where(in.Location)
+		return place(in.Location)
 	}
 }
 
-// value is what a field is now, where that is short.
-func value(field string, in *events.Instance) string {
+// value is the new value of a changed field, if it is short.
+func value(field string, c *directory.Change) string {
+	in := c.Instance
 	switch field {
 	case "status":
 		return "=" + string(in.Status)
@@ -94,11 +111,15 @@ func value(field string, in *events.Instance) string {
 	case "weight":
 		return fmt.Sprint("=", in.Weight)
 	case "endpoints":
-		return "=" + endpoints(in)
+		return "=" + pairs(in.Endpoints)
 	case "location":
-		return "=" + where(in.Location)
+		return "=" + place(in.Location)
 	case "ttl":
 		return "=" + in.TTL.String()
+	case "suspect":
+		return fmt.Sprint("=", c.Suspect)
+	case "evacuated":
+		return fmt.Sprint("=", c.Evacuated)
 	}
 	return ""
 }

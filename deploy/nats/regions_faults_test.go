@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -82,7 +83,7 @@ func listed(n int) func(events.Snapshot) bool {
 
 // checkAlone cuts regions off from each other for a time, and wants each to list
 // what comes and drop what dies there meanwhile, and to keep those of the others.
-// Afterwards all must agree, and nobody live may have been missed.
+// Afterwards all must agree, and no living instance may have been missing.
 func checkAlone(t *testing.T, sites []*site, views all, cut time.Duration, sever, mend func()) {
 	t.Helper()
 	before := len(views[0].get().Entries)
@@ -178,9 +179,8 @@ func pick(t *testing.T, s *site, want string) (string, error) {
 	return "", fmt.Errorf("%s is never picked", want)
 }
 
-// A region whose streams were in memory comes back with sequences that begin
-// anew. Its instances announce themselves again, and the other regions read from
-// the beginning.
+// A region with streams in memory comes back with sequences that begin anew. Its
+// announcers announce again, and the other regions read from the beginning.
 func TestARegionThatLostItsStreamsIsReadAgain(t *testing.T) {
 	t.Parallel()
 	sites := startRegions(t, kv.Options{Memory: true})
@@ -218,7 +218,7 @@ func TestARegionThatLostItsStreamsIsReadAgain(t *testing.T) {
 	// Removals of that life arrive, too.
 	x := in(eu.region, "mortal")
 	x.TTL = 3 * time.Second // seen from everywhere before it ends
-	eventually(t, "one that nobody renews is listed", func(ctx context.Context) error {
+	testkit.Retry(t, "an instance without renewals is listed", func(ctx context.Context) error {
 		_, err := eu.r.Register(ctx, x, 0)
 		return err
 	})
@@ -267,7 +267,7 @@ func TestAnEvacuationOutlivesRestarts(t *testing.T) {
 				s.Ready(t)
 			}
 			views.until(t, "the region evacuated still", left)
-			eventually(t, "who begins now hears of it", func(ctx context.Context) error {
+			testkit.Retry(t, "a new caller knows of the order", func(ctx context.Context) error {
 				for _, s := range sites {
 					left, err := s.r.Evacuations(ctx)
 					if err != nil || len(left) != 1 {

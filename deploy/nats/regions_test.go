@@ -133,13 +133,13 @@ func TestRegionsSeeEachOtherAndDoNotMix(t *testing.T) {
 	ap.announce(t, in(ap.region, "ap"))
 	views.until(t, "one of each region", ids("us", "eu", "ap"))
 
-	// What ends in one region ends in all, and who says so is believed.
+	// An instance that ends in one region ends in all.
 	mortal := in(eu.region, "mortal")
 	mortal.TTL = 3 * time.Second // seen from everywhere before it ends
 	if _, err := eu.r.Register(t.Context(), mortal, 0); err != nil {
 		t.Fatal(err)
 	}
-	views.until(t, "the one that nobody renews", ids("us", "eu", "ap", "mortal"))
+	views.until(t, "the instance without renewals", ids("us", "eu", "ap", "mortal"))
 	views.until(t, "its end", ids("us", "eu", "ap"))
 	if err := leaver.Leave(t.Context()); err != nil {
 		t.Fatal(err)

@@ -1,4 +1,14 @@
 // Package announcing keeps the instances that a source lists announced.
+//
+// An [Entry] is one instance, with how it is announced. [Announcer.Keep] gets
+// entries from a [Source] and has a keeper for each: the keeper announces the
+// instance, changes the announcement when its entry has changed, and lets the
+// instance leave when it has no entry any more. The [Board] has the state of every
+// announcement; it logs changes and answers whether all are registered.
+//
+// Sources and what is known of an instance besides are packages below: file
+// lists the instances of a file, check asks whether an instance works, load how
+// busy it is, supervisor runs the command that it is.
 package announcing
 
 import (
@@ -11,7 +21,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/latency"
 )
 
-// Announcer announces instances and shows their states on its board.
+// Announcer announces instances and has their states on its board.
 type Announcer struct {
 	Board *Board
 	// CheckInterval is the time between two checks of an instance.
@@ -27,20 +37,21 @@ func (a *Announcer) List(e *Entry) {
 	a.OnState(kv.State{Service: e.Instance.Service, Instance: e.Instance.ID, Phase: kv.Checking, Status: e.Instance.Status, Since: time.Now()})
 }
 
-// Announce announces an instance that is on the board. Its check, and what all
-// have in common, are filled in.
+// Announce announces an instance that is on the board. It fills in the options
+// that do not depend on the instance, and the check when o has none.
 func (a *Announcer) Announce(registry *kv.Registry, e *Entry, o kv.AnnounceOptions) (*kv.Announcement, error) {
 	if o.Check == nil {
 		o.Check = e.Ask
 	}
 	o.CheckInterval, o.CheckTimeout = a.CheckInterval, check.Timeout
-	// A lease is renewed after a third of the ttl, which may fail after 2 s:
-	// what is left must do for the wait and for another server.
-	mover := NewMover(registry.Conn(), e.Instance.TTL/6, a.Logger)
+	// A lease is renewed after a third of the ttl; that may take 2 s to fail.
+	// The rest of the ttl must be enough for this wait and for a try by way of
+	// another server.
+	mover := newMover(registry.Conn(), e.Instance.TTL/6, a.Logger)
 	o.OnState = func(state kv.State) {
 		a.OnState(state)
 		a.Board.onState(state)
-		mover.Trouble(errors.Is(state.Err, kv.ErrUnavailable) && state.Phase != kv.Left)
+		mover.trouble(errors.Is(state.Err, kv.ErrUnavailable) && state.Phase != kv.Left)
 	}
 	o.Logger = slog.New(withoutPhases{a.Logger.Handler()})
 	o.Locator = latency.NewLocator()

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -15,31 +14,32 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// Board shows where every announcement is: it logs each change, and says
-// whether all are well. It is safe for concurrent use.
+// Board has the state of every announcement. It logs each change, and answers
+// whether all instances are registered. It is safe for concurrent use.
 type Board struct {
 	log *slog.Logger
 
 	mu      sync.Mutex       // guards what follows
 	lines   map[string]*line // by name
-	failure error            // nothing can be announced
+	failure error            // why nothing can be announced
 }
 
-// name is what an announcer knows an instance by.
+// name identifies an instance on the board and among the keepers.
 func name(service, id string) string { return service + "/" + id }
 
 type line struct {
-	about []any // attributes that tell the instance
+	about []any // log attributes of the instance
 	state kv.State
-	seen  bool // it has been registered before
+	seen  bool // it was registered before
 }
 
-// NewBoard makes an empty board.
+// NewBoard returns an empty board.
 func NewBoard(log *slog.Logger) *Board {
 	return &Board{log: log, lines: make(map[string]*line)}
 }
 
-// add puts an instance on the board, where won says who knew its location.
+// add puts an instance on the board. Won is the detector that found each level of
+// its location.
 func (b *Board) add(in *events.Instance, won map[topology.Level]string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -50,7 +50,7 @@ func (b *Board) add(in *events.Instance, won map[topology.Level]string) {
 	b.failure = nil
 }
 
-// describe changes what is said about an instance on the board.
+// describe replaces the log attributes of an instance on the board.
 func (b *Board) describe(in *events.Instance, won map[topology.Level]string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -59,18 +59,14 @@ func (b *Board) describe(in *events.Instance, won map[topology.Level]string) {
 	}
 }
 
-// about are the attributes that tell an instance.
+// about are the log attributes of an instance.
 func about(in *events.Instance, won map[topology.Level]string) []any {
-	endpoints := make([]string, 0, len(in.Endpoints))
-	for _, protocol := range slices.Sorted(maps.Keys(in.Endpoints)) {
-		endpoints = append(endpoints, protocol+"="+in.Endpoints[protocol])
-	}
 	by := won[topology.Zone]
 	if in.Location.Zone == "" {
-		by = "nobody"
+		by = "none"
 	}
 	return []any{
-		"service", in.Service, "instance", in.ID, "endpoints", strings.Join(endpoints, ","),
+		"service", in.Service, "instance", in.ID, "endpoints", strings.ReplaceAll(in.Addresses(), ", ", ","),
 		"location", in.Location.String(), "zone_by", by,
 	}
 }
@@ -81,14 +77,15 @@ func (b *Board) remove(name string) {
 	delete(b.lines, name)
 }
 
-// Fail notes that the registry cannot be used at all, and with nil that it can.
+// Fail sets why the registry cannot be used at all, nil when it can.
 func (b *Board) Fail(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.failure = err
 }
 
-// Ready says which announcements are not registered, nil when all are.
+// Ready returns an error that names the announcements which are not registered,
+// nil when all are.
 func (b *Board) Ready() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -112,7 +109,8 @@ func (b *Board) Ready() error {
 	return fmt.Errorf("%d of %d not registered: %s", len(missing), len(b.lines), strings.Join(missing, "; "))
 }
 
-// onState is the hook of every announcement.
+// onState logs a change of an announcement. A state of an instance that is not on
+// the board any more is ignored.
 func (b *Board) onState(s kv.State) {
 	b.mu.Lock()
 	l := b.lines[name(s.Service, s.Instance)]
@@ -131,14 +129,14 @@ func (b *Board) onState(s kv.State) {
 		return
 	}
 	if s.Status == events.NotReady && s.Status != before.Status {
-		log.Warn("not ready, callers are told to stay away")
+		log.Warn("not ready: callers avoid the instance")
 	} else if s.Status != before.Status {
 		log.Info("status changed", "status", s.Status)
 	}
 	if s.Err != nil && !sameText(s.Err, before.Err) {
 		inTrouble(log, s)
 	} else if s.Err == nil && before.Err != nil {
-		log.Info("all is well again", "phase", s.Phase)
+		log.Info("the announcement works again", "phase", s.Phase)
 	}
 }
 
@@ -146,7 +144,8 @@ func sameText(a, b error) bool {
 	return a == nil && b == nil || a != nil && b != nil && a.Error() == b.Error()
 }
 
-// entered logs that an announcement has come into a phase.
+// entered logs that an announcement has entered a phase. Was: it was registered
+// in the phase before. Seen: it was registered at some time.
 func entered(log *slog.Logger, s kv.State, was, seen bool) {
 	switch s.Phase {
 	case kv.Registered:
@@ -178,20 +177,20 @@ func entered(log *slog.Logger, s kv.State, was, seen bool) {
 	}
 }
 
-// inTrouble logs an error that the announcement goes on with.
+// inTrouble logs an error after which the announcement retries.
 func inTrouble(log *slog.Logger, s kv.State) {
 	switch s.Phase {
 	case kv.Checking:
 		log.Info("waiting for the check to pass", "error", s.Err)
 	case kv.Registering:
-		log.Warn("not registered, trying on", "error", s.Err)
+		log.Warn("not registered, retrying", "error", s.Err)
 	case kv.Registered:
-		log.Warn("the lease is not renewed, trying on", "error", s.Err)
+		log.Warn("the lease is not renewed, retrying", "error", s.Err)
 	}
 }
 
-// withoutPhases keeps lines with the attribute phase for debugging: the board
-// logs the same changes, and says more.
+// withoutPhases makes lines that have the attribute phase debug lines: the board
+// logs the same changes with more attributes.
 type withoutPhases struct{ slog.Handler }
 
 func (h withoutPhases) Handle(ctx context.Context, r slog.Record) error {

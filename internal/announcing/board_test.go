@@ -28,11 +28,11 @@ func TestTheBoardLogsEveryChangeOnce(t *testing.T) {
 		want   []string
 	}{
 		{
-			"a good life",
+			"registered, draining, deregistered",
 			[]kv.State{
 				{Phase: kv.Registering, Status: events.Up},
 				{Phase: kv.Registered, Status: events.Up, Revision: 1},
-				{Phase: kv.Registered, Status: events.Up, Revision: 2}, // written again
+				{Phase: kv.Registered, Status: events.Up, Revision: 2}, // the record was rewritten
 				{Phase: kv.Draining, Status: events.Draining, Revision: 3},
 				{Phase: kv.Left, Status: events.Draining},
 			},
@@ -50,7 +50,7 @@ func TestTheBoardLogsEveryChangeOnce(t *testing.T) {
 			},
 			[]string{
 				"INFO waiting for the check to pass", "INFO waiting for the check to pass",
-				"INFO registered", "WARN not ready, callers are told to stay away", "INFO status changed",
+				"INFO registered", "WARN not ready: callers avoid the instance", "INFO status changed",
 			},
 		},
 		{
@@ -60,7 +60,7 @@ func TestTheBoardLogsEveryChangeOnce(t *testing.T) {
 				{Phase: kv.Registered, Status: events.Up, Revision: 1, Err: away},
 				{Phase: kv.Registered, Status: events.Up, Revision: 1},
 			},
-			[]string{"INFO registered", "WARN the lease is not renewed, trying on", "INFO all is well again"},
+			[]string{"INFO registered", "WARN the lease is not renewed, retrying", "INFO the announcement works again"},
 		},
 		{
 			"an outage that it does not survive",
@@ -69,7 +69,7 @@ func TestTheBoardLogsEveryChangeOnce(t *testing.T) {
 				{Phase: kv.Registering, Status: events.Up, Err: away},
 				{Phase: kv.Registered, Status: events.Up, Revision: 7},
 			},
-			[]string{"INFO registered", "WARN lost the registration", "WARN not registered, trying on", "INFO registered again"},
+			[]string{"INFO registered", "WARN lost the registration", "WARN not registered, retrying", "INFO registered again"},
 		},
 		{
 			"another with the same id",
@@ -84,12 +84,12 @@ func TestTheBoardLogsEveryChangeOnce(t *testing.T) {
 			},
 		},
 		{
-			"leaving without ever having come",
+			"leaving before it was registered",
 			[]kv.State{{Phase: kv.Left, Status: events.Up}},
 			nil,
 		},
 		{
-			"leaving without being heard",
+			"leaving without an answer of the registry",
 			[]kv.State{
 				{Phase: kv.Registered, Status: events.Up, Revision: 1},
 				{Phase: kv.Left, Status: events.Up, Err: away},
@@ -108,7 +108,7 @@ func TestTheBoardLogsEveryChangeOnce(t *testing.T) {
 			var got []string
 			for line := range strings.Lines(out.String()) {
 				if !strings.Contains(line, "service=user instance=user-1 endpoints=\"grpc=h:90,http=h:80\" location=r/a zone_by=flags") {
-					t.Errorf("a line does not tell the instance: %s", line)
+					t.Errorf("a line lacks the attributes of the instance: %s", line)
 				}
 				found := regexp.MustCompile(`level=(\S+) msg=("[^"]*"|\S+)`).FindStringSubmatch(line)
 				got = append(got, found[1]+" "+strings.Trim(found[2], `"`))
@@ -120,7 +120,7 @@ func TestTheBoardLogsEveryChangeOnce(t *testing.T) {
 	}
 }
 
-func TestTheBoardSaysWhatIsMissing(t *testing.T) {
+func TestTheBoardNamesWhatIsNotRegistered(t *testing.T) {
 	b := NewBoard(slog.New(slog.DiscardHandler))
 	state := func(id string, phase kv.Phase, err error) {
 		b.onState(kv.State{Service: "user", Instance: id, Phase: phase, Err: err})
@@ -132,11 +132,11 @@ func TestTheBoardSaysWhatIsMissing(t *testing.T) {
 			got = err.Error()
 		}
 		if got != want {
-			t.Errorf("ready says %q, want %q", got, want)
+			t.Errorf("ready returns %q, want %q", got, want)
 		}
 	}
 	wants("")
-	state("user-1", kv.Conflict, nil) // not on the board: of an announcement that is over
+	state("user-1", kv.Conflict, nil) // of an announcement that is not on the board any more
 	wants("")
 	for _, id := range []string{"user-1", "user-2"} {
 		in := listed
@@ -159,7 +159,7 @@ func TestTheBoardSaysWhatIsMissing(t *testing.T) {
 	wants("")
 }
 
-func TestLinesAboutPhasesAreForDebugging(t *testing.T) {
+func TestLinesWithAPhaseAreDebugLines(t *testing.T) {
 	for level, want := range map[slog.Level]string{
 		slog.LevelInfo:  "WARN check fails\n",
 		slog.LevelDebug: "DEBUG changed\nWARN check fails\n",

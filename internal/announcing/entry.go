@@ -10,25 +10,25 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// Entry is one instance that is to be announced. Whoever makes one calls
-// [Entry.Prepare] before it is used.
+// Entry is one instance that is to be announced. A source calls [Entry.Prepare]
+// before it lists the entry.
 type Entry struct {
 	Instance events.Instance
-	// Check is the URL of the check: entries with the same one are alike.
+	// Check is the URL of the check, by which two entries are compared.
 	Check string
-	// Ask asks it. Nil: the instance works.
+	// Ask does the check. Nil: the instance is always ready.
 	Ask check.Func
-	// Drain is how long it is announced as draining before it leaves.
+	// Drain is how long the instance is announced as draining before it leaves.
 	Drain time.Duration
-	// Won says who knew each level of the location.
+	// Won is the detector that found each level of the location.
 	Won map[topology.Level]string
 
 	record []byte // the instance as JSON
 }
 
-// Locate fills in what is not said of the location, from where the announcer
-// runs. By is who has said the rest. An instance in another region or zone shares
-// nothing below it.
+// Locate fills in the empty levels of the location from here, where the announcer
+// runs. The other levels are credited to by. When the entry names another region
+// or zone, the levels below that stay empty.
 func (e *Entry) Locate(here topology.Detection, by string) {
 	e.Won = make(map[topology.Level]string)
 	elsewhere := false
@@ -53,8 +53,8 @@ func (e *Entry) Locate(here topology.Detection, by string) {
 	}
 }
 
-// Prepare fills in the defaults of the instance. The error says what is wrong
-// with it, most of all as an [events.FieldError].
+// Prepare fills in the defaults of the instance and validates it. The error is an
+// [events.FieldError], or about the size of the record.
 func (e *Entry) Prepare() (err error) {
 	e.Instance.TTL = cmp.Or(e.Instance.TTL, events.DefaultTTL)
 	e.Instance.Weight = cmp.Or(e.Instance.Weight, events.DefaultWeight)

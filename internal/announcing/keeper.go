@@ -11,22 +11,22 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
-// longestDrain is what the announcements of a file are made with: the context
-// of their leaving ends sooner, when the file says so at that time.
+// longestDrain is the Drain option of all announcements: the context given to
+// Leave ends the draining when the time of the entry, at that moment, is over.
 const longestDrain = time.Hour
 
-// keeper keeps announced what the file wants of one (service, id). It does one
-// thing after the other: an instance that comes back while it is leaving is
-// announced when it has left.
+// keeper keeps the instance of an entry announced, through all changes of the
+// entry. It does one thing after the other: an instance that is listed again
+// while it leaves is announced when it has left.
 type keeper struct {
 	announcer *Announcer
 	registry  *kv.Registry
 
-	changed chan struct{} // holds one: wanted is new
+	changed chan struct{} // holds one: wanted has changed
 
 	mu     sync.Mutex // guards what follows
-	wanted *Entry     // nil: nothing
-	ended  bool       // nobody looks at wanted any more
+	wanted *Entry     // nil: the instance is to leave
+	ended  bool       // run has returned, or is about to
 }
 
 // kept is what a keeper has announced.
@@ -36,9 +36,9 @@ type kept struct {
 	ask          atomic.Pointer[check.Func]
 }
 
-// want says what is wanted from now on, nil for nothing. It returns false when
-// the keeper has ended, and another one is needed.
-func (k *keeper) want(e *Entry) bool {
+// set sets the entry to be announced, nil for none. It returns false when the
+// keeper has ended and cannot be used again.
+func (k *keeper) set(e *Entry) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.ended {
@@ -52,14 +52,15 @@ func (k *keeper) want(e *Entry) bool {
 	return true
 }
 
-// run keeps until nothing is wanted, or ctx ends. Hurry ends every draining.
+// run returns when no entry is wanted, or when ctx ends, and the instance has
+// left. The end of hurry ends every draining.
 func (k *keeper) run(ctx, hurry context.Context) {
 	var is *kept
 	for {
 		select {
 		case <-ctx.Done():
 			if is != nil {
-				is.leave(hurry, true)
+				is.leave(hurry, is.entry.Drain)
 			}
 			return
 		case <-k.changed:
@@ -70,7 +71,7 @@ func (k *keeper) run(ctx, hurry context.Context) {
 		switch {
 		case wanted == nil:
 			if is != nil {
-				is.leave(hurry, true)
+				is.leave(hurry, is.entry.Drain)
 				k.announcer.Board.remove(is.entry.Name())
 				is = nil
 			}
@@ -83,15 +84,15 @@ func (k *keeper) run(ctx, hurry context.Context) {
 		case is.canBecome(wanted):
 			k.update(is, wanted)
 		default:
-			// The same instance under another key or lease: callers need not
-			// be asked to go elsewhere.
-			is.leave(hurry, false)
+			// The same instance under another key or lease: callers may go on
+			// calling it, so it does not drain.
+			is.leave(hurry, 0)
 			is = k.begin(wanted)
 		}
 	}
 }
 
-// end ends the keeper, unless something is wanted again.
+// end ends the keeper and returns true, unless an entry was set meanwhile.
 func (k *keeper) end() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -99,6 +100,7 @@ func (k *keeper) end() bool {
 	return k.ended
 }
 
+// begin announces an entry. It returns nil when that cannot be done.
 func (k *keeper) begin(e *Entry) *kept {
 	is := &kept{entry: e}
 	is.ask.Store(&e.Ask)
@@ -113,6 +115,7 @@ func (k *keeper) begin(e *Entry) *kept {
 	return is
 }
 
+// update changes the announcement without leaving.
 func (k *keeper) update(is *kept, e *Entry) {
 	is.entry = e
 	is.ask.Store(&e.Ask)
@@ -122,15 +125,15 @@ func (k *keeper) update(is *kept, e *Entry) {
 		*in = e.Instance
 		in.Incarnation, in.Started = before.Incarnation, before.Started
 		if in.Coordinate == nil {
-			in.Coordinate = before.Coordinate // found, not written in the file
+			in.Coordinate = before.Coordinate // measured, not listed
 		}
 	})
 	if err != nil {
-		k.announcer.Logger.Warn("not announced as the file says", "service", e.Instance.Service, "instance", e.Instance.ID, "error", err)
+		k.announcer.Logger.Warn("not announced as listed", "service", e.Instance.Service, "instance", e.Instance.ID, "error", err)
 	}
 }
 
-// check asks what the file wants to be asked now.
+// check does the check of the present entry.
 func (is *kept) check(ctx context.Context) error {
 	if ask := *is.ask.Load(); ask != nil {
 		return ask(ctx)
@@ -138,20 +141,15 @@ func (is *kept) check(ctx context.Context) error {
 	return nil
 }
 
-// leave waits until the announcement has ended. What went wrong is on the
-// board.
-func (is *kept) leave(hurry context.Context, drain bool) {
-	patience := is.entry.Drain
-	if !drain {
-		patience = 0
-	}
-	ctx, cancel := context.WithTimeout(hurry, patience)
+// leave waits until the announcement has ended. The board logs errors.
+func (is *kept) leave(hurry context.Context, drain time.Duration) {
+	ctx, cancel := context.WithTimeout(hurry, drain)
 	defer cancel()
 	_ = is.announcement.Leave(ctx)
 }
 
-// canBecome says whether the announcement can go on as e: its key, lease and
-// incarnation stay.
+// canBecome reports whether the announcement can be changed to e: the key, the
+// lease and the incarnation must stay.
 func (is *kept) canBecome(e *Entry) bool {
 	a, b := &is.entry.Instance, &e.Instance
 	return a.Key() == b.Key() && a.TTL == b.TTL && a.Incarnation == b.Incarnation && a.Started.Equal(b.Started)

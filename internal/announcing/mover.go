@@ -9,11 +9,10 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Mover moves a connection to another server when something does not work by way
-// of this one for a while: a server that is cut off from the others of its
-// cluster holds its connections, and answers pings as ever. It is safe for
-// concurrent use.
-type Mover struct {
+// mover moves a connection to another server while the registry does not answer
+// by way of the present one. A server that is cut off from the rest of its cluster
+// keeps its connections and answers pings. It is safe for concurrent use.
+type mover struct {
 	conn *nats.Conn
 	wait time.Duration
 	log  *slog.Logger
@@ -22,15 +21,15 @@ type Mover struct {
 	timer *time.Timer
 }
 
-// NewMover makes a mover that waits that long, and up to half of it more: all
-// others are in trouble too, and shall not move together.
-func NewMover(conn *nats.Conn, wait time.Duration, log *slog.Logger) *Mover {
-	return &Mover{conn: conn, wait: wait, log: log}
+// newMover returns a mover that waits for wait, and at random up to half of it
+// more: other announcers that lost the same server should not move with it.
+func newMover(conn *nats.Conn, wait time.Duration, log *slog.Logger) *mover {
+	return &mover{conn: conn, wait: wait, log: log}
 }
 
-// Trouble says whether it works. While it does not the connection is moved after
-// each wait, if there is another server.
-func (m *Mover) Trouble(is bool) {
+// trouble sets whether the registry fails to answer. As long as it does, the
+// connection is moved after each wait, if there is another server.
+func (m *mover) trouble(is bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -42,7 +41,7 @@ func (m *Mover) Trouble(is bool) {
 	}
 }
 
-func (m *Mover) move() {
+func (m *mover) move() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.timer == nil {
@@ -52,6 +51,6 @@ func (m *Mover) move() {
 	if len(m.conn.Servers()) < 2 || !m.conn.IsConnected() {
 		return
 	}
-	m.log.Warn("the registry does not answer by way of this server, trying another", "url", m.conn.ConnectedUrlRedacted())
+	m.log.Warn("the registry does not answer through this server, trying another", "url", m.conn.ConnectedUrlRedacted())
 	_ = m.conn.ForceReconnect() // fails only if the connection is closed
 }

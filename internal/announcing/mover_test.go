@@ -1,4 +1,4 @@
-package announcing_test
+package announcing
 
 import (
 	"log/slog"
@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/proxima-discovery/proxima/internal/announcing"
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/testkit"
@@ -24,22 +23,22 @@ func TestMoverMovesToAnotherServerWhileThereIsTrouble(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	m := announcing.NewMover(nc, 20*time.Millisecond, log.Logger(slog.LevelInfo))
+	m := newMover(nc, 20*time.Millisecond, log.Logger(slog.LevelInfo))
 	before := nc.ConnectedUrl()
-	m.Trouble(true)
-	m.Trouble(true)
+	m.trouble(true)
+	m.trouble(true)
 	testkit.Eventually(t, "another server", func() bool { return nc.IsConnected() && nc.ConnectedUrl() != before })
 	if !strings.Contains(log.String(), "trying another") {
-		t.Errorf("nothing is said of it: %s", log)
+		t.Errorf("the move is not logged: %s", log)
 	}
-	m.Trouble(false)
-	m.Trouble(false)
+	m.trouble(false)
+	m.trouble(false)
 	testkit.Eventually(t, "a connection", nc.IsConnected)
-	time.Sleep(50 * time.Millisecond) // what was under way has ended
+	time.Sleep(50 * time.Millisecond) // a move under way has ended
 	stays, reconnects := nc.ConnectedUrl(), nc.Stats().Reconnects
 	time.Sleep(100 * time.Millisecond)
 	if nc.ConnectedUrl() != stays || nc.Stats().Reconnects != reconnects {
-		t.Errorf("it moved though there is no trouble")
+		t.Error("it moved without trouble")
 	}
 }
 
@@ -51,10 +50,10 @@ func TestMoverStaysWhereThereIsNoOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	m := announcing.NewMover(nc, 5*time.Millisecond, log.Logger(slog.LevelInfo))
-	m.Trouble(true)
+	m := newMover(nc, 5*time.Millisecond, log.Logger(slog.LevelInfo))
+	m.trouble(true)
 	time.Sleep(100 * time.Millisecond)
-	m.Trouble(false)
+	m.trouble(false)
 	if n := nc.Stats().Reconnects; n != 0 {
 		t.Errorf("%d reconnects", n)
 	}

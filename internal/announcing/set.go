@@ -10,13 +10,14 @@ import (
 
 // Source lists the instances that are to be announced. *file.Source is one.
 type Source interface {
-	// Next waits until the list is another one, and returns it. It returns an
-	// error only when ctx ends.
+	// Next waits until the list has changed and returns the new one, complete.
+	// The first call returns the present list at once. It returns an error only
+	// when ctx ends.
 	Next(ctx context.Context) ([]*Entry, error)
 }
 
-// Keep announces what the source lists, and nothing else, until ctx ends and
-// all have left. A signal on again ends every draining.
+// Keep announces the instances that the source lists, until ctx ends; it returns
+// when all of them have left. A signal on again ends every draining at once.
 func (a *Announcer) Keep(ctx context.Context, registry *kv.Registry, source Source, again <-chan os.Signal) {
 	hurried, hurry := context.WithCancel(context.WithoutCancel(ctx))
 	defer hurry()
@@ -38,11 +39,11 @@ func (a *Announcer) Keep(ctx context.Context, registry *kv.Registry, source Sour
 	}
 }
 
-// set has a keeper for every instance that is listed. One goroutine uses it.
+// set has a keeper for every instance that is listed. It is used by one goroutine.
 type set struct {
 	announcer *Announcer
 	registry  *kv.Registry
-	start     func(*keeper) // runs it
+	start     func(*keeper)
 
 	keepers map[string]*keeper // by name
 	running sync.WaitGroup
@@ -59,18 +60,18 @@ func (s *set) follow(ctx context.Context, source Source) {
 	}
 }
 
-// apply makes the keepers want what is listed, and nothing else.
+// apply gives every keeper its entry, or nil when its instance is listed no more.
 func (s *set) apply(entries []*Entry) {
 	listed := make(map[string]bool, len(entries))
 	for _, e := range entries {
 		n := e.Name()
 		listed[n] = true
-		if k := s.keepers[n]; k == nil || !k.want(e) {
+		if k := s.keepers[n]; k == nil || !k.set(e) {
 			s.keep(n, e)
 		}
 	}
 	for n, k := range s.keepers {
-		if !listed[n] && !k.want(nil) {
+		if !listed[n] && !k.set(nil) {
 			delete(s.keepers, n) // it has ended
 		}
 	}
@@ -78,7 +79,7 @@ func (s *set) apply(entries []*Entry) {
 
 func (s *set) keep(n string, e *Entry) {
 	k := &keeper{announcer: s.announcer, registry: s.registry, changed: make(chan struct{}, 1)}
-	k.want(e)
+	k.set(e)
 	s.keepers[n] = k
 	s.start(k)
 }

@@ -1,12 +1,15 @@
-// Package daemon is what Proxima's commands share: how a program starts, reads
-// its flags, connects to NATS, shows its health and ends.
+// Package daemon is the frame of Proxima's commands, from their flags to their exit
+// code.
 //
 // A command is a struct of flags for [kong] whose subcommands have a method
 //
 //	Run(ctx context.Context, p *daemon.Process) error
 //
-// [Main] gives it the real process, a test calls [Process.Run] with its own.
-// The part that not every command needs is a package below this one:
+// [Main] runs it in the real process; a test calls [Process.Run] with a [Process] of
+// its own. Groups of flags that commands share are types of this package, with
+// methods that do what the flags mean: [NATSFlags], [RegistryFlags],
+// [LocationFlags], [LogFlags]. [Telemetry], [HandleHealth] and [Serve] make the
+// state of a command visible. The server that some commands embed is package
 // embedded.
 //
 // [kong]: https://pkg.go.dev/github.com/alecthomas/kong
@@ -29,7 +32,7 @@ const (
 	exitUsage  = 2
 )
 
-// Process is what a program has from its surroundings.
+// Process is the environment of a program.
 type Process struct {
 	// Args are the arguments without the name of the program.
 	Args []string
@@ -39,15 +42,15 @@ type Process struct {
 	Stdin  *os.File
 	Stdout io.Writer
 	Stderr io.Writer
-	// Again delivers every SIGINT and SIGTERM after the first, which ends
-	// the context: whoever sends one wants the end to hurry. Nil: none.
+	// Again delivers every SIGINT and SIGTERM after the first, which ends the
+	// context: the user does not want to wait. Nil: none.
 	Again <-chan os.Signal
 }
 
 // Main runs a command in the real process and exits with its code. The first
-// SIGINT or SIGTERM ends the context of the program, [Interrupt] tells which
-// it was; the next ones go to [Process.Again], and end the process at once
-// where nobody reads them.
+// SIGINT or SIGTERM ends the context of the program; [Interrupt] returns which of
+// them. The next ones go to [Process.Again], and end the process at once when the
+// program does not receive them.
 func Main(name, description string, cli any) {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
@@ -58,7 +61,7 @@ func Main(name, description string, cli any) {
 	os.Exit(p.Run(ctx, name, description, cli))
 }
 
-// watchSignals runs until the process ends.
+// watchSignals returns when the channel is closed: in a process never.
 func watchSignals(signals <-chan os.Signal, cancel context.CancelCauseFunc, again chan<- os.Signal, exit func()) {
 	first := true
 	for s := range signals {
@@ -79,7 +82,7 @@ type interrupted struct{ signal os.Signal }
 
 func (i *interrupted) Error() string { return i.signal.String() }
 
-// Interrupt is the signal that ended ctx, SIGTERM when none did.
+// Interrupt is the signal that has ended ctx, SIGTERM when ctx ended otherwise.
 func Interrupt(ctx context.Context) os.Signal {
 	if i, ok := errors.AsType[*interrupted](context.Cause(ctx)); ok {
 		return i.signal
@@ -87,21 +90,21 @@ func Interrupt(ctx context.Context) os.Signal {
 	return syscall.SIGTERM
 }
 
-// Run parses the arguments into cli, runs the subcommand they name and returns
-// the exit code: 0, 2 for a [UsageError], what an [ExitError] says, 1 for every
-// other error. The error is one line on Stderr. A program that ends because
-// ctx did has not failed.
+// Run parses the arguments into cli, runs their subcommand and returns the exit
+// code: 0, 2 for a [UsageError], that of an [ExitError], 1 for every other error.
+// The error is printed on Stderr as one line. The error of a context that ctx has
+// ended is none.
 func (p *Process) Run(ctx context.Context, name, description string, cli any) int {
 	selected, err := p.parse(name, description, cli)
 	if selected == nil && err == nil {
-		return 0 // help or version was asked for and printed
+		return 0 // help or version was printed
 	}
 	if err == nil {
 		selected.BindTo(ctx, (*context.Context)(nil))
 		err = selected.Run(p)
 	}
 	if err == nil || ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		return 0 // it was told to end
+		return 0 // ended by ctx
 	}
 	code := exitFailed
 	if _, ok := errors.AsType[*UsageError](err); ok {
@@ -121,9 +124,8 @@ func oneLine(err error) string {
 	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }
 
-// ExitError ends the program with a code of its own. Without an Err it does so
-// without a word: the command that the program wraps has said what there was
-// to say.
+// ExitError ends the program with a code of its own. Without an Err nothing is
+// printed: the command that the program has started has printed its own error.
 type ExitError struct {
 	Code int
 	Err  error
@@ -136,18 +138,18 @@ func (e *ExitError) Error() string {
 	return e.Err.Error()
 }
 
-// Unwrap is the error as it was found.
+// Unwrap returns Err.
 func (e *ExitError) Unwrap() error { return e.Err }
 
-// UsageError marks what the caller of the program did wrong.
+// UsageError marks an error of the user: wrong flags or files.
 type UsageError struct{ Err error }
 
 func (e *UsageError) Error() string { return e.Err.Error() }
 
-// Unwrap is the error as it was found.
+// Unwrap returns Err.
 func (e *UsageError) Unwrap() error { return e.Err }
 
-// Usagef makes a [UsageError].
+// Usagef returns a [UsageError].
 func Usagef(format string, args ...any) error {
 	return &UsageError{fmt.Errorf(format, args...)}
 }

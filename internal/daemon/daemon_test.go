@@ -15,7 +15,7 @@ import (
 
 // greeter is a small program.
 type greeter struct {
-	Greet greetCommand     `cmd:"" help:"Greet somebody."`
+	Greet greetCommand     `cmd:"" help:"Print a greeting."`
 	NATS  daemon.NATSFlags `embed:""`
 	Log   daemon.LogFlags  `embed:""`
 	daemon.VersionFlag
@@ -106,7 +106,7 @@ func TestAnErrorIsOneLineAndAnExitCode(t *testing.T) {
 	}
 }
 
-func TestAProgramThatWasToldToEndHasNotFailed(t *testing.T) {
+func TestAProgramThatASignalEndsHasNotFailed(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if code, _, stderr := run(ctx, nil, "greet", "--name=x", "--outcome=interrupted"); code != 0 || stderr != "" {
@@ -129,7 +129,7 @@ func TestHelpShowsEveryFlagWithItsVariable(t *testing.T) {
 			t.Errorf("help shows %q:\n%s", unwanted, stdout)
 		}
 	}
-	if code, stdout, _ := run(t.Context(), nil, "-h"); code != 0 || !strings.Contains(stdout, "Greet somebody.") {
+	if code, stdout, _ := run(t.Context(), nil, "-h"); code != 0 || !strings.Contains(stdout, "Print a greeting.") {
 		t.Errorf("exit code %d, stdout %q", code, stdout)
 	}
 }

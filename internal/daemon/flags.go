@@ -10,13 +10,13 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// envPrefix begins the environment variable of every flag.
+// envPrefix is the beginning of all environment variables of flags.
 const envPrefix = "PROXIMA_"
 
-// DefaultNATSURL is where the commands look for NATS.
+// DefaultNATSURL is the default of --nats-url.
 const DefaultNATSURL = "nats://127.0.0.1:4222"
 
-// parse returns neither a context nor an error when help was asked for.
+// parse returns neither a context nor an error when help or version was printed.
 func (p *Process) parse(name, description string, cli any) (*kong.Context, error) {
 	printed := false
 	parser, err := kong.New(cli,
@@ -27,12 +27,12 @@ func (p *Process) parse(name, description string, cli any) (*kong.Context, error
 		kong.ConfigureHelp(kong.HelpOptions{FlagsLast: true, WrapUpperBound: 110}),
 		kong.ValueFormatter(helpWithVariable),
 		kong.Resolvers(kong.ResolverFunc(p.resolve)),
-		// Variables of tags, which a subcommand may have set otherwise:
+		// Variables in the tags of flags. A subcommand may set them:
 		// `kong:"embed,set='nats_url=',set='nats_default=none'"`.
 		kong.Vars{"version": version(), "nats_url": DefaultNATSURL, "nats_default": DefaultNATSURL},
 	)
 	if err != nil {
-		return nil, fmt.Errorf("the flags of %s are ill defined: %w", name, err)
+		return nil, fmt.Errorf("the flags of %s are declared wrongly: %w", name, err)
 	}
 	selected, err := parser.Parse(p.Args)
 	switch {
@@ -60,11 +60,11 @@ func version() string {
 	return cmp.Or(info.Main.Version, "(devel)")
 }
 
-// fromEnv is a flag's value that came from the environment.
+// fromEnv is the value of a flag from the environment.
 type fromEnv string
 
-// resolve gives a flag that is not on the command line its value from the
-// environment. An empty variable is none.
+// resolve returns the value of a flag from the environment, for a flag that is not
+// on the command line. An empty variable counts as unset.
 func (p *Process) resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	name := variable(flag.Value)
 	if name == "" {
@@ -80,8 +80,8 @@ func (p *Process) resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, 
 	return v, nil
 }
 
-// variable is the environment variable of a flag, "" if it has none: help,
-// and what is tagged env:"-".
+// variable is the environment variable of a flag, "" for help and for flags tagged
+// env:"-".
 func variable(v *kong.Value) string {
 	if v.Flag == nil || v.Name == "help" || len(v.Tag.Envs) > 0 {
 		return ""
@@ -96,11 +96,11 @@ func helpWithVariable(v *kong.Value) string {
 	return v.Help
 }
 
-// Pairs is a flag given as key=value, once per pair. In its environment
+// Pairs is a flag of the form key=value that may be repeated. In its environment
 // variable the pairs are joined by commas.
 type Pairs map[string]string
 
-// Decode reads one occurrence of the flag.
+// Decode implements kong's mapper: it adds one occurrence of the flag.
 func (p *Pairs) Decode(ctx *kong.DecodeContext) error {
 	token, err := ctx.Scan.PopValue("key=value")
 	if err != nil {

@@ -14,20 +14,17 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// remindAfter is when a server that cannot be reached is mentioned again.
-const remindAfter = time.Minute
-
-// link follows the ups and downs of one connection and logs them.
+// link logs the changes of one connection.
 type link struct {
 	logger    *slog.Logger
 	conn      atomic.Pointer[nats.Conn]
 	connected chan struct{} // closed at the first connect
-	refused   chan struct{} // closed when the server refuses us before that
+	refused   chan struct{} // closed when the server refuses this client before that
 
 	mu       sync.Mutex // guards what follows
-	loud     bool       // failures are worth a warning
+	loud     bool       // failures are logged as warnings
 	err      error      // the last failure since the connection was lost
-	reported time.Time  // when one was logged
+	reported time.Time  // when a failure was last logged
 	up, no   bool       // connected, refused are closed
 }
 
@@ -35,9 +32,9 @@ func newLink(logger *slog.Logger) *link {
 	return &link{logger: logger, connected: make(chan struct{}), refused: make(chan struct{})}
 }
 
-// complain makes failures warnings: nobody waits for this connection and
-// reports them instead.
-func (l *link) complain() {
+// warn makes failures warnings. Before that, the function that waits for the
+// connection returns them.
+func (l *link) warn() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.loud = true
@@ -60,8 +57,8 @@ func (l *link) onConnect(nc *nats.Conn) {
 	l.logger.Info("connected to NATS", "url", nc.ConnectedUrlRedacted())
 }
 
-// nextAttempt is asked for the pause after all servers were tried. Only here
-// an attempt shows that got as far as a server and was refused.
+// nextAttempt returns the pause after all servers were tried. Of an attempt that a
+// server has refused, nats.go reports the error nowhere else.
 func (l *link) nextAttempt(int) time.Duration {
 	if nc := l.conn.Load(); nc != nil {
 		if err := nc.LastError(); err != nil {
@@ -71,8 +68,8 @@ func (l *link) nextAttempt(int) time.Duration {
 	return reconnectWait + rand.N(reconnectJitter)
 }
 
-// failed hears of every failed attempt, several a second. It logs the first,
-// and a reminder from time to time.
+// failed is called after every failed attempt, several times a second. It logs the
+// first one, and then one every remindAfter.
 func (l *link) failed(err error) {
 	l.mu.Lock()
 	news := time.Since(l.reported) > remindAfter || isRefusal(err) && !isRefusal(l.err)
@@ -90,7 +87,7 @@ func (l *link) failed(err error) {
 	}
 	l.mu.Unlock()
 	if news {
-		l.logger.Log(context.Background(), level, "cannot reach NATS, trying on", "error", err)
+		l.logger.Log(context.Background(), level, "cannot reach NATS, retrying", "error", err)
 	}
 }
 
@@ -101,7 +98,7 @@ func (l *link) onDisconnect(nc *nats.Conn, err error) {
 }
 
 func (l *link) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
-	if isRefusal(err) { // one of the attempts to come back
+	if isRefusal(err) { // of an attempt to reconnect
 		l.failed(err)
 		return
 	}
@@ -112,19 +109,20 @@ func (l *link) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
 	l.logger.Warn("NATS reports an error", "subject", subject, "error", err)
 }
 
-// onClosed hears of it only when we have not closed the connection ourselves:
-// nats.go does so when a server speaks no NATS.
+// onClosed is called when nats.go has closed the connection: the server does not
+// speak the protocol of NATS.
 func (l *link) onClosed(nc *nats.Conn) {
-	l.logger.Error("the connection to NATS is closed for good", "error", nc.LastError())
+	l.logger.Error("the connection to NATS is closed, there will be no retry", "error", nc.LastError())
 }
 
-// isRefusal tells a server that does not want us from one that is not there.
+// isRefusal reports whether a server has refused this client, rather than not
+// answered.
 func isRefusal(err error) bool {
 	for _, refusal := range []error{
 		nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired,
 		nats.ErrNkeysNotSupported, nats.ErrSecureConnWanted, nats.ErrSecureConnRequired,
 	} {
-		// What comes back to a connection may be the server's own words.
+		// After a reconnect the error may be the text of the server.
 		if errors.Is(err, refusal) || err != nil && strings.EqualFold(err.Error(), refusal.Error()) {
 			return true
 		}

@@ -79,7 +79,7 @@ func TestTheLocationIsFoundInOrder(t *testing.T) {
 	}
 }
 
-func TestALocationThatWasGivenMustBeRight(t *testing.T) {
+func TestALocationMeantForProximaMustBeValid(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing")
 	for _, tt := range []struct {
 		name  string
@@ -101,7 +101,7 @@ func TestALocationThatWasGivenMustBeRight(t *testing.T) {
 	}
 }
 
-func TestVariablesOfOthersMayBeAnything(t *testing.T) {
+func TestInvalidVariablesOfOtherProgramsAreIgnored(t *testing.T) {
 	log := new(testkit.Output)
 	env := map[string]string{"SERVICE_ZONE": "not a zone", "CLIENT_ZONE": "b"}
 	got, err := new(daemon.LocationFlags).Detect(t.Context(), func(k string) string { return env[k] }, log.Logger(slog.LevelInfo))

@@ -16,44 +16,31 @@ import (
 	"github.com/nats-io/nkeys"
 )
 
-// NATSFlags say where NATS is and who we are to it. The default of the URL is
-// the kong variable nats_url; help says nats_default of it.
+// NATSFlags are the address of NATS and the credentials for it. The default of the
+// URL is the kong variable nats_url; help shows nats_default instead of it.
 type NATSFlags struct {
 	URL            string        `name:"nats-url" default:"${nats_url}" placeholder:"URL" help:"NATS server, or several joined by commas (${nats_default})."`
 	Creds          string        `name:"nats-creds" placeholder:"FILE" help:"Credentials file (JWT and seed) for NATS."`
 	NKey           string        `name:"nats-nkey" placeholder:"FILE" help:"Seed file of an nkey for NATS."`
 	User           string        `name:"nats-user" placeholder:"NAME" help:"User name for NATS."`
-	Password       string        `name:"nats-password" placeholder:"SECRET" help:"Password for NATS; better given by the environment."`
-	CA             string        `name:"nats-ca" placeholder:"FILE" help:"PEM certificates that sign the server's."`
-	Cert           string        `name:"nats-cert" placeholder:"FILE" help:"PEM certificate of this client."`
-	Key            string        `name:"nats-key" placeholder:"FILE" help:"PEM key of this client."`
+	Password       string        `name:"nats-password" placeholder:"SECRET" help:"Password for NATS; better set in the environment."`
+	CA             string        `name:"nats-ca" placeholder:"FILE" help:"PEM file of the CA certificates that the server's certificate is verified with."`
+	Cert           string        `name:"nats-cert" placeholder:"FILE" help:"PEM file of the certificate of this client."`
+	Key            string        `name:"nats-key" placeholder:"FILE" help:"PEM file of the key of this client."`
 	ConnectTimeout time.Duration `default:"10s" placeholder:"DURATION" help:"How long to wait for NATS at the start (${default})."`
 }
 
-// How a connection of a daemon behaves: it never gives up, notices a dead
-// server within 6 s, and keeps nothing to replay later: what is late is wrong.
-const (
-	reconnectWait   = 100 * time.Millisecond // and up to reconnectJitter more
-	reconnectJitter = 150 * time.Millisecond
-	pingInterval    = 2 * time.Second
-	maxPings        = 2
-	dialTimeout     = 2 * time.Second
-)
-
-// Connect connects and waits until the server has answered, at most
-// ConnectTimeout. Being refused (credentials, certificates) ends the wait at
-// once. The connection then stays until it is closed, whatever happens to the
-// server. Options are added to those of the flags.
+// Connect connects and waits for the answer of the server, at most ConnectTimeout.
+// A refusal (credentials, certificates) is returned at once. Later the connection
+// reconnects until it is closed. Options are added to those of the flags.
 func (f *NATSFlags) Connect(ctx context.Context, name string, logger *slog.Logger, options ...nats.Option) (*nats.Conn, error) {
 	return f.connect(ctx, name, logger, options, false)
 }
 
-// begin is how long Begin waits.
-const begin = time.Second
-
-// Begin is Connect for those who have something to go on with: it waits a
-// second at most, and a server that is not there by then is no error.
-func (f *NATSFlags) Begin(ctx context.Context, name string, logger *slog.Logger, options ...nats.Option) (*nats.Conn, error) {
+// TryConnect is [NATSFlags.Connect] for a program that can start without NATS: it
+// waits a second at most. When the server has not answered by then, the connection
+// goes on trying, and that is no error.
+func (f *NATSFlags) TryConnect(ctx context.Context, name string, logger *slog.Logger, options ...nats.Option) (*nats.Conn, error) {
 	return f.connect(ctx, name, logger, options, true)
 }
 
@@ -65,21 +52,21 @@ func (f *NATSFlags) connect(ctx context.Context, name string, logger *slog.Logge
 	}
 	limit := f.ConnectTimeout
 	if goOn {
-		limit = min(limit, begin)
+		limit = min(limit, tryWait)
 	}
 	wait, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	select {
 	case <-l.connected:
-		l.complain()
+		l.warn()
 		return nc, nil
 	case <-l.refused:
 		nc.Close()
 		return nil, fmt.Errorf("NATS at %s refuses this client: %w", f.where(), l.last())
 	case <-wait.Done():
 		if goOn && ctx.Err() == nil {
-			l.complain()
-			logger.Warn("cannot reach NATS, going on without it", "url", f.where(), "error", l.last())
+			l.warn()
+			logger.Warn("cannot reach NATS, continuing without it", "url", f.where(), "error", l.last())
 			return nc, nil
 		}
 		nc.Close()
@@ -87,19 +74,18 @@ func (f *NATSFlags) connect(ctx context.Context, name string, logger *slog.Logge
 			return nil, fmt.Errorf("connecting to NATS at %s: %w", f.where(), err)
 		}
 		why := cmp.Or(l.last(), nats.ErrTimeout)
-		if errors.Is(why, nats.ErrNoServers) { // what nats.go makes of it, at first
+		if errors.Is(why, nats.ErrNoServers) { // the first error of nats.go
 			why = syscall.ECONNREFUSED
 		}
 		return nil, fmt.Errorf("cannot reach NATS at %s: %w (start one, or set --nats-url)", f.where(), why)
 	}
 }
 
-// Keep begins to connect and tries for ever. The connection that it returns
-// may be used at once: until the server is there, its calls fail. It returns
-// an error only for flags that can never work.
-func (f *NATSFlags) Keep(name string, logger *slog.Logger, options ...nats.Option) (*nats.Conn, error) {
+// ConnectInBackground returns at once with a connection that retries for ever. Until
+// it is connected, its calls fail. An error is about the flags.
+func (f *NATSFlags) ConnectInBackground(name string, logger *slog.Logger, options ...nats.Option) (*nats.Conn, error) {
 	l := newLink(logger)
-	l.complain()
+	l.warn()
 	return f.dial(name, l, options)
 }
 
@@ -134,8 +120,8 @@ func (f *NATSFlags) dial(name string, l *link, more []nats.Option) (*nats.Conn, 
 	return nc, nil
 }
 
-// Validate finds what can never work, without asking the network. The
-// commands that wait for nobody call it before they begin.
+// Validate checks the flags and the files that they name. It does not use the
+// network.
 func (f *NATSFlags) Validate() error {
 	_, err := f.options()
 	return err
@@ -152,7 +138,7 @@ func (f *NATSFlags) options() ([]nats.Option, error) {
 		return nil, Usagef("--nats-cert and --nats-key belong together")
 	}
 	var options []nats.Option
-	// Options that read files do so when they are applied: try them here.
+	// Some options read files when they are applied: apply them here once.
 	add := func(flag string, option nats.Option, err error) error {
 		if err == nil {
 			err = option(new(nats.Options))
@@ -191,7 +177,7 @@ func (f *NATSFlags) validateURL() error {
 		}
 		u, err := url.Parse(one)
 		const want = "want nats://host:port (or tls://, ws://, wss://)"
-		if err != nil { // quotes nothing: the URL may hold a password
+		if err != nil { // without the URL, which may have a password
 			return Usagef("--nats-url is not a URL: %s", want)
 		}
 		switch u.Scheme {
@@ -206,7 +192,7 @@ func (f *NATSFlags) validateURL() error {
 	return nil
 }
 
-// where is the URL without its passwords.
+// where is the URL without passwords.
 func (f *NATSFlags) where() string {
 	var shown []string
 	for one := range strings.SplitSeq(f.URL, ",") {
@@ -219,8 +205,8 @@ func (f *NATSFlags) where() string {
 	return strings.Join(shown, ",")
 }
 
-// validateCreds reads the file once. nats.go reads it at every connect, so
-// that it may be rotated.
+// validateCreds parses the file. nats.go reads it at every connect, so that it can be
+// replaced.
 func validateCreds(path string) error {
 	data, err := os.ReadFile(path)
 	if err != nil {

@@ -72,15 +72,15 @@ func TestConnectWaitsForAServerThatComesLater(t *testing.T) {
 	}
 	testkit.Eventually(t, "a line about it", func() bool { return strings.Contains(log.String(), "connected to NATS") })
 	if got := log.String(); strings.Contains(got, "cannot reach") {
-		t.Errorf("complains while somebody waits: %s", got)
+		t.Errorf("a warning while Connect waits: %s", got)
 	}
 }
 
-func TestBeginGoesOnWithoutAServer(t *testing.T) {
+func TestTryConnectReturnsWithoutAServer(t *testing.T) {
 	address := testkit.FreeAddress(t)
 	log := new(testkit.Output)
 	began := time.Now()
-	nc, err := flags("nats://"+address).Begin(t.Context(), "test", log.Logger(slog.LevelInfo))
+	nc, err := flags("nats://"+address).TryConnect(t.Context(), "test", log.Logger(slog.LevelInfo))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestBeginGoesOnWithoutAServer(t *testing.T) {
 	if took := time.Since(began); took > patience/2 {
 		t.Errorf("waited %v", took)
 	}
-	if !strings.Contains(log.String(), "going on without it") {
+	if !strings.Contains(log.String(), "continuing without it") {
 		t.Errorf("nothing is said of it: %s", log)
 	}
 	natstest.Start(t, natstest.ListenAt(address))
@@ -110,7 +110,7 @@ func TestAnUnreachableServerIsOneClearError(t *testing.T) {
 		}
 	}
 	if strings.Contains(err.Error(), "secret") {
-		t.Errorf("%q tells the password", err)
+		t.Errorf("%q contains the password", err)
 	}
 	if took := time.Since(began); took < 400*time.Millisecond || took > 3*time.Second {
 		t.Errorf("took %v", took)
@@ -128,7 +128,7 @@ func TestConnectEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestARefusalIsNotWaitedOut(t *testing.T) {
+func TestARefusalEndsTheWait(t *testing.T) {
 	password := func(o *server.Options) { o.Username, o.Password = "proxima", "secret" }
 	for _, tt := range []struct {
 		name  string
@@ -163,10 +163,10 @@ func TestARefusalIsNotWaitedOut(t *testing.T) {
 	}
 }
 
-func TestKeepConnectsWhenTheServerIsThereAndAgainAfterItWas(t *testing.T) {
+func TestConnectInBackgroundConnectsAndReconnects(t *testing.T) {
 	address := testkit.FreeAddress(t)
 	log := new(testkit.Output)
-	nc, err := flags("nats://"+address).Keep("test", log.Logger(slog.LevelInfo))
+	nc, err := flags("nats://"+address).ConnectInBackground("test", log.Logger(slog.LevelInfo))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestKeepConnectsWhenTheServerIsThereAndAgainAfterItWas(t *testing.T) {
 	if err := nc.Publish("x", nil); err == nil {
 		t.Error("publishing without a server: no error")
 	}
-	testkit.Eventually(t, "a complaint", func() bool { return strings.Contains(log.String(), "cannot reach NATS, trying on") })
+	testkit.Eventually(t, "a warning", func() bool { return strings.Contains(log.String(), "cannot reach NATS, retrying") })
 	ns := natstest.Start(t, natstest.ListenAt(address))
 	testkit.Eventually(t, "the connection", nc.IsConnected)
 	natstest.Stop(ns)
@@ -185,12 +185,12 @@ func TestKeepConnectsWhenTheServerIsThereAndAgainAfterItWas(t *testing.T) {
 	if nc.IsClosed() {
 		t.Error("gave up")
 	}
-	if n := strings.Count(log.String(), "msg=\"cannot reach NATS, trying on\""); n > 4 {
+	if n := strings.Count(log.String(), "msg=\"cannot reach NATS, retrying\""); n > 4 {
 		t.Errorf("%d complaints:\n%s", n, log)
 	}
 }
 
-func TestWhatTheServerForbidsIsLogged(t *testing.T) {
+func TestAPermissionViolationIsLogged(t *testing.T) {
 	ns := natstest.Start(t, natstest.Listen, func(o *server.Options) {
 		o.Users = []*server.User{{Username: "a", Password: "b", Permissions: &server.Permissions{
 			Publish: &server.SubjectPermission{Deny: []string{"secrets"}},
@@ -252,7 +252,7 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-func TestFlagsThatCanNeverWorkAreRefusedAtOnce(t *testing.T) {
+func TestInvalidFlagsAreRefusedAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	garbage := filepath.Join(dir, "garbage")
 	if err := os.WriteFile(garbage, []byte("garbage"), 0o600); err != nil {
@@ -283,7 +283,7 @@ func TestFlagsThatCanNeverWorkAreRefusedAtOnce(t *testing.T) {
 			if _, ok := errors.AsType[*daemon.UsageError](err); !ok || !strings.HasPrefix(err.Error(), tt.want) {
 				t.Errorf("error %v, want %s", err, tt.want)
 			}
-			if _, again := tt.flags.Keep("test", slog.New(slog.DiscardHandler)); again == nil {
+			if _, again := tt.flags.ConnectInBackground("test", slog.New(slog.DiscardHandler)); again == nil {
 				t.Error("Keep takes them")
 			}
 			if _, again := tt.flags.Connect(t.Context(), "test", slog.New(slog.DiscardHandler)); again == nil {

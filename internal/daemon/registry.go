@@ -8,14 +8,14 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
-// RegistryFlags say which registry is meant.
+// RegistryFlags select the registry.
 type RegistryFlags struct {
-	Bucket  string   `default:"proxima" placeholder:"NAME" help:"Bucket of the registry (${default})."`
-	Domain  string   `name:"nats-domain" placeholder:"NAME" help:"JetStream domain of the bucket. With --nats-regions: that of this region, named as the region is."`
-	Regions []string `name:"nats-regions" placeholder:"NAME" help:"Regions that have a registry each, in a JetStream domain of that name, joined by commas: instances are announced in the registry of this region (--nats-domain, which may be among them) and seen from all. The same list everywhere."`
+	Bucket  string   `default:"proxima" placeholder:"NAME" help:"Key-value bucket of the registry (${default})."`
+	Domain  string   `name:"nats-domain" placeholder:"NAME" help:"JetStream domain of the bucket. With --nats-regions: the domain of this region, which has the name of the region."`
+	Regions []string `name:"nats-regions" placeholder:"NAME" help:"Regions, joined by commas, each with a registry in the JetStream domain of that name. Instances are announced in the registry of this region (--nats-domain, which may be in the list) and seen in all. The list must be the same everywhere."`
 }
 
-// Validate finds what can never work, without asking the network.
+// Validate checks the flags. It does not use the network.
 func (f *RegistryFlags) Validate() error {
 	err := events.ValidateName("--bucket", f.Name())
 	if err == nil && f.Domain != "" {
@@ -30,15 +30,15 @@ func (f *RegistryFlags) Validate() error {
 		return &UsageError{Err: err}
 	}
 	if len(f.Regions) > 0 && f.Domain == "" {
-		return Usagef("--nats-regions needs --nats-domain: the JetStream domain of this region, named as the region is")
+		return Usagef("--nats-regions needs --nats-domain: the JetStream domain of this region, which has the name of the region")
 	}
 	return nil
 }
 
-// Name is the bucket's.
+// Name is the name of the bucket.
 func (f *RegistryFlags) Name() string { return cmp.Or(f.Bucket, kv.DefaultBucket) }
 
-// Options are for [kv.Open].
+// Options are the options of [kv.Open].
 func (f *RegistryFlags) Options(logger *slog.Logger) kv.Options {
 	return kv.Options{Bucket: f.Name(), Domain: f.Domain, Regions: f.Regions, Logger: logger}
 }

@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 )
 
-func TestTheFirstSignalEndsTheContextAndTheNextOnesAreAskedToHurry(t *testing.T) {
+func TestTheFirstSignalEndsTheContextAndOthersGoToAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		signals, again := make(chan os.Signal), make(chan os.Signal, 1)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -23,20 +22,17 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// flushTimeout bounds what is still sent when the program ends.
-const flushTimeout = 2 * time.Second
-
-// Telemetry is the OpenTelemetry SDK of a program: metrics for Prometheus,
-// and traces when the environment names a collector.
+// Telemetry is the OpenTelemetry SDK of a program: metrics for Prometheus, and
+// traces when the environment has the endpoint of a collector.
 type Telemetry struct {
 	registry *prometheus.Registry
 	meters   *sdkmetric.MeterProvider
 	tracers  *sdktrace.TracerProvider // nil without a collector
 }
 
-// NewTelemetry sets the SDK up as the global one: spans started anywhere
-// travel in W3C headers, and are exported by OTLP over HTTP when
-// OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set.
+// NewTelemetry makes the SDK the global one. Trace context is propagated in W3C
+// headers. Spans are exported by OTLP over HTTP when OTEL_EXPORTER_OTLP_ENDPOINT or
+// OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set.
 func NewTelemetry(ctx context.Context, service string, getenv func(string) string, logger *slog.Logger) (*Telemetry, error) {
 	about, err := resource.Merge(resource.Default(), resource.NewSchemaless(
 		semconv.ServiceName(service), semconv.ServiceVersion(version())))
@@ -59,26 +55,27 @@ func NewTelemetry(ctx context.Context, service string, getenv func(string) strin
 		t.tracers = sdktrace.NewTracerProvider(sdktrace.WithResource(about), sdktrace.WithBatcher(exporter))
 		otel.SetTracerProvider(t.tracers)
 	} else {
-		// Nobody reads spans, and callers' trace context passes unchanged.
+		// Without a collector no span is recorded; the trace context of callers is
+		// passed on unchanged.
 		otel.SetTracerProvider(noop.NewTracerProvider())
 	}
 	otel.SetMeterProvider(t.meters)
 	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
-		logger.Warn("telemetry is in trouble", "error", err)
+		logger.Warn("telemetry failed", "error", err)
 	}))
 	return t, nil
 }
 
-// Meter makes instruments whose values [Telemetry.Handler] shows.
+// Meter returns a meter whose instruments [Telemetry.Handler] serves.
 func (t *Telemetry) Meter(name string) metric.Meter { return t.meters.Meter(name) }
 
-// Handler answers in the format of Prometheus.
+// Handler serves the metrics in the format of Prometheus.
 func (t *Telemetry) Handler() http.Handler {
 	return promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{Registry: t.registry})
 }
 
-// Shutdown sends what is left, for 2 s at most, also when ctx has ended.
+// Shutdown exports the remaining spans, for 2 s at most, also when ctx has ended.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer cancel()

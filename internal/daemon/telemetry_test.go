@@ -34,7 +34,7 @@ func telemetry(t *testing.T, service string) *daemon.Telemetry {
 	return sdk
 }
 
-func TestMetricsAreShownToPrometheus(t *testing.T) {
+func TestMetricsAreServedInTheFormatOfPrometheus(t *testing.T) {
 	sdk := telemetry(t, "announcer")
 	counter, err := sdk.Meter("test").Int64Counter("proxima.tests")
 	if err != nil {
@@ -132,7 +132,7 @@ func TestSpansReachTheCollectorBeforeTheEnd(t *testing.T) {
 	}
 }
 
-func TestACollectorThatHangsDoesNotHoldTheEndUp(t *testing.T) {
+func TestACollectorThatHangsDoesNotDelayTheEnd(t *testing.T) {
 	release := make(chan struct{})
 	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
 	defer srv.Close()

@@ -24,28 +24,28 @@ import (
 
 const (
 	perSecond  = 40                     // calls
-	perCall    = 5 * time.Second        // with all attempts
-	perAttempt = 600 * time.Millisecond // until an instance has answered
-	actLength  = 20 * time.Second       // of the script
-	// MinDuration is the shortest demo in which all of the script has a place.
+	perCall    = 5 * time.Second        // limit of a call with all attempts
+	perAttempt = 600 * time.Millisecond // limit of an attempt until the head of the answer
+	actLength  = 20 * time.Second       // one performance of the script
+	// MinDuration is the shortest demo that has time for the whole script.
 	MinDuration = 8 * time.Second
 )
 
 // Options of a demo.
 type Options struct {
-	// Duration of the calls, 0 until the context ends.
+	// Duration of the calls. Default: until the context ends.
 	Duration time.Duration
-	// Command starts the program of one instance; the job is appended to it.
+	// Command starts the program of one instance. The job is appended to it.
 	Command []string
 	// NATS is where the embedded NATS server listens. Default: a free port.
 	NATS string
-	// Out is where the demo is shown.
+	// Out gets the output.
 	Out io.Writer
-	// Live draws one screen again and again, instead of printing lines.
+	// Live redraws one screen instead of printing lines.
 	Live bool
 }
 
-// demo is one that runs.
+// demo is a running demo.
 type demo struct {
 	o         Options
 	url       string // of NATS
@@ -59,8 +59,7 @@ type demo struct {
 	addresses map[string]topology.Location
 }
 
-// Run gives the demo. It ends after the duration or with ctx, whichever comes
-// first, and returns how it went.
+// Run runs the demo until the duration is over or ctx ends.
 func Run(ctx context.Context, o Options) (result Result, err error) {
 	d := &demo{o: o, addresses: map[string]topology.Location{}}
 	if d.matrix, err = readMatrix(roundTrips); err != nil {
@@ -127,7 +126,8 @@ func (d *demo) delay(address string) time.Duration {
 	return d.matrix.between(caller, d.addresses[address])
 }
 
-// surveyor is a source that notes where addresses are before anybody dials them.
+// surveyor is a source that records the location of each address before the
+// selector dials it.
 type surveyor struct {
 	selector.Source
 	d *demo
@@ -144,9 +144,9 @@ func (s *surveyor) Watch(ctx context.Context, service string, apply func(events.
 	})
 }
 
-// gather waits until all instances are listed and measured.
+// gather waits until all instances are listed and their distance is measured.
 func (d *demo) gather(ctx context.Context) error {
-	fmt.Fprintf(d.o.Out, "Starting a NATS server (%s) and %d instances of %q as processes of their own …\n", d.url, len(members), service)
+	fmt.Fprintf(d.o.Out, "Starting a NATS server (%s) and %d instances of %q as processes …\n", d.url, len(members), service)
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for {
@@ -168,7 +168,7 @@ func (d *demo) gather(ctx context.Context) error {
 	}
 }
 
-// perform calls, plays and shows until it is time.
+// perform runs the calls, the script and the display until the demo ends.
 func (d *demo) perform(ctx context.Context) error {
 	length := actLength
 	if d.o.Duration > 0 {
@@ -184,7 +184,7 @@ func (d *demo) perform(ctx context.Context) error {
 	return g.Wait()
 }
 
-// callAll calls at a steady rate, whether or not answers come.
+// callAll calls at a steady rate, also while answers are missing.
 func (d *demo) callAll(ctx context.Context) {
 	var calls sync.WaitGroup
 	defer calls.Wait()
@@ -221,7 +221,7 @@ func (d *demo) call(ctx context.Context) {
 	d.tally.call(time.Since(began), err)
 }
 
-// counting tells the tally of every attempt.
+// counting counts every attempt in the tally.
 type counting struct {
 	d    *demo
 	base http.RoundTripper

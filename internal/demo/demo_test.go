@@ -12,7 +12,7 @@ import (
 	"github.com/proxima-discovery/proxima/internal/demo"
 )
 
-// TestMain makes this binary the program of an instance, too.
+// TestMain also makes this binary the program of an instance.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == "demo-instance" {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -43,12 +43,12 @@ func TestNoCallFailsWhileInstancesAreKilledPausedAndDrained(t *testing.T) {
 	}
 	for _, circle := range []string{"zone", "region", "elsewhere"} {
 		if r.Circles[circle] == 0 {
-			t.Errorf("nothing was answered from circle %q: %v", circle, r.Circles)
+			t.Errorf("no answers from circle %q: %v", circle, r.Circles)
 		}
 	}
 	for _, want := range []string{"kill -9 user-1", "pause (SIGSTOP) user-2", "measured", "success"} {
 		if !strings.Contains(out.String(), want) {
-			t.Errorf("the output does not say %q", want)
+			t.Errorf("the output lacks %q", want)
 		}
 	}
 }

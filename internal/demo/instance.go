@@ -19,25 +19,25 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
-// The demo's leases are short, so that there is something to see in it.
+// Leases are short, so that the demo shows the end of some.
 const (
 	ttl   = 2 * time.Second
 	drain = 500 * time.Millisecond
 )
 
-// job is what an instance's process is told on its command line.
+// job is the argument of the process of an instance, as JSON.
 type job struct {
 	member
 	NATS string `json:"nats"`
 }
 
-// Instance is the program of one instance: it serves HTTP on a free port,
-// announces itself, and drains when ctx ends. Text is the job as JSON. It ends
-// at once when stdin does: then whoever started it is gone.
+// Instance is the program of one instance: it serves HTTP on a free port, announces
+// itself, and drains when ctx ends. Text is the job as JSON. At the end of stdin the
+// process exits at once: the demo that has started it is gone.
 func Instance(ctx context.Context, text string, stdin io.Reader) error {
 	var j job
 	if err := json.Unmarshal([]byte(text), &j); err != nil {
-		return fmt.Errorf("demo: an instance is started by the demo, not by hand: %w", err)
+		return fmt.Errorf("demo: only the demo starts an instance: %w", err)
 	}
 	go func() {
 		_, _ = io.Copy(io.Discard, stdin)
@@ -79,7 +79,7 @@ func Instance(ctx context.Context, text string, stdin io.Reader) error {
 		case <-ctx.Done():
 		case <-serving.Done():
 		}
-		// Leave first, stop serving after: no call is lost.
+		// It serves until it has left: no call is lost.
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		return errors.Join(announcement.Leave(stop), srv.Shutdown(stop))
@@ -87,7 +87,8 @@ func Instance(ctx context.Context, text string, stdin io.Reader) error {
 	return g.Wait()
 }
 
-// ServeHTTP says who answers. Half a millisecond of work is done first.
+// ServeHTTP answers with the id and the zone of the instance, after half a
+// millisecond of simulated work.
 func (m member) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	time.Sleep(500 * time.Microsecond)
 	fmt.Fprintf(w, "%s in %s\n", m.ID, m.Location.Zone)

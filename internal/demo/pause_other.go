@@ -2,6 +2,6 @@
 
 package demo
 
-// Without signals that freeze a process, nothing is paused.
+// These systems have no signals that stop a process: it is not paused.
 func (p *process) pause() error  { return nil }
 func (p *process) resume() error { return nil }

@@ -12,8 +12,7 @@ import (
 	"time"
 )
 
-// process is the running process of an instance, started and stopped by the
-// script.
+// process is the process of an instance. The script starts and stops it.
 type process struct {
 	member
 	command []string
@@ -21,12 +20,12 @@ type process struct {
 
 	mu    sync.Mutex // guards what follows
 	cmd   *exec.Cmd
-	alive io.Closer // its standard input
+	alive io.Closer // its standard input, whose end ends it
 	ended chan struct{}
 	state string
 }
 
-// What the script did to a process last.
+// States of a process: what the script did to it last.
 const (
 	running  = "running"
 	killed   = "killed"
@@ -57,7 +56,7 @@ func (p *process) start() error {
 	ended := make(chan struct{})
 	p.cmd, p.ended, p.state = cmd, ended, running
 	go func() { // ends with the process
-		_ = cmd.Wait() // killed or not, it is meant to end
+		_ = cmd.Wait() // the script has ended it
 		p.mu.Lock()
 		p.cmd = nil
 		if p.state != killed {
@@ -69,7 +68,7 @@ func (p *process) start() error {
 	return nil
 }
 
-// signal sends one, and notes what that makes of the process.
+// signal sends a signal and sets the state.
 func (p *process) signal(s os.Signal, state string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -86,13 +85,13 @@ func (p *process) signal(s os.Signal, state string) error {
 func (p *process) kill() error  { return p.signal(os.Kill, killed) }
 func (p *process) drain() error { return p.signal(syscall.SIGTERM, stopping) }
 
-func (p *process) what() string {
+func (p *process) current() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.state
 }
 
-// end stops the process, by force if it does not go by itself.
+// end stops the process, and kills it when it does not end within 3 s.
 func (p *process) end(ctx context.Context) {
 	p.mu.Lock()
 	ended, cmd := p.ended, p.cmd
@@ -100,7 +99,7 @@ func (p *process) end(ctx context.Context) {
 	if cmd == nil {
 		return
 	}
-	_ = p.resume() // it may be gone already
+	_ = p.resume() // it may have ended
 	_ = p.drain()
 	select {
 	case <-ended:

@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// scene is one thing that happens to the instances.
+// scene is one step of the script.
 type scene struct {
-	at   float64 // share of the script's length
-	what string  // as the viewer is told
+	at   float64 // share of the length of the script
+	what string  // as it is printed
 	ids  []string
 	do   func(*process) error
 }
 
-// script is the play that is given again and again.
+// script is repeated until the demo ends.
 func script() []scene {
 	return []scene{
 		{0.10, "kill -9", []string{"user-1"}, (*process).kill},
@@ -27,7 +27,7 @@ func script() []scene {
 	}
 }
 
-// play runs the script until ctx ends, each time within length.
+// play runs the script until ctx ends; each run takes length.
 func (d *demo) play(ctx context.Context, length time.Duration) error {
 	for {
 		began := time.Now()
@@ -54,10 +54,10 @@ func (d *demo) process(id string) *process {
 			return p
 		}
 	}
-	panic(fmt.Sprintf("demo: the script names %s, who does not exist", id))
+	panic(fmt.Sprintf("demo: the script names %s, which does not exist", id))
 }
 
-// wait says whether d has passed before ctx ended.
+// wait returns true after d, false when ctx has ended before.
 func wait(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

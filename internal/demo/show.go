@@ -10,12 +10,12 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-// show tells what is going on until ctx ends.
+// show prints or draws the state until ctx ends.
 func (d *demo) show(ctx context.Context) error {
 	every := time.Second
 	if d.o.Live {
 		every = 250 * time.Millisecond
-		fmt.Fprint(d.o.Out, "\x1b[2J\x1b[?25l") // an empty screen, no cursor
+		fmt.Fprint(d.o.Out, "\x1b[2J\x1b[?25l") // clear the screen, hide the cursor
 		defer fmt.Fprint(d.o.Out, "\x1b[?25h\n")
 	}
 	ticker := time.NewTicker(every)
@@ -48,7 +48,8 @@ func (d *demo) show(ctx context.Context) error {
 	}
 }
 
-// line is one line a second: who served, how far, success.
+// line prints one line: the calls, their failures, and the instances that answered
+// with their distance.
 func (d *demo) line(e selector.Explanation, l look) {
 	var parts []string
 	for _, c := range e.Instances {
@@ -64,7 +65,7 @@ func (d *demo) line(e selector.Explanation, l look) {
 		time.Since(d.tally.began).Seconds(), l.calls, l.failed, strings.Join(parts, ", "))
 }
 
-// draw is the whole screen.
+// draw redraws the whole screen.
 func (d *demo) draw(e selector.Explanation, l look) {
 	var b strings.Builder
 	put := func(format string, args ...any) { fmt.Fprintf(&b, format+"\x1b[K\n", args...) }
@@ -78,11 +79,11 @@ func (d *demo) draw(e selector.Explanation, l look) {
 		n := l.recent[p.ID]
 		bar := strings.Repeat("█", min(n, 40))
 		if i < 0 {
-			put("%-8s %-17s %s%-10s\x1b[0m \x1b[2m%-10s\x1b[0m %40s  %s", p.ID, p.Location.Zone, color(p.what()), p.what(), "not listed", "", bar)
+			put("%-8s %-17s %s%-10s\x1b[0m \x1b[2m%-10s\x1b[0m %40s  %s", p.ID, p.Location.Zone, color(p.current()), p.current(), "not listed", "", bar)
 			continue
 		}
 		c := e.Instances[i]
-		put("%-8s %-17s %s%-10s\x1b[0m %-10s %7.2f ms %-9s %s%-9s\x1b[0m %6d  \x1b[32m%s\x1b[0m", p.ID, p.Location.Zone, color(p.what()), p.what(),
+		put("%-8s %-17s %s%-10s\x1b[0m %-10s %7.2f ms %-9s %s%-9s\x1b[0m %6d  \x1b[32m%s\x1b[0m", p.ID, p.Location.Zone, color(p.current()), p.current(),
 			c.Circle, c.DistanceMS, c.DistanceSource, color(c.Breaker), c.Breaker, c.Picks, bar)
 	}
 	put("")
@@ -108,7 +109,7 @@ func color(state string) string {
 	return "\x1b[31m"
 }
 
-// summary is the end of the demo.
+// summary is the text at the end of the demo.
 func summary(r Result) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n%d calls, %d failed after retries: %.2f %% success; %d extra attempts; p50 %s, p99 %s\n",
@@ -131,7 +132,7 @@ func summary(r Result) string {
 	return b.String()
 }
 
-// outcome says what the caller saw of an event.
+// outcome is the effect of an event that the caller measured.
 func (e *event) outcome() string {
 	if strings.HasPrefix(e.what, "start") || strings.HasPrefix(e.what, "resume") {
 		if e.firstAnswer == 0 {
@@ -141,7 +142,7 @@ func (e *event) outcome() string {
 	}
 	var parts []string
 	if e.tries > 0 {
-		parts = append(parts, fmt.Sprintf("avoided after %d attempts in vain, the last at %s", e.tries, short(e.lastTry)))
+		parts = append(parts, fmt.Sprintf("avoided after %d failed attempts, the last at %s", e.tries, short(e.lastTry)))
 	}
 	if e.lastAnswer > 0 {
 		parts = append(parts, "its last answer at "+short(e.lastAnswer))

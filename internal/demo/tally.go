@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// tally counts what the caller sees. It is safe for concurrent use.
+// tally counts calls and attempts. It is safe for concurrent use.
 type tally struct {
 	began time.Time
 
@@ -17,27 +17,26 @@ type tally struct {
 	failure   error // the last
 	attempts  int
 	durations []time.Duration // of successful calls
-	served    map[string]int  // by instance
 	circles   map[string]int
 	recent    map[string]int // by instance, since the last look
 	window    [2]int         // calls and failures since the last look
 	events    []event
 }
 
-// event is something that happened to instances, and what came of it, as
-// times after it.
+// event is one step of the script, with its effect on attempts. Times are after the
+// step.
 type event struct {
 	at          time.Duration
 	what        string
 	ids         []string
-	tries       int // attempts on one of them in vain
+	tries       int // failed attempts on its instances
 	lastTry     time.Duration
-	firstAnswer time.Duration // of one of them
+	firstAnswer time.Duration // of one of its instances
 	lastAnswer  time.Duration
 }
 
 func newTally() *tally {
-	return &tally{began: time.Now(), served: map[string]int{}, circles: map[string]int{}, recent: map[string]int{}}
+	return &tally{began: time.Now(), circles: map[string]int{}, recent: map[string]int{}}
 }
 
 func (t *tally) event(what string, ids []string) {
@@ -46,14 +45,13 @@ func (t *tally) event(what string, ids []string) {
 	t.events = append(t.events, event{at: time.Since(t.began), what: what, ids: ids})
 }
 
-// attempt is one try of a call, on one instance.
+// attempt counts one attempt of a call, on one instance.
 func (t *tally) attempt(id, circle string, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Since(t.began)
 	t.attempts++
 	if err == nil {
-		t.served[id]++
 		t.recent[id]++
 		t.circles[circle]++
 	}
@@ -72,11 +70,11 @@ func (t *tally) attempt(id, circle string, err error) {
 		default:
 			e.lastAnswer = now - e.at
 		}
-		break // only the latest that concerns it
+		break // only the latest event of the instance
 	}
 }
 
-// call is one call, after all its attempts.
+// call counts one call, after all its attempts.
 func (t *tally) call(took time.Duration, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -91,7 +89,7 @@ func (t *tally) call(took time.Duration, err error) {
 	t.durations = append(t.durations, took)
 }
 
-// look is what has happened since the last look.
+// look is what was counted since the last look.
 type look struct {
 	calls, failed int
 	recent        map[string]int
@@ -106,7 +104,7 @@ func (t *tally) look(seen int) look {
 	return l
 }
 
-// Result is how a demo ended.
+// Result has the totals of a demo.
 type Result struct {
 	Calls, Attempts, Failed int
 	Failure                 error // the last

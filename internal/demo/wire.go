@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// wire dials connections that are as slow as a network of that length: the
-// handshake takes one round trip, and so does every answer.
+// wire dials connections with a simulated delay: the handshake takes one round trip,
+// and so does every answer.
 type wire struct {
 	// delay is the round trip to an address.
 	delay func(address string) time.Duration
@@ -35,15 +35,15 @@ func (w *wire) dial(ctx context.Context, network, address string) (net.Conn, err
 	return c, nil
 }
 
-// packet is what was read at once, and when it may be seen.
+// packet is the result of one read, and the time at which it is delivered.
 type packet struct {
 	data []byte
 	err  error
 	due  time.Time
 }
 
-// slowConn delivers what it reads one round trip later: the way there and the
-// way back, both put on the way back.
+// slowConn delivers what it reads one round trip later: the delay of both directions
+// is put on the way back.
 type slowConn struct {
 	net.Conn
 	delay   time.Duration
@@ -96,10 +96,10 @@ func (c *slowConn) Close() error {
 	return c.Conn.Close()
 }
 
-// SetReadDeadline cannot be kept on delayed reads; who needs one closes.
+// SetReadDeadline returns an error: delayed reads have no deadline. Close ends them.
 func (c *slowConn) SetReadDeadline(time.Time) error { return os.ErrNoDeadline }
 
-// SetDeadline is for writes only, see SetReadDeadline.
+// SetDeadline returns an error, as SetReadDeadline does.
 func (c *slowConn) SetDeadline(time.Time) error { return os.ErrNoDeadline }
 
 var _ io.ReadCloser = (*slowConn)(nil)

@@ -11,9 +11,9 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// roundTrips are the median round trips between the regions of AWS over one
-// year, in ms, row to column; measured and published by CloudPing.co. The
-// diagonal is a region to itself.
+// roundTrips are the median round trips between the regions of AWS over one year, in
+// ms, from row to column, measured and published by CloudPing.co. The diagonal is
+// within a region.
 //
 //go:embed aws-regions-p50-1y.csv
 var roundTrips string
@@ -31,9 +31,9 @@ func at(region, zone string) topology.Location {
 }
 
 var (
-	// caller is where the calls come from.
+	// caller is the location of the caller.
 	caller = at("eu-central-1", "a")
-	// members are three zones in two near regions, and a far one.
+	// members are in three zones of two near regions, and in a far region.
 	members = []member{
 		{"user-1", at("eu-central-1", "a")},
 		{"user-2", at("eu-central-1", "a")},
@@ -65,8 +65,7 @@ func readMatrix(text string) (matrix, error) {
 	return m, nil
 }
 
-// between is the delay that is added to what this machine takes itself: none
-// inside a zone.
+// between is the delay to be added to that of this machine: none inside a zone.
 func (m matrix) between(a, b topology.Location) time.Duration {
 	if a.Zone == b.Zone {
 		return 0

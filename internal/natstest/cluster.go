@@ -23,11 +23,11 @@ type ClusterOptions struct {
 }
 
 // Cluster is servers with JetStream in processes of their own. Each route
-// between two of them leads through proxies that can be cut. Clients are not
-// told of servers that they do not know.
+// between two of them leads through proxies that can be cut. Servers do not tell
+// clients of other servers.
 type Cluster struct {
 	Nodes  []*Process           // n1, n2, …
-	routes map[[2]string]*Proxy // by who dials and who is dialled
+	routes map[[2]string]*Proxy // by the server that dials and the one that is dialled
 }
 
 // StartCluster starts a cluster and waits until all of it is healthy.
@@ -79,8 +79,8 @@ func StartCluster(tb testing.TB, o ClusterOptions) *Cluster {
 	return c
 }
 
-// serverConf is the configuration of one server: name, ports of clients and of
-// monitoring, store. It gives up silent clients as those of deploy/nats do.
+// serverConf is the configuration of one server: name, ports for clients and
+// monitoring, store. Silent clients are given up as in deploy/nats.
 const serverConf = `
 server_name: %s
 listen: "127.0.0.1:%d"
@@ -92,9 +92,9 @@ lame_duck_duration: "30s"
 lame_duck_grace_period: "1s"
 `
 
-// clusterConf is what one server of a cluster has beside: port of peers, routes.
-// Others are not told where it really listens for routes, else they would go
-// around the proxies; silent routes are given up as in deploy/nats.
+// clusterConf is added for a server of a cluster: port for routes, the routes.
+// The server does not advertise its real port for routes, so that the others use
+// the proxies. It gives up silent routes as in deploy/nats.
 const clusterConf = `
 cluster {
   name: proxima

@@ -30,7 +30,7 @@ const (
 func Main(m *testing.M) {
 	conf := os.Getenv(confVar)
 	if conf == "" {
-		os.Exit(m.Run())
+		os.Exit(testkit.Main(m))
 	}
 	if err := serve(conf); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -81,6 +81,21 @@ type Process struct {
 
 	log testkit.Output
 	run *testkit.Process
+}
+
+// StartSingle starts one server with a configuration that reads where to store
+// from NATS_STORE_DIR, as deploy/nats/single.conf, on a free port, and waits
+// until it takes clients.
+func StartSingle(tb testing.TB, conf string) *Process {
+	tb.Helper()
+	port := testkit.FreePorts(tb, 1)[0]
+	p := &Process{
+		Name: "single", Conf: conf, Port: port, URL: fmt.Sprintf("nats://127.0.0.1:%d", port),
+		Env: []string{"NATS_STORE_DIR=" + tb.TempDir()},
+	}
+	p.Start(tb)
+	p.Ready(tb)
+	return p
 }
 
 // Start starts the server, again if it has ended, and does not wait until it

@@ -3,7 +3,6 @@
 package natstest_test
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,23 +12,17 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
-	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
 func TestMain(m *testing.M) { natstest.Main(m) }
 
 func single(t *testing.T) *natstest.Process {
 	t.Helper()
-	port := testkit.FreePorts(t, 1)[0]
 	conf := filepath.Join(t.TempDir(), "nats.conf")
-	text := fmt.Sprintf("listen: \"127.0.0.1:%d\"\njetstream { store_dir: %q }\n", port, t.TempDir())
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(conf, []byte("jetstream { store_dir: $NATS_STORE_DIR }\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := &natstest.Process{Name: "single", Conf: conf, URL: fmt.Sprintf("nats://127.0.0.1:%d", port)}
-	p.Start(t)
-	p.Ready(t)
-	return p
+	return natstest.StartSingle(t, conf)
 }
 
 func TestAProcessIsKilledStoppedAndEnded(t *testing.T) {
@@ -40,18 +33,18 @@ func TestAProcessIsKilledStoppedAndEnded(t *testing.T) {
 	}
 	defer nc.Close()
 
-	p.Stop(t)
+	p.Stop()
 	for end := time.Now().Add(soon); nc.FlushTimeout(quiet) == nil; { // each of its threads stops by itself
 		if time.Now().After(end) {
 			t.Fatal("a stopped server answers")
 		}
 	}
-	p.Continue(t)
+	p.Continue()
 	if err := nc.FlushTimeout(soon); err != nil {
 		t.Errorf("a server that goes on does not answer: %v", err)
 	}
 
-	for what, end := range map[string]func(){"killed": p.Kill, "terminated": func() { p.Terminate(t) }} {
+	for what, end := range map[string]func(){"killed": p.Kill, "terminated": p.Terminate} {
 		end()
 		if p.Running() {
 			t.Errorf("a server that was %s runs", what)

@@ -15,7 +15,7 @@ type Direction int
 
 // The ways. They are bits: Up|Down is both.
 const (
-	Up   Direction = 1 << iota // from whoever connected to the target
+	Up   Direction = 1 << iota // from the client to the target
 	Down                       // and back
 )
 
@@ -117,7 +117,7 @@ func (p *Proxy) accept() {
 			return
 		}
 		if err != nil {
-			continue // whoever it was has gone
+			continue // the client has gone
 		}
 		p.running.Go(func() { p.forward(c.(*net.TCPConn)) })
 	}
@@ -149,8 +149,8 @@ func (p *Proxy) forward(c *net.TCPConn) {
 	both.Wait()
 }
 
-// add keeps a connection to reset; it says false, and does so, if that is what
-// is done to connections now.
+// add keeps a connection, to reset it later. While connections are being reset
+// it resets this one and returns false.
 func (p *Proxy) add(c *net.TCPConn) bool {
 	_ = c.SetReadBuffer(buffer) // else the system's own size
 	_ = c.SetWriteBuffer(buffer)
@@ -177,7 +177,7 @@ func reset(c *net.TCPConn) {
 	_ = c.Close()
 }
 
-// piece is something read, and when it is to be written.
+// piece is data that was read, and when it is to be written.
 type piece struct {
 	data []byte
 	due  time.Time
@@ -197,17 +197,17 @@ func (p *Proxy) pump(to, from *net.TCPConn, d Direction) {
 		if _, err := to.Write(x.data); err != nil {
 			break
 		}
-		if rate := p.now().rate; rate > 0 {
+		if rate := p.limits().rate; rate > 0 {
 			time.Sleep(time.Duration(len(x.data)) * time.Second / time.Duration(rate))
 		}
 	}
 	close(gone)
-	_ = to.Close() // ends the other direction, and whoever reads here
+	_ = to.Close() // ends the other direction, and the reader here
 	_ = from.Close()
 	reading.Wait()
 }
 
-// read takes in what comes, as long as anything can travel.
+// read reads while data may travel in the direction.
 func (p *Proxy) read(from io.Reader, d Direction, pieces chan<- piece, gone <-chan struct{}) {
 	defer close(pieces)
 	for p.pass(d) {
@@ -217,32 +217,32 @@ func (p *Proxy) read(from io.Reader, d Direction, pieces chan<- piece, gone <-ch
 			return
 		}
 		select {
-		case pieces <- piece{data[:n], time.Now().Add(p.now().held())}:
+		case pieces <- piece{data[:n], time.Now().Add(p.limits().hold())}:
 		case <-gone:
 			return
 		}
 	}
 }
 
-// state is what is done to connections now.
-type state struct {
+// limits are what is done to data now.
+type limits struct {
 	rate   int
 	delay  time.Duration
 	jitter float64
 }
 
-// held is for how long to hold back what comes now.
-func (s state) held() time.Duration {
-	return time.Duration(float64(s.delay) * (1 + s.jitter*(2*rand.Float64()-1)))
+// hold is for how long to hold back data that comes now.
+func (l limits) hold() time.Duration {
+	return time.Duration(float64(l.delay) * (1 + l.jitter*(2*rand.Float64()-1)))
 }
 
-func (p *Proxy) now() state {
+func (p *Proxy) limits() limits {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return state{p.rate, p.delay, p.jitter}
+	return limits{p.rate, p.delay, p.jitter}
 }
 
-// pass waits until something can travel in the direction; false: never, the
+// pass waits until data may travel in the direction. It returns false when
 // connections are being reset.
 func (p *Proxy) pass(d Direction) bool {
 	for {

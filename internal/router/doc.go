@@ -1,25 +1,36 @@
-// Package router is discovery for programs that do not link Proxima: it looks
-// up, explains, registers and passes calls on for them, over HTTP and NATS.
+// Package router serves programs that do not link Proxima: over HTTP and NATS it
+// lists instances, explains picks, registers instances and passes calls on.
+// docs/doors.md describes every request and answer with examples.
 //
-// [New] makes a [Router] out of a connection and a registry. Inside it a
-// directory follows all services with one watch, and a selector that reads
-// from the directory picks the instances. Everything else is a door to these
-// two: requests to list and explain (lookup.go), registration with leases
-// kept alive by the client's own heartbeats ([Registrar]), changes as
-// server-sent events (events.go), the reverse proxy (proxy.go) and the
-// endpoints of the NATS service "proxima" (nats.go, route.go). What answers
-// an error gets its code from one function, codeOf.
+// [New] makes a [Router] from a NATS connection and a registry. Three packages
+// below this one do the work that has nothing to do with HTTP or NATS requests:
+// directory holds the list of all services and their changes, registrar registers
+// instances for clients, and guard decides which addresses may be called. A
+// selector reads from the directory and picks instances. This package is the doors
+// to these four, one file each:
 //
-// # Whom the router calls
+//	lookup.go    lists and explanations, by HTTP and NATS
+//	register.go  registration, heartbeats, deregistration
+//	events.go    changes, as server-sent events
+//	proxy.go     HTTP requests that are passed on
+//	route.go     NATS messages that are passed on
+//	http.go      the HTTP handler, JSON answers and errors
+//	nats.go      the NATS service "proxima"
 //
-// Instances announce their own addresses, so a router must not be led to call
-// just anybody: see [guard.Guard] for the addresses, and route.go for NATS subjects.
+// errors.go chooses the status of every error, by HTTP and NATS alike.
+//
+// # Which addresses the router calls
+//
+// Instances announce their own addresses, so a router must not follow them
+// everywhere: see [guard.Guard] for network addresses. Subjects of the NATS
+// server, of inboxes, of the registry and of the routers are refused too, for the
+// endpoints of instances as for the reply subjects of callers.
 //
 // # HTTP
 //
-//	GET    /v1/services              {"services":[{"name","instances","up","stale"}…]}, by name
+//	GET    /v1/services              all services, by name
 //	GET    /v1/services/{service}    ?from=region/zone &limit=n: instances, nearest first
-//	GET    /v1/explain/{service}     ?from=region/zone: every candidate and why it is picked or not
+//	GET    /v1/explain/{service}     ?from=region/zone: every instance and why it is picked or not
 //	GET    /v1/events                ?service=name: changes as server-sent events
 //	POST   /v1/register              an instance as JSON
 //	PUT    /v1/heartbeat             {"service","id"}
@@ -27,19 +38,26 @@
 //	ANY    /proxy/{service}/{path…}  and every path of the host {service}.proxima
 //	GET    /healthz, /readyz, /metrics
 //
-// Errors are {"error":"…"}. The status is 400, 404 or 413 for what the caller
-// did wrong, 403 for a browser that acts for another site's page, 405 with
-// Allow, 409 for an id that is taken, 503 when there is no usable instance or
-// no registry, 504 when there was no answer in time, 502 when an instance
-// failed that may have got the call, and 508 for a call that comes from the
-// router itself.
+// The body of an error is {"error":"…"}. The status is
+//
+//	400  the request is wrong: the text names the field
+//	403  a browser acts for a page of another site
+//	404  no such service, instance or path
+//	405  the path has another method: Allow names it
+//	409  the id belongs to another instance
+//	413  the body is too large
+//	502  an instance failed, and may have received the call
+//	503  no usable instance, no registry, or the router is busy or stopping
+//	504  no answer in time
+//	508  the call came from this router
 //
 // # NATS
 //
-//	proxima.route.<service>    the payload goes to the nearest instance
-//	proxima.resolve.<service>  what GET /v1/services/{service} answers
-//	proxima.explain.<service>  what GET /v1/explain/{service} answers
+//	proxima.route.<service>    passes the payload to the nearest instance
+//	proxima.resolve.<service>  answers as GET /v1/services/{service}
+//	proxima.explain.<service>  answers as GET /v1/explain/{service}
 //
-// Errors are in the headers Nats-Service-Error-Code and Nats-Service-Error,
-// with the same codes. With Proxima-Instance it is the instance who says so.
+// Errors are in the headers Nats-Service-Error-Code, with the same codes, and
+// Nats-Service-Error. If the header Proxima-Instance is set, the instance sent
+// them, not the router.
 package router

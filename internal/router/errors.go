@@ -23,25 +23,25 @@ var (
 	errLoop     = errors.New("router: the call comes from this router: the instance's endpoint leads back here")
 )
 
-// statusCanceled is what is counted for callers that have gone. Nobody sees it.
+// statusCanceled is counted when the caller went away. It is never sent.
 const statusCanceled = 499
 
-// foreign is what a browser does for another site's page.
-type foreign struct{ error }
+// foreignError is the error of a browser that acts for a page of another site.
+type foreignError struct{ error }
 
-func (e *foreign) Unwrap() error { return e.error }
+func (e *foreignError) Unwrap() error { return e.error }
 
 // callError is the failure of an instance that may have got the call.
 type callError struct{ error }
 
 func (e *callError) Unwrap() error { return e.error }
 
-// codeOf chooses the status of an error for every door.
+// codeOf chooses the status of an error, for all doors alike.
 func codeOf(err error) int {
 	switch {
 	case is[*badRequest](err), is[*events.FieldError](err), is[*topology.FieldError](err):
 		return http.StatusBadRequest
-	case is[*foreign](err):
+	case is[*foreignError](err):
 		return http.StatusForbidden
 	case errors.Is(err, errMethod):
 		return http.StatusMethodNotAllowed
@@ -63,7 +63,7 @@ func codeOf(err error) int {
 		return statusCanceled
 	case is[*callError](err):
 		if !selector.Sent(err) {
-			return http.StatusServiceUnavailable // nobody got it: as if there were no instance
+			return http.StatusServiceUnavailable // no instance got it: as if there were none
 		}
 		return http.StatusBadGateway
 	case errors.Is(err, context.DeadlineExceeded):
@@ -78,8 +78,8 @@ func is[E error](err error) bool {
 	return ok
 }
 
-// called says how a call to an instance ended that was given up with err.
-func called(ctx context.Context, err error) error {
+// callFailed makes the error of a call to an instance that failed with err.
+func callFailed(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return fmt.Errorf("%w: %w", errDeadline, err)

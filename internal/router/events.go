@@ -15,13 +15,22 @@ import (
 
 const (
 	keepAlive    = 15 * time.Second // between comments on a quiet stream
-	writeTimeout = 10 * time.Second // for a reader that takes nothing
+	writeTimeout = 10 * time.Second // for a caller that does not read
+	maxStreams   = 256              // at once
 )
 
-// streamChanges answers GET /v1/events[?service=name]: what is listed, then
-// every change, as server-sent events whose name is the kind and whose data is
-// the [Change] as JSON.
-func (r *Router) streamChanges(w http.ResponseWriter, req *http.Request) {
+// changeStreams answers GET /v1/events.
+type changeStreams struct {
+	directory *directory.Directory
+	ready     func() error
+	stopping  <-chan struct{} // closed when the router stops
+	open      chan struct{}   // one token per stream
+}
+
+// ServeHTTP sends what is listed, then every change, of all services or of the
+// one in the parameter service. Each is a server-sent event whose name is the
+// kind, and whose data is the [directory.Change] as JSON.
+func (s *changeStreams) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	service := req.URL.Query().Get("service")
 	if service != "" {
 		if err := events.ValidateService(service); err != nil {
@@ -29,13 +38,13 @@ func (r *Router) streamChanges(w http.ResponseWriter, req *http.Request) {
 			return
 		}
 	}
-	if err := r.ready(); err != nil {
+	if err := s.ready(); err != nil {
 		writeError(w, err)
 		return
 	}
 	select {
-	case r.streams <- struct{}{}:
-		defer func() { <-r.streams }()
+	case s.open <- struct{}{}:
+		defer func() { <-s.open }()
 	default:
 		writeError(w, errBusy)
 		return
@@ -43,13 +52,13 @@ func (r *Router) streamChanges(w http.ResponseWriter, req *http.Request) {
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no") // for proxies that would collect events
+	h.Set("X-Accel-Buffering", "no") // tells proxies not to buffer
 	w.WriteHeader(http.StatusOK)
 
 	g, ctx := errgroup.WithContext(req.Context())
 	changes := make(chan directory.Change)
 	g.Go(func() error {
-		return r.directory.Changes(ctx, r.nc, service, func(c directory.Change) error {
+		return s.directory.Changes(ctx, service, func(c directory.Change) error {
 			select {
 			case changes <- c:
 				return nil
@@ -58,11 +67,11 @@ func (r *Router) streamChanges(w http.ResponseWriter, req *http.Request) {
 			}
 		})
 	})
-	g.Go(func() error { return r.writeChanges(ctx, w, changes) })
-	_ = g.Wait() // the caller has gone, or the router stops
+	g.Go(func() error { return s.write(ctx, w, changes) })
+	_ = g.Wait() // ends when the caller goes away or the router stops
 }
 
-func (r *Router) writeChanges(ctx context.Context, w http.ResponseWriter, changes <-chan directory.Change) error {
+func (s *changeStreams) write(ctx context.Context, w http.ResponseWriter, changes <-chan directory.Change) error {
 	out := http.NewResponseController(w)
 	alive := time.NewTicker(keepAlive)
 	defer alive.Stop()
@@ -79,7 +88,7 @@ func (r *Router) writeChanges(ctx context.Context, w http.ResponseWriter, change
 			}
 			text = fmt.Sprintf("event: %s\ndata: %s\n\n", c.Kind, data)
 		case <-alive.C:
-		case <-r.stopping:
+		case <-s.stopping:
 			return errStopping
 		case <-ctx.Done():
 			return ctx.Err()

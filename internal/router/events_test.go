@@ -2,8 +2,6 @@ package router_test
 
 import (
 	"bufio"
-	"context"
-	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -13,7 +11,6 @@ import (
 	"github.com/proxima-discovery/proxima/internal/router/directory"
 	"github.com/proxima-discovery/proxima/internal/router/registrar"
 	"github.com/proxima-discovery/proxima/pkg/events"
-	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
 // stream reads the events of a door.
@@ -59,6 +56,7 @@ func stream(t *testing.T, d *door, path string) (next func() (kind string, c dir
 }
 
 func TestStreamsEveryChangeWithItsKindAndReason(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	d := f.router(router.Options{})
 	d.list(events.Instance{Service: "user", ID: "u1", Location: zoneA, Endpoints: map[string]string{"http": "127.0.0.1:9"}})
@@ -122,64 +120,5 @@ func TestStreamsAllServices(t *testing.T) {
 	d.list(events.Instance{Service: "c", ID: "1", Endpoints: map[string]string{"http": "127.0.0.1:9"}})
 	if kind, c := next(); kind != "registered" || c.Service != "c" {
 		t.Errorf("got %s %+v", kind, c)
-	}
-}
-
-// snapshots are a registry that says what a test wants.
-type snapshots struct{ sent chan events.Snapshot }
-
-func (s *snapshots) Watch(ctx context.Context, _ string, apply func(events.Snapshot)) error {
-	for {
-		select {
-		case snapshot := <-s.sent:
-			apply(snapshot)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-func (s *snapshots) Snapshot(context.Context, string) ([]events.Snapshot, error) { return nil, nil }
-
-func TestTellsWhatIsSuspectAndWhatIsGoneWithoutAReason(t *testing.T) {
-	f := newFleet(t)
-	s := &snapshots{make(chan events.Snapshot)}
-	changes := make(chan directory.Change)
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() {
-		ended <- directory.Follow(ctx, f.nc, s, kv.DefaultBucket, "user", func(c directory.Change) error {
-			changes <- c
-			return nil
-		})
-	}()
-	in := &events.Instance{Service: "user", ID: "u"}
-	entry := events.Entry{Instance: in, Revision: 1}
-	suspect := events.Entry{Instance: in, Revision: 1, Suspect: true}
-	var kinds []string
-	for _, entries := range [][]events.Entry{{entry}, {suspect}, {entry}, {}} {
-		s.sent <- events.Snapshot{Service: "user", Entries: entries}
-		c := <-changes
-		kinds = append(kinds, string(c.Kind)+" "+strings.Join(c.Fields, ","))
-	}
-	got := strings.Join(kinds, ";")
-	if want := "ed ;suspect suspect;updated suspect;removed "; !strings.HasSuffix(got, want) { // listed or registered
-		t.Errorf("got %s, want …%s", got, want)
-	}
-	cancel()
-	if err := <-ended; !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
-}
-
-func TestFollowingEndsWithTheErrorOfWhoFollows(t *testing.T) {
-	f := newFleet(t)
-	if _, err := f.reg.Register(t.Context(), events.Instance{Service: "user", ID: "u", Endpoints: map[string]string{"http": "127.0.0.1:9"}}, 0); err != nil {
-		t.Fatal(err)
-	}
-	enough := errors.New("enough")
-	err := directory.Follow(t.Context(), f.nc, f.reg, kv.DefaultBucket, "", func(directory.Change) error { return enough })
-	if !errors.Is(err, enough) {
-		t.Error(err)
 	}
 }

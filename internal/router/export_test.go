@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// For fuzzing the parsers of what callers say.
+// Parsers of what callers send, for fuzzing.
 var (
 	ParsePath   = parsePath
 	ParseMethod = parseMethod
@@ -15,19 +15,19 @@ var (
 	ToHTTP      = toHTTP
 )
 
-// Target is where a request is proxied to, if it is.
+// Target returns where a request of the proxy goes.
 func Target(req *http.Request) (service, path string, ok bool) {
 	to, ok := target(req)
 	return to.service, to.path, ok
 }
 
-// Patience is for tests on fake time, which sockets would stop.
-type Patience struct{ *patience }
+// HeadContext is for tests on fake time, which sockets would stop.
+type HeadContext struct{ *headContext }
 
-func WithPatience(parent context.Context, limit time.Duration) Patience {
-	return Patience{withPatience(parent, limit)}
+func WithHeadTimeout(parent context.Context, limit time.Duration) HeadContext {
+	return HeadContext{withHeadTimeout(parent, limit)}
 }
 
-func (p Patience) Begun()  { p.begun() }
-func (p Patience) Extend() { p.extend() }
-func (p Patience) End()    { p.end() }
+func (c HeadContext) Begin()  { c.begin() }
+func (c HeadContext) Extend() { c.extend() }
+func (c HeadContext) End()    { c.end() }

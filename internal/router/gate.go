@@ -5,15 +5,15 @@ import (
 	"sync"
 )
 
-// gate lets a bounded number of calls run at once, and waits for them in the
-// end.
+// gate bounds how many calls run at once, and waits for them when the router
+// stops.
 type gate struct {
 	limit int // 0: none
 
 	mu     sync.Mutex // guards what follows
 	inside int
 	closed bool
-	empty  chan struct{} // closed when the gate is and nobody is inside
+	empty  chan struct{} // closed when the gate is closed and no call runs
 }
 
 func newGate(limit int) *gate { return &gate{limit: limit, empty: make(chan struct{})} }
@@ -36,26 +36,26 @@ func (g *gate) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.inside--
-	g.maybeEmptyLocked()
+	g.closeEmptyLocked()
 }
 
-// close lets nobody in any more.
+// close makes enter fail from now on.
 func (g *gate) close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.closed {
 		g.closed = true
-		g.maybeEmptyLocked()
+		g.closeEmptyLocked()
 	}
 }
 
-func (g *gate) maybeEmptyLocked() {
+func (g *gate) closeEmptyLocked() {
 	if g.closed && g.inside == 0 {
 		close(g.empty)
 	}
 }
 
-// wait waits until everybody has left a closed gate, or ctx ends.
+// wait waits until no call runs behind a closed gate, or ctx ends.
 func (g *gate) wait(ctx context.Context) error {
 	select {
 	case <-g.empty:

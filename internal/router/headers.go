@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/net/http/httpguts"
 )
 
 // Headers that the router reads and writes.
@@ -16,48 +17,50 @@ const (
 	headerStatus   = "Proxima-Status"
 )
 
-// hopByHop are headers about one connection, and those that whoever sends a
-// message makes himself.
+// hopByHop are headers about one connection, and those that the sender of a
+// message sets itself.
 var hopByHop = map[string]bool{
 	"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Proxy-Authenticate": true,
 	"Proxy-Authorization": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
 	"Content-Length": true, "Host": true, "Expect": true, "Http2-Settings": true,
 }
 
-// ours says whether a header is the router's or the NATS server's to write.
-func ours(canonical string) bool {
+// reservedHeader reports whether only the router or the NATS server may set a
+// header.
+func reservedHeader(canonical string) bool {
 	return strings.HasPrefix(canonical, "Proxima-") || strings.HasPrefix(canonical, "Nats-")
 }
 
-// forwarding says whether a header tells an instance whom a call is for: only
-// the router may say so.
-func forwarding(canonical string) bool {
+// forwardingHeader reports whether a header tells an instance for which caller a
+// request is: only the router may set it.
+func forwardingHeader(canonical string) bool {
 	return canonical == "Forwarded" || canonical == "X-Real-Ip" || strings.HasPrefix(canonical, "X-Forwarded-")
 }
 
-// strip removes what a caller may not say to an instance.
+// strip removes headers that a caller may not send to an instance.
 func strip(h http.Header) {
 	for name := range h {
-		if c := http.CanonicalHeaderKey(name); ours(c) || forwarding(c) {
+		if c := http.CanonicalHeaderKey(name); reservedHeader(c) || forwardingHeader(c) {
 			delete(h, name)
 		}
 	}
 }
 
-// toHTTP are the headers of a NATS message as an instance gets them by HTTP.
+// toHTTP converts the headers of a NATS message to those that an instance gets by
+// HTTP.
 func toHTTP(from nats.Header) (http.Header, error) {
 	to := make(http.Header, len(from))
 	named := connectionHeaders(from)
 	for name, values := range from {
 		c := http.CanonicalHeaderKey(name)
-		if hopByHop[c] || named[c] || ours(c) || forwarding(c) {
+		if hopByHop[c] || named[c] || reservedHeader(c) || forwardingHeader(c) {
 			continue
 		}
-		if !isToken(name) {
+		if !httpguts.ValidHeaderFieldName(name) {
 			return nil, &badRequest{"header", name, "want a name of letters, digits and '-'"}
 		}
 		for _, v := range values {
-			if !isFieldValue(v) {
+			if !httpguts.ValidHeaderFieldValue(v) {
 				return nil, &badRequest{"header " + c, v, "want printable text"}
 			}
 			to[c] = append(to[c], v)
@@ -66,30 +69,31 @@ func toHTTP(from nats.Header) (http.Header, error) {
 	return to, nil
 }
 
-// toNATS are the headers of an instance's HTTP answer as the caller gets them.
+// toNATS converts the headers of an instance's HTTP answer to those that the
+// caller gets by NATS.
 func toNATS(from http.Header) nats.Header {
 	to := make(nats.Header, len(from)+2)
 	named := connectionHeaders(from)
 	for name, values := range from {
-		if c := http.CanonicalHeaderKey(name); !hopByHop[c] && !named[c] && !ours(c) {
+		if c := http.CanonicalHeaderKey(name); !hopByHop[c] && !named[c] && !reservedHeader(c) {
 			to[c] = values
 		}
 	}
 	return to
 }
 
-// passNATS are the headers of a NATS message passed on as NATS.
+// passNATS returns the headers of a NATS message that is passed on by NATS.
 func passNATS(from nats.Header) nats.Header {
 	to := make(nats.Header, len(from)+2)
 	for name, values := range from {
-		if c := http.CanonicalHeaderKey(name); !ours(c) {
+		if c := http.CanonicalHeaderKey(name); !reservedHeader(c) {
 			to[name] = values
 		}
 	}
 	return to
 }
 
-// connectionHeaders are those that the header Connection names.
+// connectionHeaders returns the headers that Connection names.
 func connectionHeaders[H ~map[string][]string](h H) map[string]bool {
 	var named map[string]bool
 	for name, values := range h {

@@ -1,7 +1,6 @@
 package router
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -19,8 +18,8 @@ import (
 // ServeHTTP answers at the HTTP doors.
 func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) { r.handler.ServeHTTP(w, req) }
 
-// newHandler sends requests to the proxy before a mux sees them: it would
-// redirect paths that it finds untidy, and they are the instances' own.
+// newHandler sends requests of the proxy past the mux, which would redirect
+// paths such as //a or /a/../b: these are for the instance to interpret.
 func (r *Router) newHandler() http.Handler {
 	mux := r.newMux()
 	return telemetry.Handler(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -30,15 +29,15 @@ func (r *Router) newHandler() http.Handler {
 		}
 		defer r.requests.leave()
 		if req.ProtoMajor == 1 && len(req.TransferEncoding) > 0 {
-			// It may have had a Content-Length too, which net/http removes
-			// without a word. Whoever is in front of us may have believed
-			// that one: what follows must not be taken for another request.
+			// The request may have had a Content-Length too, which net/http
+			// removes. A proxy in front of the router may have used that
+			// one: what follows must not be read as another request.
 			w.Header().Set("Connection", "close")
 		}
 		switch t, found := target(req); {
 		case found:
 			req.Pattern = t.pattern
-			r.proxy(w, req, t)
+			r.proxy.serve(w, req, t)
 		default:
 			mux.ServeHTTP(w, req)
 		}
@@ -58,13 +57,16 @@ func (r *Router) newMux() *http.ServeMux {
 			writeError(w, errMethod)
 		})
 	}
-	handle("GET", "/v1/services", r.door("services", r.listServices))
-	handle("GET", "/v1/services/{service}", r.door("service", r.listInstances))
-	handle("GET", "/v1/explain/{service}", r.door("explain", r.explain))
-	handle("GET", "/v1/events", http.HandlerFunc(r.streamChanges))
-	handle("POST", "/v1/register", r.door("register", r.register))
-	handle("PUT", "/v1/heartbeat", r.door("heartbeat", r.heartbeat))
-	handle("DELETE", "/v1/deregister", r.door("deregister", r.deregister))
+	handle("GET", "/v1/services", r.door("services", r.lookup.services))
+	handle("GET", "/v1/services/{service}", r.door("service", r.lookup.instances))
+	handle("GET", "/v1/explain/{service}", r.door("explain", r.lookup.explain))
+	handle("GET", "/v1/events", &changeStreams{
+		directory: r.directory, ready: r.ready, stopping: r.stopping, open: make(chan struct{}, maxStreams),
+	})
+	registration := registration{r.registrar}
+	handle("POST", "/v1/register", r.door("register", registration.register))
+	handle("PUT", "/v1/heartbeat", r.door("heartbeat", registration.heartbeat))
+	handle("DELETE", "/v1/deregister", r.door("deregister", registration.deregister))
 	handle("GET", "/healthz", http.HandlerFunc(healthz))
 	handle("GET", "/readyz", http.HandlerFunc(r.readyz))
 	if r.opts.MetricsHandler != nil {
@@ -74,28 +76,28 @@ func (r *Router) newMux() *http.ServeMux {
 	return mux
 }
 
-// reply is what a JSON door answers.
+// reply is the answer of a JSON door.
 type reply struct {
 	service string
 	status  int // default 200
 	body    any
 }
 
-// door makes a handler of a function that answers JSON. Requests from other
-// sites' pages may only read.
+// door makes a handler of a function that answers JSON. A browser that acts for
+// a page of another site may only read.
 func (r *Router) door(name string, answer func(*http.Request) (reply, error)) http.Handler {
 	var origin http.CrossOriginProtection
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(req.Context(), r.opts.Timeout)
 		defer cancel()
-		// A body that does not come must not hold the handler up.
-		_ = http.NewResponseController(w).SetReadDeadline(began.Add(r.opts.Timeout + time.Second)) // fails only in tests' recorders
+		// A body that does not arrive must not block the handler.
+		_ = http.NewResponseController(w).SetReadDeadline(began.Add(r.opts.Timeout + time.Second)) // fails only with a recorder of a test
 		req = req.WithContext(ctx)
 		req.Body = http.MaxBytesReader(w, req.Body, maxBody)
 		if err := origin.Check(req); err != nil {
-			err = &foreign{err}
-			r.count(name, "", strconv.Itoa(writeError(w, err)), began)
+			err = &foreignError{err}
+			r.counts.add(name, "", strconv.Itoa(writeError(w, err)), began)
 			return
 		}
 		a, err := answer(req)
@@ -109,11 +111,11 @@ func (r *Router) door(name string, answer func(*http.Request) (reply, error)) ht
 			}
 			writeJSON(w, status, a.body)
 		}
-		r.count(name, a.service, strconv.Itoa(status), began)
+		r.counts.add(name, a.service, strconv.Itoa(status), began)
 	})
 }
 
-// readBody reads a body of JSON into v.
+// readBody reads a JSON body into v.
 func readBody(req *http.Request, v any) error {
 	data, err := readAll(req)
 	if err != nil {
@@ -136,11 +138,11 @@ func readAll(req *http.Request) ([]byte, error) {
 	return nil, &badRequest{"body", "", "it did not arrive: " + err.Error()}
 }
 
-// writeError answers err and returns the status it chose.
+// writeError answers err and returns its status for the metrics.
 func writeError(w http.ResponseWriter, err error) int {
 	status := codeOf(err)
 	sent := status
-	if status == statusCanceled { // seen only if it is not the caller who has gone
+	if status == statusCanceled { // seen only if another context than the caller's ended
 		sent = http.StatusServiceUnavailable
 	}
 	writeJSON(w, sent, errorBody{err.Error()})
@@ -153,7 +155,7 @@ type errorBody struct {
 
 func writeJSON(w http.ResponseWriter, status int, body any) {
 	data, err := json.Marshal(body)
-	if err != nil { // nothing that is answered can fail to be written as JSON
+	if err != nil { // no answer can cause it
 		status, data = http.StatusInternalServerError, []byte(`{"error":"router: the answer cannot be written as JSON"}`)
 	}
 	h := w.Header()
@@ -161,21 +163,7 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	_, _ = w.Write(append(data, '\n')) // fails only when the caller has gone
-}
-
-// beside writes the JSON of two structs as one object.
-func beside(a, b any) (json.RawMessage, error) {
-	first, err := json.Marshal(a)
-	if err != nil {
-		return nil, err
-	}
-	second, err := json.Marshal(b)
-	if err != nil {
-		return nil, err
-	}
-	first[len(first)-1] = ','
-	return append(first, bytes.TrimPrefix(second, []byte("{"))...), nil
+	_, _ = w.Write(append(data, '\n')) // fails only if the caller went away
 }
 
 func healthz(w http.ResponseWriter, _ *http.Request) {
@@ -184,8 +172,8 @@ func healthz(w http.ResponseWriter, _ *http.Request) {
 	}{true})
 }
 
-// readiness of a router: whether it knows the registry. A view that is stale
-// still works, so it says so and stays ready.
+// readiness answers GET /readyz: a router is ready when it has read the registry.
+// With a stale view it still works, so it stays ready.
 type readiness struct {
 	Ready    bool   `json:"ready"`
 	Stale    bool   `json:"stale"`
@@ -208,14 +196,14 @@ func (r *Router) ready() error {
 		return errStopping
 	default:
 	}
-	if !r.directory.IsWhole() {
+	if !r.directory.IsComplete() {
 		return directory.ErrIncomplete
 	}
 	return nil
 }
 
-// target finds out whether a request is for the proxy: by its path, or by its
-// host, {service}.proxima.
+// target returns where a request of the proxy goes. It is one by its path,
+// /proxy/{service}/, or by its host, {service}.proxima.
 func target(req *http.Request) (destination, bool) {
 	path := req.URL.EscapedPath()
 	host := req.Host
@@ -239,6 +227,6 @@ const proxyPrefix = "/proxy/"
 type destination struct {
 	service string
 	path    string // escaped, as the instance gets it
-	prefix  string // what was in front of it
-	pattern string
+	prefix  string // that was cut off before the path
+	pattern string // for traces
 }

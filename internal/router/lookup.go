@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/proxima-discovery/proxima/internal/router/directory"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -22,14 +24,14 @@ type Services struct {
 type Service struct {
 	Name      string `json:"name"`
 	Instances int    `json:"instances"` // listed
-	Up        int    `json:"up"`        // of them, those that want calls
-	Stale     bool   `json:"stale"`     // the registry cannot be reached: this is the last that was known
-	// StaleSeconds is how long ago the registry was last heard, if Stale is
+	Up        int    `json:"up"`        // of these, with status up and no suspects
+	Stale     bool   `json:"stale"`     // the registry is out of reach: this is the last known list
+	// StaleSeconds is the time since the registry was last reached, if Stale is
 	// set and it is known.
 	StaleSeconds float64 `json:"stale_seconds,omitempty"`
 }
 
-// Summarize counts what snapshots list.
+// Summarize counts the instances of snapshots.
 func Summarize(snapshots []events.Snapshot) Services {
 	list := Services{Services: make([]Service, 0, len(snapshots))}
 	for _, s := range snapshots {
@@ -47,107 +49,68 @@ func Summarize(snapshots []events.Snapshot) Services {
 	return list
 }
 
-func (r *Router) listServices(*http.Request) (reply, error) {
-	if !r.directory.IsWhole() {
-		return reply{}, directory.ErrIncomplete
-	}
-	return reply{body: Summarize(r.directory.All())}, nil
-}
-
 // Instances answers GET /v1/services/{service} and proxima.resolve.<service>.
 type Instances struct {
 	Service      string     `json:"service"`
 	Stale        bool       `json:"stale"`
 	StaleSeconds float64    `json:"stale_seconds,omitempty"` // see [Service]
-	Instances    []Instance `json:"instances"`               // nearest first, those that take no calls last
-	// Truncated says that the farthest were left out: all of them do not fit
-	// into a message.
+	Instances    []Instance `json:"instances"`               // nearest first, unusable ones last
+	// Truncated is set if the farthest are left out, as a NATS message cannot
+	// hold them all.
 	Truncated bool `json:"truncated,omitempty"`
 }
 
-// Instance is one of [Instances]. In JSON the fields stand beside those of the
-// instance.
-type Instance struct {
-	events.Instance
-	seen
+// Instance is one of [Instances]: a candidate, written as JSON without what only
+// explains a pick.
+type Instance struct{ selector.Candidate }
+
+// MarshalJSON writes the fields of the instance, and those by which a caller can
+// choose.
+func (i Instance) MarshalJSON() ([]byte, error) {
+	return i.Candidate.MarshalWith(struct {
+		Circle         string  `json:"circle"`
+		DistanceMS     float64 `json:"distance_ms"`
+		DistanceSource string  `json:"distance_source"`
+		Breaker        string  `json:"breaker"`
+		Suspect        bool    `json:"suspect"`
+		Evacuated      bool    `json:"evacuated"`
+	}{i.Circle, i.DistanceMS, i.DistanceSource, i.Breaker, i.Suspect, i.Evacuated})
 }
 
-type seen struct {
-	Circle         string  `json:"circle"`
-	DistanceMS     float64 `json:"distance_ms"`
-	DistanceSource string  `json:"distance_source"`
-	Breaker        string  `json:"breaker"`
-	Suspect        bool    `json:"suspect"`
-	Evacuated      bool    `json:"evacuated"`
-}
-
-// MarshalJSON writes the fields side by side.
-func (i Instance) MarshalJSON() ([]byte, error) { return beside(i.Instance, i.seen) }
-
-// UnmarshalJSON reads what MarshalJSON writes.
-func (i *Instance) UnmarshalJSON(data []byte) error {
-	if err := json.Unmarshal(data, &i.Instance); err != nil {
-		return err
-	}
-	return json.Unmarshal(data, &i.seen)
-}
-
-// Listing is what the registry says of a service, before anybody weighs it up.
-type Listing struct {
-	Service   string           `json:"service"`
-	Instances []ListedInstance `json:"instances"` // by place and id
-}
-
-// ListedInstance is one instance of a [Listing]. In JSON the fields stand beside those of
-// the instance.
-type ListedInstance struct {
-	events.Instance
-	marks
-}
-
-type marks struct {
-	Suspect   bool `json:"suspect"`
-	Evacuated bool `json:"evacuated"`
-}
-
-// MarshalJSON writes the fields side by side.
-func (l ListedInstance) MarshalJSON() ([]byte, error) {
-	return beside(l.Instance, l.marks)
-}
-
-// NewListing is the listing of a snapshot.
-func NewListing(s events.Snapshot) Listing {
-	l := Listing{Service: s.Service, Instances: make([]ListedInstance, 0, len(s.Entries))}
-	for _, e := range s.Entries {
-		l.Instances = append(l.Instances, ListedInstance{*e.Instance, marks{e.Suspect, e.Evacuated}})
-	}
-	return l
-}
-
-// List leaves out of an explanation what only people want to know: also
-// instances that are dead, and listed only because many leases ended together.
+// List is an explanation without its reasons. It leaves out dead instances, which
+// are in the registry only because many leases ended together.
 func List(e selector.Explanation) Instances {
 	list := Instances{Service: e.Service, Stale: e.Stale, StaleSeconds: e.StaleSeconds, Instances: make([]Instance, 0, len(e.Instances))}
-	for i := range e.Instances {
-		c := &e.Instances[i]
-		if c.Dead {
-			continue
+	for _, c := range e.Instances {
+		if !c.Dead {
+			list.Instances = append(list.Instances, Instance{c})
 		}
-		list.Instances = append(list.Instances, Instance{
-			c.Instance,
-			seen{c.Circle, c.DistanceMS, c.DistanceSource, c.Breaker, c.Suspect, c.Evacuated},
-		})
 	}
 	return list
 }
 
-func (r *Router) listInstances(req *http.Request) (reply, error) {
+// lookup answers which instances are listed, and which one a pick would choose.
+type lookup struct {
+	directory *directory.Directory
+	selector  *selector.Selector
+
+	maxPayload func() int64 // of a NATS message
+}
+
+func (l *lookup) services(*http.Request) (reply, error) {
+	if !l.directory.IsComplete() {
+		return reply{}, directory.ErrIncomplete
+	}
+	return reply{body: Summarize(l.directory.All())}, nil
+}
+
+func (l *lookup) instances(req *http.Request) (reply, error) {
 	service := req.PathValue("service")
 	limit, err := parseLimit("limit", req.URL.Query().Get("limit"))
 	if err != nil {
 		return reply{}, err
 	}
-	e, err := r.explainHTTP(req)
+	e, err := l.explainHTTP(req)
 	if err != nil {
 		return reply{service: service}, err
 	}
@@ -158,39 +121,87 @@ func (r *Router) listInstances(req *http.Request) (reply, error) {
 	return reply{service: service, body: list}, nil
 }
 
-func (r *Router) explain(req *http.Request) (reply, error) {
-	e, err := r.explainHTTP(req)
+func (l *lookup) explain(req *http.Request) (reply, error) {
+	e, err := l.explainHTTP(req)
 	return reply{service: req.PathValue("service"), body: e}, err
 }
 
-func (r *Router) explainHTTP(req *http.Request) (selector.Explanation, error) {
+func (l *lookup) explainHTTP(req *http.Request) (selector.Explanation, error) {
 	from, err := parseFrom("from", req.URL.Query().Get("from"))
 	if err != nil {
 		return selector.Explanation{}, err
 	}
-	return r.explanation(req.Context(), req.PathValue("service"), from)
+	return l.explanation(req.Context(), req.PathValue("service"), from)
 }
 
-// explanation is the selector's. Services that are not listed do not get as
-// far: whoever asks for names at random shall not make us follow them.
-func (r *Router) explanation(ctx context.Context, service string, from *topology.Location) (selector.Explanation, error) {
-	if _, err := r.protocols(service); err != nil {
+// explanation asks the selector about a listed service. Others are refused
+// before: the selector would begin to watch every name that a caller invents.
+func (l *lookup) explanation(ctx context.Context, service string, from *topology.Location) (selector.Explanation, error) {
+	if _, err := l.protocols(service); err != nil {
 		return selector.Explanation{}, err
 	}
-	return r.selector.Explain(ctx, selector.Request{Service: service, From: from})
+	return l.selector.Explain(ctx, selector.Request{Service: service, From: from})
 }
 
-// protocols returns those of wanted that instances of the service have.
-func (r *Router) protocols(service string, wanted ...string) ([]string, error) {
+// protocols returns which of wanted the instances of the service have.
+func (l *lookup) protocols(service string, wanted ...string) ([]string, error) {
 	if err := events.ValidateService(service); err != nil {
 		return nil, err
 	}
-	if !r.directory.IsWhole() {
+	if !l.directory.IsComplete() {
 		return nil, directory.ErrIncomplete
 	}
-	have, known := r.directory.Protocols(service, wanted...)
+	have, known := l.directory.Protocols(service, wanted...)
 	if !known {
 		return nil, fmt.Errorf("%w %q", selector.ErrUnknownService, service)
 	}
 	return have, nil
+}
+func (l *lookup) resolveNATS(ctx context.Context, c *call) (*nats.Msg, error) {
+	from, err := parseFrom(headerFrom, c.msg.Header.Get(headerFrom))
+	if err != nil {
+		return nil, err
+	}
+	e, err := l.explanation(ctx, c.service, from)
+	if err != nil {
+		return nil, err
+	}
+	list := List(e)
+	all := len(list.Instances)
+	return l.fit(all, func(n int) any {
+		list.Instances, list.Truncated = list.Instances[:n], n < all
+		return list
+	})
+}
+
+func (l *lookup) explainNATS(ctx context.Context, c *call) (*nats.Msg, error) {
+	from, err := parseFrom(headerFrom, c.msg.Header.Get(headerFrom))
+	if err != nil {
+		return nil, err
+	}
+	e, err := l.explanation(ctx, c.service, from)
+	if err != nil {
+		return nil, err
+	}
+	return l.fit(len(e.Instances), func(n int) any {
+		e.Instances = e.Instances[:n]
+		return e
+	})
+}
+
+// fit makes an answer of as many of n instances, nearest first, as a NATS message
+// can hold.
+func (l *lookup) fit(n int, body func(n int) any) (*nats.Msg, error) {
+	const headers = 4 << 10
+	most := int(l.maxPayload()) - headers
+	for {
+		data, err := json.Marshal(body(n))
+		if err != nil {
+			return nil, fmt.Errorf("router: write the answer: %w", err)
+		}
+		if len(data) <= most || n == 0 {
+			return &nats.Msg{Data: data, Header: nats.Header{"Content-Type": {"application/json"}}}, nil
+		}
+		n = min(n-1, n*most/len(data))
+	}
 }

@@ -91,6 +91,26 @@ func TestListsInstancesWithAllFieldsOfTheContract(t *testing.T) {
 	}
 }
 
+// Programs that read by position, and people, rely on the order of the fields.
+func TestFieldsStandInTheOrderOfTheContract(t *testing.T) {
+	d := newFleet(t).router(router.Options{})
+	const in = `"id":"u1","service":"user","incarnation":"i1","endpoints":{"http":"127.0.0.1:9"},"location":{"region":"r1","zone":"a"},` +
+		`"status":"up","version":"1.4.2","weight":100,"metadata":{"team":"\u003ca\u003e"},` +
+		`"coordinate":{"vec":[0,0,0,0,0,0,0,0],"error":1.5,"adjustment":0,"height":0.00001},"started":"2026-11-28T10:00:00Z","ttl":"1h0m0s"`
+	for _, tt := range []struct{ method, path, body, want string }{
+		{"POST", "/v1/register", "{" + in + "}", "{" + in + `,"heartbeat_every":"20m0s"}`},
+		{"GET", "/v1/services", "", `{"services":[{"name":"user","instances":1,"up":1,"stale":false}]}`},
+		{"GET", "/v1/services/user", "", `{"service":"user","stale":false,"instances":[{` + in +
+			`,"circle":"zone","distance_ms":0.5,"distance_source":"assumed","breaker":"closed","suspect":false,"evacuated":false}]}`},
+		{"PUT", "/v1/heartbeat", `{"id":"u1","service":"user"}`, `{"service":"user","id":"u1","heartbeat_every":"20m0s"}`},
+		{"DELETE", "/v1/deregister", `{"id":"u1","service":"user","incarnation":"i1"}`, `{"service":"user","id":"u1","incarnation":"i1"}`},
+	} {
+		if got := strings.TrimSpace(d.do(tt.method, tt.path, tt.body).body); got != tt.want {
+			t.Errorf("%s %s: got %s\nwant %s", tt.method, tt.path, got, tt.want)
+		}
+	}
+}
+
 func TestExplainsEveryCandidate(t *testing.T) {
 	d := newFleet(t).router(router.Options{})
 	three(d)

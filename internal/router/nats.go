@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -13,24 +15,25 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
+	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
 const (
-	// serviceName is what `nats micro ls` shows.
+	// serviceName is shown by `nats micro ls`.
 	serviceName    = "proxima"
 	serviceVersion = "0.1.0"
 
-	// headerRoom is what an answer's headers may take of a message.
-	headerRoom = 4 << 10
+	// flushTimeout is how long the server may take to confirm the subscriptions.
+	flushTimeout = 2 * time.Second
 )
 
-// doorCounts are shown by `nats micro stats` besides what it counts itself,
-// which is only the handing over to a goroutine.
+// doorCounts are shown by `nats micro stats`, whose own figures only measure the
+// start of a goroutine.
 type doorCounts struct {
 	inFlight, answers, errors atomic.Int64
 }
 
-// MarshalJSON is what [micro.Config.StatsHandler] shows.
+// MarshalJSON writes what [micro.Config.StatsHandler] shows.
 func (c *doorCounts) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]int64{
 		"in_flight": c.inFlight.Load(), "answers": c.answers.Load(), "errors": c.errors.Load(),
@@ -45,145 +48,162 @@ type call struct {
 	span    telemetry.Span
 }
 
-// flushPatience is how long the server may take to know of the doors.
-const flushPatience = 2 * time.Second
+// natsDoors answers at the endpoints of the NATS service "proxima".
+type natsDoors struct {
+	nc        *nats.Conn
+	bucket    string
+	location  topology.Location
+	timeout   time.Duration // of a call
+	grace     time.Duration // of the calls that run when the router stops
+	log       *slog.Logger
+	endpoints map[string]answerNATS
+	counts    map[string]*doorCounts // by endpoint
+	requests  requestCounts
+	calls     *gate
+	run       context.Context    // of the router; calls end with it
+	stop      context.CancelFunc // ends run
 
-// openDoors answers by NATS as soon as the registry has been read: until then
-// calls are for the other routers.
-func (r *Router) openDoors() {
+	mu      sync.Mutex // guards what follows
+	service micro.Service
+	closed  bool // do not open any more
+
+	opened    chan struct{} // closed after open
+	closeOnce sync.Once
+}
+
+// answerNATS answers one request.
+type answerNATS func(context.Context, *call) (*nats.Msg, error)
+
+// open begins to answer when the registry has been read: until then other
+// routers get the calls.
+func (d *natsDoors) open(read <-chan struct{}) {
 	select {
-	case <-r.directory.Whole():
-	case <-r.run.Done():
+	case <-read:
+	case <-d.run.Done():
 		return
 	}
-	r.doorsMu.Lock()
-	if !r.shut {
-		if err := r.offer(); err != nil {
-			r.log.Error("calls by NATS are not answered", "error", err)
+	d.mu.Lock()
+	if !d.closed {
+		if err := d.offer(); err != nil {
+			d.log.Error("calls by NATS are not answered", "error", err)
 		}
 	}
-	r.doorsMu.Unlock()
-	_ = r.nc.FlushTimeout(flushPatience) // without a server, nats.go offers it to the next
-	close(r.opened)
+	d.mu.Unlock()
+	_ = d.nc.FlushTimeout(flushTimeout) // without a server: nats.go subscribes at the next one
+	close(d.opened)
 }
 
 // offer makes the NATS service. All routers of a bucket are one queue group: with
-// a group per zone each zone would get, and execute, every call.
-func (r *Router) offer() error {
-	endpoints := map[string]func(context.Context, *call) (*nats.Msg, error){
-		"route":   r.route,
-		"resolve": r.resolve,
-		"explain": r.explainNATS,
+// a group per zone, a router in each zone would get and execute every call.
+func (d *natsDoors) offer() error {
+	d.counts = make(map[string]*doorCounts, len(d.endpoints))
+	for name := range d.endpoints {
+		d.counts[name] = &doorCounts{}
 	}
-	r.counts = make(map[string]*doorCounts, len(endpoints))
-	for name := range endpoints {
-		r.counts[name] = &doorCounts{}
-	}
-	at := r.selector.Location()
-	svc, err := micro.AddService(r.nc, micro.Config{
+	svc, err := micro.AddService(d.nc, micro.Config{
 		Name: serviceName, Version: serviceVersion,
 		Description: "Passes calls to the nearest instance of a service",
-		Metadata:    map[string]string{"location": at.String(), "bucket": r.opts.Bucket},
-		QueueGroup:  r.opts.Bucket + "-routers",
+		Metadata:    map[string]string{"location": d.location.String(), "bucket": d.bucket},
+		QueueGroup:  d.bucket + "-routers",
 		StatsHandler: func(e *micro.Endpoint) any {
-			return r.counts[e.Name]
+			return d.counts[e.Name]
 		},
 	})
 	if err != nil {
 		return fmt.Errorf("router: offer the NATS service: %w", err)
 	}
-	r.doors = svc
-	group := svc.AddGroup(r.opts.Bucket)
-	for name, answer := range endpoints {
-		if err := group.AddEndpoint(name, r.endpoint(name, answer), micro.WithEndpointSubject(name+".*")); err != nil {
-			return fmt.Errorf("router: offer %s.%s.*: %w", r.opts.Bucket, name, err)
+	d.service = svc
+	group := svc.AddGroup(d.bucket)
+	for name, answer := range d.endpoints {
+		if err := group.AddEndpoint(name, d.endpoint(name, answer), micro.WithEndpointSubject(name+".*")); err != nil {
+			return fmt.Errorf("router: offer %s.%s.*: %w", d.bucket, name, err)
 		}
 	}
 	return nil
 }
 
-// closeDoors takes no more requests by NATS and waits for those that run.
-func (r *Router) closeDoors() { r.doorsOnce.Do(r.drainDoors) }
+// close takes no more requests and waits for the running ones, at most for the
+// grace.
+func (d *natsDoors) close() { d.closeOnce.Do(d.drain) }
 
-func (r *Router) drainDoors() {
-	r.announceStop()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.run), r.opts.Grace)
+func (d *natsDoors) drain() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.run), d.grace)
 	defer cancel()
-	r.doorsMu.Lock()
-	r.shut = true
-	doors := r.doors
-	r.doorsMu.Unlock()
-	if doors != nil {
-		if err := doors.Stop(); err != nil {
-			r.log.Warn("the NATS service was not stopped in order", "error", err)
+	d.mu.Lock()
+	d.closed = true
+	service := d.service
+	d.mu.Unlock()
+	if service != nil {
+		if err := service.Stop(); err != nil {
+			d.log.Warn("the NATS service was not stopped in order", "error", err)
 		}
-		// What the server has sent until now is in our queues after a flush,
-		// and with its handlers after a barrier.
+		// After a flush, requests that the server has sent are in the queues of
+		// nats.go; after a barrier they have been given to the handlers.
 		handled := make(chan struct{})
-		if r.nc.IsConnected() && r.nc.FlushWithContext(ctx) == nil && r.nc.Barrier(func() { close(handled) }) == nil {
+		if d.nc.IsConnected() && d.nc.FlushWithContext(ctx) == nil && d.nc.Barrier(func() { close(handled) }) == nil {
 			select {
 			case <-handled:
 			case <-ctx.Done():
 			}
 		}
 	}
-	r.calls.close()
-	if r.calls.wait(ctx) != nil {
-		r.log.Warn("calls did not end in time, giving them up", "calls", r.calls.count())
-		r.stop()
-		<-r.calls.empty
+	d.calls.close()
+	if d.calls.wait(ctx) != nil {
+		d.log.Warn("calls did not end in time, giving them up", "calls", d.calls.count())
+		d.stop()
+		<-d.calls.empty
 	}
 }
 
-// endpoint makes a handler that passes requests to goroutines: micro calls the
-// handlers of an endpoint one after the other, and a slow instance must not
-// hold up the calls to others.
-func (r *Router) endpoint(door string, answer func(context.Context, *call) (*nats.Msg, error)) micro.HandlerFunc {
-	counts := r.counts[door]
+// endpoint makes a handler that starts a goroutine for each request: micro calls
+// the handler of an endpoint for one request at a time, and a slow instance must
+// not delay calls to others.
+func (d *natsDoors) endpoint(door string, answer answerNATS) micro.HandlerFunc {
+	counts := d.counts[door]
 	return func(req micro.Request) {
 		began := time.Now()
 		subject := req.Subject()
 		c := &call{door: door, service: subject[strings.LastIndexByte(subject, '.')+1:], msg: &nats.Msg{
 			Subject: subject, Reply: req.Reply(), Header: nats.Header(req.Headers()), Data: req.Data(),
 		}}
-		if r.forbiddenReply(c.msg.Reply) {
+		if reserved(d.bucket, c.msg.Reply) {
 			counts.errors.Add(1)
-			r.count("nats_"+door, c.service, "400", began)
+			d.requests.add("nats_"+door, c.service, "400", began)
 			return
 		}
-		if err := r.calls.enter(); err != nil {
-			r.finish(c, counts, nil, err, began)
+		if err := d.calls.enter(); err != nil {
+			d.finish(c, counts, nil, err, began)
 			return
 		}
 		counts.inFlight.Add(1)
-		go func() { // closeDoors waits for it
-			defer r.calls.leave()
+		go func() { // close waits for it
+			defer d.calls.leave()
 			defer counts.inFlight.Add(-1)
-			r.serve(c, counts, answer, began)
+			d.serve(c, counts, answer, began)
 		}()
 	}
 }
 
-func (r *Router) serve(c *call, counts *doorCounts, answer func(context.Context, *call) (*nats.Msg, error), began time.Time) {
-	ctx, cancel := context.WithTimeout(r.run, r.opts.Timeout)
+func (d *natsDoors) serve(c *call, counts *doorCounts, answer answerNATS, began time.Time) {
+	ctx, cancel := context.WithTimeout(d.run, d.timeout)
 	defer cancel()
-	ctx, c.span = telemetry.Start(telemetry.Extract(ctx, c.msg.Header), r.opts.Bucket+"."+c.door, r.label(c.service))
+	ctx, c.span = telemetry.Start(telemetry.Extract(ctx, c.msg.Header), d.bucket+"."+c.door, d.requests.label(c.service))
 	reply, err := answer(ctx, c)
-	if err != nil && r.run.Err() != nil {
+	if err != nil && d.run.Err() != nil {
 		err = errStopping
 	}
 	c.span.End(err)
-	r.finish(c, counts, reply, err, began)
+	d.finish(c, counts, reply, err, began)
 }
 
 // finish sends the answer or the error, and counts it.
-func (r *Router) finish(c *call, counts *doorCounts, reply *nats.Msg, err error, began time.Time) {
+func (d *natsDoors) finish(c *call, counts *doorCounts, reply *nats.Msg, err error, began time.Time) {
 	code := "200"
 	if err == nil {
 		if s := reply.Header.Get(headerStatus); s != "" {
 			code = s
 		}
-		if err = r.send(c, reply); err != nil {
+		if err = d.send(c, reply); err != nil {
 			err = &callError{fmt.Errorf("router: the answer cannot be sent by NATS, ask by HTTP: %w", err)}
 		}
 	}
@@ -192,23 +212,23 @@ func (r *Router) finish(c *call, counts *doorCounts, reply *nats.Msg, err error,
 		counts.errors.Add(1)
 		code = strconv.Itoa(codeOf(err))
 		header := nats.Header{micro.ErrorCodeHeader: {code}, micro.ErrorHeader: {printable(err.Error())}}
-		if err := r.send(c, &nats.Msg{Header: header}); err != nil {
-			r.log.Warn("a call could not be answered", "service", c.service, "error", err)
+		if err := d.send(c, &nats.Msg{Header: header}); err != nil {
+			d.log.Warn("a call could not be answered", "service", c.service, "error", err)
 		}
 	}
-	r.count("nats_"+c.door, c.service, code, began)
+	d.requests.add("nats_"+c.door, c.service, code, began)
 }
 
-// send answers, unless nobody waits for an answer.
-func (r *Router) send(c *call, reply *nats.Msg) error {
+// send sends an answer, if the caller wants one.
+func (d *natsDoors) send(c *call, reply *nats.Msg) error {
 	if c.msg.Reply == "" {
 		return nil
 	}
 	reply.Subject = c.msg.Reply
-	return r.nc.PublishMsg(reply)
+	return d.nc.PublishMsg(reply)
 }
 
-// printable makes one line of a text for a header.
+// printable makes a text fit for a header: one line.
 func printable(s string) string {
 	return strings.Map(func(c rune) rune {
 		if c < ' ' || c == 0x7f {
@@ -218,65 +238,11 @@ func printable(s string) string {
 	}, s)
 }
 
-func (r *Router) resolve(ctx context.Context, c *call) (*nats.Msg, error) {
-	from, err := parseFrom(headerFrom, c.msg.Header.Get(headerFrom))
-	if err != nil {
-		return nil, err
-	}
-	e, err := r.explanation(ctx, c.service, from)
-	if err != nil {
-		return nil, err
-	}
-	list := List(e)
-	all := len(list.Instances)
-	return r.fit(all, func(n int) any {
-		list.Instances, list.Truncated = list.Instances[:n], n < all
-		return list
-	})
-}
-
-func (r *Router) explainNATS(ctx context.Context, c *call) (*nats.Msg, error) {
-	from, err := parseFrom(headerFrom, c.msg.Header.Get(headerFrom))
-	if err != nil {
-		return nil, err
-	}
-	e, err := r.explanation(ctx, c.service, from)
-	if err != nil {
-		return nil, err
-	}
-	return r.fit(len(e.Instances), func(n int) any {
-		e.Instances = e.Instances[:n]
-		return e
-	})
-}
-
-// fit makes an answer of as many of n instances, nearest first, as a message
-// can hold.
-func (r *Router) fit(n int, body func(n int) any) (*nats.Msg, error) {
-	most := int(r.nc.MaxPayload()) - headerRoom
-	for {
-		data, err := json.Marshal(body(n))
-		if err != nil {
-			return nil, fmt.Errorf("router: write the answer: %w", err)
-		}
-		if len(data) <= most || n == 0 {
-			return &nats.Msg{Data: data, Header: nats.Header{"Content-Type": {"application/json"}}}, nil
-		}
-		n = min(n-1, n*most/len(data))
-	}
-}
-
-// forbiddenSubject says whether an instance's subject leads where no service
-// is: to the server itself, to somebody's inbox, or to the registry and the
-// routers. Calls go out with the router's rights.
-func (r *Router) forbiddenSubject(subject string) bool {
-	return strings.HasPrefix(subject, "_") || r.forbiddenReply(subject)
-}
-
-// forbiddenReply says whether a caller wants the answer to go where it might
-// be taken for a command, or for a record. NATS does not check that callers
-// may write there themselves.
-func (r *Router) forbiddenReply(subject string) bool {
+// reserved reports whether a subject belongs to the NATS server, to the registry
+// or to the routers. As the reply subject of a caller it is refused: the server
+// does not check that the caller may publish there, and would take the answer for
+// a command or a record.
+func reserved(bucket, subject string) bool {
 	first, _, _ := strings.Cut(subject, ".")
-	return strings.HasPrefix(first, "$") || first == r.opts.Bucket || first == serviceName
+	return strings.HasPrefix(first, "$") || first == bucket || first == serviceName
 }

@@ -7,10 +7,12 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// badRequest is what the caller did wrong: which field, and what is wanted.
+// badRequest is a mistake of the caller: the field, its value, and what is wanted.
 type badRequest struct{ field, value, rule string }
 
 func (e *badRequest) Error() string {
@@ -21,8 +23,8 @@ func (e *badRequest) Error() string {
 	return fmt.Sprintf("%s %q: %s", e.field, v, e.rule)
 }
 
-// parseFrom reads the place of a caller, region/zone. An empty one is none:
-// then the router's own place counts.
+// parseFrom reads the location of a caller, region/zone. It returns nil for an
+// empty one: then the router's own location counts.
 func parseFrom(field, s string) (*topology.Location, error) {
 	if s == "" {
 		return nil, nil
@@ -34,7 +36,7 @@ func parseFrom(field, s string) (*topology.Location, error) {
 	return &l, nil
 }
 
-// parseLimit reads how many instances are wanted; 0 is all.
+// parseLimit reads how many instances are wanted; 0 stands for all.
 func parseLimit(field, s string) (int, error) {
 	if s == "" {
 		return 0, nil
@@ -46,7 +48,7 @@ func parseLimit(field, s string) (int, error) {
 	return int(n), nil
 }
 
-// parsePath reads the path, and perhaps query, of a call by NATS. The answer
+// parsePath reads the path of a call by NATS, with or without a query. The result
 // has neither scheme nor host.
 func parsePath(s string) (*url.URL, error) {
 	if s == "" {
@@ -65,35 +67,14 @@ func parsePath(s string) (*url.URL, error) {
 
 const maxPath = 16 << 10
 
-// parseMethod reads the method of a call by NATS. POST is what is usual for a
-// payload and an answer.
+// parseMethod reads the method of a call by NATS. The default is POST, which fits
+// a payload and an answer.
 func parseMethod(s string) (string, error) {
 	switch {
 	case s == "":
 		return http.MethodPost, nil
-	case len(s) > 32 || !isToken(s) || s == http.MethodConnect:
+	case len(s) > 32 || !httpguts.ValidHeaderFieldName(s) || s == http.MethodConnect:
 		return "", &badRequest{headerMethod, s, "want an HTTP method such as GET, not CONNECT"}
 	}
 	return s, nil
-}
-
-// isToken says whether s can be a method or a header's name: RFC 9110, 5.6.2.
-func isToken(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
-			return false
-		}
-	}
-	return s != ""
-}
-
-// isFieldValue says whether s can be the value of a header.
-func isFieldValue(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
 }

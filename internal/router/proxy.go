@@ -24,10 +24,10 @@ import (
 
 // passage is one proxied request. It travels in the request's context.
 type passage struct {
-	to       destination
-	url      url.URL // as the transport reads it: the host is the service
-	patience *patience
-	code     int // of the answer
+	to   destination
+	url  url.URL // for the transport: the host is the service
+	head *headContext
+	code int // of the answer
 }
 
 type passageKey struct{}
@@ -39,7 +39,7 @@ func passageOf(ctx context.Context) *passage {
 
 type fromKey struct{}
 
-// withFrom says where the caller of a request is.
+// withFrom adds the location of the caller; nil is the router's own.
 func withFrom(ctx context.Context, from *topology.Location) context.Context {
 	if from == nil {
 		return ctx
@@ -47,82 +47,105 @@ func withFrom(ctx context.Context, from *topology.Location) context.Context {
 	return context.WithValue(ctx, fromKey{}, from)
 }
 
-// ask tells the selector where the caller is.
+// ask passes the location of the caller to the selector.
 func ask(req *http.Request, r *selector.Request) {
 	r.From, _ = req.Context().Value(fromKey{}).(*topology.Location)
 }
 
-// proxy passes a request on to the nearest instance, and its answer back.
-func (r *Router) proxy(w http.ResponseWriter, req *http.Request, to destination) {
+// proxy passes requests on to instances, and their answers back.
+type proxy struct {
+	id       string        // of the router, for Via
+	timeout  time.Duration // of the head of an answer
+	lookup   *lookup
+	requests requestCounts
+	reverse  *httputil.ReverseProxy
+}
+
+func newProxy(id string, timeout time.Duration, l *lookup, counts requestCounts, t http.RoundTripper, log *slog.Logger) *proxy {
+	p := &proxy{id: id, timeout: timeout, lookup: l, requests: counts}
+	p.reverse = &httputil.ReverseProxy{
+		Transport:      t,
+		Rewrite:        p.rewrite,
+		ModifyResponse: p.onAnswer,
+		ErrorHandler:   p.onError,
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		BufferPool:     &buffers{},
+	}
+	return p
+}
+
+// serve passes a request on to the nearest instance, and its answer back.
+func (p *proxy) serve(w http.ResponseWriter, req *http.Request, to destination) {
 	began := time.Now()
-	p := &passage{to: to}
-	defer func() { r.count("proxy", to.service, strconv.Itoa(p.code), began) }() // also when the answer is cut off
+	c := &passage{to: to}
+	defer func() { p.requests.add("proxy", to.service, strconv.Itoa(c.code), began) }() // also when the answer is cut off
 	from, err := parseFrom(headerFrom, req.Header.Get(headerFrom))
 	if err == nil {
-		err = r.prepare(req, p)
+		err = p.prepare(req, c)
 	}
 	if err != nil {
-		p.refuse(w, err)
+		c.refuse(w, err)
 		return
 	}
-	p.patience = withPatience(req.Context(), r.opts.Timeout)
-	defer p.patience.end()
-	req = req.WithContext(withFrom(context.WithValue(p.patience, passageKey{}, p), from))
+	c.head = withHeadTimeout(req.Context(), p.timeout)
+	defer c.head.end()
+	req = req.WithContext(withFrom(context.WithValue(c.head, passageKey{}, c), from))
 	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &upload{req.Body, p.patience}
+		req.Body = &upload{req.Body, c.head}
 	}
-	w.Header()["Content-Type"] = nil // it is not for us to guess
-	r.reverse.ServeHTTP(&upgradable{w, p.patience}, req)
+	w.Header()["Content-Type"] = nil // keeps net/http from guessing one
+	p.reverse.ServeHTTP(&upgradable{w, c.head}, req)
 }
 
-// refuse answers for an instance. That there is none is 503: what is not found
-// is for instances to say.
-func (p *passage) refuse(w http.ResponseWriter, err error) {
+// refuse answers an error of the router. An unknown service is 503: only an
+// instance may answer 404.
+func (c *passage) refuse(w http.ResponseWriter, err error) {
 	if errors.Is(err, selector.ErrUnknownService) {
-		err = fmt.Errorf("%w: service %q is not listed", selector.ErrNoInstance, p.to.service)
+		err = fmt.Errorf("%w: service %q is not listed", selector.ErrNoInstance, c.to.service)
 	}
-	p.code = writeError(w, err)
+	c.code = writeError(w, err)
 }
 
-// prepare decides where the request goes, if it may.
-func (r *Router) prepare(req *http.Request, p *passage) error {
+// prepare sets the URL for the transport, or returns why the request may not be
+// sent.
+func (p *proxy) prepare(req *http.Request, c *passage) error {
 	if req.Method == http.MethodConnect {
 		return errMethod
 	}
-	if strings.Contains(strings.Join(req.Header["Via"], ","), r.id) {
+	if strings.Contains(strings.Join(req.Header["Via"], ","), p.id) {
 		return errLoop
 	}
-	have, err := r.protocols(p.to.service, events.HTTP, events.HTTPS)
+	have, err := p.lookup.protocols(c.to.service, events.HTTP, events.HTTPS)
 	if err != nil {
 		return err
 	}
-	path, err := url.PathUnescape(p.to.path)
+	path, err := url.PathUnescape(c.to.path)
 	if err != nil {
-		return &badRequest{"path", p.to.path, "want valid escapes"}
+		return &badRequest{"path", c.to.path, "want valid escapes"}
 	}
-	p.url = url.URL{Scheme: events.HTTP, Host: p.to.service, Path: path, RawPath: p.to.path}
+	c.url = url.URL{Scheme: events.HTTP, Host: c.to.service, Path: path, RawPath: c.to.path}
 	if len(have) > 0 {
-		p.url.Scheme = have[0]
+		c.url.Scheme = have[0]
 	}
 	return nil
 }
 
-// upload keeps the patience of a call awake: as long as the caller sends its
-// request, the instance cannot answer.
+// upload is the body of a request. While the caller sends it, the instance
+// cannot answer: each read restarts the time for the head.
 type upload struct {
 	io.ReadCloser
-	patience *patience
+	head *headContext
 }
 
 func (u *upload) Read(b []byte) (int, error) {
 	n, err := u.ReadCloser.Read(b)
-	u.patience.extend()
+	u.head.extend()
 	return n, err
 }
 
-// upgradable closes a connection that is handed over, as for a WebSocket, when
-// its request's context ends: the proxy itself then only closes the instance's
-// side, and would wait for the caller to close the other.
+// upgradable closes a connection that was taken over, as for a WebSocket, when
+// the context of its request ends: the reverse proxy closes the side of the
+// instance only, and would wait for the caller to close the other.
 type upgradable struct {
 	http.ResponseWriter
 	ctx context.Context
@@ -135,51 +158,40 @@ func (u *upgradable) Unwrap() http.ResponseWriter { return u.ResponseWriter }
 func (u *upgradable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(u.ResponseWriter).Hijack()
 	if err == nil {
-		context.AfterFunc(u.ctx, func() { _ = conn.Close() }) // perhaps it is closed already
+		context.AfterFunc(u.ctx, func() { _ = conn.Close() }) // it may be closed already
 	}
 	return conn, rw, err
 }
 
-func (r *Router) newProxy() *httputil.ReverseProxy {
-	return &httputil.ReverseProxy{
-		Transport:      r.transport,
-		Rewrite:        r.rewrite,
-		ModifyResponse: r.answered,
-		ErrorHandler:   r.failed,
-		ErrorLog:       slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
-		BufferPool:     &buffers{},
-	}
-}
-
-// rewrite makes the request that the instance gets. Hop-by-hop headers and
-// what the caller said in Forwarded headers are gone already.
-func (r *Router) rewrite(pr *httputil.ProxyRequest) {
-	p := passageOf(pr.In.Context())
+// rewrite makes the request that the instance gets. The reverse proxy has removed
+// hop-by-hop headers, and the Forwarded headers of the caller.
+func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
+	c := passageOf(pr.In.Context())
 	out := pr.Out
-	query := out.URL.RawQuery // without what parsers understand differently
-	out.URL = &p.url
+	query := out.URL.RawQuery // without parameters that parsers read differently
+	out.URL = &c.url
 	out.URL.RawQuery = query
 	out.Host = "" // the service
 	strip(out.Header)
 	pr.SetXForwarded()
-	if p.to.prefix != "" {
-		out.Header.Set("X-Forwarded-Prefix", p.to.prefix)
+	if c.to.prefix != "" {
+		out.Header.Set("X-Forwarded-Prefix", c.to.prefix)
 	}
-	out.Header.Add("Via", fmt.Sprintf("%d.%d %s", pr.In.ProtoMajor, pr.In.ProtoMinor, r.id))
+	out.Header.Add("Via", fmt.Sprintf("%d.%d %s", pr.In.ProtoMajor, pr.In.ProtoMinor, p.id))
 	if !strings.EqualFold(out.Header.Get("Upgrade"), "websocket") {
-		// Other protocols, h2c for one, would carry further requests past us.
+		// Another protocol, such as h2c, could carry requests past the router.
 		out.Header.Del("Upgrade")
 		out.Header.Del("Connection")
 	}
 }
 
-// answered is called with the head of the answer.
-func (r *Router) answered(resp *http.Response) error {
-	p := passageOf(resp.Request.Context())
-	p.patience.begun()
-	p.code = resp.StatusCode
+// onAnswer is called with the head of the answer.
+func (p *proxy) onAnswer(resp *http.Response) error {
+	c := passageOf(resp.Request.Context())
+	c.head.begin()
+	c.code = resp.StatusCode
 	for name := range resp.Header {
-		if ours(name) {
+		if reservedHeader(name) {
 			delete(resp.Header, name)
 		}
 	}
@@ -189,16 +201,16 @@ func (r *Router) answered(resp *http.Response) error {
 	return nil
 }
 
-// failed is called when there is no answer.
-func (r *Router) failed(w http.ResponseWriter, req *http.Request, err error) {
-	p := passageOf(req.Context())
-	p.refuse(w, called(p.patience, err))
+// onError is called if there is no answer.
+func (p *proxy) onError(w http.ResponseWriter, req *http.Request, err error) {
+	c := passageOf(req.Context())
+	c.refuse(w, callFailed(c.head, err))
 }
 
-// buffers are what bodies are copied with.
+// buffers are for copying bodies.
 type buffers struct{ pool sync.Pool }
 
-// Get is [httputil.BufferPool]'s.
+// Get implements [httputil.BufferPool].
 func (b *buffers) Get() []byte {
 	if p, ok := b.pool.Get().(*[]byte); ok {
 		return *p
@@ -206,5 +218,5 @@ func (b *buffers) Get() []byte {
 	return make([]byte, 32<<10)
 }
 
-// Put is [httputil.BufferPool]'s.
+// Put implements [httputil.BufferPool].
 func (b *buffers) Put(p []byte) { b.pool.Put(&p) }

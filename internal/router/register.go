@@ -9,24 +9,27 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// lifetime tells a client how to keep its lease.
+// lifetime is how a client keeps its lease.
 type lifetime struct {
 	HeartbeatEvery string `json:"heartbeat_every"`
 }
 
-// registered is the answer to a registration: the instance as it is listed,
-// and beside it how often heartbeats are due.
+// registered is the answer to a registration: the instance as it is listed, and
+// how often heartbeats are due.
 type registered struct{ registrar.Registration }
 
-// MarshalJSON writes the fields side by side.
+// MarshalJSON writes the fields of the instance first.
 func (r registered) MarshalJSON() ([]byte, error) {
-	return beside(r.Instance, lifetime{duration(r.HeartbeatEvery)})
+	return r.Instance.MarshalWith(lifetime{duration(r.HeartbeatEvery)})
 }
 
-// duration is whole milliseconds, which every parser of durations reads.
+// duration writes whole milliseconds: every parser of durations reads them.
 func duration(d time.Duration) string { return d.Truncate(time.Millisecond).String() }
 
-func (r *Router) register(req *http.Request) (reply, error) {
+// registration answers at the doors that need a registrar.
+type registration struct{ registrar *registrar.Registrar }
+
+func (d registration) register(req *http.Request) (reply, error) {
 	data, err := readAll(req)
 	if err != nil {
 		return reply{}, err
@@ -38,33 +41,33 @@ func (r *Router) register(req *http.Request) (reply, error) {
 		}
 		return reply{}, &badRequest{"body", string(data), "want an instance as JSON: " + err.Error()}
 	}
-	registration, err := r.registrar.Register(req.Context(), in)
+	done, err := d.registrar.Register(req.Context(), in)
 	if err != nil {
 		return reply{service: in.Service}, err
 	}
 	status := http.StatusOK
-	if registration.Created {
+	if done.Created {
 		status = http.StatusCreated
 	}
-	return reply{in.Service, status, registered{registration}}, nil
+	return reply{in.Service, status, registered{done}}, nil
 }
 
-func (r *Router) heartbeat(req *http.Request) (reply, error) {
+func (d registration) heartbeat(req *http.Request) (reply, error) {
 	var ref registrar.Ref
 	if err := readBody(req, &ref); err != nil {
 		return reply{}, err
 	}
-	every, err := r.registrar.Heartbeat(req.Context(), ref)
+	every, err := d.registrar.Heartbeat(req.Context(), ref)
 	return reply{service: ref.Service, body: struct {
 		registrar.Ref
 		lifetime
 	}{ref, lifetime{duration(every)}}}, err
 }
 
-func (r *Router) deregister(req *http.Request) (reply, error) {
+func (d registration) deregister(req *http.Request) (reply, error) {
 	var ref registrar.Ref
 	if err := readBody(req, &ref); err != nil {
 		return reply{}, err
 	}
-	return reply{service: ref.Service, body: ref}, r.registrar.Deregister(req.Context(), ref)
+	return reply{service: ref.Service, body: ref}, d.registrar.Deregister(req.Context(), ref)
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/nats-io/nats.go"
@@ -21,10 +22,20 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// route passes a message on to the nearest instance: by HTTP to those that
-// have such an endpoint, else on their subject. The answer has the instance
-// and its status in Proxima-Instance and Proxima-Status.
-func (r *Router) route(ctx context.Context, c *call) (*nats.Msg, error) {
+// relay passes NATS messages on to instances.
+type relay struct {
+	nc        *nats.Conn
+	id        string // of the router, for Via
+	bucket    string
+	lookup    *lookup
+	selector  *selector.Selector
+	transport *proximahttp.Transport
+}
+
+// route passes a message on to the nearest instance: by HTTP if the service has
+// instances with such an endpoint, else on the subject of one. The answer has the
+// id of the instance and its status in Proxima-Instance and Proxima-Status.
+func (r *relay) route(ctx context.Context, c *call) (*nats.Msg, error) {
 	path, err := parsePath(c.msg.Header.Get(headerPath))
 	if err != nil {
 		return nil, err
@@ -37,7 +48,7 @@ func (r *Router) route(ctx context.Context, c *call) (*nats.Msg, error) {
 	if err != nil {
 		return nil, err
 	}
-	have, err := r.protocols(c.service, events.HTTP, events.HTTPS, events.NATS)
+	have, err := r.lookup.protocols(c.service, events.HTTP, events.HTTPS, events.NATS)
 	if err != nil {
 		return nil, err
 	}
@@ -53,15 +64,15 @@ func (r *Router) route(ctx context.Context, c *call) (*nats.Msg, error) {
 		if err == nil {
 			return reply, nil
 		}
-		if !errors.Is(err, selector.ErrNoInstance) { // perhaps others speak the next protocol
+		if !errors.Is(err, selector.ErrNoInstance) { // instances with the next protocol may be usable
 			break
 		}
 	}
-	return nil, called(ctx, err)
+	return nil, callFailed(ctx, err)
 }
 
 // routeHTTP sends a message as an HTTP request.
-func (r *Router) routeHTTP(ctx context.Context, c *call, req *http.Request) (*nats.Msg, error) {
+func (r *relay) routeHTTP(ctx context.Context, c *call, req *http.Request) (*nats.Msg, error) {
 	req = req.WithContext(ctx)
 	var err error
 	if req.Header, err = toHTTP(c.msg.Header); err != nil {
@@ -97,8 +108,8 @@ func (r *Router) routeHTTP(ctx context.Context, c *call, req *http.Request) (*na
 	return reply, nil
 }
 
-// routeNATS sends a message to an instance's own subject.
-func (r *Router) routeNATS(ctx context.Context, c *call, method string, from *topology.Location) (*nats.Msg, error) {
+// routeNATS sends a message to the subject of an instance.
+func (r *relay) routeNATS(ctx context.Context, c *call, method string, from *topology.Location) (*nats.Msg, error) {
 	ask := selector.Request{Service: c.service, Protocol: events.NATS, From: from, NonIdempotent: !proximahttp.Idempotent(method)}
 	var reply *nats.Msg
 	err := r.selector.DoFor(ctx, ask, func(ctx context.Context, p *selector.Pick) error {
@@ -107,19 +118,20 @@ func (r *Router) routeNATS(ctx context.Context, c *call, method string, from *to
 		if answer != nil {
 			reply = answer
 		}
+		p.Done(err)
 		return err
 	})
 	if reply != nil {
-		return reply, nil // though it may say that the instance failed
+		return reply, nil // also if it reports a failure of the instance
 	}
 	return nil, err
 }
 
-// request asks one instance. It may return both an answer and what it means to
-// the instance.
-func (r *Router) request(ctx context.Context, c *call, in *events.Instance) (*nats.Msg, error) {
+// request sends a message to one instance. It may return both an answer and an
+// error: what the answer means for the breaker of the instance.
+func (r *relay) request(ctx context.Context, c *call, in *events.Instance) (*nats.Msg, error) {
 	subject := in.Endpoints[events.NATS]
-	if r.forbiddenSubject(subject) {
+	if forbidden(r.bucket, subject) {
 		return nil, selector.NotSent(fmt.Errorf("%w: subject %s", guard.ErrForbidden, subject))
 	}
 	answer, err := r.nc.RequestMsgWithContext(ctx, &nats.Msg{
@@ -127,16 +139,24 @@ func (r *Router) request(ctx context.Context, c *call, in *events.Instance) (*na
 	})
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
-		// What a refused connection is to other protocols.
-		return nil, selector.NotSent(fmt.Errorf("router: instance %s: nobody listens on %s: %w", in.ID, subject, syscall.ECONNREFUSED))
+		// The counterpart of a refused connection.
+		return nil, selector.NotSent(fmt.Errorf("router: instance %s: no service listens on %s: %w", in.ID, subject, syscall.ECONNREFUSED))
 	case err != nil:
 		return nil, fmt.Errorf("router: instance %s: %w", in.ID, err)
 	}
 	return fromNATS(in, answer)
 }
 
-// fromNATS makes the answer of an instance. What a NATS service says of its
-// own failure is passed on; the error tells what it means to the instance.
+// forbidden reports whether a subject cannot be that of an instance: it belongs to
+// the NATS server, to the inbox of a client, to the registry or to the routers.
+// The router would publish there with its own permissions.
+func forbidden(bucket, subject string) bool {
+	return strings.HasPrefix(subject, "_") || reserved(bucket, subject)
+}
+
+// fromNATS makes the caller's answer from that of an instance. The error headers
+// of a NATS service are passed on; the error is what they mean for the breaker of
+// the instance.
 func fromNATS(in *events.Instance, answer *nats.Msg) (*nats.Msg, error) {
 	reply := &nats.Msg{Header: passNATS(answer.Header), Data: answer.Data}
 	status := http.StatusOK

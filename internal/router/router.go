@@ -7,12 +7,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/micro"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/router/directory"
@@ -27,10 +25,9 @@ import (
 const (
 	maxHeaderBytes = 32 << 10
 	maxBody        = 64 << 10 // of a request to a JSON door
-	maxStreams     = 256      // of changes at once
 )
 
-// Registry is what a router needs of the registry. *kv.Registry is one.
+// Registry is the part of the registry that a router needs. *kv.Registry is one.
 type Registry interface {
 	directory.Lister
 	registrar.Registry
@@ -38,24 +35,25 @@ type Registry interface {
 
 // Options configure [New]. The zero value is ready to use.
 type Options struct {
-	// Selector options. The source, the prober's dialler and the metrics hook
-	// of the breakers are the router's own.
+	// Selector options. The router sets the source, the dialler of probes and the
+	// hook of the breakers.
 	Selector selector.Options
-	// Bucket is the registry's, and begins the router's NATS subjects.
+	// Bucket of the registry, and first token of the router's NATS subjects.
 	// Default [kv.DefaultBucket].
 	Bucket string
-	// Guard decides which addresses are called. Default: guard.New().
+	// Guard decides which addresses may be called. Default: guard.New().
 	Guard *guard.Guard
-	// Timeout is how long an instance has for the head of its answer by HTTP,
-	// and for all of it by NATS. Default 10s.
+	// Timeout of a call: by HTTP until the head of the answer, by NATS until its
+	// end. Default 10s.
 	Timeout time.Duration
-	// AttemptTimeout is how long one instance may take for the head of its
-	// answer, when another may get the call too. Default: a third of Timeout.
+	// AttemptTimeout is how long one instance may take for the head of its answer
+	// before another gets the call, if the call may be repeated. Default: a third
+	// of Timeout.
 	AttemptTimeout time.Duration
-	// Concurrency is how many calls by NATS run at once; more are refused.
+	// Concurrency bounds the calls by NATS that run at once; more are refused.
 	// Default 1024.
 	Concurrency int
-	// Grace is how long calls may run on when the router stops. Default 10s.
+	// Grace is how long running calls may take when the router stops. Default 10s.
 	Grace time.Duration
 	// Metrics count requests, breakers and picks. Default: none.
 	Metrics *telemetry.Metrics
@@ -95,113 +93,133 @@ type Router struct {
 	opts      Options
 	nc        *nats.Conn
 	log       *slog.Logger
-	id        string // in the header Via, so that a call which comes back is known
 	directory *directory.Directory
 	selector  *selector.Selector
 	registrar *registrar.Registrar
+	lookup    *lookup
+	counts    requestCounts
 	base      *http.Transport
-	transport *proximahttp.Transport
-	reverse   *httputil.ReverseProxy
+	proxy     *proxy
 	handler   http.Handler
-	streams   chan struct{}          // one token for each stream of changes
-	requests  *gate                  // HTTP
-	calls     *gate                  // NATS
-	counts    map[string]*doorCounts // of the NATS doors, by endpoint
-	opened    chan struct{}          // closed when they are open, or never will be
-
-	doorsMu sync.Mutex // guards what follows
-	doors   micro.Service
-	shut    bool // they are not to be opened any more
+	requests  *gate // HTTP
+	nats      *natsDoors
 
 	run      context.Context // ends with Close
 	stop     context.CancelFunc
 	work     sync.WaitGroup
 	stopping chan struct{} // closed when a stop begins
 
-	stopOnce, doorsOnce, closeOnce sync.Once
+	stopOnce, closeOnce sync.Once
 }
 
-// New starts a router: it follows the registry and answers at the NATS doors.
-// The HTTP doors are [Router.ServeHTTP], or [Router.Serve]. ctx bounds the
-// start only. The connection stays the caller's.
+// New starts a router: it follows the registry and answers by NATS. HTTP is
+// answered by [Router.Serve], or by [Router.ServeHTTP] in a server of the caller.
+// ctx bounds the start only. The connection stays the caller's.
 func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Router, error) {
 	o = o.withDefaults()
 	r := &Router{
-		opts: o, nc: nc, log: o.Logger, id: "proxima-" + rand.Text()[:12],
-		directory: directory.New(registry, o.Bucket, ""),
-		streams:   make(chan struct{}, maxStreams),
+		opts: o, nc: nc, log: o.Logger,
+		directory: directory.New(registry, ""),
 		requests:  newGate(0),
-		calls:     newGate(o.Concurrency),
 		stopping:  make(chan struct{}),
-		opened:    make(chan struct{}),
-	}
-	sel := o.Selector
-	sel.Source, sel.Registry.Bucket = r.directory, o.Bucket
-	if clock, ok := registry.(interface{ Now() time.Time }); ok {
-		sel.Ramp.Now = clock.Now
-	}
-	sel.Latency.Dial = o.Guard.DialContext
-	if shared, ok := registry.(interface{ Bus() *kv.Bus }); ok {
-		sel.Probe.Bus = shared.Bus()
-	}
-	if sel.Logger == nil {
-		sel.Logger = o.Logger
-	}
-	if o.Metrics != nil {
-		sel.Breaker.OnChange = o.Metrics.OnBreaker
 	}
 	var err error
-	if r.selector, err = selector.New(ctx, nc, sel); err != nil {
+	if r.selector, err = selector.New(ctx, nc, r.selectorOptions(registry)); err != nil {
 		return nil, fmt.Errorf("router: %w", err)
 	}
 	r.registrar = registrar.New(registry, r.directory)
-	r.base = proximahttp.NewBase()
-	r.base.DialContext = o.Guard.DialContext
-	r.base.DisableCompression = true // bytes pass as they are
-	r.transport = proximahttp.New(r.selector, proximahttp.Options{
-		Base: telemetry.Transport(r.base), Ask: ask, AttemptTimeout: o.AttemptTimeout,
-	})
-	r.reverse = r.newProxy()
-	r.handler = r.newHandler()
-
 	r.run, r.stop = context.WithCancel(context.WithoutCancel(ctx))
+	r.makeDoors()
 	r.work.Go(func() {
 		if err := r.directory.Run(r.run); err != nil && r.run.Err() == nil {
 			r.log.Error("the registry cannot be followed any more, the last view stays", "error", err)
 		}
 	})
-	if o.Metrics != nil {
-		away := []func(){o.Metrics.Selector(r.selector)}
-		if counts, ok := registry.(telemetry.RegistryCounts); ok {
-			away = append(away, o.Metrics.Registry(counts))
-		}
-		r.work.Go(func() {
-			<-r.run.Done()
-			for _, stop := range away {
-				stop()
-			}
-		})
-	}
-	r.work.Go(r.openDoors)
+	r.observe(registry)
+	r.work.Go(func() { r.nats.open(r.directory.Complete()) })
 	return r, nil
 }
 
-// Registrar registers instances for clients, as the HTTP doors do.
+// selectorOptions makes the selector read from the directory, and probe only
+// addresses that the guard allows.
+func (r *Router) selectorOptions(registry Registry) selector.Options {
+	o := r.opts.Selector
+	o.Source, o.Registry.Bucket = r.directory, r.opts.Bucket
+	if clock, ok := registry.(interface{ Now() time.Time }); ok {
+		o.Ramp.Now = clock.Now
+	}
+	o.Latency.Dial = r.opts.Guard.DialContext
+	if shared, ok := registry.(interface{ Bus() *kv.Bus }); ok {
+		o.Probe.Bus = shared.Bus()
+	}
+	if o.Logger == nil {
+		o.Logger = r.log
+	}
+	if r.opts.Metrics != nil {
+		o.Breaker.OnChange = r.opts.Metrics.OnBreaker
+	}
+	return o
+}
+
+func (r *Router) makeDoors() {
+	r.base = proximahttp.NewBase()
+	r.base.DialContext = r.opts.Guard.DialContext
+	r.base.DisableCompression = true // bodies are passed on unchanged
+	transport := proximahttp.New(r.selector, proximahttp.Options{
+		Base: telemetry.Transport(r.base), Ask: ask, AttemptTimeout: r.opts.AttemptTimeout,
+	})
+	id := "proxima-" + rand.Text()[:12] // in the header Via: it reveals a loop
+	r.counts = requestCounts{r.opts.Metrics, r.directory}
+	r.lookup = &lookup{r.directory, r.selector, r.nc.MaxPayload}
+	r.proxy = newProxy(id, r.opts.Timeout, r.lookup, r.counts, transport, r.log)
+	r.handler = r.newHandler()
+	relay := &relay{r.nc, id, r.opts.Bucket, r.lookup, r.selector, transport}
+	r.nats = &natsDoors{
+		nc: r.nc, bucket: r.opts.Bucket, location: r.selector.Location(),
+		timeout: r.opts.Timeout, grace: r.opts.Grace, log: r.log,
+		endpoints: map[string]answerNATS{
+			"route": relay.route, "resolve": r.lookup.resolveNATS, "explain": r.lookup.explainNATS,
+		},
+		requests: r.counts, calls: newGate(r.opts.Concurrency),
+		run: r.run, stop: r.stop, opened: make(chan struct{}),
+	}
+}
+
+// observe lets the metrics read the selector and the registry until the router is
+// closed.
+func (r *Router) observe(registry Registry) {
+	m := r.opts.Metrics
+	if m == nil {
+		return
+	}
+	ends := []func(){m.Selector(r.selector)}
+	if counts, ok := registry.(telemetry.RegistryCounts); ok {
+		ends = append(ends, m.Registry(counts))
+	}
+	r.work.Go(func() {
+		<-r.run.Done()
+		for _, end := range ends {
+			end()
+		}
+	})
+}
+
+// Registrar returns the registrar of the HTTP doors.
 func (r *Router) Registrar() *registrar.Registrar { return r.registrar }
 
 // Wait waits until the registry has been read and the router answers by NATS, or
-// ctx ends.
+// until ctx ends.
 func (r *Router) Wait(ctx context.Context) error {
 	select {
-	case <-r.opened:
+	case <-r.nats.opened:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", directory.ErrIncomplete, ctx.Err())
 	}
 }
 
-// Serve answers HTTP on l until ctx ends. Then the router stops: it takes no
-// more calls, by HTTP or NATS, and lets those that run end for the time of
+// Serve answers HTTP on l until ctx ends. Then the router stops: it takes no more
+// calls, by HTTP or NATS, and waits for running ones, at most for
 // [Options.Grace]. Streams of changes end at once.
 func (r *Router) Serve(ctx context.Context, l net.Listener) error {
 	srv := daemon.NewHTTPServer(r, r.log)
@@ -209,55 +227,46 @@ func (r *Router) Serve(ctx context.Context, l net.Listener) error {
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	srv.BaseContext = func(net.Listener) context.Context { return base }
-	srv.RegisterOnShutdown(r.announceStop)
+	srv.RegisterOnShutdown(r.beginStop)
 	served := make(chan struct{})
 	var doors sync.WaitGroup
 	doors.Go(func() {
 		select {
 		case <-ctx.Done():
-			r.closeDoors()
+			r.closeNATS()
 		case <-served:
 		}
 	})
 	err := daemon.Serve(ctx, srv, l, r.opts.Grace)
 	close(served)
 	doors.Wait()
-	// Connections that were handed over, such as WebSockets, are nobody's but
-	// their handlers': these end with their context.
+	// The server does not know of connections that were taken over, such as
+	// WebSockets: their handlers end with their context.
 	cancel()
 	r.requests.close()
 	<-r.requests.empty
 	return err
 }
 
-// announceStop makes /readyz fail and ends what would never end.
-func (r *Router) announceStop() { r.stopOnce.Do(func() { close(r.stopping) }) }
+// beginStop makes /readyz fail, and ends the streams of changes.
+func (r *Router) beginStop() { r.stopOnce.Do(func() { close(r.stopping) }) }
 
-// Close ends the router: it takes no more calls by NATS, lets those that run
-// end, and stops following the registry. [Router.Serve] must have ended before.
-// It may be called twice.
+// closeNATS takes no more calls by NATS, and waits for the running ones.
+func (r *Router) closeNATS() {
+	r.beginStop()
+	r.nats.close()
+}
+
+// Close ends the router: it takes no more calls by NATS, waits for the running
+// ones, and stops following the registry. [Router.Serve] must have ended before.
+// Close may be called twice.
 func (r *Router) Close() error {
 	r.closeOnce.Do(func() {
-		r.announceStop()
-		r.closeDoors()
+		r.closeNATS()
 		r.stop()
 		_ = r.selector.Close() // always nil
 		r.work.Wait()
 		r.base.CloseIdleConnections()
 	})
 	return nil
-}
-
-// label is a service's name for metrics: only names that exist are counted.
-func (r *Router) label(service string) string {
-	if _, known := r.directory.Protocols(service); known {
-		return service
-	}
-	return ""
-}
-
-func (r *Router) count(door, service string, code string, since time.Time) {
-	if r.opts.Metrics != nil {
-		r.opts.Metrics.Request(door, r.label(service), code, time.Since(since))
-	}
 }

@@ -22,9 +22,9 @@ const (
 	countRule = "want a whole number, 0 to 1000000"
 )
 
-// Beat is how loaded an instance is, by its own word. It is heard by whoever
-// listens when it is told, and kept by nobody: <bucket>.beat.<service>.
-// <region>.<zone>.<id> on core NATS, every few seconds.
+// Beat is the load report of an instance. The announcer publishes one every few
+// seconds on core NATS, on <bucket>.beat.<service>.<region>.<zone>.<id>, and no
+// server keeps it.
 type Beat struct {
 	// CPU is the share it uses of the processor time it may use, 0 to 1.
 	CPU float64
@@ -34,12 +34,12 @@ type Beat struct {
 	InFlight int
 	// Queue is the number of calls that wait to be served, 0 to 1,000,000.
 	Queue int
-	// Incarnation is the one that tells, empty if it does not say.
+	// Incarnation of the instance, or empty.
 	Incarnation string
 }
 
-// beatWire is the JSON of a beat. Numbers are floats, as not everybody who
-// writes JSON has whole ones, and pointers tell what is absent.
+// beatWire is the JSON of a beat. Numbers are floats, as some writers of JSON have no
+// whole ones, and pointers, nil where absent.
 type beatWire struct {
 	CPU         *float64 `json:"cpu"`
 	Memory      *float64 `json:"mem"`
@@ -48,8 +48,7 @@ type beatWire struct {
 	Incarnation string   `json:"incarnation,omitempty"`
 }
 
-// EncodeBeat validates a beat and writes it. A share that rounding has put a
-// little above 1 is 1.
+// EncodeBeat validates a beat and writes it. A share up to 1.01 is rounded to 1.
 func EncodeBeat(b Beat) ([]byte, error) {
 	for _, share := range []*float64{&b.CPU, &b.Memory} {
 		if *share > 1 && *share <= 1+rounding {
@@ -68,10 +67,9 @@ func EncodeBeat(b Beat) ([]byte, error) {
 	return data, nil
 }
 
-// DecodeBeat reads and validates a beat. Fields it does not know are ignored,
-// numbers that are absent or null are 0, though one must be there: what tells
-// nothing is no beat. Nothing of data is kept. The error never quotes more than
-// a little of the data; it is a *[FieldError] when the JSON is sound.
+// DecodeBeat reads and validates a beat. It ignores unknown fields. Numbers that are
+// absent or null are 0, but one must be there. It keeps nothing of data. The error
+// quotes at most 80 bytes of a field; it is a *[FieldError] when the JSON is valid.
 func DecodeBeat(data []byte) (Beat, error) {
 	if len(data) > MaxBeatSize {
 		return Beat{}, fmt.Errorf("events: a beat of %d bytes, want at most %d", len(data), MaxBeatSize)

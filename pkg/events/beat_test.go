@@ -39,7 +39,7 @@ func TestAShareALittleAboveOneIsOneToTheEncoderOnly(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoBeatIsNotEncoded(t *testing.T) {
+func TestInvalidBeatsAreNotEncoded(t *testing.T) {
 	for _, tt := range []struct {
 		beat        events.Beat
 		field, rule string
@@ -77,11 +77,11 @@ func TestTheLongestBeatFits(t *testing.T) {
 	}
 }
 
-func TestWhatABeatLeavesOutIsNothing(t *testing.T) {
+func TestNumbersThatABeatLeavesOutAreZero(t *testing.T) {
 	for data, want := range map[string]events.Beat{
 		`{"queue":3}`: {Queue: 3},
 		" {\"cpu\":0.5,\"mem\":null,\"later\":{\"x\":[1]},\"incarnation\":null}\n": {CPU: 0.5},
-		`{"in_flight":3.0,"queue":1e2}`:                                            {InFlight: 3, Queue: 100}, // of those who have no whole numbers
+		`{"in_flight":3.0,"queue":1e2}`:                                            {InFlight: 3, Queue: 100}, // of writers that have no whole numbers
 		`{"cpu":0}`:                                                                {},
 	} {
 		if got, err := events.DecodeBeat([]byte(data)); err != nil || got != want {
@@ -90,7 +90,7 @@ func TestWhatABeatLeavesOutIsNothing(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoBeatIsRefused(t *testing.T) {
+func TestInvalidBeatsAreRefused(t *testing.T) {
 	share, count, object := "want a number, 0 to 1", "want a whole number, 0 to 1000000", "want a JSON object"
 	one := "want at least one of cpu, mem, in_flight and queue"
 	for _, tt := range []struct{ data, field, rule string }{

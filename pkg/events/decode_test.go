@@ -31,7 +31,7 @@ func TestUnknownFieldsAreIgnored(t *testing.T) {
 	}
 }
 
-func TestTextsMayHoldWhateverJSONCanSay(t *testing.T) {
+func TestTextsMayHoldAllThatJSONCanExpress(t *testing.T) {
 	for _, tt := range []struct{ literal, want string }{
 		{`"plain"`, "plain"},
 		{`"a\"b\\c\/d\b\f\n\r\t"`, "a\"b\\c/d\b\f\n\r\t"},
@@ -73,7 +73,7 @@ func TestTheLastOfDuplicateNamesCounts(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoRecordIsRefused(t *testing.T) {
+func TestInvalidRecordsAreRefused(t *testing.T) {
 	with := func(extra string) string { return strings.Replace(least, "{", "{"+extra+",", 1) }
 	for _, tt := range []struct{ name, record, want string }{
 		{"nothing", "", "unexpected end of JSON input"},
@@ -240,7 +240,7 @@ func TestDecodeKeepsNothingOfItsArgument(t *testing.T) {
 		for i := range data {
 			data[i] = 'x'
 		}
-		for range 10 { // whoever decodes next
+		for range 10 { // the next to decode
 			if _, err := events.Decode([]byte(with(`"version":"` + strings.Repeat("y", 200) + `"`))); err != nil {
 				t.Fatal(err)
 			}

@@ -1,15 +1,17 @@
-// Package events is what travels between announcers, registries and callers:
-// instances, their keys, and how loaded they are. It is the vocabulary of Proxima; read it first.
+// Package events defines what announcers, registries and callers exchange:
+// instances, their keys and their load.
 //
-// An [Instance] is one running copy of a service. [Encode] writes it as the
-// JSON record that a registry keeps, [Decode] reads it, and both validate it:
-// whatever comes out of Decode can be used without another look, whoever wrote
-// it. [Key] is where it is kept, and what of its place a subject tells. A
-// [Snapshot] is all that one source knows about one service. A [Beat] is how
-// loaded an instance says it is, with [EncodeBeat] and [DecodeBeat].
+// Most users need five names of it: [Instance], its [Status], the [Snapshot] of a
+// service with its [Entry] values, and the protocols [HTTP], [HTTPS], [GRPC], [TCP]
+// and [NATS]. The rest is for programs that read or write a registry:
 //
-// Decode is what a caller that starts does a hundred thousand times. So the
-// usual record is read by a fast parser, into few allocations, and keeps little
-// more than its texts; whatever is unusual in it is read by encoding/json,
-// whose word counts. Every record is UTF-8.
+//   - [Encode] writes an Instance as the JSON record of a registry, and [Decode]
+//     reads it. Both validate: an Instance from Decode is valid, whatever wrote it.
+//   - [Key] is an instance's place in keys and subjects.
+//   - A [Beat] is an instance's load report; an [Evacuation] is an operator's order
+//     to use a place only when there is no other.
+//
+// A caller that starts may decode a hundred thousand records. So a fast parser
+// reads the usual record, with few allocations. Any other record is read by
+// encoding/json, which decides what is accepted. Every record is UTF-8.
 package events

@@ -12,10 +12,10 @@ const (
 	subjectRule = "want a NATS subject: tokens of printable ASCII joined by dots, no wildcards, no $ in front, at most 255 bytes"
 )
 
-// ValidateEndpoint checks the address of one protocol. Host is a name or an IP
-// address that means the same to everybody: not 0.0.0.0, no IPv6 zone. A
-// subject is outside of the server's own, such as $JS.
-func ValidateEndpoint(protocol, address string) error {
+// validateEndpoint checks the address of one protocol. Host is a name or an IP
+// address that means the same on every machine: not 0.0.0.0, no IPv6 zone. A
+// subject must not be one of the server's own, such as $JS.
+func validateEndpoint(protocol, address string) error {
 	switch protocol {
 	case HTTP, HTTPS, GRPC, TCP:
 		if !validHostPort(address) {
@@ -69,8 +69,8 @@ func validHost(h string) bool {
 	return true
 }
 
-// endsInNumber tells what some resolvers take for an IPv4 address, also when
-// it is none: 10.0.1 or 256.1.1.1. Container names may be longer numbers.
+// endsInNumber reports whether some resolvers would read h as an IPv4 address, even
+// an invalid one: 10.0.1 or 256.1.1.1. Container names may be longer numbers.
 func endsInNumber(h string) bool {
 	h = strings.TrimSuffix(h, ".")
 	last := h[strings.LastIndexByte(h, '.')+1:]

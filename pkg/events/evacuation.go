@@ -12,23 +12,23 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// MaxEvacuationSize is the largest encoded evacuation, in bytes.
-const MaxEvacuationSize = 1 << 10
+// maxEvacuationSize is the largest encoded evacuation, in bytes.
+const maxEvacuationSize = 1 << 10
 
 const evacuateFamily = "evacuate"
 
-// Evacuation is an operator's order about a place: that its instances be used
-// only when there are no others, or that this is over. It is kept in the
-// bucket under [Evacuation.Key]. Of two orders about a place the later holds,
-// whoever hears them in whatever order, see [Evacuation.Overrides].
+// Evacuation is an operator's order about a place: its instances are used only when
+// there are no others; or the order that ends that. The bucket keeps it under
+// [Evacuation.Key]. Of two orders about a place the later one holds, in whatever
+// order they arrive, see [Evacuation.Overrides].
 type Evacuation struct {
 	Region string
 	Zone   string // empty: the whole region
 	// Evacuated is false for the order that undoes one.
 	Evacuated bool
-	// At is when it was ordered, in whole milliseconds. Who orders looks at the
-	// last order about the place and is later than that, so clocks that differ
-	// change nothing, except between orders that did not know of each other.
+	// At is when it was ordered, in whole milliseconds. The writer reads the last
+	// order about the place and makes At later than that, so that clocks that
+	// differ matter only for orders written at the same time.
 	At time.Time
 }
 
@@ -46,7 +46,7 @@ func (e Evacuation) Key() string {
 	return evacuateFamily + "." + e.Region + "." + e.Zone
 }
 
-// Place is what operators write: region or region/zone.
+// Place is the place as operators write it: region or region/zone.
 func (e Evacuation) Place() string {
 	if e.Zone == "" {
 		return e.Region
@@ -54,14 +54,13 @@ func (e Evacuation) Place() string {
 	return e.Region + "/" + e.Zone
 }
 
-// Covers says whether something at l is in the place. What is not known to be
-// there is not.
+// Covers reports whether l is in the place. An unknown location is not.
 func (e Evacuation) Covers(l topology.Location) bool {
 	return l.Region == e.Region && (e.Zone == "" || l.Zone == e.Zone)
 }
 
-// Overrides says whether e holds rather than another order about the same
-// place: it is the later one; of two of the same moment that which evacuates.
+// Overrides reports whether e holds and not another order about the same place: it is
+// later, or it is of the same time and the one that evacuates.
 func (e Evacuation) Overrides(other Evacuation) bool {
 	if !e.At.Equal(other.At) {
 		return e.At.After(other.At)
@@ -79,8 +78,8 @@ func ParsePlace(s string) (region, zone string, err error) {
 	return region, zone, e.validatePlace()
 }
 
-// Validate says which field breaks which rule.
-func (e Evacuation) Validate() error {
+// validate returns the error of the first field that breaks a rule, or nil.
+func (e Evacuation) validate() error {
 	if err := e.validatePlace(); err != nil {
 		return err
 	}
@@ -99,7 +98,7 @@ func (e Evacuation) validatePlace() error {
 	return validatePlaceName("zone", e.Zone)
 }
 
-// validatePlaceName refuses what is not known, too: nothing is there.
+// validatePlaceName refuses Unknown, too: no instance is known to be there.
 func validatePlaceName(field, s string) error {
 	if s == Unknown {
 		return &FieldError{field, s, "want a place that is known"}
@@ -107,9 +106,9 @@ func validatePlaceName(field, s string) error {
 	return ValidateName(field, s)
 }
 
-// EncodeEvacuation validates an order and writes what is kept under its key.
+// EncodeEvacuation validates an order and writes the value of its key.
 func EncodeEvacuation(e Evacuation) ([]byte, error) {
-	if err := e.Validate(); err != nil {
+	if err := e.validate(); err != nil {
 		return nil, err
 	}
 	data, err := marshal(evacuationWire{&e.Evacuated, e.At.UTC().Format(time.RFC3339Nano)})
@@ -119,17 +118,16 @@ func EncodeEvacuation(e Evacuation) ([]byte, error) {
 	return data, nil
 }
 
-// DecodeEvacuation reads and validates an order that is kept under a key.
-// Fields it does not know are ignored. Nothing of data is kept. The error never
-// quotes more than a little of the data; it is a *[FieldError] when the JSON is
-// sound.
+// DecodeEvacuation reads and validates an order from a key and its value. It ignores
+// unknown fields, and keeps nothing of data. The error quotes at most 80 bytes of a
+// field; it is a *[FieldError] when the JSON is valid.
 func DecodeEvacuation(key string, data []byte) (Evacuation, error) {
 	e, err := ParseEvacuationKey(key)
 	if err != nil {
 		return Evacuation{}, err
 	}
-	if len(data) > MaxEvacuationSize {
-		return Evacuation{}, fmt.Errorf("events: an evacuation of %d bytes, want at most %d", len(data), MaxEvacuationSize)
+	if len(data) > maxEvacuationSize {
+		return Evacuation{}, fmt.Errorf("events: an evacuation of %d bytes, want at most %d", len(data), maxEvacuationSize)
 	}
 	if !utf8.Valid(data) {
 		return Evacuation{}, errors.New("events: decode an evacuation: not UTF-8")
@@ -155,7 +153,7 @@ func DecodeEvacuation(key string, data []byte) (Evacuation, error) {
 		return Evacuation{}, &FieldError{"at", w.At, atRule}
 	}
 	e.At, e.Evacuated = e.At.UTC(), *w.Evacuated
-	return e, e.Validate()
+	return e, e.validate()
 }
 
 // ParseEvacuationKey reads the place in a key, and validates it.

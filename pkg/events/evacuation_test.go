@@ -12,7 +12,7 @@ import (
 
 var ordered = time.Date(2026, 11, 21, 8, 0, 0, 123e6, time.UTC)
 
-func TestEvacuationIsWrittenAsTheContractSays(t *testing.T) {
+func TestEvacuationIsToTheLetterOfTheContract(t *testing.T) {
 	e := events.Evacuation{Region: "eu-west-1", Zone: "eu-west-1a", Evacuated: true, At: ordered}
 	data, err := events.EncodeEvacuation(e)
 	if want := `{"evacuated":true,"at":"2026-11-21T08:00:00.123Z"}`; err != nil || string(data) != want {
@@ -34,7 +34,7 @@ func TestEvacuationIsWrittenAsTheContractSays(t *testing.T) {
 	}
 }
 
-func TestEvacuationCoversWhatIsKnownToBeThere(t *testing.T) {
+func TestEvacuationCoversKnownPlacesOnly(t *testing.T) {
 	region, zone := events.Evacuation{Region: "eu"}, events.Evacuation{Region: "eu", Zone: "a"}
 	for _, tt := range []struct {
 		l            topology.Location
@@ -71,9 +71,9 @@ func TestTheLaterOfTwoOrdersHolds(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoEvacuationIsRefused(t *testing.T) {
+func TestInvalidEvacuationsAreRefused(t *testing.T) {
 	const good = `{"evacuated":true,"at":"2026-11-21T08:00:00.123Z"}`
-	for name, tt := range map[string]struct{ key, data, says string }{
+	for name, tt := range map[string]struct{ key, data, error string }{
 		"another family":         {"inst.eu", good, "want evacuate."},
 		"no place":               {"evacuate", good, "want evacuate."},
 		"an empty region":        {"evacuate.", good, "region"},
@@ -96,7 +96,7 @@ func TestWhatIsNoEvacuationIsRefused(t *testing.T) {
 		"not UTF-8":              {"evacuate.eu", `{"evacuated":true,"at":"2026-11-21T08:00:00Z","x":"` + "\xff" + `"}`, "UTF-8"},
 		"too much":               {"evacuate.eu", good + strings.Repeat(" ", events.MaxEvacuationSize), "at most"},
 	} {
-		if e, err := events.DecodeEvacuation(tt.key, []byte(tt.data)); err == nil || !strings.Contains(err.Error(), tt.says) {
+		if e, err := events.DecodeEvacuation(tt.key, []byte(tt.data)); err == nil || !strings.Contains(err.Error(), tt.error) {
 			t.Errorf("%s: %+v, %v", name, e, err)
 		}
 	}

@@ -77,7 +77,7 @@ func FuzzDecodeAgrees(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) { checkAgrees(t, data) })
 }
 
-// checkAgrees wants of Decode what the reference says, and tells whether that
+// checkAgrees wants of Decode the result of the reference, and reports whether that
 // is an instance.
 func checkAgrees(t *testing.T, data []byte) bool {
 	t.Helper()

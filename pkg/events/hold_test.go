@@ -8,7 +8,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-func TestAnInstanceThatNobodyUsesIsFreed(t *testing.T) {
+func TestAnUnusedInstanceIsFreed(t *testing.T) {
 	left := decodeAndForget(t)
 	runtime.GC() // once: a sync.Pool forgets at the second
 	for i, p := range left {

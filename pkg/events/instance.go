@@ -10,21 +10,21 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// Status says whether an instance wants calls.
+// Status is whether an instance wants calls.
 type Status string
 
 const (
-	// Up wants calls.
+	// Up is for an instance that wants calls.
 	Up Status = "up"
-	// Draining finishes what it has and is about to leave: it gets no new
-	// calls while anybody else can take them.
+	// Draining is for an instance that finishes its calls and then leaves. It
+	// gets no new calls while another instance can take them.
 	Draining Status = "draining"
-	// NotReady is alive and fails its own check: it gets no calls.
+	// NotReady is for an instance that is alive and fails its own check. It gets
+	// no calls.
 	NotReady Status = "not_ready"
 )
 
-// The protocols an endpoint may have. The address is host:port, for [NATS] a
-// subject.
+// The protocols of endpoints. The address is host:port, for [NATS] a subject.
 const (
 	HTTP  = "http"
 	HTTPS = "https"
@@ -34,52 +34,60 @@ const (
 )
 
 const (
-	// DefaultTTL is the lease of an instance that names none.
+	// DefaultTTL is the TTL of an instance without one.
 	DefaultTTL = 15 * time.Second
-	// DefaultWeight is the weight of an instance that names none.
+	// DefaultWeight is the weight of an instance without one.
 	DefaultWeight = 100
 	// MaxSize is the largest encoded instance, in bytes.
 	MaxSize = 64 << 10
 )
 
-// Instance is one running copy of a service, as it announces itself. Its JSON
-// is the registry's record. Instances are shared between goroutines and never
-// changed once read.
+// Instance is one running copy of a service, as it announces itself. Its JSON is the
+// registry's record. Instances that were read are shared between goroutines: do not
+// change them.
+//
+// To announce an instance, set ID, Service, Endpoints and Location. kv.Announce
+// fills in Incarnation and Started, and defaults; it does not fill in ID, and it
+// does not look up Location (see topology.Detect).
 type Instance struct {
 	// ID names the instance within its service: [A-Za-z0-9_-], 1 to 63 long.
 	ID string
 	// Service is a DNS label: lower-case letters, digits and '-'.
 	Service string
-	// Incarnation tells two lives of the same ID apart. A new process is a
-	// new incarnation.
+	// Incarnation distinguishes two processes that announce the same ID, one after
+	// the other.
 	Incarnation string
-	// Endpoints maps a protocol ([HTTP], [HTTPS], [GRPC], [TCP], [NATS]) to
-	// an address: host:port, or a subject for [NATS]. At least one. See
-	// [ValidateEndpoint].
+	// Endpoints maps a protocol ([HTTP], [HTTPS], [GRPC], [TCP], [NATS]) to an
+	// address: host:port that callers can dial, or a subject for [NATS]. There
+	// must be one.
 	Endpoints map[string]string
-	// Location is where it runs; unknown fields are empty. Region and zone
-	// are names as ID is, rack and host short printable text without '/'.
+	// Location is where it runs; unknown fields are empty. Region and zone are
+	// names like ID, rack and host are printable text without '/'.
 	Location topology.Location
-	// Status is whether it wants calls. Default [Up].
+	// Status is whether the instance wants calls. Default [Up].
 	Status Status
-	// Version is the service's own, for people and for rollouts.
+	// Version of the service, for people. Callers do not choose by it.
 	Version string
-	// Weight is its share of calls, relative to the others': 1 to 10000.
-	// Default [DefaultWeight].
+	// Weight is the instance's share of calls relative to the other instances', 1
+	// to 10000. Default [DefaultWeight]. It depends on the caller's strategy:
+	// weighted_round_robin and consistent_hash keep the shares; p2c,
+	// least_request and load_aware divide the load of an instance by its weight,
+	// so a small one gets calls only while the others are busy; random,
+	// round_robin and nearest ignore it.
 	Weight int
-	// Metadata is free for its users; levels of [topology.Levels] may name a key.
+	// Metadata is free to use. A level of [topology.Levels] may be one of its keys.
 	Metadata map[string]string
-	// Coordinate is its place in the network's coordinate space, if known.
+	// Coordinate is its network coordinate, nil if unknown.
 	Coordinate *Coordinate
-	// Started is when this incarnation began, or zero.
+	// Started is when this incarnation started, or zero.
 	Started time.Time
-	// TTL is its lease, whole seconds: without a renewal it expires after
-	// that long. Default [DefaultTTL].
+	// TTL is its lease in whole seconds, 1s to 1h: without a renewal the instance
+	// expires after that time. Default [DefaultTTL].
 	TTL time.Duration
 }
 
-// Coordinate is a point of a Vivaldi coordinate space with height; distances
-// in it predict round trips. Units are seconds, as in hashicorp/serf.
+// Coordinate is a point of a Vivaldi coordinate space with height. Distances between
+// coordinates predict round trips. The unit is a second, as in hashicorp/serf.
 type Coordinate struct {
 	Vec        [8]float64 `json:"vec"`
 	Error      float64    `json:"error"`
@@ -87,23 +95,22 @@ type Coordinate struct {
 	Height     float64    `json:"height"`
 }
 
-// Key is where the instance is kept.
+// Key is the instance's place in keys and subjects.
 func (in *Instance) Key() Key {
 	k := Key{in.Service, in.Location.Region, in.Location.Zone, in.ID}
 	k.normalize()
 	return k
 }
 
-// Place is its location with its metadata as labels.
+// Place is the instance's location, with its metadata as labels.
 func (in *Instance) Place() topology.Place {
 	return topology.Place{Location: in.Location, Labels: in.Metadata}
 }
 
-// Decode reads and validates a record. Fields it does not know are ignored,
-// defaults are filled in for what is absent, null or empty, but not for a
-// weight or a ttl of zero. Nothing of data is kept. The error says what is
-// wrong and never quotes more than a little of the data; it is a *[FieldError]
-// when the JSON is sound.
+// Decode reads and validates a record. It ignores unknown fields, and fills in
+// defaults for fields that are absent, null or empty; a weight or a ttl of zero is an
+// error. It keeps nothing of data. The error quotes at most 80 bytes of a field; it is
+// a *[FieldError] when the JSON is valid.
 func Decode(data []byte) (*Instance, error) {
 	if len(data) > MaxSize {
 		return nil, fmt.Errorf("events: an instance of %d bytes, want at most %d", len(data), MaxSize)
@@ -149,8 +156,7 @@ func (in *Instance) setDefaults() {
 	in.Started = in.Started.UTC()
 }
 
-// Addresses are the endpoints as people write them: "grpc=10.0.0.5:9090,
-// http=10.0.0.5:8080".
+// Addresses are the endpoints as text: "grpc=10.0.0.5:9090, http=10.0.0.5:8080".
 func (in *Instance) Addresses() string {
 	var all []string
 	for _, protocol := range slices.Sorted(maps.Keys(in.Endpoints)) {

@@ -2,6 +2,7 @@ package events_test
 
 import (
 	"encoding/json"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -33,7 +34,7 @@ const userRecord = `{"id":"user-7f3a","service":"user","incarnation":"i-1",` +
 	`"coordinate":{"vec":[0.001,-0.002,0,0,0,0,0,0],"error":0.2,"adjustment":-0.01,"height":0.00001},` +
 	`"started":"2026-11-21T08:00:00Z","ttl":"15s"}`
 
-// least is the record with the least that an instance must say.
+// least is the smallest valid record.
 const least = `{"id":"1","service":"user","endpoints":{"http":"10.0.0.5:8080"}}`
 
 func TestTheRecordIsToTheLetterOfTheContract(t *testing.T) {
@@ -214,7 +215,25 @@ func TestMarshalRefusesATimeThatHasNoText(t *testing.T) {
 	}
 }
 
-func TestAddressesAreForPeople(t *testing.T) {
+func TestFieldsOfOthersStandAfterThoseOfTheInstance(t *testing.T) {
+	in := events.Instance{ID: "1", Service: "user"}
+	type note struct {
+		Note string `json:"note,omitempty"`
+	}
+	for more, want := range map[note]string{
+		{"<b>"}: `{"id":"1","service":"user","location":{},"note":"<b>"}`,
+		{}:      `{"id":"1","service":"user","location":{}}`,
+	} {
+		if got, err := in.MarshalWith(more); err != nil || string(got) != want {
+			t.Errorf("got %s, %v, want %s", got, err, want)
+		}
+	}
+	if got, err := in.MarshalWith(math.Inf(1)); err == nil {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestAddressesAreOrderedText(t *testing.T) {
 	in := events.Instance{Endpoints: map[string]string{"http": "10.0.0.5:8080", "grpc": "10.0.0.5:9090"}}
 	if got, want := in.Addresses(), "grpc=10.0.0.5:9090, http=10.0.0.5:8080"; got != want {
 		t.Errorf("got %q, want %q", got, want)

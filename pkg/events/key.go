@@ -17,8 +17,8 @@ const (
 	pingFamily  = "ping"
 )
 
-// Key is where an instance is kept: one record and one lease; and where it
-// tells its load and answers pings. Region and Zone are empty when unknown.
+// Key is an instance's place in a bucket and in subjects: of its record, its lease,
+// its beats and its pings. Region and Zone are empty when unknown.
 type Key struct{ Service, Region, Zone, ID string }
 
 // Inst is the bucket key of the record: inst.<service>.<region>.<zone>.<id>.
@@ -27,12 +27,12 @@ func (k Key) Inst() string { return k.join(instFamily) }
 // Lease is the bucket key of the lease: lease.<service>.<region>.<zone>.<id>.
 func (k Key) Lease() string { return k.join(leaseFamily) }
 
-// Beat is what follows the bucket's name in the subject of its beats:
-// beat.<service>.<region>.<zone>.<id>. The bucket keeps nothing under it.
+// Beat is the subject of its beats, after the name of the bucket and a dot:
+// beat.<service>.<region>.<zone>.<id>. It is not a key of the bucket.
 func (k Key) Beat() string { return k.join(beatFamily) }
 
-// Ping is where the instance answers pings, after the name of its bucket and a
-// dot: ping.<service>.<region>.<zone>.<id>. It is a subject, not a key of the
+// Ping is the subject on which the instance answers pings, after the name of the
+// bucket and a dot: ping.<service>.<region>.<zone>.<id>. It is not a key of the
 // bucket.
 func (k Key) Ping() string { return k.join(pingFamily) }
 
@@ -50,7 +50,7 @@ func token(s string) string {
 	return s
 }
 
-// Validate says which name breaks which rule.
+// Validate returns the error of the first name that breaks a rule, or nil.
 func (k Key) Validate() error {
 	if err := ValidateService(k.Service); err != nil {
 		return err
@@ -61,7 +61,7 @@ func (k Key) Validate() error {
 	return ValidateName("id", k.ID)
 }
 
-// normalize empties the tokens that stand for an unknown place.
+// normalize empties the tokens of unknown places.
 func (k *Key) normalize() {
 	if k.Region == Unknown {
 		k.Region = ""

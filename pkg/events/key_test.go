@@ -37,7 +37,7 @@ func TestKeysAreToTheLetterOfTheContract(t *testing.T) {
 	}
 }
 
-func TestTheKeyOfAnInstanceKnowsWhatIsUnknown(t *testing.T) {
+func TestTheKeyOfAnInstanceHasNoUnknownPlaces(t *testing.T) {
 	in := events.Instance{ID: "1", Service: "user", Location: topology.Location{Region: "_", Zone: "a"}}
 	if got, want := in.Key(), (events.Key{Service: "user", Zone: "a", ID: "1"}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
@@ -122,7 +122,7 @@ func FuzzParseKey(f *testing.F) {
 	})
 }
 
-// checkTokens wants a key that is five tokens of a subject, whoever chose the names.
+// checkTokens wants a key that is five tokens of a subject, whatever the names.
 func checkTokens(t *testing.T, k events.Key) {
 	t.Helper()
 	if err := k.Validate(); err != nil {

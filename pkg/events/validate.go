@@ -13,11 +13,11 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// FieldError says which field of an instance, key or address breaks which rule.
+// FieldError is the error of a field of an instance, key or address that breaks a rule.
 type FieldError struct {
 	Field string // as in the JSON, for example "service" or "endpoints.http"
 	Value string
-	Rule  string // what is wanted instead
+	Rule  string // what the field must be
 }
 
 // maxQuoted is how much of a value an error shows, in bytes.
@@ -53,8 +53,8 @@ func ValidateService(s string) error {
 	return nil
 }
 
-// ValidateName checks a name that becomes one token of a subject: an id, a
-// region or a zone. Field is what the error calls it.
+// ValidateName checks a name that becomes one token of a subject: an id, a region or
+// a zone. Field is its name in the error.
 func ValidateName(field, s string) error {
 	if !topology.ValidName(s) {
 		return &FieldError{field, s, topology.NameRule}
@@ -69,7 +69,7 @@ func validateText(field, s string) error {
 	return nil
 }
 
-// validateLocation calls the fields as they are called after prefix.
+// validateLocation puts prefix before the names of fields in errors.
 func validateLocation(prefix string, l topology.Location) error {
 	err := l.Validate()
 	if fe, ok := errors.AsType[*topology.FieldError](err); ok {
@@ -78,8 +78,8 @@ func validateLocation(prefix string, l topology.Location) error {
 	return err
 }
 
-// Validate checks every field, and names the first that breaks a rule.
-// Defaults must have been filled in; [Encode] and [Decode] do both.
+// Validate returns the error of the first field that breaks a rule, or nil. Defaults
+// must have been filled in; [Encode] and [Decode] do both.
 func (in *Instance) Validate() error {
 	if err := ValidateService(in.Service); err != nil {
 		return err
@@ -113,7 +113,7 @@ func (in *Instance) Validate() error {
 	if len(in.Endpoints) == 0 {
 		return &FieldError{"endpoints", "", "want at least one, such as http=10.0.0.5:8080"}
 	}
-	if err := validateEach(in.Endpoints, ValidateEndpoint); err != nil {
+	if err := validateEach(in.Endpoints, validateEndpoint); err != nil {
 		return err
 	}
 	if err := validateEach(in.Metadata, validateMetadata); err != nil {
@@ -125,8 +125,8 @@ func (in *Instance) Validate() error {
 	return nil
 }
 
-// validateEach returns the error of the first of the sorted names that has
-// one, and sorts only then.
+// validateEach returns the error of the first name, in order, that has one. It sorts
+// only when there is one.
 func validateEach(m map[string]string, check func(name, value string) error) error {
 	for name, value := range m {
 		if check(name, value) == nil {
@@ -151,7 +151,7 @@ func validateMetadata(name, value string) error {
 	return nil
 }
 
-// Validate refuses coordinates that are not finite or lie beyond 10 seconds.
+// Validate returns an error for coordinates that are not finite, or over 10 seconds.
 func (c *Coordinate) Validate() error {
 	for _, v := range c.Vec {
 		if err := validateSeconds("coordinate.vec", v); err != nil {

@@ -11,12 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
-)
-
-const (
-	retryEvery = 500 * time.Millisecond // after a failed exchange
-	retrySlow  = 5 * time.Second        // when it has failed for longer than retryLong
-	retryLong  = 30 * time.Second
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 // announcer is the goroutine of an [Announcement]; only it talks to the
@@ -35,7 +30,7 @@ type announcer struct {
 	unsure   bool          // a write was sent and not answered
 	tried    bool          // to list it as if its key were free
 	failing  time.Time     // since when the registry has not taken what we said
-	rival    rival
+	takeover takeover
 
 	pings *nats.Subscription // nil: they are not answered
 }
@@ -48,24 +43,26 @@ func newAnnouncer(a *Announcement) *announcer {
 }
 
 func (n *announcer) run() {
+	keep := n.r.keepSources()
 	n.startChecks(n.ctx)
 	if n.opts.Load != nil {
 		n.running.Go(func() { n.beat(n.ctx) })
 	}
-	back := n.r.nc.StatusChanged(nats.CONNECTED)
+	back := n.r.link.Conn.StatusChanged(nats.CONNECTED)
 	timer := time.NewTimer(0)
 	defer func() {
 		timer.Stop()
-		n.r.nc.RemoveStatusListener(back)
+		n.r.link.Conn.RemoveStatusListener(back)
 		n.answerPings(false)
 		n.stop()
 		n.await()
+		keep()
 		close(n.done)
 	}()
 	for {
 		select {
 		case <-n.busy.Done():
-			n.depart()
+			n.leaveNow()
 			return
 		case err := <-n.results:
 			if !n.judge(err) {
@@ -93,22 +90,22 @@ func (n *announcer) run() {
 // soon is how long to wait when the way to the registry is open again.
 func (n *announcer) soon() time.Duration {
 	n.failing = time.Time{}
-	return rand.N(rush(n.in.Load().TTL, time.Since(n.renewed)))
+	return rand.N(rejoinDelay(n.in.Load().TTL, time.Since(n.renewed)))
 }
 
-// rush is how long that is at most, if a lease was renewed some time ago.
-// Everybody comes back at once: do not all speak at once. But whose lease is
-// about to end goes first.
-func rush(ttl, ago time.Duration) time.Duration {
-	most := min(time.Second, ttl/3)
+// rejoinDelay is how long that is at most, if a lease was renewed some time ago.
+// All announcers come back at once and should not speak at once. An instance that
+// has a lease that is about to end goes first.
+func rejoinDelay(ttl, ago time.Duration) time.Duration {
+	most := min(maxRejoin, ttl/3)
 	if left := ttl - ago; left > 0 {
 		most = min(most, left/4+1)
 	}
 	return most
 }
 
-// stepUntil is step, which it gives up when the connection is a new one: what was
-// sent on the one before is not answered any more.
+// stepUntil is step, which it gives up when the connection is a new one: requests
+// that were sent on the one before are not answered any more.
 func (n *announcer) stepUntil(back <-chan nats.Status) (wait time.Duration, final bool) {
 	ctx, giveUp := context.WithCancel(n.busy)
 	var watch sync.WaitGroup
@@ -130,7 +127,7 @@ func (n *announcer) stepUntil(back <-chan nats.Status) (wait time.Duration, fina
 	return wait, final
 }
 
-// step does what is due, and says when to come again.
+// step does what is due, and returns how long to wait until the next.
 func (n *announcer) step(ctx context.Context) (wait time.Duration, final bool) {
 	in, began := n.current(), time.Now()
 	err := n.keep(ctx, in)
@@ -141,20 +138,20 @@ func (n *announcer) step(ctx context.Context) (wait time.Duration, final bool) {
 	n.failing = time.Time{}
 	switch {
 	case err == nil:
-		n.rival, n.renewed = rival{}, began
+		n.takeover, n.renewed = takeover{}, began
 		n.set(func(s *State) {
 			s.Phase, s.Status, s.Err, s.Revision = Registered, in.Status, nil, n.revision
 		})
-		return jitter(in.TTL / 3), false
+		return wire.Jitter(RenewEvery(in.TTL)), false
 	case errors.Is(err, errReplaced):
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Replaced, err, 0 })
 		return 0, true
 	case errors.Is(err, errWaiting):
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Registering, err, 0 })
-		return jitter(min(in.TTL/12, retryEvery)), false // if its lease ends nobody is listed
+		return wire.Jitter(min(in.TTL/12, retryEvery)), false // if its lease ends no instance has this id
 	default:
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Conflict, err, 0 })
-		return jitter(in.TTL / 6), false
+		return wire.Jitter(in.TTL / 6), false
 	}
 }
 
@@ -175,7 +172,7 @@ func (n *announcer) keep(ctx context.Context, in *events.Instance) error {
 	return err
 }
 
-// trouble notes that the registry did not take what we said.
+// trouble notes that the registry did not accept a write.
 func (n *announcer) trouble(err error) time.Duration {
 	if n.failing.IsZero() {
 		n.failing = time.Now()
@@ -183,17 +180,17 @@ func (n *announcer) trouble(err error) time.Duration {
 	if errors.Is(err, context.Canceled) {
 		err = fmt.Errorf("%w: the connection was lost meanwhile", ErrUnavailable)
 	}
-	n.rival = rival{} // it may have had no way to renew its lease
+	n.takeover = takeover{} // it may have had no way to renew its lease
 	wait := min(retryEvery, n.in.Load().TTL/6)
 	if time.Since(n.failing) > retryLong {
 		wait = retrySlow
 	}
-	if nobody(err) {
+	if wire.NoServer(err) {
 		// Perhaps the bucket is gone.
-		switch made, e := n.r.heal(n.busy); {
+		switch made, e := n.r.bucket.heal(n.busy); {
 		case made:
 			n.failing, wait = time.Time{}, retryEvery/5
-		case e != nil && !transient(e):
+		case e != nil && !wire.Transient(e):
 			err = e // that says it better
 		}
 	}
@@ -205,12 +202,12 @@ func (n *announcer) trouble(err error) time.Duration {
 			}
 		})
 	}
-	return jitter(wait)
+	return wire.Jitter(wait)
 }
 
-// write writes the record over the given revision, and the lease. A new record
-// comes after its lease: a crash between the two leaves nothing that lasts. One
-// that is listed has a lease, and callers shall hear of the change at once.
+// write writes the record over the given revision, and the lease. A new record is
+// written after its lease: a crash between the two leaves nothing that lasts. A
+// listed record has a lease and is written first: callers hear of the change sooner.
 func (n *announcer) write(ctx context.Context, in *events.Instance, revision uint64) error {
 	data, err := events.Encode(*in)
 	if err != nil {
@@ -222,14 +219,14 @@ func (n *announcer) write(ctx context.Context, in *events.Instance, revision uin
 			return err
 		}
 	}
-	n.answerPings(true) // whoever sees the record may ask at once
+	n.answerPings(true) // a caller that sees the record may ping at once
 	rev, err := n.r.put(ctx, in, data, revision)
 	if err != nil {
 		n.unsure = n.unsure || !errors.Is(err, ErrFenced)
 		return err
 	}
 	n.revision, n.written, n.unsure = rev, time.Now(), false
-	n.rewrite = jitter(recordTTL(in.TTL) / 2)
+	n.rewrite = wire.Jitter(RewriteAfter(in.TTL))
 	if listed {
 		return n.r.Renew(ctx, in, rev)
 	}
@@ -265,7 +262,7 @@ func (n *announcer) current() *events.Instance {
 	return &in
 }
 
-// judge takes in a result of the check and says whether there is anything to
+// judge takes in a result of the check and reports whether there is anything to
 // announce.
 func (n *announcer) judge(err error) bool {
 	first := !n.passed

@@ -5,16 +5,17 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
-// beat tells the load of the instance until ctx ends. It has a goroutine of
-// its own: a Load that takes long delays no heartbeat.
+// beat publishes the load of the instance until ctx ends. It has a goroutine of
+// its own: a slow Load delays no heartbeat.
 func (a *Announcement) beat(ctx context.Context) {
-	subject := a.r.live + a.in.Load().Key().Beat()
+	subject := a.r.link.Live + a.in.Load().Key().Beat()
 	var wrong error // what was wrong with the last one
 	for {
 		select {
-		case <-time.After(jitter(a.opts.BeatInterval)):
+		case <-time.After(wire.Jitter(a.opts.BeatInterval)):
 		case <-ctx.Done():
 			return
 		}
@@ -32,11 +33,11 @@ func (a *Announcement) beat(ctx context.Context) {
 		}
 		wrong = err
 		if err == nil && a.heard() {
-			_ = a.r.nc.Publish(subject, data) // the next one is due soon
+			_ = a.r.link.Conn.Publish(subject, data) // the next one is due soon
 		}
 	}
 }
 
-// heard says whether a beat would be of use now. What is published while
-// disconnected would be kept, and told when it is no longer true.
-func (a *Announcement) heard() bool { return a.State().Registered() && a.r.nc.IsConnected() }
+// heard reports whether a beat would be of use now. nats.go keeps what is published
+// while disconnected, and sends it when it is no longer true.
+func (a *Announcement) heard() bool { return a.State().Registered() && a.r.link.Conn.IsConnected() }

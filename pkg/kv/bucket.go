@@ -1,49 +1,203 @@
 package kv
 
-// bucket is where instances are read: the registry's own bucket, or the one
-// that sources those of other regions.
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/regions"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
+)
+
+// bucket is the stream of a registry, which it makes when it is not there, and with
+// it what the regions read each other with.
 type bucket struct {
-	name   string
-	stream string // KV_<name>
-	prefix string // $KV.<name>.
-	inst   string // $KV.<name>.inst.
-	origin string // the prefix in the bucket that was written: schedules name their leases there
-	live   string // <name>., the prefix of republished changes
-	direct string // subject of direct gets: any copy answers
-	leader string // and of those that only the stream's leader answers
-	store  *store // of the last snapshots; nil: nothing is saved
+	link     *wire.Link
+	opts     Options
+	sources  *regions.Sources // nil: there are no other regions
+	ensuring chan struct{}    // full while the bucket is asked for, or made
+	ensured  atomic.Bool      // it has been seen
 }
 
-// newBucket is a bucket whose messages were written in the bucket origin; api is
-// the prefix of JetStream's subjects.
-func newBucket(name, origin, api string) bucket {
-	prefix := "$KV." + name + "."
-	return bucket{
-		name: name, stream: "KV_" + name,
-		prefix: prefix, inst: prefix + "inst.", origin: "$KV." + origin + ".",
-		live:   name + ".",
-		direct: api + "DIRECT.GET.KV_" + name, leader: api + "STREAM.MSG.GET.KV_" + name,
+// open makes the bucket unless it is there. A server of a cluster that has just
+// started may not know yet where JetStream is, so it is asked again. Only a leader
+// answers questions about the stream. If a copy of the stream answers and its leader
+// does not, open does not wait for an election: reads work without a leader.
+func (b *bucket) open(ctx context.Context) error {
+	look, done := context.WithTimeout(ctx, b.link.OpTimeout/2)
+	_, err := b.link.LastMsg(look, b.link.Prefix+"none")
+	done()
+	if err == nil || errors.Is(err, ErrNotFound) {
+		short, cancel := context.WithTimeout(ctx, b.link.OpTimeout/4)
+		defer cancel()
+		ctx = short
+	}
+	for end := time.Now().Add(b.link.OpTimeout); ; {
+		err := b.ensure(ctx)
+		if !errors.Is(err, nats.ErrNoResponders) || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-time.After(b.link.OpTimeout / 8):
+		case <-ctx.Done():
+			return err
+		}
 	}
 }
 
-// sourced says whether it has what other buckets have.
-func (b *bucket) sourced() bool { return b.origin != b.prefix }
-
-// Buckets are the names of the buckets that are read: the registry's own first,
-// and, with [Options.Regions], the one of the other regions. Changes in a bucket are
-// republished on <name>.inst.<service>.<region>.<zone>.<id>.
-func (r *Registry) Buckets() []string {
-	var names []string
-	for _, b := range r.buckets() {
-		names = append(names, b.name)
+// config is the stream under the bucket. It is not made by CreateKeyValue,
+// whose discard policy refuses schedules, yet it is an ordinary bucket to read.
+func (b *bucket) config(replicas int) jetstream.StreamConfig {
+	storage := jetstream.FileStorage
+	if b.opts.Memory {
+		storage = jetstream.MemoryStorage
 	}
-	return names
+	return jetstream.StreamConfig{
+		Name:                   b.link.Stream,
+		FirstSeq:               b.firstSequence(),
+		Description:            "Proxima's instances and their leases",
+		Subjects:               []string{b.link.Prefix + ">"},
+		Storage:                storage,
+		Replicas:               replicas,
+		MaxMsgsPerSubject:      1,
+		MaxMsgSize:             events.MaxSize + 4096,
+		Discard:                jetstream.DiscardOld,
+		AllowMsgTTL:            true,
+		SubjectDeleteMarkerTTL: wire.MarkerTTL,
+		AllowMsgSchedules:      true,
+		AllowRollup:            true,
+		AllowDirect:            true,
+		DenyDelete:             true,
+		RePublish: &jetstream.RePublish{
+			Source:      b.link.Prefix + "inst.>",
+			Destination: b.link.Live + "inst.>",
+		},
+	}
 }
 
-// buckets are all that are read.
-func (r *Registry) buckets() []*bucket {
-	if r.others == nil {
-		return []*bucket{&r.bucket}
+// firstSequence is where the sequences of a bucket begin. If other regions read it,
+// they begin after those of a bucket that was there before and was lost: the
+// readers would take lower ones for known. 0: they begin at 1, as usual.
+func (b *bucket) firstSequence() uint64 {
+	if b.sources == nil {
+		return 0
 	}
-	return []*bucket{&r.bucket, r.others}
+	return uint64(time.Now().UnixMicro())
+}
+
+// heal makes the bucket again when no server keeps it any more. It gives up soon: a
+// stream without a leader looks the same, and the caller has a lease to renew. It
+// returns at once if another goroutine is at it already.
+func (b *bucket) heal(ctx context.Context) (made bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, b.link.OpTimeout/4)
+	defer cancel()
+	select {
+	case b.ensuring <- struct{}{}:
+		defer func() { <-b.ensuring }()
+		return b.ensureLocked(ctx)
+	default:
+		return false, fmt.Errorf("%w: its bucket is being looked for", ErrUnavailable)
+	}
+}
+
+// ensure makes the bucket unless it is there. One caller at a time does so.
+func (b *bucket) ensure(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*b.link.OpTimeout)
+	defer cancel()
+	select {
+	case b.ensuring <- struct{}{}:
+		defer func() { <-b.ensuring }()
+		_, err := b.ensureLocked(ctx)
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	}
+}
+
+// ensureLocked makes the bucket unless it is there, and reports whether it did.
+func (b *bucket) ensureLocked(ctx context.Context) (made bool, err error) {
+	if !b.link.Conn.IsConnected() {
+		return false, fmt.Errorf("%w: not connected", ErrUnavailable)
+	}
+	s, err := b.link.FindStream(ctx, b.link.Stream, b.ensured.Load() && !b.opts.NoCreate)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if b.opts.NoCreate {
+			return false, fmt.Errorf("%w: there is no bucket %q and this user does not create it", ErrUnavailable, b.opts.Bucket)
+		}
+		s, err = b.create(ctx)
+		made = err == nil
+	}
+	if err == nil && b.sources != nil && !b.opts.NoCreate && b.incompatible(s.CachedInfo().Config) == "" {
+		err = b.sources.Make(ctx, s, b.ensured.Load())
+	}
+	switch {
+	case err == nil:
+	case b.ensured.Load(), errors.Is(err, nats.ErrNoResponders) && b.opts.Domain != "":
+		return made, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		return false, fmt.Errorf("%w (%w)", wire.ErrNoJetStream, err)
+	case wire.Transient(err):
+		// A user may have the right to read the bucket and not to ask about the
+		// stream: then this is a request without an answer.
+		return false, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	default:
+		return false, fmt.Errorf("kv: open bucket %q: %w", b.opts.Bucket, err)
+	}
+	if missing := b.incompatible(s.CachedInfo().Config); missing != "" {
+		return false, fmt.Errorf("kv: bucket %q was not made by Proxima: %s; remove it or choose another name", b.opts.Bucket, missing)
+	}
+	b.ensured.Store(true)
+	return made, nil
+}
+
+func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
+	replicas := b.opts.Replicas
+	if replicas == 0 {
+		replicas = 1
+		if b.link.Conn.ConnectedClusterName() != "" {
+			replicas = 3
+		}
+	}
+	s, err := b.link.JS.CreateStream(ctx, b.config(replicas))
+	if b.opts.Replicas == 0 && replicas > 1 && err != nil && !wire.Transient(err) {
+		s, err = b.link.JS.CreateStream(ctx, b.config(1)) // a cluster of fewer servers
+	}
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process was faster
+		return b.link.JS.Stream(ctx, b.link.Stream)
+	}
+	if err == nil {
+		b.link.Log.Info("made the registry's bucket", "bucket", b.opts.Bucket, "replicas", s.CachedInfo().Config.Replicas)
+	}
+	return s, err
+}
+
+// incompatible returns what a stream lacks to be a registry.
+func (b *bucket) incompatible(c jetstream.StreamConfig) string {
+	want := b.config(1)
+	var missing []string
+	for _, x := range []struct {
+		what string
+		ok   bool
+	}{
+		{"message TTLs", c.AllowMsgTTL},
+		{"message schedules", c.AllowMsgSchedules},
+		{"direct gets", c.AllowDirect},
+		{"one message per subject", c.MaxMsgsPerSubject == 1},
+		{"changes republished on " + want.RePublish.Destination, c.RePublish != nil && *c.RePublish == *want.RePublish},
+	} {
+		if !x.ok {
+			missing = append(missing, x.what)
+		}
+	}
+	if len(missing) == 0 {
+		return ""
+	}
+	return "it lacks " + strings.Join(missing, ", ")
 }

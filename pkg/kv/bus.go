@@ -2,7 +2,6 @@ package kv
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -11,12 +10,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 const (
-	// samplesAge is how long the last message of a reporter is kept for those
-	// who come later, and samplesBytes how much of all of them.
-	samplesAge   = 2 * time.Minute
+	// samplesBytes is how much of all reporters is kept.
 	samplesBytes = 256 << 20
 	samplesPage  = 512 // messages asked for at a time
 	maxHistory   = 4   // pages
@@ -27,36 +26,39 @@ const (
 	maxUnheardBytes = 8 << 20
 )
 
-// Bus carries what callers and instances tell each other about distances, on
-// core NATS, so that nobody waits for anybody. A stream in memory
-// (PROXIMA_LATENCY for the bucket "proxima") keeps the last message of each
-// subject for two minutes: whoever begins to listen hears that first. Without
-// the stream, or the right to read it, only that is lost. Get one with
-// [Registry.Bus]; it is safe for concurrent use and holds nothing.
-type Bus struct{ r *Registry }
+// Bus carries the messages of callers and instances about distances, on core NATS,
+// so that no sender waits for a receiver. A stream in memory (PROXIMA_LATENCY for
+// the bucket "proxima") keeps the last message of each subject for two minutes: a
+// new subscriber receives those first. Without the stream, or the right to read it,
+// only that is lost. Get one with [Registry.Bus]; it is safe for concurrent use and
+// holds nothing that must be closed.
+type Bus struct {
+	link     *wire.Link
+	noCreate bool
+}
 
 // Bus returns the bus of this registry. Its subjects begin with the bucket's
 // name, which is not part of what is passed to its methods.
-func (r *Registry) Bus() *Bus { return &Bus{r} }
+func (r *Registry) Bus() *Bus { return &Bus{r.link, r.opts.NoCreate} }
 
-// Publish sends data to whoever listens. While NATS is away it is an error:
+// Publish sends data to all subscribers. While NATS is away it is an error:
 // nothing is sent later, when it may no longer be true.
 func (b *Bus) Publish(subject string, data []byte) error {
-	if !b.r.nc.IsConnected() {
+	if !b.link.Conn.IsConnected() {
 		return fmt.Errorf("%w: not connected", ErrUnavailable)
 	}
-	if err := b.r.nc.Publish(b.r.live+subject, data); err != nil {
+	if err := b.link.Conn.Publish(b.link.Live+subject, data); err != nil {
 		return fmt.Errorf("kv: publish %s: %w", subject, err)
 	}
 	return nil
 }
 
-// Request sends data to the one who answers on a subject.
+// Request sends data to a subject and returns the first answer.
 func (b *Bus) Request(ctx context.Context, subject string, data []byte) ([]byte, error) {
-	if !b.r.nc.IsConnected() {
+	if !b.link.Conn.IsConnected() {
 		return nil, fmt.Errorf("%w: not connected", ErrUnavailable)
 	}
-	msg, err := b.r.nc.RequestWithContext(ctx, b.r.live+subject, data)
+	msg, err := b.link.Conn.RequestWithContext(ctx, b.link.Live+subject, data)
 	if err != nil {
 		return nil, fmt.Errorf("kv: ask %s: %w", subject, err)
 	}
@@ -66,16 +68,16 @@ func (b *Bus) Request(ctx context.Context, subject string, data []byte) ([]byte,
 // Subscribe calls handle with every message on a subject, which may have "*"
 // as its last token, until stop is called. Before it returns, and while ctx
 // lasts, handle gets the messages that the stream has kept, with their age.
-// Calls come one at a time. The error is of the subscription; that there is no
-// stream to read from is none.
+// Calls come one at a time. The error is of the subscription; a stream that is
+// missing is no error.
 func (b *Bus) Subscribe(ctx context.Context, subject string, handle func(subject string, data []byte, age time.Duration)) (stop func(), err error) {
 	var turn sync.Mutex // history goes first
 	turn.Lock()
 	defer turn.Unlock()
-	sub, err := b.r.nc.Subscribe(b.r.live+subject, func(msg *nats.Msg) {
+	sub, err := b.link.Conn.Subscribe(b.link.Live+subject, func(msg *nats.Msg) {
 		turn.Lock()
 		defer turn.Unlock()
-		handle(strings.TrimPrefix(msg.Subject, b.r.live), msg.Data, 0)
+		handle(strings.TrimPrefix(msg.Subject, b.link.Live), msg.Data, 0)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("kv: subscribe %s: %w", subject, err)
@@ -83,7 +85,7 @@ func (b *Bus) Subscribe(ctx context.Context, subject string, handle func(subject
 	_ = sub.SetPendingLimits(maxUnheard, maxUnheardBytes) // fails only if the connection is closed
 	kept, err := b.history(ctx, subject)
 	if err != nil {
-		b.r.log.Debug("what others measured before is not known", "subject", subject, "error", err)
+		b.link.Log.Debug("what others measured before is not known", "subject", subject, "error", err)
 	}
 	for _, m := range kept {
 		handle(m.subject, m.data, m.age)
@@ -102,83 +104,31 @@ type kept struct {
 // history reads what the stream keeps on a subject, and makes the stream if
 // there is none.
 func (b *Bus) history(ctx context.Context, subject string) ([]kept, error) {
-	if !b.r.nc.IsConnected() {
-		return nil, fmt.Errorf("%w: not connected", ErrUnavailable)
-	}
-	ctx, cancel := context.WithTimeout(ctx, b.r.opts.OpTimeout)
+	ctx, cancel := context.WithTimeout(ctx, b.link.OpTimeout)
 	defer cancel()
 	var all []kept
-	next, err := uint64(1), error(nil)
-	for page := 0; page < maxHistory && next > 0 && err == nil; page++ {
-		all, next, err = b.page(ctx, subject, next, all)
-	}
+	direct := b.link.API + "DIRECT.GET." + b.stream()
+	err := b.link.Read(ctx, direct, wire.Get{Seq: 1, NextFor: b.link.Live + subject, Batch: samplesPage}, maxHistory, func(msg *nats.Msg) {
+		if m, ok := b.parse(msg); ok {
+			all = append(all, m)
+		}
+	})
 	if errors.Is(err, nats.ErrNoResponders) {
 		err = b.ensure(ctx)
 	}
-	date(all, b.r.Now())
+	date(all, b.link.Clock.Now())
 	return all, err
 }
 
-// page appends one page of messages from a sequence on, and returns the
-// sequence of the next, 0 after the last.
-func (b *Bus) page(ctx context.Context, subject string, from uint64, all []kept) ([]kept, uint64, error) {
-	inbox := b.r.nc.NewInbox()
-	sub, err := b.r.nc.SubscribeSync(inbox)
-	if err != nil {
-		return all, 0, err
-	}
-	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is closed
-	req, err := json.Marshal(getRequest{Seq: from, NextFor: b.r.live + subject, Batch: samplesPage})
-	if err != nil {
-		return all, 0, err
-	}
-	if err := b.r.nc.PublishRequest(b.r.api+"DIRECT.GET."+b.stream(), inbox, req); err != nil {
-		return all, 0, err
-	}
-	last := from
-	for {
-		msg, err := sub.NextMsgWithContext(ctx)
-		if err != nil {
-			return all, 0, err
-		}
-		switch code := msg.Header.Get(hdrStatus); {
-		case stored(msg):
-			if m, seq, ok := b.parse(msg); ok {
-				all = append(all, m)
-				last = max(last, seq)
-			}
-		case msg.Header == nil:
-			// Somebody wrote headers that cannot be read.
-		case code == "204": // the end of the page
-			if pending, _ := stampUint(msg.Header, hdrPending); pending > 0 {
-				return all, last + 1, nil
-			}
-			return all, 0, nil
-		case code == "404": // there is nothing
-			return all, 0, nil
-		case code == "503":
-			return all, 0, nats.ErrNoResponders
-		default:
-			return all, 0, fmt.Errorf("kv: read samples: %s", status(msg))
-		}
-	}
+func (b *Bus) parse(msg *nats.Msg) (kept, bool) {
+	subject, ok := strings.CutPrefix(wire.Stamp(msg.Header, wire.HdrSubject), b.link.Live)
+	at, err := time.Parse(time.RFC3339Nano, wire.Stamp(msg.Header, wire.HdrTimestamp))
+	return kept{subject: subject, data: msg.Data, at: at}, ok && err == nil
 }
 
-func (b *Bus) parse(msg *nats.Msg) (m kept, seq uint64, ok bool) {
-	subject, ok := strings.CutPrefix(stamp(msg.Header, hdrSubject), b.r.live)
-	if !ok {
-		return kept{}, 0, false
-	}
-	if seq, ok = stampUint(msg.Header, hdrSequence); !ok {
-		return kept{}, 0, false
-	}
-	at, err := time.Parse(time.RFC3339Nano, stamp(msg.Header, hdrTimestamp))
-	return kept{subject: subject, data: msg.Data, at: at}, seq, err == nil
-}
-
-// date says how old the messages are now. The server's clock tells them apart;
-// how long ago the newest came, ours, if that can be true: what we know of the
-// server's may be nothing.
+// date sets the ages of messages. Their differences are by the server's clock. The
+// age of the newest is by now, our estimate of the server's clock, if it is
+// possible: the estimate may be wrong.
 func date(all []kept, now time.Time) {
 	var newest time.Time
 	for _, m := range all {
@@ -195,17 +145,17 @@ func date(all []kept, now time.Time) {
 	}
 }
 
-func (b *Bus) stream() string { return strings.ToUpper(b.r.opts.Bucket) + "_LATENCY" }
+func (b *Bus) stream() string { return strings.ToUpper(b.link.Name) + "_LATENCY" }
 
 // ensure makes the stream.
 func (b *Bus) ensure(ctx context.Context) error {
-	if b.r.opts.NoCreate {
+	if b.noCreate {
 		return fmt.Errorf("%w: there is no stream %s and this user does not create it", ErrUnavailable, b.stream())
 	}
 	config := jetstream.StreamConfig{
 		Name:              b.stream(),
 		Description:       "What Proxima's callers measured lately",
-		Subjects:          []string{b.r.live + "latency.>"},
+		Subjects:          []string{b.link.Live + "latency.>"},
 		Storage:           jetstream.MemoryStorage,
 		Replicas:          1, // what is lost with a server is measured again within seconds
 		MaxMsgsPerSubject: 1,
@@ -216,7 +166,7 @@ func (b *Bus) ensure(ctx context.Context) error {
 		AllowDirect:       true,
 		NoAck:             true,
 	}
-	_, err := b.r.js.CreateStream(ctx, config)
+	_, err := b.link.JS.CreateStream(ctx, config)
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		return nil
 	}

@@ -17,37 +17,5 @@ func Ages(stored []time.Time, now time.Time) []time.Duration {
 	return ages
 }
 
-// ServerClock is what changes tell of the server's clock. Heard says that one
-// came now that was stored at that time.
-type ServerClock struct{ c clock }
-
-func NewServerClock() *ServerClock            { return &ServerClock{clock{start: time.Now()}} }
-func (s *ServerClock) Heard(stored time.Time) { s.c.hear(stored.UnixNano()) }
-func (s *ServerClock) Ahead() time.Duration   { return s.c.ahead }
-
-// Reading and Look are what is known of another region, and what a look finds.
-type (
-	Reading = reading
-	Look    struct {
-		Reached, Sourced, Silent bool
-		Born, Made, Epoch        int64
-		Count, Seen, Told        uint64
-	}
-)
-
-// Next is what is known after a look, and whether to read anew.
-func Next(was Reading, is Look) (Reading, bool) {
-	return was.next(look{is.Reached, is.Sourced, is.Silent, is.Born, is.Made, is.Epoch, is.Count, is.Seen, is.Told})
-}
-
-// Begun is what is known when that was done.
-func Begun(was Reading, epoch int64) Reading { return was.begun(epoch) }
-
-// Told is what a message says that others have found, by region.
-func Told(data []byte) (map[string]Reading, error) {
-	l, err := decodeLooked(data)
-	return l.Regions, err
-}
-
 // Rush is how long an announcer waits at most when it is connected again.
-func Rush(ttl, ago time.Duration) time.Duration { return rush(ttl, ago) }
+func Rush(ttl, ago time.Duration) time.Duration { return rejoinDelay(ttl, ago) }

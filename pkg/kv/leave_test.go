@@ -184,3 +184,41 @@ func TestLeaveBeforeItIsListed(t *testing.T) {
 		}
 	})
 }
+
+func TestSnapshotsTellWhyInstancesLeft(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		v := watch(t, f.r, "user")
+		a := f.announce(f.r, instance("leaves"), kv.AnnounceOptions{})
+		dies := instance("dies")
+		dies.TTL = 5 * time.Second
+		f.register(dies)
+		for i := range 10 {
+			f.announce(f.r, instance(fmt.Sprint("stays", i)), kv.AnnounceOptions{})
+		}
+		v.until("all", 2*time.Second, count(12))
+		if err := a.Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		v.until("one gone", time.Second, count(11))
+		v.until("both gone", 10*time.Second, count(10))
+		leaves, left := a.Instance(), v.get("user").Left
+		if len(left) != 2 {
+			t.Fatalf("%+v", left)
+		}
+		want := []events.Departure{
+			{Key: leaves.Key(), Incarnation: leaves.Incarnation, Reason: events.ReasonDeregistered},
+			{Key: dies.Key(), Reason: events.ReasonExpired},
+		}
+		for i, d := range left {
+			if d.Key != want[i].Key || d.Reason != want[i].Reason || d.At.IsZero() || i == 0 && d.Incarnation != want[i].Incarnation {
+				t.Errorf("got %+v, want %+v", d, want[i])
+			}
+		}
+		// A watch that begins later does not know what was before it.
+		snapshots, err := f.r.Snapshot(t.Context(), "user")
+		if err != nil || len(snapshots) != 1 || len(snapshots[0].Left) != 0 {
+			t.Errorf("%+v, %v", snapshots, err)
+		}
+	})
+}

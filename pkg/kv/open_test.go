@@ -238,8 +238,8 @@ func TestServerThatIsNotThereYet(t *testing.T) {
 	})
 }
 
-// A server whose JetStream does not answer holds nobody up.
-func TestWatchesEndAtOnceWhileNobodyAnswers(t *testing.T) {
+// Open does not wait for a server with a JetStream that does not answer.
+func TestWatchesEndAtOnceWhileTheRegistryDoesNotAnswer(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
 		w, _, r := f.remote(kv.Options{})
@@ -264,6 +264,19 @@ func TestWatchesEndAtOnceWhileNobodyAnswers(t *testing.T) {
 		defer cancel()
 		if _, err := r.Snapshot(ctx, ""); err == nil {
 			t.Error("snapshot: no error")
+		}
+	})
+}
+
+func TestTheRegistryKnowsTheTime(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		v := watch(t, f.r, "user")
+		f.register(instance("a"))
+		v.until("listed", time.Second, count(1))
+		time.Sleep(time.Minute)
+		if by := time.Until(f.r.Now()).Abs(); by > 100*time.Millisecond {
+			t.Errorf("it is wrong by %v", by)
 		}
 	})
 }

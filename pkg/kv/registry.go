@@ -5,32 +5,32 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/disk"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/evacuations"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/regions"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/shared"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/tail"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 var (
 	// ErrFenced is returned when the record of an instance is not the one
 	// that the caller knows: it was removed, or replaced by another incarnation.
-	ErrFenced = errors.New("kv: the record is gone or has been replaced")
+	ErrFenced = wire.ErrFenced
 	// ErrNotFound is returned when no such instance is listed.
-	ErrNotFound = errors.New("kv: no such instance")
+	ErrNotFound = wire.ErrNotFound
 	// ErrUnavailable is returned when the registry does not answer.
-	ErrUnavailable = errors.New("kv: the registry does not answer")
+	ErrUnavailable = wire.ErrUnavailable
 )
 
 // DefaultBucket is the bucket's name unless [Options] says otherwise.
 const DefaultBucket = "proxima"
-
-// markerTTL is how long a removal stays readable: whoever reads a snapshot
-// within that time learns of it.
-const markerTTL = time.Hour
 
 // Options configure [Open]. The zero value is ready to use.
 type Options struct {
@@ -38,66 +38,54 @@ type Options struct {
 	Bucket string
 	// Domain is the JetStream domain of the bucket. Default: the server's.
 	Domain string
-	// Regions that have a registry of their own each, in a JetStream domain
-	// that is named as the region. Domain is then the one of this region, and
-	// may be in the list. What is announced goes to the registry of this
-	// region, and only instances that are in it, or do not know where they are,
-	// can be; watches see those of all regions. Open makes what the regions read
-	// each other with, <bucket>_<domain> in each, unless NoCreate is set; give
-	// all who may create a bucket the same list. While such a registry is
-	// watched it also looks after that, so that regions agree soon after they
-	// were cut off from each other. Default: no others.
+	// Regions that have a registry of their own each, in a JetStream domain with the
+	// name of the region. Domain must then be the one of this region; it may be in
+	// the list. Instances are announced in the registry of this region, and must be
+	// in this region or have no location; watches see the instances of all regions.
+	// Open makes what the regions read each other with, the stream
+	// KV_<bucket>_<domain> in each, unless NoCreate is set or it is there. Give the
+	// same list to all programs that may create a bucket. See
+	// [Registry.KeepSources]. Default: no others.
 	Regions []string
 	// Replicas of the bucket, when Open creates it. Default: 3 in a cluster
 	// (1 if it has fewer servers), else 1.
 	Replicas int
 	// Memory keeps the bucket in memory instead of on disk, when Open creates it.
 	Memory bool
-	// NoCreate never creates the bucket, for users that may not.
+	// NoCreate never creates a stream and never changes one, for users without the
+	// right to. The registry then waits until another program has created the
+	// bucket. Default: Open creates it, and it is made again when it is lost.
 	NoCreate bool
-	// NoSuspects removes whoever expires at once. Without it, instances of a
-	// service that expire together, or just after an outage, are kept as
-	// suspects: see [events.Entry].
+	// NoSuspects removes an instance as soon as its lease ends, even when many
+	// leases end together. By default, instances of a service that expire together,
+	// or just after an outage, are kept as suspects: see [events.Entry].
 	NoSuspects bool
-	// SnapshotDir is a directory in which the last snapshot of each service
-	// that is watched is kept, a few seconds behind, in <bucket>/<service>.json.
-	// A watch that cannot reach the registry at its start begins with that,
-	// marked stale, unless it is more than a day old. Processes may share one.
-	// Default: none.
+	// SnapshotDir is a directory for the last snapshot of each service that is
+	// watched, a few seconds behind, in <bucket>/<service>.json. A watch that cannot
+	// reach the registry at its start begins with that file, marked stale, unless it
+	// is more than a day old. Processes may share a directory. Default: none.
 	SnapshotDir string
 	// OpTimeout bounds each exchange with the server. Default 2s.
 	OpTimeout time.Duration
-	// Logger for what the registry notices by itself. Default [slog.Default].
+	// Logger for what the registry notices outside of calls. Default [slog.Default].
 	Logger *slog.Logger
 }
 
-// Registry is an open bucket. It is safe for concurrent use and holds nothing
-// that must be closed: watches end with their contexts, announcements with
+// Registry is an open bucket. [Registry.Announce] keeps an instance listed,
+// [Registry.Watch] and [Registry.Snapshot] list the instances of services, and
+// [Registry.Evacuate] is for operators. It is safe for concurrent use and holds
+// nothing that must be closed: watches end with their contexts, announcements with
 // [Announcement.Leave]. The connection stays the caller's.
 type Registry struct {
-	bucket         // of this region: all that is written goes here
-	others *bucket // what the other regions have written; nil: there are none
+	Leases // primitives for gateways, see there: most programs want Announce
 
-	nc   *nats.Conn
-	js   jetstream.JetStream
-	opts Options
-	log  *slog.Logger
-	api  string // prefix of JetStream's subjects
+	opts    Options
+	bucket  *bucket
+	keeping shared.Run                   // looks after the sources
+	stores  map[*wire.Bucket]*disk.Store // of the last snapshots; empty: nothing is saved
+	tails   tail.Group
 
-	regions    []string    // the other ones
-	incomplete atomic.Bool // some of them are not sourced yet
-
-	evacuations follower
-	clock       clock
-	counts      counters
-	pulse       pulse
-	watching    atomic.Int64 // watches, now
-	stale       atomic.Int64 // those that have said that their view is stale
-	warned      throttle     // of messages that are not valid
-	doubted     throttle     // of instances that become suspects
-
-	ensuring chan struct{} // full while somebody asks for the bucket, or makes it
-	ensured  atomic.Bool   // it has been seen
+	evacuations evacuations.Follower
 }
 
 // Counts are totals since [Open].
@@ -108,12 +96,10 @@ type Counts struct {
 	Snapshots uint64 // snapshots read
 }
 
-type counters struct{ invalid, forged, gaps, snapshots atomic.Uint64 }
-
-// Open opens the bucket, and creates it when it is not there and may be
-// created. ctx bounds the opening only. The error means that something must be
-// changed: an option, the server's configuration, an incompatible bucket. A
-// server that does not answer is no error: whatever needs the bucket tries
+// Open opens the bucket, and creates it when it is not there, unless
+// [Options].NoCreate is set. ctx bounds the opening only. The error means that
+// something must be changed: an option, the server's configuration, an incompatible
+// bucket. A server that does not answer is no error: announcements and watches try
 // again until it does.
 func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 	if nc == nil {
@@ -126,263 +112,112 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 		return nil, fmt.Errorf("kv: open: %w", err)
 	}
 	if o.OpTimeout <= 0 {
-		o.OpTimeout = 2 * time.Second
+		o.OpTimeout = opTimeout
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	r := &Registry{
-		nc: nc, opts: o, log: o.Logger,
-		clock:    clock{start: time.Now()},
-		ensuring: make(chan struct{}, 1),
-	}
-	api := "$JS.API."
+	link := &wire.Link{Conn: nc, API: "$JS.API.", OpTimeout: o.OpTimeout, Log: o.Logger, Clock: wire.NewClock()}
 	var err error
 	if o.Domain != "" {
 		if err := events.ValidateName("domain", o.Domain); err != nil {
 			return nil, fmt.Errorf("kv: open: %w", err)
 		}
-		api = "$JS." + o.Domain + ".API."
-		r.js, err = jetstream.NewWithDomain(nc, o.Domain)
+		link.API = "$JS." + o.Domain + ".API."
+		link.JS, err = jetstream.NewWithDomain(nc, o.Domain)
 	} else {
-		r.js, err = jetstream.New(nc)
+		link.JS, err = jetstream.New(nc)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("kv: open: %w", err)
 	}
-	r.api = api
-	r.evacuations.r = r
-	r.bucket = newBucket(o.Bucket, o.Bucket, api)
-	if err := r.openOthers(); err != nil {
-		return nil, err
+	link.Bucket = wire.NewBucket(o.Bucket, o.Bucket, link.API)
+	r := &Registry{Leases: Leases{link: link, guess: o.Domain == ""}, opts: o}
+	if r.sources, err = regions.New(link, o.Domain, o.Regions); err != nil {
+		return nil, fmt.Errorf("kv: open: %w", err)
+	}
+	r.bucket = &bucket{link: link, opts: o, sources: r.sources, ensuring: make(chan struct{}, 1)}
+	r.evacuations.Orders = evacuations.New(link, r.buckets(), !o.NoCreate)
+	r.tails.Link, r.tails.NoSuspects = link, o.NoSuspects
+	if !o.NoCreate {
+		r.tails.Heal = func(ctx context.Context) error {
+			_, err := r.bucket.heal(ctx)
+			return err
+		}
 	}
 	if o.SnapshotDir != "" {
+		r.stores = map[*wire.Bucket]*disk.Store{}
 		for _, b := range r.buckets() {
-			if b.store, err = openStore(o.SnapshotDir, b.name, o.Logger); err != nil {
+			if r.stores[b], err = disk.Open(o.SnapshotDir, b.Name, o.Logger); err != nil {
 				return nil, err
 			}
 		}
 	}
 	if !nc.Opts.AllowReconnect || nc.Opts.MaxReconnect >= 0 {
-		r.log.Warn("the NATS connection gives up after a number of reconnects, use nats.MaxReconnects(-1) for discovery that heals by itself",
+		r.link.Log.Warn("the NATS connection gives up after a number of reconnects, use nats.MaxReconnects(-1) for discovery that heals by itself",
 			"reconnects", nc.Opts.AllowReconnect, "max_reconnects", nc.Opts.MaxReconnect)
 	}
-	if err := r.open(ctx); err != nil && !transient(err) {
+	if err := r.bucket.open(ctx); err != nil && !wire.Transient(err) {
 		return nil, err
 	}
 	return r, nil
 }
 
-// open makes the bucket unless it is there. A server of a cluster that has
-// just started may not know yet where JetStream is, so that is asked again. Only
-// leaders tell about the stream: if a copy of it answers and they do not, whoever
-// opens the bucket has better things to do than to wait for an election.
-func (r *Registry) open(ctx context.Context) error {
-	look, done := context.WithTimeout(ctx, r.opts.OpTimeout/2)
-	_, err := r.lastMsg(look, r.prefix+"none")
-	done()
-	if err == nil || errors.Is(err, ErrNotFound) {
-		short, cancel := context.WithTimeout(ctx, r.opts.OpTimeout/4)
-		defer cancel()
-		ctx = short
-	}
-	for end := time.Now().Add(r.opts.OpTimeout); ; {
-		err := r.ensure(ctx)
-		if !errors.Is(err, nats.ErrNoResponders) || time.Now().After(end) {
-			return err
-		}
-		select {
-		case <-time.After(r.opts.OpTimeout / 8):
-		case <-ctx.Done():
-			return err
-		}
-	}
-}
+// Now is the time by the server's clock, as the changes that were heard tell it.
+// Before the first change it is our clock as it was when the registry was opened.
+// Compare it with what instances announce, as [events.Instance].Started: our own
+// clock may be wrong, and it may jump.
+func (r *Registry) Now() time.Time { return r.link.Clock.Now() }
 
-// Conn is the connection that [Open] was given.
-func (r *Registry) Conn() *nats.Conn { return r.nc }
+// buckets are all that are read.
+func (r *Registry) buckets() []*wire.Bucket {
+	if r.sources == nil {
+		return []*wire.Bucket{&r.link.Bucket}
+	}
+	return []*wire.Bucket{&r.link.Bucket, r.sources.Bucket}
+}
 
 // Counts returns the totals since Open.
 func (r *Registry) Counts() Counts {
-	return Counts{r.counts.invalid.Load(), r.counts.forged.Load(), r.counts.gaps.Load(), r.counts.snapshots.Load()}
+	return Counts{r.link.Counts.Invalid.Load(), r.link.Counts.Forged.Load(), r.link.Counts.Gaps.Load(), r.link.Counts.Snapshots.Load()}
 }
 
-// config is the stream under the bucket. It is not made by CreateKeyValue,
-// whose discard policy refuses schedules, yet it is an ordinary bucket to read.
-func (r *Registry) config(replicas int) jetstream.StreamConfig {
-	storage := jetstream.FileStorage
-	if r.opts.Memory {
-		storage = jetstream.MemoryStorage
-	}
-	return jetstream.StreamConfig{
-		Name:                   r.stream,
-		FirstSeq:               r.firstSequence(),
-		Description:            "Proxima's instances and their leases",
-		Subjects:               []string{r.prefix + ">"},
-		Storage:                storage,
-		Replicas:               replicas,
-		MaxMsgsPerSubject:      1,
-		MaxMsgSize:             events.MaxSize + 4096,
-		Discard:                jetstream.DiscardOld,
-		AllowMsgTTL:            true,
-		SubjectDeleteMarkerTTL: markerTTL,
-		AllowMsgSchedules:      true,
-		AllowRollup:            true,
-		AllowDirect:            true,
-		DenyDelete:             true,
-		RePublish: &jetstream.RePublish{
-			Source:      r.prefix + "inst.>",
-			Destination: r.live + "inst.>",
-		},
-	}
+// Conn is the connection that [Open] was given.
+func (r *Registry) Conn() *nats.Conn { return r.link.Conn }
+
+// KeepSources looks after what this region reads the others with
+// ([Options].Regions) until ctx ends, so that regions agree soon after they were cut
+// off from each other; the error is ctx's. One process in each region is enough, and
+// any number share the work. Announcements do it by themselves, and `router serve`
+// does; a program that only watches need not. It needs the right to update the
+// stream of the other regions' instances, and to ask and reset the consumers
+// there: see docs/decisions/0019. Without regions, or with NoCreate, it does
+// nothing.
+func (r *Registry) KeepSources(ctx context.Context) error {
+	leave := r.keepSources()
+	<-ctx.Done()
+	leave()
+	return ctx.Err()
 }
 
-// heal makes the bucket, when it was there and nobody keeps it any more. It does
-// not take long: a stream that just has no leader looks the same, and whoever
-// asks has a lease to renew. It leaves it to somebody who is at it already.
-func (r *Registry) heal(ctx context.Context) (made bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, r.opts.OpTimeout/4)
-	defer cancel()
-	select {
-	case r.ensuring <- struct{}{}:
-		defer func() { <-r.ensuring }()
-		return r.ensureLocked(ctx)
-	default:
-		return false, fmt.Errorf("%w: its bucket is being looked for", ErrUnavailable)
+// keepSources is KeepSources until the caller leaves.
+func (r *Registry) keepSources() (leave func()) {
+	if r.sources == nil || r.opts.NoCreate {
+		return func() {}
 	}
+	r.keeping.Join(func(ctx context.Context) { r.sources.Keep(ctx, r.bucket.ensure) })
+	return func() { r.keeping.Leave()() }
 }
 
-// ensure makes the bucket unless it is there. One caller at a time asks.
-func (r *Registry) ensure(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*r.opts.OpTimeout)
-	defer cancel()
-	select {
-	case r.ensuring <- struct{}{}:
-		defer func() { <-r.ensuring }()
-		_, err := r.ensureLocked(ctx)
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
-	}
+// Evacuate orders that the instances of a place be used only when there is
+// nothing better, or that this is over: Evacuated says which. The order is written
+// here; every region that can be reached hears of it, the others when they can be.
+// It returns the order as it is kept, with its time, which is filled in.
+func (r *Registry) Evacuate(ctx context.Context, e events.Evacuation) (events.Evacuation, error) {
+	return r.evacuations.Give(ctx, e)
 }
 
-// ensureLocked makes the bucket unless it is there, and says whether it did.
-func (r *Registry) ensureLocked(ctx context.Context) (made bool, err error) {
-	if !r.nc.IsConnected() {
-		return false, fmt.Errorf("%w: not connected", ErrUnavailable)
-	}
-	s, err := r.js.Stream(ctx, r.stream)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		if r.opts.NoCreate {
-			return false, fmt.Errorf("%w: there is no bucket %q and this user does not create it", ErrUnavailable, r.opts.Bucket)
-		}
-		if s, err = r.absent(ctx, r.stream); errors.Is(err, jetstream.ErrStreamNotFound) {
-			s, err = r.create(ctx)
-			made = err == nil
-		}
-	}
-	if err == nil && r.others != nil && !r.opts.NoCreate && r.incompatible(s.CachedInfo().Config) == "" {
-		if err = r.ensureRegions(ctx, s); err != nil {
-			r.incomplete.Store(true)
-		}
-	}
-	switch {
-	case err == nil:
-	case r.ensured.Load(), errors.Is(err, nats.ErrNoResponders) && r.opts.Domain != "":
-		return made, fmt.Errorf("%w: %w", ErrUnavailable, err)
-	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
-		return false, fmt.Errorf("%w (%w)", errNoJetStream, err)
-	case transient(err):
-		// Some users may read the bucket and not ask about the stream:
-		// to them this is a request without an answer.
-		return false, fmt.Errorf("%w: %w", ErrUnavailable, err)
-	default:
-		return false, fmt.Errorf("kv: open bucket %q: %w", r.opts.Bucket, err)
-	}
-	if missing := r.incompatible(s.CachedInfo().Config); missing != "" {
-		return false, fmt.Errorf("kv: bucket %q was not made by Proxima: %s; remove it or choose another name", r.opts.Bucket, missing)
-	}
-	r.ensured.Store(true)
-	return made, nil
-}
-
-// removal is how long a server may take to remove the files of a stream.
-const removal = 200 * time.Millisecond
-
-// absent makes sure that a stream is not there. If it has just been deleted its
-// server may still be removing its files, and one of that name that is made
-// meanwhile loses its own: it then takes no message until the server is started
-// again (nats-server 2.15.2, on disk).
-func (r *Registry) absent(ctx context.Context, stream string) (jetstream.Stream, error) {
-	if !r.ensured.Load() {
-		return nil, jetstream.ErrStreamNotFound // it was not deleted under our eyes
-	}
-	select {
-	case <-time.After(removal):
-		return r.js.Stream(ctx, stream)
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
-	}
-}
-
-func (r *Registry) create(ctx context.Context) (jetstream.Stream, error) {
-	replicas := r.opts.Replicas
-	if replicas == 0 {
-		replicas = 1
-		if r.nc.ConnectedClusterName() != "" {
-			replicas = 3
-		}
-	}
-	s, err := r.js.CreateStream(ctx, r.config(replicas))
-	if r.opts.Replicas == 0 && replicas > 1 && err != nil && !transient(err) {
-		s, err = r.js.CreateStream(ctx, r.config(1)) // a cluster of fewer servers
-	}
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // somebody else was faster
-		return r.js.Stream(ctx, r.stream)
-	}
-	if err == nil {
-		r.log.Info("made the registry's bucket", "bucket", r.opts.Bucket, "replicas", s.CachedInfo().Config.Replicas)
-	}
-	return s, err
-}
-
-var errNoJetStream = errors.New("kv: the NATS server has no JetStream for this user, start it with JetStream enabled (nats-server -js)")
-
-// incompatible says what a stream lacks to be a registry.
-func (r *Registry) incompatible(c jetstream.StreamConfig) string {
-	want := r.config(1)
-	var missing []string
-	for _, x := range []struct {
-		what string
-		ok   bool
-	}{
-		{"message TTLs", c.AllowMsgTTL},
-		{"message schedules", c.AllowMsgSchedules},
-		{"direct gets", c.AllowDirect},
-		{"one message per subject", c.MaxMsgsPerSubject == 1},
-		{"changes republished on " + want.RePublish.Destination, c.RePublish != nil && *c.RePublish == *want.RePublish},
-	} {
-		if !x.ok {
-			missing = append(missing, x.what)
-		}
-	}
-	if len(missing) == 0 {
-		return ""
-	}
-	return "it lacks " + strings.Join(missing, ", ")
-}
-
-// transient says that trying again may help.
-func transient(err error) bool {
-	if errors.Is(err, errNoJetStream) {
-		return false
-	}
-	if e, ok := errors.AsType[*jetstream.APIError](err); ok {
-		return e.Code == 503 && e.ErrorCode != jetstream.JSErrCodeJetStreamNotEnabled &&
-			e.ErrorCode != jetstream.JSErrCodeJetStreamNotEnabledForAccount
-	}
-	return errors.Is(err, ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
-		errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) ||
-		errors.Is(err, nats.ErrConnectionReconnecting) || errors.Is(err, nats.ErrReconnectBufExceeded) ||
-		errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed)
+// Evacuations returns the places that are evacuated now, in order.
+func (r *Registry) Evacuations(ctx context.Context) ([]events.Evacuation, error) {
+	return r.evacuations.Places(ctx)
 }

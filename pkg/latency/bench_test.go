@@ -61,8 +61,8 @@ func BenchmarkObserve(b *testing.B) {
 	}
 }
 
-// Probe as a selector calls it after every rebuild of its table.
-func BenchmarkProbe(b *testing.B) {
+// Set as a selector calls it after every rebuild of its table.
+func BenchmarkSet(b *testing.B) {
 	refuse := func(context.Context, string, string) (net.Conn, error) { return nil, errRefused }
 	for _, paths := range []int{10, 10_000} {
 		p := start(b, nil, latency.Options{Dial: refuse})
@@ -100,7 +100,7 @@ func BenchmarkProbe(b *testing.B) {
 	}
 }
 
-// Ranking a service whose distances are all known.
+// Ranking a service with a measured distance of each instance.
 func BenchmarkRank(b *testing.B) {
 	for _, paths := range []int{100, 10_000} {
 		b.Run(fmt.Sprintf("paths=%d", paths), func(b *testing.B) {

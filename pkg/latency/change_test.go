@@ -41,12 +41,12 @@ func (c *calls) take() []string {
 	return groups
 }
 
-func TestTellsOfChangesThatMatter(t *testing.T) {
+func TestOnChangeReportsChangesThatMatter(t *testing.T) {
 	us, ms := time.Microsecond, time.Millisecond
 	tests := []struct {
 		name    string
 		samples []time.Duration // with a window of one
-		want    []bool          // told after each
+		want    []bool          // called after each
 	}{
 		{"the first", []time.Duration{5 * ms}, []bool{true}},
 		{"the same again", []time.Duration{5 * ms, 5 * ms}, []bool{true, false}},
@@ -65,25 +65,25 @@ func TestTellsOfChangesThatMatter(t *testing.T) {
 				pa := p.Path(latency.Target{})
 				p.group("user").Set(members(p.Path(latency.Target{}), pa))
 				if got := c.take(); len(got) > 0 {
-					t.Errorf("told %v before anything was measured", got)
+					t.Errorf("called for %v before anything was measured", got)
 				}
 				for i, d := range tt.samples {
 					pa.Observe(d)
 					if got := len(c.take()); got > 1 || (got == 1) != tt.want[i] {
-						t.Errorf("told %d times after sample %d, want: %v", got, i, tt.want[i])
+						t.Errorf("called %d times after sample %d, want: %v", got, i, tt.want[i])
 					}
 				}
 				time.Sleep(28 * time.Second) // expires
 				want := tt.want[0]
 				if got := len(c.take()) + len(c.take()); (got == 1) != want {
-					t.Errorf("told %d times of the expiry, want: %v", got, want)
+					t.Errorf("called %d times of the expiry, want: %v", got, want)
 				}
 			})
 		})
 	}
 }
 
-func TestTellsTheFirstChangeAtOnceAndTheNextTogether(t *testing.T) {
+func TestOnChangeReportsTheFirstChangeAtOnceAndTheNextTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c calls
 		p := start(t, nil, latency.Options{Window: 1}).notify(c.OnChange)
@@ -110,15 +110,15 @@ func TestTellsTheFirstChangeAtOnceAndTheNextTogether(t *testing.T) {
 			at[one.group] = append(at[one.group], one.at.Sub(began)/time.Millisecond)
 		}
 		if got, want := at["user"], []time.Duration{0, 100, 200, 300}; !slices.Equal(got, want) {
-			t.Errorf("user told at %d ms, want %d", got, want)
+			t.Errorf("user called at %d ms, want %d", got, want)
 		}
 		if got, want := at["order"], []time.Duration{50}; !slices.Equal(got, want) {
-			t.Errorf("order told at %d ms, want %d", got, want)
+			t.Errorf("order called at %d ms, want %d", got, want)
 		}
 	})
 }
 
-func TestTellsEveryGroupOfThePathAndNoOther(t *testing.T) {
+func TestOnChangeIsCalledForEveryGroupOfThePathAndNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c calls
 		p := start(t, nil, latency.Options{Window: 1}).notify(c.OnChange)
@@ -130,7 +130,7 @@ func TestTellsEveryGroupOfThePathAndNoOther(t *testing.T) {
 		check := func(what string, want ...string) {
 			t.Helper()
 			if got := c.take(); !slices.Equal(got, want) {
-				t.Errorf("%s: told %v, want %v", what, got, want)
+				t.Errorf("%s: called for %v, want %v", what, got, want)
 			}
 		}
 		far.Observe(time.Millisecond)
@@ -148,13 +148,13 @@ func TestTellsEveryGroupOfThePathAndNoOther(t *testing.T) {
 		far.Observe(4 * time.Millisecond)
 		p.group("user").Set(nil)
 		p.group("order").Set(nil)
-		c.take() // may still have been told
+		c.take() // may still have been called
 		far.Observe(5 * time.Millisecond)
 		check("in no group")
 	})
 }
 
-func TestTellsWhenProbesFailAndSucceedAgain(t *testing.T) {
+func TestOnChangeReportsProbesThatFailAndSucceedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c calls
 		n := newNetwork(5 * time.Millisecond)
@@ -162,21 +162,21 @@ func TestTellsWhenProbesFailAndSucceedAgain(t *testing.T) {
 		pa := p.Path(target(0))
 		p.group("user").Set(members(pa))
 		if got := len(c.take()); got != 1 {
-			t.Errorf("told %d times of the first sample", got)
+			t.Errorf("called %d times of the first sample", got)
 		}
 		time.Sleep(time.Hour)
 		if got := len(c.take()); got != 0 {
-			t.Errorf("told %d times of nothing", got)
+			t.Errorf("called %d times of nothing", got)
 		}
 		n.set(refuses)
 		time.Sleep(time.Hour)
 		if got, failed := len(c.take()), pa.Failures(); got != failed+1 || failed < 100 {
-			t.Errorf("told %d times, want once of each of %d failures and once of the expiry", got, failed)
+			t.Errorf("called %d times, want once of each of %d failures and once of the expiry", got, failed)
 		}
 		n.set(5 * time.Millisecond)
 		time.Sleep(time.Hour)
 		if got := len(c.take()); got != 1 {
-			t.Errorf("told %d times of the recovery", got)
+			t.Errorf("called %d times of the recovery", got)
 		}
 		n.set(refuses)
 		for pa.Failures() == 0 {
@@ -185,28 +185,28 @@ func TestTellsWhenProbesFailAndSucceedAgain(t *testing.T) {
 		n.set(5 * time.Millisecond)
 		time.Sleep(20 * time.Second)
 		if got := len(c.take()); got != 2 || pa.Failures() != 0 {
-			t.Errorf("told %d times of a short failure, with %d failures left", got, pa.Failures())
+			t.Errorf("called %d times of a short failure, with %d failures left", got, pa.Failures())
 		}
 	})
 }
 
-func TestDoesNotTellOfAGroupThatHasEnded(t *testing.T) {
+func TestOnChangeIsNotCalledForAClosedGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c calls
 		p := start(t, nil, latency.Options{Window: 1}).notify(c.OnChange)
 		pa := p.Path(latency.Target{})
 		p.group("user").Set(members(pa))
 		pa.Observe(time.Millisecond)
-		synctest.Wait() // told at once
+		synctest.Wait() // called at once
 		pa.Observe(2 * time.Millisecond)
 		p.end("user")
 		if got := c.take(); len(got) != 1 {
-			t.Errorf("told %v, want only what was before its end", got)
+			t.Errorf("called for %v, want only what was before its end", got)
 		}
 	})
 }
 
-// What a selector does: it makes its table anew and says which paths it has.
+// A selector does this: it rebuilds its table and sets the group's members.
 func TestOnChangeMayCallBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(5 * time.Millisecond)

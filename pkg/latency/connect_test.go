@@ -61,12 +61,12 @@ func TestMeasuresAndClosesARealConnection(t *testing.T) {
 	}
 }
 
-func TestCountsWhatCannotBeConnectedTo(t *testing.T) {
+func TestAddressesThatCannotBeConnectedToCountAsFailures(t *testing.T) {
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	nobody := lis.Addr().String()
+	closed := lis.Addr().String()
 	if err := lis.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func TestCountsWhatCannotBeConnectedTo(t *testing.T) {
 	var log lockedBuffer
 	logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	p := start(t, nil, latency.Options{}, latency.Caller{Logger: logger})
-	for _, address := range []string{nobody, "no-port", "nobody.invalid:80", "127.0.0.1:http:80", "10.0.0.1:99999"} {
+	for _, address := range []string{closed, "no-port", "unknown.invalid:80", "127.0.0.1:http:80", "10.0.0.1:99999"} {
 		pa := p.Path(latency.Target{Address: address})
 		p.group(address).Set(members(pa))
 		eventually(t, func() bool { return pa.Failures() > 0 })
@@ -83,7 +83,7 @@ func TestCountsWhatCannotBeConnectedTo(t *testing.T) {
 			t.Errorf("%s: measured %v", address, d)
 		}
 	}
-	if !strings.Contains(log.String(), "service="+nobody) {
+	if !strings.Contains(log.String(), "service="+closed) {
 		t.Errorf("no service in the log:\n%s", log.String())
 	}
 }

@@ -1,82 +1,80 @@
-// Package latency says how far each instance is: the network's round trip, as
-// one estimate with its source.
+// Package latency estimates how far each instance is, as a network round trip and
+// its source.
 //
-// A [Prober] makes a [Path] for each instance, and the path is the one place
-// where that instance's distance is known. A [Group] is the paths of a service:
-// [Group.Set] lists them with their circles, and the prober ranks them and
-// measures each as often as its rank deserves. [Group.Share] joins the group to
-// what the other callers of the service in the same zone measure. A path that is
-// in no group is not probed and costs nothing but its memory.
+// A [Prober] makes a [Path] for each instance, and the path holds all that is
+// known of its distance. A [Group] is the paths of a service: [Group.Set] lists
+// them with their circles, and the prober ranks them and measures each as often as
+// its rank deserves. [Group.Share] exchanges measurements with the other callers
+// of the service in the same zone. A path in no group is not probed, and costs
+// nothing but its memory.
 //
 // # The estimate
 //
-// [Path.Estimate] is the distance by the best source that knows one:
+// [Path.Estimate] is the distance from the best source that has one:
 //
-//   - [SourceMeasured]: at least three own samples that are fresh, or fewer when
-//     nobody else has one. A sample is a successful probe, or [Path.Observe].
-//   - [SourceShared]: what up to five other reporters of the zone measured last,
-//     with our own samples as one more. Each has one vote, so that one who lies
-//     moves nothing when there are others.
-//   - [SourcePredicted]: the distance of two coordinates, ours and the instance's.
-//   - [SourceAssumed]: the circle's, see [Assumed].
+//   - [SourceMeasured]: three or more fresh samples of this process, or fewer when
+//     no other reporter has one. A sample is a successful probe, or comes from
+//     [Path.Observe].
+//   - [SourceShared]: the median of what up to five other reporters of the zone
+//     measured last, and of this process' samples as one more. Each has one vote,
+//     so that one false report changes nothing when there are others.
+//   - [SourcePredicted]: the distance between the coordinates of this process and
+//     the instance.
+//   - [SourceAssumed]: the distance of the circle, see [Assumed].
 //
-// Several round trips are made one by their median: on real networks the noise
-// is a few values far too high, which pull a mean and leave a median where it
-// is. Of two in the middle it is the lower, because queues only ever add.
-// Failures are no samples; they are counted by [Path.Failures], which others
-// may judge.
-// Reading an estimate is one atomic load, so that a table of thousands of
-// instances can be made anew at any time; the group's onChange reports when that is
-// worth it.
+// Several round trips become one by their median: on real networks noise is a few
+// values that are far too high, which move a mean and not a median. Of the two in
+// the middle it is the lower, because queues only add. A failure is no sample;
+// [Path.Failures] counts failures for the user to judge. To read an estimate is
+// one atomic load, so a table of thousands of instances may be rebuilt at any
+// time; the onChange of [Prober.Group] reports when that is worth it.
 //
-// # Who measures what, and when
+// # Which caller measures what, and when
 //
-// The reporters of a zone measure for all of its callers. Each instance that
-// may be picked is measured PerInterval times in each Interval by all of them
-// together, others less often, as 1/(2·rank) in their circle, and circles
-// behind the first a quarter or an eighth as often. Time is cut into slots; a
-// slot belongs to one reporter by rendezvous hashing, so nothing has to be
-// agreed, and what an instance receives does not depend on how many callers
-// there are. One caller alone has all slots. At most 32 callers of a service
-// in a zone report; the others listen. Without a Bus, or without a zone, a
-// caller is alone.
+// The reporters of a zone measure for all of its callers. Together they measure
+// each instance that may be picked PerInterval times in each Interval. They measure
+// others less often: 1/(2·rank) as often in their circle, and outer circles a
+// quarter or an eighth as often. Time is cut into slots, and a slot belongs to one
+// reporter by rendezvous hashing. So nothing has to be agreed, and the probes that
+// an instance gets do not depend on the number of callers. A caller that is alone
+// has all slots. At most 32 callers of a service in a zone report, the others
+// listen. Without a Bus, or without a zone, a caller is alone.
 //
-// The Budget bounds what one process does for one group; when its part of the
-// work is more, everything is measured less often. Beside the slots there are
-// urgent probes:
+// Budget bounds what one process does for one group. If its part of the work is
+// more, it measures all instances less often. Beside the slots there are urgent
+// probes:
 //
-//   - An instance that is new, and that nobody in the zone has measured, is
-//     probed at once; with others about, after a random delay of up to a second,
-//     so that of many that start together few probe (see suppressionDelay).
-//   - One that becomes suspect is probed at once.
+//   - A new instance that no reporter of the zone has measured is probed at once;
+//     where there are other reporters, after a random delay of up to a second, so
+//     that few of many callers that start together probe.
+//   - An instance that becomes a suspect is probed at once.
 //   - After a failure a path is probed again in about 1 s, then 2 s, 4 s and so
-//     on, up to six Intervals but at most 25 s (30 s with jitter): a recovery
-//     is noticed within that time. An Interval above 25 s stays as it is.
-//     One that none in the zone can reach is, after the third time, tried in
-//     the zone's slots, each 25 s PerInterval times by all together; when one of them
-//     reaches it, the others try again within an Interval.
-//   - A sample, or a vote, that is over twice or under half of what is known (and
-//     over 1 ms away from it) is doubted, if the instance may be picked: the
-//     next probe follows within about 1 s, and after a vote two others look too.
-//     A real change is thus believed within seconds, while a single slow packet,
-//     or a reporter that lies, is outvoted.
+//     on, up to six Intervals but at most 25 s (30 s with jitter), or an Interval
+//     if that is longer: within that time a recovery is noticed. After the third
+//     failure, if no other reporter reaches the instance either, the zone's slots
+//     are enough: each 25 s PerInterval probes of all reporters together. When one
+//     of them reaches it, the others try within an Interval.
+//   - A sample or vote that is over twice or under half of the known distance, and
+//     over 1 ms away from it, is doubtful if the instance may be picked. The next
+//     probe follows within about 1 s; after a vote two other reporters probe. So a
+//     real change is believed within seconds, while a single slow packet, or one
+//     false report, is outvoted.
 //
-// Time-outs of a dead zone cannot keep those that live from being measured: a
-// path whose distance is known is waited for in proportion to it, and paths
-// that did not answer the last time, or never yet, take at most half of the
-// Concurrency.
+// Time-outs of a dead zone do not delay the others: a probe of a path with a known
+// distance waits in proportion to it, and paths that did not answer the last probe
+// take at most half of Concurrency.
 //
 // # Coordinates
 //
-// A caller that has measured an instance pings it over the Bus with the round
-// trip and its own coordinate, and learns the instance's. A [Locator] answers
-// for the instance and finds its place from what all callers tell it, without a
-// probe of its own; it is in the instance's record for those who never measured
-// it. Both sides fit their coordinate to the last of each neighbour, see fit:
-// Vivaldi's space, not its springs.
+// A caller that has measured an instance pings it over the Bus with the round trip
+// and its own coordinate, and gets the instance's. A [Locator] answers for the
+// instance: it fits the instance's coordinate to the pings of all callers, and the
+// instance's record carries it for callers that have not measured the instance.
+// Both sides fit to the last measurement of each neighbour, in the space of
+// Vivaldi but not with its springs; see internal/coord.
 //
 // # What is measured
 //
-// Package probe says how. How long calls take is not distance: the selector
-// balances by that.
+// Package probe measures a round trip. How long calls take is not distance: the
+// selector balances by that.
 package latency

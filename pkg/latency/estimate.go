@@ -5,32 +5,31 @@ import (
 	"time"
 )
 
-// Source says where a distance comes from.
+// Source is where a distance comes from.
 type Source string
 
-// The sources, best first: an estimate is of the first that knows one.
+// The sources, best first. An estimate is from the first that has a distance.
 const (
 	// SourceMeasured is the median of this process' own fresh samples.
 	SourceMeasured Source = "measured"
-	// SourceShared is the median of what reporters in the same zone measured
-	// lately, with this process' own samples as one of them.
+	// SourceShared is the median of what other reporters in the zone measured
+	// last, with the median of this process' own samples as one more.
 	SourceShared Source = "shared"
 	// SourcePredicted is the distance between the coordinates of this
 	// process and the instance.
 	SourcePredicted Source = "predicted"
-	// SourceAssumed is taken from the circle alone, see [Assumed].
+	// SourceAssumed is the distance of the circle, see [Assumed].
 	SourceAssumed Source = "assumed"
 )
 
-// Estimate is the distance of one instance: the round trip, and how it is
-// known.
+// Estimate is the distance of one instance as a round trip, and its source.
 type Estimate struct {
 	Distance time.Duration
 	Source   Source
 }
 
-// Measured says that the distance was measured, by this process or by others
-// in its zone.
+// Measured reports whether the distance was measured, by this process or by
+// another one in its zone.
 func (e Estimate) Measured() bool { return e.Source == SourceMeasured || e.Source == SourceShared }
 
 // An estimate in one word: the source in the low bits, above it the distance
@@ -64,10 +63,10 @@ const (
 	assumedZone      = 500 * time.Microsecond
 )
 
-// Assumed is the distance of an instance of which nothing but its circle is
-// known: circle is the index (0 is the nearest), circles how many there are,
-// the last of them being elsewhere. The values fit zones and regions; each
-// further circle inside them (rack, host) is half as far.
+// Assumed is the distance to assume for an instance from its circle alone. Circle
+// is the index, 0 for the nearest, of so many circles; the last one is elsewhere.
+// The values fit zones and regions. Each further circle inside (rack, host) is
+// half as far.
 func Assumed(circle, circles int) time.Duration {
 	switch outward := circles - 1 - max(circle, 0); {
 	case outward <= 0:
@@ -79,10 +78,10 @@ func Assumed(circle, circles int) time.Duration {
 	}
 }
 
-// betweenTwo is the distance when two say different things: the less, but if one of
-// them cannot be right, what was believed before or else the more. So neither
-// one slow packet nor one liar makes an instance that few measure what it is
-// not.
+// betweenTwo is the distance when there are two measurements: the lesser. If they
+// contradict each other, it is the one nearer to the known distance, or else the
+// greater. So neither one slow packet nor one false report changes much for an
+// instance that few reporters measure.
 func betweenTwo(a, b time.Duration, known Estimate) time.Duration {
 	less, more := min(a, b), max(a, b)
 	switch {
@@ -95,7 +94,7 @@ func betweenTwo(a, b time.Duration, known Estimate) time.Duration {
 	}
 }
 
-// median is the middle of the round trips, the lower of two, 0 of none.
+// median is the middle one of the round trips, the lower of two, 0 of none.
 func median(samples []sample) time.Duration {
 	if len(samples) == 0 {
 		return 0
@@ -108,8 +107,8 @@ func median(samples []sample) time.Duration {
 	return rtts[(len(rtts)-1)/2]
 }
 
-// moved reports whether a change of the known distance may matter to the
-// order of instances. 0 is not known.
+// moved reports whether a change of a distance may change the order of instances.
+// 0 is unknown.
 func moved(from, to time.Duration) bool {
 	if from == 0 || to == 0 {
 		return from != to
@@ -118,8 +117,8 @@ func moved(from, to time.Duration) bool {
 	return by > 200*time.Microsecond && by > from/10
 }
 
-// doubtful reports whether a sample is so far from what is known that it should
-// be confirmed soon.
+// doubtful reports whether a sample differs so much from the known distance that
+// it should be confirmed soon.
 func doubtful(rtt, known time.Duration) bool {
 	return known > 0 && (rtt-known).Abs() > time.Millisecond &&
 		(rtt > 2*known || rtt < known/2)

@@ -7,8 +7,8 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/latency"
 )
 
-// An instance is assumed to be as far as its circle says, until samples tell
-// better. One slow packet does not matter.
+// Without samples the distance is that of the circle. One slow packet changes
+// nothing.
 func Example() {
 	p := latency.New(latency.Caller{}, latency.Options{})
 	defer func() { _ = p.Close() }()

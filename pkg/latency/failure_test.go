@@ -106,7 +106,7 @@ func TestKeepsTheDistanceOfAPathThatFailsWhileItIsFresh(t *testing.T) {
 }
 
 // Time-outs of many dead paths need more probes than there may be, at once or
-// in a minute; those that live must be measured all the same.
+// in a minute; the live instances must be measured all the same.
 func TestADeadZoneDoesNotKeepTheOthersFromBeingMeasured(t *testing.T) {
 	for _, budget := range []float64{0, -1} {
 		t.Run(fmt.Sprintf("budget=%v", budget), func(t *testing.T) {
@@ -153,7 +153,7 @@ func TestADeadZoneDoesNotKeepTheOthersFromBeingMeasured(t *testing.T) {
 						others += len(n.at(address(i)))
 					}
 				}
-				t.Logf("probes in a minute: %d to those that live, %d to the dead", alive/minutes, others/minutes)
+				t.Logf("probes in a minute: %d to live instances, %d to dead ones", alive/minutes, others/minutes)
 				if alive < minutes || others < 5*minutes {
 					t.Error("want both to be probed")
 				}

@@ -25,7 +25,7 @@ func TestFollowsAJumpWithinTwoIntervals(t *testing.T) {
 					}
 					return wobble(r, d, 0.1)
 				})
-				// One who is alone measures all three within its budget.
+				// A lone caller measures all three within its budget.
 				all := f.rush(callers, 0, latency.Options{Budget: 60})
 				defer closeAll(t, all)
 				var worst [2]time.Duration

@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// Member is a path in a group, with what the group knows of its instance.
+// Member is a path in a group, and what the group knows of its instance.
 type Member struct {
 	*Path
-	// Circle is the proximity by location, the nearest first.
+	// Circle is its proximity by location: 0 is the nearest.
 	Circle uint8
-	// Suspect says that nobody knows whether it lives. When it becomes one it
-	// is probed at once, or within a second if there are many or if others in
-	// the zone do the same, as far as the budget goes; after a failure again, a
-	// second later.
+	// Suspect is set while the registry does not know whether the instance
+	// lives. An instance that becomes a suspect is probed at once, or within a
+	// second when there are many suspects or other reporters, as far as the
+	// budget goes. After a failure it is probed again a second later.
 	Suspect bool
 }
 
@@ -27,32 +27,30 @@ type Group struct {
 
 	// What follows is guarded by prober.mu.
 
-	members  []Member // as given
-	ranked   []*Path  // in the order of the last ranking; some may have left since
-	unranked bool     // that has changed
-	changed  bool     // the members have, since then
-	rankedAt time.Duration
+	members  []Member      // as given to Set
+	ranked   []*Path       // in the order of the last ranking; some may have left since
+	unranked bool          // something that the ranking depends on has changed
+	changed  bool          // the members have changed since the last ranking
+	rankedAt time.Duration // when the last ranking was
 
-	tokens      float64 // probes that may be made now
-	filledAt    time.Duration
-	firstProbes float64       // first probes made without regard to that
-	nextUrgent  time.Duration // when a probe outside the slots may be made though there are few tokens
+	tokens      float64       // probes that may be made now
+	filledAt    time.Duration // when tokens were last added
+	firstProbes float64       // first probes that were not held back
+	nextUrgent  time.Duration // when a probe outside the slots may be made while tokens are few
 
 	dirty       bool          // onChange is due
-	notifyAfter time.Duration // no onChange before, on the prober's clock
-	best        []*Path       // the nearest of each circle, when that was last told
+	notifyAfter time.Duration // onChange is not called before
+	best        []*Path       // the nearest of each circle, as last reported by onChange
 
 	shared
 }
 
-// Set says which instances the group has now. They replace those it had. The
-// slice is not kept.
+// Set replaces the members of the group. The slice is not kept. Nil paths, and
+// paths of another prober, are ignored.
 //
-// It is meant to be called after every change of a list, however often: work is
-// done only for the part of the list that changed, and for an equal list it is
-// a comparison. Their order follows on a goroutine of the prober: at once, for
-// lists of thousands after some seconds at most. Nil paths, and those of another
-// prober, are ignored.
+// It may be called after every change of a list, however often: its cost is that
+// of the part that changed, and of a comparison. A goroutine of the prober ranks
+// the members: at once, and for thousands of them after some seconds at most.
 func (g *Group) Set(members []Member) {
 	p := g.prober
 	p.mu.Lock()
@@ -75,11 +73,14 @@ func (g *Group) setLocked(members []Member) {
 	}
 	g.members = slices.Replace(g.members, first, last, members[first:n]...)
 	g.unranked, g.changed = true, true
-	wake(g.prober.wakeLoop) // ranking takes time, and nobody waits for it
+	if len(members) == 0 {
+		g.firstProbes = 0 // the next members are a new list
+	}
+	wake(g.prober.wakeLoop) // it ranks: that takes too long for here
 }
 
-// Close ends the group: its paths are not probed for it any more, and other
-// reporters know that this caller has left. It may be called twice.
+// Close ends the group: the prober stops probing its paths, and the other
+// reporters learn that this caller has left. It may be called twice.
 func (g *Group) Close() {
 	p := g.prober
 	p.mu.Lock()
@@ -120,7 +121,7 @@ func (g *Group) joinLocked(m Member) {
 		pa.urgent, pa.next = true, p.now()+g.doubtDelayLocked()
 		p.queueProbeLocked(pa)
 		if pa.cancel != nil {
-			pa.cancel() // it began before: its failure would prove nothing
+			pa.cancel() // its failure would prove nothing: it began before
 		}
 	}
 	pa.suspect = m.Suspect
@@ -136,14 +137,14 @@ func (g *Group) joinLocked(m Member) {
 		pa.refreshLocked(p.now())
 	}
 	if pa.notified > 0 {
-		// It was measured while nobody was told: the group may have read its
-		// distance too early.
+		// Its distance changed while it was in no group: the caller may have read
+		// an older one.
 		p.dirtyLocked(g)
 	}
 }
 
 // doubtDelayLocked is how long the first probe of a suspect waits. All callers
-// come to suspect it at the same moment, and often it is one of many.
+// suspect it at the same moment, and often many instances at once.
 func (g *Group) doubtDelayLocked() time.Duration {
 	if len(g.live) == 0 {
 		return rand.N(time.Duration(min(len(g.members), 64))*firstProbeSpacing + 1)
@@ -169,12 +170,13 @@ func (g *Group) leaveLocked(pa *Path) {
 	}
 }
 
-// takeTokenLocked takes a token for a probe, or says how long until there is one.
-// No two minutes have more probes than twice the budget. When tokens are few,
-// those outside the slots (of paths that failed, never answered yet, or are
-// doubted) get only every other: however many there are, what is known is
-// measured again. The first probes of as many paths as the budget has for a
-// minute are not held back: a short list is known retryPause.
+// takeTokenLocked takes a token for a probe, or returns the time until there is
+// one. No two minutes have more probes than twice the budget.
+//
+// While tokens are few, urgent probes (of paths that failed, that never answered,
+// or that are doubtful) get every other token only, so that known distances stay
+// fresh however many urgent probes there are. The first probes of a short list,
+// of as many paths as the budget has probes in a minute, are not held back.
 func (g *Group) takeTokenLocked(pa *Path, now time.Duration) (wait time.Duration) {
 	rate := g.prober.o.rate()
 	if rate <= 0 {

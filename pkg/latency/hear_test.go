@@ -27,8 +27,8 @@ func (*ear) Publish(string, []byte) error { return nil }
 
 func (e *ear) Request(context.Context, string, []byte) ([]byte, error) { return e.answer, nil }
 
-// Whatever anybody says, estimates stay what can be, and who says nothing that
-// can be believed changes none.
+// Whatever a reporter publishes, estimates stay in bounds, and an invalid batch
+// changes none.
 func FuzzHear(f *testing.F) {
 	const subject = "latency.r.a.user.c1"
 	sample := `{"id":"i0","incarnation":"1","rtt_us":1500,"count":3,"age_ms":20}`

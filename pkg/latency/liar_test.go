@@ -25,7 +25,7 @@ func (l *liar) subject(reporter string) string {
 	return wire.Report{Region: "r", Zone: "a", Service: "user", Reporter: reporter}.Subject()
 }
 
-// batch says of each instance what rtt does, in microseconds as JSON.
+// batch has the round trip rtt(i) of each instance, in microseconds as JSON.
 func (l *liar) batch(rtt func(i int) string) []byte {
 	l.seq++
 	var samples []string
@@ -42,7 +42,7 @@ func (l *liar) times(factor func() float64) []byte {
 // nthMillisecond is how far the instances are: the first is the nearest.
 func nthMillisecond(i int) time.Duration { return time.Duration(10+5*i) * time.Millisecond }
 
-func TestOneLiarChangesNoNearest(t *testing.T) {
+func TestOneFalseReporterChangesNoNearest(t *testing.T) {
 	const honest = 4
 	minutes := 5
 	if raced {
@@ -154,7 +154,7 @@ func TestOneLiarChangesNoNearest(t *testing.T) {
 					}
 				}
 				// Only a permission can bind a reporter to its subject. Without
-				// one it is believed where nobody else has measured, and not
+				// one it is believed where no other reporter has measured, and not
 				// for long.
 				most := 0
 				if tt.name == "in the name of another" {

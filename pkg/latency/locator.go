@@ -15,17 +15,17 @@ const (
 	// that is worth a new record.
 	moveThreshold = 0.10
 	// minCallers is how many callers must have measured an instance before its
-	// coordinate means anything to others.
+	// record carries a coordinate.
 	minCallers = 4
 )
 
-// Locator finds the place of one instance in the coordinate space from what
-// callers tell it of their distances, without a probe of its own: they ping
-// it with what they measured and where they are, and it answers where it is.
-// An announcement runs one. It is safe for concurrent use.
+// Locator finds the network coordinate of one instance without a probe of its own.
+// Callers ping the instance with the round trip that they measured and with their
+// own coordinates, and the locator answers with the instance's. An announcement
+// runs one. It is safe for concurrent use.
 //
-// One caller that lies moves it little: each has one vote, whoever does not
-// fit counts less, and of many callers the last 64 count.
+// One false ping moves the coordinate little: each caller counts once, a caller
+// that does not fit counts less, and of many callers the last 64 count.
 type Locator struct {
 	start time.Time
 
@@ -34,12 +34,11 @@ type Locator struct {
 	callers     map[string]*caller
 	first       time.Duration // when the first ping came
 	still       events.Coordinate
-	stillFrom   time.Duration // own has been about still since then
+	stillFrom   time.Duration // since then own has not moved by moveThreshold
 	published   events.Coordinate
 	publishedAt time.Duration
 	known       bool // published is a coordinate
 	scratch     []coord.Neighbour
-	malformed   uint64
 }
 
 type caller struct {
@@ -47,14 +46,14 @@ type caller struct {
 	at time.Duration
 }
 
-// NewLocator makes a locator that knows nothing yet.
+// NewLocator makes a locator without a coordinate.
 func NewLocator() *Locator {
 	return &Locator{start: time.Now(), own: coord.New(), callers: make(map[string]*caller)}
 }
 
-// Answer takes in a ping, see [wire.Ping], and returns what to answer: the
-// coordinate. A ping that says nothing, or nothing valid, gets an empty
-// answer: it measures the way and no more.
+// Answer reads a ping and returns the answer to it: the instance's coordinate. An
+// empty or invalid ping gets an empty answer: the caller only measures the round
+// trip.
 func (l *Locator) Answer(data []byte) []byte {
 	if len(data) == 0 {
 		return nil
@@ -63,7 +62,6 @@ func (l *Locator) Answer(data []byte) []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
-		l.malformed++
 		return nil
 	}
 	now := time.Since(l.start)
@@ -77,7 +75,6 @@ func (l *Locator) Answer(data []byte) []byte {
 		c = &caller{}
 		l.callers[p.Reporter] = c
 	case now-c.at < pingInterval:
-		// Nobody has more to say than that.
 		return l.answerLocked()
 	}
 	*c = caller{coord.Neighbour{At: p.Coordinate, RTT: p.RTT.Seconds()}, now}
@@ -97,8 +94,8 @@ func (l *Locator) answerLocked() []byte {
 	return data
 }
 
-// makeRoomLocked drops callers that have fallen silent, and the one that was
-// silent the longest when there are too many.
+// makeRoomLocked drops callers that no longer ping, and the one of the oldest ping
+// when there are too many.
 func (l *Locator) makeRoomLocked(now time.Duration) {
 	oldest := ""
 	for name, c := range l.callers {
@@ -115,10 +112,9 @@ func (l *Locator) makeRoomLocked(now time.Duration) {
 	}
 }
 
-// Coordinate is what the record should carry now, false while nothing is
-// known. It changes at most once a minute, and only when the instance is found
-// to be elsewhere by a tenth of the distance to its callers, so that records
-// are not written again for noise.
+// Coordinate is what the record should carry now, false while that is unknown. It
+// changes at most once a minute, and only by at least a tenth of the distance to
+// the callers, so that noise does not rewrite records.
 func (l *Locator) Coordinate() (events.Coordinate, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -132,20 +128,12 @@ func (l *Locator) Coordinate() (events.Coordinate, bool) {
 	return l.published, l.known
 }
 
-// stillLocked says whether the instance has stayed about where it is for a
-// while.
+// stillLocked reports whether own has not moved for stillFor.
 func (l *Locator) stillLocked(now time.Duration) bool {
 	if coord.Displacement(&l.still, &l.own) > moveThreshold*l.medianDistanceLocked() {
 		l.still, l.stillFrom = l.own, now
 	}
 	return now-l.stillFrom >= stillFor
-}
-
-// Malformed is how many pings could not be read.
-func (l *Locator) Malformed() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.malformed
 }
 
 // medianDistanceLocked is the median distance to the callers.

@@ -7,14 +7,14 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/latency/internal/wire"
 )
 
-// message is what is to be published.
+// message is a batch and its subject.
 type message struct {
 	subject string
 	batch   wire.Batch
 }
 
-// loop ranks, reports, fits coordinates and exchanges them when it is time,
-// until ctx ends.
+// loop is the prober's main loop: it ranks groups, publishes batches, fits the
+// caller's coordinate and exchanges it with instances, until ctx ends.
 func (p *Prober) loop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -51,7 +51,7 @@ func (p *Prober) loop(ctx context.Context) {
 	}
 }
 
-// tickLocked is what is done once a second while there are groups.
+// tickLocked does what is due once a second while there are groups.
 func (p *Prober) tickLocked(ctx context.Context, now time.Duration) {
 	p.nextTick = now + rankInterval
 	for g := range p.groups {
@@ -68,20 +68,22 @@ func (p *Prober) tickLocked(ctx context.Context, now time.Duration) {
 	}
 }
 
-// rankSoonLocked ranks a group, unless that is long and was ranked just now.
+// rankSoonLocked ranks a group, unless it is long and was ranked just now: for
+// each 2,000 members a ranking is a second later.
 func (p *Prober) rankSoonLocked(g *Group, now time.Duration) {
 	if g.rankedAt == 0 || now-g.rankedAt >= rankInterval*time.Duration(len(g.members)/2000) {
 		g.rankLocked(now)
 	}
 }
 
-// outgoingLocked is what is to be published now, and the subscriptions to end.
+// outgoingLocked returns the messages to publish now, and what ends the
+// subscriptions of closed groups.
 func (p *Prober) outgoingLocked(now time.Duration) (out []message, stops []func()) {
 	for g := range p.groups {
 		if g.report.Service == "" || !g.caughtUp || g.listening || now < g.publish {
 			continue
 		}
-		if g.chooseRoleLocked(now); !g.listening { // there may be enough of us by now
+		if g.chooseRoleLocked(now); !g.listening { // there may be enough reporters by now
 			out = append(out, message{g.report.Subject(), g.batchLocked(now)})
 		}
 	}
@@ -91,14 +93,14 @@ func (p *Prober) outgoingLocked(now time.Duration) (out []message, stops []func(
 			g.stop = nil
 		}
 		if g.published {
-			out = append(out, g.farewellLocked())
+			out = append(out, g.leavingLocked())
 		}
 	}
 	p.closing = nil
 	return out, stops
 }
 
-// send publishes. What does not go out is sent again with the next batch.
+// send publishes messages. The next batch repeats what could not be sent.
 func (p *Prober) send(out []message) {
 	for _, m := range out {
 		if data, err := wire.EncodeBatch(m.batch); err == nil {
@@ -107,8 +109,8 @@ func (p *Prober) send(out []message) {
 	}
 }
 
-// idleLocked is how long there is nothing to do, not ok while there are no
-// groups.
+// idleLocked returns when the loop has work again; not ok: not before it is
+// woken, for there are no groups.
 func (p *Prober) idleLocked(now time.Duration) (wait time.Duration, ok bool) {
 	if len(p.groups) == 0 {
 		return 0, false

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// changedLocked makes onChange due for the groups of pa.
+// changedLocked makes onChange due for the groups of a path.
 func (p *Prober) changedLocked(pa *Path) {
 	for _, m := range pa.groups {
 		p.dirtyLocked(m.group)
@@ -23,8 +23,8 @@ func (p *Prober) dirtyLocked(g *Group) {
 	wake(p.wakeNotifier)
 }
 
-// notify calls onChange when it is due, until ctx ends. It is a goroutine of its
-// own, so that a slow onChange delays no probe.
+// notify calls each group's onChange when it is due, until ctx ends. It is a
+// goroutine of its own, so that a slow onChange delays no probe.
 func (p *Prober) notify(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -50,8 +50,8 @@ func (p *Prober) notify(ctx context.Context) {
 	}
 }
 
-// nextDirty takes a group for which onChange may be called now, or returns nil
-// and how long until there may be one, 0 when none is due.
+// nextDirty removes a group from dirty for which onChange may be called now.
+// Without one it returns nil and the time until there is one, 0 if none is due.
 func (p *Prober) nextDirty() (next *Group, wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -59,7 +59,7 @@ func (p *Prober) nextDirty() (next *Group, wait time.Duration) {
 	for i, g := range p.dirty {
 		rest := g.notifyAfter - now
 		if rest <= 0 {
-			// Clean before the call: what changes during it is told again.
+			// Removed before the call: a change during it makes another due.
 			p.dirty = slices.Delete(p.dirty, i, i+1)
 			g.dirty = false
 			return g, 0

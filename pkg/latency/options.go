@@ -12,38 +12,38 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// farShare is how much of the budget those may take that are measured as rarely
-// as can be.
+// farShare is the share of the budget that instances with the longest period may
+// take together.
 const farShare = 0.25
 
-// Bus carries what callers and instances tell each other. *kv.Bus is one, on
-// NATS. Its methods are safe for concurrent use.
+// Bus carries the messages between callers, and between callers and instances.
+// *kv.Bus is one, on NATS. Its methods are safe for concurrent use.
 type Bus interface {
-	// Publish sends data to whoever listens now or asks within two minutes,
-	// and does not wait for anybody.
+	// Publish sends data to the subscribers of now and of the next two minutes.
+	// It does not wait for them.
 	Publish(subject string, data []byte) error
-	// Subscribe calls handle with what is published on a subject (in which
-	// the last token may be "*") until stop is called: first, before it
-	// returns and as far as ctx allows, with the last message of the past two
-	// minutes on each, and how old that is. Calls come one at a time.
+	// Subscribe calls handle with each message on a subject until stop is
+	// called. The last token of the subject may be "*". Before it returns, and
+	// as long as ctx lasts, it calls handle with the last message of the past
+	// two minutes on each subject, and its age. Calls come one at a time.
 	Subscribe(ctx context.Context, subject string, handle func(subject string, data []byte, age time.Duration)) (stop func(), err error)
-	// Request sends data to the one who answers on the subject, and waits.
+	// Request sends data to the responder of a subject and waits for its answer.
 	Request(ctx context.Context, subject string, data []byte) ([]byte, error)
 }
 
-// Caller is the process that measures: where it is, and how it reaches others.
-// The zero value shares nothing.
+// Caller is what a [Prober] must know of its process. A program fills it in, not
+// the program's user. The zero value shares nothing.
 type Caller struct {
-	// Location of this process. Measurements are shared within a zone: without
-	// one they are kept.
+	// Location of this process. Measurements are shared within a zone, and not
+	// at all without one.
 	Location topology.Location
-	// Bus to share measurements on, and coordinates. Default: none, nothing
-	// is shared.
+	// Bus to share measurements and coordinates on. Default: none, nothing is
+	// shared.
 	Bus Bus
-	// Reporter names this process to others: [A-Za-z0-9_-], 1 to 63 long.
-	// Default: random.
+	// Reporter is the name of this process to the others: [A-Za-z0-9_-], 1 to 63
+	// long. Default: random.
 	Reporter string
-	// Logger receives paths that fail, at level debug. Default [slog.Default].
+	// Logger gets paths that fail, at level debug. Default [slog.Default].
 	Logger *slog.Logger
 }
 
@@ -57,40 +57,41 @@ func (c Caller) withDefaults() Caller {
 	return c
 }
 
-// Options say how often, and in which way, distances are measured. The zero
-// value is ready to use.
+// Options are how often and how distances are measured: what a user may set. The
+// zero value is ready to use.
 type Options struct {
-	// Interval is the time in which each instance that may be picked is
-	// measured PerInterval times by the zone together; others less often.
-	// Default 10s.
+	// Interval is the time in which the callers of a zone together measure each
+	// instance that may be picked PerInterval times. The others are measured less
+	// often. Default 10s.
 	Interval time.Duration
 	// PerInterval is how many measurements of an instance a zone makes in each
 	// Interval, however many callers there are. Default 2.
 	PerInterval int
-	// Budget is how many probes this process may make in a minute for one
-	// group (a service), first probes and confirmations included. If that is
-	// less than its part of the work, everything is measured less often.
-	// Default 30, negative: no bound.
+	// Budget is how many probes this process may make in a minute for one group
+	// (a service), first probes and confirmations included. If its part of the
+	// work is more, all instances are measured less often. Default 30. Negative:
+	// no bound.
 	Budget float64
-	// Timeout of one probe. Default 2s. A path whose distance is known gets
-	// less: four times that and 250ms.
+	// Timeout of one probe. Default 2s. For a path with a measured distance it is
+	// four times that and 250ms, if that is less.
 	Timeout time.Duration
 	// Concurrency is how many probes may be in flight. Default 16.
 	Concurrency int
-	// Fresh is how long a sample counts. Default 30s, or three Intervals if
-	// that is longer. For an instance that is measured rarely it is three
-	// times the time in which that happens.
+	// Fresh is how long a sample counts. Default 30s, or three Intervals if that
+	// is longer. For an instance that is measured rarely it is three times its
+	// period.
 	Fresh time.Duration
 	// Window is the largest number of own samples in the median. Default 5.
 	Window int
-	// Dial opens the connection that is timed. It must end with its context.
-	// Default: a [net.Dialer]; a host name is then resolved before the clock
-	// starts, so that the name server's distance is not taken for the
-	// instance's.
+	// Dial opens the connections of probes. It must end with its context.
+	// Default: a [net.Dialer], and host names are resolved before the clock
+	// starts, see [probe.Connect].
 	Dial probe.Dial
-	// NoShare neither sends others what was measured nor listens to them.
+	// NoShare switches sharing off: this process neither publishes measurements
+	// nor reads those of others.
 	NoShare bool
-	// NoCoordinates neither predicts distances nor helps others to.
+	// NoCoordinates switches coordinates off: no distance is predicted, and no
+	// instance is pinged.
 	NoCoordinates bool
 }
 
@@ -113,14 +114,14 @@ func orDefault[T int | time.Duration](v *T, d T) {
 	}
 }
 
-// burst is how many probes may be made at once, and rate how many flow in per
-// second, 0 for no bound: together twice the budget in two minutes.
+// burst is how many tokens for probes there may be, and rate how many are added in
+// a second, 0 for no bound: together twice the budget in two minutes.
 func (o *Options) burst() float64 { return max(o.Budget/2, 1) }
 func (o *Options) rate() float64  { return max(o.Budget*3/4/60, 0) }
 
-// stretch is by how much everything must be measured less often for the
-// budgets to suffice: the demand, in measurements a second, is shared. A part
-// of a budget is left for first probes and confirmations.
+// stretch is the factor by which all periods grow so that the budgets suffice for
+// the demand, in measurements a second, which the reporters share. A part of each
+// budget is left for urgent probes.
 func (o *Options) stretch(demand float64, reporters int) float64 {
 	if o.Budget < 0 || demand <= 0 {
 		return 1
@@ -128,9 +129,9 @@ func (o *Options) stretch(demand float64, reporters int) float64 {
 	return max(1, demand/float64(reporters)/(0.95*o.rate()))
 }
 
-// period is the time in which an instance of that weight is measured PerInterval
-// times. Among several reporters it is in steps, so that those who see an
-// instance a little differently still agree.
+// period is the time in which an instance of a weight is measured PerInterval
+// times. With several reporters it is one of few values, so that they agree though
+// their distances differ a little.
 func (o *Options) period(weight, stretch float64, reporters int, longest time.Duration) time.Duration {
 	times := max(stretch/weight, 1)
 	if reporters > 1 {
@@ -139,8 +140,8 @@ func (o *Options) period(weight, stretch float64, reporters int, longest time.Du
 	return min(time.Duration(float64(o.Interval)*times), max(longest, o.Interval))
 }
 
-// longest is the longest period of n instances: an hour, or as much as keeps the
-// work for the far ones, of whom there may be very many, a small part of it.
+// longest is the longest period of n instances: maxPeriod, or longer, so that very
+// many far instances take no more than farShare of the budget.
 func (o *Options) longest(n, reporters int) time.Duration {
 	if o.rate() <= 0 {
 		return maxPeriod
@@ -149,11 +150,10 @@ func (o *Options) longest(n, reporters int) time.Duration {
 	return max(maxPeriod, time.Duration(seconds*float64(time.Second)))
 }
 
-// maxUnproven is how many probes in flight may be of paths that did not answer
-// the last time.
+// maxUnproven is how many probes of unproven paths may be in flight.
 func (o *Options) maxUnproven() int { return (o.Concurrency + 1) / 2 }
 
-// timeout is how long a probe may take.
+// timeout is how long a probe of a path with that measured distance may take.
 func (o *Options) timeout(measured time.Duration) time.Duration {
 	if measured <= 0 {
 		return o.Timeout
@@ -161,7 +161,7 @@ func (o *Options) timeout(measured time.Duration) time.Duration {
 	return min(4*measured+250*time.Millisecond, o.Timeout)
 }
 
-// retry is the pause after that many failures in a row.
+// retry is the pause after so many failures in a row.
 func (o *Options) retry(failures int) time.Duration {
 	longest := max(o.Interval, min(6*o.Interval, maxRetryPause))
 	d := min(retryPause, o.Interval)

@@ -14,64 +14,65 @@ import (
 
 // Target is what a path leads to.
 type Target struct {
-	// Key and Incarnation name the instance to other callers. Without a
-	// name its measurements are not shared.
+	// Key and Incarnation name the instance to other callers. Without a key its
+	// measurements are not shared.
 	Key         events.Key
 	Incarnation string
-	// Address (host:port) is where it is probed by opening a connection.
+	// Address (host:port) is probed by [probe.Connect], unless there is a Probe.
+	// Without either the path is never probed.
 	Address string
-	// Probe measures it in another way. Without either it is never probed.
+	// Probe measures the path in another way.
 	Probe probe.Func
-	// Done, unless nil, is called when the path is closed: it gives back what
-	// Probe holds.
+	// Done, unless nil, is called when the path is closed. It frees what Probe
+	// holds.
 	Done func()
-	// Coordinate is where the instance says it is, nil if it does not say.
+	// Coordinate is the instance's own, from its record; nil if it has none.
 	Coordinate *events.Coordinate
 }
 
-// Path is the way to one instance: the place where its distance is known. Make
-// one with [Prober.Path], and keep it as long as the instance lives, for what
-// was learned is in it. All methods are safe for concurrent use.
+// Path is the way to one instance, and holds all that is known of its distance.
+// Make one with [Prober.Path], and keep it as long as the instance lives. All
+// methods are safe for concurrent use.
 type Path struct {
 	prober *Prober
 	target Target
-	hash   uint64 // of its name, the same for every caller
+	hash   uint64 // of its name, the same in every process
 
 	estimate atomic.Uint64 // see packEstimate
 	failures atomic.Int64  // probes failed in a row
 
 	// What follows is guarded by prober.mu.
 
-	samples     []sample // own, oldest first, at most Window, all fresh
-	votes       []vote   // of other reporters in the zone, at most one each
-	coordinate  *events.Coordinate
-	notified    time.Duration // known distance, when onChange was last due
+	samples     []sample           // own, oldest first, at most Window, all fresh
+	votes       []vote             // of other reporters in the zone, at most one each
+	coordinate  *events.Coordinate // the instance's
+	notified    time.Duration      // the distance when onChange was last due
 	groups      []membership
 	period      time.Duration      // in which the zone measures it PerInterval times; 0: not ranked yet
-	freshUntil  time.Duration      // until which what was fresh stays so; see setPeriodLocked
-	circleRank  int                // of its circle, the first is 0
-	rank        int                // among all of the group
+	freshUntil  time.Duration      // samples stay fresh until then; see setPeriodLocked
+	circleRank  int                // 0 in the nearest circle that has members
+	rank        int                // in the group
 	contends    bool               // it may be picked, or nearly
-	next        time.Duration      // when it may be probed again
-	suspect     bool               // nobody knows whether it lives, see [Member]
-	urgent      bool               // next is not a slot of the zone's but must be kept
-	probedAt    time.Duration      // when the last probe was, 0 for never
+	next        time.Duration      // when the next probe is due
+	suspect     bool               // see [Member]
+	urgent      bool               // next is not in a slot
+	probedAt    time.Duration      // when the last probe began, 0 for never
 	cancel      context.CancelFunc // ends the probe in flight, else nil
 	proven      bool               // the last probe was answered
-	exchangedAt time.Duration      // when it was last told where we are; see exchange
+	exchangedAt time.Duration      // when its instance was last pinged; see exchange
 	probe       entry              // in prober.proven or prober.unproven
 	expiry      entry              // in prober.expiries while there are samples or votes
 }
 
-// sample is one measurement of our own.
+// sample is one measurement of this process.
 type sample struct {
 	rtt time.Duration
 	at  time.Duration // on the prober's clock
 }
 
-// vote is what another reporter measured last.
+// vote is the last measurement of another reporter.
 type vote struct {
-	reporter uint64 // hash
+	reporter uint64 // hash of its name
 	sample
 }
 
@@ -81,16 +82,15 @@ type membership struct {
 	n     int // how often the group lists the path
 }
 
-// Close gives back what the target's probe holds. The path must be in no group
-// any more.
+// Close calls the target's Done. The path must have left all groups.
 func (pa *Path) Close() {
 	if pa.target.Done != nil {
 		pa.target.Done()
 	}
 }
 
-// SetCoordinate says where the instance says it is. Coordinates that are not valid are
-// ignored. c is not to be changed any more.
+// SetCoordinate replaces the instance's coordinate. Nil and invalid coordinates
+// are ignored. The caller must not change c afterwards.
 func (pa *Path) SetCoordinate(c *events.Coordinate) {
 	if c == nil || c.Validate() != nil {
 		return
@@ -106,15 +106,15 @@ func (pa *Path) SetCoordinate(c *events.Coordinate) {
 	pa.refreshLocked(p.now())
 }
 
-// Measured is the median of our own last samples that are fresh, false when
-// the distance is not known that way. It is one atomic load.
+// Measured is the median of this process' fresh samples, false when the estimate
+// has another source. It is one atomic load.
 func (pa *Path) Measured() (time.Duration, bool) {
 	e, ok := unpackEstimate(pa.estimate.Load())
 	return e.Distance, ok && e.Source == SourceMeasured
 }
 
-// Estimate is the distance by the best source that knows one, and assumed (see
-// [Assumed]) when none does. It neither locks nor allocates.
+// Estimate is the distance from the best source that has one, else assumed, see
+// [Assumed]. It neither locks nor allocates.
 func (pa *Path) Estimate(assumed time.Duration) Estimate {
 	if e, ok := unpackEstimate(pa.estimate.Load()); ok {
 		return e
@@ -122,15 +122,14 @@ func (pa *Path) Estimate(assumed time.Duration) Estimate {
 	return Estimate{Distance: assumed, Source: SourceAssumed}
 }
 
-// Failures is the number of probes that failed since the last that succeeded.
-// One may be a lost packet; it is tried again after a second.
+// Failures is the number of failed probes since the last successful one. One
+// failure may be a lost packet; the next probe follows after a second.
 func (pa *Path) Failures() int { return int(pa.failures.Load()) }
 
-// Observe adds a sample that somebody else took, for instance while opening a
-// connection for a call. The clock must have started before the dial, and a
-// failure is no sample. Samples <= 0 or > 10s are rejected, and so are those
-// that come faster than Window in a second: a busy caller learns no more from
-// them.
+// Observe adds a round trip that was measured elsewhere, for instance while a
+// connection was opened for a call. The clock must have started before the dial,
+// and a failure is no sample. Samples <= 0 or > 10s are ignored, and so are more
+// than Window samples in a second.
 func (pa *Path) Observe(rtt time.Duration) {
 	p := pa.prober
 	p.mu.Lock()
@@ -144,7 +143,7 @@ func (pa *Path) Observe(rtt time.Duration) {
 
 func (pa *Path) probed() bool { return pa.target.Address != "" || pa.target.Probe != nil }
 
-// addLocked adds a sample.
+// addLocked adds a sample of this process.
 func (pa *Path) addLocked(rtt, now time.Duration) {
 	if rtt <= 0 || rtt > probe.MaxRTT {
 		return
@@ -159,24 +158,23 @@ func (pa *Path) addLocked(rtt, now time.Duration) {
 	pa.refreshLocked(now)
 }
 
-// fresh is how long a sample of this path counts: longer when it is measured
+// fresh is how long a sample counts: Fresh, or longer if the path is measured
 // rarely.
 func (pa *Path) fresh() time.Duration { return max(pa.prober.o.Fresh, 3*pa.period) }
 
-// votesFresh is how long a vote counts: longer, for each reporter measures an
-// instance more rarely than all of them.
+// votesFresh is how long a vote counts: longer than a sample, since a single
+// reporter measures a path less often than all of them.
 func (pa *Path) votesFresh() time.Duration { return longer(pa.fresh()) }
 
 func longer(fresh time.Duration) time.Duration { return fresh * 3 / 2 }
 
-// freshLocked says whether what was measured then and counts for so long still
-// does.
+// freshLocked reports whether a measurement that counts for life still does.
 func (pa *Path) freshLocked(at, life, now time.Duration) bool {
 	return now-at < life || now < pa.freshUntil
 }
 
-// setPeriodLocked sets how often the zone measures pa from now on. If that is
-// more often, what was fresh stays so until that could have come true.
+// setPeriodLocked sets how often the zone measures the path. If that is more often
+// than before, fresh samples stay fresh until new ones had the time to come.
 func (pa *Path) setPeriodLocked(period, now time.Duration) {
 	before := pa.fresh()
 	pa.period = period
@@ -186,8 +184,8 @@ func (pa *Path) setPeriodLocked(period, now time.Duration) {
 	pa.expireLocked(now)
 }
 
-// refreshLocked drops what is not fresh any more, and publishes the estimate
-// that the rest makes.
+// refreshLocked drops expired samples and votes, and stores the estimate of the
+// rest.
 func (pa *Path) refreshLocked(now time.Duration) {
 	p := pa.prober
 	old := 0
@@ -217,23 +215,22 @@ func (pa *Path) refreshLocked(now time.Duration) {
 	pa.expireLocked(now)
 }
 
-// expireLocked puts pa where it is due when the oldest of what it knows is not
-// fresh any more.
+// expireLocked queues the expiry of the oldest sample or vote.
 func (pa *Path) expireLocked(now time.Duration) {
 	if len(pa.samples)+len(pa.votes) == 0 {
 		pa.expiry.remove()
 		return
 	}
-	// When samples come faster than they expire, the entry may stay where it
-	// is, too early: it is put right when it is due.
+	// While samples come faster than they expire, the entry stays where it is,
+	// too early. It is moved when it is due.
 	due := max(pa.firstExpiryLocked(pa.fresh()), pa.freshUntil)
 	if pa.expiry.in == nil || pa.expiry.due <= now || due < pa.expiry.due {
 		pa.prober.queueLocked(&pa.prober.expiries, &pa.expiry, due)
 	}
 }
 
-// newestLocked is when the last of what is known was measured, and never if
-// there is nothing.
+// newestLocked is when the newest sample or vote was measured, and never if there
+// is none.
 func (pa *Path) newestLocked(never time.Duration) time.Duration {
 	newest := never
 	if n := len(pa.samples); n > 0 {
@@ -245,8 +242,8 @@ func (pa *Path) newestLocked(never time.Duration) time.Duration {
 	return newest
 }
 
-// firstExpiryLocked is when the first of what is known ends, if own samples count for
-// that long. Something must be known.
+// firstExpiryLocked is when the first sample or vote expires, if samples count for
+// fresh. There must be one.
 func (pa *Path) firstExpiryLocked(fresh time.Duration) time.Duration {
 	end := time.Duration(math.MaxInt64)
 	if len(pa.samples) > 0 {
@@ -258,11 +255,11 @@ func (pa *Path) firstExpiryLocked(fresh time.Duration) time.Duration {
 	return end
 }
 
-// enoughSamples is how many samples of our own need no others beside them, if they
-// are as young as those of an instance that is measured often.
+// enoughSamples is how many own samples, younger than Fresh, need no votes beside
+// them.
 const enoughSamples = 3
 
-// combineLocked makes an estimate of all that is known.
+// combineLocked is the estimate of all that is known.
 func (pa *Path) combineLocked(now time.Duration) (Estimate, bool) {
 	own := median(pa.samples)
 	switch {
@@ -288,9 +285,9 @@ func (pa *Path) combineLocked(now time.Duration) (Estimate, bool) {
 	return Estimate{}, false
 }
 
-// acceptsLocked says whether a vote from that time counts. Others may measure an
-// instance more rarely than we would, and what they think of as fresh is better
-// than nothing.
+// acceptsLocked reports whether a vote from that time counts. Other callers may
+// measure an instance more rarely than this one would: an older vote counts where
+// there is nothing newer.
 func (pa *Path) acceptsLocked(at, now time.Duration) bool {
 	switch {
 	case now-at < pa.votesFresh():
@@ -302,8 +299,8 @@ func (pa *Path) acceptsLocked(at, now time.Duration) bool {
 	return true
 }
 
-// putVoteLocked gives a reporter its vote in place of its last, or of the oldest,
-// and says whether that is new.
+// putVoteLocked replaces the reporter's last vote, or the oldest one when there are
+// maxVotes. It reports whether the vote is new.
 func (pa *Path) putVoteLocked(v vote) bool {
 	i := slices.IndexFunc(pa.votes, func(other vote) bool { return other.reporter == v.reporter })
 	switch {
@@ -330,8 +327,8 @@ func (pa *Path) putVoteLocked(v vote) bool {
 	return true
 }
 
-// publishSoonLocked makes the next batch due soon when a sample of ours tells others
-// something new.
+// publishSoonLocked makes the next batch due soon if a sample is news to the other
+// callers.
 func (pa *Path) publishSoonLocked(rtt, now time.Duration) {
 	known, _ := unpackEstimate(pa.estimate.Load())
 	if known.Measured() && !moved(known.Distance, rtt) {
@@ -344,7 +341,7 @@ func (pa *Path) publishSoonLocked(rtt, now time.Duration) {
 		}
 		wait := newsDelay/5 + rand.N(newsDelay*4/5)
 		if !known.Measured() {
-			wait /= 4 // others are about to ask, too
+			wait /= 4 // other callers are about to probe the path, too
 		}
 		if due := now + wait; due < g.publish {
 			g.publish = due

@@ -45,7 +45,7 @@ func TestMeasuresTheMedianOfTheWindow(t *testing.T) {
 	}
 }
 
-func TestABusyCallerLearnsNoMoreThanAWindowInASecond(t *testing.T) {
+func TestAtMostAWindowOfObservedSamplesCountsInASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pa := start(t, nil, latency.Options{}).Path(latency.Target{})
 		for i := range 1000 {
@@ -69,7 +69,7 @@ func TestABusyCallerLearnsNoMoreThanAWindowInASecond(t *testing.T) {
 	})
 }
 
-func TestRejectsSamplesThatCannotBe(t *testing.T) {
+func TestSamplesOutOfBoundsAreIgnored(t *testing.T) {
 	pa := start(t, nil, latency.Options{}).Path(latency.Target{})
 	for _, d := range []time.Duration{0, -1, math.MinInt64, math.MaxInt64, 10*time.Second + 1} {
 		pa.Observe(d)
@@ -86,7 +86,7 @@ func TestRejectsSamplesThatCannotBe(t *testing.T) {
 	}
 }
 
-func TestEstimatesByTheBestSourceThatKnows(t *testing.T) {
+func TestTheEstimateIsFromTheBestSourceThatHasOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pa := start(t, nil, latency.Options{}).Path(latency.Target{})
 		assumed := latency.Assumed(1, 3)
@@ -166,7 +166,7 @@ func TestSamplesCountWhileTheyAreFresh(t *testing.T) {
 	}
 }
 
-func TestManyMayObserveAndReadAtOnce(t *testing.T) {
+func TestPathsAreSafeForConcurrentUse(t *testing.T) {
 	p := start(t, nil, latency.Options{}).notify(func(string) {})
 	pa := p.Path(latency.Target{})
 	var work sync.WaitGroup

@@ -9,40 +9,40 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/latency/internal/wire"
 )
 
-// position is this process' place among the coordinates.
+// position is this process' network coordinate.
 type position struct {
 	prober *Prober
 
 	// What follows is guarded by prober.mu.
 
 	own         events.Coordinate
-	known       bool              // own was fitted, or taken over from the zone
-	fitted      bool              // by ourselves
+	known       bool              // own was fitted, or taken from another reporter
+	fitted      bool              // own was fitted by this process
 	fittedSince time.Duration     // when it was first fitted
-	stale       bool              // something it is fitted to has changed
-	nextFit     time.Duration     // not to be fitted before
-	points      []coord.Neighbour // memory for fitting
+	stale       bool              // the measurements have changed since the last fit
+	nextFit     time.Duration     // the next fit is not before
+	points      []coord.Neighbour // of the last fit
 }
 
 const (
-	// maxUsefulError is the error up to which a coordinate predicts anything.
+	// maxUsefulError is the error up to which a coordinate predicts distances.
 	maxUsefulError = 0.75
 	// exchangesAtOnce is how many instances are pinged in one round of the loop.
 	exchangesAtOnce = 6
 )
 
-// knows says whether a coordinate can be compared with our own.
+// knows reports whether a coordinate can be compared with own.
 func (s *position) knows(c *events.Coordinate) bool {
 	return s.known && s.own.Error < maxUsefulError && c.Error < maxUsefulError
 }
 
-// predict is the round trip to a coordinate that it knows.
+// predict is the round trip to a coordinate that knows has accepted.
 func (s *position) predict(c *events.Coordinate) time.Duration {
 	return coord.Predict(&s.own, c, s.points)
 }
 
-// adoptLocked takes over where a reporter of the same zone is, until our own
-// measurements say better.
+// adoptLocked makes own the coordinate of a reporter in the same zone, until
+// this process fits its own.
 func (s *position) adoptLocked(c *events.Coordinate) {
 	if s.fitted || c == nil || c.Error > maxUsefulError || s.known && s.own.Error <= c.Error {
 		return
@@ -51,7 +51,7 @@ func (s *position) adoptLocked(c *events.Coordinate) {
 	s.repredictLocked()
 }
 
-// fitLocked finds our own coordinate anew, when what it rests on has changed.
+// fitLocked fits own, if measurements have changed.
 func (s *position) fitLocked(now time.Duration) {
 	p := s.prober
 	if !s.stale || p.o.NoCoordinates || now < s.nextFit {
@@ -86,7 +86,7 @@ func (s *position) fitLocked(now time.Duration) {
 	s.repredictLocked()
 }
 
-// repredictLocked makes the estimates anew that rest on coordinates alone.
+// repredictLocked renews the estimates of paths without measurements.
 func (s *position) repredictLocked() {
 	p := s.prober
 	now := p.now()
@@ -99,9 +99,8 @@ func (s *position) repredictLocked() {
 	}
 }
 
-// exchangesLocked chooses the paths whose instances are to be told where we
-// are, and to be asked where they are: of those that we have measured
-// ourselves, the ones that were told the longest ago.
+// exchangesLocked chooses the instances to ping: of the paths that this process
+// has measured, those of the oldest ping.
 func (s *position) exchangesLocked(now time.Duration) []*Path {
 	p := s.prober
 	if p.c.Bus == nil || p.o.NoCoordinates {
@@ -138,8 +137,8 @@ func (s *position) exchangesLocked(now time.Duration) []*Path {
 	return chosen
 }
 
-// exchange tells an instance where we are and how far it is, and learns where
-// it is.
+// exchange pings an instance with its round trip and own, and takes the instance's
+// coordinate from the answer.
 func (s *position) exchange(ctx context.Context, pa *Path) {
 	p := s.prober
 	p.mu.Lock()

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/cespare/xxhash/v2"
-
-	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
 // Prober keeps the distances of paths up to date. Make one with [New] and end
@@ -16,17 +14,16 @@ import (
 type Prober struct {
 	c       Caller
 	o       Options
-	hash    uint64    // of the reporter's name
-	start   time.Time // its clock is the time since then
-	epoch   time.Duration
+	hash    uint64        // of the reporter's name
+	start   time.Time     // zero of the prober's clock
+	epoch   time.Duration // the wall clock at start, which slots are counted on
 	stop    context.CancelFunc
-	running sync.WaitGroup // everything that runs
+	running sync.WaitGroup // all goroutines
 
-	// due, news and chores tell the three goroutines that their next time
-	// may have come nearer.
-	wakeSchedule chan struct{} // schedule
-	wakeNotifier chan struct{} // tell
-	wakeLoop     chan struct{} // loop
+	// The goroutines wait for their next time, or for these.
+	wakeSchedule chan struct{} // schedule: probes and expiries
+	wakeNotifier chan struct{} // notify: onChange
+	wakeLoop     chan struct{} // loop: all else
 
 	probes   atomic.Uint64
 	rejected atomic.Uint64
@@ -34,14 +31,14 @@ type Prober struct {
 	mu               sync.Mutex
 	closed           bool
 	groups           map[*Group]bool
-	sharing          map[string]*Group // those that share, by service
-	closing          []*Group          // whose subscriptions are to be ended
+	sharing          map[string]*Group // groups that share, by service
+	closing          []*Group          // closed groups that loop has not ended yet
 	dirty            []*Group          // for which onChange is due
 	proven           queue             // next probes of paths that answered last time
 	unproven         queue             // next probes of the others
-	expiries         queue             // when the oldest sample of each path gets too old
+	expiries         queue             // when the oldest sample or vote of each path expires
 	inFlight         int               // probes in flight
-	inFlightUnproven int               // those of them that are of unproven paths
+	inFlightUnproven int               // probes of unproven paths in flight
 	nextTick         time.Duration
 	position         position
 }
@@ -69,17 +66,20 @@ func New(c Caller, o Options) *Prober {
 	return p
 }
 
-// Group makes the group of a service, without paths. Two groups of one service
-// know nothing of each other.
+// Group makes the group of a service, without members. Two groups of one service
+// are independent of each other.
 //
-// Unless nil, onChange is called after something about a path of the group
-// changed that may change the order of its instances: the estimate has another
-// source, or moved by more than 10 % and 0.2 ms, another path is the nearest of
-// its circle by more than 2 %, or a probe of the path failed, or succeeded
-// again. The first change is reported at once, those of the next 100 ms
-// together. Calls come one at a time for the whole prober, with no lock held.
-// They may use the prober, but not close it. One more may come after the group
-// was closed.
+// Unless nil, onChange is called after a change that may put the group's
+// instances into another order:
+//
+//   - the estimate of a path has another source, or moved by more than 10 % and
+//     0.2 ms;
+//   - another path is the nearest of its circle, by more than 2 %;
+//   - a probe failed, or succeeded after a failure.
+//
+// The first change is reported at once, further ones of the next 100 ms together.
+// The prober makes one call at a time, and holds no lock. The call may use the
+// prober, but not close it. One more call may come after the group was closed.
 func (p *Prober) Group(service string, onChange func()) *Group {
 	g := &Group{prober: p, service: service, onChange: onChange, tokens: p.o.burst(), filledAt: p.now()}
 	p.mu.Lock()
@@ -91,12 +91,12 @@ func (p *Prober) Group(service string, onChange func()) *Group {
 	return g
 }
 
-// Path makes the path to a target. It is not probed until it is in a group.
-// Two paths to one target know nothing of each other.
+// Path makes the path to a target. It is not probed until it is in a group. Two
+// paths to one target are independent of each other.
 func (p *Prober) Path(t Target) *Path {
 	name := t.Key.String() + "/" + t.Incarnation
 	if t.Key.ID == "" {
-		name = t.Address // those without a name are not in step either
+		name = t.Address // targets without a name are not probed in step, either
 	}
 	pa := &Path{prober: p, target: t, hash: xxhash.Sum64String(name)}
 	pa.probe.path, pa.expiry.path = pa, pa
@@ -114,24 +114,16 @@ func (p *Prober) Path(t Target) *Path {
 
 // Counts are totals since [New].
 type Counts struct {
-	Probes   uint64 // that were begun
-	Rejected uint64 // batches and samples of others that were not believed
+	Probes   uint64 // begun
+	Rejected uint64 // invalid batches and samples of other reporters
 }
 
 // Counts returns the totals since New.
 func (p *Prober) Counts() Counts { return Counts{p.probes.Load(), p.rejected.Load()} }
 
-// Coordinate is where this process is among the coordinates, false while that
-// is not known.
-func (p *Prober) Coordinate() (events.Coordinate, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.position.own, p.position.known
-}
-
-// Close ends all probes and waits for them, and for a call of a group's onChange:
-// hold no lock that onChange takes. Afterwards nothing is measured any
-// more, and other reporters know that we are gone. It always returns nil.
+// Close ends all probes and waits for them, and for a call of onChange: do not
+// hold a lock that onChange takes. Afterwards nothing is measured, and the other
+// reporters learn that this one has left. It always returns nil.
 func (p *Prober) Close() error {
 	p.mu.Lock()
 	p.closed = true
@@ -166,7 +158,7 @@ func (p *Prober) queueLocked(q *queue, e *entry, due time.Duration) {
 	}
 }
 
-// wake makes the reader of c look again, now or when it next does.
+// wake makes the goroutine that reads c look again.
 func wake(c chan struct{}) {
 	select {
 	case c <- struct{}{}:

@@ -12,7 +12,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/latency"
 )
 
-func TestProbesANewPathAtOnceAndThenShareTimesInEachInterval(t *testing.T) {
+func TestProbesANewPathAtOnceAndThenPerIntervalTimesInEachInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(20 * time.Millisecond)
 		p := start(t, n, latency.Options{})
@@ -160,7 +160,7 @@ func TestAFreedSlotIsTakenAtOnce(t *testing.T) {
 	})
 }
 
-func TestProbesWhatTheGroupHasAndCanBeProbed(t *testing.T) {
+func TestProbesTheMembersThatCanBeProbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(time.Millisecond)
 		p := start(t, n, latency.Options{Budget: -1})
@@ -273,7 +273,7 @@ func TestChurnDoesNotTurnIntoProbes(t *testing.T) {
 			time.Sleep(5 * time.Millisecond)
 		}
 		for i := range 2 {
-			// One a second at most, for those whose probe was called off.
+			// At most one a second: churn cancels probes.
 			if got := len(n.at(address(i))); got < 4 || got > 60*10/8 {
 				t.Errorf("%d probes of path %d in a minute of churn", got, i)
 			}
@@ -281,7 +281,7 @@ func TestChurnDoesNotTurnIntoProbes(t *testing.T) {
 	})
 }
 
-func TestWhatWasForgottenIsMeasuredAtOnceWhenItComesBack(t *testing.T) {
+func TestAPathWithExpiredSamplesIsMeasuredAtOnceWhenItComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(time.Millisecond)
 		p := start(t, n, latency.Options{Budget: -1})
@@ -342,7 +342,7 @@ func TestCloseEndsEverything(t *testing.T) {
 
 // Any sequence of lists must leave exactly those paths probed that are in some
 // group.
-func TestProbesWhatTheGroupsSayAfterAnySequenceOfLists(t *testing.T) {
+func TestExactlyTheMembersAreProbedAfterAnySequenceOfLists(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(1, 2))
 		n := newNetwork(time.Millisecond)
@@ -380,7 +380,7 @@ func TestProbesWhatTheGroupsSayAfterAnySequenceOfLists(t *testing.T) {
 			}
 			synctest.Wait()
 			n.dialled()
-			time.Sleep(20 * time.Second) // everyone's turn
+			time.Sleep(20 * time.Second) // the turn of each
 			want := make(map[int]bool)
 			for _, list := range groups {
 				for _, pa := range list {

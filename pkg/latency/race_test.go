@@ -2,6 +2,6 @@
 
 package latency_test
 
-// raced says that the race detector is on: a tenth of the work finds what it
+// raced is true with the race detector: a tenth of the work finds what it
 // can find.
 const raced = true

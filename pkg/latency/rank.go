@@ -7,35 +7,35 @@ import (
 	"time"
 )
 
-// How often an instance is measured follows from its place among the others of
-// its circle. Those that may be picked, or nearly, are measured PerInterval times in
-// each Interval. The others count less the farther they are, as 1/(2·rank), so
-// that the work grows with the logarithm of a service's size. A circle behind
-// the first gets a share of that: it is only needed when the first is not.
+// How often an instance is measured follows from its rank in its circle. An
+// instance that may be picked, or nearly, contends: it is measured PerInterval
+// times in each Interval. The others have a weight of 1/(2·rank), so that the work
+// grows with the logarithm of a service's size. An outer circle gets a share of
+// that: it is needed only when the first one is not enough.
 const (
 	maxContenders     = 16 // of one circle
 	secondCircleShare = 0.25
 	outerCircleShare  = 0.125
-	// Instances about as near as the nearest contend: by distances that were
-	// measured, and by those that were only predicted.
+	// An instance contends if it is about as near as the nearest one. Predicted
+	// distances get more room than measured ones.
 	contendFactor, contendSlack     = 1.4, 2 * time.Millisecond
 	predictedFactor, predictedSlack = 2.0, 5 * time.Millisecond
 
-	// nearerFactor is how much nearer another instance must be than the nearest so
-	// far for that to be told at once.
+	// nearerFactor is how much nearer than the nearest so far another instance
+	// must be to be reported as the nearest.
 	nearerFactor = 0.98
 )
 
-// candidate is a member while it is ranked.
+// candidate is a member during a ranking.
 type candidate struct {
 	path     *Path
 	circle   uint8
-	unknown  bool // nothing but its circle is known of it
+	unknown  bool // there is no estimate
 	estimate Estimate
-	tiebreak uint64 // callers do not all begin with the same
+	tiebreak uint64 // differs by caller: they do not all begin with the same instance
 }
 
-// distance is where it stands in its circle: by distance, the unknown last.
+// distance orders the candidates of a circle, those without an estimate last.
 func (s *candidate) distance() time.Duration {
 	if s.unknown {
 		return math.MaxInt64
@@ -43,8 +43,8 @@ func (s *candidate) distance() time.Duration {
 	return s.estimate.Distance
 }
 
-// rankLocked orders the paths of a group, decides how often each is measured,
-// and when next.
+// rankLocked orders the paths of a group, and decides how often and when each is
+// measured.
 func (g *Group) rankLocked(now time.Duration) {
 	p := g.prober
 	g.unranked, g.changed, g.rankedAt = false, false, now
@@ -70,7 +70,7 @@ func (g *Group) rankLocked(now time.Duration) {
 	for _, s := range all {
 		g.ranked = append(g.ranked, s.path)
 	}
-	if len(all) < before { // do not keep alive who has left
+	if len(all) < before { // do not keep paths that have left alive
 		clear(g.ranked[len(all):before])
 	}
 
@@ -119,7 +119,7 @@ func weigh(circle []candidate, weights []float64, order int) (sum float64) {
 			(s.estimate.Distance <= limit || s.estimate.Source == SourcePredicted && s.estimate.Distance <= predicted)
 		s.path.contends = order == 0 && contends
 		weights[i] = base
-		if !contends { // those of which nothing is known come by their first probe
+		if !contends {
 			weights[i] = base / float64(2*max(i, 1))
 		}
 		sum += weights[i]
@@ -127,8 +127,8 @@ func weigh(circle []candidate, weights []float64, order int) (sum float64) {
 	return sum
 }
 
-// nearest is the first of a ranked circle that something is known of, by
-// measurement if there is one; nil if there is none.
+// nearest is the first path of a ranked circle with a measured distance. Without
+// one it is the first with a predicted distance, and nil without that.
 func nearest(circle []candidate) *Path {
 	var predicted *Path
 	for _, s := range circle {
@@ -143,9 +143,9 @@ func nearest(circle []candidate) *Path {
 	return predicted
 }
 
-// notifyNearestLocked makes onChange due when another path has become the nearest
-// of a circle, though none may have moved much. Where one has only become
-// known, or unknown, that was told already.
+// notifyNearestLocked makes onChange due when another path is the nearest of a
+// circle, though none may have moved much. A path that became known or unknown
+// has made onChange due already.
 func (g *Group) notifyNearestLocked(best []*Path) {
 	if g.best == nil {
 		g.best = best
@@ -169,7 +169,8 @@ func (g *Group) notifyNearestLocked(best []*Path) {
 	}
 }
 
-// scheduleLocked sets how often the zone measures a path, and when we do next.
+// scheduleLocked sets how often the zone measures a path, and when this caller
+// does next.
 func (g *Group) scheduleLocked(pa *Path, period, now time.Duration) {
 	if !pa.probed() {
 		return
@@ -192,20 +193,19 @@ func (g *Group) scheduleLocked(pa *Path, period, now time.Duration) {
 	}
 }
 
-// firstLocked plans the first probe of a path, or the first after its distance
-// was forgotten: at once, but not all in the
-// same instant, and when others are there that may do it for us, not before
-// they had the time.
+// firstLocked plans the first probe of a path, or the first after its samples
+// expired. It is due at once, after a short delay that keeps first probes apart.
+// Where other reporters may measure the path, they get the time to.
 func (g *Group) firstLocked(pa *Path, now time.Duration) {
 	e, _ := unpackEstimate(pa.estimate.Load())
 	if e.Measured() || g.listening {
-		g.planLocked(pa, now) // others have done it, or will
+		g.planLocked(pa, now) // the reporters have measured it, or will
 		return
 	}
 	pa.urgent = true
 	pa.next = now + g.firstDelayLocked(pa)
 	if pa.probedAt > 0 {
-		pa.next = max(pa.next, pa.probedAt+retryPause) // it came back
+		pa.next = max(pa.next, pa.probedAt+retryPause) // it was in a group before
 	}
 	g.prober.queueProbeLocked(pa)
 }

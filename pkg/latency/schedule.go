@@ -4,7 +4,6 @@ import (
 	"container/heap"
 	"context"
 	"errors"
-
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/probe"
@@ -33,8 +32,8 @@ func (p *Prober) schedule(ctx context.Context) {
 	}
 }
 
-// advanceLocked does what is due and returns how long nothing will be; not ok
-// when nothing will be without a wake-up.
+// advanceLocked does what is due, and returns the time until something is due
+// again; not ok: nothing is before a wake-up.
 func (p *Prober) advanceLocked(ctx context.Context) (wait time.Duration, ok bool) {
 	now := p.now()
 	for e := p.expiries.head(); e != nil && e.due <= now; e = p.expiries.head() {
@@ -54,7 +53,7 @@ func (p *Prober) advanceLocked(ctx context.Context) (wait time.Duration, ok bool
 	return wait, ok
 }
 
-// nextLocked is the probe to start next, nil while there is none that may.
+// nextLocked is the probe to start next, nil while none may start.
 func (p *Prober) nextLocked() *entry {
 	if p.inFlight >= p.o.Concurrency {
 		return nil
@@ -66,8 +65,8 @@ func (p *Prober) nextLocked() *entry {
 	return next
 }
 
-// queueProbeLocked puts pa where its next probe belongs. While one is under way
-// that is left to its end, see finish.
+// queueProbeLocked queues the next probe of a path. While one is in flight, finish
+// does.
 func (p *Prober) queueProbeLocked(pa *Path) {
 	if pa.cancel != nil {
 		return
@@ -79,8 +78,8 @@ func (p *Prober) queueProbeLocked(pa *Path) {
 	p.queueLocked(q, &pa.probe, pa.next)
 }
 
-// beginLocked starts the probe that is due, unless it need not be made, or not
-// yet.
+// beginLocked starts the probe of a path that is due, or puts it off: its slot may
+// have another owner by now, or the budget may be spent.
 func (p *Prober) beginLocked(ctx context.Context, pa *Path, now time.Duration) {
 	pa.probe.remove()
 	if len(pa.groups) == 0 {
@@ -88,7 +87,7 @@ func (p *Prober) beginLocked(ctx context.Context, pa *Path, now time.Duration) {
 	}
 	g := pa.groups[0].group
 	if !pa.urgent {
-		// Whose slot this is may have changed since it was planned.
+		// The slot may have another owner than when it was planned.
 		if at, ours := g.slotAfterLocked(pa, pa.next-1); !ours || at > now {
 			g.planLocked(pa, now)
 			return
@@ -120,7 +119,7 @@ func (p *Prober) launchLocked(ctx context.Context, pa *Path) {
 	ctx, pa.cancel = context.WithTimeout(ctx, timeout)
 	p.running.Go(func() {
 		rtt, err := p.probe(ctx, pa)
-		// Cancelled, other than timed out: nobody wants to know any more.
+		// Cancelled, not timed out: the path has left, or the prober is closed.
 		dropped := errors.Is(ctx.Err(), context.Canceled)
 		p.finish(pa, rtt, err, dropped)
 	})
@@ -148,12 +147,12 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 	if len(pa.groups) > 0 {
 		service = pa.groups[0].group.service
 	}
-	hurry := time.Duration(-1) // no slot of the zone's, but after that pause
+	retry := time.Duration(-1) // the pause before an urgent probe; negative: the next slot will do
 	switch {
 	case err == nil:
 		e, _ := unpackEstimate(pa.estimate.Load())
 		if e.Measured() && (pa.contends || rtt < e.Distance) && doubtful(rtt, e.Distance) {
-			hurry = min(retryPause, p.o.Interval)
+			retry = min(retryPause, p.o.Interval)
 		}
 		pa.proven = true
 		pa.failures.Store(0)
@@ -164,27 +163,27 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 			pa.addLocked(rtt, now)
 		}
 	case dropped:
-		hurry = min(retryPause, p.o.Interval)
+		retry = min(retryPause, p.o.Interval)
 	case errors.Is(err, probe.ErrNotProbed): // the next slot will do
 	default:
 		pa.proven = false
-		hurry = p.o.retry(failures + 1)
+		retry = p.o.retry(failures + 1)
 		pa.failures.Store(int64(failures + 1))
 		p.changedLocked(pa)
 		if len(pa.groups) > 0 && pa.groups[0].group.leavesToZoneLocked(pa, now) {
-			hurry = -1 // the zone's slots will do
+			retry = -1
 		}
 	}
 	if len(pa.groups) > 0 && !p.closed {
-		pa.urgent = hurry >= 0
+		pa.urgent = retry >= 0
 		if pa.urgent {
-			pa.next = now + jitter(hurry)
+			pa.next = now + jitter(retry)
 			p.queueProbeLocked(pa)
 		} else {
 			pa.groups[0].group.planLocked(pa, now)
 		}
 	}
-	wake(p.wakeSchedule) // a place is free
+	wake(p.wakeSchedule) // fewer probes are in flight
 	p.mu.Unlock()
 
 	switch {
@@ -195,8 +194,8 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 	}
 }
 
-// entry is a path's place in one [queue]. A path has one for its next probe
-// and one for the expiry of its samples.
+// entry is a path in a [queue]. A path has one for its next probe and one for the
+// expiry of its samples.
 type entry struct {
 	path  *Path
 	due   time.Duration // on the prober's clock

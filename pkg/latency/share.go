@@ -17,51 +17,52 @@ const (
 	// maxReporters is how many of the callers of a service in one zone
 	// measure and report. The others listen.
 	maxReporters = 32
-	// maxVotes is how many other reporters have a vote on a distance: those who
-	// measured last.
+	// maxVotes is how many other reporters have a vote on a distance: the last
+	// that measured it.
 	maxVotes = 5
-	// maxEarly is how many instances are remembered that reporters know and
-	// we do not, yet.
+	// maxEarly is how many instances that this caller does not know votes are
+	// kept for.
 	maxEarly = 4096
-	// joinChance is the chance in each second that one who listens becomes a
-	// reporter while there are too few.
+	// joinChance is the chance in each second that a listener becomes a reporter
+	// while there are too few.
 	joinChance = 1.0 / 32
 )
 
-// shared is a group's part in what the zone shares about its service.
+// shared is the part of a group that concerns the other callers of the zone.
 type shared struct {
-	report    wire.Report // of ours; no service: nothing is shared
-	stop      func()      // ends the subscription
-	caughtUp  bool        // what the zone knew before us has come in
-	listening bool        // others report
-	published bool        // we have published
-	seq       uint64
-	publish   time.Duration // when to, next
+	report    wire.Report   // this caller's; without a service nothing is shared
+	stop      func()        // ends the subscription
+	caughtUp  bool          // the batches published before Share have been read
+	listening bool          // others report, this caller does not
+	published bool          // the other reporters know this one
+	seq       uint64        // of the last batch published
+	publish   time.Duration // when the next batch is due
 
 	reporters map[string]*reporter
-	live      []*reporter // those that report now
+	live      []*reporter // heard within reporterTimeout
 	byID      map[string]*Path
 	early     map[string][]earlyVote
-	sweptAt   time.Duration // when those that are no longer spoken of were last thrown away
+	sweptAt   time.Duration // when old entries of early were last dropped
 }
 
 // reporter is another caller in the zone.
 type reporter struct {
 	hash uint64
-	seq  uint64
-	at   time.Duration // when it was last heard of
+	seq  uint64        // of its last batch
+	at   time.Duration // when it was last heard
 }
 
-// earlyVote is a vote on an instance that we do not know yet.
+// earlyVote is a vote on an instance that this caller does not know yet.
 type earlyVote struct {
 	incarnation string
 	vote
 	receivedAt time.Duration
 }
 
-// Share joins the group to what the callers of its service in the same zone
-// tell each other. It returns when what they knew before has come in, or when
-// ctx ends. Without a Bus or a zone it does nothing.
+// Share exchanges measurements with the other callers of the service in the
+// same zone, until the group is closed. It returns when the batches of the past
+// two minutes have been read, or when ctx ends. Without a Bus or a zone it does
+// nothing.
 func (g *Group) Share(ctx context.Context) error {
 	p := g.prober
 	if !p.shares() {
@@ -93,7 +94,7 @@ func (g *Group) Share(ctx context.Context) error {
 	}
 	g.caughtUp = true
 	g.listening = len(g.live) >= maxReporters && g.outrankedLocked() >= maxReporters
-	for _, pa := range g.ranked { // now that we know who else is there
+	for _, pa := range g.ranked { // now that the other reporters are known
 		if pa.cancel == nil && len(pa.samples) == 0 {
 			g.firstLocked(pa, p.now())
 		}
@@ -109,7 +110,7 @@ func (g *Group) Share(ctx context.Context) error {
 	return err
 }
 
-// hear takes in a batch of a reporter.
+// hear reads a batch of another reporter.
 func (g *Group) hear(subject string, data []byte, age time.Duration) {
 	p := g.prober
 	r, err := wire.ParseReport(subject)
@@ -141,12 +142,12 @@ func (g *Group) hear(subject string, data []byte, age time.Duration) {
 	case rep == nil:
 		rep = &reporter{hash: xxhash.Sum64String(r.Reporter)}
 		if len(g.reporters) >= 16*maxReporters {
-			p.rejected.Add(1) // more than there should be: they are made up, or will fall silent
+			p.rejected.Add(1) // too many: some are forged, or will time out
 			return
 		}
 		g.reporters[r.Reporter] = rep
 	case b.Sequence <= rep.seq:
-		p.rejected.Add(1) // it was sent again
+		p.rejected.Add(1) // a replay
 		return
 	}
 	rep.seq, rep.at = b.Sequence, now-age
@@ -154,7 +155,7 @@ func (g *Group) hear(subject string, data []byte, age time.Duration) {
 		delete(g.reporters, r.Reporter)
 	}
 	if !known || b.Leaving {
-		g.countLocked(now) // else it is the same as before, or [Group.chooseRoleLocked] will see
+		g.countLocked(now) // any other change is found by chooseRoleLocked
 	}
 	for i := range b.Samples {
 		g.voteLocked(rep, &b.Samples[i], now, age)
@@ -162,7 +163,7 @@ func (g *Group) hear(subject string, data []byte, age time.Duration) {
 	p.position.adoptLocked(b.Coordinate)
 }
 
-// voteLocked takes in one sample of a reporter.
+// voteLocked makes a reporter's sample its vote.
 func (g *Group) voteLocked(rep *reporter, s *wire.Sample, now, age time.Duration) {
 	v := vote{rep.hash, sample{s.RTT, now - age - s.Age}}
 	pa := g.byID[s.ID]
@@ -182,27 +183,29 @@ func (g *Group) voteLocked(rep *reporter, s *wire.Sample, now, age time.Duration
 	pa.refreshLocked(now)
 	switch {
 	case pa.failures.Load() > 0 && !pa.urgent && pa.cancel == nil && v.at > pa.probedAt && pa.probed():
-		// It answers others again. They hear of it all at once.
+		// It answers another reporter again. All callers learn of it at once, so
+		// they spread their probes.
 		pa.urgent, pa.next = true, now+rand.N(g.prober.o.Interval)
 		g.prober.queueProbeLocked(pa)
 	case pa.urgent && !known.Measured() && pa.failures.Load() == 0:
-		g.planLocked(pa, now) // somebody has done it for us
+		g.planLocked(pa, now) // another reporter has measured it
 	case (pa.contends || v.rtt < known.Distance) && known.Measured() && doubtful(v.rtt, known.Distance) &&
 		!repeats && (pa.probedAt == 0 || now-pa.probedAt > g.prober.o.Interval/2):
-		// It may have moved, or the reporter is wrong: two others look, unless
-		// they just have.
+		// The distance has changed, or the reporter is wrong: two other reporters
+		// probe, unless they just have.
 		if g.aheadLocked(mix(pa.hash, rep.seq), rep.hash, 2) < 2 {
 			g.probeSoonLocked(pa, now)
 		}
 	}
 }
 
-// keepEarlyLocked keeps a vote on an instance that we may come to know.
+// keepEarlyLocked keeps a vote on an instance that this caller may learn of
+// later.
 func (g *Group) keepEarlyLocked(id string, f earlyVote) {
 	list, known := g.early[id]
 	if !known && len(g.early) >= maxEarly {
 		if f.receivedAt-g.sweptAt < time.Second {
-			return // whoever makes up names shall not keep us busy
+			return // forged names must not cost a sweep each
 		}
 		g.sweptAt = f.receivedAt
 		maps.DeleteFunc(g.early, func(_ string, list []earlyVote) bool { return f.receivedAt-list[0].receivedAt > reporterTimeout })
@@ -214,11 +217,11 @@ func (g *Group) keepEarlyLocked(id string, f earlyVote) {
 	if len(list) == maxVotes {
 		list = slices.Delete(list, maxVotes-1, maxVotes)
 	}
-	g.early[id] = slices.Insert(list, 0, f) // the last that was heard is the first
+	g.early[id] = slices.Insert(list, 0, f) // the newest first
 }
 
-// indexLocked gives a path that has just become known the votes that came
-// before it, so that its first estimate is the zone's.
+// indexLocked adds a path to byID. It gets the votes that came before it, so
+// that its first estimate is the zone's.
 func (g *Group) indexLocked(pa *Path) {
 	g.byID[pa.target.Key.ID] = pa
 	now := g.prober.now()
@@ -236,7 +239,7 @@ func (g *Group) unindexLocked(pa *Path) {
 	}
 }
 
-// countLocked finds out who is there: those that were heard of lately.
+// countLocked makes live the reporters heard within reporterTimeout.
 func (g *Group) countLocked(now time.Duration) {
 	before := len(g.live)
 	g.live = g.live[:0]
@@ -248,14 +251,14 @@ func (g *Group) countLocked(now time.Duration) {
 		g.live = append(g.live, r)
 	}
 	if len(g.live) != before {
-		g.unranked = true // how often we can measure depends on it
+		g.unranked = true // the periods depend on the number of reporters
 	}
 	if len(g.live) < before {
-		g.replanLocked(now) // somebody's slots are ours now
+		g.replanLocked(now) // the slots of the missing reporter have new owners
 	}
 }
 
-// replanLocked plans all slots anew.
+// replanLocked plans the next slot of every path.
 func (g *Group) replanLocked(now time.Duration) {
 	for _, pa := range g.ranked {
 		if pa.period > 0 && pa.cancel == nil && !pa.urgent {
@@ -264,15 +267,15 @@ func (g *Group) replanLocked(now time.Duration) {
 	}
 }
 
-// outrankedLocked is how many of the live reporters come before us.
+// outrankedLocked is how many live reporters come before this caller.
 func (g *Group) outrankedLocked() int { return g.aheadLocked(0, 0, 2*maxReporters) }
 
-// reportersLocked is how many share the work, us included.
+// reportersLocked is how many callers share the work, this one included.
 func (g *Group) reportersLocked() int { return len(g.live) + 1 }
 
-// chooseRoleLocked decides whether we report or listen: the first maxReporters by
-// the hash of their names do, and a few more, so that nobody changes sides for
-// one who comes or goes.
+// chooseRoleLocked decides whether this caller reports or listens. The first
+// maxReporters by the hash of their names report. Up to a quarter more do, so
+// that one reporter more or less changes no roles.
 func (g *Group) chooseRoleLocked(now time.Duration) {
 	g.countLocked(now)
 	switch {
@@ -284,21 +287,21 @@ func (g *Group) chooseRoleLocked(now time.Duration) {
 		g.listening = true
 		for _, pa := range g.ranked {
 			if pa.probedAt == 0 && pa.probe.in != nil {
-				pa.urgent = false // others will do it
+				pa.urgent = false // the reporters probe it
 			}
 		}
 		g.replanLocked(now)
 	}
 }
 
-// firstDelayLocked is how long the first probe of a path waits. Those of a
-// nearer circle are not kept waiting by the others.
+// firstDelayLocked is how long the first probe of a path waits. A nearer circle
+// comes first.
 func (g *Group) firstDelayLocked(pa *Path) time.Duration {
 	switch turn := time.Duration(pa.circleRank) * newsDelay; {
 	case g.report.Service == "":
 		return time.Duration(pa.rank)*firstProbeSpacing + rand.N(firstProbeSpacing)
 	case !g.caughtUp:
-		return newsDelay // Share will say better
+		return newsDelay // Share plans it anew
 	case len(g.live) == 0:
 		return turn + suppressionDelay(newsDelay)
 	case g.ownsLocked(mix(pa.hash, 0)):
@@ -308,13 +311,13 @@ func (g *Group) firstDelayLocked(pa *Path) time.Duration {
 	}
 }
 
-// batchLocked is what we tell now.
+// batchLocked is the next batch to publish.
 func (g *Group) batchLocked(now time.Duration) wire.Batch {
 	g.seq++
 	g.publish = now + jitter(batchInterval)
 	if !g.published {
 		g.published = true
-		g.replanLocked(now) // some slots are ours now
+		g.replanLocked(now) // from now on some slots belong to this caller
 	}
 	b := wire.Batch{Sequence: g.seq}
 	if s := &g.prober.position; s.fitted {
@@ -332,7 +335,9 @@ func (g *Group) batchLocked(now time.Duration) wire.Batch {
 	return b
 }
 
-func (g *Group) farewellLocked() message {
+// leavingLocked is the last batch, by which the other reporters learn that this
+// one has left.
+func (g *Group) leavingLocked() message {
 	g.seq++
 	g.published = false
 	return message{g.report.Subject(), wire.Batch{Sequence: g.seq, Leaving: true}}

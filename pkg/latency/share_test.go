@@ -25,7 +25,7 @@ func TestWhatAnInstanceReceivesDoesNotGrowWithItsCallers(t *testing.T) {
 	}
 }
 
-func TestANewcomerKnowsWhatItsZoneKnowsAtOnce(t *testing.T) {
+func TestANewCallerHasTheDistancesOfItsZoneAtOnce(t *testing.T) {
 	orders := map[string]func(p *prober, f *fleet) []*latency.Path{
 		"Share, Path, Probe": func(p *prober, f *fleet) (paths []*latency.Path) {
 			_ = p.group("user").Share(context.Background())
@@ -140,7 +140,7 @@ func TestAnotherIncarnationStartsUnknown(t *testing.T) {
 	})
 }
 
-func TestHearsOnlyItsOwnZone(t *testing.T) {
+func TestOnlyReportersOfTheSameZoneCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 3, func(int) time.Duration { return 5 * time.Millisecond })
 		all := f.rush(5, 0, latency.Options{})
@@ -161,9 +161,10 @@ func TestHearsOnlyItsOwnZone(t *testing.T) {
 	})
 }
 
-// Callers come, leave, and vanish without a word, and whoever has been there
-// for a while knows every instance all the time.
-func TestAllIsKnownWhileCallersComeAndGo(t *testing.T) {
+// Callers come, leave, and vanish without a last batch. A caller that has been
+// there for a while has a distance of every instance all the time.
+func TestAllDistancesStayKnownWhileCallersComeAndGo(t *testing.T) {
+	t.Parallel()
 	seeds := uint64(3)
 	if raced {
 		seeds = 1
@@ -210,13 +211,15 @@ func TestAllIsKnownWhileCallersComeAndGo(t *testing.T) {
 
 // An instance that is down gets no more probes from many callers than from a
 // few, and all of them notice when it is there again.
-func TestAZoneTriesTogetherWhetherAnInstanceIsBack(t *testing.T) {
+func TestAZoneSharesTheProbesOfAnInstanceThatIsDown(t *testing.T) {
+	t.Parallel()
 	crowd := 60
 	if raced {
 		crowd = 20
 	}
 	for _, callers := range []int{10, crowd} {
 		t.Run(fmt.Sprintf("callers=%d", callers), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				var down atomic.Bool
 				down.Store(true)
@@ -252,7 +255,7 @@ func TestAZoneTriesTogetherWhetherAnInstanceIsBack(t *testing.T) {
 	}
 }
 
-func TestCloseLeavesNothingBehindAndOthersTakeOver(t *testing.T) {
+func TestCloseEndsTheSubscriptionAndOtherReportersTakeOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 6, func(int) time.Duration { return time.Millisecond })
 		all := f.rush(4, 0, latency.Options{})
@@ -263,7 +266,7 @@ func TestCloseLeavesNothingBehindAndOthersTakeOver(t *testing.T) {
 			}
 			r := wire.Report{Region: "r", Zone: "a", Service: "user", Reporter: c.name}
 			if b, _, err := wire.DecodeBatch(f.bus.latest(r.Subject())); err != nil || !b.Leaving {
-				t.Errorf("the last words of %s: %+v, %v, want a batch that says it leaves", c.name, b, err)
+				t.Errorf("the last words of %s: %+v, %v, want a batch that it leaves", c.name, b, err)
 			}
 			if got, want := f.bus.subscriptions(), 3-i; got != want {
 				t.Errorf("%d subscriptions, want %d", got, want)
@@ -283,7 +286,7 @@ func TestCloseLeavesNothingBehindAndOthersTakeOver(t *testing.T) {
 	})
 }
 
-func TestAGroupThatEndsLeavesTheBus(t *testing.T) {
+func TestAClosedGroupLeavesTheBus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 3, func(int) time.Duration { return time.Millisecond })
 		c := f.join("c", latency.Options{})
@@ -307,7 +310,7 @@ func TestAGroupThatEndsLeavesTheBus(t *testing.T) {
 	})
 }
 
-func TestAGroupThatHadNoPathsForAWhileIsSharedAgain(t *testing.T) {
+func TestAGroupIsStillSharedAfterItHadNoMembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 3, func(int) time.Duration { return time.Millisecond })
 		all := f.rush(2, 0, latency.Options{})
@@ -334,7 +337,7 @@ func TestAGroupThatHadNoPathsForAWhileIsSharedAgain(t *testing.T) {
 type deafBus struct{ *bus }
 
 func (deafBus) Subscribe(context.Context, string, func(string, []byte, time.Duration)) (func(), error) {
-	return nil, errNobody
+	return nil, errNoAnswer
 }
 
 func TestWithoutASubscriptionItMeasuresAlone(t *testing.T) {
@@ -342,7 +345,7 @@ func TestWithoutASubscriptionItMeasuresAlone(t *testing.T) {
 		n := newNetwork(time.Millisecond)
 		b := newBus(t)
 		p := start(t, n, latency.Options{}, latency.Caller{Bus: deafBus{b}, Location: zoneA})
-		if err := p.group("user").Share(t.Context()); !errors.Is(err, errNobody) {
+		if err := p.group("user").Share(t.Context()); !errors.Is(err, errNoAnswer) {
 			t.Errorf("PerInterval: %v, want the error of the bus", err)
 		}
 		all := makePaths(p, 5)
@@ -374,7 +377,7 @@ func TestWithoutAZoneNothingIsSharedAndTheNearestIsFound(t *testing.T) {
 	})
 }
 
-func TestSaysNothingWhenToldNotTo(t *testing.T) {
+func TestNoShareAndNoCoordinatesPublishNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 5, func(int) time.Duration { return time.Millisecond })
 		all := f.rush(3, 0, latency.Options{NoShare: true, NoCoordinates: true})

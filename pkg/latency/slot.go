@@ -7,14 +7,13 @@ import (
 	"time"
 )
 
-// Who probes what, and when, is decided without a word between the reporters
-// of a zone: time is cut into slots, PerInterval of them in each period of an
-// instance, and each slot belongs to the reporter with the greatest hash of
-// (reporter, instance, slot) among those that were heard of lately: rendezvous
-// hashing (Thaler and Ravishankar, 1998). So an instance is measured equally
-// often however many reporters there are, by one after the other of them, and
-// when one comes or goes only its own slots change hands. Clocks that differ
-// cost a measurement too many or too few, never all.
+// The reporters of a zone divide the probes among them without a message. Time is
+// cut into slots, PerInterval of them in each period of an instance. A slot
+// belongs to the reporter with the greatest hash of (reporter, instance, slot)
+// among the live reporters: rendezvous hashing (Thaler and Ravishankar, 1998). So
+// the number of probes does not depend on the number of reporters, the reporters
+// take turns, and only the slots of a reporter that comes or leaves change owner.
+// Clocks that differ cost single measurements, not all of them.
 
 // mix makes a hash of two (the finalizer of SplitMix64; Steele, Lea and Flood,
 // 2014).
@@ -25,22 +24,24 @@ func mix(a, b uint64) uint64 {
 	return h ^ h>>31
 }
 
-// downAfter is after how many failures in a row an instance is taken to be down.
+// downAfter is how many failures in a row mean that an instance is down.
 const downAfter = 3
 
-// leavesToZoneLocked says whether others in the zone find it down, too, so that all
-// of them need not try again and again: those whose slot it is do, as often as
-// one who is alone would, and the others try when they hear that it answered.
+// leavesToZoneLocked reports whether the zone's slots are enough for a path that
+// failed: it is down, and no other reporter has measured it lately either. The
+// owners of the slots try it, together as often as a lone caller would; the other
+// reporters try it when one of them has measured it.
 func (g *Group) leavesToZoneLocked(pa *Path, now time.Duration) bool {
 	return pa.failures.Load() >= downAfter && len(g.live) > 0 &&
 		!slices.ContainsFunc(pa.votes, func(v vote) bool { return now-v.at < maxRetryPause })
 }
 
-// maxSlots is how far ahead a slot of our own is looked for.
+// maxSlots is how many slots are searched for one that this caller owns.
 const maxSlots = 128
 
-// slotAfterLocked is when our next slot for pa begins, on the prober's clock,
-// and whether it is one: if not it is when to look again.
+// slotAfterLocked returns when this caller's next slot for pa begins. If ours is
+// false, none of the next maxSlots is this caller's, and at is when to search
+// again.
 func (g *Group) slotAfterLocked(pa *Path, now time.Duration) (at time.Duration, ours bool) {
 	p := g.prober
 	period := pa.period
@@ -61,8 +62,9 @@ func (g *Group) slotAfterLocked(pa *Path, now time.Duration) (at time.Duration, 
 	return at, false
 }
 
-// ownsLocked says whether a slot is ours. None is while others report and do
-// not know that we are there: many who start together would all take it.
+// ownsLocked reports whether a slot belongs to this caller. While others report,
+// no slot does before they know of this caller: callers that start together would
+// all take it.
 func (g *Group) ownsLocked(slot uint64) bool {
 	if g.listening || !g.published && len(g.live) > 0 {
 		return false
@@ -76,8 +78,8 @@ func (g *Group) ownsLocked(slot uint64) bool {
 	return true
 }
 
-// aheadLocked is how many of the other reporters come before us for a slot,
-// at most most.
+// aheadLocked is how many of the other reporters come before this caller for a
+// slot, counting up to most.
 func (g *Group) aheadLocked(slot, except uint64, most int) int {
 	own, n := mix(g.prober.hash, slot), 0
 	for _, r := range g.live {
@@ -90,8 +92,8 @@ func (g *Group) aheadLocked(slot, except uint64, most int) int {
 	return n
 }
 
-// suppressionDelay is a random delay up to limit that lets few of very many speak
-// before the others have heard them: its density grows exponentially
+// suppressionDelay is a random delay up to limit after which few of very many
+// callers act before the others hear of it: its density grows exponentially
 // (Nonnenmacher and Biersack, Scalable feedback for large groups, 1999).
 func suppressionDelay(limit time.Duration) time.Duration {
 	const crowd = 7 // e^7, about a thousand, are kept apart
@@ -99,7 +101,7 @@ func suppressionDelay(limit time.Duration) time.Duration {
 	return time.Duration(max(x, 0) * float64(limit))
 }
 
-// probeSoonLocked makes a probe due retryPause.
+// probeSoonLocked makes a probe due within retryPause.
 func (g *Group) probeSoonLocked(pa *Path, now time.Duration) {
 	if pa.cancel != nil || pa.urgent || !pa.probed() {
 		return
@@ -108,7 +110,7 @@ func (g *Group) probeSoonLocked(pa *Path, now time.Duration) {
 	g.prober.queueProbeLocked(pa)
 }
 
-// planLocked puts a path in the queue for our next slot.
+// planLocked makes the next probe of a path due in this caller's next slot.
 func (g *Group) planLocked(pa *Path, now time.Duration) {
 	pa.urgent = false
 	pa.next, _ = g.slotAfterLocked(pa, now)

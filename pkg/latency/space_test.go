@@ -58,7 +58,8 @@ type place struct {
 
 // Each region has a caller of two of four services, so that all of them are
 // connected; how far are the instances of the two others?
-func TestPredictsDistancesThatNobodyMeasured(t *testing.T) {
+func TestPredictsDistancesThatNoCallerMeasured(t *testing.T) {
+	t.Parallel()
 	matrix := regions(t)
 	seeds, rounds := uint64(3), 36
 	if raced {
@@ -110,7 +111,7 @@ func TestPredictsDistancesThatNobodyMeasured(t *testing.T) {
 				}
 				for _, at := range other {
 					to := at.target
-					to.Address = "" // nobody probes it from here
+					to.Address = "" // it is not probed from here
 					pa := p.Path(to)
 					far = append(far, pa)
 					if at.region != region {

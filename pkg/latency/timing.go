@@ -8,7 +8,7 @@ import "time"
 // A sample lives for Fresh (30 s), three times the Interval (10 s) in which it is
 // replaced. A failed path is tried again after at most maxRetryPause, with its
 // jitter within Fresh. A reporter is heard of every batchInterval and taken to be
-// gone after reporterTimeout, so one lost batch does not change who measures what.
+// gone after reporterTimeout, so one lost batch changes no slot.
 const (
 	// firstProbeSpacing is the time between the first probes of paths that are
 	// new together.

@@ -16,7 +16,7 @@ func TestTimesFitTogether(t *testing.T) {
 		{"a sample is replaced three times before it expires", 3 * o.Interval, o.Fresh},
 		{"a path that works again is noticed before its last sample expires", longest(maxRetryPause), o.Fresh},
 		{"a second try comes within an interval", longest(retryPause), o.Interval},
-		{"a doubtful sample is confirmed, and others told, before the next slot", longest(retryPause) + newsDelay, o.Interval / time.Duration(o.PerInterval)},
+		{"a doubtful sample is confirmed, and published, before the next slot", longest(retryPause) + newsDelay, o.Interval / time.Duration(o.PerInterval)},
 		{"one lost batch does not make a reporter absent", longest(batchInterval) * 2, reporterTimeout},
 		{"reporters that left are forgotten before the bus forgets their batches", reporterTimeout, 2 * time.Minute},
 		{"a vote of a reporter that is still there is fresh", reporterTimeout, longer(o.Fresh)},

@@ -36,8 +36,8 @@ func (pg ping) draw(r *rand.Rand) time.Duration {
 }
 
 // Every path between some 250 cities: after five samples, how far from the
-// estimate is the next? The median must tell better than the mean.
-func TestTheMedianForetellsRealPingsBetterThanTheMean(t *testing.T) {
+// estimate is the next? The median must predict it better than the mean.
+func TestTheMedianPredictsRealPingsBetterThanTheMean(t *testing.T) {
 	pings := readPings(t)
 	r := rand.New(rand.NewPCG(1, 2))
 	p := start(t, nil, latency.Options{Fresh: time.Hour})
@@ -191,7 +191,7 @@ func (h *history) mean(address string) time.Duration {
 	return sum / time.Duration(max(n, 1))
 }
 
-// meanOf is h.mean, while nobody dials.
+// meanOf is h.mean, between dials.
 func (n *network) meanOf(h *history, address string) time.Duration {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -8,34 +8,33 @@ import (
 )
 
 const (
-	// connEvery is the least time between two samples of one connection, and
-	// how recent what the kernel knows must be.
+	// connEvery is the least time between two samples of one connection, and how
+	// recently the kernel must have measured.
 	connEvery = time.Second
-	// connSlack is how much more than the least round trip of a connection,
-	// besides a quarter of it, may be the network's.
+	// connSlack is how far above the least round trip of a connection, and a
+	// quarter of it, an average may be that is still the network's.
 	connSlack = 100 * time.Microsecond
 )
 
-// Conn is a TCP connection that is used for calls, and gives samples for
-// nothing: the kernel measures how long it takes until what was sent is
-// acknowledged. It does so on Linux; elsewhere there are no samples. Make one
-// with [Observe].
+// Conn is a TCP connection that calls use. Its round trips cost nothing: the kernel
+// measures the time until sent data is acknowledged. It does so on Linux; on other
+// systems there are no samples. Make one with [Observe].
 //
-// What the kernel measures is not always the network's round trip: a peer that
-// answers within 40 ms sends the acknowledgement along with the answer, so that
-// the average becomes the time of the call. The average is therefore believed
-// only while it is close to the least that the connection has ever had, or in
-// the first second, when the least was measured as the connection was opened.
+// The kernel's measurement is not always the network's round trip: a peer that
+// answers within 40 ms sends the acknowledgement along with the answer, and the
+// average becomes the time of the call. The average therefore counts only while it
+// is close to the least that the connection ever had. In the first second the least
+// counts: it was measured as the connection was opened.
 type Conn struct {
 	*net.TCPConn
 
 	opened time.Time
-	next   atomic.Int64 // when the kernel may be asked again, nanoseconds after opened
-	least  atomic.Int64 // nanoseconds, 0 until the kernel was asked
+	next   atomic.Int64 // when the kernel is asked again, in nanoseconds after opened
+	least  atomic.Int64 // in nanoseconds, 0 before the first sample
 }
 
-// Observe makes a [Conn] of a TCP connection that was just opened, to be used in
-// its place. Other connections are returned as they are.
+// Observe makes a [Conn] of a TCP connection that was just opened. Use it in its
+// place. Other connections are returned unchanged.
 func Observe(conn net.Conn) net.Conn {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		return &Conn{TCPConn: tcp, opened: time.Now()}
@@ -43,8 +42,8 @@ func Observe(conn net.Conn) net.Conn {
 	return conn
 }
 
-// Observed is conn, or the connection below it if conn is a [*tls.Conn], if it
-// came from [Observe]; else nil.
+// Observed is the [Conn] that conn is, or that is below conn if it is a [*tls.Conn];
+// else nil.
 func Observed(conn net.Conn) *Conn {
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn()
@@ -53,10 +52,10 @@ func Observed(conn net.Conn) *Conn {
 	return c
 }
 
-// RTT is a sample, for [Path.Observe], if there is one: at most one a second,
-// and of no connection that was idle. Ask when an answer has just come. It does
-// next to nothing when it was asked less than a second ago, may be called by
-// many at once, and a nil c has no samples.
+// RTT is a round trip of the connection, if there is a new one: at most one in a
+// second, and none of an idle connection. Call it when an answer has just arrived.
+// Within a second of the last call it costs next to nothing. It is safe for
+// concurrent use, and a nil c has none.
 func (c *Conn) RTT() (time.Duration, bool) {
 	if c == nil {
 		return 0, false

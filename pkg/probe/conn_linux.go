@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernelRTT is the moving average of the round trips of a connection, and the
-// least of the last minutes; ok if it has sent something, and had something
-// acknowledged, lately.
+// kernelRTT is the moving average of the round trips of a connection, and the least
+// of the last minutes; ok if the connection has sent data, and got an
+// acknowledgement, within connEvery.
 func kernelRTT(conn *net.TCPConn) (average, least time.Duration, ok bool) {
 	raw, err := conn.SyscallConn()
 	if err != nil {

@@ -75,7 +75,7 @@ func TestAConnectionInUseGivesASampleASecond(t *testing.T) {
 
 // The kernel takes the time until the answer, which bears the acknowledgement,
 // for the round trip.
-func TestTheTimeOfACallIsNotTakenForDistance(t *testing.T) {
+func TestTheTimeOfACallIsNotMeasuredAsDistance(t *testing.T) {
 	conn := watched(t, 2*near)
 	began, samples := time.Now(), 0
 	for time.Since(began) < 2500*time.Millisecond {
@@ -92,7 +92,7 @@ func TestTheTimeOfACallIsNotTakenForDistance(t *testing.T) {
 	}
 }
 
-func TestAConnectionThatWasIdleGivesNoSample(t *testing.T) {
+func TestAnIdleConnectionGivesNoSample(t *testing.T) {
 	conn := watched(t, 0)
 	exchange(t, conn)
 	time.Sleep(1100 * time.Millisecond)

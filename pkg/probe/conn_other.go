@@ -7,5 +7,5 @@ import (
 	"time"
 )
 
-// kernelRTT is for systems whose kernel is asked.
+// kernelRTT has no samples: only Linux's kernel is asked.
 func kernelRTT(*net.TCPConn) (average, least time.Duration, ok bool) { return 0, 0, false }

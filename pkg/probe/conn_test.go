@@ -7,7 +7,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 
-func TestOnlyTCPConnectionsAreWatched(t *testing.T) {
+func TestOnlyTCPConnectionsAreObserved(t *testing.T) {
 	here, there := net.Pipe()
 	defer here.Close()
 	defer there.Close()

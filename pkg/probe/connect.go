@@ -9,10 +9,10 @@ import (
 )
 
 // Connect measures how long it takes to open a TCP connection to an address
-// (host:port), which is then closed without a byte. With a nil dial, a host
-// name is resolved before the clock starts, so that the name server's distance
-// is not taken for the instance's; of several addresses the first that answers
-// is measured, and each gets its share of the time.
+// (host:port), and closes it without a byte. With a nil dial, a host name is
+// resolved before the clock starts, so that the name server's time is not part of
+// the measurement. Of several addresses the first that answers is measured, and
+// each gets an equal share of the time.
 func Connect(dial Dial, address string) Func {
 	return func(ctx context.Context) (time.Duration, error) {
 		ctx, cancel := context.WithTimeout(ctx, MaxRTT)
@@ -24,11 +24,11 @@ func Connect(dial Dial, address string) Func {
 		if err != nil {
 			return 0, fmt.Errorf("probe: resolve %s: %w", address, err)
 		}
-		// Keep-alive would be set while the clock runs, for nothing.
+		// Setting keep-alive would take time while the clock runs.
 		dialer := net.Dialer{KeepAlive: -1}
 		var rtt time.Duration
 		for i, a := range addresses {
-			// One that does not answer leaves the others their share of the time.
+			// An address that does not answer leaves the others their share.
 			dialer.Timeout = remaining(ctx) / time.Duration(len(addresses)-i)
 			if rtt, err = timed(ctx, dialer.DialContext, a); err == nil {
 				break
@@ -38,13 +38,13 @@ func Connect(dial Dial, address string) Func {
 	}
 }
 
-// remaining is the time that ctx, which has a deadline, leaves: at least 1 ns.
+// remaining is the time until the deadline of ctx, at least 1 ns.
 func remaining(ctx context.Context) time.Duration {
 	deadline, _ := ctx.Deadline()
 	return max(time.Until(deadline), 1)
 }
 
-// timed dials with the clock running from before the first thing it does.
+// timed dials and closes the connection, and returns how long dialling took.
 func timed(ctx context.Context, dial Dial, address string) (time.Duration, error) {
 	start := time.Now()
 	conn, err := dial(ctx, "tcp", address)
@@ -52,12 +52,12 @@ func timed(ctx context.Context, dial Dial, address string) (time.Duration, error
 	if err != nil {
 		return 0, fmt.Errorf("probe: %s: %w", address, err)
 	}
-	// It was never written to, so there is nothing that could be lost.
+	// Nothing was written to it, so nothing can be lost.
 	_ = conn.Close()
 	return rtt, nil
 }
 
-// resolve turns the host of an address into IP addresses, at least one.
+// resolve returns the addresses with the IP addresses of the host, at least one.
 func resolve(ctx context.Context, address string) ([]string, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {

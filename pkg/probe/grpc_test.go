@@ -78,7 +78,7 @@ func TestGRPCOverTLS(t *testing.T) {
 	}
 }
 
-func TestWhatSpeaksNoHTTP2IsAFailure(t *testing.T) {
+func TestAServerWithoutHTTP2IsAFailure(t *testing.T) {
 	web, trust, _ := secureServer(t, unimplemented, false)
 	address := web.Listener.Addr().String()
 	old := httptest.NewServer(unimplemented)

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// maxHead and maxBody bound what is read of an answer, in bytes. A
-	// connection with more on it is not used again.
+	// maxHead and maxBody bound what is read of a response, in bytes. After a
+	// longer one the connection is not used again.
 	maxHead = 64 << 10
 	maxBody = 4 << 10
 
@@ -20,15 +20,14 @@ const (
 )
 
 // HTTP measures an HTTP request on an open connection, until the head of the
-// response: the network's round trip, and what the server needs to answer.
-// With an empty path the request is OPTIONS *, which concerns the server as a
-// whole: Go's answers it by itself. With a path (which may have a query) it is
-// HEAD, and the time of the path's handler is in the measure: it should be
-// trivial. Every status below 500 is a sample, also 404; redirects are not
-// followed, proxies not used.
+// response: the network's round trip and the server's time. With an empty path the
+// request is OPTIONS *, which Go's server answers without a handler. With a path,
+// which may have a query, it is HEAD; the path's handler should be trivial. Every
+// status below 500 is a success, also 404. Redirects are not followed, and proxies
+// not used.
 //
-// With a nil secure it is cleartext HTTP/1.1; else TLS, and HTTP/2 where the
-// server speaks it. A nil dial is that of [net.Dialer].
+// With a nil secure it is cleartext HTTP/1.1, else TLS, with HTTP/2 if the server
+// supports it. A nil dial is that of [net.Dialer].
 func HTTP(dial Dial, address, path string, secure *tls.Config) *Session {
 	versions := new(http.Protocols)
 	versions.SetHTTP1(true)
@@ -50,7 +49,7 @@ func HTTP(dial Dial, address, path string, secure *tls.Config) *Session {
 	})
 }
 
-// connector opens connections of the given versions of HTTP.
+// connector returns what opens connections of the given versions of HTTP.
 func connector(dial Dial, address string, secure *tls.Config, versions *http.Protocols) func(context.Context) (*http.ClientConn, error) {
 	t := &http.Transport{
 		DialContext: dial, TLSClientConfig: secure.Clone(), Protocols: versions,
@@ -68,7 +67,7 @@ func scheme(secure *tls.Config) string {
 	return "https"
 }
 
-// exchange is a connection for one request again and again.
+// exchange is a connection that repeats one request.
 type exchange struct {
 	*http.ClientConn
 	request *http.Request
@@ -83,11 +82,11 @@ func (e *exchange) trip(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	if resp.ContentLength >= 0 && resp.ContentLength <= maxBody {
-		_, _ = io.Copy(io.Discard, resp.Body) // else the connection breaks, and another is opened next time
+		_, _ = io.Copy(io.Discard, resp.Body) // otherwise the connection cannot be used again
 	}
 	_ = resp.Body.Close()
 	if resp.StatusCode >= http.StatusInternalServerError {
-		return 0, answer(fmt.Sprint("status ", resp.StatusCode))
+		return 0, badAnswer(fmt.Sprint("status ", resp.StatusCode))
 	}
 	return rtt, nil
 }

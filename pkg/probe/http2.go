@@ -14,18 +14,17 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// maxFrame is the largest frame that a peer may send who was promised nothing
-// else, in bytes.
+// maxFrame is the largest frame that a peer may send by default, in bytes.
 const maxFrame = 16 << 10
 
-// HTTP2 measures the round trip of a frame on an open HTTP/2 connection, as
-// gRPC servers have it: it is answered by the peer's HTTP/2 itself, and no
-// handler is asked. The frame is an empty SETTINGS, which a peer has to
-// acknowledge at once, and not a PING: gRPC servers take a PING every few
-// seconds for abuse, and close the connection at every fourth.
+// HTTP2 measures the round trip of a frame on an open HTTP/2 connection, for gRPC
+// servers and HTTPS. The peer's HTTP/2 answers it, not a handler. The frame is an
+// empty SETTINGS, which a peer must acknowledge at once. It is not a PING: gRPC
+// servers treat a PING every few seconds as abuse, and close the connection at
+// every fourth.
 //
 // With a nil secure it is cleartext HTTP/2, which ordinary HTTP servers do not
-// speak; else TLS. A nil dial is that of [net.Dialer].
+// support; else TLS. A nil dial is that of [net.Dialer].
 func HTTP2(dial Dial, address string, secure *tls.Config) *Session {
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
@@ -36,13 +35,13 @@ func HTTP2(dial Dial, address string, secure *tls.Config) *Session {
 			return nil, err
 		}
 		if secure != nil {
-			if conn, err = encrypt(ctx, conn, address, secure); err != nil {
+			if conn, err = startTLS(ctx, conn, address, secure); err != nil {
 				return nil, err
 			}
 		}
 		c := &frames{Conn: conn, framer: http2.NewFramer(conn, bufio.NewReader(conn)), acks: make(chan struct{}, 1), broken: make(chan struct{})}
 		c.framer.SetMaxReadFrameSize(maxFrame)
-		if err := c.greet(ctx); err != nil {
+		if err := c.handshake(ctx); err != nil {
 			_ = c.Close()
 			return nil, err
 		}
@@ -50,8 +49,8 @@ func HTTP2(dial Dial, address string, secure *tls.Config) *Session {
 	})
 }
 
-// encrypt agrees with the other end on TLS and HTTP/2, or closes conn.
-func encrypt(ctx context.Context, conn net.Conn, address string, secure *tls.Config) (net.Conn, error) {
+// startTLS agrees with the peer on TLS and HTTP/2, or closes conn.
+func startTLS(ctx context.Context, conn net.Conn, address string, secure *tls.Config) (net.Conn, error) {
 	config := secure.Clone()
 	config.NextProtos = []string{http2.NextProtoTLS}
 	if config.ServerName == "" {
@@ -69,27 +68,27 @@ func encrypt(ctx context.Context, conn net.Conn, address string, secure *tls.Con
 	return t, nil
 }
 
-// frames is an HTTP/2 connection without requests. Somebody always reads: a
-// server that stops gracefully waits for its clients.
+// frames is an HTTP/2 connection without requests. A goroutine always reads from
+// it: a server that stops gracefully waits for its clients.
 type frames struct {
 	net.Conn
 	framer  *http2.Framer
 	reading sync.WaitGroup
-	acks    chan struct{} // SETTINGS were acknowledged
-	broken  chan struct{} // closed when nothing is read any more
-	err     error         // why, afterwards
+	acks    chan struct{} // acknowledgements of SETTINGS
+	broken  chan struct{} // closed when the reader ends
+	err     error         // of the reader, after that
 
 	writing sync.Mutex // one frame at a time
 }
 
-// greet opens the connection. When it returns, the peer has answered our first
-// SETTINGS.
-func (f *frames) greet(ctx context.Context) error {
+// handshake opens the connection. When it returns, the peer has acknowledged the
+// first SETTINGS.
+func (f *frames) handshake(ctx context.Context) error {
 	return f.exchange(ctx, func() error {
 		if _, err := io.WriteString(f.Conn, http2.ClientPreface); err != nil {
 			return err
 		}
-		f.reading.Go(f.read) // not before: it answers, and the preface comes first
+		f.reading.Go(f.read) // not before: it writes answers, and the preface must come first
 		return f.framer.WriteSettings()
 	})
 }
@@ -107,7 +106,7 @@ func (f *frames) exchange(ctx context.Context, write func() error) error {
 	defer context.AfterFunc(ctx, func() { _ = f.Conn.Close() })()
 	if err := f.write(write); err != nil {
 		select {
-		case <-f.broken: // that came first
+		case <-f.broken: // the reader failed first
 			return f.err
 		default:
 			return err
@@ -130,14 +129,14 @@ func (f *frames) write(write func() error) error {
 // read reads until the connection ends.
 func (f *frames) read() {
 	for f.err == nil {
-		f.err = f.next()
+		f.err = f.readFrame()
 	}
 	close(f.broken)
 	_ = f.Conn.Close()
 }
 
-// next reads a frame and answers it.
-func (f *frames) next() error {
+// readFrame reads a frame and answers it.
+func (f *frames) readFrame() error {
 	frame, err := f.framer.ReadFrame()
 	if err != nil {
 		return err
@@ -150,7 +149,7 @@ func (f *frames) next() error {
 		select {
 		case f.acks <- struct{}{}:
 		default:
-			return errors.New("an acknowledgement of nothing")
+			return errors.New("an acknowledgement without SETTINGS")
 		}
 	case *http2.PingFrame:
 		if !frame.IsAck() {

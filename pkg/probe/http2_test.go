@@ -19,7 +19,7 @@ import (
 )
 
 // A gRPC server counts PINGs, and ends the connection at the fourth.
-func TestGRPCServersTakeNoOffenceAtAPingEveryFewSeconds(t *testing.T) {
+func TestGRPCServersAcceptAPingEveryFewSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, delay)
 		serveGRPC(t, m)
@@ -35,7 +35,7 @@ func TestGRPCServersTakeNoOffenceAtAPingEveryFewSeconds(t *testing.T) {
 	})
 }
 
-func TestHTTP2PingOverTLS(t *testing.T) {
+func TestHTTP2OverTLS(t *testing.T) {
 	srv, trust, opened := secureServer(t, unimplemented, true)
 	p := probe.HTTP2(nil, srv.Listener.Addr().String(), trust)
 	defer p.Close()
@@ -49,7 +49,7 @@ func TestHTTP2PingOverTLS(t *testing.T) {
 	}
 }
 
-// A server that closes what is idle asks for it: it is nobody's failure.
+// A server may close idle connections: that is no failure.
 func TestAServerMayCloseIdleConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, delay)
@@ -93,7 +93,7 @@ func settled(t *testing.T, f *http2.Framer, n int) {
 	}
 }
 
-func TestHTTP2PingAnswersWhatItsPeerAsks(t *testing.T) {
+func TestHTTP2AnswersSettingsAndPingsOfThePeer(t *testing.T) {
 	answers := make(chan string, 10)
 	p := peer(t, func(f *http2.Framer) {
 		_ = f.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 7})
@@ -125,7 +125,7 @@ func TestHTTP2PingAnswersWhatItsPeerAsks(t *testing.T) {
 	}
 }
 
-func TestHTTP2PingGivesUpOnAPeerThatDoesNotAnswer(t *testing.T) {
+func TestHTTP2GivesUpOnAPeerThatDoesNotAnswer(t *testing.T) {
 	for name, tt := range map[string]struct {
 		peer  func(*http2.Framer)
 		fails string
@@ -170,22 +170,22 @@ func FuzzHTTP2Peer(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	f.Fuzz(func(t *testing.T, says []byte) {
+	f.Fuzz(func(t *testing.T, sent []byte) {
 		var work sync.WaitGroup
 		defer work.Wait()
 		p := probe.HTTP2(func(context.Context, string, string) (net.Conn, error) {
 			here, there := net.Pipe()
 			work.Go(func() { _, _ = io.Copy(io.Discard, there) })
 			work.Go(func() {
-				_, _ = there.Write(says)
+				_, _ = there.Write(sent)
 				_ = there.Close()
 			})
 			return here, nil
 		}, "10.0.0.1:80", nil)
 		defer p.Close()
 		rtt, err := p.Probe(t.Context())
-		if (err == nil) != (rtt > 0) || err == nil && len(says) < 2*len(ack) {
-			t.Errorf("%q: %v, %v", says, rtt, err)
+		if (err == nil) != (rtt > 0) || err == nil && len(sent) < 2*len(ack) {
+			t.Errorf("%q: %v, %v", sent, rtt, err)
 		}
 	})
 }

@@ -92,7 +92,7 @@ func TestHTTPJudgesTheStatus(t *testing.T) {
 // An endless answer is no reason to read it.
 func TestHTTPReadsNoMoreOfAnAnswerThanItNeeds(t *testing.T) {
 	const head = "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\n"
-	for name, says := range map[string]string{
+	for name, response := range map[string]string{
 		"a short body":   head + "Content-Length: 5\r\n\r\nhello",
 		"a long body":    head + "Content-Length: 5000000\r\n\r\n" + strings.Repeat("x", 8000),
 		"an open end":    "HTTP/1.1 200 OK\r\n\r\nhello",
@@ -106,7 +106,7 @@ func TestHTTPReadsNoMoreOfAnAnswerThanItNeeds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			address := listen(t, func(conn net.Conn) {
 				if _, err := conn.Read(make([]byte, 4096)); err == nil {
-					_, _ = io.WriteString(conn, says)
+					_, _ = io.WriteString(conn, response)
 				}
 				_, _ = io.Copy(io.Discard, conn) // until the other end closes
 			})
@@ -122,7 +122,7 @@ func TestHTTPReadsNoMoreOfAnAnswerThanItNeeds(t *testing.T) {
 	}
 }
 
-func TestHTTPRefusesWhatIsNoPath(t *testing.T) {
+func TestHTTPRefusesInvalidPaths(t *testing.T) {
 	for _, path := range []string{"health", ":81/", "/%zz", "/a\nb", "@evil:80/", "/\x00"} {
 		p := probe.HTTP(nil, "127.0.0.1:1", path, nil)
 		if _, err := p.Probe(t.Context()); !errors.Is(err, probe.ErrNotProbed) || !strings.Contains(err.Error(), "path") {
@@ -164,7 +164,7 @@ func secureServer(t *testing.T, h http.Handler, http2 bool) (srv *httptest.Serve
 	return srv, &tls.Config{RootCAs: roots}, opened
 }
 
-func TestHTTPSpeaksTLSWithWhateverVersionTheServerHas(t *testing.T) {
+func TestHTTPUsesTheVersionThatTheServerOffersOverTLS(t *testing.T) {
 	for http2, version := range map[bool]string{false: "HTTP/1.1", true: "HTTP/2.0"} {
 		r := newRequests(func(http.ResponseWriter, *http.Request) {})
 		srv, trust, opened := secureServer(t, r, http2)

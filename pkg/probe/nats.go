@@ -10,11 +10,11 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// NATS measures a request without content on a subject, usually the one
-// where an announced instance answers pings: the way through the NATS servers
-// and back, as calls over NATS go it. That nobody listens there is a failure,
-// known at once. When it is the way to NATS that does not work, or the subject
-// is forbidden to this user, the error is [ErrNotProbed].
+// NATS measures an empty request on a subject, usually the one where an announced
+// instance answers pings: the way through the NATS servers and back, as calls over
+// NATS take it. A subject without a subscriber is a failure, and known at once. If
+// the connection to NATS fails, or this user may not publish on the subject, the
+// error is [ErrNotProbed].
 func NATS(nc *nats.Conn, subject string) Func {
 	return func(ctx context.Context) (time.Duration, error) {
 		ctx, cancel := context.WithTimeout(ctx, MaxRTT)
@@ -23,7 +23,7 @@ func NATS(nc *nats.Conn, subject string) Func {
 			return 0, fmt.Errorf("%w: %s: not connected to NATS", ErrNotProbed, subject)
 		}
 		reconnects := nc.Stats().Reconnects
-		// A quarter of the time is left to find out whose fault it is.
+		// A quarter of the time is left to test the connection to NATS.
 		ask, enough := context.WithTimeout(ctx, remaining(ctx)*3/4)
 		defer enough()
 		start := time.Now()

@@ -56,7 +56,7 @@ func failed(t *testing.T, p probe.Func, limit time.Duration, instance bool) {
 	}
 }
 
-func TestNATSPingMeasuresARequest(t *testing.T) {
+func TestNATSMeasuresARequest(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		ns := natstest.Start(t)
 		nc := natstest.Connect(t, ns, mute)
@@ -76,7 +76,7 @@ func TestNATSPingMeasuresARequest(t *testing.T) {
 	})
 }
 
-func TestNATSPingOfAnInstanceThatHangsFails(t *testing.T) {
+func TestNATSFailsForAnInstanceThatHangs(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		ns := natstest.Start(t)
 		answerPings(t, natstest.Connect(t, ns), silent)
@@ -84,7 +84,7 @@ func TestNATSPingOfAnInstanceThatHangsFails(t *testing.T) {
 	})
 }
 
-func TestThatNATSIsAwayIsNoFailureOfTheInstance(t *testing.T) {
+func TestALostConnectionToNATSIsNoFailureOfTheInstance(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		ns := natstest.Start(t)
 		sub := answerPings(t, natstest.Connect(t, ns), 0)
@@ -94,7 +94,7 @@ func TestThatNATSIsAwayIsNoFailureOfTheInstance(t *testing.T) {
 		p := probe.NATS(nc, pings)
 		wantRTT(t, p, 0)
 
-		w.deaf.Store(true) // and nobody has noticed yet
+		w.deaf.Store(true) // and neither side has noticed yet
 		failed(t, p, time.Second, false)
 		w.deaf.Store(false)
 		wantRTT(t, p, 0)
@@ -117,7 +117,7 @@ func TestThatNATSIsAwayIsNoFailureOfTheInstance(t *testing.T) {
 	failed(t, probe.NATS(nil, pings), time.Second, false)
 }
 
-func TestThatAPingIsForbiddenIsNoFailureOfTheInstance(t *testing.T) {
+func TestAForbiddenPingIsNoFailureOfTheInstance(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		ns := natstest.Start(t, func(o *server.Options) {
 			o.Users = []*server.User{
@@ -132,7 +132,7 @@ func TestThatAPingIsForbiddenIsNoFailureOfTheInstance(t *testing.T) {
 		for range 2 {
 			failed(t, probe.NATS(nc, pings), time.Second, false)
 		}
-		failed(t, probe.NATS(nc, pings+"0"), 0, true) // that is allowed, and nobody is there
+		failed(t, probe.NATS(nc, pings+"0"), 0, true) // that is allowed, and there is no responder
 		failed(t, probe.NATS(nc, "a subject"), 0, false)
 	})
 }

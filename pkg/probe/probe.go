@@ -9,30 +9,30 @@ import (
 	"time"
 )
 
-// Func measures one round trip to an instance. The clock runs from before the
-// first thing that is sent until the first that shows that the instance, or its
-// kernel, has answered. Errors are failures, never samples; those that are
-// [ErrNotProbed] are not even failures. It ends with ctx, and after 10 s.
+// Func measures one round trip to an instance. The clock starts before anything is
+// sent, and stops at the first answer of the instance or its kernel. An error is a
+// failure of the instance, unless it is [ErrNotProbed]. A Func ends with ctx, and
+// after MaxRTT.
 type Func func(ctx context.Context) (time.Duration, error)
 
-// ErrNotProbed says that the instance was not asked, for a reason that is not
-// its own: nothing is known of it, neither good nor bad.
+// ErrNotProbed is the error when the instance could not be asked, for a reason that
+// is not the instance's. It is neither a round trip nor a failure.
 var ErrNotProbed = errors.New("probe: not probed")
 
 // Dial opens a connection, as [net.Dialer.DialContext] does. It must end with
 // its context.
 type Dial = func(ctx context.Context, network, address string) (net.Conn, error)
 
-// MaxRTT is the longest round trip that is believed, and the longest time that a
+// MaxRTT is the longest round trip that is accepted, and the longest time that a
 // probe takes.
 const MaxRTT = 10 * time.Second
 
-// keepIdle is how long a connection is kept that nobody measures.
+// keepIdle is how long a connection is kept without a probe.
 const keepIdle = 2 * time.Minute
 
-// Session measures round trips over a connection that it keeps: the first probe
-// opens it, and so does one that finds it broken, before the clock starts. A
-// connection that is not used for 2 minutes is closed. It must be closed with
+// Session measures round trips over a connection that it keeps. The first probe
+// opens the connection, and so does a probe that finds it broken, before the clock
+// starts. A connection that is not used for 2 minutes is closed. End a session with
 // [Session.Close]. All methods are safe for concurrent use; probes take turns.
 type Session struct {
 	address string
@@ -40,28 +40,29 @@ type Session struct {
 	life    context.Context // ends with Close
 	end     context.CancelFunc
 
-	turn chan struct{} // full while somebody uses what follows
+	turn chan struct{} // full while a goroutine uses what follows
 	kept circuit
 	idle *time.Timer
 }
 
-// circuit is an open way to an instance. Only one trip at a time is made.
+// circuit is an open connection to an instance. It makes one trip at a time.
 type circuit interface {
-	// trip measures one round trip. After an error that is not an answer the
+	// trip measures one round trip. After an error that is not a badAnswer the
 	// circuit is broken.
 	trip(ctx context.Context) (time.Duration, error)
 	Close() error
 }
 
-// answer is the error of an instance that has answered, though not well.
-type answer string
+// badAnswer is the error when the instance answered, but reported a failure. The
+// connection can be used again.
+type badAnswer string
 
-func (a answer) Error() string { return string(a) }
+func (a badAnswer) Error() string { return string(a) }
 
 func newSession(address string, open func(context.Context) (circuit, error)) *Session {
 	p := &Session{address: address, open: open, turn: make(chan struct{}, 1)}
 	p.life, p.end = context.WithCancel(context.Background())
-	p.idle = time.AfterFunc(math.MaxInt64, p.rest)
+	p.idle = time.AfterFunc(math.MaxInt64, p.closeIdle)
 	p.idle.Stop()
 	return p
 }
@@ -84,14 +85,14 @@ func (p *Session) Probe(ctx context.Context) (time.Duration, error) {
 	case p.life.Err() != nil:
 		return 0, fmt.Errorf("%w: %s: closed", ErrNotProbed, p.address)
 	case ctx.Err() != nil:
-		return 0, fmt.Errorf("probe: %s: %w", p.address, ctx.Err()) // says more than that the connection was closed
+		return 0, fmt.Errorf("probe: %s: %w", p.address, ctx.Err()) // clearer than "connection closed"
 	default:
 		return 0, fmt.Errorf("probe: %s: %w", p.address, err)
 	}
 }
 
-// measure uses the connection that is kept, or another one when that turns out
-// to be broken.
+// measure makes a trip over the open connection, or over a new one when there is
+// none or it is broken.
 func (p *Session) measure(ctx context.Context) (time.Duration, error) {
 	if p.kept != nil {
 		rtt, err := p.trip(ctx)
@@ -107,12 +108,11 @@ func (p *Session) measure(ctx context.Context) (time.Duration, error) {
 	return p.trip(ctx)
 }
 
-// trip makes a trip over the connection that is kept, and keeps it if it can be
-// used again.
+// trip makes a trip over the open connection, and drops it if it is broken.
 func (p *Session) trip(ctx context.Context) (time.Duration, error) {
 	p.idle.Stop()
 	rtt, err := p.kept.trip(ctx)
-	if _, ok := errors.AsType[answer](err); err != nil && !ok {
+	if _, ok := errors.AsType[badAnswer](err); err != nil && !ok {
 		p.drop()
 		return 0, err
 	}
@@ -123,24 +123,23 @@ func (p *Session) trip(ctx context.Context) (time.Duration, error) {
 func (p *Session) drop() {
 	p.idle.Stop()
 	if p.kept != nil {
-		_ = p.kept.Close() // nobody waits for anything on it
+		_ = p.kept.Close() // nothing is under way on it
 		p.kept = nil
 	}
 }
 
-// rest closes a connection that nobody uses.
-func (p *Session) rest() {
+// closeIdle closes the connection, unless it is in use.
+func (p *Session) closeIdle() {
 	select {
 	case p.turn <- struct{}{}:
 		p.drop()
 		<-p.turn
-	default: // it is in use
+	default:
 	}
 }
 
-// Close ends a probe that is under way and waits for it, and closes the
-// connection. Later probes are [ErrNotProbed]. It may be called twice and
-// always returns nil.
+// Close ends a probe in flight, waits for it, and closes the connection. Later
+// probes return [ErrNotProbed]. Close may be called twice and always returns nil.
 func (p *Session) Close() error {
 	p.end()
 	p.turn <- struct{}{}

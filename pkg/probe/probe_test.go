@@ -124,7 +124,7 @@ func TestAConnectionThatIsNotUsedIsClosed(t *testing.T) {
 	})
 }
 
-func TestAnInstanceThatIsGoneIsAFailure(t *testing.T) {
+func TestAnInstanceThatHasEndedIsAFailure(t *testing.T) {
 	eachKeeper(t, func(t *testing.T, m *memory, srv *http.Server, p *probe.Session) {
 		wantRTT(t, p.Probe, 2*delay)
 		_ = srv.Close()
@@ -143,7 +143,7 @@ func TestAnInstanceThatHangsCostsTheTimeOfTheProbe(t *testing.T) {
 		for _, limit := range []time.Duration{100 * time.Millisecond, 0} {
 			t.Run(name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					m := newMemory(t, delay) // nobody accepts
+					m := newMemory(t, delay) // no server accepts
 					p := make(m.Dial)
 					ctx, cancel, want := t.Context(), func() {}, 10*time.Second
 					if limit > 0 {
@@ -174,7 +174,7 @@ func TestCloseEndsAProbeAndAllLaterOnes(t *testing.T) {
 	for name, make := range keepers {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				m := newMemory(t, delay) // nobody accepts
+				m := newMemory(t, delay) // no server accepts
 				p := make(m.Dial)
 				var probes sync.WaitGroup
 				for range 2 { // one of them waits for its turn

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// CIDREntry says where the addresses of a network are.
+// CIDREntry is the location of the addresses of a network.
 type CIDREntry struct {
 	Prefix   netip.Prefix
 	Location Location
@@ -21,7 +21,7 @@ type CIDREntry struct {
 //	10.1.0.0/16  region=us-east-1 zone=us-east-1a
 //	10.1.7.0/24  region=us-east-1 zone=us-east-1a rack=r12
 //
-// A field that a line leaves out, or says "_" for, is unknown there.
+// A field that a line leaves out, or that is "_", is unknown there.
 func ParseCIDR(text string) ([]CIDREntry, error) {
 	table, err := parseCIDR(text)
 	if err != nil {
@@ -86,10 +86,9 @@ func parseEntry(network string, words []string) (CIDREntry, error) {
 	return entry, entry.Location.Validate()
 }
 
-// LocateCIDR is where the table says that any of the addresses is: the
-// longest prefix that contains one of them wins, of equally long ones the
-// first of the table. Prefix is the winner's; it is invalid when no network
-// contains any.
+// LocateCIDR returns the location and prefix of the network that contains one of the
+// addresses: the one with the longest prefix, of equally long ones the first. Prefix
+// is invalid when no network does.
 func LocateCIDR(table []CIDREntry, addrs ...netip.Addr) (where Location, prefix netip.Prefix) {
 	for _, e := range table {
 		if prefix.IsValid() && e.Prefix.Bits() <= prefix.Bits() {

@@ -102,7 +102,7 @@ func TestAWrongNetworkNamesItsLine(t *testing.T) {
 	}
 }
 
-func TestCIDRTellsWhatItCouldNotRead(t *testing.T) {
+func TestCIDRReportsWhatItCouldNotRead(t *testing.T) {
 	broken := errors.New("permission denied")
 	d := topology.Detect(t.Context(),
 		topology.CIDR(nil, func() ([]netip.Addr, error) { return nil, broken }),
@@ -113,7 +113,7 @@ func TestCIDRTellsWhatItCouldNotRead(t *testing.T) {
 	}
 }
 
-func TestCIDRLooksAtThisMachinesInterfaces(t *testing.T) {
+func TestCIDRUsesTheAddressesOfThisMachine(t *testing.T) {
 	own, err := topology.InterfaceAddrs()
 	if err != nil {
 		t.Fatal(err)

@@ -6,28 +6,28 @@ import (
 	"strings"
 )
 
-// Detector knows part of a location, or nothing: that is no error.
+// Detector finds part of a location. Finding nothing is no error.
 type Detector struct {
 	// Name is what [Detection] reports as the winner, for example "flags".
 	Name string
-	// Detect returns what it knows. It must return when ctx ends.
+	// Detect returns the fields that it finds. It must return when ctx ends.
 	Detect func(ctx context.Context) (Location, error)
 }
 
 // Detection is what [Detect] found.
 type Detection struct {
 	Location Location
-	// Won says which detector knew a field. Unknown fields have no winner.
+	// Won is the name of the detector of each known field.
 	Won map[Level]string
-	// Errors are those of the detectors that failed, or that gave a value
-	// which the field cannot have. Each names its detector.
+	// Errors are of detectors that failed, or returned an invalid value. Each
+	// names its detector.
 	Errors []error
 }
 
-// Detect asks the detectors in turn until every field is known or ctx ends.
-// For each field the first that knows it wins. A detector that fails is
-// skipped. Values are trimmed; "_" is unknown; a value that breaks the rules
-// of [Location.Validate] is an error and counts as unknown.
+// Detect calls the detectors in turn until every field is known or ctx ends. For each
+// field the first detector that finds it wins. A detector that fails is skipped.
+// Values are trimmed, and "_" is unknown. A value that breaks the rules of
+// [Location.Validate] is an error and counts as unknown.
 func Detect(ctx context.Context, detectors ...Detector) Detection {
 	d := Detection{Won: make(map[Level]string)}
 	for _, by := range detectors {
@@ -68,15 +68,15 @@ func (d *Detection) fail(name string, err error) {
 	d.Errors = append(d.Errors, fmt.Errorf("topology: %s: %w", name, err))
 }
 
-// Fixed is a detector that knows l, for example from flags.
+// Fixed is a detector that returns l, for example from flags.
 func Fixed(name string, l Location) Detector {
 	return Detector{name, func(context.Context) (Location, error) { return l, nil }}
 }
 
 // Environment are the detectors "env PROXIMA", "env SERVICE" and "env CLIENT",
 // which read PROXIMA_REGION, _ZONE, _RACK and _HOST, then the same names with
-// SERVICE_ and CLIENT_ in front, but of these not _HOST: a SERVICE_HOST is
-// nearly always the address of something. getenv is os.Getenv.
+// SERVICE_ and CLIENT_ in front, but of these not _HOST: a SERVICE_HOST is nearly
+// always an address. getenv is os.Getenv.
 func Environment(getenv func(string) string) []Detector {
 	detector := func(prefix string) Detector {
 		return Detector{"env " + prefix, func(context.Context) (Location, error) {

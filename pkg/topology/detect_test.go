@@ -11,7 +11,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-func TestTheFirstDetectorThatKnowsWinsPerField(t *testing.T) {
+func TestTheFirstDetectorThatFindsAFieldWins(t *testing.T) {
 	d := topology.Detect(t.Context(),
 		topology.Fixed("nothing", topology.Location{}),
 		topology.Fixed("zone", topology.Location{Zone: "a"}),
@@ -83,7 +83,7 @@ func TestAnIllegalNameIsAnErrorOfItsDetectorAndCountsAsUnknown(t *testing.T) {
 		t.Errorf("got %+v, want %+v", d.Location, want)
 	}
 	if fe, ok := errors.AsType[*topology.FieldError](d.Errors[0]); !ok || fe.Field != topology.Region {
-		t.Errorf("error %v does not tell its field", d.Errors[0])
+		t.Errorf("error %v does not name its field", d.Errors[0])
 	}
 	if d.Won[topology.Region] != "file" || d.Won[topology.Zone] != "flags" {
 		t.Errorf("won is %v", d.Won)

@@ -52,7 +52,7 @@ func readFile(path string) (string, error) {
 // parseLabels reads the lines of [File].
 func parseLabels(data string) (Location, error) {
 	var l Location
-	var ranks [4]int // by field: how good the key was that it came from
+	var ranks [4]int // by field: the rank of its label
 	fields := l.fields()
 	n := 0
 	for line := range strings.Lines(data) {
@@ -95,9 +95,8 @@ func parseLabels(data string) (Location, error) {
 	return l, nil
 }
 
-// labelLevel is the level that a label tells, and how much it is to be
-// believed: a pod may have a plain label "zone" that means something else.
-// Rank 0 is no level.
+// labelLevel is the level of a label, and its rank: a pod may have a plain label
+// "zone" that means something else, so it has a low one. Rank 0 is no level.
 func labelLevel(key string) (level Level, rank int) {
 	switch key {
 	case "topology.kubernetes.io/region":

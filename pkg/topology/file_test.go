@@ -90,7 +90,7 @@ func TestFileNamesTheLineThatIsWrong(t *testing.T) {
 	}
 }
 
-func TestAFileThatIsNotThereIsAnErrorThatSaysSo(t *testing.T) {
+func TestAMissingFileIsAnErrorThatNamesIt(t *testing.T) {
 	d := topology.Detect(t.Context(), topology.File(filepath.Join(t.TempDir(), "labels")), topology.File(t.TempDir()))
 	if len(d.Errors) != 2 || !errors.Is(d.Errors[0], fs.ErrNotExist) {
 		t.Errorf("errors are %v", d.Errors)

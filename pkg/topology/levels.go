@@ -17,18 +17,19 @@ const (
 	Region Level = "region"
 )
 
-// Elsewhere is the name of the last circle: what shares no level.
+// Elsewhere is the name of the last circle, of places that share no level.
 const Elsewhere = "elsewhere"
 
-// Levels are the levels that matter, nearest first. A nil Levels is
-// [DefaultLevels].
+// Levels are the levels that nearness is judged by, nearest first: a level that is
+// narrower than a zone ("room") comes before [Zone], a wider one after it.
+// Nil is [DefaultLevels]. Empty but not nil, Levels{} makes one circle of all places.
 type Levels []Level
 
-// DefaultLevels are same zone, then same region, then elsewhere.
+// DefaultLevels are [Zone], then [Region].
 func DefaultLevels() Levels { return Levels{Zone, Region} }
 
-// ParseLevels checks names given by a user, nearest first. No names at all
-// are [DefaultLevels].
+// ParseLevels checks the names of levels, nearest first. Without names it returns
+// [DefaultLevels].
 func ParseLevels(names ...string) (Levels, error) {
 	if len(names) == 0 {
 		return DefaultLevels(), nil
@@ -60,11 +61,11 @@ type Place struct {
 	Labels map[string]string
 }
 
-// Circle is the index in ls of the nearest level that a and b share, or
-// len(ls) when they share none (2 for a nil ls). Sharing a level means: both
-// know it, it is equal, and no wider level of ls tells them apart ("zone a" of
-// two regions is two zones). A wider level that only one of them knows tells
-// them apart, one that neither knows does not.
+// Circle is the index in ls of the nearest level that a and b share, or len(ls) when
+// they share none (2 for a nil ls). They share a level if both know it, it is equal,
+// and they do not differ in a wider level of ls ("zone a" of two regions is two
+// zones). They differ in a level also if only one of them knows it, and not if
+// neither does.
 func (ls Levels) Circle(a, b Place) int {
 	ls = ls.orDefault()
 	nearest := len(ls)

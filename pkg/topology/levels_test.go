@@ -122,7 +122,7 @@ func TestParseLevels(t *testing.T) {
 func TestDefaultLevelsAreTheCallersOwn(t *testing.T) {
 	topology.DefaultLevels()[0] = "changed"
 	if got := topology.DefaultLevels()[0]; got != topology.Zone {
-		t.Errorf("the nearest default level is %s after somebody changed theirs", got)
+		t.Errorf("the nearest default level is %s after a caller changed its own", got)
 	}
 }
 

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// Location says where something runs. An empty field is unknown, and unknown
-// is not a place: two unknown zones are not the same zone.
+// Location is where a process runs. An empty field is unknown, and unknown is not a
+// place: two unknown zones are not the same zone.
 type Location struct {
 	Region string `json:"region,omitempty"` // for example us-east-1
 	Zone   string `json:"zone,omitempty"`   // for example us-east-1a
@@ -25,9 +25,9 @@ func (l *Location) fields() [4]field {
 	return [4]field{{Region, &l.Region}, {Zone, &l.Zone}, {Rack, &l.Rack}, {Host, &l.Host}}
 }
 
-// ParseLocation reads what [Location.String] writes: region/zone, or less
-// ("us-east-1"), or more ("us-east-1/us-east-1a/r12/node-3"). Unknown fields
-// are empty or "_". The names must be legal, as for [Location.Validate].
+// ParseLocation reads the text of [Location.String]: region/zone, or less
+// ("us-east-1"), or more ("us-east-1/us-east-1a/r12/node-3"). Unknown fields are
+// empty or "_". The names must be valid, see [Location.Validate].
 func ParseLocation(s string) (Location, error) {
 	var l Location
 	fields := l.fields()
@@ -47,9 +47,9 @@ func ParseLocation(s string) (Location, error) {
 	return l, nil
 }
 
-// Validate refuses what cannot be told to others: a region or zone that is
-// not 1 to 63 of [A-Za-z0-9_-], a rack or host that is not short printable
-// text without '/'. Unknown fields are valid. The error is a *[FieldError].
+// Validate returns an error for a region or zone that is not 1 to 63 of
+// [A-Za-z0-9_-], and for a rack or host that is not short printable text without '/'.
+// Unknown fields are valid. The error is a *[FieldError].
 func (l Location) Validate() error {
 	if err := Region.check(l.Region); err != nil {
 		return err
@@ -63,7 +63,7 @@ func (l Location) Validate() error {
 	return Host.check(l.Host)
 }
 
-// Normalize empties the fields that say [Unknown].
+// Normalize empties the fields that are [Unknown].
 func (l *Location) Normalize() {
 	for _, f := range l.fields() {
 		if *f.value == Unknown {
@@ -72,7 +72,7 @@ func (l *Location) Normalize() {
 	}
 }
 
-// String is region/zone[/rack[/host]], with "_" for what is unknown.
+// String is region/zone[/rack[/host]], with "_" for an unknown field.
 func (l Location) String() string {
 	parts := []string{l.Region, l.Zone, l.Rack, l.Host}
 	n := len(parts)

@@ -7,11 +7,11 @@ import (
 	"unicode/utf8"
 )
 
-// Unknown stands for an unknown field where something must be written: in
-// keys, subjects, headers and tables. In a [Location] unknown is empty.
+// Unknown is the text of an unknown field where it cannot be empty: in keys, subjects,
+// headers and tables. In a [Location] it is empty.
 const Unknown = "_"
 
-// NameRule is what [ValidName] wants, for errors.
+// NameRule is the rule of [ValidName], for errors.
 const NameRule = "want 1 to 63 of A-Z, a-z, 0-9, '_' and '-'"
 
 const (
@@ -19,8 +19,8 @@ const (
 	unknownRule = "want it empty when it is unknown"
 )
 
-// ValidName says whether s can be a region or a zone: it becomes one token of
-// a subject.
+// ValidName reports whether s can be a region, a zone or an id, one token of a
+// subject.
 func ValidName(s string) bool {
 	if len(s) < 1 || len(s) > 63 {
 		return false
@@ -34,8 +34,8 @@ func ValidName(s string) bool {
 	return true
 }
 
-// ValidText says whether s can be shown: at most 255 bytes of printable text.
-// The empty text is valid.
+// ValidText reports whether s is at most 255 bytes of printable text. The empty text
+// is valid.
 func ValidText(s string) bool {
 	if len(s) > 255 {
 		return false
@@ -48,11 +48,11 @@ func ValidText(s string) bool {
 	return true
 }
 
-// FieldError says which field of a location breaks which rule.
+// FieldError is the error of a field of a location that breaks a rule.
 type FieldError struct {
 	Field Level // [Region], [Zone], [Rack] or [Host]
 	Value string
-	Rule  string // what is wanted instead
+	Rule  string // what the field must be
 }
 
 func (e *FieldError) Error() string {
@@ -63,7 +63,7 @@ func (e *FieldError) Error() string {
 	return fmt.Sprintf("%s %q: %s", e.Field, v, e.Rule)
 }
 
-// check refuses a value that the field cannot have. Empty is unknown and fine.
+// check returns an error for a value that the field cannot have. Empty is valid.
 func (l Level) check(value string) error {
 	rule := ""
 	switch {

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -52,11 +53,11 @@ func (w *World) at(nc *nats.Conn) *natstest.Process {
 	return nil
 }
 
-// Stale says whether the caller's view says that the registry is out of reach.
+// Stale reports whether the caller's view is marked stale.
 func (c *Caller) Stale() bool { return c.sight.Stale() }
 
 // Callers starts n callers, evenly over the servers, and waits until they see
-// who lives. The first call also starts what changes all the time, so that
+// the living instances. The first call also starts what changes all the time, so that
 // there is something to see.
 func (w *World) Callers(n int) []*Caller {
 	w.t.Helper()
@@ -78,7 +79,7 @@ func (w *World) call(n int, start func(int) *Caller) []*Caller {
 	for i := range added {
 		added[i] = start(i)
 	}
-	w.Whole(patience)
+	w.Whole(testkit.Patience)
 	return added
 }
 
@@ -103,12 +104,12 @@ func (w *World) CallerAt(urls string, more ...nats.Option) *Caller {
 }
 
 // CallerBehind starts a caller that reaches only this server, through a link
-// that can be broken, and waits until it sees who lives.
+// that can be broken, and waits until it sees the living instances.
 func (w *World) CallerBehind(n *natstest.Process) (*Caller, *natstest.Proxy) {
 	w.t.Helper()
 	link := natstest.NewProxy(w.whole, n.Address())
 	c := w.CallerAt(link.URL())
-	w.Whole(patience)
+	w.Whole(testkit.Patience)
 	return c, link
 }
 
@@ -142,7 +143,7 @@ func (c *Caller) see(s events.Snapshot) {
 	}
 }
 
-// pick picks, and calls whoever was picked: who is dead refuses.
+// pick picks, and calls the picked instance: a dead one refuses.
 func (c *Caller) pick(ctx context.Context) {
 	every := time.NewTicker(pickEvery)
 	defer every.Stop()
@@ -212,18 +213,16 @@ func (c *Caller) Close() {
 	}
 }
 
-// Seen waits until every caller sees who lives, in the midst of a story.
+// Seen waits until every caller sees the living instances, in the midst of a
+// story.
 func (w *World) Seen() {
 	w.t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		what := w.unseen()
-		if what == "" {
-			return
+	testkit.Retry(w.t, "every caller sees the living instances", func(context.Context) error {
+		if what := w.unseen(); what != "" {
+			return errors.New(what)
 		}
-		if time.Now().After(end) {
-			w.t.Fatalf("after %v: %s", patience, what)
-		}
-	}
+		return nil
+	})
 }
 
 // unseen says what a caller does not see as it is, "" if nothing.
@@ -236,22 +235,16 @@ func (w *World) unseen() string {
 	return ""
 }
 
-// Whole says whether the caller sees exactly who lives.
+// Whole reports whether the caller sees exactly the living instances.
 func (c *Caller) Whole() bool { return c.sight.whole() == "" }
 
-// AllSee says whether every caller sees exactly who lives.
+// AllSee reports whether every caller sees exactly the living instances.
 func (w *World) AllSee() bool { return w.unseen() == "" }
 
 // Until waits until something is true, and says how long that took.
 func (w *World) Until(what string, ok func() bool) time.Duration {
 	w.t.Helper()
-	began := time.Now()
-	for ; !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(began) > patience {
-			w.t.Fatalf("after %v still not: %s; %s", patience, what, w.unseen())
-		}
-	}
-	took := time.Since(began).Round(time.Millisecond)
+	took := testkit.Eventually(w.t, what, ok).Round(time.Millisecond)
 	w.Note("%s, after %v", what, took)
 	return took
 }

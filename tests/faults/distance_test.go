@@ -72,7 +72,7 @@ func TestDelaysDecideWhoIsNear(t *testing.T) {
 
 	sel, err := selector.New(t.Context(), nc, selector.Options{
 		Source: r, Location: topology.Location{}, Probe: selector.Probe{Kind: selector.ProbeHTTP}, Ramp: selector.Ramp{Up: -1},
-		Latency: latency.Options{Interval: settle / 3, Budget: 90}, // it is alone: nobody measures for it
+		Latency: latency.Options{Interval: settle / 3, Budget: 90}, // no other caller measures for it
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -1,5 +1,5 @@
 // Package faults breaks real NATS servers under real announcers and callers,
-// and checks that nobody is harmed.
+// and checks that no caller loses a living instance.
 //
 // A case reads like a story. A [World] is a cluster, instances that are
 // announced, and callers that watch and pick all the time; the case says what
@@ -21,15 +21,16 @@
 //     stream began a new life;
 //   - a change that was acknowledged is seen by every caller, within
 //     [Bounds].Blind;
-//   - who lives stays in every view and in every selector that once knew it;
+//   - a living instance stays in every view and in every selector that once knew
+//     it;
 //   - a pick never fails while an instance lives;
-//   - who died is neither listed, except as a suspect, nor picked from
+//   - a dead instance is neither listed, except as a suspect, nor picked from
 //     ttl + 1 s after its death on, or after the fault had ended;
 //   - a view whose registry is out of reach says so;
 //   - what a caller started has ended when it is closed: goroutines and
 //     subscriptions; and there are no consumers in the server.
 //
-// A case ends when everybody sees exactly who lives, within [Bounds].Heal. Its
+// A case ends when every caller sees exactly the living instances, within [Bounds].Heal. Its
 // figures and its timeline are in the test's log (go test -v).
 //
 // The cases themselves have the build tag faults: they need seconds of real

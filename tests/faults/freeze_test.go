@@ -16,7 +16,7 @@ func TestServersFreeze(t *testing.T) {
 	w.Announce(25, short)
 	w.Callers(6)
 
-	// Those who are connected to the leader notice it by pings, within 6 s.
+	// Clients connected to the leader notice it by pings, within 6 s.
 	w.Case("the leader of the stream, and goes on after another was elected", faults.Bounds{Blind: 12 * time.Second}, func() {
 		leader := w.Leader()
 		w.Freeze(leader)

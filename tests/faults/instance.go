@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -65,7 +66,8 @@ func (w *World) AnnounceApart(n int, ttl time.Duration, conns int) {
 // AllRegistered says whether all that live are listed, as far as they know.
 func (w *World) AllRegistered() bool { return w.unregistered() == "" }
 
-// unregistered says who is not, "" if nobody.
+// unregistered is the first living instance that is not registered, "" if all
+// are.
 func (w *World) unregistered() string {
 	for _, i := range w.instances {
 		if s := i.state(); i.lives && (!s.Registered() || s.Err != nil) {
@@ -121,7 +123,7 @@ func (w *World) announce(r *kv.Registry, nc *nats.Conn, ttl time.Duration) *Inst
 func (w *World) registered(all ...*Instance) {
 	w.t.Helper()
 	for _, i := range all {
-		w.eventually(i.ID+" is registered", func(context.Context) error {
+		testkit.Retry(w.t, i.ID+" is registered", func(context.Context) error {
 			if s := i.state(); !s.Registered() {
 				return fmt.Errorf("it is %s: %w", s.Phase, s.Err)
 			}

@@ -10,7 +10,7 @@ import (
 )
 
 // Leases of 15 s are the default; of 6 s, shorter than the time without a
-// leader, so that they end though everybody lives.
+// leader, so that they end although all instances live.
 const (
 	long  = 15 * time.Second
 	short = 6 * time.Second
@@ -37,7 +37,7 @@ func TestServersAreKilled(t *testing.T) {
 		w.Restart(follower)
 	})
 
-	// Those who write stay where they are, so that there is something to miss.
+	// The announcers stay where they are, so that there is something to miss.
 	w.Case("the server that a caller is connected to", faults.Bounds{}, func() {
 		n := w.Others(w.Leader(), w.Beacon())[0]
 		for range 6 {

@@ -5,11 +5,13 @@ package faults
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"runtime/pprof"
 	"strings"
 	"sync"
-	"time"
+
+	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
 // end ends the world: first what the servers serve. Then nothing may be left.
@@ -34,16 +36,12 @@ func (w *World) end() {
 		}
 		nc.Close()
 	}
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		left := leaks(w.t.Name())
-		if left == "" {
-			return
+	testkit.Retry(w.t, "no goroutine is left after everything was closed", func(context.Context) error {
+		if left := leaks(w.t.Name()); left != "" {
+			return errors.New(left)
 		}
-		if time.Now().After(end) {
-			w.t.Errorf("goroutines are left after everything was closed:\n%s", left)
-			return
-		}
-	}
+		return nil
+	})
 }
 
 // leaks is the stacks of goroutines that began in the named world and are ours

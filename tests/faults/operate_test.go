@@ -49,7 +49,7 @@ func TestOperatorsAct(t *testing.T) {
 		w.Pass(heartbeat)
 	})
 
-	w.Case("somebody rolls up the stream into one message", faults.Bounds{Blind: 10 * time.Second}, func() {
+	w.Case("the stream is rolled up into one message", faults.Bounds{Blind: 10 * time.Second}, func() {
 		w.Break("roll-up", func() {
 			msg := &nats.Msg{Subject: "$KV.proxima.x", Header: nats.Header{"Nats-Rollup": {"all"}}}
 			if _, err := w.JetStream().PublishMsg(t.Context(), msg); err != nil {

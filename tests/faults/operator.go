@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
@@ -34,14 +35,14 @@ func (w *World) JetStream() jetstream.JetStream {
 func (w *World) Stream() jetstream.Stream {
 	w.t.Helper()
 	var s jetstream.Stream
-	w.eventually("the stream answers", func(ctx context.Context) (err error) {
+	testkit.Retry(w.t, "the stream answers", func(ctx context.Context) (err error) {
 		s, err = w.stream(ctx)
 		return err
 	})
 	return s
 }
 
-// stream asks whoever answers.
+// stream asks the first server that answers.
 func (w *World) stream(ctx context.Context) (jetstream.Stream, error) {
 	err := errors.New("no announcer is connected")
 	for _, nc := range w.conns {
@@ -76,7 +77,7 @@ func (w *World) cluster(ctx context.Context) (*jetstream.ClusterInfo, error) {
 func (w *World) Leader() *natstest.Process {
 	w.t.Helper()
 	var name string
-	w.eventually("the stream has a leader", func(ctx context.Context) error {
+	testkit.Retry(w.t, "the stream has a leader", func(ctx context.Context) error {
 		c, err := w.cluster(ctx)
 		if err == nil {
 			name = c.Leader
@@ -90,7 +91,7 @@ func (w *World) Leader() *natstest.Process {
 func (w *World) MetaLeader() *natstest.Process {
 	w.t.Helper()
 	var name string
-	w.eventually("JetStream has a leader", func(context.Context) error {
+	testkit.Retry(w.t, "JetStream has a leader", func(context.Context) error {
 		var j struct {
 			Meta struct {
 				Leader string `json:"leader"`
@@ -100,7 +101,7 @@ func (w *World) MetaLeader() *natstest.Process {
 			return err
 		}
 		if name = j.Meta.Leader; name == "" {
-			return errors.New("nobody knows it")
+			return errors.New("no leader is known")
 		}
 		return nil
 	})
@@ -119,7 +120,7 @@ func (w *World) StepDown(n *natstest.Process) {
 	if n != nil {
 		to = fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, n.Name)
 	}
-	w.eventually("the leader steps down", func(ctx context.Context) error {
+	testkit.Retry(w.t, "the leader steps down", func(ctx context.Context) error {
 		if _, err := w.conns[0].RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+streamName, to); err != nil {
 			return err
 		}
@@ -135,7 +136,7 @@ func (w *World) StepDown(n *natstest.Process) {
 // the same one.
 func (w *World) Agree() {
 	w.t.Helper()
-	w.eventually("all copies of the stream agree", func(context.Context) error {
+	testkit.Retry(w.t, "all copies of the stream agree", func(context.Context) error {
 		states := map[string]state{}
 		for _, n := range w.Nodes {
 			s, err := copyOf(n)

@@ -36,8 +36,8 @@ func TestTheClusterIsPartitioned(t *testing.T) {
 			for _, n := range w.Nodes {
 				n.Healthy(t)
 			}
-			took := w.Until("the caller that was cut off sees who lives", alone.Whole)
-			w.Log("the caller that was cut off saw who lives %v after the servers were well", took)
+			took := w.Until("the caller that was cut off sees the living instances", alone.Whole)
+			w.Log("the caller that was cut off saw the living instances %v after the servers were well", took)
 			alone.Close()
 		})
 	}

@@ -15,10 +15,10 @@ type Bounds struct {
 	// acknowledged. Default 3s: a reconnect takes under one, on a machine that
 	// has nothing else to do.
 	Blind time.Duration
-	// Heal is how long it may take after the story until everybody sees
-	// exactly who lives. Default 30s.
+	// Heal is how long it may take after the story until every caller sees
+	// exactly the living instances. Default 30s.
 	Heal time.Duration
-	// Ghost is how long after the end of its lease somebody who died may still
+	// Ghost is how long after the end of its lease a dead instance may still
 	// be listed or picked. Default 3s: one, on a machine that has nothing
 	// else to do.
 	Ghost time.Duration
@@ -49,7 +49,7 @@ type Recorder struct {
 	lives  int                // how often the stream may have begun anew
 	broken bool               // there is a fault now
 	healed time.Time          // when the last one ended
-	wrong  map[string]mistake // by what is wrong with whom
+	wrong  map[string]mistake // by what is wrong, and the name
 }
 
 // death is when an instance died, and how long its lease is.
@@ -71,7 +71,7 @@ type mistake struct {
 	times int
 }
 
-// NewRecorder is a recorder of a world in which nobody lives.
+// NewRecorder is a recorder of a world without instances.
 func NewRecorder() *Recorder {
 	return &Recorder{
 		bounds: Bounds{}.withDefaults(), began: time.Now(),
@@ -144,15 +144,15 @@ func (r *Recorder) NewLife() {
 	r.lives++
 }
 
-// Broken says that a fault begins: as long as it lasts who dies need not go.
+// Broken begins a fault: while it lasts, a dead instance may stay listed.
 func (r *Recorder) Broken() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.broken = true
 }
 
-// Healed says that the fault is over: who died meanwhile has from now on the
-// time to go that its lease gives it.
+// Healed ends the fault: an instance that died meanwhile must be gone when its
+// lease, counted from now, has ended.
 func (r *Recorder) Healed() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -188,11 +188,11 @@ func (r *Recorder) Violations() []string {
 
 // found notes a violation, with r.mu held. Those of one kind by one caller are
 // one, told as the first of them was.
-func (r *Recorder) found(kind, who, format string, args ...any) {
-	key := kind + " " + who
+func (r *Recorder) found(kind, name, format string, args ...any) {
+	key := kind + " " + name
 	m := r.wrong[key]
 	if m.times++; m.times == 1 {
-		m.first = fmt.Sprintf("%s, at %.2f s: ", who, time.Since(r.began).Seconds()) + fmt.Sprintf(format, args...)
+		m.first = fmt.Sprintf("%s, at %.2f s: ", name, time.Since(r.began).Seconds()) + fmt.Sprintf(format, args...)
 	}
 	m.last = time.Now()
 	r.wrong[key] = m
@@ -425,7 +425,7 @@ type Figures struct {
 	// Blind is how late each caller saw a change at the latest, sorted.
 	Blind []time.Duration
 	// Mute is the longest time between two changes that the registry
-	// acknowledged: nobody could write.
+	// acknowledged: no write succeeded.
 	Mute    time.Duration
 	Changes int
 	Picks   int

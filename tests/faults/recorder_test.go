@@ -107,7 +107,7 @@ func TestTheRecorderFindsWhatMustNotBe(t *testing.T) {
 			s.Picked("a", nil)
 			s.Picked("", errors.New("no usable instance"))
 		}, "a pick failed while 1 instances live: no usable instance"},
-		"a pick fails when nobody lives": {func(r *faults.Recorder, s *faults.Sight) {
+		"a pick fails when no instance lives": {func(r *faults.Recorder, s *faults.Sight) {
 			s.Picked("a", nil)
 			r.Leaves("a")
 			r.Dies("b", time.Second)

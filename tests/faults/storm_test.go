@@ -55,8 +55,8 @@ func TestManyCallersLoseTheirServer(t *testing.T) {
 	w.Case("a third of 300 callers reconnects", faults.Bounds{Blind: 15 * time.Second}, func() {
 		n := w.Others(w.Leader(), w.Beacon())[0]
 		w.Kill(n)
-		took := w.Until("all callers see who lives", w.AllSee)
-		w.Log("all callers saw who lives %v after the server was killed", took)
+		took := w.Until("all callers see the living instances", w.AllSee)
+		w.Log("all callers saw the living instances %v after the server was killed", took)
 		if took > 9*time.Second {
 			t.Errorf("it took %v, want 3s", took)
 		}

@@ -48,13 +48,13 @@ func (l *timeline) String() string {
 	return b.String()
 }
 
-// logger puts what somebody logs into the timeline, the first few of each message.
-func (l *timeline) logger(who string) *slog.Logger { return slog.New(&scribe{l, who, nil}) }
+// logger logs into the timeline, the first few of each message.
+func (l *timeline) logger(name string) *slog.Logger { return slog.New(&scribe{l, name, nil}) }
 
 // scribe is the slog.Handler of a timeline.
 type scribe struct {
 	line  *timeline
-	who   string
+	name  string
 	attrs []slog.Attr
 }
 
@@ -79,12 +79,12 @@ func (s *scribe) Handle(_ context.Context, r slog.Record) error {
 		tell(a)
 	}
 	r.Attrs(tell)
-	s.line.add("%s: %s%s", s.who, r.Message, b.String())
+	s.line.add("%s: %s%s", s.name, r.Message, b.String())
 	return nil
 }
 
 func (s *scribe) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &scribe{s.line, s.who, append(slices.Clip(s.attrs), attrs...)}
+	return &scribe{s.line, s.name, append(slices.Clip(s.attrs), attrs...)}
 }
 
 func (s *scribe) WithGroup(string) slog.Handler { return s }

@@ -17,11 +17,9 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
-
-// patience is how long what takes seconds may take on a busy machine.
-const patience = time.Minute
 
 // Options configure [Start]. The zero value is ready to use.
 type Options struct {
@@ -83,7 +81,7 @@ func Start(t *testing.T, o Options) *World {
 		w.conns = append(w.conns, nc)
 		w.regs = append(w.regs, w.open(nc, w.line.logger(fmt.Sprintf("announcers %d", i+1))))
 	}
-	w.eventually("the bucket has all its replicas", func(ctx context.Context) error {
+	testkit.Retry(w.t, "the bucket has all its replicas", func(ctx context.Context) error {
 		c, err := w.cluster(ctx)
 		if err == nil && c != nil && len(c.Replicas)+1 != o.Replicas {
 			err = fmt.Errorf("there are %d others, want %d replicas", len(c.Replicas), o.Replicas)
@@ -114,8 +112,8 @@ func (w *World) look(ctx context.Context) {
 	}
 }
 
-// Case tells a story, and then waits until everybody sees exactly who lives.
-// It fails if anything was seen that must not be.
+// Case runs a story, and then waits until every caller sees exactly the living
+// instances. It fails if the recorder has found a violation.
 func (w *World) Case(name string, b Bounds, story func()) bool {
 	w.whole.Helper()
 	return w.whole.Run(name, func(t *testing.T) {
@@ -145,8 +143,8 @@ func (w *World) Log(format string, args ...any) { w.t.Helper(); w.t.Logf(format,
 // Pass lets time pass, in which the fault does what it does.
 func (w *World) Pass(d time.Duration) { time.Sleep(d) }
 
-// Whole says that the fault is over, waits until every caller sees exactly who
-// lives and all instances are registered, and says how long that took.
+// Whole ends the fault, waits until every caller sees exactly the living
+// instances and all of them are registered, and returns how long that took.
 func (w *World) Whole(within time.Duration) time.Duration {
 	w.t.Helper()
 	w.Healed()
@@ -183,10 +181,11 @@ func (w *World) missing(before uint64) string {
 	return w.unseen()
 }
 
-// noConsumers: nobody needs any, and one that is left costs the server for ever.
+// noConsumers checks that the stream has no consumer: none is needed, and one
+// that is left costs the server for ever.
 func (w *World) noConsumers() {
 	w.t.Helper()
-	w.eventually("the stream tells of its consumers", func(ctx context.Context) error {
+	testkit.Retry(w.t, "the stream tells of its consumers", func(ctx context.Context) error {
 		s, err := w.stream(ctx)
 		if err == nil && s.CachedInfo().State.Consumers != 0 {
 			w.t.Errorf("the stream has %d consumers", s.CachedInfo().State.Consumers)
@@ -206,10 +205,10 @@ func (w *World) from(i int) string {
 
 // connect connects as the commands do: for ever, and noticing within 6 s that a
 // server is silent. The servers are tried in the order given.
-func (w *World) connect(who, urls string, more ...nats.Option) *nats.Conn {
+func (w *World) connect(name, urls string, more ...nats.Option) *nats.Conn {
 	w.t.Helper()
-	flags := daemon.NATSFlags{URL: urls, ConnectTimeout: patience}
-	nc, err := flags.Connect(w.t.Context(), who, w.line.logger(who), append(more, nats.DontRandomize())...)
+	flags := daemon.NATSFlags{URL: urls, ConnectTimeout: testkit.Patience}
+	nc, err := flags.Connect(w.t.Context(), name, w.line.logger(name), append(more, nats.DontRandomize())...)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -224,22 +223,6 @@ func (w *World) open(nc *nats.Conn, log *slog.Logger) *kv.Registry {
 		w.t.Fatal(err)
 	}
 	return r
-}
-
-// eventually tries until it works.
-func (w *World) eventually(what string, try func(context.Context) error) {
-	w.t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		ctx, done := context.WithTimeout(w.t.Context(), 2*time.Second)
-		err := try(ctx)
-		done()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			w.t.Fatalf("after %v still not: %s: %v", patience, what, err)
-		}
-	}
 }
 
 // What follows does something to servers, and says so in the timeline.
@@ -267,20 +250,20 @@ func (w *World) Kill(all ...*natstest.Process) {
 // Freeze stops servers, their connections stay open.
 func (w *World) Freeze(all ...*natstest.Process) {
 	for _, n := range all {
-		w.Break(n.Name+" freezes", func() { n.Stop(w.t) })
+		w.Break(n.Name+" freezes", n.Stop)
 	}
 }
 
 // Thaw lets them go on.
 func (w *World) Thaw(all ...*natstest.Process) {
 	for _, n := range all {
-		w.Mend(n.Name+" goes on", func() { n.Continue(w.t) })
+		w.Mend(n.Name+" goes on", n.Continue)
 	}
 }
 
 // Terminate ends a server in the orderly way.
 func (w *World) Terminate(n *natstest.Process) {
-	w.Break(n.Name+" is terminated", func() { n.Terminate(w.t) })
+	w.Break(n.Name+" is terminated", n.Terminate)
 	w.Note("%s has ended", n.Name)
 }
 

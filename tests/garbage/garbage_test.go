@@ -15,6 +15,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -54,7 +55,7 @@ func bodies() [][]byte {
 	)
 }
 
-// nowhere is where nobody listens.
+// nowhere is an address without a listener.
 const nowhere = "127.0.0.1:9"
 
 // evil is a valid instance that takes the calls of another.
@@ -123,7 +124,7 @@ var attacks = []attack{
 			w.send(fmt.Sprintf("$KV.proxima.inst.other-%d._._.x", i), body)
 		}
 	}, invalid, 800},
-	{"records whose keys are none", func(w *writer) {
+	{"records with invalid keys", func(w *writer) {
 		for _, key := range []string{
 			"user", "user.a", "user.a.b", "user.a.b.c.d", "user.a.b.*", "user.a.b.>", "user.*.*.user-1", ">", "*", "us_er.a.b.c", "USER.a.b.c", "user.a\x01.b.c", "user.ä.b.c",
 			"user._._." + strings.Repeat("x", 64), strings.Repeat("x", 64) + "._._.x", "user._._." + strings.Repeat("x", 4000),
@@ -200,8 +201,8 @@ var attacks = []attack{
 	}, bogus, 10_000},
 }
 
-// Whatever is written, picks go on, to the right instances; what is refused is
-// counted; nobody's memory grows without bound, and logs stay readable.
+// Whatever is written, picks go on, to the right instances. What is refused is
+// counted. Memory stays bounded, and logs stay readable.
 func TestAHostileWriterHarmsNobody(t *testing.T) {
 	v := newVictims(t)
 	w := &writer{Conn: v.nc}
@@ -224,8 +225,8 @@ func (v *victims) suffer(w *writer, a attack) {
 		v.t.Fatalf("%s: %v", a.name, err)
 	}
 	time.Sleep(500 * time.Millisecond)
-	v.eventually(a.name+" to be counted", func() bool { return count() >= counted+a.least })
-	took := v.eventually("all to be well after "+a.name, func() bool { return v.right(3) })
+	testkit.Eventually(v.t, a.name+" to be counted", func() bool { return count() >= counted+a.least })
+	took := testkit.Eventually(v.t, "all to be well after "+a.name, func() bool { return v.right(3) })
 	grown, lines := heap()-before, v.log.n.Load()-logged
 	v.t.Logf("%-46s %6d counted, %5.1f MiB more, %3d lines, all well after %v", a.name, count()-counted, grown, lines, took.Round(time.Millisecond))
 	if grown > 48 {
@@ -262,14 +263,14 @@ func TestAWipeHarmsNobody(t *testing.T) {
 		w.send(record+"evil", []byte("x"), "Nats-Rollup", "all")
 		time.Sleep(ttl / 3)
 	}
-	took := v.eventually("all to be listed again", func() bool { return v.right(3) })
+	took := testkit.Eventually(v.t, "all to be listed again", func() bool { return v.right(3) })
 	t.Logf("all listed again %v after the last of three", took.Round(time.Millisecond))
 	v.check()
 }
 
-// What the stream republishes can be forged by whoever may publish there. Until
-// the stream is asked what is forged counts: others are not harmed, and all is
-// well within seconds.
+// A client that may publish on the subjects that the stream republishes to can
+// forge changes. A forged change counts until the caller has asked the stream:
+// other instances are not affected, and the view is right within seconds.
 func TestWhatIsForgedOnTheWayIsGoneWithinSeconds(t *testing.T) {
 	for name, forge := range map[string]func(f *forger){
 		"an address":                        func(f *forger) { f.forge("user-1", evil(service, "user-1", home), 99_999) },
@@ -302,7 +303,7 @@ func TestWhatIsForgedOnTheWayIsGoneWithinSeconds(t *testing.T) {
 			}
 			began := time.Now()
 			time.Sleep(300 * time.Millisecond) // until it has been heard
-			v.eventually("all to be well", func() bool { return v.right(3) })
+			testkit.Eventually(v.t, "all to be well", func() bool { return v.right(3) })
 			took := time.Since(began)
 			v.misled.Store(false)
 			t.Logf("all well after %v, %.1f MiB more", took.Round(time.Millisecond), heap()-before)

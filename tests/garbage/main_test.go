@@ -1,7 +1,7 @@
 //go:build faults
 
-// Package garbage is about a hostile writer: one who may publish whatever he
-// likes, where he likes, and harms nobody but himself.
+// Package garbage is about a hostile writer: a client that may publish anything
+// on any subject, and must not disturb other clients.
 package garbage
 
 import (

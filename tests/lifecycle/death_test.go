@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
 // The announcer of an instance that runs beside it is killed. The instance goes
@@ -25,7 +27,7 @@ func TestAnAnnouncerIsKilledAndItsInstanceLives(t *testing.T) {
 	ttls := map[string]string{"user-1": ttl.String(), "user-2": longer.String(), "user-3": longer.String()}
 	ids := []string{"user-1", "user-2", "user-3"}
 	var addresses []string
-	var announcers []*process
+	var announcers []*testkit.Process
 	for i, id := range ids {
 		addresses = append(addresses, address(t, 20+i))
 		service(t, addresses[i])
@@ -39,8 +41,8 @@ func TestAnAnnouncerIsKilledAndItsInstanceLives(t *testing.T) {
 
 	// Started again after its lease has ended.
 	began := time.Now()
-	announcers[0].signal(syscall.SIGKILL)
-	eventually(t, "its lease to end", func() bool { _, listed := f.find("user-1"); return !listed })
+	announcers[0].Signal(syscall.SIGKILL)
+	testkit.Eventually(t, "its lease to end", func() bool { _, listed := f.find("user-1"); return !listed })
 	gone := time.Since(began)
 	if gone < ttl/4 || gone > ttl+5*time.Second {
 		t.Errorf("no longer listed after %v, want about %v", gone, ttl)
@@ -56,8 +58,8 @@ func TestAnAnnouncerIsKilledAndItsInstanceLives(t *testing.T) {
 	calls.answers(t, "user-1", 1, began)
 
 	// Started again at once: the old record stands until it is taken over.
-	announcers[1].signal(syscall.SIGKILL)
-	announcers[1].exit()
+	announcers[1].Signal(syscall.SIGKILL)
+	announcers[1].Exit()
 	f.announce("user-2", addresses[1], "--ttl", longer.String())
 	took, _ = f.up("user-2", lives["user-2"])
 	t.Logf("killed, and started again at once: taken over after %v", took.Round(time.Millisecond))
@@ -85,13 +87,13 @@ func TestAnAnnouncerIsKilledAndWhatItWrapsLives(t *testing.T) {
 	f.up("other", "")
 	_, life := f.up("user", "")
 	pid := pidAt(at)
-	if pid == 0 || pid == announcer.cmd.Process.Pid {
+	if pid == 0 || pid == announcer.PID() {
 		t.Fatalf("process %d serves", pid)
 	}
 	calls := begin(t, 100, f.call)
-	announcer.signal(syscall.SIGKILL)
-	announcer.exit()
-	eventually(t, "its lease to end", func() bool { _, listed := f.find("user"); return !listed })
+	announcer.Signal(syscall.SIGKILL)
+	announcer.Exit()
+	testkit.Eventually(t, "its lease to end", func() bool { _, listed := f.find("user"); return !listed })
 	if now := pidAt(at); now != pid {
 		t.Fatalf("process %d serves, want %d as before: it was only wrapped", now, pid)
 	}
@@ -106,8 +108,8 @@ func TestAnAnnouncerIsKilledAndWhatItWrapsLives(t *testing.T) {
 // An instance hangs: it accepts connections and says nothing.
 func TestAHungInstanceIsLeftAndComesBack(t *testing.T) {
 	for name, args := range map[string][]string{
-		"its announcer's check fails":       {"--check-interval", "500ms"},
-		"nobody asks it, callers notice it": {"--check", "none"},
+		"its announcer's check fails":        {"--check-interval", "500ms"},
+		"without a check, callers notice it": {"--check", "none"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -128,16 +130,16 @@ func TestAHungInstanceIsLeftAndComesBack(t *testing.T) {
 			calls.answers(t, "hangs", 5, time.Time{})
 
 			began := time.Now()
-			hangs.signal(syscall.SIGSTOP)
+			hangs.Signal(syscall.SIGSTOP)
 			if checks {
-				took := eventually(t, "it to be not_ready", func() bool { e, ok := f.find("hangs"); return ok && e.Status == "not_ready" })
+				took := testkit.Eventually(t, "it to be not_ready", func() bool { e, ok := f.find("hangs"); return ok && e.Status == "not_ready" })
 				t.Logf("not_ready after %v", took.Round(time.Millisecond))
 			}
 			time.Sleep(3 * time.Second)
 			t.Logf("%d attempts in vain in %v, the last ended after %v", calls.count(calls.inVain, "hangs", began),
 				time.Since(began).Round(time.Second), calls.last(calls.inVain, "hangs", began).Round(time.Millisecond))
 			resumed := time.Now()
-			hangs.signal(syscall.SIGCONT)
+			hangs.Signal(syscall.SIGCONT)
 			calls.answers(t, "hangs", 1, resumed)
 			back := time.Since(resumed)
 			t.Logf("called again %v after it has resumed", back.Round(time.Millisecond))
@@ -162,7 +164,7 @@ func TestAHungInstanceIsLeftAndComesBack(t *testing.T) {
 func TestAKilledInstanceCostsAttemptsAndNoCall(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 5*time.Second)
-	var dies *process
+	var dies *testkit.Process
 	for i, id := range []string{"dies", "user-2", "user-3"} {
 		at := address(t, 50+i)
 		p := service(t, at)
@@ -178,7 +180,7 @@ func TestAKilledInstanceCostsAttemptsAndNoCall(t *testing.T) {
 	calls.answers(t, "dies", 30, time.Time{})
 	inFlight := f.inFlight("dies")
 	killed := time.Now()
-	dies.signal(syscall.SIGKILL)
+	dies.Signal(syscall.SIGKILL)
 	time.Sleep(2 * time.Second)
 	vain := calls.count(calls.inVain, "dies", killed)
 	t.Logf("%d attempts in vain, about %d were in flight; the last after %v", vain, inFlight, calls.last(calls.inVain, "dies", killed).Round(time.Millisecond))
@@ -187,8 +189,8 @@ func TestAKilledInstanceCostsAttemptsAndNoCall(t *testing.T) {
 	}
 }
 
-// A router dies in the middle of a call: whoever waits hears nothing, or an
-// error, never two answers, and the call was executed once.
+// A router dies in the middle of a call: the caller gets no answer, or an error,
+// never two answers, and the call was executed once.
 func TestARouterDiesInTheMiddleOfACall(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 5*time.Second)
@@ -220,15 +222,15 @@ func TestARouterDiesInTheMiddleOfACall(t *testing.T) {
 	end.Go(func() {
 		_, proxied = get(t.Context(), http.DefaultClient, http.MethodPost, door+"/proxy/user/?wait=1500")
 	})
-	eventually(t, "both calls to be made", func() bool { return strings.Count(slow.said.String(), "POST waits 1500") == 2 })
-	first.signal(syscall.SIGKILL)
+	testkit.Eventually(t, "both calls to be made", func() bool { return strings.Count(slow.Stdout.String(), "POST waits 1500") == 2 })
+	first.Signal(syscall.SIGKILL)
 	end.Wait()
 	if proxied == nil {
 		t.Error("the HTTP call was answered by a router that is dead")
 	}
 	f.router()
 	ask("0")
-	msg, err := replies.NextMsg(patience)
+	msg, err := replies.NextMsg(testkit.Patience)
 	if err != nil {
 		t.Fatalf("no answer by the other router: %v", err)
 	}
@@ -238,7 +240,7 @@ func TestARouterDiesInTheMiddleOfACall(t *testing.T) {
 	if msg, err := replies.NextMsg(2 * time.Second); !errors.Is(err, nats.ErrTimeout) {
 		t.Errorf("one answer more, %q, %v", msg.Data, err)
 	}
-	if got := strings.Count(slow.said.String(), "POST waits"); got != 3 {
-		t.Errorf("%d calls were executed, want 3:\n%s", got, slow.said)
+	if got := strings.Count(slow.Stdout.String(), "POST waits"); got != 3 {
+		t.Errorf("%d calls were executed, want 3:\n%s", got, slow.Stdout)
 	}
 }

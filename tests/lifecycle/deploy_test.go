@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
 // A rolling deploy: one instance after the other is told to stop, and started
@@ -25,7 +27,7 @@ func TestARollingDeployFailsNoCall(t *testing.T) {
 	f := newFleet(t, 5*time.Second)
 	const instances = 4
 	var ids, addresses []string
-	var processes []*process
+	var processes []*testkit.Process
 	var lives []string
 	for i := range instances {
 		ids, addresses = append(ids, fmt.Sprintf("user-%d", i)), append(addresses, address(t, 1+i))
@@ -50,8 +52,8 @@ func TestARollingDeployFailsNoCall(t *testing.T) {
 	time.Sleep(time.Second)
 	for i, p := range processes {
 		began := time.Now()
-		p.signal(syscall.SIGTERM)
-		if code := p.exit(); code != 0 {
+		p.Signal(syscall.SIGTERM)
+		if code := p.Exit(); code != 0 {
 			t.Errorf("%s ended with code %d", ids[i], code)
 		}
 		stopped := time.Since(began)
@@ -62,7 +64,7 @@ func TestARollingDeployFailsNoCall(t *testing.T) {
 	}
 	time.Sleep(time.Second)
 	if retries := direct.check(t, "selector.Do"); retries > 3 {
-		t.Errorf("%d retries, want none: whoever leaves says so before", retries)
+		t.Errorf("%d retries, want none: an instance is draining before it leaves", retries)
 	}
 	proxied.check(t, "the router's proxy")
 	requests, picks := metric(t, door, `proxima_router_requests_total\{.*service="user"`), metric(t, door, `proxima_picks_total\{.*service="user"`)
@@ -124,9 +126,9 @@ func TestAGracefulStopFailsNoneOfTenThousandCalls(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "a fifth of the calls", func() bool { return next.Load() > calls/5 })
-	p.signal(syscall.SIGTERM)
-	if code := p.exit(); code != 0 {
+	testkit.Eventually(t, "a fifth of the calls", func() bool { return next.Load() > calls/5 })
+	p.Signal(syscall.SIGTERM)
+	if code := p.Exit(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	ended := time.Now()
@@ -141,7 +143,7 @@ func TestAGracefulStopFailsNoneOfTenThousandCalls(t *testing.T) {
 	}
 }
 
-// Routers are replaced too: whoever asks by NATS does not notice.
+// Routers are replaced too: a caller that asks by NATS does not notice.
 func TestRoutersAreReplacedUnderLoad(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 5*time.Second)
@@ -154,7 +156,7 @@ func TestRoutersAreReplacedUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	var routers []*process
+	var routers []*testkit.Process
 	for range 2 {
 		p, _ := f.router()
 		routers = append(routers, p)
@@ -169,8 +171,8 @@ func TestRoutersAreReplacedUnderLoad(t *testing.T) {
 	})
 	for _, p := range routers {
 		calls.answers(t, "user", 30, time.Now())
-		p.signal(syscall.SIGTERM)
-		if code := p.exit(); code != 0 {
+		p.Signal(syscall.SIGTERM)
+		if code := p.Exit(); code != 0 {
 			t.Errorf("exit code %d", code)
 		}
 		f.router()

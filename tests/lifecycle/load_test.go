@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
 // perCall bounds a call with all its attempts.
@@ -73,7 +75,7 @@ func (l *load) tried(id string, err error) {
 // answers waits until an instance has answered so many calls since a time.
 func (l *load) answers(t testing.TB, id string, n int, since time.Time) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%d answers of %s", n, id), func() bool { return l.count(l.answered, id, since) >= n })
+	testkit.Eventually(t, fmt.Sprintf("%d answers of %s", n, id), func() bool { return l.count(l.answered, id, since) >= n })
 }
 
 // count is how many of an instance's attempts ended since a time.

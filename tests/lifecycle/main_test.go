@@ -11,20 +11,17 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
 // serviceAt makes this test binary an instance that listens where it says.
 const serviceAt = "LIFECYCLE_TEST_SERVICE"
-
-// commands is the directory of the announcer and the router, built once.
-var commands string
 
 func TestMain(m *testing.M) {
 	if address := os.Getenv(serviceAt); address != "" {
@@ -34,26 +31,13 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "lifecycle-test-")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		if out, err := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "../../cmd/announcer", "../../cmd/router").CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
-			return 1
-		}
-		commands = dir
-		return m.Run()
-	}())
+	os.Exit(testkit.Main(m))
 }
 
 // serve is the program of an instance. It answers with its process id, after
-// as many milliseconds as the query "wait" says, and prints that it was asked
-// to wait. It ends what it has begun at
-// SIGTERM, and ends at once with its standard input: then the test has ended.
+// as many milliseconds as the query "wait" asks for, which it also prints. At
+// SIGTERM it ends after the calls in flight. It ends at once when its standard
+// input does: then the test has ended.
 func serve(address string) error {
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// retention is how long the last message of a subject is kept for those who
-// subscribe later.
+// retention is how long the last message of a subject is kept for later
+// subscribers.
 const retention = 2 * time.Minute
 
 // bus carries messages between the processes of a world, with the subjects of

@@ -57,7 +57,7 @@ func TestSubjectsMatchAsInNATS(t *testing.T) {
 			if got := heardOf[pattern](); !slices.Equal(got, messages) {
 				t.Errorf("%s heard %q, want %q", pattern, got, messages)
 			}
-			// Those who come later hear the same.
+			// Later subscribers get the same.
 			late, unsubscribe := heard(t, b, pattern)
 			if got := late(); !slices.Equal(got, messages) {
 				t.Errorf("%s heard %q later, want %q", pattern, got, messages)

@@ -32,7 +32,7 @@ func TestReachesItsFigures(t *testing.T) {
 			name: "a large service", args: []string{"-file", cities, "-rounds", "1", "-candidates", "100", "-callers-per-node", "5"},
 			success: 0.86, first: 0.82, p90: 1.1, probes: 10, changes: 2,
 		},
-		{name: "nobody to ask", args: []string{"-file", cities, "-callers-per-node", "1", "-probes", "30"}, success: 0.965, first: 0.60, p99: 1.1, probes: 30, changes: 1},
+		{name: "no other caller to ask", args: []string{"-file", cities, "-callers-per-node", "1", "-probes", "30"}, success: 0.965, first: 0.60, p99: 1.1, probes: 30, changes: 1},
 		{name: "no labels", args: []string{"-file", cities, "-rounds", "1", "-labels=false", "-callers-per-node", "3"}, success: 0.95, p99: 1.1, probes: 10, changes: 1},
 		{
 			name: "noise", args: []string{"-file", seattle, "-unit", "s", "-rounds", "1", "-callers-per-node", "2", "-slice-minutes", "0.5"},

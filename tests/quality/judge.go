@@ -137,10 +137,10 @@ func (w *world) of(service string) []*instance {
 	return w.instances[i*w.candidates : (i+1)*w.candidates]
 }
 
-// firstPicks judges picks for which nothing was measured by who makes them.
+// firstPicks judges picks of callers that have measured nothing.
 // Where there are callers to ask, that is a new process on every node, which
 // calls what its neighbours call; else every caller calls the services that
-// nobody on its node has called.
+// no caller on its node has called.
 func (w *world) firstPicks(ctx context.Context) error {
 	truth := w.now.Load()
 	if w.newcomers() {

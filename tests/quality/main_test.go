@@ -47,7 +47,7 @@ func TestTheNearestRegionIsPicked(t *testing.T) {
 	}
 }
 
-// It must be possible to do badly: who can measure nothing is right by luck.
+// It must be possible to do badly: a caller that can measure nothing is right by luck.
 func TestWhoKnowsNothingIsSeldomRight(t *testing.T) {
 	r := figures(t, "-file", regions, "-callers-per-node", "1", "-services", "3", "-share=false", "-coordinates=false", "-labels=false", "-rounds", "4", "-minutes", "0.5")
 	if r.FirstPickKind != "unknown_service" || r.FirstPicks != 4*32*9 || r.FirstSuccess > 0.5 {

@@ -112,7 +112,7 @@ func summarize(c config, d dataset, rounds []result, took time.Duration) report 
 		r.FirstPickKind = "unknown_service"
 	default:
 		r.FirstPickKind = "none"
-		r.Notes = append(r.Notes, "no first picks: with one service and nobody to ask there is nothing to pick from, want -services of at least 2")
+		r.Notes = append(r.Notes, "no first picks: with one service and no other caller to ask there is nothing to pick from, want -services of at least 2")
 	}
 	if len(perSlice) > 1 {
 		for i := range perSlice {

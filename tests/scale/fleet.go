@@ -14,8 +14,8 @@ import (
 
 const (
 	mib = 1 << 20
-	// forever is a lease that does not end while a section runs: where nobody
-	// renews it.
+	// forever is a lease that does not end while a section runs, for instances
+	// that are not renewed.
 	forever = 20 * time.Minute
 )
 

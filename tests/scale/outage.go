@@ -81,7 +81,7 @@ func outageOf(ctx context.Context, s *stage, name string, memory, freeze bool, p
 	if err != nil {
 		return err
 	}
-	time.Sleep(3 * ttl) // until whoever would be taken for dead has been
+	time.Sleep(3 * ttl) // until every instance that would be taken for dead has been
 	var st state
 	if err := p.ask(question{Do: "state"}, &st); err != nil {
 		return err

@@ -71,7 +71,7 @@ func (s *stage) callers(ctx context.Context, c callersConfig) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	interrupted := context.AfterFunc(ctx, p.kill) // whoever waits for an answer goes on
+	interrupted := context.AfterFunc(ctx, p.kill) // a wait for an answer ends
 	s.later(func() {
 		interrupted()
 		p.end()
@@ -120,8 +120,8 @@ func open(ctx context.Context, nc *nats.Conn, o kv.Options) (*kv.Registry, error
 	return kv.Open(ctx, nc, o)
 }
 
-// choose makes a selector for a caller in one of the zones. Whom it picks
-// cannot be called here, so nobody is probed.
+// choose makes a selector for a caller in one of the zones. Its instances
+// cannot be called here, so none is probed.
 func choose(ctx context.Context, nc *nats.Conn, source selector.Source) (*selector.Selector, error) {
 	return selector.New(ctx, nc, selector.Options{
 		Location: topology.Location{Region: "eu-west-1", Zone: "eu-west-1a"}, Source: source, Logger: quiet, Probe: selector.Probe{Kind: selector.ProbeNone},

@@ -26,7 +26,7 @@ func start(ctx context.Context, s *stage) error {
 	for i := range all {
 		all[i].Service = "called"
 	}
-	// And a tenth of the fleet, which nobody asks for.
+	// And a tenth of the fleet, which no caller asks for.
 	if err := register(ctx, rs, append(fleetOf(max(s.config.Instances/10, s.config.Services), s.config.Services, forever), all...)); err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func storm(ctx context.Context, s *stage) error {
 	if err := p.ask(question{Do: "start"}, &began); err != nil {
 		return err
 	}
-	time.Sleep(2 * time.Second) // everybody knows of every server, and has settled
+	time.Sleep(2 * time.Second) // every client knows every server
 	writer, err := s.registries(ctx, leader.url, 1, kv.Options{})
 	if err != nil {
 		return err

@@ -108,7 +108,7 @@ func (s *soak) killLeader() {
 }
 
 // freeze: until a server that goes on has caught up, it answers with what it
-// knew before. Nobody who has heard more believes that.
+// knew before. A caller that has heard more must not believe it.
 func (s *soak) freeze() {
 	n := s.server()
 	s.Freeze(n)
@@ -135,8 +135,8 @@ func (s *soak) churn() {
 	}
 }
 
-// die kills one instance at most, while a server may be away: who dies alone is
-// removed, and who is not must stay.
+// die kills one instance at most, while a server may be away: an instance that
+// dies alone is removed, and a living one must stay.
 func (s *soak) die() {
 	i := s.AnnounceMortal(shortTTL)
 	s.mortals = append(s.mortals, i)

@@ -1,9 +1,8 @@
 // Package check asks an instance whether it works: by HTTP, by opening a TCP
 // connection, or by gRPC's health service.
 //
-// [Parse] reads what a user gives, such as http://127.0.0.1:8080/healthz, and
-// returns a function that asks once. The function is what
-// kv.AnnounceOptions.Check wants.
+// [Parse] turns the URL of a check, such as http://127.0.0.1:8080/healthz, into a
+// function for kv.AnnounceOptions.Check.
 package check
 
 import (
@@ -18,16 +17,16 @@ import (
 	"time"
 )
 
-// Timeout bounds one check whose context does not end sooner.
+// Timeout bounds one check. The deadline of its context may be sooner.
 const Timeout = 2 * time.Second
 
-// Func asks once. Nil means that the instance works; an error says what was
-// asked, and what came back. It is safe for concurrent use.
+// Func does one check. It returns nil when the instance works; an error has what
+// was asked, and the answer. It is safe for concurrent use.
 type Func func(ctx context.Context) error
 
 const rule = "want http://host:port/path, https://…, tcp://host:port or grpc://host:port[/service]"
 
-// Parse reads a check. The error says what is wrong with it.
+// Parse returns the check of a URL. The error tells what is wrong with the URL.
 func Parse(s string) (Func, error) {
 	u, err := ParseURL("check", s, rule, "http", "https", "tcp", "grpc")
 	if err != nil {
@@ -49,8 +48,9 @@ func Parse(s string) (Func, error) {
 	return bounded(u.Redacted(), ask), nil
 }
 
-// ParseURL reads the URL of something that is asked: what names it, and rule is
-// the end of the error. Only http and https may do without a port.
+// ParseURL parses the URL of a check or of something similar. An error begins with
+// what and the URL and ends with rule. http and https need no port. An error does
+// not contain the password of the URL.
 func ParseURL(what, s, rule string, schemes ...string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	switch {
@@ -61,8 +61,10 @@ func ParseURL(what, s, rule string, schemes ...string) (*url.URL, error) {
 	case !slices.Contains(schemes, u.Scheme) || u.Hostname() == "":
 		return nil, fmt.Errorf("%s %.200q: %s", what, u.Redacted(), rule)
 	}
-	port, err := strconv.ParseUint(u.Port(), 10, 16)
-	if (err != nil || port == 0) && !(u.Port() == "" && isHTTP(u)) {
+	if u.Port() == "" && isHTTP(u) {
+		return u, nil
+	}
+	if port, err := strconv.ParseUint(u.Port(), 10, 16); err != nil || port == 0 {
 		return nil, fmt.Errorf("%s %.200q: want a port of 1 to 65535", what, u.Redacted())
 	}
 	return u, nil
@@ -70,10 +72,10 @@ func ParseURL(what, s, rule string, schemes ...string) (*url.URL, error) {
 
 func isHTTP(u *url.URL) bool { return u.Scheme == "http" || u.Scheme == "https" }
 
-// None is the check that always passes.
+// None is the text of the check that always passes.
 const None = "none"
 
-// ParseOptional is Parse that returns nil for "" and [None].
+// ParseOptional is [Parse], but returns nil for "" and [None].
 func ParseOptional(s string) (Func, error) {
 	if s == "" || s == None {
 		return nil, nil
@@ -81,10 +83,10 @@ func ParseOptional(s string) (Func, error) {
 	return Parse(s)
 }
 
-// TCP is the check that opens a connection to address.
+// TCP returns the check that opens a connection to a host:port.
 func TCP(address string) Func { return bounded("tcp://"+address, askTCP(address)) }
 
-// bounded gives ask a deadline and its errors a name.
+// bounded gives ask a deadline, and puts the name of the check before its errors.
 func bounded(name string, ask Func) Func {
 	return func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, Timeout)
@@ -112,8 +114,8 @@ func askTCP(address string) Func {
 	}
 }
 
-// cause leaves out what the name of the check says already: "connect:
-// connection refused" instead of "dial tcp 127.0.0.1:80: connect: …".
+// cause removes what the name of the check has already: "connect: connection
+// refused" instead of "dial tcp 127.0.0.1:80: connect: …".
 func cause(err error) error {
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
 		return op.Err

@@ -42,7 +42,7 @@ func parse(t *testing.T, s string) check.Func {
 	return ask
 }
 
-// wants fails unless err is nil for "", or ends with want.
+// wants fails the test unless err ends with want; "" wants nil.
 func wants(t *testing.T, err error, want string) {
 	t.Helper()
 	switch {
@@ -81,7 +81,7 @@ func TestHTTPFollowsNoRedirect(t *testing.T) {
 	defer srv.Close()
 	wants(t, parse(t, srv.URL)(t.Context()), "")
 	if asked.Load() != 0 {
-		t.Error("asked somebody else")
+		t.Error("asked the target of the redirect")
 	}
 }
 
@@ -106,13 +106,13 @@ func TestHTTPUsesOneConnection(t *testing.T) {
 	}
 }
 
-func TestHTTPSAsksWhateverTheCertificateSays(t *testing.T) {
+func TestHTTPSVerifiesNoCertificate(t *testing.T) {
 	srv := httptest.NewTLSServer(http.NotFoundHandler())
 	defer srv.Close()
 	wants(t, parse(t, srv.URL)(t.Context()), "got 404 Not Found, want 2xx or 3xx")
 }
 
-func TestTCPPassesWhileSomebodyListens(t *testing.T) {
+func TestTCPPassesWhileAServerListens(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -157,7 +157,7 @@ func TestGRPCAsksTheHealthService(t *testing.T) {
 
 func serve(t *testing.T, srv *grpc.Server, l net.Listener) {
 	var serving sync.WaitGroup
-	serving.Go(func() { _ = srv.Serve(l) }) // says that it was stopped
+	serving.Go(func() { _ = srv.Serve(l) }) // returns ErrServerStopped
 	t.Cleanup(func() {
 		srv.Stop()
 		serving.Wait()
@@ -186,7 +186,7 @@ func TestNoAnswerInTimeIsAnError(t *testing.T) {
 	}
 }
 
-func TestChecksThatAreNoneAreRefused(t *testing.T) {
+func TestInvalidURLsAreRefused(t *testing.T) {
 	for _, s := range []string{
 		"", "x", "10.0.0.5:80", "http:", "http://", "http://:80/", "http:10.0.0.5", "http://h:x/", "http://h:0/", "http://h:99999/",
 		"tcp://h", "tcp://h:0", "tcp://h:80/path", "tcp://u@h:80", "tcp://h:80?x=1",
@@ -198,7 +198,7 @@ func TestChecksThatAreNoneAreRefused(t *testing.T) {
 	}
 }
 
-func TestErrorsTellNoPassword(t *testing.T) {
+func TestErrorsContainNoPassword(t *testing.T) {
 	err := parse(t, "http://user:secret@127.0.0.1:1/")(t.Context())
 	if err == nil || strings.Contains(err.Error(), "secret") {
 		t.Errorf("error %v", err)
@@ -220,7 +220,7 @@ func FuzzParse(f *testing.F) {
 		if err == nil {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
-			if ask(ctx) == nil { // asks nobody, and must not panic
+			if ask(ctx) == nil { // its context has ended; it must not panic
 				t.Fatalf("%q passed in no time", s)
 			}
 		}

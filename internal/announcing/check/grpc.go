@@ -14,8 +14,8 @@ import (
 )
 
 // askGRPC asks grpc.health.v1.Health for a service, "" being the whole server.
-// Every check dials: a server that cannot be reached any more must not hide
-// behind an old connection.
+// Every check dials: over an old connection a server that accepts no new ones
+// would still pass.
 func askGRPC(address, path string) Func {
 	service := strings.TrimPrefix(path, "/")
 	return func(ctx context.Context) error {

@@ -11,20 +11,20 @@ import (
 	"time"
 )
 
-// maxBody is how much of an answer is read so that its connection can be used
-// for the next check.
+// maxBody is how much of an answer is read. A connection whose answer was read to
+// its end is used for the next check.
 const maxBody = 64 << 10
 
-// NewClient returns a client that asks one instance. It follows no redirect:
-// being sent elsewhere is an answer, and elsewhere is not the instance.
-// Certificates are not verified, as kubelets do not: the address, mostly of this
-// machine, is in no certificate, and nothing secret is sent.
+// NewClient returns an HTTP client for one instance. It follows no redirect: the
+// target of a redirect is not the instance. It does not verify certificates, as
+// the probes of Kubernetes do not: the address, mostly one of this machine, is in
+// no certificate, and the request has no secret.
 func NewClient() *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
 			TLSClientConfig:        &tls.Config{InsecureSkipVerify: true},
 			MaxIdleConnsPerHost:    1,
-			IdleConnTimeout:        30 * time.Second, // a client that is used no more leaves nothing behind
+			IdleConnTimeout:        30 * time.Second, // a client needs no Close
 			MaxResponseHeaderBytes: maxBody,
 			ForceAttemptHTTP2:      true,
 		},

@@ -7,13 +7,13 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// startPatience is how long a command may take to listen.
+// startPatience is how long [Listening] waits for a command.
 const startPatience = 3 * time.Second
 
-// Listening is for a command that was just started: it passes for good when the
-// first host:port of the endpoints has accepted a connection, after 3 s at the
-// latest. It says nothing about what the command is like later. It is nil when
-// there is no host:port.
+// Listening returns the check of a command that was just started: it passes when
+// the first host:port of the endpoints accepts a connection, 3 s after the first
+// call at the latest, and then always. It returns nil when no endpoint has a
+// host:port.
 func Listening(endpoints map[string]string) Func {
 	for _, protocol := range []string{events.HTTP, events.HTTPS, events.GRPC, events.TCP} {
 		if address, ok := endpoints[protocol]; ok {
@@ -23,7 +23,7 @@ func Listening(endpoints map[string]string) Func {
 	return nil
 }
 
-// listening passes for good when ask has passed once, or has failed for too long.
+// listening passes always, once ask has passed or startPatience is over.
 func listening(ask Func) Func {
 	var since time.Time
 	passed := false

@@ -13,25 +13,19 @@ import (
 	"github.com/proxima-discovery/proxima/internal/announcing"
 	"github.com/proxima-discovery/proxima/internal/announcing/check"
 	"github.com/proxima-discovery/proxima/pkg/events"
-	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// defaults fill in what the entries of a file leave out.
-type defaults struct {
-	where topology.Detection
-	drain time.Duration
-}
-
-// The fields that an entry may have: those of the registry's record, and two.
+// The fields that an entry may have: those of the record in the registry, check and
+// drain.
 const (
 	entryFields = "id service incarnation endpoints location status version weight metadata coordinate started ttl" +
 		" check drain"
 	locationFields = "region zone rack host"
 )
 
-// parseEntries reads the JSON array of a file. An error names the entry,
-// counted from 1, and the field; then nothing of the file is used.
-func parseEntries(data []byte, d defaults) ([]*announcing.Entry, error) {
+// parseEntries parses the JSON array of a file. An error names the entry, counted
+// from 1, and the field.
+func parseEntries(data []byte, o Options) ([]*announcing.Entry, error) {
 	var raw []json.RawMessage
 	if err := json.Unmarshal(data, &raw); err != nil {
 		return nil, jsonError(data, err)
@@ -39,7 +33,7 @@ func parseEntries(data []byte, d defaults) ([]*announcing.Entry, error) {
 	entries := make([]*announcing.Entry, 0, len(raw))
 	first := make(map[string]int)
 	for i, r := range raw {
-		e, err := parseEntry(r, d)
+		e, err := parseEntry(r, o)
 		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", i+1, err)
 		}
@@ -52,7 +46,7 @@ func parseEntries(data []byte, d defaults) ([]*announcing.Entry, error) {
 	return entries, nil
 }
 
-func parseEntry(data []byte, d defaults) (*announcing.Entry, error) {
+func parseEntry(data []byte, o Options) (*announcing.Entry, error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(data, &fields); err != nil || fields == nil {
 		return nil, errors.New("want an instance as a JSON object")
@@ -61,19 +55,19 @@ func parseEntry(data []byte, d defaults) (*announcing.Entry, error) {
 		return nil, err
 	}
 	var location map[string]json.RawMessage
-	if json.Unmarshal(fields["location"], &location) == nil { // else it is refused below
+	if json.Unmarshal(fields["location"], &location) == nil { // else Unmarshal into the instance fails below
 		if err := onlyKnown("location.", location, locationFields); err != nil {
 			return nil, err
 		}
 	}
-	e := &announcing.Entry{Drain: d.drain}
+	e := &announcing.Entry{Drain: o.Drain}
 	if err := parseOwn(fields, e); err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(data, &e.Instance); err != nil {
 		return nil, fieldError(err)
 	}
-	e.Locate(d.where, "file")
+	e.Locate(o.Where, "file")
 	err := e.Prepare()
 	if err != nil {
 		return nil, fieldError(err)
@@ -84,8 +78,8 @@ func parseEntry(data []byte, d defaults) (*announcing.Entry, error) {
 	return e, nil
 }
 
-// onlyKnown refuses fields that are not among the known: a record's readers
-// ignore them, but in a file they are typing errors.
+// onlyKnown returns an error for a field that is not among the known. Readers of
+// records ignore such fields; in a file they are typing errors.
 func onlyKnown(within string, fields map[string]json.RawMessage, known string) error {
 	names := strings.Fields(known)
 	for _, field := range slices.Sorted(maps.Keys(fields)) {
@@ -96,7 +90,7 @@ func onlyKnown(within string, fields map[string]json.RawMessage, known string) e
 	return nil
 }
 
-// parseOwn reads the fields that are not the instance's.
+// parseOwn parses the fields that are not in a record.
 func parseOwn(fields map[string]json.RawMessage, e *announcing.Entry) error {
 	if text, ok := fields["check"]; ok {
 		if err := json.Unmarshal(text, &e.Check); err != nil {
@@ -117,7 +111,7 @@ func parseOwn(fields map[string]json.RawMessage, e *announcing.Entry) error {
 	return nil
 }
 
-// fieldError says which field breaks which rule, without the package's name.
+// fieldError is err without the name of package events.
 func fieldError(err error) error {
 	if e, ok := errors.AsType[*events.FieldError](err); ok {
 		return fmt.Errorf("%s %.100q: %s", e.Field, e.Value, e.Rule)
@@ -125,7 +119,7 @@ func fieldError(err error) error {
 	return err
 }
 
-// jsonError says where in the file the JSON ends to be such.
+// jsonError names the line of a syntax error.
 func jsonError(data []byte, err error) error {
 	if e, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return fmt.Errorf("line %d: %w", 1+bytes.Count(data[:min(int(e.Offset), len(data))], []byte("\n")), err)

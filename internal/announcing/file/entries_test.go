@@ -11,15 +11,15 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-var here = defaults{
-	where: topology.Detection{
+var here = Options{
+	Where: topology.Detection{
 		Location: topology.Location{Region: "r", Zone: "a", Rack: "r1", Host: "h1"},
 		Won:      map[topology.Level]string{topology.Region: "flags", topology.Zone: "env PROXIMA", topology.Rack: "flags", topology.Host: "flags"},
 	},
-	drain: 5 * time.Second,
+	Drain: 5 * time.Second,
 }
 
-func TestEntriesMayHaveAllThatARecordHas(t *testing.T) {
+func TestEntriesMayHaveAllFieldsOfARecord(t *testing.T) {
 	in := events.Instance{
 		ID: "user-1", Service: "user", Incarnation: "x", Endpoints: map[string]string{"http": "h:80"},
 		Location: topology.Location{Region: "r", Zone: "z", Rack: "k", Host: "h"}, Status: events.Draining, Version: "1",
@@ -40,7 +40,7 @@ func TestEntriesMayHaveAllThatARecordHas(t *testing.T) {
 	}
 	fields["check"], fields["drain"] = "http://h:80/", "1s"
 	if len(fields) != len(strings.Fields(entryFields)) {
-		t.Errorf("an entry may have %s, a record and its extras have %v", entryFields, fields)
+		t.Errorf("an entry may have %s, a record with check and drain has %v", entryFields, fields)
 	}
 	data, err := json.Marshal([]any{fields})
 	if err != nil {
@@ -59,9 +59,9 @@ func TestEntriesMayHaveAllThatARecordHas(t *testing.T) {
 	}
 }
 
-func TestEntriesAreFilledIn(t *testing.T) {
+func TestMissingFieldsOfEntriesAreFilledIn(t *testing.T) {
 	for _, tt := range []struct{ name, location, want, zoneBy string }{
-		{"nothing said", ``, "r/a/r1/h1", "env PROXIMA"},
+		{"no location", ``, "r/a/r1/h1", "env PROXIMA"},
 		{"the same zone", `{"zone":"a"}`, "r/a/r1/h1", "file"},
 		{"another rack", `{"rack":"r2"}`, "r/a/r2/h1", "env PROXIMA"},
 		{"another zone", `{"zone":"b"}`, "r/b", "file"},
@@ -85,14 +85,14 @@ func TestEntriesAreFilledIn(t *testing.T) {
 				t.Errorf("zone by %q, want %q", got, tt.zoneBy)
 			}
 			if e.Instance.TTL != events.DefaultTTL || e.Instance.Weight != events.DefaultWeight || e.Instance.Status != events.Up ||
-				e.Drain != here.drain || e.Ask != nil {
+				e.Drain != here.Drain || e.Ask != nil {
 				t.Errorf("entry %+v", e)
 			}
 		})
 	}
 }
 
-func TestAFaultNamesEntryAndField(t *testing.T) {
+func TestAnErrorNamesEntryAndField(t *testing.T) {
 	const good = `{"service":"user","id":"user-1","endpoints":{"http":"h:80"}}`
 	for _, tt := range []struct{ name, file, want string }{
 		{"empty", ``, "line 1: unexpected end"},
@@ -134,7 +134,7 @@ func FuzzParseEntries(f *testing.F) {
 		entries, err := parseEntries(data, here)
 		if err != nil {
 			if strings.Contains(err.Error(), "\n") {
-				t.Errorf("error of two lines: %q", err)
+				t.Errorf("an error of two lines: %q", err)
 			}
 			return
 		}

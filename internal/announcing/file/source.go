@@ -1,4 +1,4 @@
-// Package file lists the instances of a JSON file, again whenever it changes.
+// Package file reads the instances to announce from a JSON file.
 package file
 
 import (
@@ -13,42 +13,41 @@ import (
 
 // Options configure [Open].
 type Options struct {
-	// Poll is the time between two looks at the file, besides those after a
-	// notice of the system.
+	// Poll is how often the file is read although the system has reported no
+	// change of it.
 	Poll time.Duration
-	// Drain is that of the entries which do not say theirs.
+	// Drain is for entries without one.
 	Drain time.Duration
-	// Where the announcer runs: so do the instances whose entries do not say
-	// where they run.
+	// Where the announcer runs. Entries without a location get this one.
 	Where  topology.Detection
 	Logger *slog.Logger
 }
 
-// Source is a file that lists instances. One goroutine uses it.
+// Source is a watched file. It must be used by one goroutine.
 type Source struct {
-	*follower
-	defaults defaults
-	first    []*announcing.Entry // what Open has read, nil once it was given
+	*watcher
+	options Options
+	first   []*announcing.Entry // as Open has read them, for the first Next
 }
 
-// Open reads the file, and begins to watch it. An error is a
+// Open reads the file and begins to watch it. Its errors are of the type
 // [daemon.UsageError].
 func Open(path string, o Options) (*Source, error) {
-	s := &Source{follower: newFollower(path, o.Poll, o.Logger), defaults: defaults{o.Where, o.Drain}}
+	s := &Source{watcher: newWatcher(path, o.Poll, o.Logger), options: o}
 	data, _, err := s.read()
 	if err != nil {
 		s.Close()
 		return nil, &daemon.UsageError{Err: err}
 	}
-	if s.first, err = parseEntries(data, s.defaults); err != nil {
+	if s.first, err = parseEntries(data, s.options); err != nil {
 		s.Close()
 		return nil, daemon.Usagef("%s: %w", path, err)
 	}
 	return s, nil
 }
 
-// Next returns what Open has read, and later waits until the file has changed
-// and can be used. It returns an error only when ctx ends.
+// Next returns at first the entries that Open has read. Later it waits until the
+// file has changed and is valid. It returns an error only when ctx ends.
 func (s *Source) Next(ctx context.Context) ([]*announcing.Entry, error) {
 	if first := s.first; first != nil {
 		s.first = nil
@@ -61,10 +60,10 @@ func (s *Source) Next(ctx context.Context) ([]*announcing.Entry, error) {
 		}
 		var entries []*announcing.Entry
 		if err == nil {
-			entries, err = parseEntries(data, s.defaults)
+			entries, err = parseEntries(data, s.options)
 		}
 		if err != nil {
-			s.log.Error("the file is not used, what was good before stays", "file", s.path, "error", err)
+			s.log.Error("the file is invalid, the instances stay as they are", "file", s.path, "error", err)
 			continue
 		}
 		s.log.Info("the file has changed", "file", s.path, "instances", len(entries))
@@ -72,5 +71,5 @@ func (s *Source) Next(ctx context.Context) ([]*announcing.Entry, error) {
 	}
 }
 
-// Close ends the watching.
+// Close ends the watch.
 func (s *Source) Close() { s.close() }

@@ -1,3 +1,7 @@
+// Package load finds out how busy an instance is.
+//
+// [Ask] asks the instance by HTTP. [Measure] measures the process that is the
+// instance, on Linux. Both return a function for kv.AnnounceOptions.Load.
 package load
 
 import (
@@ -16,22 +20,22 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// Func says how loaded an instance is; false: it is not known now. It is
-// what kv.AnnounceOptions.Load wants, and called by one goroutine at a time.
+// Func returns the load of an instance, or false when it is not known now. It must
+// be called by one goroutine at a time.
 type Func func() (events.Beat, bool)
 
 const (
-	// None is the --load that tells nothing.
+	// None is the text for no load.
 	None = "none"
-	// timeout bounds one question.
+	// timeout bounds one request.
 	timeout = 2 * time.Second
-	// ShortestInterval is the least --beat-interval: processor time is counted
-	// in hundredths of a second.
+	// ShortestInterval is the least time between two calls of a [Func]: the kernel
+	// counts processor time in hundredths of a second.
 	ShortestInterval = 100 * time.Millisecond
 )
 
-// Parse reads the URL of something that tells a load. It returns nil for "" and
-// [None]. The error says what is wrong with it.
+// Parse parses the URL for [Ask]. It returns nil for "" and [None]. The error tells
+// what is wrong with the URL.
 func Parse(s string) (*url.URL, error) {
 	if s == "" || s == None {
 		return nil, nil
@@ -39,18 +43,18 @@ func Parse(s string) (*url.URL, error) {
 	return check.ParseURL("load", s, "want http://host:port/path, https://… or none", "http", "https")
 }
 
-// asker asks a URL for the load of an instance.
+// asker gets the load of an instance from a URL.
 type asker struct {
 	client *http.Client
 	target string
-	name   string // of the target, without a password
+	name   string // the target without its password
 	log    *slog.Logger
 
-	trouble string // what was wrong the last time, "" for nothing
+	trouble string // the error of the last request, "" for none
 }
 
-// Ask asks u, as a check would: no redirect is followed, no certificate
-// verified.
+// Ask returns the function that gets a beat, as JSON, from a URL. It logs when
+// that begins to fail, with another error, and when it works again.
 func Ask(u *url.URL, log *slog.Logger) Func {
 	a := &asker{client: check.NewClient(), target: u.String(), name: u.Redacted(), log: log}
 	return a.load
@@ -65,7 +69,7 @@ func (a *asker) load() (events.Beat, bool) {
 	}
 	switch {
 	case a.trouble != "" && a.trouble != before:
-		a.log.Warn("the load is not known, no beats meanwhile", "url", a.name, "error", err)
+		a.log.Warn("the load is unknown, no beats are sent", "url", a.name, "error", err)
 	case a.trouble == "" && before != "":
 		a.log.Info("the load is known again", "url", a.name)
 	}
@@ -93,8 +97,8 @@ func (a *asker) get(ctx context.Context) ([]byte, error) {
 	req.Header.Set("User-Agent", "proxima-load")
 	resp, err := a.client.Do(req)
 	if err != nil {
-		// Without what the log says beside it, and the number of a port that
-		// is another one each time.
+		// The URL is logged beside the error. The number of the local port would
+		// make each error another one.
 		if e, ok := errors.AsType[*url.Error](err); ok {
 			err = e.Err
 		}
@@ -114,7 +118,7 @@ func (a *asker) get(ctx context.Context) ([]byte, error) {
 	return data, nil
 }
 
-// Ports are those of an instance's endpoints.
+// Ports are the TCP ports of endpoints.
 func Ports(endpoints map[string]string) []uint16 {
 	var all []uint16
 	for protocol, address := range endpoints {

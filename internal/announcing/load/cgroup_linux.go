@@ -24,8 +24,8 @@ func (m *meter) limited(file string) (dir string, limit float64, ok bool) {
 			continue
 		}
 		top := filepath.Join(m.root, "sys/fs/cgroup")
-		// A container may see less of the tree than the path names; then the
-		// top is its own.
+		// A container may see only its own part of the tree, as the top. Then
+		// the directories that the path names do not exist.
 		for dir := filepath.Join(top, filepath.Join("/", c.Path)); len(dir) >= len(top); dir = filepath.Dir(dir) {
 			if limit, ok := readLimit(filepath.Join(dir, file)); ok {
 				return dir, limit, true

@@ -28,11 +28,11 @@ import (
 // namespace: accepted ones are in flight, those that wait to be accepted are the
 // queue. Many calls may share a connection, and a connection may be idle.
 type meter struct {
-	root     string // of proc and sys
+	root     string // where proc and sys are
 	proc     procfs.FS
 	pid      int
 	ports    []uint16
-	patience time.Duration // two readings further apart say nothing of now
+	patience time.Duration // between two readings that are compared
 
 	last reading
 }
@@ -79,8 +79,8 @@ func (m *meter) load() (events.Beat, bool) {
 	if !ok {
 		return events.Beat{}, false
 	}
-	// Less than before when a descendant has ended and its parent, which would
-	// have inherited its time, has ended too.
+	// It is less than before when a descendant has ended whose parent did not wait
+	// for it.
 	used := max(0, now.used-before.used)
 	b := events.Beat{CPU: min(1, used.Seconds()/elapsed.Seconds()/now.cpus), Memory: min(1, memory)}
 	b.InFlight, b.Queue = m.calls()
@@ -129,7 +129,7 @@ func (m *meter) memory(tree func() []usage) (share float64, ok bool) {
 
 // cpus is the number of processors that the process may run on.
 func (m *meter) cpus() float64 {
-	// The runtime also knows the limits of cgroups v1, in whole processors.
+	// GOMAXPROCS also has the limits of cgroups v1, in whole processors.
 	n := min(runtime.NumCPU(), runtime.GOMAXPROCS(0))
 	if p, err := m.proc.Proc(m.pid); err == nil {
 		if status, err := p.NewStatus(); err == nil && len(status.CpusAllowedList) > 0 {
@@ -173,8 +173,8 @@ func (m *meter) tree() []usage {
 	return all
 }
 
-// children are the processes that the threads of a process have started. procfs
-// offers only to look at all processes of the machine.
+// children are the processes that the threads of a process have started. With
+// procfs alone all processes of the machine would have to be read.
 func (m *meter) children(pid int) []int {
 	files, _ := filepath.Glob(filepath.Join(m.root, "proc", strconv.Itoa(pid), "task", "*", "children"))
 	var all []int
@@ -206,8 +206,10 @@ func (m *meter) calls() (accepted, waiting int) {
 	if err != nil {
 		return 0, 0 // it has ended
 	}
-	v4, _ := process.NetTCP()
-	v6, _ := process.NetTCP6() // fails without IPv6
+	// Netlink, which procfs recommends instead, shows only the sockets of the
+	// announcer's own network namespace.
+	v4, _ := process.NetTCP()  //nolint:staticcheck // deprecated, see above
+	v6, _ := process.NetTCP6() //nolint:staticcheck // deprecated, see above; fails without IPv6
 	for _, s := range slices.Concat(v4, v6) {
 		switch {
 		case !slices.Contains(m.ports, uint16(s.LocalPort)):
@@ -217,6 +219,6 @@ func (m *meter) calls() (accepted, waiting int) {
 			waiting += int(s.RxQueue)
 		}
 	}
-	const most = 1_000_000 // that a beat can tell
+	const most = 1_000_000 // in a beat
 	return min(accepted, most), min(waiting, most)
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// files makes a tree of files, and is the one that a meter of process 7 sees.
+// files is a tree of files with a meter of process 7.
 type files struct {
 	t    *testing.T
 	root string
@@ -48,7 +48,7 @@ func (f files) write(all map[string]string) {
 	}
 }
 
-// wants waits a second and compares the load then.
+// wants waits a second and then compares the load.
 func (f files) wants(what string, want events.Beat) {
 	f.t.Helper()
 	time.Sleep(time.Second)
@@ -70,7 +70,7 @@ var cpu1 = map[string]string{
 	"proc/meminfo":  "MemTotal:       4000 kB\nMemFree: 1 kB\n",
 }
 
-func TestTheLoadIsTheShareOfWhatTheCgroupMayUse(t *testing.T) {
+func TestTheLoadIsAShareOfTheLimitOfTheCgroup(t *testing.T) {
 	cgroup := func(dir, cpu, memory string) map[string]string {
 		dir = "sys/fs/cgroup/" + dir + "/"
 		return map[string]string{
@@ -91,19 +91,19 @@ func TestTheLoadIsTheShareOfWhatTheCgroupMayUse(t *testing.T) {
 		{"the next above", "0::/a/b/c\n", []map[string]string{cgroup("a/b/c", "max 100000\n", "max\n"), cgroup("a", "50000 100000\n", "2000000\n")}, "a", events.Beat{CPU: 0.4, Memory: 0.5}},
 		{"a container's", "0::/\n", []map[string]string{cgroup("", "50000 100000\n", "2000000\n")}, "", events.Beat{CPU: 0.4, Memory: 0.5}},
 		{"a container's, named as outside", "0::/docker/7\n", []map[string]string{cgroup("", "50000 100000\n", "2000000\n")}, "", events.Beat{CPU: 0.4, Memory: 0.5}},
-		{"outside of what is seen", "0::/../../etc\n", []map[string]string{cgroup("", "50000 100000\n", "2000000\n")}, "", events.Beat{CPU: 0.4, Memory: 0.5}},
+		{"outside of the visible tree", "0::/../../etc\n", []map[string]string{cgroup("", "50000 100000\n", "2000000\n")}, "", events.Beat{CPU: 0.4, Memory: 0.5}},
 		{"more than the machine has", "0::/a\n", []map[string]string{cgroup("a", "800000 100000\n", "8000000000\n")}, "a", events.Beat{CPU: 0.2, Memory: 1e6 / 4096e3}},
 		{"of processors only", "0::/a\n", []map[string]string{cgroup("a", "50000 100000\n", "max\n")}, "a", events.Beat{CPU: 0.4, Memory: 100. * float64(os.Getpagesize()) / 4096e3}},
 		{"none", "0::/a\n", []map[string]string{cgroup("a", "max 100000\n", "max\n")}, "a", events.Beat{CPU: 0.1, Memory: 100. * float64(os.Getpagesize()) / 4096e3}},
 		{"unreadable", "0::/a\n", []map[string]string{cgroup("a", "-1\n", "lots\n")}, "a", events.Beat{CPU: 0.1, Memory: 100. * float64(os.Getpagesize()) / 4096e3}},
-		{"nothing for it", "0::/a\n", []map[string]string{cgroup("a", "0 0\n", "0\n")}, "a", events.Beat{CPU: 0.1, Memory: 100. * float64(os.Getpagesize()) / 4096e3}},
+		{"of zero", "0::/a\n", []map[string]string{cgroup("a", "0 0\n", "0\n")}, "a", events.Beat{CPU: 0.1, Memory: 100. * float64(os.Getpagesize()) / 4096e3}},
 		{"v1 only", "1:cpu:/a\n", []map[string]string{cgroup("a", "50000 100000\n", "2000000\n")}, "a", events.Beat{CPU: 0.1, Memory: 100. * float64(os.Getpagesize()) / 4096e3}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := newFiles(t, append(tt.files, cpu1, map[string]string{"proc/7/cgroup": tt.path, "proc/7/stat": stat("x", 300, 200, 0, 0, 100)})...)
 				if b, ok := f.load(); ok {
-					t.Errorf("known at once: %+v", b)
+					t.Errorf("a load after one reading: %+v", b)
 				}
 				f.write(map[string]string{
 					"sys/fs/cgroup/" + tt.grows + "/cpu.stat": "usage_usec 5200000\n",
@@ -116,7 +116,7 @@ func TestTheLoadIsTheShareOfWhatTheCgroupMayUse(t *testing.T) {
 	}
 }
 
-func TestDescendantsCountAlsoWhenTheyHaveEnded(t *testing.T) {
+func TestDescendantsCountAlsoAfterTheirEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		page := float64(os.Getpagesize()) / 4096e3
 		f := newFiles(t, cpu1, map[string]string{
@@ -134,10 +134,10 @@ func TestDescendantsCountAlsoWhenTheyHaveEnded(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.write(map[string]string{"proc/7/stat": stat("sh", 10, 0, 120, 110, 10)})
-		f.wants("what 8 did last", events.Beat{CPU: 0.3, Memory: 80 * page})
-		// 9 and 10 end, and nobody waits for them.
+		f.wants("the time of 8 is in 7", events.Beat{CPU: 0.3, Memory: 80 * page})
+		// 9 and 10 end, and their parents do not wait for them.
 		f.write(map[string]string{"proc/7/task/70/children": ""})
-		f.wants("nobody knows", events.Beat{Memory: 10 * page})
+		f.wants("their time is lost", events.Beat{Memory: 10 * page})
 		f.write(map[string]string{"proc/7/stat": stat("sh", 500, 0, 120, 110, 5000)})
 		f.wants("more than there is", events.Beat{CPU: 1, Memory: 1})
 		if err := os.RemoveAll(filepath.Join(f.root, "proc/7")); err != nil {
@@ -145,12 +145,12 @@ func TestDescendantsCountAlsoWhenTheyHaveEnded(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		if b, ok := f.load(); ok {
-			t.Errorf("the load of the dead is %+v", b)
+			t.Errorf("the load of a process that has ended is %+v", b)
 		}
 	})
 }
 
-func TestAnOldMeasurementSaysNothingOfNow(t *testing.T) {
+func TestNoLoadIsMeasuredOverALongTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFiles(t, cpu1, map[string]string{"proc/7/stat": stat("x", 0, 0, 0, 0, 0)})
 		f.load()
@@ -162,11 +162,11 @@ func TestAnOldMeasurementSaysNothingOfNow(t *testing.T) {
 		}
 		f.write(map[string]string{"proc/7/stat": stat("x", 10_030, 0, 0, 0, 0)})
 		f.wants("a second later", events.Beat{CPU: 0.3})
-		// A limit that is set later has counted before.
+		// A new limit: the cgroup has used time before.
 		f.write(map[string]string{"proc/7/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "10000 100000", "sys/fs/cgroup/cpu.stat": "usage_usec 1000000000"})
 		time.Sleep(time.Second)
 		if b, ok := f.load(); ok {
-			t.Errorf("of two things: %+v", b)
+			t.Errorf("compared the process with the cgroup: %+v", b)
 		}
 		f.write(map[string]string{"sys/fs/cgroup/cpu.stat": "usage_usec 1000050000"})
 		f.wants("of the cgroup", events.Beat{CPU: 0.5})

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Measure returns an error: only Linux is known.
+// Measure returns an error: only Linux is supported.
 func Measure(int, []uint16, time.Duration) (Func, error) {
-	return nil, errors.New("only known how to on Linux")
+	return nil, errors.New("supported on Linux only")
 }

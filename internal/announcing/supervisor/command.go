@@ -10,32 +10,33 @@ import (
 	"github.com/proxima-discovery/proxima/internal/daemon"
 )
 
-// The exit codes that shells use for a command that cannot be run, and the
-// one that the code of a signal is added to.
+// The exit codes of shells for a command that cannot be run. To the last one the
+// number of the signal that killed the command is added.
 const (
 	exitNotExecutable = 126
 	exitNotFound      = 127
 	exitSignalled     = 128
 )
 
-// PassedOn are the signals that go to the command, besides those that end the
-// program.
+// PassedOn are the signals that are passed to the command at once. SIGTERM and
+// SIGINT are passed after the instance has left.
 func PassedOn() []os.Signal {
 	return []os.Signal{syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2}
 }
 
-// Command is the process that is wrapped. It has a process group of its own,
-// so that Ctrl-C in a terminal reaches only us: the command hears of it when
-// its callers have gone. Being in the background of that terminal it cannot
-// read from it; its standard input is then empty.
+// Command is the process of an instance. It has a process group of its own, so that
+// Ctrl-C in a terminal reaches only the announcer, which passes it on when the
+// instance has left. A process in the background of a terminal cannot read from
+// it: then the standard input of the command is empty.
 type Command struct {
 	process *os.Process
-	exited  chan struct{} // closed when it has ended, and the rest is set
+	exited  chan struct{} // closed when the process has ended; status and err are set
 	status  syscall.WaitStatus
 	err     error
 }
 
-// Start starts a command with the output of p.
+// Start starts a command with the standard streams of p. The error is a
+// [daemon.ExitError] with the code that a shell would exit with.
 func Start(argv []string, p *daemon.Process) (*Command, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = p.Stdout, p.Stderr
@@ -62,7 +63,7 @@ func Start(argv []string, p *daemon.Process) (*Command, error) {
 	return c, nil
 }
 
-// isTerminal is true for other devices too, which hold nothing to read.
+// isTerminal also returns true for other character devices, such as /dev/null.
 func isTerminal(f *os.File) bool {
 	info, err := f.Stat()
 	return err == nil && info.Mode()&fs.ModeCharDevice != 0
@@ -81,8 +82,8 @@ func (c *Command) wait(cmd *exec.Cmd) {
 	}
 }
 
-// waitAsInit also buries the orphans that a container's first process
-// inherits, until the command has ended.
+// waitAsInit is wait for the first process of a container, which inherits orphaned
+// processes: it waits for these too.
 func (c *Command) waitAsInit(cmd *exec.Cmd) {
 	for {
 		var status syscall.WaitStatus
@@ -99,8 +100,8 @@ func (c *Command) waitAsInit(cmd *exec.Cmd) {
 	}
 }
 
-// signal passes a signal on. What a terminal sends goes to the whole group, as
-// a terminal sends it; the others go to the command alone, as kill does.
+// signal sends a signal. SIGINT and SIGQUIT go to the whole process group, as a
+// terminal sends them, others to the process alone, as kill sends them.
 func (c *Command) signal(s os.Signal) error {
 	select {
 	case <-c.exited:
@@ -113,8 +114,7 @@ func (c *Command) signal(s os.Signal) error {
 	return c.process.Signal(s)
 }
 
-// code is the exit code, as a shell would tell it. It is valid once the
-// command has exited.
+// code is the exit code in the way of shells. It is valid once exited is closed.
 func (c *Command) code() int {
 	switch {
 	case c.err != nil:
@@ -126,7 +126,7 @@ func (c *Command) code() int {
 	}
 }
 
-// endedBy says whether the signal has killed it.
+// endedBy reports whether the signal has killed the process.
 func (c *Command) endedBy(s os.Signal) bool {
 	return c.err == nil && c.status.Signaled() && os.Signal(c.status.Signal()) == s
 }

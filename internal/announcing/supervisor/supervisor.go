@@ -1,3 +1,4 @@
+// Package supervisor runs an announced instance until its end.
 package supervisor
 
 import (
@@ -9,26 +10,27 @@ import (
 	"github.com/proxima-discovery/proxima/internal/daemon"
 )
 
-// Supervisor takes an announced instance to its end.
+// Supervisor ends an announced instance, and the command that it is, in the order in
+// which no call is lost.
 //
-// Told to stop, it lets the instance leave, and only then passes the signal on
-// to the command: draining → wait → deregister → signal → wait for the exit.
-// In this order no call is lost. While the command still serves, its callers
-// hear first that others are to be preferred and then that it is gone; when it
-// stops listening nobody calls any more, and the calls under way are its own
-// to finish. A second signal hurries all of this.
+// On a signal to stop it first lets the instance leave, and then passes the signal
+// to the command: draining → wait → deregister → signal → wait for the exit. The
+// command serves until its callers have heard that the instance is draining, and
+// then that it is gone. When it stops listening no new calls arrive, and it
+// finishes those under way. A second signal skips the waiting.
 //
-// A command that ends by itself is deregistered at once.
+// When the command ends by itself the instance is deregistered at once.
 type Supervisor struct {
 	Log     *slog.Logger
-	Command *Command // nil: somebody else runs the instance
-	// Leave ends the announcement, sooner when its context ends.
+	Command *Command // nil: another program runs the instance
+	// Leave ends the announcement. The end of its context ends the draining.
 	Leave func(context.Context) error
-	Again <-chan os.Signal // those who tell us to stop, once more
-	Other <-chan os.Signal // what else is passed on
+	Again <-chan os.Signal // signals to stop, after the first
+	Other <-chan os.Signal // other signals, for the command
 }
 
-// Run returns when all has ended. ctx ends when it is told to stop.
+// Run returns when the announcement and the command have ended. The end of ctx is
+// the signal to stop.
 func (s *Supervisor) Run(ctx context.Context) error {
 	leaving, hurry := context.WithCancel(context.WithoutCancel(ctx))
 	defer hurry()
@@ -38,9 +40,9 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	}
 	var (
 		stop    = ctx.Done()
-		left    chan error // of leave, nil unless it runs
-		first   os.Signal  // the one that told us to stop
-		hurried bool       // by another one before it had left
+		left    chan error // the result of Leave, nil unless it runs
+		first   os.Signal  // to stop
+		hurried bool       // a second one came before Leave had returned
 	)
 	begin := func() chan error {
 		done := make(chan error, 1)
@@ -90,15 +92,17 @@ func (s *Supervisor) pass(signal os.Signal) {
 	}
 }
 
-// notDeregistered is no failure of the stop: the lease ends by itself.
+// notDeregistered logs an error of Leave. It is not returned: the lease ends by
+// itself.
 func (s *Supervisor) notDeregistered(err error) {
 	if err != nil {
-		s.Log.Debug("left without being heard", "error", err)
+		s.Log.Debug("the instance was not deregistered", "error", err)
 	}
 }
 
-// exit is the command's exit code. To be killed by the very signal that was
-// passed on after a clean leave is the end that was asked for, and no error.
+// exit is the exit code of the command as an error, nil for 0. A command that was
+// killed by the signal that was passed to it, after a complete leave, has ended as
+// it should: the code is 0.
 func (s *Supervisor) exit(first os.Signal, hurried bool) error {
 	code := s.Command.code()
 	if first != nil && !hurried && s.Command.endedBy(first) {

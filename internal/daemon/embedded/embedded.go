@@ -1,7 +1,6 @@
-// Package embedded runs a NATS server with JetStream inside a program, for
-// fleets so small, or so new, that they have none.
+// Package embedded runs a NATS server with JetStream inside a program.
 //
-// It is a package of its own so that only programs which offer it contain a
+// It is a package of its own so that only the programs that import it contain a
 // NATS server.
 package embedded
 
@@ -20,10 +19,10 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// DefaultListen is where a server listens unless [Options] say otherwise.
+// DefaultListen is the default of [Options.Listen].
 const DefaultListen = "127.0.0.1:4222"
 
-// startTimeout bounds the start, which reads what the store holds.
+// startTimeout bounds the start, during which the server reads its store.
 const startTimeout = 30 * time.Second
 
 // Options configure [Start]. The zero value is ready to use.
@@ -31,24 +30,24 @@ type Options struct {
 	// Listen is the host:port for clients; port 0 takes a free one. Default
 	// [DefaultListen].
 	Listen string
-	// StoreDir keeps the records. Default: a directory that is removed by
-	// Close.
+	// StoreDir is the directory of the store. Default: a new one, which Close
+	// removes.
 	StoreDir string
 	// Domain is the JetStream domain. Default: none.
 	Domain string
-	// Logger for what the server says. Default [slog.Default].
+	// Logger for the log of the server. Default [slog.Default].
 	Logger *slog.Logger
 }
 
 // Server is a running NATS server.
 type Server struct {
 	ns        *server.Server
-	temporary string   // to be removed, "" for none
-	lock      *os.File // on the store directory, nil for none
+	temporary string   // a directory that Close removes, "" for none
+	lock      *os.File // of the store directory, nil for none
 }
 
-// Start runs a server and returns when clients can connect. ctx bounds the
-// start only.
+// Start starts a server and returns when clients can connect. ctx bounds the start
+// only.
 func Start(ctx context.Context, o Options) (*Server, error) {
 	log := o.Logger
 	if log == nil {
@@ -63,10 +62,10 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	dir := o.StoreDir
 	if dir == "" {
 		if dir, err = os.MkdirTemp("", "proxima-nats-"); err != nil {
-			return nil, fmt.Errorf("embedded NATS: no place for its records: %w", err)
+			return nil, fmt.Errorf("embedded NATS: make a store directory: %w", err)
 		}
 		s.temporary = dir
-	} else if err := s.take(dir); err != nil {
+	} else if err := s.lockDir(dir); err != nil {
 		return nil, fmt.Errorf("embedded NATS: store directory %s: %w", dir, err)
 	}
 	logs := &adapter{log: log, fatal: make(chan string, 1)}
@@ -83,14 +82,14 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	if s.temporary != "" {
-		log.Warn("the embedded NATS server keeps its records in a temporary directory: they will not survive the end of this program", "dir", dir)
+		log.Warn("the store of the embedded NATS server is temporary: it is removed when this program ends", "dir", dir)
 	}
 	return s, nil
 }
 
 func (s *Server) start(ctx context.Context, address string, fatal <-chan string) error {
-	// The server would find a taken port only after it has opened the store,
-	// which may be another server's.
+	// The server itself finds a taken port only after it has opened the store,
+	// which may be the store of another server.
 	probe, err := net.Listen("tcp", address)
 	if err != nil {
 		return fmt.Errorf("embedded NATS: %w", err)
@@ -116,10 +115,10 @@ func (s *Server) start(ctx context.Context, address string, fatal <-chan string)
 	}
 }
 
-// URL is where clients of other processes connect.
+// URL is the address for clients in other processes.
 func (s *Server) URL() string { return s.ns.ClientURL() }
 
-// InProcess connects without a socket.
+// InProcess is the option for a connection without a socket.
 func (s *Server) InProcess() nats.Option { return nats.InProcessServer(s.ns) }
 
 // Close stops the server and waits until it has ended. It may be called twice.
@@ -129,15 +128,15 @@ func (s *Server) Close() error {
 	return s.release()
 }
 
-// take makes the directory, if need be, and locks it.
-func (s *Server) take(dir string) (err error) {
+// lockDir makes the directory if there is none, and locks it.
+func (s *Server) lockDir(dir string) (err error) {
 	if err = os.MkdirAll(dir, 0o700); err == nil {
 		s.lock, err = lock(dir)
 	}
 	return err
 }
 
-// release gives the directory back, or removes it if it was temporary.
+// release unlocks the store directory, or removes a temporary one.
 func (s *Server) release() error {
 	var err error
 	if s.lock != nil {
@@ -148,7 +147,7 @@ func (s *Server) release() error {
 		err = os.RemoveAll(s.temporary)
 	}
 	if err != nil {
-		return fmt.Errorf("embedded NATS: give its records up: %w", err)
+		return fmt.Errorf("embedded NATS: release the store directory: %w", err)
 	}
 	return nil
 }
@@ -168,25 +167,25 @@ func hostPort(address string) (string, int, error) {
 	return host, int(n), nil
 }
 
-// adapter writes the server's log with slog. What the server calls notices are
-// details to us.
+// adapter writes the log of the server with slog. Notices of the server are logged
+// at debug level.
 type adapter struct {
 	log   *slog.Logger
 	fatal chan string // the first fatal error
 }
 
-func (a *adapter) Noticef(format string, v ...any) { a.say(slog.LevelDebug, format, v) }
-func (a *adapter) Debugf(format string, v ...any)  { a.say(slog.LevelDebug, format, v) }
-func (a *adapter) Tracef(format string, v ...any)  { a.say(slog.LevelDebug, format, v) }
-func (a *adapter) Warnf(format string, v ...any)   { a.say(slog.LevelWarn, format, v) }
-func (a *adapter) Errorf(format string, v ...any)  { a.say(slog.LevelError, format, v) }
+func (a *adapter) Noticef(format string, v ...any) { a.write(slog.LevelDebug, format, v) }
+func (a *adapter) Debugf(format string, v ...any)  { a.write(slog.LevelDebug, format, v) }
+func (a *adapter) Tracef(format string, v ...any)  { a.write(slog.LevelDebug, format, v) }
+func (a *adapter) Warnf(format string, v ...any)   { a.write(slog.LevelWarn, format, v) }
+func (a *adapter) Errorf(format string, v ...any)  { a.write(slog.LevelError, format, v) }
 
-func (a *adapter) say(level slog.Level, format string, v []any) {
-	a.log.Log(context.Background(), level, "the embedded NATS server says", "text", fmt.Sprintf(format, v...))
+func (a *adapter) write(level slog.Level, format string, v []any) {
+	a.log.Log(context.Background(), level, "log of the embedded NATS server", "text", fmt.Sprintf(format, v...))
 }
 
-// Fatalf is told before the server gives up; unlike the server's own logger it
-// does not end the process.
+// Fatalf is called before the server gives up. The logger of the server would end
+// the process; this one does not.
 func (a *adapter) Fatalf(format string, v ...any) {
 	select {
 	case a.fatal <- fmt.Sprintf(format, v...):

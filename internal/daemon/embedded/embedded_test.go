@@ -82,7 +82,7 @@ func TestAStoreDirectoryKeepsTheRecords(t *testing.T) {
 	}
 }
 
-func TestATemporaryStoreIsRemovedAndSaysSo(t *testing.T) {
+func TestATemporaryStoreIsRemovedAndLogged(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	log := new(testkit.Output)
 	s := start(t, embedded.Options{Logger: log.Logger(slog.LevelDebug)})
@@ -90,7 +90,7 @@ func TestATemporaryStoreIsRemovedAndSaysSo(t *testing.T) {
 	if err != nil || len(made) != 1 {
 		t.Fatalf("directories %q, error %v", made, err)
 	}
-	if !strings.Contains(log.String(), "will not survive") || !strings.Contains(log.String(), made[0]) {
+	if !strings.Contains(log.String(), "is temporary") || !strings.Contains(log.String(), made[0]) {
 		t.Errorf("logged %s", log)
 	}
 	if !strings.Contains(log.String(), `text="Server is ready"`) {
@@ -106,7 +106,7 @@ func TestATemporaryStoreIsRemovedAndSaysSo(t *testing.T) {
 	}
 }
 
-func TestWhatCannotWorkIsOneClearLine(t *testing.T) {
+func TestAnErrorOfStartIsOneLine(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

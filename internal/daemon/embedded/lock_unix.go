@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// lock takes a directory for this process, until the file is closed or the
-// process ends: two servers on one store destroy it.
+// lock locks a directory for this process, until the file is closed or the process
+// ends. Two servers on one store would destroy it.
 func lock(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, ".proxima-lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

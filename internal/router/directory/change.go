@@ -4,67 +4,60 @@ import (
 	"context"
 	"maps"
 	"reflect"
+	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// Kind says what happened to an instance.
+// Kind is what happened to an instance.
 type Kind string
 
 // The kinds of changes.
 const (
-	Listed       Kind = "listed"       // it was there when the watch began
-	Registered   Kind = "registered"   // it came, or began a new life
-	Updated      Kind = "updated"      // it says something else of itself, see [Change.Fields]
+	Listed       Kind = "listed"       // it was listed when the watch began
+	Registered   Kind = "registered"   // it is new, or has a new incarnation
+	Updated      Kind = "updated"      // it changed otherwise: see [Change.Fields]
 	Draining     Kind = "draining"     // it is about to leave
 	NotReady     Kind = "not_ready"    // its own check fails
-	Suspect      Kind = "suspect"      // it vanished without a word
+	Suspect      Kind = "suspect"      // its lease ended together with many others
 	Deregistered Kind = "deregistered" // it left
-	Expired      Kind = "expired"      // it did not renew its lease
-	Removed      Kind = "removed"      // it is gone, and nobody heard why
+	Expired      Kind = "expired"      // its lease ended
+	Removed      Kind = "removed"      // it is gone for an unknown reason
 )
 
 // Change is what happened to one instance.
 type Change struct {
-	Time     time.Time        `json:"time"` // when it was heard of
+	Time     time.Time        `json:"time"` // when the directory noticed
 	Kind     Kind             `json:"kind"`
 	Service  string           `json:"service"`
 	Instance *events.Instance `json:"instance"` // as it is now, or was last
-	// Fields that have changed, by their names in JSON.
-	Fields []string `json:"fields,omitempty"`
+	// Fields that changed, by their names in JSON. Two of them are no fields of
+	// the instance: Suspect and Evacuated have their values.
+	Fields    []string `json:"fields,omitempty"`
+	Suspect   bool     `json:"-"`
+	Evacuated bool     `json:"-"`
 }
 
-// Follow calls emit for every instance that is listed, and then for
-// every change, until ctx ends or emit returns an error. An empty service is
-// all of them. Bucket is the registry's, on whose subjects is said why an
-// instance left.
-func Follow(ctx context.Context, nc *nats.Conn, registry Lister, bucket, service string, emit func(Change) error) error {
-	d := New(registry, bucket, service)
+// Follow calls emit for every instance of a service, or of all services if it is
+// empty, and then for every change, until ctx ends or emit returns an error.
+func Follow(ctx context.Context, registry Lister, service string, emit func(Change) error) error {
+	d := New(registry, service)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.Run(ctx) })
-	g.Go(func() error { return d.Changes(ctx, nc, service, emit) })
+	g.Go(func() error { return d.Changes(ctx, service, emit) })
 	return g.Wait()
 }
 
 // Changes is [Follow] for a directory that runs.
-func (d *Directory) Changes(ctx context.Context, nc *nats.Conn, service string, emit func(Change) error) error {
-	why, err := listen(nc, d.buckets, service)
-	if err != nil {
-		return err
-	}
-	defer why.close()
+func (d *Directory) Changes(ctx context.Context, service string, emit func(Change) error) error {
 	known := map[string][]events.Entry{}
-	began := Listed
+	appeared := Listed
 	return d.follow(ctx, service, func(batch []events.Snapshot) error {
 		for _, s := range batch {
-			for _, c := range differences(known[s.Service], s.Entries, began) {
-				if c.Kind == Removed {
-					c.Kind = why.left(ctx, c.Instance.Key())
-				}
+			for _, c := range differences(known[s.Service], s, appeared) {
 				if err := emit(c); err != nil {
 					return err
 				}
@@ -74,27 +67,27 @@ func (d *Directory) Changes(ctx context.Context, nc *nats.Conn, service string, 
 				delete(known, s.Service)
 			}
 		}
-		began = Registered
+		appeared = Registered
 		return nil
 	})
 }
 
-// differences are the changes between two lists of a service. What is new is
-// of the kind that came says.
-func differences(before, after []events.Entry, came Kind) []Change {
+// differences returns the changes from the entries before to a snapshot. New
+// entries are of the kind appeared.
+func differences(before []events.Entry, after events.Snapshot, appeared Kind) []Change {
 	now := time.Now()
 	var all []Change
-	compare(before, after, func(b, a *events.Entry) {
-		c := Change{Time: now, Kind: Updated}
+	compare(before, after.Entries, func(b, a *events.Entry) {
+		c := Change{Time: now}
 		switch {
 		case b == nil:
-			c.Kind, c.Instance = came, a.Instance
+			c.Kind, c.Instance = appeared, a.Instance
 		case a == nil:
-			c.Kind, c.Instance = Removed, b.Instance
+			c.Kind, c.Instance = departure(b, after.Left), b.Instance
 		default:
-			c.Instance, c.Fields = a.Instance, fields(b, a)
+			c.Instance, c.Fields, c.Suspect, c.Evacuated = a.Instance, fields(b, a), a.Suspect, a.Evacuated
 			if len(c.Fields) == 0 {
-				return // written again, and the same
+				return // the same record was written again
 			}
 			c.Kind = kindOf(b, a)
 		}
@@ -102,6 +95,24 @@ func differences(before, after []events.Entry, came Kind) []Change {
 		all = append(all, c)
 	})
 	return all
+}
+
+// departure returns why an instance left.
+func departure(e *events.Entry, left []events.Departure) Kind {
+	key := e.Key()
+	for _, l := range slices.Backward(left) {
+		if l.Key != key || l.Incarnation != e.Incarnation {
+			continue
+		}
+		switch l.Reason {
+		case events.ReasonDeregistered:
+			return Deregistered
+		case events.ReasonExpired:
+			return Expired
+		}
+		return Removed
+	}
+	return Removed
 }
 
 func kindOf(before, after *events.Entry) Kind {
@@ -120,7 +131,7 @@ func kindOf(before, after *events.Entry) Kind {
 	return Updated
 }
 
-// fields are the names of what is different.
+// fields returns the names of what differs.
 func fields(before, after *events.Entry) []string {
 	var names []string
 	for _, f := range []struct {

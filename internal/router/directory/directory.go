@@ -1,4 +1,10 @@
 // Package directory is the one list of all services that a router reads.
+//
+// A [Directory] watches the registry once, so that a router costs NATS the same
+// however many callers it has. The list can be read ([Directory.All],
+// [Directory.Find]), followed as snapshots ([Directory.Watch], which makes it a
+// source of a selector) and followed as changes of single instances
+// ([Directory.Changes]).
 package directory
 
 import (
@@ -15,7 +21,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// ErrIncomplete says that the first view is not complete.
+// ErrIncomplete is the error while the registry has not been read completely.
 var ErrIncomplete = errors.New("router: the registry has not been read yet")
 
 // Lister lists services. *kv.Registry is one.
@@ -24,45 +30,41 @@ type Lister interface {
 	Snapshot(ctx context.Context, service string) ([]events.Snapshot, error)
 }
 
-// Directory is the last known list of every service, from one watch. All that
-// the router knows of the registry is read here, so a router costs NATS the
-// same whatever it is asked for.
+// Directory holds the last known list of every service. It is safe for
+// concurrent use.
 type Directory struct {
 	registry Lister
 	filter   string        // the one service that is followed; empty: all
-	buckets  []string      // whose changes say why instances leave
-	whole    chan struct{} // closed when the first view is complete
+	complete chan struct{} // closed when the first view is complete
 
-	mu       sync.Mutex // guards what follows
-	services map[string]*listed
-	seen     map[string]struct{} // services heard of until the view is whole
-	complete bool
-	stale    bool
-	watchers map[*watcher]struct{}
+	mu        sync.Mutex // guards what follows
+	services  map[string]*service
+	heard     map[string]struct{} // names of services, until the view is complete
+	stale     bool
+	followers map[*follower]struct{}
 }
 
-// listed is one service.
-type listed struct {
-	events.Snapshot
-	byID      map[string][]Lease // ids are unique, except while somebody errs
-	protocols map[string]int     // how many instances have an endpoint of it
-}
-
-// Lease is an instance with what is known of its record's age.
-type Lease struct {
+// Record is an entry of the registry with its age, as far as it is known.
+type Record struct {
 	events.Entry
-	Rewrite time.Time // when the record should be written again
+	Since time.Time // when the directory first had this revision
+	// Old is set if that was in the first view: the record may be older.
+	Old bool
 }
 
-// recordLife is how long the registry keeps a record that nobody writes again,
-// however often the lease is renewed.
-func recordLife(ttl time.Duration) time.Duration { return max(10*time.Minute, 10*ttl) }
+// service is the list of one service, and what is looked up in it.
+type service struct {
+	events.Snapshot
+	byID      map[string][]Record // more than one if two zones use the same id
+	protocols map[string]int      // how many instances have an endpoint of it
+}
 
-// New makes a directory of one service, or of all. Bucket is the registry's.
-func New(registry Lister, bucket, service string) *Directory {
+// New returns a directory of the service filter, or of all services if that is
+// empty. [Directory.Run] fills it.
+func New(registry Lister, filter string) *Directory {
 	return &Directory{
-		registry: registry, filter: service, buckets: bucketsOf(registry, bucket), whole: make(chan struct{}),
-		services: map[string]*listed{}, seen: map[string]struct{}{}, watchers: map[*watcher]struct{}{},
+		registry: registry, filter: filter, complete: make(chan struct{}),
+		services: map[string]*service{}, heard: map[string]struct{}{}, followers: map[*follower]struct{}{},
 	}
 }
 
@@ -70,18 +72,18 @@ func New(registry Lister, bucket, service string) *Directory {
 func (d *Directory) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.registry.Watch(ctx, d.filter, d.apply) })
-	g.Go(func() error { return d.confirm(ctx) })
+	g.Go(func() error { return d.awaitFirstView(ctx) })
 	return g.Wait()
 }
 
-// confirm finds out when the first view is whole. A watch of all services says
-// nothing when none is listed, and does not say which was the last. So the
-// registry is read once besides: when the watch has told of every service in
-// it, the view is whole.
-func (d *Directory) confirm(ctx context.Context) error {
+// awaitFirstView waits until the first view is complete. A watch of all
+// services reports nothing when none is listed, and does not mark the last one.
+// So the registry is also read once: the view is complete when the watch has
+// reported every service of that read.
+func (d *Directory) awaitFirstView(ctx context.Context) error {
 	for {
 		snapshots, err := d.registry.Snapshot(ctx, d.filter)
-		if err == nil && d.knows(snapshots) {
+		if err == nil && d.hasHeardOf(snapshots) {
 			return nil
 		}
 		select {
@@ -92,16 +94,16 @@ func (d *Directory) confirm(ctx context.Context) error {
 	}
 }
 
-func (d *Directory) knows(snapshots []events.Snapshot) bool {
+func (d *Directory) hasHeardOf(snapshots []events.Snapshot) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, s := range snapshots {
-		if _, ok := d.seen[s.Service]; !ok {
+		if _, ok := d.heard[s.Service]; !ok {
 			return false
 		}
 	}
-	d.complete, d.seen = true, nil
-	close(d.whole)
+	d.heard = nil
+	close(d.complete)
 	return true
 }
 
@@ -110,61 +112,71 @@ func (d *Directory) apply(s events.Snapshot) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.stale = s.Stale
-	if !d.complete {
-		d.seen[s.Service] = struct{}{}
+	first := d.heard != nil
+	if first {
+		d.heard[s.Service] = struct{}{}
 	}
 	svc := d.services[s.Service]
 	if svc == nil {
-		svc = &listed{byID: map[string][]Lease{}, protocols: map[string]int{}}
+		svc = &service{byID: map[string][]Record{}, protocols: map[string]int{}}
 		d.services[s.Service] = svc
 	}
 	compare(svc.Entries, s.Entries, func(before, after *events.Entry) {
-		if before != nil {
-			svc.remove(before)
-		}
-		if after != nil {
-			svc.add(after, d.complete)
-		}
+		svc.replace(before, after, first)
 	})
 	svc.Snapshot = s
 	if len(s.Entries) == 0 {
 		delete(d.services, s.Service)
 	}
-	for w := range d.watchers {
-		w.touch(s.Service)
+	for f := range d.followers {
+		f.notify(s)
 	}
 }
 
-// add notes when the record is to be written again. Those that were there when
-// the router began are of unknown age: no more than half of their life, and a
-// lease, as long as somebody has written them in time.
-func (svc *listed) add(e *events.Entry, fresh bool) {
-	half := recordLife(e.TTL) / 2
-	wait := half - rand.N(half/10)
-	if !fresh {
-		wait = rand.N(half / 2)
+// replace puts after in the place of before; nil stands for none.
+func (s *service) replace(before, after *events.Entry, old bool) {
+	since := time.Now()
+	if before != nil {
+		r := s.remove(before)
+		if after != nil && after.Revision == before.Revision { // the same record, with other marks
+			since, old = r.Since, r.Old
+		}
 	}
-	svc.byID[e.ID] = append(svc.byID[e.ID], Lease{*e, time.Now().Add(wait)})
-	for protocol := range e.Endpoints {
-		svc.protocols[protocol]++
+	if after != nil {
+		s.add(Record{*after, since, old})
 	}
 }
 
-func (svc *listed) remove(e *events.Entry) {
+func (s *service) add(r Record) {
+	s.byID[r.ID] = append(s.byID[r.ID], r)
+	for protocol := range r.Endpoints {
+		s.protocols[protocol]++
+	}
+}
+
+func (s *service) remove(e *events.Entry) Record {
 	for protocol := range e.Endpoints {
-		svc.protocols[protocol]--
+		s.protocols[protocol]--
 	}
 	key := e.Key()
-	left := slices.DeleteFunc(svc.byID[e.ID], func(l Lease) bool { return l.Key() == key })
+	var removed Record
+	left := slices.DeleteFunc(s.byID[e.ID], func(r Record) bool {
+		if r.Key() != key {
+			return false
+		}
+		removed = r
+		return true
+	})
 	if len(left) == 0 {
-		delete(svc.byID, e.ID)
-		return
+		delete(s.byID, e.ID)
+	} else {
+		s.byID[e.ID] = left
 	}
-	svc.byID[e.ID] = left
+	return removed
 }
 
-// Find returns the instances of that id, most often one or none.
-func (d *Directory) Find(service, id string) []Lease {
+// Find returns the instances of a service with that id: usually one or none.
+func (d *Directory) Find(service, id string) []Record {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if svc := d.services[service]; svc != nil {
@@ -173,8 +185,8 @@ func (d *Directory) Find(service, id string) []Lease {
 	return nil
 }
 
-// Protocols returns those of wanted that instances of the service have, in
-// that order. Known says whether the service is listed at all.
+// Protocols returns which of wanted the instances of a service have, in the
+// order of wanted. Known reports whether the service is listed at all.
 func (d *Directory) Protocols(service string, wanted ...string) (have []string, known bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -190,39 +202,35 @@ func (d *Directory) Protocols(service string, wanted ...string) (have []string, 
 	return have, true
 }
 
-// All are the last known lists, ordered by name.
+// All returns the last known lists, ordered by name.
 func (d *Directory) All() []events.Snapshot {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.namedLocked(slices.Sorted(maps.Keys(d.services)))
+	return d.allLocked()
 }
 
-func (d *Directory) namedLocked(names []string) []events.Snapshot {
-	all := make([]events.Snapshot, 0, len(names))
-	for _, name := range names {
-		if svc := d.services[name]; svc != nil {
-			all = append(all, svc.Snapshot)
-		} else {
-			all = append(all, events.Snapshot{Service: name, Stale: d.stale})
-		}
+func (d *Directory) allLocked() []events.Snapshot {
+	all := make([]events.Snapshot, 0, len(d.services))
+	for _, name := range slices.Sorted(maps.Keys(d.services)) {
+		all = append(all, d.services[name].Snapshot)
 	}
 	return all
 }
 
-// Whole is closed when the first view is complete.
-func (d *Directory) Whole() <-chan struct{} { return d.whole }
+// Complete is closed when the first view is complete.
+func (d *Directory) Complete() <-chan struct{} { return d.complete }
 
-// IsWhole says whether the first view is complete.
-func (d *Directory) IsWhole() bool {
+// IsComplete reports whether the first view is complete.
+func (d *Directory) IsComplete() bool {
 	select {
-	case <-d.whole:
+	case <-d.complete:
 		return true
 	default:
 		return false
 	}
 }
 
-// IsStale says whether the registry could not be reached when it last should.
+// IsStale reports whether the registry is out of reach.
 func (d *Directory) IsStale() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -230,7 +238,7 @@ func (d *Directory) IsStale() bool {
 }
 
 // compare walks two lists of entries, both ordered by key, and calls changed
-// for every entry that is not the same in both; nil stands for none.
+// for every entry that differs; nil stands for none.
 func compare(before, after []events.Entry, changed func(before, after *events.Entry)) {
 	for len(before) > 0 || len(after) > 0 {
 		order := 0

@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -8,28 +9,28 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// watcher is told which services have changed. It skips states that it is too
-// slow for, but never the latest.
-type watcher struct {
+// follower is notified of services that changed. A slow one skips states, but
+// never the latest.
+type follower struct {
 	service string // empty: all
 	wake    chan struct{}
-	changed map[string]struct{} // guarded by the directory
+	changed map[string]events.Snapshot // by service; guarded by the directory
 }
 
-// touch needs the Directory's lock.
-func (w *watcher) touch(service string) {
-	if w.service != "" && w.service != service {
+// notify needs the directory's lock.
+func (f *follower) notify(s events.Snapshot) {
+	if f.service != "" && f.service != s.Service {
 		return
 	}
-	w.changed[service] = struct{}{}
+	f.changed[s.Service] = s
 	select {
-	case w.wake <- struct{}{}:
+	case f.wake <- struct{}{}:
 	default:
 	}
 }
 
 // Watch is [kv.Registry.Watch] from what the directory knows: it makes the
-// directory the source of a selector.
+// directory a source of a selector.
 func (d *Directory) Watch(ctx context.Context, service string, apply func(events.Snapshot)) error {
 	return d.follow(ctx, service, func(batch []events.Snapshot) error {
 		for _, s := range batch {
@@ -39,62 +40,66 @@ func (d *Directory) Watch(ctx context.Context, service string, apply func(events
 	})
 }
 
-// follow calls apply with the lists of the services that changed, ordered by
-// name: first, once the view is whole, with all that are followed. It ends
-// with ctx, or with the first error of apply.
+// Await waits until done returns true for the list of a service, or ctx ends.
+func (d *Directory) Await(ctx context.Context, service string, done func(events.Snapshot) bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	_ = d.Watch(ctx, service, func(s events.Snapshot) { // ends with ctx
+		if done(s) {
+			cancel()
+		}
+	})
+}
+
+// follow calls apply with the list of one service, or of all, once the first
+// view is complete, and then with every list that changed, ordered by name. It
+// ends with ctx, or with the first error of apply.
 func (d *Directory) follow(ctx context.Context, service string, apply func([]events.Snapshot) error) error {
 	select {
-	case <-d.whole:
+	case <-d.complete:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	w := &watcher{service: service, wake: make(chan struct{}, 1), changed: map[string]struct{}{}}
-	first := d.join(w)
-	defer d.leave(w)
-	for err := apply(first); ; err = apply(d.take(w)) {
+	f := &follower{service: service, wake: make(chan struct{}, 1), changed: map[string]events.Snapshot{}}
+	first := d.join(f)
+	defer d.leave(f)
+	for err := apply(first); ; err = apply(d.take(f)) {
 		if err != nil {
 			return err
 		}
 		select {
-		case <-w.wake:
+		case <-f.wake:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// join begins to tell w, and returns what there is now.
-func (d *Directory) join(w *watcher) []events.Snapshot {
+// join begins to notify f, and returns the present lists.
+func (d *Directory) join(f *follower) []events.Snapshot {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.watchers[w] = struct{}{}
-	if w.service != "" {
-		return d.namedLocked([]string{w.service})
+	d.followers[f] = struct{}{}
+	if f.service == "" {
+		return d.allLocked()
 	}
-	return d.namedLocked(slices.Sorted(maps.Keys(d.services)))
+	if svc := d.services[f.service]; svc != nil {
+		return []events.Snapshot{svc.Snapshot}
+	}
+	return []events.Snapshot{{Service: f.service, Stale: d.stale}}
 }
 
-func (d *Directory) leave(w *watcher) {
+func (d *Directory) leave(f *follower) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.watchers, w)
+	delete(d.followers, f)
 }
 
-func (d *Directory) take(w *watcher) []events.Snapshot {
+// take returns the lists that changed since the last take.
+func (d *Directory) take(f *follower) []events.Snapshot {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	names := slices.Sorted(maps.Keys(w.changed))
-	clear(w.changed)
-	return d.namedLocked(names)
-}
-
-// Await waits until the list of a service is as told, or ctx ends.
-func (d *Directory) Await(ctx context.Context, service string, told func(events.Snapshot) bool) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	_ = d.Watch(ctx, service, func(s events.Snapshot) { // ends with ctx
-		if told(s) {
-			cancel()
-		}
-	})
+	changed := slices.SortedFunc(maps.Values(f.changed), func(a, b events.Snapshot) int { return cmp.Compare(a.Service, b.Service) })
+	clear(f.changed)
+	return changed
 }

@@ -12,25 +12,25 @@ import (
 	"time"
 )
 
-// ErrForbidden says that an address must not be called.
+// ErrForbidden is the error for an address that must not be called.
 var ErrForbidden = errors.New("router: address not allowed")
 
-// dialTimeout is how long a machine that does not answer may hold up a call:
-// nothing was sent, so the next instance gets it.
+// dialTimeout is how long an unreachable machine may delay a call. Nothing was
+// sent then: the next instance gets the call.
 const dialTimeout = 1500 * time.Millisecond
 
-// Guard decides which addresses are called. It looks at the address that is
-// about to be connected to, after names were resolved, so that no name can
-// mean one address when it is checked and another when it is dialled.
+// Guard decides which addresses may be called. It checks the address to connect
+// to after the name was resolved: a name cannot resolve to one address for the
+// check and to another for the connection.
 //
-// Never called are addresses that are link-local or those of a cloud's
-// metadata service, multicast, broadcast or unspecified, in any spelling and
-// also inside an IPv6 address that a gateway translates. A Guard with
-// prefixes calls nothing else than these.
+// Never allowed are link-local, multicast, broadcast and unspecified addresses and
+// those of the metadata services of clouds, in any notation, also inside an IPv6
+// address that a gateway translates. A Guard with prefixes allows only addresses
+// within them.
 type Guard struct{ allow []netip.Prefix }
 
-// New returns a guard that allows only what is in a prefix, or, without
-// prefixes, all that is not forbidden anyway.
+// New returns a guard that allows addresses within the prefixes, or without
+// prefixes all that are not forbidden anyway.
 func New(allow ...netip.Prefix) *Guard {
 	g := &Guard{allow: make([]netip.Prefix, 0, len(allow))}
 	for _, p := range allow {
@@ -42,7 +42,7 @@ func New(allow ...netip.Prefix) *Guard {
 	return g
 }
 
-// ParseNetwork reads a network, or one address, of a flag.
+// ParseNetwork reads a network such as 10.0.0.0/8, or one address.
 func ParseNetwork(s string) (netip.Prefix, error) {
 	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
 		return netip.PrefixFrom(a, a.BitLen()), nil
@@ -54,14 +54,14 @@ func ParseNetwork(s string) (netip.Prefix, error) {
 	return p.Masked(), nil
 }
 
-// DialContext is [net.Dialer.DialContext] for allowed addresses. The error for
-// others is [ErrForbidden].
+// DialContext is [net.Dialer.DialContext] for allowed addresses. For others the
+// error is [ErrForbidden].
 func (g *Guard) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	d := net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second, Control: g.control}
 	return d.DialContext(ctx, network, address)
 }
 
-// control is called with the numeric address, right before connecting.
+// control is called with the numeric address, just before the connection is made.
 func (g *Guard) control(network, address string, _ syscall.RawConn) error {
 	switch network {
 	case "tcp4", "tcp6":
@@ -75,7 +75,7 @@ func (g *Guard) control(network, address string, _ syscall.RawConn) error {
 	return g.Check(to.Addr())
 }
 
-// Check says whether addr may be called.
+// Check returns [ErrForbidden] if addr may not be called.
 func (g *Guard) Check(addr netip.Addr) error {
 	addr = addr.WithZone("").Unmap()
 	if never(addr) || slices.ContainsFunc(embedded(addr), never) {
@@ -93,7 +93,7 @@ func never(a netip.Addr) bool {
 }
 
 var refused = [...]netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"), // this host, to some kernels
+	netip.MustParsePrefix("0.0.0.0/8"), // this host, for some kernels
 	netip.MustParsePrefix("255.255.255.255/32"),
 	netip.MustParsePrefix("fec0::/10"), // link-local's predecessor
 	// Metadata services that are not link-local.
@@ -104,7 +104,8 @@ var refused = [...]netip.Prefix{
 	netip.MustParsePrefix("192.0.0.192/32"),     // Oracle
 }
 
-// embedded are the IPv4 addresses that a gateway may make of an IPv6 address.
+// embedded returns the IPv4 addresses that a gateway may translate an IPv6 address
+// to.
 func embedded(a netip.Addr) []netip.Addr {
 	if !a.Is6() {
 		return nil
@@ -119,7 +120,7 @@ func embedded(a netip.Addr) []netip.Addr {
 	return all
 }
 
-// translated are prefixes, and where behind them the IPv4 address is.
+// translated are prefixes of gateways, and at which bytes the IPv4 address is.
 var translated = [...]struct {
 	prefix netip.Prefix
 	at     [4]int

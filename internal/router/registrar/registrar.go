@@ -1,5 +1,9 @@
-// Package registrar lists instances for clients that do not speak to the
+// Package registrar registers instances for clients that cannot reach the
 // registry.
+//
+// A [Registrar] keeps no state and has no timers: the lease of an instance lives
+// as long as its client sends heartbeats, to this router or to any other. All that
+// a heartbeat needs is in the router's [directory.Directory].
 package registrar
 
 import (
@@ -8,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/bits"
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/router/directory"
@@ -16,13 +21,14 @@ import (
 )
 
 var (
-	// ErrNotListed says that no such instance is listed: it has to register.
+	// ErrNotListed is the error if no such instance is listed: it must register.
 	ErrNotListed = errors.New("router: no such instance is listed, register it")
-	// ErrConflict says that the id of an instance belongs to another one.
+	// ErrConflict is the error if the id belongs to another instance.
 	ErrConflict = errors.New("router: the id belongs to another instance")
 )
 
-// Registry is what a registrar needs of the registry. *kv.Registry is one.
+// Registry is the part of the registry that a registrar needs. *kv.Registry is
+// one.
 type Registry interface {
 	Register(ctx context.Context, in events.Instance, revision uint64) (uint64, error)
 	Renew(ctx context.Context, in *events.Instance, revision uint64) error
@@ -30,25 +36,24 @@ type Registry interface {
 	Lookup(ctx context.Context, k events.Key) (events.Entry, error)
 }
 
-// ownView is how long a registration waits until this router lists it too.
-const ownView = time.Second
+// viewTimeout is how long a change of the registry may take to reach the
+// directory.
+const viewTimeout = time.Second
 
-// Registrar lists instances for clients that do not speak to the registry. It
-// has no timers: a lease lives exactly as long as its client sends heartbeats,
-// to this router or any other, for all that a heartbeat needs is found in the
-// router's own view of the registry.
+// Registrar registers instances and keeps their leases. It is safe for concurrent
+// use.
 type Registrar struct {
-	leases    Registry
+	registry  Registry
 	directory *directory.Directory
 }
 
 // New returns a registrar that writes to r and reads from d.
-func New(r Registry, d *directory.Directory) *Registrar { return &Registrar{leases: r, directory: d} }
+func New(r Registry, d *directory.Directory) *Registrar { return &Registrar{registry: r, directory: d} }
 
-// Registration is what a registration has led to.
+// Registration is the result of a registration.
 type Registration struct {
 	events.Instance
-	// Created says that the id was free; else the record was replaced.
+	// Created is set if the id was free. Else the record was replaced.
 	Created bool
 	// HeartbeatEvery is how often the client must call Heartbeat.
 	HeartbeatEvery time.Duration
@@ -58,8 +63,8 @@ type Registration struct {
 type Ref struct {
 	Service string `json:"service"`
 	ID      string `json:"id"`
-	// Incarnation, if given, must be the listed one: so that a client which
-	// was replaced finds out.
+	// Incarnation, if given, must be the listed one: this tells a client that it
+	// was replaced.
 	Incarnation string `json:"incarnation,omitempty"`
 }
 
@@ -70,11 +75,11 @@ func (r Ref) validate() error {
 	return events.ValidateName("id", r.ID)
 }
 
-// Register lists in. If its id is listed already, that record is replaced when
-// it is an earlier record of the same incarnation, or an earlier life of the
-// same instance: one with the same endpoints, as nobody else can be there.
-// Anybody else's is [ErrConflict], until its lease ends. Who gives no
-// incarnation begins a new life and gets a new one.
+// Register lists an instance. If its id is listed already, that record is replaced
+// if it has the same incarnation, or the same endpoints: then it is an earlier
+// life of the same instance, as no other can listen there. Otherwise the error is
+// [ErrConflict] until the lease of the other ends. An instance without an
+// incarnation gets a new one.
 func (g *Registrar) Register(ctx context.Context, in events.Instance) (Registration, error) {
 	if in.Incarnation == "" {
 		in.Incarnation = rand.Text()[:12]
@@ -97,54 +102,54 @@ func (g *Registrar) Register(ctx context.Context, in events.Instance) (Registrat
 	for range 3 {
 		var revision uint64
 		created := len(former) == 0
-		held, err := g.leases.Lookup(ctx, full.Key())
+		listed, err := g.registry.Lookup(ctx, full.Key())
 		switch {
 		case errors.Is(err, kv.ErrNotFound):
 		case err != nil:
 			return Registration{}, err
-		case !replaces(full, held.Instance):
-			return Registration{}, conflict(full, held.Instance)
+		case !mayReplace(full, listed.Instance):
+			return Registration{}, conflict(full, listed.Instance)
 		default:
-			revision, created = held.Revision, false
+			revision, created = listed.Revision, false
 		}
-		revision, err = g.leases.Register(ctx, *full, revision)
+		revision, err = g.registry.Register(ctx, *full, revision)
 		if errors.Is(err, kv.ErrFenced) {
-			continue // somebody else was faster
+			continue // another client was faster
 		}
 		if err != nil {
 			return Registration{}, err
 		}
-		for _, l := range former { // it has moved
-			if err := g.leases.Deregister(ctx, l.Instance, l.Revision); err != nil && !errors.Is(err, kv.ErrFenced) {
+		for _, l := range former { // the instance has moved
+			if err := g.registry.Deregister(ctx, l.Instance, l.Revision); err != nil && !errors.Is(err, kv.ErrFenced) {
 				return Registration{}, err
 			}
 		}
-		g.settle(ctx, full, revision)
+		g.awaitListed(ctx, full, revision)
 		return Registration{*full, created, heartbeatEvery(full.TTL)}, nil
 	}
-	return Registration{}, fmt.Errorf("%w: %s changes all the time", ErrConflict, full.Key())
+	return Registration{}, fmt.Errorf("%w: the record of %s keeps changing", ErrConflict, full.Key())
 }
 
 func heartbeatEvery(ttl time.Duration) time.Duration { return ttl / 3 }
 
-// replaces says whether in may take the place of the listed instance.
-func replaces(in, held *events.Instance) bool {
-	return held.Incarnation == in.Incarnation || maps.Equal(held.Endpoints, in.Endpoints)
+// mayReplace reports whether in is a later life of the listed instance.
+func mayReplace(in, listed *events.Instance) bool {
+	return listed.Incarnation == in.Incarnation || maps.Equal(listed.Endpoints, in.Endpoints)
 }
 
-func conflict(in, held *events.Instance) error {
+func conflict(in, listed *events.Instance) error {
 	return fmt.Errorf("%w: %q of %s is at %s in %s since %s; if that one is dead its lease ends within %v and you can try again, else give each instance an id of its own",
-		ErrConflict, in.ID, in.Service, held.Addresses(), held.Location, held.Started.Format(time.RFC3339), held.TTL)
+		ErrConflict, in.ID, in.Service, listed.Addresses(), listed.Location, listed.Started.Format(time.RFC3339), listed.TTL)
 }
 
-// elsewhere returns earlier lives of the instance in other zones. An id is
-// unique within its service, though the registry keeps it by its zone too.
-func (g *Registrar) elsewhere(in *events.Instance) ([]directory.Lease, error) {
-	var former []directory.Lease
+// elsewhere returns earlier lives of the instance in other zones: an id is unique
+// within its service, but the keys of the registry contain the zone.
+func (g *Registrar) elsewhere(in *events.Instance) ([]directory.Record, error) {
+	var former []directory.Record
 	for _, l := range g.directory.Find(in.Service, in.ID) {
 		switch {
 		case l.Key() == in.Key():
-		case l.Suspect || replaces(in, l.Instance):
+		case l.Suspect || mayReplace(in, l.Instance):
 			former = append(former, l)
 		default:
 			return nil, conflict(in, l.Instance)
@@ -153,10 +158,10 @@ func (g *Registrar) elsewhere(in *events.Instance) ([]directory.Lease, error) {
 	return former, nil
 }
 
-// settle waits until this router lists the record too, so that the client
-// finds itself when it looks, and its next heartbeat finds the record.
-func (g *Registrar) settle(ctx context.Context, in *events.Instance, revision uint64) {
-	ctx, cancel := context.WithTimeout(ctx, ownView)
+// awaitListed waits until the directory has the record: the client finds itself
+// in lists, and its next heartbeat finds the record.
+func (g *Registrar) awaitListed(ctx context.Context, in *events.Instance, revision uint64) {
+	ctx, cancel := context.WithTimeout(ctx, viewTimeout)
 	defer cancel()
 	g.directory.Await(ctx, in.Service, func(events.Snapshot) bool {
 		for _, l := range g.directory.Find(in.Service, in.ID) {
@@ -168,21 +173,21 @@ func (g *Registrar) settle(ctx context.Context, in *events.Instance, revision ui
 	})
 }
 
-// Heartbeat renews the lease of a listed instance and says when the next one
-// is due. The error is [ErrNotListed] when the instance has to register, and
-// [ErrConflict] when another incarnation has its id.
+// Heartbeat renews the lease of a listed instance and returns when the next
+// heartbeat is due. The error is [ErrNotListed] if the instance must register, and
+// [ErrConflict] if another incarnation has its id.
 func (g *Registrar) Heartbeat(ctx context.Context, ref Ref) (time.Duration, error) {
 	l, err := g.lookup(ref)
 	if err != nil {
 		return 0, err
 	}
-	if time.Now().After(l.Rewrite) {
-		_, err = g.leases.Register(ctx, *l.Instance, l.Revision)
+	if time.Now().After(rewriteAt(l)) {
+		_, err = g.registry.Register(ctx, *l.Instance, l.Revision)
 	} else {
-		err = g.leases.Renew(ctx, l.Instance, l.Revision)
+		err = g.registry.Renew(ctx, l.Instance, l.Revision)
 	}
-	if errors.Is(err, kv.ErrFenced) { // our view is late
-		err = g.again(ctx, ref, l.Key(), g.leases.Renew)
+	if errors.Is(err, kv.ErrFenced) { // the directory is behind
+		err = g.retry(ctx, ref, l.Key(), g.registry.Renew)
 	}
 	if err != nil {
 		return 0, err
@@ -190,33 +195,55 @@ func (g *Registrar) Heartbeat(ctx context.Context, ref Ref) (time.Duration, erro
 	return heartbeatEvery(l.TTL), nil
 }
 
-// Deregister takes an instance out of the list. The error is [ErrNotListed]
-// when it is not in it.
+// rewriteAfter is half as long as the registry keeps a record.
+func rewriteAfter(ttl time.Duration) time.Duration { return max(10*time.Minute, 10*ttl) / 2 }
+
+// rewriteAt is the time from which a heartbeat also writes the record again: when
+// the registry wants it, or up to a tenth earlier so that not all are written at
+// once. The age of a record that is older than the directory is unknown: it is
+// written during the first half of that time.
+func rewriteAt(r directory.Record) time.Time {
+	after := rewriteAfter(r.TTL)
+	if r.Old {
+		return r.Since.Add(part(after/2, r.Revision))
+	}
+	return r.Since.Add(after - part(after/10, r.Revision))
+}
+
+// part is a part of d, between none and all, that depends on the revision alone.
+func part(d time.Duration, revision uint64) time.Duration {
+	const golden = 0x9E3779B97F4A7C15 // Fibonacci hashing
+	hi, _ := bits.Mul64(uint64(d), revision*golden)
+	return time.Duration(hi)
+}
+
+// Deregister removes an instance from the list. The error is [ErrNotListed] if it
+// is not listed.
 func (g *Registrar) Deregister(ctx context.Context, ref Ref) error {
 	l, err := g.lookup(ref)
 	if err != nil {
 		return err
 	}
-	err = g.leases.Deregister(ctx, l.Instance, l.Revision)
+	err = g.registry.Deregister(ctx, l.Instance, l.Revision)
 	if errors.Is(err, kv.ErrFenced) {
-		err = g.again(ctx, ref, l.Key(), g.leases.Deregister)
+		err = g.retry(ctx, ref, l.Key(), g.registry.Deregister)
 	}
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, ownView)
+	ctx, cancel := context.WithTimeout(ctx, viewTimeout)
 	defer cancel()
 	g.directory.Await(ctx, ref.Service, func(events.Snapshot) bool { return len(g.directory.Find(ref.Service, ref.ID)) == 0 })
 	return nil
 }
 
-// lookup finds a listed instance in the router's view.
-func (g *Registrar) lookup(ref Ref) (directory.Lease, error) {
+// lookup finds a listed instance in the directory.
+func (g *Registrar) lookup(ref Ref) (directory.Record, error) {
 	if err := ref.validate(); err != nil {
-		return directory.Lease{}, err
+		return directory.Record{}, err
 	}
-	if !g.directory.IsWhole() {
-		return directory.Lease{}, directory.ErrIncomplete
+	if !g.directory.IsComplete() {
+		return directory.Record{}, directory.ErrIncomplete
 	}
 	found := g.directory.Find(ref.Service, ref.ID)
 	for i := range found {
@@ -226,17 +253,17 @@ func (g *Registrar) lookup(ref Ref) (directory.Lease, error) {
 	}
 	switch {
 	case len(found) == 0:
-		return directory.Lease{}, fmt.Errorf("%w: %q of %s", ErrNotListed, ref.ID, ref.Service)
+		return directory.Record{}, fmt.Errorf("%w: %q of %s", ErrNotListed, ref.ID, ref.Service)
 	case ref.Incarnation != "":
-		return directory.Lease{}, fmt.Errorf("%w: %q of %s is incarnation %s now", ErrConflict, ref.ID, ref.Service, found[0].Incarnation)
+		return directory.Record{}, fmt.Errorf("%w: %q of %s is incarnation %s now", ErrConflict, ref.ID, ref.Service, found[0].Incarnation)
 	}
-	return directory.Lease{}, fmt.Errorf("%w: %q of %s is listed in %s and in %s, say which incarnation is meant",
+	return directory.Record{}, fmt.Errorf("%w: %q of %s is listed in %s and in %s, say which incarnation is meant",
 		ErrConflict, ref.ID, ref.Service, found[0].Location, found[1].Location)
 }
 
-// again does what was fenced to the record as it is now, once.
-func (g *Registrar) again(ctx context.Context, ref Ref, key events.Key, do func(context.Context, *events.Instance, uint64) error) error {
-	e, err := g.leases.Lookup(ctx, key)
+// retry applies a refused operation to the present record of the instance, once.
+func (g *Registrar) retry(ctx context.Context, ref Ref, key events.Key, do func(context.Context, *events.Instance, uint64) error) error {
+	e, err := g.registry.Lookup(ctx, key)
 	switch {
 	case errors.Is(err, kv.ErrNotFound):
 		return fmt.Errorf("%w: %q of %s", ErrNotListed, ref.ID, ref.Service)

@@ -11,12 +11,12 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// The space of coordinates is Euclidean with a height, as Vivaldi's (Dabek,
-// Cox, Kaashoek and Morris, SIGCOMM 2004): the distance of two points is that
-// of their vectors and both heights, which stand for the way to the core of
-// the network. Where Vivaldi moves a point a little with every sample, Fit
-// keeps the last of each neighbour and looks for the place that suits all of
-// them: with few neighbours, and few minutes, that is far better.
+// The space of coordinates is Euclidean with a height, as Vivaldi's (Dabek, Cox,
+// Kaashoek and Morris, SIGCOMM 2004): the distance of two points is that of their
+// vectors plus both heights, which stand for the way to the core of the network.
+// Vivaldi moves a point a little with each sample. Fit uses the last sample of each
+// neighbour and searches the place that suits all of them: with few neighbours, and
+// within minutes, that is far better (decision 0010).
 const (
 	// MaxNeighbours is how many neighbours a coordinate is fitted to, at most.
 	MaxNeighbours = 64
@@ -27,28 +27,29 @@ const (
 
 const (
 	fitSteps = 2
-	// robust is how soon a neighbour that does not fit counts less: at a
-	// fifth of the distance it pulls about as hard as it ever will. Routes
-	// that are detours fit nowhere, and liars should not.
+	// robust is how soon a neighbour that does not fit counts less: at an error of
+	// a fifth of the distance it pulls about as hard as it ever will. Detours fit
+	// nowhere, and false reports should not.
 	robust = 5
 	// leastDistance is what errors are relative to at least, as a share of
-	// the middle distance: else who is next door, or says so, would pull
-	// harder than all others together.
+	// the median distance: otherwise a neighbour that is very near, or claims to
+	// be, would pull harder than all others together.
 	leastDistance = 0.6
-	// trusting is the error from which on what does not fit counts even less.
+	// trusting is the error of the point below which a neighbour that does not fit
+	// counts even less.
 	trusting = 0.3
 	// slack is added to distances that errors are relative to, in seconds:
 	// below it they are noise.
 	slack = 0.001
-	// A point whose error is great moves with small steps, so that all of
-	// them find a common order before each settles: damping is relative to
-	// the mean curvature.
+	// A point with a large error moves in small steps, so that all points find a
+	// common order before each comes to rest. Damping is relative to the mean
+	// curvature.
 	damping, leastDamping = 16.0, 1.0
-	// gravity keeps points that nothing holds from wandering.
+	// gravity keeps all points from drifting away together.
 	gravity = 0.02
 	// farthest is the longest round trip that is predicted, in seconds.
 	farthest = 10
-	// leastError bounds how much more one neighbour counts than another.
+	// leastError bounds how much more a neighbour with a small error counts.
 	leastError = 0.1
 )
 
@@ -59,8 +60,7 @@ type Neighbour struct {
 	off float64 // logarithm of RTT by what was fitted, set by Fit
 }
 
-// New is where a point begins: near the origin, in a direction of
-// its own, knowing nothing.
+// New is a point without information: near the origin, in a random direction.
 func New() events.Coordinate {
 	var c events.Coordinate
 	for i := range c.Vec {
@@ -84,12 +84,12 @@ func separation(a, b *events.Coordinate) float64 {
 	return math.Sqrt(sum)
 }
 
-// A prediction is corrected by how much the distances to the neighbours of its
-// target differ from theirs: places near each other share most of the way, and
-// so what coordinates cannot express of it.
+// A prediction is corrected by the residuals of the neighbours near its target:
+// places near each other share most of the way, and what coordinates cannot
+// express of it.
 const (
-	kinship = 0.030 // seconds: neighbours count half as much (squared) at that distance
-	caution = 0.5   // as many neighbours without a difference
+	kinship = 0.030 // seconds: at that distance a neighbour counts a quarter
+	caution = 0.5   // the weight of no correction
 )
 
 // Predict is the round trip to expect from c, which was fitted to the
@@ -108,10 +108,9 @@ func Predict(c, to *events.Coordinate, neighbours []Neighbour) time.Duration {
 	return time.Duration(min(max(s, 1e-6), farthest) * float64(time.Second))
 }
 
-// Fit moves c towards the place that suits its neighbours best: it lessens the
-// sum of a robust loss of their relative errors, in steps of Gauss and Newton with
-// damping (Levenberg and Marquardt). c stays where it is when there are none,
-// or when the arithmetic fails.
+// Fit moves c towards the place that suits its neighbours best: it reduces the sum of
+// a robust loss of their relative errors, in damped Gauss-Newton steps (Levenberg and
+// Marquardt). Without neighbours, or when the arithmetic fails, c stays where it is.
 func Fit(c *events.Coordinate, neighbours []Neighbour) {
 	if len(neighbours) == 0 {
 		return
@@ -130,7 +129,7 @@ func Fit(c *events.Coordinate, neighbours []Neighbour) {
 		n.off = math.Log((n.RTT + slack) / (d + slack))
 	}
 	c.Error = sum / float64(len(neighbours))
-	// As many neighbours as there are unknowns always fit, and say nothing.
+	// As many neighbours as there are unknowns always fit, and prove nothing.
 	if few := unknowns - len(neighbours); few >= 0 {
 		c.Error = max(c.Error, float64(1+few)/float64(unknowns))
 	}
@@ -153,7 +152,7 @@ func fitStep(c *events.Coordinate, neighbours []Neighbour, least float64) bool {
 		weight := 1 / max(n.At.Error, leastError)
 		if x := robust * math.Abs(e); x > 1e-6 {
 			pull := math.Tanh(x) / x
-			if c.Error < trusting { // then what does not fit is wrong, not early
+			if c.Error < trusting { // then the neighbour is wrong, not this point
 				pull *= pull
 			}
 			weight *= pull

@@ -125,7 +125,7 @@ func TestFewExchangesAreEnough(t *testing.T) {
 	}
 }
 
-func TestANeighbourThatLiesMovesAPointLittle(t *testing.T) {
+func TestOneFalseNeighbourMovesAPointLittle(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 3))
 	truth := at(20, -10, 1)
 	var all []coord.Neighbour

@@ -1,5 +1,5 @@
-// Package wire is what callers tell each other and instances about distances, as
-// subjects and JSON: reports with batches of samples, and pings.
+// Package wire encodes what callers send each other and instances about distances:
+// reports, which are batches of samples, and pings. It is subjects and JSON.
 package wire
 
 import (
@@ -29,8 +29,8 @@ const (
 	wantObject = "want a JSON object"
 )
 
-// Report is who reports what: one reporter in one zone about one service. Its
-// subject is what a permission can bind a reporter to.
+// Report is the address of a report: one reporter in one zone about one service. A
+// permission can bind a reporter to its subject.
 type Report struct{ Region, Zone, Service, Reporter string }
 
 // Subject is latency.<region>.<zone>.<service>.<reporter>. With "*" as the
@@ -59,20 +59,20 @@ func ParseReport(subject string) (Report, error) {
 	return r, events.ValidateName("reporter", r.Reporter)
 }
 
-// Batch is what one reporter knows about one service: its own measurements,
-// the latest of each instance. Each batch replaces the one before.
+// Batch is the measurements of one reporter of one service: the latest of each
+// instance. Each batch replaces the one before.
 type Batch struct {
-	// Sequence grows with every batch of a reporter, so that an old one that
-	// is sent again is known.
+	// Sequence grows with every batch of a reporter, so that a replay is
+	// recognized.
 	Sequence uint64
-	// Leaving says that it is the reporter's last.
+	// Leaving is set in the reporter's last batch.
 	Leaving bool
-	// Coordinate is the reporter's own, if it is known: where its zone is.
+	// Coordinate is the reporter's own, nil if it has none.
 	Coordinate *events.Coordinate
 	Samples    []Sample
 }
 
-// Sample is what a reporter measured of one instance lately.
+// Sample is what a reporter measured of one instance.
 type Sample struct {
 	ID          string        // of the instance
 	Incarnation string        // of the instance
@@ -118,8 +118,8 @@ func EncodeBatch(b Batch) ([]byte, error) {
 	return json.Marshal(w)
 }
 
-// DecodeBatch reads a batch. Samples that are out of bounds, and a coordinate
-// that is, are left out and counted; the error says that there is no batch at all.
+// DecodeBatch reads a batch. It leaves out and counts samples, and a coordinate,
+// that are out of bounds. After an error there is no batch at all.
 func DecodeBatch(data []byte) (b Batch, rejected int, err error) {
 	if len(data) > maxBatchSize {
 		return Batch{}, 0, fmt.Errorf("latency: a batch of %d bytes, want at most %d", len(data), maxBatchSize)
@@ -157,7 +157,7 @@ func DecodeBatch(data []byte) (b Batch, rejected int, err error) {
 	return b, rejected, nil
 }
 
-// valid holds for what may be believed. Comparisons are such that NaN fails.
+// valid reports whether a sample is in bounds. Comparisons are such that NaN fails.
 func (s *wireSample) valid() bool {
 	return topology.ValidName(s.ID) && topology.ValidText(s.Incarnation) &&
 		validMicroseconds(s.RTT) &&
@@ -169,11 +169,10 @@ func validMicroseconds(us float64) bool {
 	return us >= 0.001 && us <= float64(maxRTT/time.Microsecond)
 }
 
-// Ping is what a caller tells an instance whose distance it knows, so that
-// both find their places in the coordinate space. The answer is the instance's
-// [events.Coordinate].
+// Ping is what a caller sends an instance that it has measured, so that both can fit
+// their coordinates. The answer is the instance's [events.Coordinate].
 type Ping struct {
-	Reporter   string            // who tells, a name as an id
+	Reporter   string            // name of the caller, as an id
 	RTT        time.Duration     // between the two
 	Coordinate events.Coordinate // of the reporter
 }

@@ -31,7 +31,7 @@ func TestABatchIsReadAsItIsWritten(t *testing.T) {
 }
 
 // What cannot be true is left out, and the rest is believed.
-func TestASampleOutOfBoundsIsLeftOutAlone(t *testing.T) {
+func TestOnlySamplesOutOfBoundsAreLeftOut(t *testing.T) {
 	const good = `{"id":"b","rtt_us":1,"count":1,"age_ms":0}`
 	for _, bad := range []string{
 		`{"id":"a","rtt_us":0,"count":1,"age_ms":0}`, `{"id":"a","rtt_us":-1,"count":1,"age_ms":0}`, `{"id":"a","rtt_us":10000001,"count":1,"age_ms":0}`,

@@ -1,0 +1,95 @@
+package file
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// debounce is the time between a notice of a change and the read: most writers
+// change a file in several steps.
+const debounce = 50 * time.Millisecond
+
+// watcher waits for changes of the content of a file. It watches the directory of
+// the file: writers replace files by renaming, and Kubernetes replaces the symbolic
+// links of a ConfigMap. It also polls, for changes that the system does not report.
+type watcher struct {
+	path   string
+	log    *slog.Logger
+	notify *fsnotify.Watcher // nil when the system has none
+	poll   *time.Ticker
+
+	last    []byte
+	lastErr string
+}
+
+func newWatcher(path string, poll time.Duration, log *slog.Logger) *watcher {
+	f := &watcher{path: path, log: log, poll: time.NewTicker(poll)}
+	var err error
+	if f.notify, err = fsnotify.NewWatcher(); err == nil {
+		err = f.notify.Add(filepath.Dir(path))
+	}
+	if err != nil {
+		log.Warn("changes of the file are only polled", "file", path, "every", poll, "error", err)
+	}
+	return f
+}
+
+func (f *watcher) close() {
+	f.poll.Stop()
+	if f.notify != nil {
+		_ = f.notify.Close() // its error changes nothing
+	}
+}
+
+// read reads the file. Changed is false when content or error are those of the last
+// read.
+func (f *watcher) read() (data []byte, changed bool, err error) {
+	data, err = os.ReadFile(f.path)
+	if err != nil {
+		changed = err.Error() != f.lastErr
+		f.lastErr = err.Error()
+		return nil, changed, err
+	}
+	changed = f.last == nil || f.lastErr != "" || !bytes.Equal(data, f.last)
+	f.last, f.lastErr = data, ""
+	return data, changed, nil
+}
+
+// next waits until the file has changed, cannot be read any more, or ctx ends.
+func (f *watcher) next(ctx context.Context) ([]byte, error) {
+	var events <-chan fsnotify.Event
+	var errors <-chan error
+	if f.notify != nil {
+		events, errors = f.notify.Events, f.notify.Errors
+	}
+	var settled <-chan time.Time // nil: no notice since the last read
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-events:
+			if settled == nil {
+				settled = time.After(debounce)
+			}
+			continue
+		case err := <-errors: // most likely its queue has overflowed
+			f.log.Debug("watching the directory of the file", "error", err)
+		case <-settled:
+			settled = nil
+		case <-f.poll.C:
+			if f.notify != nil {
+				// The directory may have been replaced.
+				_ = f.notify.Add(filepath.Dir(f.path))
+			}
+		}
+		if data, changed, err := f.read(); changed {
+			return data, err
+		}
+	}
+}

@@ -1,0 +1,116 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
+)
+
+// leaveNow drains and deregisters.
+func (n *announcer) leaveNow() {
+	in := n.current()
+	n.drain(in)
+	err := n.deregister(in)
+	if err != nil {
+		err = fmt.Errorf("kv: %s was not deregistered, its lease ends by itself: %w", in.Key(), err)
+	}
+	n.mu.Lock()
+	n.leaveErr = err
+	n.mu.Unlock()
+	n.set(func(s *State) { s.Phase, s.Err, s.Revision = Left, err, 0 })
+}
+
+// drain announces that the instance is about to leave and waits, and keeps it
+// listed, until its calls have ended or Drain is over.
+func (n *announcer) drain(in *events.Instance) {
+	if n.opts.Drain <= 0 {
+		return
+	}
+	if n.revision == 0 && n.unsure {
+		_ = n.within(n.r.link.OpTimeout/2, n.ours, in) // else it stays 0
+	}
+	if n.revision == 0 {
+		return // no caller knows it
+	}
+	in.Status = events.Draining
+	n.written = time.Time{}
+	if err := n.within(n.r.link.OpTimeout, n.keep, in); err != nil {
+		return // no caller has heard of it: waiting would not help
+	}
+	n.set(func(s *State) { s.Phase, s.Status, s.Err, s.Revision = Draining, events.Draining, nil, n.revision })
+	began := time.Now()
+	over := time.NewTimer(n.opts.Drain)
+	defer over.Stop()
+	renew := time.NewTicker(RenewEvery(in.TTL))
+	defer renew.Stop()
+	look := time.NewTicker(propagate / 5)
+	defer look.Stop()
+	for {
+		select {
+		case <-over.C:
+			return
+		case <-n.hurry:
+			return
+		case <-renew.C:
+			// A lease that cannot be renewed ends no sooner than our calls.
+			if err := n.within(n.r.link.OpTimeout/2, n.keep, in); errors.Is(err, ErrConflict) {
+				return
+			}
+		case <-look.C:
+			if n.opts.InFlight != nil && time.Since(began) >= propagate && n.opts.InFlight() == 0 {
+				return
+			}
+		}
+	}
+}
+
+// within bounds what is done for in.
+func (n *announcer) within(limit time.Duration, do func(context.Context, *events.Instance) error, in *events.Instance) error {
+	ctx, cancel := context.WithTimeout(n.ctx, limit)
+	defer cancel()
+	return do(ctx, in)
+}
+
+// deregister tries more than once, so that one lost message leaves no ghost.
+func (n *announcer) deregister(in *events.Instance) error {
+	if n.revision == 0 && !n.unsure {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(n.ctx, 3*n.r.link.OpTimeout/2)
+	defer cancel()
+	var err error
+	for range 3 {
+		if n.revision == 0 || errors.Is(err, ErrFenced) {
+			if err = n.ours(ctx, in); err != nil {
+				continue
+			}
+			if n.revision == 0 {
+				return nil // gone already, or another instance has the id
+			}
+		}
+		if err = n.r.Deregister(ctx, in, n.revision); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// ours looks up the revision of our own record after a lost reply; 0 when
+// there is none.
+func (n *announcer) ours(ctx context.Context, in *events.Instance) error {
+	last, err := n.r.last(ctx, in.Key())
+	switch {
+	case errors.Is(err, ErrNotFound):
+		n.revision = 0
+	case err != nil:
+		return err
+	case last.Instance == nil || last.Instance.Incarnation != in.Incarnation:
+		n.revision = 0
+	default:
+		n.revision = last.Seq
+	}
+	return nil
+}

@@ -1,0 +1,86 @@
+package kv_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/pkg/kv"
+	"github.com/proxima-discovery/proxima/pkg/topology"
+)
+
+// As selector.New does for a caller.
+func TestAnInstanceWithoutAPlaceIsAnnouncedWhereItsEnvironmentSays(t *testing.T) {
+	t.Setenv("PROXIMA_REGION", "eu")
+	t.Setenv("PROXIMA_ZONE", "eu-a")
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		in := instance("a")
+		in.Location = topology.Location{}
+		if got := f.announce(f.r, in, kv.AnnounceOptions{}).Instance().Location; got != (topology.Location{Region: "eu", Zone: "eu-a"}) {
+			t.Errorf("it is announced in %+v", got)
+		}
+		// A location that is given wins as a whole.
+		in.ID, in.Location = "b", topology.Location{Region: "us"}
+		if got := f.announce(f.r, in, kv.AnnounceOptions{}).Instance().Location; got != (topology.Location{Region: "us"}) {
+			t.Errorf("it is announced in %+v", got)
+		}
+	})
+}
+
+func TestItIsLoggedThatAnInstanceHasNoPlace(t *testing.T) {
+	for _, name := range []string{"PROXIMA_REGION", "PROXIMA_ZONE", "SERVICE_REGION", "SERVICE_ZONE", "CLIENT_REGION", "CLIENT_ZONE"} {
+		t.Setenv(name, "")
+	}
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		var log bytes.Buffer
+		in := instance("a")
+		in.Location = topology.Location{}
+		a, err := f.r.Announce(in, kv.AnnounceOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		registered(t, a, time.Second)
+		if err := a.Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(log.String(), "announced without a place") || !strings.Contains(log.String(), "instance=a") {
+			t.Errorf("logged: %s", &log)
+		}
+	})
+}
+
+func TestReadyWaitsUntilTheInstanceIsListed(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		down := errors.New("not yet")
+		began := time.Now()
+		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{Check: func(context.Context) error {
+			if time.Since(began) < 3*time.Second {
+				return down
+			}
+			return nil
+		}})
+		soon, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := a.Ready(soon); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, down) || !strings.Contains(err.Error(), "checking") {
+			t.Errorf("after a second: %v", err)
+		}
+		if err := a.Ready(t.Context()); err != nil || !a.State().Registered() {
+			t.Errorf("%v, %+v", err, a.State())
+		}
+		within(t, time.Since(began), 3*time.Second, 4*time.Second)
+		if err := a.Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "left") {
+			t.Errorf("after it has left: %v", err)
+		}
+	})
+}
