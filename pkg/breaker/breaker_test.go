@@ -116,7 +116,7 @@ func TestAFailureAfterARefusalIsCountedAsUsual(t *testing.T) {
 	})
 }
 
-func TestACancelledCallIsNobodysFailure(t *testing.T) {
+func TestACancelledCallIsNotCounted(t *testing.T) {
 	b := breaker.New(key, breaker.Settings{Failures: 2})
 	defer b.Close()
 	for range 10 {

@@ -17,7 +17,7 @@ type change struct {
 	At       time.Duration
 }
 
-func TestOnChangeTellsEveryChangeInTime(t *testing.T) {
+func TestOnChangeIsCalledForEveryChangeInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		var got []change
@@ -112,7 +112,7 @@ func TestAPanicInOnChangeDoesNotSilenceIt(t *testing.T) {
 
 // While OnChange is slow, others may go on; what they change is told later by
 // the same goroutine.
-func TestASlowOnChangeHoldsNobodyUp(t *testing.T) {
+func TestASlowOnChangeDelaysNoCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []breaker.State
 		release := make(chan struct{})

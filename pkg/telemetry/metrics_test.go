@@ -223,7 +223,7 @@ func TestShowsTheSharesOfCircles(t *testing.T) {
 	})
 }
 
-func TestCountsProbesAndWhatIsNotBelieved(t *testing.T) {
+func TestCountsProbesAndRejectedSamples(t *testing.T) {
 	m := newMetrics(t)
 	names := []string{"proxima_probes", "proxima_rejected", "proxima_invalid"}
 	want := func(when, probes, samples, beats string) {
@@ -313,7 +313,7 @@ func TestAddsUpSelectors(t *testing.T) {
 	m.want(t, "closed", names, nil)
 }
 
-func TestHooksMayBeCalledWhileSomebodyCollects(t *testing.T) {
+func TestHooksMayBeCalledWhileMetricsAreCollected(t *testing.T) {
 	m := newMetrics(t)
 	var calls sync.WaitGroup
 	for range 4 {
@@ -353,7 +353,7 @@ func (m refusingMeter) RegisterCallback(metric.Callback, ...metric.Observable) (
 	return noop.Registration{}, m.callback
 }
 
-func TestSaysWhatAMeterRefuses(t *testing.T) {
+func TestNewReturnsTheErrorsOfTheMeter(t *testing.T) {
 	for _, meter := range []refusingMeter{{counter: io.ErrClosedPipe}, {callback: io.ErrClosedPipe}} {
 		if _, err := telemetry.New(meter); !errors.Is(err, io.ErrClosedPipe) || !strings.HasPrefix(err.Error(), "telemetry: ") {
 			t.Errorf("got %v", err)
