@@ -20,7 +20,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// static lists what is in it.
+// static is a Source of a fixed list.
 type static []events.Entry
 
 func (s static) Watch(ctx context.Context, service string, apply func(events.Snapshot)) error {

@@ -184,7 +184,7 @@ func TestRequestsThatCannotBeSentAreNoFailures(t *testing.T) {
 		resp, err := f.RoundTrip(req)
 		if err == nil {
 			resp.Body.Close()
-			if name != "long" { // the answer may be here before that is found out
+			if name != "long" { // the answer may come before net/http notices
 				t.Errorf("%s: no error", name)
 			}
 		}
@@ -375,7 +375,7 @@ func TestAnInstanceThatHangsCostsAnAttemptNotTheCall(t *testing.T) {
 		t.Errorf("got %q, %v; breakers: %q", body, err, f.opened())
 	}
 
-	// What may not be sent twice gets its time, and so does the only instance.
+	// A request that may not be sent twice has no limit, nor has the only instance.
 	o := proximahttp.Options{AttemptTimeout: 50 * time.Millisecond}
 	for name, f := range map[string]*fleet{"POST": newFleet(t, o, a, b), "GET": newFleet(t, o, a)} {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)

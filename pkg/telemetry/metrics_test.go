@@ -64,7 +64,7 @@ func (m *metrics) lines(names ...string) []string {
 	return got
 }
 
-// value is what one series is.
+// value is the value of one series.
 func (m *metrics) value(t *testing.T, series string) float64 {
 	t.Helper()
 	lines := m.lines(series + " ")
@@ -363,7 +363,7 @@ func TestNewReturnsTheErrorsOfTheMeter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.Request("route", "user", "200", time.Second) // goes nowhere
+	m.Request("route", "user", "200", time.Second) // is dropped
 	m.OnBreaker(breaker.Key{}, breaker.Closed, breaker.Open)
 	m.OnState(kv.State{})
 }
