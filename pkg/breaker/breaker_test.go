@@ -54,7 +54,7 @@ func wantDenied(t *testing.T, b *breaker.Breaker, want error) {
 	}
 }
 
-// pass lets d pass and whatever was due then happen.
+// pass lets d pass, and waits for what is due then.
 func pass(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
@@ -116,14 +116,14 @@ func TestAFailureAfterARefusalIsCountedAsUsual(t *testing.T) {
 	})
 }
 
-func TestACancelledCallIsNobodysFailure(t *testing.T) {
+func TestACancelledCallIsNotCounted(t *testing.T) {
 	b := breaker.New(key, breaker.Settings{Failures: 2})
 	defer b.Close()
 	for range 10 {
 		call(t, b, errCanceled)
 	}
 	call(t, b, errFailure)
-	call(t, b, errCanceled) // and nobody's success
+	call(t, b, errCanceled) // nor is it a success
 	wantState(t, b, breaker.Closed)
 	call(t, b, errFailure)
 	wantState(t, b, breaker.Open)
@@ -336,6 +336,6 @@ func TestAHealthyInstanceCostsLittle(t *testing.T) {
 	}
 	wantNoAllocation()
 	call(t, b, errFailure)
-	call(t, b, nil) // the last that gobreaker hears of
+	call(t, b, nil) // the last that is reported to gobreaker
 	wantNoAllocation()
 }

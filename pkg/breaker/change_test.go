@@ -17,7 +17,7 @@ type change struct {
 	At       time.Duration
 }
 
-func TestOnChangeTellsEveryChangeInTime(t *testing.T) {
+func TestOnChangeIsCalledForEveryChangeInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		var got []change
@@ -27,7 +27,7 @@ func TestOnChangeTellsEveryChangeInTime(t *testing.T) {
 		defer b.Close()
 
 		call(t, b, errRefused)
-		pass(3 * time.Second) // nobody asks meanwhile
+		pass(3 * time.Second) // without a call of State
 		call(t, b, errFailure)
 		pass(2 * time.Second)
 		call(t, b, nil)
@@ -45,7 +45,7 @@ func TestOnChangeTellsEveryChangeInTime(t *testing.T) {
 	})
 }
 
-// A change that OnChange itself makes is told after it returns, not inside it.
+// A change that OnChange itself makes is reported after it returns, not inside it.
 func TestOnChangeMayUseTheBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var (
@@ -110,9 +110,9 @@ func TestAPanicInOnChangeDoesNotSilenceIt(t *testing.T) {
 	})
 }
 
-// While OnChange is slow, others may go on; what they change is told later by
-// the same goroutine.
-func TestASlowOnChangeHoldsNobodyUp(t *testing.T) {
+// While OnChange is slow, other goroutines go on; the changes that they make are reported
+// later by the goroutine that is in OnChange.
+func TestASlowOnChangeDelaysNoCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []breaker.State
 		release := make(chan struct{})

@@ -16,9 +16,9 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/breaker"
 )
 
-// The proof that leaving gobreaker out of a healthy instance's calls changes
-// nothing: a program of calls, ends of calls and sleeps is run on a Breaker
-// and on a plain gobreaker that sees every one of them.
+// Calls of a healthy instance do not reach gobreaker, and that changes no state: a program
+// of calls, ends of calls and sleeps runs on a Breaker, and on a plain gobreaker that gets
+// all of them.
 
 func TestItAgreesWithPlainGobreakerOnRandomPrograms(t *testing.T) {
 	seen := make(map[string]int)
@@ -47,7 +47,7 @@ func FuzzItAgreesWithPlainGobreaker(f *testing.F) {
 		f.Add(randomProgram(seed))
 	}
 	f.Fuzz(func(t *testing.T, program []byte) {
-		program = program[:min(len(program), 2000)] // more takes long and shows nothing new
+		program = program[:min(len(program), 2000)] // more takes long and finds nothing new
 		synctest.Test(t, func(t *testing.T) { runOnBoth(t, program, make(map[string]int)) })
 	})
 }
@@ -67,7 +67,7 @@ type both struct {
 	settings breaker.Settings
 	ours     *breaker.Breaker
 	plain    *gobreaker.TwoStepCircuitBreaker[struct{}]
-	refused  bool // the error that plain is being told
+	refused  bool // of the error that plain gets
 
 	began        []*begun
 	plainChanges []string
@@ -77,14 +77,14 @@ type both struct {
 	ourChanges []string
 }
 
-// begun is a call that both have let through.
+// begun is a call that both have allowed.
 type begun struct {
 	pass     breaker.Pass
 	done     func(error)
 	trial    bool
 	changes  int // how many there had been
 	deadline time.Time
-	ended    bool // plain was told
+	ended    bool // reported to plain
 }
 
 func newBoth(t *testing.T, s breaker.Settings, seen map[string]int) *both {
@@ -164,7 +164,7 @@ func (x *both) tellPlain(c *begun, err error) {
 func (x *both) sleep(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
-	x.plain.State() // changes by being asked
+	x.plain.State() // changes its state
 	for _, c := range x.began {
 		if c.trial && !c.ended && !c.deadline.After(time.Now()) {
 			x.seen["trial lost"]++

@@ -8,7 +8,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/breaker"
 )
 
-func TestABreakerTellsSinceWhenItIsOpenAndWhy(t *testing.T) {
+func TestABreakerReturnsWhenAndWhyItOpened(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		b := breaker.New(key, breaker.Settings{Failures: 2, OpenFor: time.Second})

@@ -11,7 +11,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/breaker"
 )
 
-// Many callers meet a half-open breaker; each cancels, or is lost, and tries
+// Many callers call through a half-open breaker; each cancels, or never reports, and tries
 // again. None succeeds or fails, so it stays half-open.
 func TestNeverMoreTrialsAtOnceThanAllowed(t *testing.T) {
 	const callers, rounds, trials = 16, 500, 3
@@ -68,9 +68,8 @@ func TestNeverMoreTrialsAtOnceThanAllowed(t *testing.T) {
 	})
 }
 
-// Callers that succeed, fail, cancel, get lost and report late, in real time:
-// what OnChange tells must be one chain of changes, and in the end successes
-// must close the breaker.
+// Callers succeed, fail, cancel, never report and report late, in real time: the changes
+// that OnChange gets are one chain, and in the end successes close the breaker.
 func TestManyCallersAtOnce(t *testing.T) {
 	const callers, rounds = 8, 3000
 	var (
@@ -100,7 +99,7 @@ func TestManyCallersAtOnce(t *testing.T) {
 			for range rounds {
 				p, err := b.Allow()
 				if err != nil {
-					time.Sleep(time.Microsecond) // as a caller would who tries another instance
+					time.Sleep(time.Microsecond) // as a caller does that tries another instance
 					continue
 				}
 				switch n := r.IntN(20); {
@@ -112,7 +111,7 @@ func TestManyCallersAtOnce(t *testing.T) {
 					p.Done(errRefused)
 				case n == 16:
 					p.Done(errCanceled)
-				case n == 17: // lost
+				case n == 17: // never reported
 				default:
 					late = append(late, p)
 				}

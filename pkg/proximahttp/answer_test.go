@@ -107,7 +107,7 @@ func TestABodyCutOffIsAFailureThatTheCallerSees(t *testing.T) {
 	}
 }
 
-func TestABodyThatTheCallerGivesUpIsNobodysFailure(t *testing.T) {
+func TestABodyThatTheCallerGivesUpIsNoFailure(t *testing.T) {
 	for _, how := range []string{"cancel", "deadline", "close", "client timeout"} {
 		release := make(chan struct{})
 		f := newFleet(t, proximahttp.Options{}, serve(t, "near", "a", func(w http.ResponseWriter, _ *http.Request) {
@@ -194,7 +194,7 @@ func TestAnUpgradedConnectionIsTheBody(t *testing.T) {
 func TestHTTPSGoesToHTTPSEndpointsWithHTTP2(t *testing.T) {
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trailer", "X-Sum")
-		_, _ = io.Copy(w, r.Body) // both ways at once
+		_, _ = io.Copy(w, r.Body) // in both directions at once
 		w.Header().Set("X-Sum", r.Proto)
 	}))
 	srv.EnableHTTP2 = true
@@ -286,8 +286,8 @@ func (u unwanted) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-// share sends n requests, one after the other, and says which part of them
-// instance id answered.
+// share sends n requests, one after the other, and returns the part that instance id
+// answered.
 func share(t *testing.T, f *fleet, n int, id string) float64 {
 	t.Helper()
 	got := 0
@@ -303,7 +303,7 @@ func share(t *testing.T, f *fleet, n int, id string) float64 {
 
 func TestBalancesByTheTimeToTheHeadNotToTheEnd(t *testing.T) {
 	var s float64
-	for range 3 { // a first answer that is late by chance counts for long
+	for range 3 { // a first answer that is late by chance counts for many calls
 		f := newFleetWith(t, func(o *selector.Options) { o.Strategy = selector.P2C }, proximahttp.Options{},
 			serve(t, "streams", "a", func(w http.ResponseWriter, _ *http.Request) {
 				_ = http.NewResponseController(w).Flush()

@@ -101,7 +101,7 @@ func TestClosesTheRequestsBodyOnEveryPath(t *testing.T) {
 	}
 }
 
-// attempts is a base that treats the attempts of a request one way each.
+// attempts is a base with one function for each attempt of a request.
 type attempts []func(*http.Request) (*http.Response, error)
 
 func (a *attempts) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -110,8 +110,8 @@ func (a *attempts) RoundTrip(req *http.Request) (*http.Response, error) {
 	return next(req)
 }
 
-// FuzzWhatIsReadOfABodyIsSentAgain reads some of a stream, fails, and expects
-// the next attempt to get all of it, or that there is none.
+// FuzzWhatIsReadOfABodyIsSentAgain reads part of a stream and fails. The next attempt gets
+// all of it, or there is no next attempt.
 func FuzzWhatIsReadOfABodyIsSentAgain(f *testing.F) {
 	f.Add([]byte("hello world"), uint16(5), int64(8), uint8(3), true)
 	f.Add([]byte("hello world"), uint16(11), int64(4), uint8(100), true)

@@ -24,7 +24,7 @@ func (f *fleet) distance(t *testing.T, protocol string) (ms float64, source stri
 	return e.Instances[0].DistanceMS, e.Instances[0].DistanceSource
 }
 
-func TestConnectionsOfCallsSayHowFarAnInstanceIs(t *testing.T) {
+func TestConnectionsOfCallsMeasureTheDistance(t *testing.T) {
 	slow := func(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(50 * time.Millisecond) // which is not distance
 		says(r.Proto)(w, r)
@@ -58,7 +58,7 @@ func TestConnectionsOfCallsSayHowFarAnInstanceIs(t *testing.T) {
 	}
 }
 
-func TestAFailureSaysNothingOfDistance(t *testing.T) {
+func TestAFailureIsNoSampleOfTheDistance(t *testing.T) {
 	for name, h := range map[string]http.HandlerFunc{"503": fails(503), "hangs up": hangsUp} {
 		f := newFleet(t, proximahttp.Options{}, serve(t, "i", "a", h))
 		if resp, err := f.RoundTrip(request(t, http.MethodGet, nil)); err == nil {
@@ -70,7 +70,7 @@ func TestAFailureSaysNothingOfDistance(t *testing.T) {
 	}
 }
 
-func TestABaseOfOnesOwnNeedNotBeWatched(t *testing.T) {
+func TestABaseWithoutObservedConnectionsWorks(t *testing.T) {
 	base := proximahttp.NewBase()
 	base.DialContext = new(net.Dialer).DialContext
 	t.Cleanup(base.CloseIdleConnections)

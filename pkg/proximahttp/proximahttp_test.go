@@ -20,7 +20,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// static lists what is in it.
+// static is a Source of a fixed list.
 type static []events.Entry
 
 func (s static) Watch(ctx context.Context, service string, apply func(events.Snapshot)) error {
@@ -195,7 +195,7 @@ func TestSendsARequestToTheNearestInstance(t *testing.T) {
 	}
 }
 
-func TestTellsWhichAttemptAResponseIsOf(t *testing.T) {
+func TestAResponseNamesItsAttempt(t *testing.T) {
 	var seen []proximahttp.Attempt
 	base := proximahttp.NewBase()
 	f := newFleet(t, proximahttp.Options{Base: roundTripper(func(req *http.Request) (*http.Response, error) {
@@ -305,7 +305,7 @@ func FuzzRequestsOnlyGoWhereAServiceIs(f *testing.F) {
 	})
 }
 
-func TestUnknownServicesAreAnErrorThatSaysSo(t *testing.T) {
+func TestTheErrorForAnUnknownServiceNamesIt(t *testing.T) {
 	f := newFleet(t, proximahttp.Options{}, at("tcp-only", "a", events.TCP, "127.0.0.1:1"))
 	_, err := f.client().Get("http://nobody/") //nolint:bodyclose // there is none
 	if !errors.Is(err, selector.ErrUnknownService) {

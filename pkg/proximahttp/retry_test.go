@@ -143,7 +143,7 @@ func TestTheLastErrorNamesTheInstance(t *testing.T) {
 	}
 }
 
-func TestAnswersAreNotTriedAgainAndBlameNobody(t *testing.T) {
+func TestAnswersAreNotTriedAgainAndAreNoFailures(t *testing.T) {
 	for _, status := range []int{200, 204, 304, 400, 404, 408, 409, 429, 500, 501, 505, 507} {
 		f := newFleet(t, proximahttp.Options{}, serve(t, "near", "a", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "1")
@@ -159,7 +159,7 @@ func TestAnswersAreNotTriedAgainAndBlameNobody(t *testing.T) {
 	}
 }
 
-func TestRequestsThatNobodyCanSendBlameNobody(t *testing.T) {
+func TestRequestsThatCannotBeSentAreNoFailures(t *testing.T) {
 	reads := func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }
 	near, far := serve(t, "near", "a", reads), serve(t, "far", "b", says("far"))
 	for name, spoil := range map[string]func(*http.Request){
@@ -184,7 +184,7 @@ func TestRequestsThatNobodyCanSendBlameNobody(t *testing.T) {
 		resp, err := f.RoundTrip(req)
 		if err == nil {
 			resp.Body.Close()
-			if name != "long" { // the answer may be here before that is found out
+			if name != "long" { // the answer may come before net/http notices
 				t.Errorf("%s: no error", name)
 			}
 		}
@@ -194,7 +194,7 @@ func TestRequestsThatNobodyCanSendBlameNobody(t *testing.T) {
 	}
 }
 
-func TestABodyThatCannotBeMadeAgainBlamesNobodyElse(t *testing.T) {
+func TestABodyThatCannotBeMadeAgainIsNoFailureOfAnotherInstance(t *testing.T) {
 	f := newFleet(t, proximahttp.Options{}, serve(t, "near", "a", fails(503)), serve(t, "far", "b", says("far")))
 	req := request(t, "PUT", strings.NewReader("x"))
 	req.GetBody = func() (io.ReadCloser, error) { return nil, errors.New("gone") }
@@ -204,7 +204,7 @@ func TestABodyThatCannotBeMadeAgainBlamesNobodyElse(t *testing.T) {
 	}
 }
 
-func TestASlowInstanceIsLeftWhenTheBaseLosesPatience(t *testing.T) {
+func TestASlowInstanceIsLeftWhenTheBaseTimesOut(t *testing.T) {
 	base := proximahttp.NewBase()
 	base.ResponseHeaderTimeout = 250 * time.Millisecond
 	release := make(chan struct{})
@@ -240,7 +240,7 @@ func TestTheCallersTimeoutIsTheInstancesFailureAndNotTriedAgain(t *testing.T) {
 	}
 }
 
-func TestWhatTheCallerCancelsIsNobodysFailure(t *testing.T) {
+func TestACanceledRequestIsNoFailure(t *testing.T) {
 	for _, how := range []string{"context", "cause", "channel"} {
 		arrived, release := make(chan struct{}), make(chan struct{})
 		f := newFleet(t, proximahttp.Options{}, serve(t, "near", "a", func(http.ResponseWriter, *http.Request) {
@@ -375,7 +375,7 @@ func TestAnInstanceThatHangsCostsAnAttemptNotTheCall(t *testing.T) {
 		t.Errorf("got %q, %v; breakers: %q", body, err, f.opened())
 	}
 
-	// What may not be sent twice gets its time, and so does the only instance.
+	// A request that may not be sent twice has no limit, nor has the only instance.
 	o := proximahttp.Options{AttemptTimeout: 50 * time.Millisecond}
 	for name, f := range map[string]*fleet{"POST": newFleet(t, o, a, b), "GET": newFleet(t, o, a)} {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)

@@ -16,7 +16,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-// beat is what an instance at home says of its load.
+// beat sends the load report of an instance at home.
 func (w *world) beat(id string, b events.Beat) {
 	w.t.Helper()
 	data, err := events.EncodeBeat(b)
@@ -26,7 +26,7 @@ func (w *world) beat(id string, b events.Beat) {
 	w.Hear("user", "proxima."+instance(id, home).Key().Beat(), data)
 }
 
-func TestLoadAwarePicksWhoHasMoreToSpare(t *testing.T) {
+func TestLoadAwarePicksTheInstanceWithTheHigherScore(t *testing.T) {
 	idle := events.Beat{CPU: 0.1, Memory: 0.1}
 	for _, tt := range []struct {
 		name string
@@ -52,7 +52,7 @@ func TestLoadAwarePicksWhoHasMoreToSpare(t *testing.T) {
 				if tt.want == "" && (got["i0"] < 300 || got["i1"] < 300) || tt.want != "" && got[tt.want] != 1000 {
 					t.Errorf("picks %v, want all of %q (or equally many)", got, tt.want)
 				}
-				// Twice as many calls there do not change that.
+				// Twice as many calls in flight there do not change that.
 				if tt.want != "" {
 					w.aim(tt.want)
 					if got := w.picks(100); got[tt.want] != 100 {
@@ -64,7 +64,7 @@ func TestLoadAwarePicksWhoHasMoreToSpare(t *testing.T) {
 	}
 }
 
-// Two of many are drawn, so the best does not get everything.
+// Two of many are drawn, so the best does not get all calls.
 func TestLoadAwareDoesNotHerd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{Strategy: selector.LoadAware}, several(10)...)
@@ -104,7 +104,7 @@ func TestABeatCountsForFifteenSeconds(t *testing.T) {
 		if why := w.candidate("i1").Reason; !strings.Contains(why, "without a fresh beat: by calls in flight") {
 			t.Errorf("reason: %s", why)
 		}
-		// Then calls in flight decide, also when only one of them is silent.
+		// Then calls in flight decide, also if only one of them sends no beats.
 		w.beat("i0", events.Beat{CPU: 0.1, Memory: 0.1})
 		w.aim("i0")
 		w.aim("i0")
@@ -177,7 +177,7 @@ func FuzzHear(f *testing.F) {
 	})
 }
 
-func TestHearsBeatsOnNATS(t *testing.T) {
+func TestBeatsAreReceivedOnNATS(t *testing.T) {
 	for _, bucket := range []string{"", "other"} {
 		natstest.Bubble(t, func(t *testing.T) {
 			ns := natstest.Start(t)
@@ -239,7 +239,7 @@ func TestHearsBeatsOnNATS(t *testing.T) {
 	}
 }
 
-// Nobody else listens to beats.
+// Other strategies do not subscribe to beats.
 func TestOtherStrategiesDoNotListen(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		ns := natstest.Start(t)

@@ -196,9 +196,9 @@ func BenchmarkDo(b *testing.B) {
 	}
 }
 
-// BenchmarkHeld is the memory that a caller holds for each instance of a
-// service, besides the instance itself: what it has learned, its breaker, the
-// path to it, its places in the list and in the table.
+// BenchmarkHeld is the memory that a caller holds for each instance of a service,
+// besides the instance itself: what was learned of it, its breaker, its path, its places
+// in the list and in the table.
 func BenchmarkHeld(b *testing.B) {
 	const n = 10000
 	entries := fleet(n)

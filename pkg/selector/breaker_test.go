@@ -13,14 +13,14 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-func TestTheNextPickAvoidsWhoRefused(t *testing.T) {
+func TestTheNextPickAvoidsAnInstanceThatRefused(t *testing.T) {
 	for _, strategy := range selector.Strategies() {
 		t.Run(string(strategy), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := start(t, selector.Options{Strategy: strategy}, several(3)...)
 				p := w.pick()
 				p.Done(errRefused)
-				// At once, and also before a table was made without it.
+				// At once, also before a table was built without it.
 				for range 100 {
 					q := w.pick()
 					if q.ID == p.ID {
@@ -79,7 +79,7 @@ func TestAnOpenBreakerIsTriedAndCloses(t *testing.T) {
 				if got := w.candidate("i0").Breaker; got != "half-open" {
 					t.Fatalf("breaker %s after 5s, want half-open", got)
 				}
-				// One trial at a time: while it is on its way, nobody else
+				// One trial at a time: while it runs, no other call
 				// goes there.
 				var trial selector.Pick
 				for i := range 200 {
@@ -127,7 +127,7 @@ func TestATrialThatIsNeverReportedDoesNotBlockForEver(t *testing.T) {
 		w := start(t, selector.Options{}, several(2)...)
 		w.call("i0", errRefused)
 		time.Sleep(5100 * time.Millisecond)
-		w.aim("i0") // and forgotten
+		w.aim("i0") // and never ended
 		time.Sleep(10100 * time.Millisecond)
 		w.call("i0", nil)
 		if got := w.candidate("i0").Breaker; got != "closed" {
@@ -136,7 +136,7 @@ func TestATrialThatIsNeverReportedDoesNotBlockForEver(t *testing.T) {
 	})
 }
 
-// A nearer circle with an open breaker only is left, and come back to.
+// Picks leave a nearer circle in which all breakers are open, and come back to it.
 func TestOpenBreakersAreDeprioritised(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{}, instance("here", home), instance("door", nextDoor), instance("late", farAway, suspect), instance("end", home, status(events.Draining)))
@@ -144,8 +144,8 @@ func TestOpenBreakersAreDeprioritised(t *testing.T) {
 			{"", "here"},
 			{"here", "door"},
 			{"door", "late"},
-			{"late", "end"}, // it works, which those with an open breaker do not
-			{"end", "here"}, // the best of the bad, and the nearest of them
+			{"late", "end"}, // draining, but its calls do not fail
+			{"end", "here"}, // all breakers are open: the nearest
 		} {
 			if step.fails != "" {
 				w.call(step.fails, errRefused)
@@ -183,8 +183,7 @@ func TestAllOpenStillPicks(t *testing.T) {
 	}
 }
 
-// One half-open instance and nothing else: calls beyond the trial are not
-// turned away either.
+// If the only instance is half-open, calls beyond the trial are not refused either.
 func TestAHalfOpenInstanceAloneIsStillPicked(t *testing.T) {
 	for _, strategy := range selector.Strategies() {
 		t.Run(string(strategy), func(t *testing.T) {
@@ -224,7 +223,7 @@ func TestANewIncarnationHasAFreshBreaker(t *testing.T) {
 		if c := w.candidate("i1"); c.Picks == 0 {
 			t.Error("the other lost what was learned of it")
 		}
-		// A call to the old one that fails now says nothing about the new one.
+		// A call to the old incarnation that fails now does not count for the new one.
 		late.Done(errRefused)
 		if c := w.candidate("i0"); c.Breaker != "closed" || c.InFlight != 0 {
 			t.Errorf("after the end of an old call: %+v", c)
@@ -232,7 +231,7 @@ func TestANewIncarnationHasAFreshBreaker(t *testing.T) {
 	})
 }
 
-func TestTheUsersHookHearsOfBreakersAndMayAskBack(t *testing.T) {
+func TestTheUsersHookIsCalledForBreakersAndMayCallTheSelector(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var heard []string
 		var w *world

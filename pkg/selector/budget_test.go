@@ -64,7 +64,7 @@ func TestTheRareCallerMayAlwaysRetry(t *testing.T) {
 	})
 }
 
-// Time in which nothing happens does not pay for a storm later.
+// A time without calls saves up no retries for later.
 func TestRetriesAreNotSavedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := selector.Options{Retry: selector.Retry{Backoff: time.Nanosecond}}
@@ -84,7 +84,7 @@ func TestRetriesAreNotSavedUp(t *testing.T) {
 		if retries := attempts - 1000; retries < 200 || retries > 240 {
 			t.Errorf("%d retries of 1000 calls, want a fifth and some 20", retries)
 		}
-		// Calls that went well do, up to a limit.
+		// Successful calls do, up to a limit.
 		for range 5000 {
 			_ = w.Do(t.Context(), "user", func(context.Context, *events.Instance) error { return nil })
 		}

@@ -106,8 +106,8 @@ func TestPicksTheNearestCircleThatHasAWorkingInstance(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				// The selector's own location cannot be unknown by choice:
-				// it would be looked for. So it asks for another place.
+				// The selector's own location cannot be set to unknown: it
+				// would be detected. So the request names another place.
 				w := start(t, selector.Options{}, tt.entries...)
 				requests := []selector.Request{{From: &tt.from}}
 				if tt.from == home {
@@ -163,7 +163,7 @@ func TestALevelMayBeAMetadataKey(t *testing.T) {
 		if p.ID != "same" || p.Circle() != "carrier" {
 			t.Errorf("picked %s of circle %s, want same of carrier", p.ID, p.Circle())
 		}
-		// Another place has no labels, so the region is what is left.
+		// Another place has no labels, so only the region counts.
 		p = w.pick(selector.Request{From: &nextDoor})
 		if p.Circle() != "region" {
 			t.Errorf("circle %s from next door, want region", p.Circle())
@@ -240,7 +240,7 @@ func TestPicksFollowMeasuredDistances(t *testing.T) {
 	})
 }
 
-// When the near set has nothing to give, the nearest of the others is next.
+// If no instance of the near set is available, the nearest of the others is next.
 func TestLeavesTheNearSetForTheNextNearest(t *testing.T) {
 	for _, strategy := range selector.Strategies() {
 		t.Run(string(strategy), func(t *testing.T) {

@@ -54,7 +54,7 @@ func TestCloseMayBeCalledTwiceAndDuringCalls(t *testing.T) {
 	})
 }
 
-func TestClosePutsAnEndToWaiting(t *testing.T) {
+func TestCloseEndsWaitingPicks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{})
 		var waiting sync.WaitGroup
@@ -74,15 +74,15 @@ func TestClosePutsAnEndToWaiting(t *testing.T) {
 func TestCloseWaitsForATableThatIsDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{}, several(3)...)
-		w.call("i0", errRefused) // a new table at once
-		w.call("i1", errRefused) // and one that waits
+		w.call("i0", errRefused) // builds a new table at once
+		w.call("i1", errRefused) // schedules another
 		if err := w.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-func TestNobodyIsPickedAfterClose(t *testing.T) {
+func TestNoInstanceIsPickedAfterClose(t *testing.T) {
 	for _, strategy := range selector.Strategies() {
 		t.Run(string(strategy), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -104,9 +104,9 @@ func TestNobodyIsPickedAfterClose(t *testing.T) {
 	}
 }
 
-// A breaker that would turn half-open later does not, once its instance has
-// left or the selector is closed.
-func TestNoHookIsCalledForWhoIsGone(t *testing.T) {
+// A breaker does not turn half-open after its instance has left or the selector was
+// closed.
+func TestNoHookIsCalledForAnInstanceThatLeft(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		end  func(w *world)

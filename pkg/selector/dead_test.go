@@ -11,9 +11,9 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-// A zone loses the registry. Those of it that live are kept and used last; the
-// dead among them are known after two probes, and not used any more.
-func TestProbesTellTheDeadAmongSuspects(t *testing.T) {
+// A zone loses the registry, so its leases end together. Its live instances are kept and
+// used last; the dead are found by two probes, and no longer used.
+func TestProbesFindTheDeadAmongSuspects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{})
 		list := func(change ...func(*events.Entry)) []events.Entry {
@@ -43,7 +43,7 @@ func TestProbesTellTheDeadAmongSuspects(t *testing.T) {
 			t.Errorf("the very last resort: %v", err)
 		}
 
-		// It comes to life again, still suspect.
+		// It answers again, and is still suspect.
 		w.set("a.example:80", time.Millisecond)
 		w.until("a is back", 35*time.Second, func() bool { return !w.candidate("a").Dead })
 
@@ -57,8 +57,8 @@ func TestProbesTellTheDeadAmongSuspects(t *testing.T) {
 	})
 }
 
-// When it is our own network that fails, all probes do. That says nothing of
-// those who become suspect once it is back, not even if a probe was under way.
+// If the network of the caller fails, all probes fail. That proves nothing about
+// instances that become suspect once it is back, even if a probe was under way.
 func TestFailuresBeforeTheSuspicionProveNothing(t *testing.T) {
 	for after := 120 * time.Second; after < 150*time.Second; after += 700 * time.Millisecond {
 		synctest.Test(t, func(t *testing.T) {
@@ -81,8 +81,8 @@ func TestFailuresBeforeTheSuspicionProveNothing(t *testing.T) {
 	}
 }
 
-// While the registry is away nobody tells who has died.
-func TestProbesTellTheDeadWhileTheRegistryIsAway(t *testing.T) {
+// While the registry is out of reach it reports no death.
+func TestProbesFindTheDeadWhileTheRegistryIsOutOfReach(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{})
 		list := []events.Entry{w.at("a", home, time.Millisecond), w.at("b", home, time.Millisecond), w.at("r", nextDoor, 5*time.Millisecond)}
@@ -101,7 +101,7 @@ func TestProbesTellTheDeadWhileTheRegistryIsAway(t *testing.T) {
 		if got := w.only(); len(got) != 1 || got[0] != "r" {
 			t.Errorf("picked %v", got)
 		}
-		w.silence("r.example:80") // or our own network
+		w.silence("r.example:80") // or the network of the caller
 		time.Sleep(3 * time.Minute)
 		if got := w.only(); len(got) != 2 {
 			t.Errorf("with all dead it picks %v", got)
@@ -136,7 +136,7 @@ func TestTheDeadAreCounted(t *testing.T) {
 	})
 }
 
-func TestStaleViewsSaySinceWhen(t *testing.T) {
+func TestAStaleViewShowsWhenTheRegistryWasLastHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{})
 		since := time.Now()

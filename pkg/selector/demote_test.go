@@ -15,7 +15,7 @@ import (
 func TestACircleIsDemotedForItsDistanceAndComesBack(t *testing.T) {
 	const ms = time.Millisecond
 	type step struct {
-		zone, region time.Duration // distances; 0: nobody answers
+		zone, region time.Duration // distances; 0: no answer
 		after        time.Duration
 		want         string
 	}
@@ -70,7 +70,7 @@ func TestACircleIsDemotedForItsDistanceAndComesBack(t *testing.T) {
 					if got, want := w.state("zone").Demoted, s.want == "region"; got != want {
 						t.Errorf("step %d: demoted %v, want %v", i, got, want)
 					}
-					// From another place distances measured here say nothing.
+					// Distances measured here do not count for another place.
 					p := w.pick(selector.Request{From: &farAway})
 					p.Done(nil)
 					if got := w.only(selector.Request{From: &nextDoor}); !slices.Equal(got, []string{"r"}) {
@@ -82,8 +82,8 @@ func TestACircleIsDemotedForItsDistanceAndComesBack(t *testing.T) {
 	}
 }
 
-// A prediction may be wrong, so it moves no circle; what the zone has measured
-// is as good as what this caller has.
+// A prediction may be wrong, so it demotes no circle. What the zone has measured counts
+// like what this caller has measured.
 func TestOnlyMeasuredDistancesDemote(t *testing.T) {
 	const ms = time.Millisecond
 	type away struct{ shared, predicted time.Duration } // 0: not known so
@@ -133,7 +133,7 @@ func TestOnlyMeasuredDistancesDemote(t *testing.T) {
 				if p := w.pick(); p.Circle() != tt.want {
 					t.Errorf("picked in %s, want %s", p.Circle(), tt.want)
 				}
-				// When nobody measures any more it is by the labels again.
+				// When no distance is measured any more the labels decide again.
 				time.Sleep(5 * time.Minute)
 				if p := w.pick(); p.Circle() != "zone" {
 					t.Errorf("picked in %s minutes after the last was measured", p.Circle())
@@ -158,7 +158,7 @@ func TestACircleIsDemotedAsFarAsItsDistanceGoes(t *testing.T) {
 		if got := order(); !slices.Equal(got, []string{"elsewhere", "region", "zone"}) {
 			t.Errorf("order %v", got)
 		}
-		// The order is also that of those that are tried.
+		// It is also the order in which circles are tried.
 		for _, step := range []struct{ avoid, want string }{{"", "e"}, {"e", "r"}} {
 			if got := w.only(selector.Request{Avoid: []string{step.avoid}}); !slices.Equal(got, []string{step.want}) {
 				t.Errorf("without %q: picked %v, want %s", step.avoid, got, step.want)
@@ -177,7 +177,7 @@ func TestACircleIsDemotedAsFarAsItsDistanceGoes(t *testing.T) {
 	})
 }
 
-func TestExplainSaysWhyACircleIsDemoted(t *testing.T) {
+func TestExplainShowsWhyACircleIsDemoted(t *testing.T) {
 	const ms = time.Millisecond
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, quick(selector.Options{}))
@@ -203,7 +203,7 @@ func TestExplainSaysWhyACircleIsDemoted(t *testing.T) {
 	})
 }
 
-// A distance that swings around the marks moves nothing.
+// A distance that swings around the thresholds changes no order.
 func TestDemotionDoesNotFlap(t *testing.T) {
 	const ms = time.Millisecond
 	synctest.Test(t, func(t *testing.T) {

@@ -19,10 +19,10 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-// same says that err is want itself, with nothing around it.
+// same reports whether err is want itself, not wrapped.
 func same(err, want error) bool { return err == want } //nolint:errorlint // that is the point
 
-// do calls until an answer is nil and returns who was called, in order.
+// do calls until an answer is nil, and returns the called instances in order.
 func (w *world) do(r selector.Request, answers ...error) (called []string, err error) {
 	w.t.Helper()
 	r.Service = "user"
@@ -124,13 +124,13 @@ func TestDoGivesUpWithTheLastError(t *testing.T) {
 		if len(called) != 4 || !errors.Is(err, last) || errors.Is(err, first) {
 			t.Errorf("called %v, error %v, want four and %v", called, err, last)
 		}
-		// All that there are were tried before the attempts were used up.
+		// All instances were tried before the attempts were used up.
 		w.list(several(2)...)
 		called, err = w.do(selector.Request{}, first, last)
 		if len(called) != 2 || !errors.Is(err, last) || errors.Is(err, first) {
 			t.Errorf("called %v, error %v, want two and %v", called, err, last)
 		}
-		// The caller's own wishes hold for all attempts.
+		// Avoid holds for all attempts.
 		avoid := []string{"i0"}
 		called, err = w.do(selector.Request{Avoid: avoid}, last)
 		if !slices.Equal(called, []string{"i1"}) || !errors.Is(err, last) || errors.Is(err, first) || len(avoid) != 1 {
@@ -139,7 +139,7 @@ func TestDoGivesUpWithTheLastError(t *testing.T) {
 	})
 }
 
-func TestErrorsOfDoSayWhereAndHowOftenItWasTried(t *testing.T) {
+func TestErrorsOfDoNameTheLastInstanceAndTheAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{}, instance("a", home), instance("b", nextDoor))
 		_, err := w.do(selector.Request{}, errCall, errCall)
@@ -205,7 +205,7 @@ func TestDoRetriesOnlyWhatIsSafe(t *testing.T) {
 	}
 }
 
-func TestMarksSayNothingAboutNoError(t *testing.T) {
+func TestMarkingNilReturnsNil(t *testing.T) {
 	if selector.Permanent(nil) != nil || selector.NotSent(nil) != nil {
 		t.Error("a mark made an error of nil")
 	}
@@ -283,7 +283,7 @@ func TestDoStaysWithinTheDeadline(t *testing.T) {
 				return errCall
 			})
 			cancel()
-			// What is left of the time is not waited for in vain.
+			// Do does not wait until the deadline if the wait would pass it.
 			if took := time.Since(begin); !errors.Is(err, errCall) || took >= 50*time.Millisecond {
 				t.Fatalf("%d attempts, %v, error %v, want the call's own error before the deadline", n, took, err)
 			}
@@ -312,7 +312,7 @@ func TestDoEndsWithItsContext(t *testing.T) {
 			t.Errorf("it went on for %v", took)
 		}
 
-		// One that is over before it begins is nobody's failure.
+		// A context that has ended before the call is no failure of an instance.
 		for range 10 {
 			called, err := 0, w.Do(ctx, "user", func(ctx context.Context, _ *events.Instance) error {
 				t.Error("called")
@@ -323,7 +323,7 @@ func TestDoEndsWithItsContext(t *testing.T) {
 			}
 		}
 
-		// Nor is it tried again when it ends during the call.
+		// A call is not tried again when its context ends during the call.
 		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		n := 0
@@ -354,7 +354,7 @@ func TestDoForMayEndThePickLater(t *testing.T) {
 		if c := w.candidate("a"); c.InFlight != 0 || c.CallMS != 3 {
 			t.Errorf("%d in flight, %v ms, want 0 and 3", c.InFlight, c.CallMS)
 		}
-		// An error that was not reported is.
+		// DoFor ends the pick with an error that call did not report.
 		err = w.DoFor(t.Context(), selector.Request{Service: "user"}, func(context.Context, *selector.Pick) error { return errRefused })
 		if c := w.candidate("a"); !errors.Is(err, errRefused) || c.InFlight != 0 || c.Breaker != "open" {
 			t.Errorf("error %v, %d in flight, breaker %s", err, c.InFlight, c.Breaker)
@@ -386,7 +386,7 @@ func TestACallThatPanicsIsNotInFlightForEver(t *testing.T) {
 		if c := w.candidate("a"); c.InFlight != 0 || c.Breaker != "closed" || c.CallMS != 0 {
 			t.Errorf("%s, want nothing in flight and nothing learned", learned(c))
 		}
-		// Nor does it keep the place of a trial.
+		// A call that panics does not keep the slot of a trial.
 		w.call("a", errRefused)
 		time.Sleep(5100 * time.Millisecond)
 		func() {

@@ -75,7 +75,7 @@ func TestFollowsARealRegistry(t *testing.T) {
 		}
 		eventually(t, "it has left", func() bool { return picked() == "door" })
 
-		// The registry is gone: the view stays, and says that it is stale.
+		// The registry is gone: the view stays, marked stale.
 		natstest.Stop(ns)
 		eventually(t, "the view is stale", func() bool {
 			e, err := s.Explain(t.Context(), selector.Request{Service: "user"})
@@ -90,7 +90,7 @@ func TestFollowsARealRegistry(t *testing.T) {
 	})
 }
 
-// wire leads to the server that runs now, if one does.
+// wire connects to the server that runs now, if one does.
 type wire struct{ to atomic.Pointer[server.Server] }
 
 func (w *wire) InProcessConn() (net.Conn, error) {
@@ -120,7 +120,7 @@ func TestStartsBeforeItsRegistryAndThroughItsRestart(t *testing.T) {
 		}
 		defer func() { _ = s.Close() }()
 		var first sync.WaitGroup
-		first.Go(func() { // waits for the registry to be there
+		first.Go(func() { // waits for the registry
 			if _, err := s.Pick(t.Context(), "user"); !errors.Is(err, selector.ErrUnknownService) {
 				t.Errorf("error %v, want ErrUnknownService", err)
 			}
@@ -164,8 +164,8 @@ func TestStartsBeforeItsRegistryAndThroughItsRestart(t *testing.T) {
 	})
 }
 
-// Where regions have a registry each, what the others list is read beside the own.
-func TestARegistryOfARegionIsOpenedByItsOptions(t *testing.T) {
+// With a registry for each region, the instances of the other regions are listed too.
+func TestTheRegistryOfARegionIsOpenedByOptions(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		ns := natstest.Start(t, func(o *server.Options) { o.JetStreamDomain = "us" })
 		nc := natstest.Connect(t, ns)

@@ -11,9 +11,8 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-// What is evacuated is used when nothing is left that works and is to be used,
-// and before what fails.
-func TestEvacuatedInstancesAreUsedWhenNothingElseIsLeft(t *testing.T) {
+// Evacuated instances are used after all others that work, and before those that fail.
+func TestEvacuatedInstancesAreUsedWhenNoOtherIsLeft(t *testing.T) {
 	for _, strategy := range selector.Strategies() {
 		t.Run(string(strategy), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -37,7 +36,7 @@ func TestEvacuatedInstancesAreUsedWhenNothingElseIsLeft(t *testing.T) {
 						t.Errorf("%s: %v is picked, want %s", step.what, got, step.want)
 					}
 				}
-				// Where all that is to be used fails, evacuated ones get the calls.
+				// If all others fail, evacuated instances get the calls.
 				w.list(instance("here", home, evacuated), there)
 				w.fail("there")
 				if got := w.only(selector.Request{Service: "user", Key: "k"}); !slices.Equal(got, []string{"here"}) {
@@ -52,9 +51,9 @@ func TestEvacuatedInstancesAreUsedWhenNothingElseIsLeft(t *testing.T) {
 	}
 }
 
-// A zone that is evacuated does not count as ill: the others of its circle take
-// all calls, and nobody fills in from it.
-func TestAnEvacuationMakesNoCircleSpillAndNobodyFillIn(t *testing.T) {
+// Evacuated instances are no missing capacity: the others of their circle take all
+// calls, and evacuated instances do not fill in.
+func TestAnEvacuationMakesNoCircleSpillAndNoInstanceFillIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		list := append(some("left", home, 5, 5, evacuated), some("stays", home, 2, 0)...)
 		w := start(t, selector.Options{}, append(list, some("far", nextDoor, 3, 0)...)...)

@@ -16,12 +16,12 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-func TestExplainSaysOfEveryInstanceWhetherAndWhy(t *testing.T) {
+func TestExplainListsEveryInstanceWithItsReason(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{})
 		const ms = time.Millisecond
 		w.list(
-			w.at("a", home, 400*time.Microsecond, weight(1000)), // so that nothing spills
+			w.at("a", home, 400*time.Microsecond, weight(1000)), // so that no pick spills
 			w.at("b", home, 900*time.Microsecond),
 			w.at("c", home, 3*ms),
 			w.at("d", nextDoor, 2*ms),
@@ -66,7 +66,7 @@ func TestExplainSaysOfEveryInstanceWhetherAndWhy(t *testing.T) {
 	})
 }
 
-func TestExplainSaysWhoIsPickedWhenNothingIsWell(t *testing.T) {
+func TestExplainShowsWhatIsPickedWhenNoInstanceIsUsable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{Strategy: selector.Nearest})
 		const ms = time.Millisecond
@@ -84,7 +84,7 @@ func TestExplainSaysWhoIsPickedWhenNothingIsWell(t *testing.T) {
 	})
 }
 
-// Picks have a table that may be a little old. Explain has not.
+// The table of picks may be a little old, that of Explain is not.
 func TestExplainIsNeverBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{}, several(4)...)
@@ -99,7 +99,7 @@ func TestExplainIsNeverBehind(t *testing.T) {
 	})
 }
 
-// What Explain says first is what picks do, in the order in which it says it.
+// Picks try instances in the order in which Explain lists them.
 func TestPicksFollowTheOrderOfExplain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{Strategy: selector.Nearest})

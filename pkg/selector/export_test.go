@@ -12,17 +12,17 @@ func (s *Selector) Hold(service string) (release func()) {
 	}
 }
 
-// Tables says how often the tables of a service were made.
+// Tables is how often the tables of a service were built.
 func (s *Selector) Tables(service string) int {
 	return int((*s.services.Load())[service].generation.Load())
 }
 
-// Views says from how many other places a service is seen.
+// Views is the number of other places from which a service is seen.
 func (s *Selector) Views(service string) int {
 	return len(*(*s.services.Load())[service].views.Load())
 }
 
-// Hear takes in what is said on the subject of a beat.
+// Hear receives a message on the subject of a beat.
 func (s *Selector) Hear(service, subject string, data []byte) {
 	(*s.services.Load())[service].beat(subject, data)
 }

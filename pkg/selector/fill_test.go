@@ -19,7 +19,7 @@ func TestBreakersAndSuspicionTakeOutHalfAtMost(t *testing.T) {
 		fail    []string // in that order
 		refuse  []string
 		want    []string // picked
-		more    int      // of them are among these, whichever
+		more    int      // of them are any of these
 		among   []string
 		panics  bool
 	}{
@@ -66,7 +66,7 @@ func TestBreakersAndSuspicionTakeOutHalfAtMost(t *testing.T) {
 		{
 			"nearer ones first", join(some("z", home, 2, 1, suspect), some("r", nextDoor, 3, 3, suspect)), nil, nil,
 			[]string{"z0", "z1"},
-			0, nil, true, // one of the region too, which is not needed
+			0, nil, true, // also one of the region that is not needed
 		},
 		{
 			"and of those that fail", join(some("r", nextDoor, 3, 0), some("z", home, 3, 0)),
@@ -142,7 +142,7 @@ func TestBreakersAndSuspicionTakeOutHalfAtMost(t *testing.T) {
 					}
 					e := w.explain()
 					if strategy == selector.P2C || strategy == selector.LoadAware {
-						// They leave alone who took longer, and a failure counts
+						// P2C avoids an instance that took longer, and a failure counts
 						// as a long time.
 						clear(counts)
 						for _, c := range e.Instances {
@@ -178,8 +178,8 @@ func TestBreakersAndSuspicionTakeOutHalfAtMost(t *testing.T) {
 	}
 }
 
-// Who fills in gets as many calls as the others.
-func TestWhoFillsInIsPickedLikeTheOthers(t *testing.T) {
+// An instance that fills in gets as many calls as the others.
+func TestInstancesThatFillInArePickedLikeTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, patient(selector.Options{Strategy: selector.Random}), several(6)...)
 		w.fail("i0", "i1", "i2", "i3", "i4")
@@ -190,7 +190,7 @@ func TestWhoFillsInIsPickedLikeTheOthers(t *testing.T) {
 	})
 }
 
-// The shares of circles count those who fill in: they are used.
+// Instances that fill in count for the share of their circle.
 func TestPanicSpillsByWhatCanBePicked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// 4 of 20 are usable, and 6 of the zone fill in.
@@ -212,7 +212,7 @@ func TestPanicEndsWhenEnoughAreBack(t *testing.T) {
 	})
 }
 
-func TestExplainSaysWhoFillsIn(t *testing.T) {
+func TestExplainShowsWhichInstancesFillIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, patient(selector.Options{}), append(several(5), instance("s", home, suspect))...)
 		w.fail("i1", "i3")
@@ -238,8 +238,8 @@ func TestExplainSaysWhoFillsIn(t *testing.T) {
 	})
 }
 
-// Callers do not all let the same ones fill in.
-func TestCallersFillInDifferentOnes(t *testing.T) {
+// Callers let different instances fill in.
+func TestCallersLetDifferentInstancesFillIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		seen := make(map[string]int)
 		for range 60 {

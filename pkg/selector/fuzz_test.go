@@ -17,10 +17,10 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// imagined is one instance that a fuzzer made up.
+// imagined is one instance of a fuzzer.
 type imagined struct {
 	entry events.Entry
-	rank  int // what it is good for: 0 is the best, -1 is for nothing
+	rank  int // its state: 0 is the best, -1 is never picked
 	half  bool
 }
 
@@ -58,8 +58,8 @@ func imagine(i int, a, b byte) imagined {
 	return im
 }
 
-// FuzzPick makes up a fleet and asks for picks: whatever it is, the best of
-// what there is is picked, from the nearest circle that has it.
+// FuzzPick makes arbitrary fleets: an instance in the best state is picked, from the
+// nearest circle that has one.
 func FuzzPick(f *testing.F) {
 	f.Add(uint8(0), uint8(0), []byte{})
 	f.Add(uint8(0), uint8(0), []byte{0, 0, 1, 0, 2, 0})
@@ -86,8 +86,7 @@ func FuzzPick(f *testing.F) {
 	})
 }
 
-// enact lists the instances and brings their breakers into the states that
-// they shall have.
+// enact lists the instances and brings their breakers into their states.
 func (w *world) enact(all []imagined) {
 	w.t.Helper()
 	var ready, entries []events.Entry
@@ -111,7 +110,7 @@ func (w *world) enact(all []imagined) {
 	w.list(entries...) // takes a second, in which those of half turn half-open
 }
 
-// check compares picks and the explanation with what all should come to.
+// check compares picks and the explanation with what is expected.
 func (w *world) check(all []imagined, r selector.Request) {
 	w.t.Helper()
 	place := topology.Place{Location: home}
@@ -170,7 +169,7 @@ func (w *world) check(all []imagined, r selector.Request) {
 	}
 	p.Done(nil)
 
-	// Each can be had once when all others are avoided, and then nothing.
+	// Each is picked once when all others are excluded, and then none.
 	r.Avoid = nil
 	ranks := -1
 	for range all {
@@ -197,8 +196,8 @@ func (w *world) check(all []imagined, r selector.Request) {
 	}
 }
 
-// checkShares compares the shares of the circles with what they should be when
-// nobody fills in.
+// checkShares compares the shares of the circles with the expected ones when no instance
+// fills in.
 func (w *world) checkShares(e selector.Explanation, all []imagined, place topology.Place, best int) {
 	w.t.Helper()
 	levels := topology.DefaultLevels()
@@ -227,8 +226,8 @@ func (w *world) checkShares(e selector.Explanation, all []imagined, place topolo
 	}
 }
 
-// FuzzCandidateJSON reads what may come through the router's doors: it never
-// panics, and what it has read it writes so that it reads the same again.
+// FuzzCandidateJSON decodes arbitrary answers of the router's doors: no input panics, and
+// what was decoded is encoded so that it decodes to the same.
 func FuzzCandidateJSON(f *testing.F) {
 	in := instance("a", home, label("k", "v")).Instance
 	in.Started = time.Date(2026, 11, 21, 8, 0, 0, 0, time.UTC)

@@ -10,7 +10,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-// owners says who gets each of n keys when there is no load.
+// owners returns the instance of each of n keys without load.
 func (w *world) owners(n int) []string {
 	w.t.Helper()
 	owners := make([]string, n)
@@ -55,7 +55,7 @@ func TestConsistentHashDividesKeysAboutEvenly(t *testing.T) {
 	})
 }
 
-func TestConsistentHashMovesOnlyTheKeysOfWhoLeft(t *testing.T) {
+func TestConsistentHashMovesOnlyTheKeysOfInstancesThatLeft(t *testing.T) {
 	for _, n := range []int{10, 100, 1000} {
 		t.Run(fmt.Sprint(n, " instances"), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -71,8 +71,8 @@ func TestConsistentHashMovesOnlyTheKeysOfWhoLeft(t *testing.T) {
 				}
 				w.list(append(slices.Clone(all[:3]), all[4:]...)...)
 				after := w.owners(keys)
-				// In a large near set each has fewer points, and their number
-				// depends on the size of the set: a few more keys move.
+				// In a large near set each node has fewer points, and their
+				// number depends on the size of the set: a few more keys move.
 				if got, most := moved(before, after), owned+keys/50; got < owned || got > most {
 					t.Errorf("%d of %d keys moved when one of %d left that had %d, want at most %d", got, keys, n, owned, most)
 				}
@@ -88,7 +88,7 @@ func TestConsistentHashMovesOnlyTheKeysOfWhoLeft(t *testing.T) {
 func TestConsistentHashIsTheSameForEveryCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newWorld(t, hashing()), newWorld(t, hashing())
-		// They measure other distances, and hear of the instances in
+		// They measure other distances, and get the instances in
 		// another order.
 		a.list(a.at("i0", home, 900_000), a.at("i1", home, 500_000), a.at("i2", home, 300_000))
 		b.list(b.at("i2", home, 800_000))
@@ -99,8 +99,7 @@ func TestConsistentHashIsTheSameForEveryCaller(t *testing.T) {
 	})
 }
 
-// What the hash of a key is must never change: callers of different versions
-// have to agree.
+// The hash of a key must never change: callers of different versions have to agree.
 func TestConsistentHashIsTheSameInEveryRelease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, hashing(), several(5)...)
@@ -141,7 +140,7 @@ func TestConsistentHashIsBoundedByLoad(t *testing.T) {
 	})
 }
 
-// Being busy is no reason to leave the circle.
+// A busy instance is no reason to leave the circle.
 func TestConsistentHashTakesABusyOneRatherThanAFarOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, hashing(), append(several(2), instance("far", farAway))...)
@@ -167,7 +166,7 @@ func TestConsistentHashDividesByWeight(t *testing.T) {
 		if heavy < 5400 || heavy > 6600 {
 			t.Errorf("the one of three times the weight has %d of 8000 keys, want about 6000", heavy)
 		}
-		// Nor is it full sooner for being asked more often.
+		// Many picks that ended do not make it full sooner.
 		for i := range 400 {
 			w.pick(key(i))
 		}

@@ -24,7 +24,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// servesAs is the environment of a process of this test that is an instance.
+// servesAs is the environment variable that makes a process of this test an instance.
 const servesAs = "SELECTOR_TEST_SERVES_AS"
 
 func TestMain(m *testing.M) {
@@ -53,8 +53,8 @@ func serve(id string) error {
 	return err
 }
 
-// child starts a process that is an instance, and returns its address and how
-// to kill it.
+// child starts a process that is an instance, and returns its address and a function that
+// kills it.
 func child(t *testing.T, id string) (address string, kill func()) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
@@ -84,8 +84,8 @@ func child(t *testing.T, id string) (address string, kill func()) {
 	return strings.TrimSpace(address), end
 }
 
-// TestNoCallFailsWhenTheNearestIsKilled has real processes on real sockets in
-// a real registry, and kills the nearest one under 200 calls a second.
+// Real processes on real sockets in a real registry: the nearest one is killed under 200
+// calls a second.
 func TestNoCallFailsWhenTheNearestIsKilled(t *testing.T) {
 	ns := natstest.Start(t)
 	r, err := kv.Open(t.Context(), natstest.Connect(t, ns), kv.Options{Logger: silent})

@@ -95,8 +95,8 @@ func TestALoadIsSmoothedAndByWeight(t *testing.T) {
 	})
 }
 
-// Those that judge by cost take the farther one only if it is worth the way.
-func TestLoadGoesOnlyWhereItIsWorthIt(t *testing.T) {
+// Strategies that compare load take the farther instance only if that is better.
+func TestLoadLeavesACircleOnlyForABetterInstance(t *testing.T) {
 	const ms = time.Millisecond
 	for _, tt := range []struct {
 		name      string
@@ -143,7 +143,7 @@ func TestLoadGoesOnlyWhereItIsWorthIt(t *testing.T) {
 						}
 						p.DoneAfter(nil, map[bool]time.Duration{true: tt.far, false: tt.near}[p.ID == "r"])
 					}
-					// The view of a protocol is looked at from its first pick on.
+					// The loads of a protocol are known from its first pick on.
 					if r == nil && tt.want != (far > 500) || !tt.want && far > 0 {
 						t.Errorf("%d of 1000 went far, want some: %v", far, tt.want)
 					}
@@ -180,8 +180,8 @@ func TestHealthAndLoadSpillTogether(t *testing.T) {
 	})
 }
 
-// Real load: calls come at a rate, and take as long as they take. The next
-// circle is added once, and left once the rate has fallen.
+// Calls come at a rate and take their time. The next circle is added once, and left once
+// after the rate has fallen.
 func TestLoadDoesNotFlap(t *testing.T) {
 	const ms = time.Millisecond
 	for _, strategy := range []selector.Strategy{selector.P2C, selector.LeastRequest, selector.LoadAware, selector.RoundRobin, selector.Random} {
@@ -239,7 +239,7 @@ func TestLoadDoesNotFlap(t *testing.T) {
 	}
 }
 
-func TestALoadIsForgottenWhenNobodyCalls(t *testing.T) {
+func TestALoadIsForgottenWhenThereAreNoCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{Strategy: selector.Random}, instance("z", home), instance("r", nextDoor))
 		held := make(map[string][]selector.Pick)

@@ -24,7 +24,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// seen is a server that remembers what came: connections, and requests.
+// seen counts the connections of a server and keeps its first request.
 type seen struct {
 	mu          sync.Mutex
 	connections int
@@ -46,7 +46,7 @@ func (s *seen) counts() (connections int, first string) {
 	return s.connections, first
 }
 
-// listener counts connections, and says when they end.
+// listener counts connections and those that have ended.
 type listener struct {
 	net.Listener
 	s    *seen
@@ -113,16 +113,16 @@ func serveGRPC(t *testing.T) *listener {
 	return l
 }
 
-// An instance says how it is measured; what it does not say is up to the
-// caller, and what cannot be is measured by connecting.
+// The instance chooses how it is measured, else the caller; a way that does not fit is
+// replaced by connecting.
 func TestAnInstanceIsMeasuredInTheWayThatFitsIt(t *testing.T) {
 	for _, x := range []struct {
 		name     string
 		option   selector.ProbeKind
 		metadata string
 		protocol string
-		// What its handlers see first (OPTIONS * never gets to one), and whether a connection
-		// is kept for all probes.
+		// The first request that its handler gets (OPTIONS * never gets there), and whether a
+		// connection is kept for all probes.
 		request string
 		kept    bool
 	}{
@@ -171,14 +171,14 @@ func TestAnInstanceIsMeasuredInTheWayThatFitsIt(t *testing.T) {
 				t.Errorf("%d connections for %d probes, kept should be %t", connections, probes(), x.kept)
 			}
 
-			// Whoever leaves keeps no connection.
+			// No connection to an instance that left is kept.
 			src.lists <- events.Snapshot{Service: "user"}
 			eventually(t, "its connections are closed", func() bool { return l.open.Load() == 0 })
 		})
 	}
 }
 
-func TestAnInstanceThatSaysSoIsNotProbed(t *testing.T) {
+func TestAnInstanceWithProbeNoneIsNotProbed(t *testing.T) {
 	l := serveHTTP(t)
 	in := instance("a", home, endpoint(events.HTTP, l.Addr().String()))
 	in.Metadata = map[string]string{selector.ProbeKey: "none"}
@@ -192,7 +192,7 @@ func TestAnInstanceThatSaysSoIsNotProbed(t *testing.T) {
 	}
 }
 
-func TestOptionsRefuseAProbeThatIsNone(t *testing.T) {
+func TestOptionsRefuseAnUnknownProbe(t *testing.T) {
 	_, err := selector.New(t.Context(), nil, selector.Options{Source: always(), Probe: selector.Probe{Kind: "icmp"}})
 	if err == nil || !strings.Contains(err.Error(), `"icmp", want connect, http, http2, grpc, nats or none`) {
 		t.Errorf("%v", err)
@@ -225,8 +225,8 @@ func TestAnInstanceBehindASubjectIsMeasuredByItsAnnouncement(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.Done(nil)
-		// In a bubble the way takes no time at all, which is no sample: that
-		// it was probed and that nothing failed is what can be seen.
+		// In a bubble a round trip takes no time, which is no sample: the test can only see
+		// that it was probed and that no probe failed.
 		eventually(t, "probed", func() bool { return s.Stats().Latency.Probes >= 3 })
 		if n := calls.Load(); n > 0 {
 			t.Errorf("it was called %d times", n)
@@ -234,8 +234,8 @@ func TestAnInstanceBehindASubjectIsMeasuredByItsAnnouncement(t *testing.T) {
 	})
 }
 
-// A caller that has never probed knows at its first pick what its zone has
-// measured: over a real NATS server, while its own probes hang.
+// A caller whose own probes hang knows at its first pick what its zone has measured,
+// over a real NATS server.
 func TestANewcomerOfAZonePicksTheNearestAtOnce(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		ns := natstest.Start(t)

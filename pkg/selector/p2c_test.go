@@ -52,7 +52,7 @@ func TestP2CAvoidsTheSlowOneAndTriesItAgain(t *testing.T) {
 		if got := w.candidate("i0").CallMS; got < 50 {
 			t.Errorf("its calls take %v ms on average, want about 100", got)
 		}
-		slow = time.Millisecond // it is well again
+		slow = time.Millisecond // it is fast again
 		begin := time.Now()
 		for w.timed(10, took)["i0"] == 0 {
 			time.Sleep(100 * time.Millisecond)
@@ -87,11 +87,11 @@ func TestOneSlowCallDoesNotBanAnInstance(t *testing.T) {
 	})
 }
 
-// A server that fails fast looks fast, and would attract everybody.
+// An instance that fails fast must not look fast, or it would attract all calls.
 func TestP2CDoesNotTakeFastFailuresForSpeed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := selector.Options{}
-		o.Breaker.Failures = 1000 // it is not the breaker that helps
+		o.Breaker.Failures = 1000 // so that the breaker does not open
 		w := start(t, o, several(3)...)
 		count := make(map[string]int)
 		for range 600 {
@@ -130,9 +130,9 @@ func TestASlowFirstCallDoesNotKeepAnInstanceFromItsShare(t *testing.T) {
 	})
 }
 
-// One that hung for a while is not taken for slow when it is back, and while it
-// hangs it is tried now and then.
-func TestOneThatHungIsCalledAgainSecondsAfterItIsBack(t *testing.T) {
+// An instance that hung does not count as slow when it is back, and is tried now and then
+// while it hangs.
+func TestAnInstanceThatHungIsCalledAgainSecondsAfterItIsBack(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		failures int // that open a breaker
@@ -200,7 +200,7 @@ func TestAFailureCountsAsALongCallAndACancelledOneNotAtAll(t *testing.T) {
 				t.Errorf("%v after %v: an average of %v ms, want %v", tt.result, tt.took, got, tt.want)
 			}
 		}
-		// What never works does not become too costly to be tried again.
+		// The cost of an instance that always fails stays bounded, so that it is tried again.
 		o := selector.Options{}
 		o.Breaker.Failures = 1000
 		w := start(t, o, instance("a", home))
@@ -219,7 +219,7 @@ func TestANewInstanceIsNeitherFloodedNorStarved(t *testing.T) {
 		w := start(t, selector.Options{}, several(3)...)
 		w.timed(300, func(string) time.Duration { return 20 * time.Millisecond })
 		w.list(several(4)...)
-		// As long as none of its calls has ended, calls in flight are compared.
+		// While none of its calls has ended, calls in flight are compared.
 		var held []selector.Pick
 		for range 400 {
 			held = append(held, w.pick())
@@ -228,7 +228,7 @@ func TestANewInstanceIsNeitherFloodedNorStarved(t *testing.T) {
 			t.Errorf("the new one of four has %d of the first 400 calls, want about 100", n)
 		}
 		for i := range held {
-			held[i].Done(context.Canceled) // from which nothing is learned
+			held[i].Done(context.Canceled) // which is not counted
 		}
 		count := make(map[string]int)
 		for range 40 {
@@ -249,7 +249,7 @@ func TestANewInstanceIsNeitherFloodedNorStarved(t *testing.T) {
 	})
 }
 
-// timed makes n calls, one after the other, that take as long as took says.
+// timed makes n calls, one after the other, that take as long as took returns.
 func (w *world) timed(n int, took func(id string) time.Duration) map[string]int {
 	w.t.Helper()
 	count := make(map[string]int)

@@ -14,8 +14,8 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-// What a caller may measure goes to those that may be picked first: all of its
-// own circle that want calls come before any of another.
+// The probes of a caller go to instances that may be picked first: all of its own circle
+// that want calls come before those of another.
 func TestMeasuresTheNearestCircleFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for range 20 {
@@ -42,7 +42,7 @@ func TestMeasuresTheNearestCircleFirst(t *testing.T) {
 	})
 }
 
-// An address is dialled whatever the protocol, but a subject is none.
+// An address is dialled whatever the protocol; a subject is no address.
 func TestMeasuresEveryKindOfAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -68,7 +68,7 @@ func TestMeasuresEveryKindOfAddress(t *testing.T) {
 	})
 }
 
-func TestNothingIsMeasuredAnyMoreAfterTheLastHasLeft(t *testing.T) {
+func TestNothingIsMeasuredAfterTheLastInstanceLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		dialled := 0
@@ -93,8 +93,8 @@ func TestNothingIsMeasuredAnyMoreAfterTheLastHasLeft(t *testing.T) {
 	})
 }
 
-// Measuring others whenever the list changes would mean to know nobody.
-func TestWhoIsKnownStaysKnownWhenTheListChanges(t *testing.T) {
+// If every change of the list began new measurements, no distance would be known.
+func TestADistanceStaysKnownWhenTheListChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{})
 		var entries []events.Entry
@@ -131,9 +131,8 @@ func TestWhoIsKnownStaysKnownWhenTheListChanges(t *testing.T) {
 	})
 }
 
-// Not to have been measured does not make an instance the nearest, nor does it
-// make it a stranger.
-func TestTheUnmeasuredAreNeitherTheNearestNorLeftOut(t *testing.T) {
+// An instance that was not measured is not the nearest for that, and not left out.
+func TestUnmeasuredInstancesAreNeitherTheNearestNorLeftOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{})
 		const ms = time.Millisecond
@@ -151,7 +150,7 @@ func TestTheUnmeasuredAreNeitherTheNearestNorLeftOut(t *testing.T) {
 		if c := w.candidate("far"); c.DistanceMS != 150 {
 			t.Errorf("far: %v ms, want 150", c.DistanceMS)
 		}
-		// When nothing is known of the near set, what is assumed orders it.
+		// If no distance of the near set is known, the assumed ones order it.
 		w.list(w.at("a", home, 20*ms, status(events.Draining)), instance("new", home))
 		if got := w.only(); !slices.Equal(got, []string{"new"}) {
 			t.Errorf("picked %v, want new", got)

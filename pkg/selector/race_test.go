@@ -15,8 +15,8 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-// Everything at once: calls of all kinds, lists that change, instances that
-// fail and come back, distances that move. At the end nothing is in flight.
+// All at once: calls of all kinds, lists that change, instances that fail and come back,
+// distances that change. At the end no call is in flight.
 func TestManyCallersAndChangesAtOnce(t *testing.T) {
 	for _, strategy := range selector.Strategies() {
 		t.Run(string(strategy), func(t *testing.T) {

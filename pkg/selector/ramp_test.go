@@ -16,7 +16,7 @@ func TestANewInstanceRampsUpByItsAge(t *testing.T) {
 		name   string
 		rampUp time.Duration
 		age    time.Duration // when it is first seen
-		after  time.Duration // and how much later it is looked at
+		after  time.Duration // and how much later it is picked
 		want   float64       // share of what one that is not new gets
 	}{
 		{"a tenth at first", 0, 0, time.Second, 0.13},
@@ -54,7 +54,7 @@ func TestANewInstanceRampsUpByItsAge(t *testing.T) {
 	}
 }
 
-func TestExplainSaysTheWeightOfANewInstance(t *testing.T) {
+func TestExplainShowsTheWeightOfANewInstance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{}, instance("new", home, aged(14*time.Second), weight(300)), instance("old", home))
 		wantReasons(t, w.explain(), []string{
@@ -64,7 +64,7 @@ func TestExplainSaysTheWeightOfANewInstance(t *testing.T) {
 	})
 }
 
-func TestWhereAllAreNewNobodyIsThinnedOut(t *testing.T) {
+func TestNoInstanceRampsUpWhereAllAreNew(t *testing.T) {
 	for _, strategy := range []selector.Strategy{selector.RoundRobin, selector.Random, selector.WeightedRoundRobin, selector.P2C} {
 		synctest.Test(t, func(t *testing.T) {
 			w := start(t, selector.Options{Strategy: strategy}, append(several(3, aged(0)), instance("far", nextDoor))...)
@@ -73,9 +73,9 @@ func TestWhereAllAreNewNobodyIsThinnedOut(t *testing.T) {
 	}
 }
 
-// A new instance beside one that has fallen silent: calls pile up on the silent
-// one, and its youth does not keep the other from taking over.
-func TestOneThatRampsUpRelievesASilentNeighbour(t *testing.T) {
+// A new instance beside one that stopped answering: calls pile up on the silent one, and
+// the new one takes over although it ramps up.
+func TestAnInstanceThatRampsUpRelievesASilentNeighbour(t *testing.T) {
 	for _, strategy := range []selector.Strategy{selector.P2C, selector.LeastRequest, selector.LoadAware} {
 		t.Run(string(strategy), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -99,7 +99,7 @@ func TestOneThatRampsUpRelievesASilentNeighbour(t *testing.T) {
 	}
 }
 
-func TestTheNearestAndAKeyDoNotLookAtAge(t *testing.T) {
+func TestNearestAndConsistentHashIgnoreTheAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{Strategy: selector.Nearest})
 		w.list(w.at("new", home, 300*time.Microsecond, aged(0)), w.at("old", home, 500*time.Microsecond))
@@ -151,7 +151,7 @@ func TestANewIncarnationRampsUpAndAChangeDoesNotBeginAgain(t *testing.T) {
 	})
 }
 
-func TestTablesAreMadeAnewOnlyWhileSomebodyRampsUp(t *testing.T) {
+func TestTablesAreBuiltAnewOnlyWhileAnInstanceRampsUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{}, instance("new", home, aged(0)), instance("old", home))
 		before := w.Tables("user")
@@ -180,7 +180,7 @@ func TestAPickAmongNewOnesAllocatesNothing(t *testing.T) {
 	}
 }
 
-// Our own clock is an hour behind, or ahead: the source knows better.
+// The clock of this process is an hour behind, or ahead: that of Ramp.Now counts.
 func TestAgeIsByTheClockOfTheSource(t *testing.T) {
 	for _, ahead := range []time.Duration{time.Hour, -time.Hour} {
 		synctest.Test(t, func(t *testing.T) {

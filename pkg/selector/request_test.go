@@ -65,7 +65,7 @@ func TestPicksFromAnotherPlace(t *testing.T) {
 		if c.Circle != "zone" || c.DistanceSource != "assumed" || !c.Near {
 			t.Errorf("far2 from far away: %+v", c)
 		}
-		// Another rack of our own zone is as good as here.
+		// Another rack of the own zone counts like the own one.
 		rack := topology.Location{Region: "us", Zone: "us-a", Rack: "r9"}
 		if c := w.candidate("here", selector.Request{From: &rack}); c.DistanceSource != "measured" {
 			t.Errorf("from another rack: %+v", c)
@@ -82,7 +82,7 @@ func TestPicksFromAnotherPlace(t *testing.T) {
 	})
 }
 
-func TestAnyNumberOfPlacesMayAsk(t *testing.T) {
+func TestThereMayBeRequestsFromAnyNumberOfPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var entries []events.Entry
 		for i := range 200 {
@@ -103,7 +103,7 @@ func TestAnyNumberOfPlacesMayAsk(t *testing.T) {
 	})
 }
 
-func TestAvoidsWhoIsNotWanted(t *testing.T) {
+func TestExcludedInstancesAreNotPicked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{}, instance("a", home), instance("b", home), instance("c", nextDoor))
 		for _, step := range []struct{ avoid, want []string }{
@@ -126,7 +126,7 @@ func TestAvoidsWhoIsNotWanted(t *testing.T) {
 	})
 }
 
-func TestOnPickHearsOfEveryPickAndCannotEndIt(t *testing.T) {
+func TestOnPickIsCalledForEveryPickAndCannotEndIt(t *testing.T) {
 	for _, strategy := range selector.Strategies() {
 		t.Run(string(strategy), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -171,7 +171,7 @@ func TestDoneTwiceIsHarmless(t *testing.T) {
 	}
 }
 
-// Who forgets to look at the error must not crash for it.
+// A caller that ignores the error must not crash.
 func TestThePickOfAnErrorCanBeEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{})

@@ -17,7 +17,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// bus carries what callers tell each other, in memory.
+// bus is a latency.Bus in memory.
 type bus struct {
 	mu                    sync.Mutex
 	last                  map[string]retained
@@ -84,20 +84,21 @@ func (l *subscriber) hear(subject string, data []byte, age time.Duration) {
 	l.handle(subject, data, age)
 }
 
-// traffic says how much was published, and who listens or ever did.
+// traffic returns how many messages were published, and how many subscriptions there
+// were and are.
 func (b *bus) traffic() (published, subscribed, listening int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.published, b.subscribed, len(b.subscribers)
 }
 
-// Request finds nobody: the instances of these tests do not answer.
+// Request fails: the instances of these tests do not answer.
 func (b *bus) Request(context.Context, string, []byte) ([]byte, error) {
 	return nil, errors.New("nobody answers")
 }
 
-// tell is what a reporter in the zone of home says about the service: where it
-// is, and how far some instances are.
+// tell publishes what a reporter in the zone of home measured: its coordinate, and the
+// distances of some instances.
 func (b *bus) tell(t *testing.T, at *events.Coordinate, rtts map[string]time.Duration) {
 	t.Helper()
 	samples := []map[string]any{}
@@ -139,8 +140,8 @@ func (w *world) sources() map[string]string {
 	return all
 }
 
-// A caller that has just come knows what those in its zone have measured, and
-// by coordinates what they have not, before it has measured anything.
+// A new caller knows what its zone has measured, and by coordinates what the zone has not
+// measured, before it measures anything itself.
 func TestTheFirstPickIsTheNearestThatTheZoneKnows(t *testing.T) {
 	const ms = time.Millisecond
 	synctest.Test(t, func(t *testing.T) {
@@ -196,7 +197,7 @@ func TestTheFirstPickIsTheNearestThatTheZoneKnows(t *testing.T) {
 	})
 }
 
-// What was only predicted may be picked, for it is about as near.
+// An instance with a predicted distance may be picked if that is about as near.
 func TestThePredictedBelongToTheNearSet(t *testing.T) {
 	const ms = time.Millisecond
 	synctest.Test(t, func(t *testing.T) {
@@ -215,8 +216,7 @@ func TestThePredictedBelongToTheNearSet(t *testing.T) {
 	})
 }
 
-// A record that is written again because the instance has found its place does
-// not make it another one.
+// A record that is written again with a coordinate is still that of the same instance.
 func TestAPredictionFollowsTheRecord(t *testing.T) {
 	const ms = time.Millisecond
 	synctest.Test(t, func(t *testing.T) {
@@ -231,7 +231,7 @@ func TestAPredictionFollowsTheRecord(t *testing.T) {
 				t.Errorf("%s, want %v away, predicted, and the rest as it was", learned(c), want)
 			}
 		}
-		// That it does not say so any more does not mean that it has moved.
+		// A record without a coordinate does not mean that the instance has moved.
 		w.list(instance("a", home), instance("b", home))
 		if c := w.candidate("a"); c.DistanceMS != 20 || c.Picks != 1 {
 			t.Errorf("%s, want it to be where it was", learned(c))
@@ -241,7 +241,7 @@ func TestAPredictionFollowsTheRecord(t *testing.T) {
 
 func inMS(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// Without a zone there is nobody for whom the same is near.
+// A caller without a zone shares with no other caller.
 func TestNothingIsSharedWithoutAZone(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -275,8 +275,7 @@ func TestNothingIsSharedWithoutAZone(t *testing.T) {
 	}
 }
 
-// Nobody knows whether a suspect lives: that is found out at once, and not when
-// its turn has come.
+// A suspect is probed at once, not when its turn has come.
 func TestASuspectIsMeasuredAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var near distances

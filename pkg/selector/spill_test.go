@@ -12,8 +12,8 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-// wantCircles fails when picks, by all that a strategy does, are not divided as
-// Explain says, or that is not what it should be.
+// wantCircles fails unless Explain shows these shares, and picks of every kind are divided
+// by them.
 func (w *world) wantCircles(want map[string]float64, r ...selector.Request) {
 	w.t.Helper()
 	got := w.shares(r...)
@@ -45,7 +45,7 @@ func (w *world) wantCircles(want map[string]float64, r ...selector.Request) {
 
 type shares = map[string]float64
 
-func TestPicksLeaveACircleForWhatIsMissingOfIt(t *testing.T) {
+func TestPicksLeaveACircleForItsMissingCapacity(t *testing.T) {
 	gone := status(events.NotReady)
 	region, elsewhere := some("r", nextDoor, 10, 0), some("e", farAway, 10, 0)
 	for _, tt := range []struct {
@@ -75,7 +75,7 @@ func TestPicksLeaveACircleForWhatIsMissingOfIt(t *testing.T) {
 	}
 }
 
-func TestWhoHasNotTheProtocolIsNotMissed(t *testing.T) {
+func TestInstancesWithoutTheProtocolAreNoMissingCapacity(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{}, join(some("z", home, 10, 5, endpoint(events.HTTP, "")), some("r", nextDoor, 10, 0))...)
 		w.wantCircles(shares{"zone": 1}, selector.Request{Protocol: events.NATS})
@@ -131,8 +131,8 @@ func TestAKeySpillsAlwaysTheSameWay(t *testing.T) {
 	})
 }
 
-// When what the spill says cannot be had, anything else will do.
-func TestASpillIsNotAWall(t *testing.T) {
+// If the circle that the spill draws has no available instance, another circle is used.
+func TestASpillIsLeftWhenItsCircleHasNoInstance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{}, join(some("z", home, 4, 2, status(events.NotReady)), some("r", nextDoor, 1, 0))...)
 		for range 200 {
@@ -149,7 +149,7 @@ func TestASpillIsNotAWall(t *testing.T) {
 	})
 }
 
-func TestStatsSayHowPicksAreDivided(t *testing.T) {
+func TestStatsShowHowPicksAreDivided(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{}, join(some("z", home, 10, 5, status(events.NotReady)), some("r", nextDoor, 1, 0))...)
 		for _, c := range w.circles() {

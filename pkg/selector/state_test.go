@@ -16,8 +16,8 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// Whatever changes around an instance, or about it short of a restart or a
-// move, does not make this caller forget what it has learned.
+// No change of the list, or of the record of an instance other than a new incarnation or
+// address, makes this caller forget what it has learned.
 func TestWhatWasLearnedSurvivesChangesOfTheList(t *testing.T) {
 	type change = func(w *world, all []events.Entry) []events.Entry
 	copyOf := func(e events.Entry, f func(*events.Entry)) events.Entry {
@@ -98,7 +98,7 @@ func TestWhatWasLearnedSurvivesChangesOfTheList(t *testing.T) {
 	}
 }
 
-func TestWhatWasLearnedIsForgottenWhenItIsNotTheSameAnyMore(t *testing.T) {
+func TestWhatWasLearnedIsForgottenForAnotherIncarnationOrAddress(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		now  func(w *world) events.Entry
@@ -127,9 +127,9 @@ func TestWhatWasLearnedIsForgottenWhenItIsNotTheSameAnyMore(t *testing.T) {
 	}
 }
 
-// Whoever comes, goes, changes or restarts, in whatever order: each keeps what
-// was learned of it, and only that.
-func TestEachKeepsItsOwnThroughAnySequenceOfLists(t *testing.T) {
+// Instances come, leave, change and restart in any order: each keeps what was learned of
+// it, and only that.
+func TestEachInstanceKeepsWhatWasLearnedThroughAnySequenceOfLists(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(1, 2))
 		w := newWorld(t, selector.Options{Strategy: selector.RoundRobin})
@@ -137,7 +137,7 @@ func TestEachKeepsItsOwnThroughAnySequenceOfLists(t *testing.T) {
 			incarnation string
 			picks       uint64
 		}
-		lives := make(map[string]life) // of who is listed
+		lives := make(map[string]life) // of listed instances
 		listed := make(map[string]events.Entry)
 		total := uint64(0)
 		for range 400 {
@@ -188,7 +188,7 @@ func TestEachKeepsItsOwnThroughAnySequenceOfLists(t *testing.T) {
 	})
 }
 
-func TestANewWeightAndANewDoubtCountAtOnce(t *testing.T) {
+func TestANewWeightAndANewSuspicionCountAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := several(2)
 		w := start(t, selector.Options{Strategy: selector.LeastRequest}, all...)
@@ -199,7 +199,7 @@ func TestANewWeightAndANewDoubtCountAtOnce(t *testing.T) {
 		if got := w.candidate("i0").InFlight; got < 295 || got > 305 {
 			t.Errorf("the one of weight 300 has %d of 400 calls, want about 300", got)
 		}
-		// The same instance, of which only the source's doubt has changed.
+		// The same instance, which is now suspect.
 		for _, doubted := range []bool{true, false} {
 			all[0].Suspect = doubted
 			w.list(all...)
@@ -210,7 +210,7 @@ func TestANewWeightAndANewDoubtCountAtOnce(t *testing.T) {
 	})
 }
 
-func TestWhoHasLeftIsNotKeptInMemory(t *testing.T) {
+func TestAnInstanceThatLeftIsNotKeptInMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{})
 		var left []weak.Pointer[events.Instance]
@@ -281,7 +281,7 @@ func TestManyFailuresAtOnceAreOneNewTable(t *testing.T) {
 	})
 }
 
-func TestStatsCountPicksOfThoseWhoLeft(t *testing.T) {
+func TestStatsCountPicksOfInstancesThatLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{}, instance("a", home), instance("b", nextDoor), instance("c", nextDoor, status(events.NotReady)), instance("d", farAway))
 		w.picks(10)
@@ -321,7 +321,7 @@ func TestStatsKnowNothingBeforeTheFirstSnapshot(t *testing.T) {
 	})
 }
 
-func TestAStaleListIsUsedAndSaysSo(t *testing.T) {
+func TestAStaleListIsUsedAndMarked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := instance("a", home)
 		w := start(t, selector.Options{}, a)
@@ -333,7 +333,7 @@ func TestAStaleListIsUsedAndSaysSo(t *testing.T) {
 			t.Error("fresh, want stale")
 		}
 		w.picks(3)
-		// Breakers still take out who is dead.
+		// Breakers still take out instances that fail.
 		w.list(a, instance("b", home))
 		w.send(events.Snapshot{Service: "user", Entries: []events.Entry{a, instance("b", home)}, Stale: true})
 		w.call("a", errRefused)

@@ -20,7 +20,7 @@ func TestRandomPicksAllAlike(t *testing.T) {
 	})
 }
 
-// Drawing two that have no calls decides nothing, so what remains is the draw.
+// Without calls in flight two drawn instances are alike, so the draw decides.
 func TestTwoChoicesPickAllAlikeWhenAllAreAlike(t *testing.T) {
 	for _, strategy := range []selector.Strategy{selector.P2C, selector.LeastRequest} {
 		t.Run(string(strategy), func(t *testing.T) {
@@ -95,7 +95,7 @@ func TestWeightedRoundRobinPicksInProportionToWeight(t *testing.T) {
 	}
 }
 
-// Smooth: the light ones are spread between the picks of the heavy one.
+// Smooth: picks of light instances are spread between those of the heavy one.
 func TestWeightedRoundRobinIsSmooth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{Strategy: selector.WeightedRoundRobin},
@@ -124,7 +124,7 @@ func TestWeightedRoundRobinIsSmooth(t *testing.T) {
 	})
 }
 
-// Nor do those of one weight all come at once.
+// Instances of one weight do not all come at once either.
 func TestWeightedRoundRobinSpreadsTheLightOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{Strategy: selector.WeightedRoundRobin},

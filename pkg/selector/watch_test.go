@@ -62,7 +62,7 @@ func (b *board) Watch(ctx context.Context, service string, apply func(events.Sna
 	return ctx.Err()
 }
 
-// watches is how many services are watched, and fails if one is twice.
+// watches is the number of watched services. It fails if one is watched twice.
 func (b *board) watches(t *testing.T) int {
 	t.Helper()
 	b.mu.Lock()
@@ -131,7 +131,7 @@ func TestTheWaitForTheFirstSnapshotIsBounded(t *testing.T) {
 	})
 }
 
-func TestErrorsTellUnknownFromUnusableFromUnanswered(t *testing.T) {
+func TestErrorsDifferForUnknownUnusableAndUnanswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBoard()
 		b.write("sick", instance("a", home, status(events.NotReady)))
@@ -151,7 +151,7 @@ func TestErrorsTellUnknownFromUnusableFromUnanswered(t *testing.T) {
 			"Explain": func(service string) error {
 				_, err := w.Explain(t.Context(), selector.Request{Service: service})
 				if service == "sick" && err == nil {
-					return &selector.NoInstanceError{} // it explains why
+					return &selector.NoInstanceError{} // carries the counts
 				}
 				return err
 			},
@@ -234,7 +234,7 @@ func TestAServiceThatBecomesKnownLaterIsPicked(t *testing.T) {
 	})
 }
 
-func TestUnknownNamesDoNotAddUp(t *testing.T) {
+func TestUnknownNamesCostNoMemoryForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBoard()
 		for i := range 50 {
@@ -251,7 +251,7 @@ func TestUnknownNamesDoNotAddUp(t *testing.T) {
 			if _, err := w.Pick(t.Context(), fmt.Sprint("fake", i)); !errors.Is(err, selector.ErrUnknownService) {
 				t.Fatalf("fake%d: %v", i, err)
 			}
-			if i%3 == 0 { // one that is asked for all the time
+			if i%3 == 0 { // one that is picked from all the time
 				if _, err := w.Pick(t.Context(), "soon"); !errors.Is(err, selector.ErrUnknownService) {
 					t.Fatal(err)
 				}
@@ -267,7 +267,7 @@ func TestUnknownNamesDoNotAddUp(t *testing.T) {
 		if got := len(w.Stats().Services); got > 50+128 {
 			t.Errorf("stats of %d services", got)
 		}
-		// All that exist, and may come to exist, are still picked.
+		// Services that exist, or come to exist, are still picked from.
 		b.write("soon", instance("a", home))
 		b.write("fake3", instance("a", home))
 		synctest.Wait()
@@ -279,8 +279,8 @@ func TestUnknownNamesDoNotAddUp(t *testing.T) {
 	})
 }
 
-// Names that push each other out while the registry does not answer must not
-// look as if the selector were closed.
+// Services that evict each other while the registry does not answer must not return
+// ErrClosed.
 func TestAPickThatWaitsSurvivesAFloodOfNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBoard()

@@ -57,7 +57,7 @@ func sortEntries(entries []events.Entry) []events.Entry {
 	return entries
 }
 
-// Places of the tests: home is the selector's own, unless it says otherwise.
+// Places of the tests: home is the selector's own by default.
 var (
 	home     = topology.Location{Region: "us", Zone: "us-a"}
 	nextDoor = topology.Location{Region: "us", Zone: "us-b"}
@@ -90,8 +90,8 @@ func label(name, value string) func(*events.Entry) {
 	return func(e *events.Entry) { e.Metadata = map[string]string{name: value} }
 }
 
-// distances are what the network of a test measures, by address. To an address
-// that has none, nobody answers.
+// distances is the network of a test: round trips by address. An address without one does
+// not answer.
 type distances struct {
 	mu sync.Mutex
 	to map[string]time.Duration
@@ -168,8 +168,8 @@ func newWorld(t *testing.T, o selector.Options) *world {
 	return w
 }
 
-// list is what the source says from now on. It waits until that has been taken
-// in and everything new has been measured.
+// list makes entries the list of the source, and waits until it is applied and new
+// instances are measured.
 func (w *world) list(entries ...events.Entry) {
 	w.t.Helper()
 	w.send(events.Snapshot{Service: "user", Entries: sortEntries(entries)})
@@ -179,7 +179,7 @@ func (w *world) list(entries ...events.Entry) {
 
 func (w *world) send(s events.Snapshot) {
 	w.t.Helper()
-	var asked sync.WaitGroup // the source is watched when somebody asks
+	var asked sync.WaitGroup // the source is watched from the first pick on
 	asked.Go(func() { _, _ = w.Explain(w.t.Context(), selector.Request{Service: "user"}) })
 	w.lists <- s
 	asked.Wait()
@@ -216,7 +216,7 @@ func (w *world) picks(n int, r ...selector.Request) map[string]int {
 	return count
 }
 
-// only is who gets all of many picks.
+// only returns the instances that get picks, of many.
 func (w *world) only(r ...selector.Request) []string {
 	w.t.Helper()
 	var ids []string
@@ -249,7 +249,7 @@ func (w *world) aim(id string) selector.Pick {
 	return p
 }
 
-// errRefused is what dialling an address says where nobody listens.
+// errRefused is the error of dialling a port on which no process listens.
 var errRefused = &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("connect: %w", syscall.ECONNREFUSED)}
 
 var errCall = errors.New("the call failed")
@@ -307,7 +307,7 @@ func join(lists ...[]events.Entry) (all []events.Entry) {
 	return all
 }
 
-// aged is an instance that began that long ago.
+// aged makes an instance start that long ago.
 func aged(d time.Duration) func(*events.Entry) {
 	return func(e *events.Entry) { e.Started = time.Now().Add(-d) }
 }
@@ -320,7 +320,7 @@ func (d *distances) silence(address string) {
 	delete(d.to, address)
 }
 
-// until waits for a condition, at most that long, and says how long it took.
+// until waits for a condition, at most for limit, and returns how long it took.
 func (w *world) until(what string, limit time.Duration, ok func() bool) time.Duration {
 	w.t.Helper()
 	began := time.Now()
@@ -332,12 +332,12 @@ func (w *world) until(what string, limit time.Duration, ok func() bool) time.Dur
 		synctest.Wait()
 	}
 	took := time.Since(began)
-	time.Sleep(200 * time.Millisecond) // Explain is never behind, and tables are, for a moment
+	time.Sleep(200 * time.Millisecond) // tables are a moment behind Explain
 	synctest.Wait()
 	return took
 }
 
-// quick measures often, whatever that costs, and believes the last sample.
+// quick measures often without a budget, and uses the last sample only.
 func quick(o selector.Options) selector.Options {
 	o.Latency.Budget = -1
 	o.Latency.Interval, o.Latency.Window, o.Latency.Fresh = 500*time.Millisecond, 1, 2*time.Second
@@ -364,7 +364,7 @@ func (w *world) fail(ids ...string) {
 // circles are those of the only service in the selector's stats.
 func (w *world) circles() []selector.Circle { return w.Stats().Services[0].Circles }
 
-// state is what Explain says of a circle.
+// state is a circle in Explain.
 func (w *world) state(circle string) selector.Circle {
 	w.t.Helper()
 	for _, c := range w.explain().Circles {
@@ -376,7 +376,7 @@ func (w *world) state(circle string) selector.Circle {
 	panic("unreachable")
 }
 
-// shares are how much of the picks begin in each circle, by Explain.
+// shares are the shares of the circles in Explain.
 func (w *world) shares(r ...selector.Request) map[string]float64 {
 	w.t.Helper()
 	shares := make(map[string]float64)
@@ -473,7 +473,7 @@ func learned(c selector.Candidate) string {
 
 var silent = slog.New(slog.DiscardHandler)
 
-// eventually waits for what a real registry tells in its own time.
+// eventually waits for a real registry.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); !ok(); {

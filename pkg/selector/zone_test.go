@@ -103,7 +103,7 @@ func (r *region) isDead(zone string) bool {
 	return r.dead[zone]
 }
 
-// arrives counts an attempt, and says whether the instance lives.
+// arrives counts an attempt, and reports whether the instance lives.
 func (r *region) arrives(id string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -124,8 +124,8 @@ func (r *region) set(zone string, dead bool) {
 	r.dead[zone] = dead
 }
 
-// most is how many calls the busiest instance of some zones had in five seconds
-// that begin within a time, for each second.
+// most is the rate of calls of the busiest instance of some zones, in any five seconds of a
+// time.
 func (r *region) most(from, to int, zones ...string) (most float64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -145,7 +145,7 @@ func (r *region) most(from, to int, zones ...string) (most float64) {
 }
 
 // The nearest zone of a third of the callers dies as a whole, and comes back.
-func TestAZoneThatDiesAndComesBackOverloadsNobody(t *testing.T) {
+func TestAZoneThatDiesAndComesBackOverloadsNoInstance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &region{t: t, board: newBoard(), began: time.Now(), dead: map[string]bool{}, lives: map[string]time.Time{}, seconds: map[string]*[120]int{}}
 		for _, zone := range r.zones() {
@@ -173,7 +173,7 @@ func TestAZoneThatDiesAndComesBackOverloadsNobody(t *testing.T) {
 		outage, back := r.most(20, 40, "b", "c"), r.most(40, 85, "a")
 		t.Logf("calls a second of the busiest instance: %.0f at first, %.0f while the zone is dead, %.0f of those that are back", calm, outage, back)
 		t.Logf("%d calls, %d failed, %d attempts", r.calls, r.failed, r.attempts)
-		// Half as much again is what the calls of a third of the callers make.
+		// The calls of a third of the callers make half as much again.
 		if outage > 1.6*calm {
 			t.Errorf("the busiest survivor had %.0f calls a second, and %.0f before", outage, calm)
 		}

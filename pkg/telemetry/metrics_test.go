@@ -64,7 +64,7 @@ func (m *metrics) lines(names ...string) []string {
 	return got
 }
 
-// value is what one series is.
+// value is the value of one series.
 func (m *metrics) value(t *testing.T, series string) float64 {
 	t.Helper()
 	lines := m.lines(series + " ")
@@ -223,7 +223,7 @@ func TestShowsTheSharesOfCircles(t *testing.T) {
 	})
 }
 
-func TestCountsProbesAndWhatIsNotBelieved(t *testing.T) {
+func TestCountsProbesAndRejectedSamples(t *testing.T) {
 	m := newMetrics(t)
 	names := []string{"proxima_probes", "proxima_rejected", "proxima_invalid"}
 	want := func(when, probes, samples, beats string) {
@@ -313,7 +313,7 @@ func TestAddsUpSelectors(t *testing.T) {
 	m.want(t, "closed", names, nil)
 }
 
-func TestHooksMayBeCalledWhileSomebodyCollects(t *testing.T) {
+func TestHooksMayBeCalledWhileMetricsAreCollected(t *testing.T) {
 	m := newMetrics(t)
 	var calls sync.WaitGroup
 	for range 4 {
@@ -353,7 +353,7 @@ func (m refusingMeter) RegisterCallback(metric.Callback, ...metric.Observable) (
 	return noop.Registration{}, m.callback
 }
 
-func TestSaysWhatAMeterRefuses(t *testing.T) {
+func TestNewReturnsTheErrorsOfTheMeter(t *testing.T) {
 	for _, meter := range []refusingMeter{{counter: io.ErrClosedPipe}, {callback: io.ErrClosedPipe}} {
 		if _, err := telemetry.New(meter); !errors.Is(err, io.ErrClosedPipe) || !strings.HasPrefix(err.Error(), "telemetry: ") {
 			t.Errorf("got %v", err)
@@ -363,7 +363,7 @@ func TestSaysWhatAMeterRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.Request("route", "user", "200", time.Second) // goes nowhere
+	m.Request("route", "user", "200", time.Second) // is dropped
 	m.OnBreaker(breaker.Key{}, breaker.Closed, breaker.Open)
 	m.OnState(kv.State{})
 }

@@ -152,7 +152,7 @@ func FuzzExtractTakesAnything(f *testing.F) {
 		if sc := trace.SpanContextFromContext(ctx); sc.IsValid() != (len(first["traceparent"]) == 1) {
 			t.Errorf("valid %v, but written %q", sc.IsValid(), first)
 		}
-		// What was understood survives another hop.
+		// What was accepted survives another hop.
 		second := telemetry.Inject(telemetry.Extract(context.Background(), first), nats.Header(nil))
 		if first["traceparent"] != nil && first["traceparent"][0] != second["traceparent"][0] {
 			t.Errorf("%q became %q", first, second)

@@ -21,7 +21,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// untouched is what came through before a provider was ever installed.
+// untouched is what is passed on before any provider is installed.
 var untouched http.Header
 
 func TestMain(m *testing.M) {
@@ -78,7 +78,7 @@ func want(t *testing.T, s tracetest.SpanStub, attrs map[string]string) {
 	}
 }
 
-// static lists what is in it.
+// static is a Source of a fixed list.
 type static []events.Entry
 
 func (s static) Watch(ctx context.Context, service string, apply func(events.Snapshot)) error {

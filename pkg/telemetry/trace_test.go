@@ -142,7 +142,7 @@ func TestATransportAroundProximahttpMakesOneSpan(t *testing.T) {
 	})
 }
 
-func TestASpanSaysHowARequestFailed(t *testing.T) {
+func TestASpanShowsHowARequestFailed(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		resp *http.Response
@@ -224,7 +224,7 @@ func TestAnUpgradedConnectionStaysWritable(t *testing.T) {
 	}
 }
 
-func TestTheKindOfASpanSaysWhereTheCallComesFrom(t *testing.T) {
+func TestTheKindOfASpanShowsWhereTheCallComesFrom(t *testing.T) {
 	exporter := spans(t)
 	ctx, outer := telemetry.Start(t.Context(), "outer", "user")
 	_, inner := telemetry.Start(ctx, "inner", "user")
