@@ -72,10 +72,8 @@ func Example() {
 		panic(err)
 	}
 	defer func() { _ = announcement.Leave(ctx) }()
-	for !announcement.State().Registered() {
-		if _, err := registry.Snapshot(ctx, "user"); err != nil { // takes a moment
-			panic(err)
-		}
+	if err := announcement.Ready(ctx); err != nil {
+		panic(err)
 	}
 
 	// The caller.

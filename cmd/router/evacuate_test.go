@@ -14,6 +14,7 @@ import (
 // An operator evacuates a zone and sees what becomes of it, in the registry, at
 // a router that runs, and in its metrics.
 func TestEvacuatesAPlaceAndUndoesIt(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	r.list(t, "user", "near", "a", nil)
 	r.list(t, "user", "far", "b", nil)

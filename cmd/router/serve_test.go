@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -55,6 +56,7 @@ func (w web) ready() {
 const registration = `{"id":"u1","service":"user","endpoints":{"http":"127.0.0.1:9"},"location":{"region":"r1","zone":"a"}}`
 
 func TestServesWithANATSServerOfItsOwnAndEndsWell(t *testing.T) {
+	t.Parallel()
 	store := filepath.Join(t.TempDir(), "store")
 	args := []string{"serve", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--store-dir", store, "--region", "r1", "--zone", "a"}
 	p := start(t, args...)
@@ -97,6 +99,7 @@ func TestServesWithANATSServerOfItsOwnAndEndsWell(t *testing.T) {
 }
 
 func TestAnsweringCallsEndBeforeTheProcess(t *testing.T) {
+	t.Parallel()
 	inside, release := make(chan struct{}), make(chan struct{})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -157,6 +160,7 @@ func TestServesOnANATSServerThatIsThere(t *testing.T) {
 // NATS is away: the last list of each service is on disk, and is served until
 // NATS comes.
 func TestStartsFromDiskWithoutNATS(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	address := testkit.FreeAddress(t)
 	if err := os.Mkdir(filepath.Join(dir, "proxima"), 0o700); err != nil {
@@ -193,11 +197,12 @@ func TestStartsFromDiskWithoutNATS(t *testing.T) {
 }
 
 func TestSaysInOneLineWhyItCannotServe(t *testing.T) {
+	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close()
+	t.Cleanup(func() { taken.Close() })
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -224,10 +229,13 @@ func TestSaysInOneLineWhyItCannotServe(t *testing.T) {
 		"nobody at the URL":         {[]string{"--nats-url", "nats://127.0.0.1:1", "--connect-timeout", "200ms"}, 1, "cannot reach NATS at nats://127.0.0.1:1"},
 		"a server without what for": {[]string{"--nats-url", bare.ClientURL()}, 1, "start it with JetStream enabled"},
 	} {
-		got := run(t, nil, append(append([]string{"serve", "--log-level", "error"}, free...), tt.args...)...)
-		if got.code != tt.code || !strings.Contains(got.stderr, tt.says) || !oneLine(got.stderr) {
-			t.Errorf("%s: exit code %d, stderr:\n%s", name, got.code, got.stderr)
-		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got := run(t, nil, slices.Concat([]string{"serve", "--log-level", "error"}, free, tt.args)...)
+			if got.code != tt.code || !strings.Contains(got.stderr, tt.says) || !oneLine(got.stderr) {
+				t.Errorf("exit code %d, stderr:\n%s", got.code, got.stderr)
+			}
+		})
 	}
 }
 

@@ -44,6 +44,7 @@ func (d *door) process(service, id string, at topology.Location) *testkit.Proces
 }
 
 func TestKillingTheNearestInstanceUnderLoadFailsNoCall(t *testing.T) {
+	t.Parallel()
 	d := newFleet(t).router(router.Options{})
 	near := d.process("user", "near", zoneA)
 	d.process("user", "next", zoneB)

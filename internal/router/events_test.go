@@ -56,6 +56,7 @@ func stream(t *testing.T, d *door, path string) (next func() (kind string, c dir
 }
 
 func TestStreamsEveryChangeWithItsKindAndReason(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	d := f.router(router.Options{})
 	d.list(events.Instance{Service: "user", ID: "u1", Location: zoneA, Endpoints: map[string]string{"http": "127.0.0.1:9"}})

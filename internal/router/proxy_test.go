@@ -101,6 +101,7 @@ func TestTheAnswerIsPassedOnAsItIs(t *testing.T) {
 }
 
 func TestStreamsAnAnswerAsItComes(t *testing.T) {
+	t.Parallel()
 	// It may take longer than the timeout, once it has begun.
 	d := newFleet(t).router(router.Options{Timeout: 200 * time.Millisecond})
 	next := make(chan string)
@@ -134,6 +135,7 @@ func TestStreamsAnAnswerAsItComes(t *testing.T) {
 }
 
 func TestASlowUploadIsNotASlowInstance(t *testing.T) {
+	t.Parallel()
 	d := newFleet(t).router(router.Options{Timeout: time.Second})
 	d.instance("user", "u", zoneA, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n, _ := io.Copy(io.Discard, r.Body)
@@ -162,6 +164,7 @@ func TestASlowUploadIsNotASlowInstance(t *testing.T) {
 }
 
 func TestAnInstanceThatDoesNotAnswerIs504AndItsFault(t *testing.T) {
+	t.Parallel()
 	d := newFleet(t).router(router.Options{Timeout: 50 * time.Millisecond})
 	d.instance("user", "u", zoneA, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	for range 5 {

@@ -229,8 +229,9 @@ func TestARestartedRouterWritesRecordsAgainBeforeTheyAreLost(t *testing.T) {
 	})
 }
 
-// bubble is for a package that also has tests outside of one: it leaves no
-// timer of the bubble in the pool of nats.go.
+// bubble is for a package that also has tests outside of a bubble: it leaves no
+// timer of the bubble in the pool of nats.go. Parallel tests run when all others
+// have ended, so never beside a bubble.
 func bubble(t *testing.T, f func(*testing.T)) {
 	t.Helper()
 	defer func() {

@@ -193,6 +193,7 @@ func TestACallerCannotMakeTheRouterWriteToTheRegistry(t *testing.T) {
 }
 
 func TestAnswersNATSErrorsWithTheirCodes(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, func(o *server.Options) { o.MaxPayload = 256 << 10; o.MaxPending = 8 << 20 })
 	d := f.router(router.Options{Timeout: 300 * time.Millisecond})
 	d.instance("slow", "s", zoneA, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))

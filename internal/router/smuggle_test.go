@@ -56,6 +56,7 @@ var corpus = map[string]string{
 }
 
 func TestAmbiguousRequestsReachAnInstanceOnceOrNotAtAll(t *testing.T) {
+	t.Parallel()
 	d := newFleet(t).router(router.Options{Timeout: time.Second})
 	var mu sync.Mutex
 	seen := map[string][]string{} // by case
@@ -117,6 +118,7 @@ func send(t *testing.T, url, raw string) int {
 }
 
 func TestAClientThatDoesNotFinishItsHeadersIsCutOff(t *testing.T) {
+	t.Parallel()
 	d := newFleet(t).router(router.Options{})
 	conn, err := net.Dial("tcp", strings.TrimPrefix(d.url, "http://"))
 	if err != nil {
@@ -135,6 +137,7 @@ func TestAClientThatDoesNotFinishItsHeadersIsCutOff(t *testing.T) {
 }
 
 func TestABodyThatDoesNotComeIsNotWaitedForForEver(t *testing.T) {
+	t.Parallel()
 	d := newFleet(t).router(router.Options{Timeout: 100 * time.Millisecond})
 	conn, err := net.Dial("tcp", strings.TrimPrefix(d.url, "http://"))
 	if err != nil {

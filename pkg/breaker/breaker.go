@@ -9,21 +9,20 @@ import (
 )
 
 var (
-	// ErrOpen says that the instance failed lately: try another one.
+	// ErrOpen means that the instance failed lately.
 	ErrOpen = errors.New("breaker: open")
-	// ErrTrialsTaken says that other calls are finding out whether the
-	// instance is back: try another one.
+	// ErrTrialsTaken means that as many calls as allowed are already trying whether
+	// the instance works again.
 	ErrTrialsTaken = errors.New("breaker: half-open and all trials are taken")
 )
 
-// Key names what a breaker stands for. An instance that was started again has
-// another incarnation, and so a breaker without a past.
+// Key names what a breaker is for. An instance that was restarted has another
+// incarnation, and so a breaker without a past.
 type Key struct {
 	Service, Instance, Incarnation string
 }
 
-// Settings say when a breaker opens and closes. The zero Settings are ready
-// to use.
+// Settings are when a breaker opens and closes. The zero Settings are ready to use.
 type Settings struct {
 	// Failures in a row that open a closed breaker. Default 5.
 	Failures int
@@ -32,13 +31,13 @@ type Settings struct {
 	// Trials is how many calls a half-open breaker lets through. It closes
 	// when all of them succeed and opens when one fails. Default 1.
 	Trials int
-	// TrialTimeout is when a trial that was not reported gives its slot back,
-	// as if it had been cancelled. Default 10s.
+	// TrialTimeout is when a trial that was not reported gives its slot back, as if it
+	// had been canceled. Default 10s.
 	TrialTimeout time.Duration
-	// OnChange is called after every change of state, one at a time and in
-	// order, with no lock held, by the goroutine whose call made the change or
-	// by a timer's. It may call State, Allow and Done, but not Close, which
-	// waits for it; what the breaker is asked meanwhile does not wait.
+	// OnChange is called after every change of state, one call at a time and in order,
+	// with no lock held, on the goroutine that made the change or on that of a timer.
+	// It may call State, Allow and Done, but not Close, which waits for it. Calls of the
+	// breaker's methods do not wait for it.
 	OnChange func(k Key, from, to State)
 }
 
@@ -59,12 +58,12 @@ func (s Settings) withDefaults() Settings {
 	return s
 }
 
-// Breaker is the circuit to one incarnation of an instance. Its methods are
-// safe for concurrent use. While it is closed and calls succeed, no method
-// locks, allocates or writes to it.
+// Breaker is the circuit to one incarnation of an instance. Its methods are safe for
+// concurrent use. While it is closed and calls succeed, no method locks, allocates or
+// writes to it.
 type Breaker struct {
-	// word is the state, the flags and the generation (see stateBits). It is
-	// stored with mu held, and loaded by anybody.
+	// word is the state, the flags and the generation (see stateBits). It is stored
+	// with mu held, and loaded without.
 	word atomic.Uint64
 
 	key      Key
@@ -80,12 +79,12 @@ func New(k Key, s Settings) *Breaker {
 	return &Breaker{key: k, settings: s.withDefaults()}
 }
 
-// State is what the breaker does with the next call: one atomic load. An open
+// State is what the breaker does with the next call. It is one atomic load: an open
 // breaker turns half-open by itself.
 func (b *Breaker) State() State { return stateOf(b.word.Load()) }
 
-// Opened says since when a breaker has been open, and whether it opened because
-// the connection was refused. It is the zero time for one that is not open.
+// Opened returns when an open breaker opened, and whether that was because the
+// connection was refused. For a breaker that is not open it returns the zero time.
 func (b *Breaker) Opened() (at time.Time, refused bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -95,9 +94,8 @@ func (b *Breaker) Opened() (at time.Time, refused bool) {
 	return b.circuit.opened, b.circuit.refused
 }
 
-// Allow says whether the instance may be called now. If so, the end of that
-// call must be reported with [Pass.Done]. The error is [ErrOpen] or
-// [ErrTrialsTaken], as it is, not wrapped.
+// Allow returns a pass if the instance may be called now. The end of that call must be
+// reported with [Pass.Done]. The error is [ErrOpen] or [ErrTrialsTaken], not wrapped.
 func (b *Breaker) Allow() (Pass, error) {
 	word := b.word.Load()
 	if stateOf(word) == Closed {
@@ -106,8 +104,8 @@ func (b *Breaker) Allow() (Pass, error) {
 	return b.allowTrial()
 }
 
-// AllowClosed is Allow for a breaker that is closed, false when it is not. It is
-// small enough for the compiler to put it in the place of the call.
+// AllowClosed is Allow for a breaker that is closed; it returns false for any other. It
+// is small enough to be inlined.
 func (b *Breaker) AllowClosed() (Pass, bool) {
 	word := b.word.Load()
 	return Pass{b, word &^ failedBit}, word&stateBits == uint64(Closed)
@@ -136,10 +134,10 @@ func (b *Breaker) allowTrial() (Pass, error) {
 	return Pass{b, ticket}, nil
 }
 
-// Close ends the breaker of an instance that is not listed any more. The state
-// stays what it is and nothing is counted from now on. When Close returns, no
-// timer and no OnChange is running or will run: it waits for them, so do not
-// hold a lock that OnChange takes. It may be called twice.
+// Close ends the breaker of an instance that is no longer listed. The state stays as it
+// is, and nothing is counted from then on. When Close returns, no timer and no OnChange
+// runs or will run. It waits for them, so the caller must not hold a lock that OnChange
+// takes. It may be called twice.
 func (b *Breaker) Close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

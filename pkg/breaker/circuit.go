@@ -9,25 +9,25 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// circuit is the part of a [Breaker] that only a failing instance needs.
-// Breaker.mu guards all of it; gobreaker is entered with that lock held, so
-// the order of the locks is always the same.
+// circuit is the part of a [Breaker] that only a failing instance needs. Breaker.mu
+// guards all of it. gobreaker is called with that lock held, so the order of locks is
+// always the same.
 type circuit struct {
 	gobreaker *gobreaker.TwoStepCircuitBreaker[struct{}]
-	outcome   outcome // being counted: gobreaker asks for it, not for an error
+	outcome   outcome // of the call that is being counted; gobreaker reads it instead of an error
 
 	trials    []trial // not reported yet, oldest first
 	lastTrial uint64
 
 	openUntil time.Time
 	opened    time.Time
-	refused   bool        // that is why it opened
+	refused   bool        // it opened because the connection was refused
 	timer     *time.Timer // one for both openUntil and the oldest trial's deadline
-	rings     int         // calls of the timer's function that are due or running
+	firing    int         // calls of onTimer that are due or running
 
-	changes []change  // not told to OnChange yet
-	telling bool      // somebody is calling OnChange and will tell the rest
-	idle    sync.Cond // rings and telling fell
+	changes   []change  // not reported to OnChange yet
+	notifying bool      // a goroutine is calling OnChange, and will report the rest
+	idle      sync.Cond // firing or notifying has fallen
 }
 
 type trial struct {
@@ -67,7 +67,7 @@ func stateFrom(s gobreaker.State) State {
 	}
 }
 
-// count tells gobreaker of a call that was let through without it.
+// count reports to gobreaker a call that was allowed without it.
 func (c *circuit) count(o outcome) {
 	if done, err := c.gobreaker.Allow(); err == nil {
 		c.outcome = o
@@ -75,8 +75,8 @@ func (c *circuit) count(o outcome) {
 	}
 }
 
-// startTrial takes one of the half-open circuit's slots, if there is one. The
-// ticket is a number of its own, marked so that it equals no word.
+// startTrial takes a slot of the half-open circuit, if there is one. The ticket is a
+// number of its own, marked so that it equals no word.
 func (c *circuit) startTrial(timeout time.Duration) (ticket uint64, ok bool) {
 	done, err := c.gobreaker.Allow()
 	if err != nil {
@@ -88,8 +88,8 @@ func (c *circuit) startTrial(timeout time.Duration) (ticket uint64, ok bool) {
 	return ticket, true
 }
 
-// endTrial is false for a trial that was reported before, that gave its slot
-// back, or that began before the circuit last changed.
+// endTrial returns false for a trial that was reported before, gave its slot back, or
+// began before the last change of state.
 func (c *circuit) endTrial(ticket uint64, o outcome) bool {
 	i := slices.IndexFunc(c.trials, func(t trial) bool { return t.ticket == ticket })
 	if i < 0 {
@@ -102,13 +102,13 @@ func (c *circuit) endTrial(ticket uint64, o outcome) bool {
 	return true
 }
 
-// changeLocked follows a change of gobreaker's state.
+// changeLocked is called by gobreaker when its state changes.
 func (b *Breaker) changeLocked(from, to State) {
 	c := b.circuit
 	c.trials = nil // of the state that has ended
 	if to == Open {
-		// gobreaker stays open until strictly after its own expiry, which it
-		// computed a moment ago.
+		// gobreaker stays open until strictly after its expiry, which it has just
+		// computed.
 		c.opened = time.Now()
 		c.openUntil = c.opened.Add(b.settings.OpenFor + 1)
 		c.refused = c.outcome == refused
@@ -135,26 +135,25 @@ func (b *Breaker) scheduleLocked() {
 	}
 	switch {
 	case c.timer == nil:
-		c.timer = time.AfterFunc(time.Until(due), b.ring)
-		c.rings++
+		c.timer = time.AfterFunc(time.Until(due), b.onTimer)
+		c.firing++
 	case !c.timer.Reset(time.Until(due)):
-		c.rings++
+		c.firing++
 	}
 }
 
 func (c *circuit) stopTimer() {
 	if c.timer != nil && c.timer.Stop() {
-		c.rings--
+		c.firing--
 	}
 }
 
-// ring is the timer's function. It does what is due; when it comes too early
-// or too late, because the timer was set anew meanwhile, that is nothing.
-func (b *Breaker) ring() {
+// onTimer does what is due. That is nothing if the timer was set anew meanwhile.
+func (b *Breaker) onTimer() {
 	b.mu.Lock()
 	c := b.circuit
 	defer func() {
-		c.rings--
+		c.firing--
 		c.idle.Broadcast()
 		b.mu.Unlock()
 	}()
@@ -167,39 +166,39 @@ func (b *Breaker) ring() {
 			c.endTrial(c.trials[0].ticket, excluded)
 		}
 		b.scheduleLocked()
-		b.tellLocked()
+		b.notifyLocked()
 	}
 }
 
-// tellLocked tells OnChange of every change not told yet. It gives up the lock
-// for each call; changes that are made meanwhile, also by OnChange itself, are
-// told by the same goroutine afterwards.
-func (b *Breaker) tellLocked() {
+// notifyLocked calls OnChange for every change that was not reported yet, without the
+// lock. Changes that are made meanwhile, also by OnChange itself, are reported by the
+// same goroutine afterwards.
+func (b *Breaker) notifyLocked() {
 	c := b.circuit
-	for !c.telling && len(c.changes) > 0 {
+	for !c.notifying && len(c.changes) > 0 {
 		next := c.changes[0]
 		c.changes = c.changes[1:]
-		b.tellOneLocked(next)
+		b.notifyOneLocked(next)
 	}
 }
 
-func (b *Breaker) tellOneLocked(ch change) {
+func (b *Breaker) notifyOneLocked(ch change) {
 	c := b.circuit
-	c.telling = true
+	c.notifying = true
 	b.mu.Unlock()
 	defer func() { // also when OnChange panics
 		b.mu.Lock()
-		c.telling = false
+		c.notifying = false
 		c.idle.Broadcast()
 	}()
 	b.settings.OnChange(b.key, ch.from, ch.to)
 }
 
-// end stops the timer and waits until nothing of the circuit runs.
+// end stops the timer, and waits for calls of onTimer and OnChange.
 func (c *circuit) end() {
 	c.trials, c.changes = nil, nil
 	c.stopTimer()
-	for c.rings > 0 || c.telling {
+	for c.firing > 0 || c.notifying {
 		c.idle.Wait()
 	}
 }

@@ -15,11 +15,10 @@ type Pass struct {
 }
 
 // Done reports how the call ended: nil is a success, an error that wraps
-// [context.Canceled] is nobody's failure, one that is [Refused] opens the
-// breaker at once. It must be called exactly once; for a trial, further calls
-// do nothing. A call that began before the breaker last changed its state says
-// nothing about the state now and is not counted. Done of the zero Pass does
-// nothing.
+// [context.Canceled] is not counted, any other error is a failure, and one that is
+// [Refused] opens the breaker at once. Done must be called exactly once; for a trial,
+// further calls do nothing. A call that began before the last change of state is not
+// counted. Done of the zero Pass does nothing.
 func (p Pass) Done(err error) {
 	if err == nil && p.breaker != nil && p.breaker.word.Load() == p.ticket {
 		return // a success after a success
@@ -32,7 +31,7 @@ func (p Pass) report(err error) {
 	if b == nil {
 		return
 	}
-	// The error's own methods run here, before any lock is taken.
+	// The methods of the error run here, before any lock is taken.
 	o := outcomeOf(err)
 	if p.ticket&trialBit != 0 {
 		b.endTrial(p.ticket, o)
@@ -43,7 +42,7 @@ func (p Pass) report(err error) {
 	}
 }
 
-// outcome is how a call ended, as far as a circuit is concerned.
+// outcome is how a circuit counts the end of a call.
 type outcome uint8
 
 const (
@@ -66,16 +65,16 @@ func outcomeOf(err error) outcome {
 	}
 }
 
-// wsaConnRefused is what Windows says; no other system has this number.
+// wsaConnRefused is the number on Windows; no other system uses it.
 const wsaConnRefused = syscall.Errno(10061)
 
-// Refused says whether err means that nobody listens at the instance's
-// address, so that there is no point in counting further failures.
+// Refused reports whether err means that no process listens at the address of the
+// instance. Then there is no need to count more failures.
 func Refused(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaConnRefused)
 }
 
-// endCall counts the end of a call that a closed breaker let through.
+// endCall counts the end of a call that a closed breaker allowed.
 func (b *Breaker) endCall(ticket uint64, o outcome) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -84,7 +83,7 @@ func (b *Breaker) endCall(ticket uint64, o outcome) {
 		return
 	}
 	if o == success && word&failedBit == 0 {
-		return // another success came first
+		return // another success was counted before
 	}
 	if b.circuit == nil {
 		b.circuit = newCircuit(b)
@@ -92,7 +91,7 @@ func (b *Breaker) endCall(ticket uint64, o outcome) {
 	b.circuit.count(o)
 	if b.word.Load() != word { // it opened
 		b.scheduleLocked()
-		b.tellLocked()
+		b.notifyLocked()
 		return
 	}
 	if o == success {
@@ -108,6 +107,6 @@ func (b *Breaker) endTrial(ticket uint64, o outcome) {
 	defer b.mu.Unlock()
 	if b.circuit.endTrial(ticket, o) {
 		b.scheduleLocked()
-		b.tellLocked()
+		b.notifyLocked()
 	}
 }

@@ -5,11 +5,11 @@ type State int32
 
 // The states of a breaker. The zero State is Closed.
 const (
-	// Closed lets every call through.
+	// Closed allows every call.
 	Closed State = iota
-	// HalfOpen lets [Settings.Trials] calls through and waits for their end.
+	// HalfOpen allows [Settings.Trials] calls and waits for their end.
 	HalfOpen
-	// Open lets none through.
+	// Open allows none.
 	Open
 )
 
@@ -26,12 +26,11 @@ func (s State) String() string {
 	}
 }
 
-// The bits of Breaker.word. Above them is the generation: a number that grows
-// with every change of state, so that a call which began before a change is
-// known by it.
+// The bits of Breaker.word. Above them is the generation, a number that grows with every
+// change of state: it shows that a call began before a change.
 const (
 	stateBits  uint64 = 1<<2 - 1
-	failedBit  uint64 = 1 << 2 // a failure since the last success: the next success must be told to gobreaker
+	failedBit  uint64 = 1 << 2 // a failure since the last success: the next success must be reported to gobreaker
 	endedBit   uint64 = 1 << 3 // after Close
 	trialBit   uint64 = 1 << 4 // never in a word: only in a trial's ticket
 	generation uint64 = 1 << 5 // one generation

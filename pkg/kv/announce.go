@@ -43,25 +43,25 @@ const (
 // and after a newer incarnation has taken it.
 var ErrConflict = errors.New("kv: the id belongs to another instance")
 
-// State is what an announcement knows of itself.
+// State is the state of an announcement.
 type State struct {
 	Service, Instance string
 	Phase             Phase
-	// Status is what it says, or would say, of itself to callers.
+	// Status is what is announced to callers, or would be.
 	Status events.Status
 	// Since is when the phase began.
 	Since time.Time
-	// Err is the last error of this phase, nil when all is well. In
-	// [Registered] it says that the lease could not be renewed lately.
+	// Err is the last error of this phase, nil when all is well. In [Registered]
+	// it is why the lease could not be renewed lately.
 	Err error
 	// Revision of the record while it is listed.
 	Revision uint64
-	// Lost is how often the record was gone, though nobody had taken it out, and
-	// was announced again: its lease had ended, or the registry lost it.
+	// Lost is how often the record was gone without a deregistration and was
+	// announced again: its lease had ended, or the registry lost it.
 	Lost uint64
 }
 
-// Registered says whether the instance is listed, as far as its announcer knows.
+// Registered reports whether the instance is listed, as far as its announcer knows.
 func (s State) Registered() bool { return s.Phase == Registered || s.Phase == Draining }
 
 // Locator finds an instance's place in the coordinate space from what callers
@@ -77,34 +77,39 @@ type Locator interface {
 
 // AnnounceOptions configure [Registry.Announce]. The zero value is ready to use.
 type AnnounceOptions struct {
-	// Check says whether the instance works. It is announced after the first
-	// pass; when the check fails twice in a row later it becomes not_ready,
-	// and up again after the next pass. Its context ends after CheckTimeout.
-	// A check that does not answer in time has failed. Default: always ready.
+	// Check reports whether the instance works. It is announced after the first
+	// pass; when the check fails twice in a row later it becomes not_ready, and up
+	// again after the next pass. Its context ends after CheckTimeout; a check that
+	// has not returned by then has failed. Check the instance itself and not what
+	// it depends on: when all instances of a service are not_ready, calls to it
+	// fail, also if the cause is a dependency that they share. Default: always
+	// ready.
 	Check func(context.Context) error
 	// CheckInterval is the time between checks, less until the first pass.
 	// Default 2s.
 	CheckInterval time.Duration
 	// CheckTimeout bounds one check. Default 2s.
 	CheckTimeout time.Duration
-	// Drain is how long Leave stays in draining, so that callers hear of it
-	// and calls end. Default 0: deregister at once.
+	// Drain is how long Leave keeps the instance listed as draining, so that
+	// callers hear of it and calls end. Default 0: deregister at once; callers
+	// then send a few more calls, which fail if the server is gone.
 	Drain time.Duration
-	// InFlight is the number of calls being served, if it is known: draining
-	// ends when it is 0, though not before callers could hear of it.
+	// InFlight returns the number of calls being served: draining ends early when
+	// it is 0, though not before callers could hear of it. The program counts its
+	// calls, for example in a wrapper of its handler. Default: draining takes all
+	// of Drain.
 	InFlight func() int
-	// Load says how loaded the instance is, for callers that ask to hear of
-	// it; false: nothing to tell now. It is called every BeatInterval while
-	// the instance is listed and the registry connected, one call at a time,
-	// with no lock held. It may take its time, though Leave waits for it at
-	// most a second. The incarnation is filled in. Default: no beats.
+	// Load returns how loaded the instance is; false: nothing to publish now. It
+	// is called every BeatInterval while the instance is listed and the registry
+	// connected, one call at a time, with no lock held. Leave waits for it at most
+	// a second. The incarnation is filled in. Default: no beats.
 	Load func() (events.Beat, bool)
 	// BeatInterval is the time between two beats, give or take a tenth.
 	// Default 5s.
 	BeatInterval time.Duration
-	// Locator answers the pings that callers send to tell and to ask where
-	// both are, and keeps the coordinate of the record. Default: pings get an
-	// empty answer and the coordinate stays as it was announced.
+	// Locator answers pings, by which callers and instances find out where they
+	// are, and keeps the coordinate of the record. Default: pings get an empty
+	// answer and the coordinate stays as it was announced.
 	Locator Locator
 	// OnState is called after every change of the state, in order, with no
 	// lock held. It should return soon and must not wait for Leave: the lease
@@ -121,14 +126,14 @@ type Announcement struct {
 	opts AnnounceOptions
 	log  *slog.Logger
 
-	in      atomic.Pointer[events.Instance] // as it is, or will be, announced
-	updated chan struct{}                   // it has changed
-	leave   chan struct{}                   // closed by Leave
-	hurry   chan struct{}                   // closed when draining must end at once
-	done    chan struct{}
+	in       atomic.Pointer[events.Instance] // as it is, or will be, announced
+	updated  chan struct{}                   // it has changed
+	leave    chan struct{}                   // closed by Leave
+	drainNow chan struct{}                   // closed when draining must end at once
+	done     chan struct{}
 
-	interrupt            context.CancelFunc // ends the exchange under way
-	leaveOnce, hurryOnce sync.Once
+	interrupt               context.CancelFunc // ends the exchange under way
+	leaveOnce, drainNowOnce sync.Once
 
 	mu       sync.Mutex // guards what follows
 	state    State
@@ -180,12 +185,12 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 	}
 	a := &Announcement{
 		r: r, opts: o,
-		log:     o.Logger.With("service", full.Service, "instance", full.ID),
-		updated: make(chan struct{}, 1),
-		leave:   make(chan struct{}),
-		hurry:   make(chan struct{}),
-		done:    make(chan struct{}),
-		changed: make(chan struct{}),
+		log:      o.Logger.With("service", full.Service, "instance", full.ID),
+		updated:  make(chan struct{}, 1),
+		leave:    make(chan struct{}),
+		drainNow: make(chan struct{}),
+		done:     make(chan struct{}),
+		changed:  make(chan struct{}),
 	}
 	a.in.Store(full)
 	a.state = State{Service: full.Service, Instance: full.ID, Phase: Registering, Status: full.Status, Since: time.Now()}
@@ -241,10 +246,9 @@ func (a *Announcement) Instance() events.Instance { return *a.in.Load() }
 // Done is closed when the announcement has ended: it has left, or was replaced.
 func (a *Announcement) Done() <-chan struct{} { return a.done }
 
-// Update changes what is announced, at once. What the record is found by
-// (service, region, zone and id), the incarnation and the ttl stay as they are.
-// change is given a copy that is its own, and called again when another Update
-// was faster.
+// Update changes what is announced, at once. Service, region, zone, id, incarnation
+// and ttl cannot be changed. The function change gets a copy of its own, and is called
+// again when another Update was faster.
 func (a *Announcement) Update(change func(*events.Instance)) error {
 	for {
 		before := a.in.Load()
@@ -289,16 +293,20 @@ func complete(in events.Instance) (*events.Instance, error) {
 	return events.Decode(data)
 }
 
-// Leave ends the announcement: it is announced as draining for the time of
-// [AnnounceOptions.Drain], then deregistered. When ctx ends, draining ends with
-// it. A registry that does not answer delays it by a few seconds, then the
-// lease ends by itself; the error says so. Leave may be called again.
+// Leave ends the announcement: the instance is announced as draining for the time
+// of [AnnounceOptions].Drain, then deregistered. When ctx ends, draining ends with
+// it. If the registry does not answer, Leave gives up after a few seconds and returns
+// an error; the lease then ends by itself. Leave may be called again.
+//
+// On shutdown call Leave first, while the server still serves: callers stop picking
+// the instance, and calls that are on their way succeed. Then shut the server down,
+// close the selector if there is one, and the connection last.
 func (a *Announcement) Leave(ctx context.Context) error {
 	a.leaveOnce.Do(func() { close(a.leave); a.interrupt() })
 	select {
 	case <-a.done:
 	case <-ctx.Done():
-		a.hurryOnce.Do(func() { close(a.hurry) })
+		a.drainNowOnce.Do(func() { close(a.drainNow) })
 		<-a.done
 	}
 	a.mu.Lock()
@@ -306,7 +314,7 @@ func (a *Announcement) Leave(ctx context.Context) error {
 	return a.leaveErr
 }
 
-// set changes the state and tells.
+// set changes the state, logs it and calls OnState.
 func (a *Announcement) set(change func(*State)) {
 	a.mu.Lock()
 	before := a.state

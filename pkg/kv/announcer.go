@@ -23,14 +23,14 @@ type announcer struct {
 	stop context.CancelFunc
 	busy context.Context // ends when Leave is called: whatever waits, stops
 
-	revision uint64        // of our record, 0 when not listed
-	renewed  time.Time     // when what was last accepted was sent: the lease begins no earlier
-	written  time.Time     // when the record was last written; zero: it must be
-	rewrite  time.Duration // and how long until it must be again
-	unsure   bool          // a write was sent and not answered
-	tried    bool          // to list it as if its key were free
-	failing  time.Time     // since when the registry has not taken what we said
-	takeover takeover
+	revision     uint64        // of our record, 0 when not listed
+	renewed      time.Time     // when what was last accepted was sent: the lease begins no earlier
+	written      time.Time     // when the record was last written; zero: it must be
+	rewrite      time.Duration // and how long until it must be again
+	unsure       bool          // a write was sent and not answered
+	tried        bool          // to list it as if its key were free
+	failingSince time.Time     // since when the registry has not taken what we said
+	takeover     takeover
 
 	pings *nats.Subscription // nil: they are not answered
 }
@@ -65,13 +65,13 @@ func (n *announcer) run() {
 			n.leaveNow()
 			return
 		case err := <-n.results:
-			if !n.judge(err) {
+			if !n.checked(err) {
 				continue
 			}
 		case <-n.updated:
 			n.written = time.Time{}
 		case <-back:
-			timer.Reset(n.soon())
+			timer.Reset(n.rejoinIn())
 			continue
 		case <-timer.C:
 			n.locate()
@@ -87,15 +87,15 @@ func (n *announcer) run() {
 	}
 }
 
-// soon is how long to wait when the way to the registry is open again.
-func (n *announcer) soon() time.Duration {
-	n.failing = time.Time{}
+// rejoinIn is how long to wait when the way to the registry is open again.
+func (n *announcer) rejoinIn() time.Duration {
+	n.failingSince = time.Time{}
 	return rand.N(rejoinDelay(n.in.Load().TTL, time.Since(n.renewed)))
 }
 
 // rejoinDelay is how long that is at most, if a lease was renewed some time ago.
-// Everybody comes back at once: do not all speak at once. But whose lease is
-// about to end goes first.
+// All announcers come back at once and should not speak at once. An instance that
+// has a lease that is about to end goes first.
 func rejoinDelay(ttl, ago time.Duration) time.Duration {
 	most := min(maxRejoin, ttl/3)
 	if left := ttl - ago; left > 0 {
@@ -104,8 +104,8 @@ func rejoinDelay(ttl, ago time.Duration) time.Duration {
 	return most
 }
 
-// stepUntil is step, which it gives up when the connection is a new one: what was
-// sent on the one before is not answered any more.
+// stepUntil is step, which it gives up when the connection is a new one: requests
+// that were sent on the one before are not answered any more.
 func (n *announcer) stepUntil(back <-chan nats.Status) (wait time.Duration, final bool) {
 	ctx, giveUp := context.WithCancel(n.busy)
 	var watch sync.WaitGroup
@@ -122,20 +122,20 @@ func (n *announcer) stepUntil(back <-chan nats.Status) (wait time.Duration, fina
 	giveUp()
 	watch.Wait()
 	if anew {
-		wait = n.soon()
+		wait = n.rejoinIn()
 	}
 	return wait, final
 }
 
-// step does what is due, and says when to come again.
+// step does what is due, and returns how long to wait until the next.
 func (n *announcer) step(ctx context.Context) (wait time.Duration, final bool) {
 	in, began := n.current(), time.Now()
 	err := n.keep(ctx, in)
 	n.answerPings(n.revision != 0 || n.unsure)
 	if err != nil && !errors.Is(err, ErrConflict) && !errors.Is(err, errWaiting) {
-		return n.trouble(err), false
+		return n.writeFailed(err), false
 	}
-	n.failing = time.Time{}
+	n.failingSince = time.Time{}
 	switch {
 	case err == nil:
 		n.takeover, n.renewed = takeover{}, began
@@ -148,7 +148,7 @@ func (n *announcer) step(ctx context.Context) (wait time.Duration, final bool) {
 		return 0, true
 	case errors.Is(err, errWaiting):
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Registering, err, 0 })
-		return wire.Jitter(min(in.TTL/12, retryEvery)), false // if its lease ends nobody is listed
+		return wire.Jitter(min(in.TTL/12, retryEvery)), false // if its lease ends no instance has this id
 	default:
 		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Conflict, err, 0 })
 		return wire.Jitter(in.TTL / 6), false
@@ -172,24 +172,24 @@ func (n *announcer) keep(ctx context.Context, in *events.Instance) error {
 	return err
 }
 
-// trouble notes that the registry did not take what we said.
-func (n *announcer) trouble(err error) time.Duration {
-	if n.failing.IsZero() {
-		n.failing = time.Now()
+// writeFailed notes that the registry did not accept a write.
+func (n *announcer) writeFailed(err error) time.Duration {
+	if n.failingSince.IsZero() {
+		n.failingSince = time.Now()
 	}
 	if errors.Is(err, context.Canceled) {
 		err = fmt.Errorf("%w: the connection was lost meanwhile", ErrUnavailable)
 	}
 	n.takeover = takeover{} // it may have had no way to renew its lease
 	wait := min(retryEvery, n.in.Load().TTL/6)
-	if time.Since(n.failing) > retryLong {
+	if time.Since(n.failingSince) > retryLong {
 		wait = retrySlow
 	}
 	if wire.NoServer(err) {
 		// Perhaps the bucket is gone.
 		switch made, e := n.r.bucket.heal(n.busy); {
 		case made:
-			n.failing, wait = time.Time{}, retryEvery/5
+			n.failingSince, wait = time.Time{}, retryEvery/5
 		case e != nil && !wire.Transient(e):
 			err = e // that says it better
 		}
@@ -205,9 +205,9 @@ func (n *announcer) trouble(err error) time.Duration {
 	return wire.Jitter(wait)
 }
 
-// write writes the record over the given revision, and the lease. A new record
-// comes after its lease: a crash between the two leaves nothing that lasts. One
-// that is listed has a lease, and callers shall hear of the change at once.
+// write writes the record over the given revision, and the lease. A new record is
+// written after its lease: a crash between the two leaves nothing that lasts. A
+// listed record has a lease and is written first: callers hear of the change sooner.
 func (n *announcer) write(ctx context.Context, in *events.Instance, revision uint64) error {
 	data, err := events.Encode(*in)
 	if err != nil {
@@ -219,7 +219,7 @@ func (n *announcer) write(ctx context.Context, in *events.Instance, revision uin
 			return err
 		}
 	}
-	n.answerPings(true) // whoever sees the record may ask at once
+	n.answerPings(true) // a caller that sees the record may ping at once
 	rev, err := n.r.put(ctx, in, data, revision)
 	if err != nil {
 		n.unsure = n.unsure || !errors.Is(err, ErrFenced)
@@ -262,9 +262,9 @@ func (n *announcer) current() *events.Instance {
 	return &in
 }
 
-// judge takes in a result of the check and says whether there is anything to
+// checked takes in a result of the check and reports whether there is anything to
 // announce.
-func (n *announcer) judge(err error) bool {
+func (n *announcer) checked(err error) bool {
 	first := !n.passed
 	if !n.note(err) {
 		if first {

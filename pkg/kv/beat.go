@@ -8,8 +8,8 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
-// beat tells the load of the instance until ctx ends. It has a goroutine of
-// its own: a Load that takes long delays no heartbeat.
+// beat publishes the load of the instance until ctx ends. It has a goroutine of
+// its own: a slow Load delays no heartbeat.
 func (a *Announcement) beat(ctx context.Context) {
 	subject := a.r.link.Live + a.in.Load().Key().Beat()
 	var wrong error // what was wrong with the last one
@@ -19,7 +19,7 @@ func (a *Announcement) beat(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if !a.heard() {
+		if !a.beatsWanted() {
 			continue
 		}
 		beat, ok := a.opts.Load()
@@ -32,12 +32,14 @@ func (a *Announcement) beat(ctx context.Context) {
 			a.log.Warn("the load is not told", "error", err)
 		}
 		wrong = err
-		if err == nil && a.heard() {
+		if err == nil && a.beatsWanted() {
 			_ = a.r.link.Conn.Publish(subject, data) // the next one is due soon
 		}
 	}
 }
 
-// heard says whether a beat would be of use now. What is published while
-// disconnected would be kept, and told when it is no longer true.
-func (a *Announcement) heard() bool { return a.State().Registered() && a.r.link.Conn.IsConnected() }
+// beatsWanted reports whether a beat would be of use now. nats.go keeps what is published
+// while disconnected, and sends it when it is no longer true.
+func (a *Announcement) beatsWanted() bool {
+	return a.State().Registered() && a.r.link.Conn.IsConnected()
+}

@@ -63,7 +63,7 @@ func (h *heard) get() []string {
 	return append([]string(nil), h.all...)
 }
 
-func TestBeatsTellTheLoadAndWhoseItIs(t *testing.T) {
+func TestBeatsHaveTheLoadAndItsInstance(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
 		h := f.hear(">")
@@ -108,7 +108,7 @@ func TestBeatsOfAnUnknownPlaceInAnotherBucket(t *testing.T) {
 		before, calls := len(h.get()), l.calls.Load()
 		time.Sleep(time.Minute)
 		if n := len(h.get()); n != before || l.calls.Load() < calls+50 {
-			t.Errorf("%d beats of who has nothing to tell, %d calls", n-before, l.calls.Load()-calls)
+			t.Errorf("%d beats of an instance that has nothing to publish, %d calls", n-before, l.calls.Load()-calls)
 		}
 	})
 }
@@ -296,7 +296,7 @@ func (l locked) Write(p []byte) (int, error) {
 	return l.buf.Write(p)
 }
 
-func TestWhoWasReplacedTellsNoLoad(t *testing.T) {
+func TestAReplacedInstancePublishesNoLoad(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
 		h := f.hear("proxima.beat.>")
@@ -316,7 +316,7 @@ func TestWhoWasReplacedTellsNoLoad(t *testing.T) {
 		before := len(h.get())
 		time.Sleep(time.Minute)
 		if n := len(h.get()) - before; n != 0 {
-			t.Errorf("%d beats of who was replaced", n)
+			t.Errorf("%d beats of a replaced instance", n)
 		}
 	})
 }

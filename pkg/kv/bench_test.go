@@ -224,7 +224,7 @@ func BenchmarkPropagation(b *testing.B) {
 	}
 }
 
-// BenchmarkHeartbeat tells what a heartbeat costs the server, whoever watches.
+// BenchmarkHeartbeat is what a heartbeat costs the server, with and without watches.
 // The instances have a connection each; one alone, that waits for each answer,
 // would measure how an idle server wakes up.
 func BenchmarkHeartbeat(b *testing.B) {

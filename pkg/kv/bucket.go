@@ -26,10 +26,10 @@ type bucket struct {
 	ensured  atomic.Bool      // it has been seen
 }
 
-// open makes the bucket unless it is there. A server of a cluster that has
-// just started may not know yet where JetStream is, so that is asked again. Only
-// leaders tell about the stream: if a copy of it answers and they do not, whoever
-// opens the bucket has better things to do than to wait for an election.
+// open makes the bucket unless it is there. A server of a cluster that has just
+// started may not know yet where JetStream is, so it is asked again. Only a leader
+// answers questions about the stream. If a copy of the stream answers and its leader
+// does not, open does not wait for an election: reads work without a leader.
 func (b *bucket) open(ctx context.Context) error {
 	look, done := context.WithTimeout(ctx, b.link.OpTimeout/2)
 	_, err := b.link.LastMsg(look, b.link.Prefix+"none")
@@ -82,9 +82,9 @@ func (b *bucket) config(replicas int) jetstream.StreamConfig {
 	}
 }
 
-// firstSequence is where the sequences of a bucket begin that other regions read:
-// after those of the bucket that was there before and lost, as memory is. What
-// has lower ones than before would be taken for known. 0: at 1, as everywhere.
+// firstSequence is where the sequences of a bucket begin. If other regions read it,
+// they begin after those of a bucket that was there before and was lost: the
+// readers would take lower ones for known. 0: they begin at 1, as usual.
 func (b *bucket) firstSequence() uint64 {
 	if b.sources == nil {
 		return 0
@@ -92,9 +92,9 @@ func (b *bucket) firstSequence() uint64 {
 	return uint64(time.Now().UnixMicro())
 }
 
-// heal makes the bucket, when it was there and nobody keeps it any more. It does
-// not take long: a stream that just has no leader looks the same, and whoever
-// asks has a lease to renew. It leaves it to somebody who is at it already.
+// heal makes the bucket again when no server keeps it any more. It gives up soon: a
+// stream without a leader looks the same, and the caller has a lease to renew. It
+// returns at once if another goroutine is at it already.
 func (b *bucket) heal(ctx context.Context) (made bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, b.link.OpTimeout/4)
 	defer cancel()
@@ -107,7 +107,7 @@ func (b *bucket) heal(ctx context.Context) (made bool, err error) {
 	}
 }
 
-// ensure makes the bucket unless it is there. One caller at a time asks.
+// ensure makes the bucket unless it is there. One caller at a time does so.
 func (b *bucket) ensure(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*b.link.OpTimeout)
 	defer cancel()
@@ -121,7 +121,7 @@ func (b *bucket) ensure(ctx context.Context) error {
 	}
 }
 
-// ensureLocked makes the bucket unless it is there, and says whether it did.
+// ensureLocked makes the bucket unless it is there, and reports whether it did.
 func (b *bucket) ensureLocked(ctx context.Context) (made bool, err error) {
 	if !b.link.Conn.IsConnected() {
 		return false, fmt.Errorf("%w: not connected", ErrUnavailable)
@@ -144,8 +144,8 @@ func (b *bucket) ensureLocked(ctx context.Context) (made bool, err error) {
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return false, fmt.Errorf("%w (%w)", wire.ErrNoJetStream, err)
 	case wire.Transient(err):
-		// Some users may read the bucket and not ask about the stream:
-		// to them this is a request without an answer.
+		// A user may have the right to read the bucket and not to ask about the
+		// stream: then this is a request without an answer.
 		return false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	default:
 		return false, fmt.Errorf("kv: open bucket %q: %w", b.opts.Bucket, err)
@@ -169,7 +169,7 @@ func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
 	if b.opts.Replicas == 0 && replicas > 1 && err != nil && !wire.Transient(err) {
 		s, err = b.link.JS.CreateStream(ctx, b.config(1)) // a cluster of fewer servers
 	}
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // somebody else was faster
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process was faster
 		return b.link.JS.Stream(ctx, b.link.Stream)
 	}
 	if err == nil {
@@ -178,7 +178,7 @@ func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
 	return s, err
 }
 
-// incompatible says what a stream lacks to be a registry.
+// incompatible returns what a stream lacks to be a registry.
 func (b *bucket) incompatible(c jetstream.StreamConfig) string {
 	want := b.config(1)
 	var missing []string

@@ -26,12 +26,12 @@ const (
 	maxUnheardBytes = 8 << 20
 )
 
-// Bus carries what callers and instances tell each other about distances, on
-// core NATS, so that nobody waits for anybody. A stream in memory
-// (PROXIMA_LATENCY for the bucket "proxima") keeps the last message of each
-// subject for two minutes: whoever begins to listen hears that first. Without
-// the stream, or the right to read it, only that is lost. Get one with
-// [Registry.Bus]; it is safe for concurrent use and holds nothing.
+// Bus carries the messages of callers and instances about distances, on core NATS,
+// so that no sender waits for a receiver. A stream in memory (PROXIMA_LATENCY for
+// the bucket "proxima") keeps the last message of each subject for two minutes: a
+// new subscriber receives those first. Without the stream, or the right to read it,
+// only that is lost. Get one with [Registry.Bus]; it is safe for concurrent use and
+// holds nothing that must be closed.
 type Bus struct {
 	link     *wire.Link
 	noCreate bool
@@ -41,7 +41,7 @@ type Bus struct {
 // name, which is not part of what is passed to its methods.
 func (r *Registry) Bus() *Bus { return &Bus{r.link, r.opts.NoCreate} }
 
-// Publish sends data to whoever listens. While NATS is away it is an error:
+// Publish sends data to all subscribers. While NATS is away it is an error:
 // nothing is sent later, when it may no longer be true.
 func (b *Bus) Publish(subject string, data []byte) error {
 	if !b.link.Conn.IsConnected() {
@@ -53,7 +53,7 @@ func (b *Bus) Publish(subject string, data []byte) error {
 	return nil
 }
 
-// Request sends data to the one who answers on a subject.
+// Request sends data to a subject and returns the first answer.
 func (b *Bus) Request(ctx context.Context, subject string, data []byte) ([]byte, error) {
 	if !b.link.Conn.IsConnected() {
 		return nil, fmt.Errorf("%w: not connected", ErrUnavailable)
@@ -68,8 +68,8 @@ func (b *Bus) Request(ctx context.Context, subject string, data []byte) ([]byte,
 // Subscribe calls handle with every message on a subject, which may have "*"
 // as its last token, until stop is called. Before it returns, and while ctx
 // lasts, handle gets the messages that the stream has kept, with their age.
-// Calls come one at a time. The error is of the subscription; that there is no
-// stream to read from is none.
+// Calls come one at a time. The error is of the subscription; a stream that is
+// missing is no error.
 func (b *Bus) Subscribe(ctx context.Context, subject string, handle func(subject string, data []byte, age time.Duration)) (stop func(), err error) {
 	var turn sync.Mutex // history goes first
 	turn.Lock()
@@ -126,9 +126,9 @@ func (b *Bus) parse(msg *nats.Msg) (kept, bool) {
 	return kept{subject: subject, data: msg.Data, at: at}, ok && err == nil
 }
 
-// date says how old the messages are now. The server's clock tells them apart;
-// how long ago the newest came, ours, if that can be true: what we know of the
-// server's may be nothing.
+// date sets the ages of messages. Their differences are by the server's clock. The
+// age of the newest is by now, our estimate of the server's clock, if it is
+// possible: the estimate may be wrong.
 func date(all []kept, now time.Time) {
 	var newest time.Time
 	for _, m := range all {

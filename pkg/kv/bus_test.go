@@ -74,7 +74,7 @@ func (f *fixture) publish(b *kv.Bus, subject, data string) {
 	}
 }
 
-func TestWhoComesLaterHearsTheLastMessageOfEachSubjectFirst(t *testing.T) {
+func TestANewSubscriberReceivesTheLastMessageOfEachSubjectFirst(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
 		b := f.r.Bus()
@@ -106,7 +106,7 @@ func TestWhoComesLaterHearsTheLastMessageOfEachSubjectFirst(t *testing.T) {
 	})
 }
 
-// Reporters choose the headers of what they send. Nobody who comes later is kept
+// Reporters choose the headers of what they send. No later subscriber is kept
 // from hearing the others.
 func TestHeadersOfAReporterDoNotEndTheHistory(t *testing.T) {
 	for name, forged := range map[string]nats.Header{
@@ -150,7 +150,7 @@ func TestTheSamplesAreInAStreamInMemory(t *testing.T) {
 			t.Errorf("%+v", c)
 		}
 
-		// It is made anew when somebody misses it.
+		// It is made anew when a subscriber misses it.
 		if err := f.js().DeleteStream(t.Context(), "PROXIMA_LATENCY"); err != nil {
 			t.Fatal(err)
 		}
@@ -204,7 +204,7 @@ func TestNothingIsToldAfterAnOutageThatWasMeantForBefore(t *testing.T) {
 			t.Error("published into the void")
 		}
 		if _, err := b.Request(t.Context(), "ping.user._._.a", nil); err == nil {
-			t.Error("somebody answered")
+			t.Error("there was an answer")
 		}
 		n := &notes{}
 		stop, err := b.Subscribe(t.Context(), samples+"y", n.handle) // is not an error, and works later

@@ -10,8 +10,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
-// checker runs the check of an announcement again and again, and knows how its
-// instance fares.
+// checker runs the check of an announcement again and again, and keeps its result.
 type checker struct {
 	check             func(context.Context) error
 	interval, timeout time.Duration
@@ -31,7 +30,7 @@ func newChecker(o AnnounceOptions) checker {
 	}
 }
 
-// note takes in a result and says whether it makes a difference.
+// note takes in a result and reports whether it makes a difference.
 func (c *checker) note(err error) bool {
 	if err == nil {
 		changed := !c.passed || c.health != events.Up
@@ -54,7 +53,7 @@ func (c *checker) startChecks(ctx context.Context) {
 }
 
 func (c *checker) run(ctx context.Context) {
-	// Until it passes for the first time everybody waits for that.
+	// Until the first pass the instance is not listed: check more often.
 	interval := min(c.interval, firstChecks)
 	for ctx.Err() == nil {
 		if c.once(ctx) {
@@ -67,8 +66,8 @@ func (c *checker) run(ctx context.Context) {
 	}
 }
 
-// once runs the check and says whether it passed. While it hangs it fails again
-// and again, whether it heeds its context or not.
+// once runs the check and reports whether it passed. A check that hangs fails again
+// after each interval, whether it heeds its context or not.
 func (c *checker) once(ctx context.Context) bool {
 	bounded, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -98,8 +97,8 @@ func (c *checker) once(ctx context.Context) bool {
 	}
 }
 
-// await waits until no check runs any more, nor a Load, though not for long:
-// one may not heed its context, or has none.
+// await waits until no check and no Load runs any more, at most awaitChecks: they
+// may ignore their context.
 func (c *checker) await() {
 	ended := make(chan struct{})
 	go func() {

@@ -203,7 +203,7 @@ func (v *viewer) hook(check func(events.Snapshot)) {
 	v.check = check
 }
 
-// BenchmarkChurn tells what changes of a large service cost whoever watches it.
+// BenchmarkChurn is what changes of a large service cost a watch of it.
 func BenchmarkChurn(b *testing.B) {
 	for _, n := range []int{100, 5000} {
 		b.Run(fmt.Sprintf("instances=%d", n), func(b *testing.B) {

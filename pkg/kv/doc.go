@@ -2,7 +2,7 @@
 // holds a record and a lease for every instance.
 //
 // [Open] returns a [Registry]. [Registry.Announce] keeps one instance listed
-// for as long as it lives; [Registry.Watch] hears of every change. It is the
+// for as long as it lives; [Registry.Watch] calls back with every change. It is the
 // only package of Proxima that knows JetStream.
 //
 // # Lease
@@ -12,14 +12,14 @@
 // record; every heartbeat replaces it before that. So dead instances are
 // removed by the server, on the server's clock, and no watcher hears a
 // heartbeat. A heartbeat is fenced with the revision of the record: when the
-// record is gone or somebody else's, the server refuses it, and the announcer
+// record is gone or another instance's, the server refuses it, and the announcer
 // knows at once. See docs/decisions for why it is built so.
 //
 // # Beats
 //
-// An instance that knows how loaded it is ([AnnounceOptions].Load) tells that
+// An instance that knows how loaded it is ([AnnounceOptions].Load) publishes that
 // every few seconds on core NATS: <bucket>.beat.<service>.<region>.<zone>.<id>.
-// Nothing of it is kept, and only who subscribes hears it.
+// Nothing of it is kept, and only subscribers receive it.
 //
 // # Watch
 //
@@ -32,7 +32,8 @@
 // alone. Many of a service or of one of its zones that expire together, one that
 // expires just after an outage, and all that vanish without a word are kept as
 // suspects for a while: it is more likely that the registry failed than that
-// they did. Who uses a list can ask them; package selector does.
+// they did. The user of a list can probe them; package selector does. A snapshot
+// says why instances left ([events.Snapshot].Left).
 //
 // With [Options].SnapshotDir the last snapshots are kept on disk, too, for
 // callers that start while the registry is away.
@@ -43,11 +44,12 @@
 // read the others ([Options].Regions): a stream of the region sources their
 // buckets, and watches put both together. An instance is announced, renewed and
 // removed in its own region alone, so it does not matter to the others whether a
-// region can be reached.
+// region can be reached. Announcements and routers look after that stream
+// ([Registry.KeepSources]).
 //
 // # Evacuations
 //
 // An operator may order that a region or zone be used only when there is nothing
-// else ([Registry.Evacuate]). The order is a key of the bucket, told to whoever
-// watches, and stands beside each instance in a snapshot as [events.Entry].Evacuated.
+// else ([Registry.Evacuate]). The order is a key of the bucket, reaches every watch,
+// and stands beside each instance in a snapshot as [events.Entry].Evacuated.
 package kv

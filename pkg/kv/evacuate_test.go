@@ -78,7 +78,7 @@ func TestAnEvacuationIsSeenAtOnceAndUntilItIsUndone(t *testing.T) {
 			e := f.evacuate(f.r, step.place, step.is)
 			what := fmt.Sprintf("%s evacuated: %t", step.place, step.is)
 			v.until(what, time.Second, evacuated(step.want...))
-			// Who begins now knows it with the first snapshot.
+			// A watch that begins now has it in the first snapshot.
 			began := watch(t, f.r, "user")
 			began.check = func(s events.Snapshot) {
 				if !evacuated(step.want...)(s) {
@@ -118,7 +118,7 @@ func TestAnEvacuationThatIsNotHeardIsFound(t *testing.T) {
 			t.Fatal(err)
 		}
 		v.until("evacuated", 25*time.Second, evacuated("eu"))
-		// And as an operator would remove it who has no other means.
+		// And as an operator without other means would remove it.
 		msg := nats.NewMsg("$KV.proxima.evacuate.eu")
 		msg.Header.Set("KV-Operation", "PURGE")
 		if _, err := f.js().PublishMsg(t.Context(), msg); err != nil {
@@ -128,7 +128,7 @@ func TestAnEvacuationThatIsNotHeardIsFound(t *testing.T) {
 	})
 }
 
-// Who orders knows of the orders before, so it is later than these.
+// Evacuate reads the orders that hold and makes a later one.
 func TestAnOrderIsLaterThanThoseBeforeWhateverTheClock(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
@@ -200,7 +200,7 @@ func TestGarbageAmongOrdersIsSkipped(t *testing.T) {
 	})
 }
 
-// Whoever floods the subject of orders makes callers look no more than every
+// A flood on the subject of orders makes callers look no more than every
 // second or so, and what is ordered meanwhile is honoured.
 func TestAFloodOfOrdersIsHeardInPeace(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
@@ -259,7 +259,7 @@ func TestEvacuationsOutliveTheServer(t *testing.T) {
 			time.Sleep(3 * time.Second)
 			again := natstest.Start(t, keep)
 			w.lead(again)
-			// Somebody who knows it writes it again.
+			// A registry that knows it writes it again.
 			await(t, time.Minute, "kept again", func() bool {
 				left, err := f.r.Evacuations(t.Context())
 				return err == nil && len(left) == 1

@@ -13,7 +13,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// register registers an instance that nobody will renew.
+// register registers an instance and does not renew its lease.
 func (f *fixture) register(in events.Instance) uint64 {
 	f.t.Helper()
 	rev, err := f.r.Register(f.t.Context(), in, 0)
@@ -23,7 +23,7 @@ func (f *fixture) register(in events.Instance) uint64 {
 	return rev
 }
 
-// populate lists n instances that nobody will renew, faster than Register
+// populate lists n instances without renewals, faster than Register
 // would, and returns when. With a ttl of 0 they have no leases.
 func (f *fixture) populate(n int, ttl time.Duration) time.Time {
 	f.t.Helper()

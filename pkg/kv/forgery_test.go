@@ -44,7 +44,7 @@ func honest(t *testing.T, v *viewer) {
 	}
 }
 
-// Whoever may write one lease can make the server write to any key.
+// A user that may write one lease can make the server write to any key.
 func TestForgedScheduleIsIgnoredAndHealed(t *testing.T) {
 	for name, x := range map[string]struct {
 		header nats.Header
@@ -230,9 +230,9 @@ func TestGarbageOverARecordIsHealed(t *testing.T) {
 	})
 }
 
-// Headers that no client can read, as only somebody can write who speaks the
+// Headers that no client can read, as only a client can write that speaks the
 // protocol himself.
-func TestUnreadableHeadersStopNobody(t *testing.T) {
+func TestUnreadableHeadersStopNoWatch(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
 		f.register(longLived("a"))
@@ -287,7 +287,7 @@ func discard(c net.Conn) {
 	}
 }
 
-// Anybody in the account may publish where the stream republishes. What the
+// Every user of the account may publish where the stream republishes. What the
 // stream has is asked for seconds later, and counts.
 func TestForgeryOnCoreNATSHeals(t *testing.T) {
 	forge := func(f *fixture, subject, of, seq, last string, body []byte) {

@@ -201,7 +201,7 @@ func TestSlowReaderCatchesUp(t *testing.T) {
 	})
 }
 
-// While a reader takes its time nobody listens to the registry, which is no
+// While apply takes its time the watch does not listen to the registry, which is no
 // reason to call it silent.
 func TestSlowReaderIsNotASilentRegistry(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {

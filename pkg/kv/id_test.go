@@ -200,7 +200,7 @@ func TestPausedIncarnationNeverTouchesItsSuccessor(t *testing.T) {
 	})
 }
 
-func TestAnOutageTakesNobodysID(t *testing.T) {
+func TestAnOutageTakesNoInstanceItsID(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
 		wires := make([]*wire, 2)
@@ -214,7 +214,7 @@ func TestAnOutageTakesNobodysID(t *testing.T) {
 		await(t, ttl15, "conflict", func() bool { return both[1].State().Phase == kv.Conflict })
 		for range 20 {
 			for _, w := range wires {
-				w.cut() // as when the server is away: nobody can renew
+				w.cut() // as when the server is away: no lease can be renewed
 			}
 			time.Sleep(7 * time.Second)
 			for _, w := range wires {

@@ -45,9 +45,9 @@ func recordTTL(ttl time.Duration) time.Duration { return max(minRecord, 10*ttl) 
 func orDefault(ttl time.Duration) time.Duration { return cmp.Or(ttl, events.DefaultTTL) }
 
 // Register lists in and returns the revision of its record. With revision 0
-// the key must be free; else the record of exactly that revision is replaced.
-// Otherwise the error is [ErrFenced]. The lease is written first: a crash
-// between the two leaves nothing that lasts.
+// the key must be free; with another the record must have exactly that revision,
+// and is replaced. Otherwise the error is [ErrFenced]. The lease is written first:
+// a crash between the two leaves nothing that lasts.
 func (l *Leases) Register(ctx context.Context, in events.Instance, revision uint64) (uint64, error) {
 	data, err := events.Encode(in)
 	if err != nil {
@@ -93,8 +93,8 @@ func (l *Leases) put(ctx context.Context, in *events.Instance, data []byte, revi
 }
 
 // Renew is a heartbeat: it puts off the end of the lease by the ttl. The error
-// is [ErrFenced] when the record of that revision is no longer there. Nobody
-// who watches the registry hears it.
+// is [ErrFenced] when the record of that revision is no longer there. Watches do
+// not hear it.
 func (l *Leases) Renew(ctx context.Context, in *events.Instance, revision uint64) error {
 	k := in.Key()
 	if err := k.Validate(); err != nil {
@@ -117,8 +117,8 @@ func (l *Leases) Renew(ctx context.Context, in *events.Instance, revision uint64
 }
 
 // Deregister removes the record of that revision, and its lease with it, in
-// one message. The error is [ErrFenced] when it is gone already or somebody
-// else's.
+// one message. The error is [ErrFenced] when the record is gone already or another
+// instance has replaced it.
 func (l *Leases) Deregister(ctx context.Context, in *events.Instance, revision uint64) error {
 	k := in.Key()
 	if err := k.Validate(); err != nil {
@@ -159,5 +159,5 @@ func (l *Leases) last(ctx context.Context, k events.Key) (wire.Change, error) {
 	if err != nil {
 		return wire.Change{}, err
 	}
-	return l.link.Parse(msg) // what is not valid holds no instance, and its sequence is the one to replace
+	return l.link.Parse(msg) // a record that is not valid has no instance, and its sequence is the one to replace
 }

@@ -33,12 +33,12 @@ func (n *announcer) drain(in *events.Instance) {
 		_ = n.within(n.r.link.OpTimeout/2, n.ours, in) // else it stays 0
 	}
 	if n.revision == 0 {
-		return // nobody knows it
+		return // no caller knows it
 	}
 	in.Status = events.Draining
 	n.written = time.Time{}
 	if err := n.within(n.r.link.OpTimeout, n.keep, in); err != nil {
-		return // nobody has heard: waiting would help nobody
+		return // no caller has heard of it: waiting would not help
 	}
 	n.set(func(s *State) { s.Phase, s.Status, s.Err, s.Revision = Draining, events.Draining, nil, n.revision })
 	began := time.Now()
@@ -52,7 +52,7 @@ func (n *announcer) drain(in *events.Instance) {
 		select {
 		case <-over.C:
 			return
-		case <-n.hurry:
+		case <-n.drainNow:
 			return
 		case <-renew.C:
 			// A lease that cannot be renewed ends no sooner than our calls.
@@ -88,7 +88,7 @@ func (n *announcer) deregister(in *events.Instance) error {
 				continue
 			}
 			if n.revision == 0 {
-				return nil // gone already, or somebody else's
+				return nil // gone already, or another instance has the id
 			}
 		}
 		if err = n.r.Deregister(ctx, in, n.revision); err == nil {

@@ -238,8 +238,8 @@ func TestServerThatIsNotThereYet(t *testing.T) {
 	})
 }
 
-// A server whose JetStream does not answer holds nobody up.
-func TestWatchesEndAtOnceWhileNobodyAnswers(t *testing.T) {
+// Open does not wait for a server with a JetStream that does not answer.
+func TestWatchesEndAtOnceWhileTheRegistryDoesNotAnswer(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
 		w, _, r := f.remote(kv.Options{})

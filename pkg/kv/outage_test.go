@@ -75,7 +75,7 @@ func TestPausedAnnouncerComesBackByItself(t *testing.T) {
 	})
 }
 
-func TestAnnouncerWhoseConnectionWasCutComesBackByItself(t *testing.T) {
+func TestAnAnnouncerComesBackByItselfAfterItsConnectionWasCut(t *testing.T) {
 	for _, outage := range []time.Duration{3 * time.Second, 30 * time.Second, 15 * time.Minute} {
 		t.Run(outage.String(), func(t *testing.T) {
 			natstest.Bubble(t, func(t *testing.T) {
@@ -110,7 +110,7 @@ func TestViewsAreStaleWhileTheConnectionIsCut(t *testing.T) {
 		v.until("listed", 2*time.Second, count(1))
 		w.cut()
 		v.until("stale", time.Second, func(s events.Snapshot) bool { return s.Stale && len(s.Entries) == 1 })
-		f.announce(f.r, instance("b"), kv.AnnounceOptions{}) // while nobody hears
+		f.announce(f.r, instance("b"), kv.AnnounceOptions{}) // while the watch is cut off
 		if err := a.Leave(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -163,7 +163,7 @@ func (f *fixture) many(n int, ttl time.Duration) []*kv.Announcement {
 	return all
 }
 
-func TestWipedBucketHealsAndNobodyIsReportedGone(t *testing.T) {
+func TestAWipedBucketHealsAndNoInstanceIsReportedGone(t *testing.T) {
 	for name, subject := range map[string]string{
 		"on a record":       inst + "i000",
 		"on a lease":        lease + "i000",
@@ -219,7 +219,7 @@ func TestVanishedInstanceIsSuspectAndGoneAfterTenMinutes(t *testing.T) {
 }
 
 func TestDeletedStreamIsMadeAnew(t *testing.T) {
-	for _, again := range []string{"by us", "by somebody else"} {
+	for _, again := range []string{"by us", "by another"} {
 		t.Run(again, func(t *testing.T) {
 			natstest.Bubble(t, func(t *testing.T) {
 				f := setup(t)
@@ -442,7 +442,7 @@ func TestAQuestionIsGivenUpThoughChangesAreHeard(t *testing.T) {
 	})
 }
 
-// wipe empties the bucket, as anybody can who may write one key.
+// wipe empties the bucket, as every user can that may write one key.
 func (f *fixture) wipe() {
 	f.t.Helper()
 	if _, err := f.js().PublishMsg(f.t.Context(), &nats.Msg{
@@ -512,7 +512,7 @@ func TestARenewalIsNotWaitedForOnALostConnection(t *testing.T) {
 	})
 }
 
-func TestWhoseLeaseIsAboutToEndGoesFirst(t *testing.T) {
+func TestTheLeaseThatIsAboutToEndIsRenewedFirst(t *testing.T) {
 	for _, tt := range []struct{ ttl, ago, want time.Duration }{
 		{15 * time.Second, 5 * time.Second, time.Second},
 		{15 * time.Second, 14600 * time.Millisecond, 100*time.Millisecond + 1},

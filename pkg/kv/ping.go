@@ -6,8 +6,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Limits of the pings that wait for an answer: more of them, from a caller run
-// wild, are dropped.
+// Limits of the pings that wait for an answer: more of them, from a faulty caller,
+// are dropped.
 const (
 	maxPings     = 1000
 	maxPingBytes = 64 << 10
@@ -31,9 +31,9 @@ func (n *announcer) answerPings(yes bool) {
 	}
 }
 
-// pong answers a ping. NATS does not check that who asks may write to where the
-// answer is to go, so it goes to no place where it might be taken for a record
-// or a command; nor to another instance's pings, which would answer in turn.
+// pong answers a ping. NATS does not check that the sender may publish on the reply
+// subject. So nothing is sent to a subject where it might be taken for a record or a
+// command, nor to another instance's pings, which would answer in turn.
 func (a *Announcement) pong(msg *nats.Msg) {
 	if msg.Reply == "" || msg.Reply[0] == '$' || strings.HasPrefix(msg.Reply, a.r.link.Live) {
 		return
@@ -42,5 +42,5 @@ func (a *Announcement) pong(msg *nats.Msg) {
 	if a.opts.Locator != nil {
 		answer = a.opts.Locator.Answer(msg.Data)
 	}
-	_ = msg.Respond(answer) // who asks waits no longer than it wants to
+	_ = msg.Respond(answer) // the caller's ping times out
 }

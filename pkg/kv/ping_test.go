@@ -24,7 +24,7 @@ func (f *fixture) ping(ctx context.Context) (*nats.Msg, error) {
 	return f.nc.RequestWithContext(ctx, pings+"a", nil)
 }
 
-// answers wants a ping to be answered, or nobody to be there.
+// answers wants a ping to be answered, or to have no responder.
 func (f *fixture) answers(when string, want bool) {
 	f.t.Helper()
 	msg, err := f.ping(f.t.Context())
@@ -83,7 +83,7 @@ func TestAnInstanceAnswersPingsWhileItIsListed(t *testing.T) {
 	})
 }
 
-func TestWhoeverSeesAnInstanceCanPingIt(t *testing.T) {
+func TestAnInstanceThatIsListedAnswersPings(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
 		v := watch(t, f.r, "user")
@@ -138,7 +138,7 @@ func TestOnlyTheOneThatIsListedAnswersPings(t *testing.T) {
 	})
 }
 
-// NATS lets anybody name any subject for the answer.
+// NATS lets every client name any subject for the answer.
 func TestAPingCannotMakeAnInstanceWriteToTheRegistry(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)

@@ -18,7 +18,7 @@ import (
 )
 
 // Whatever happened, when it is over every view is the bucket, and the bucket
-// is those who live.
+// is those that live.
 func TestViewsAgreeWithTheBucketWhateverHappened(t *testing.T) {
 	seeds := 3 // 500 were tried
 	if testing.Short() {

@@ -95,7 +95,7 @@ func TestAServiceThatIsTooLargeForThatIsReadInPages(t *testing.T) {
 		if len(got) != 4 || !strings.Contains(got[0], "multi_last") || !strings.Contains(got[3], "next_by_subj") {
 			t.Errorf("5000 are read by %q, want one try and three pages", got)
 		}
-		// Whoever knows how many there are does not try.
+		// A watch that knows how many there are does not try.
 		time.Sleep(6 * time.Minute)
 		for _, q := range asked() {
 			if strings.Contains(q, "multi_last") {
@@ -175,7 +175,7 @@ func TestAFreeKeyIsTakenWithoutALook(t *testing.T) {
 	})
 }
 
-// A server that has more to do than it can answers everybody late. If what is late
+// An overloaded server answers all callers late. If what is late
 // were thrown away, and asked for again, it would never come to an end.
 func TestAnAnswerCountsHoweverLateItIs(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {

@@ -70,7 +70,7 @@ func TestARegionAloneRegistersExpiresAndWatches(t *testing.T) {
 		dies.TTL = 5 * time.Second
 		f.register(dies)
 		v.until("all", 2*time.Second, count(3))
-		v.until("the one that nobody renews gone", 10*time.Second, count(2))
+		v.until("the one without renewals gone", 10*time.Second, count(2))
 		snapshots, err := f.r.Snapshot(t.Context(), "user")
 		if err != nil || len(snapshots) != 1 || len(snapshots[0].Entries) != 2 {
 			t.Errorf("%+v, %v", snapshots, err)
@@ -100,7 +100,7 @@ func TestARegionListsNoInstanceOfAnother(t *testing.T) {
 		if f.get("$KV.proxima.lease.user.eu.eu-a.stray") != nil {
 			t.Error("it has a lease here")
 		}
-		// One that does not know of regions lists it all the same: nobody sees it.
+		// One that does not know of regions lists it all the same: no watch shows it.
 		plain := open(t, f.nc, kv.Options{})
 		if _, err := plain.Register(t.Context(), stray, 0); err != nil {
 			t.Fatal(err)
@@ -152,7 +152,7 @@ func TestWhatRegionsReadEachOtherWithIsMadeAgain(t *testing.T) {
 func TestInstancesOfARegionOutOfReachBecomeSuspects(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setupRegion(t)
-		// As eu would have told it: nobody writes to the bucket of the others.
+		// As eu would have sent it: no client writes to the bucket of the others.
 		if err := f.js().DeleteStream(t.Context(), "KV_proxima_us"); err != nil {
 			t.Fatal(err)
 		}

@@ -38,41 +38,43 @@ type Options struct {
 	Bucket string
 	// Domain is the JetStream domain of the bucket. Default: the server's.
 	Domain string
-	// Regions that have a registry of their own each, in a JetStream domain
-	// that is named as the region. Domain is then the one of this region, and
-	// may be in the list. What is announced goes to the registry of this
-	// region, and only instances that are in it, or do not know where they are,
-	// can be; watches see those of all regions. Open makes what the regions read
-	// each other with, <bucket>_<domain> in each, unless NoCreate is set; give
-	// all who may create a bucket the same list. While such a registry is
-	// watched it also looks after that, so that regions agree soon after they
-	// were cut off from each other. Default: no others.
+	// Regions that have a registry of their own each, in a JetStream domain with the
+	// name of the region. Domain must then be the one of this region; it may be in
+	// the list. Instances are announced in the registry of this region, and must be
+	// in this region or have no location; watches see the instances of all regions.
+	// Open makes what the regions read each other with, the stream
+	// KV_<bucket>_<domain> in each, unless NoCreate is set or it is there. Give the
+	// same list to all programs that may create a bucket. See
+	// [Registry.KeepSources]. Default: no others.
 	Regions []string
 	// Replicas of the bucket, when Open creates it. Default: 3 in a cluster
 	// (1 if it has fewer servers), else 1.
 	Replicas int
 	// Memory keeps the bucket in memory instead of on disk, when Open creates it.
 	Memory bool
-	// NoCreate never creates the bucket, for users that may not.
+	// NoCreate never creates a stream and never changes one, for users without the
+	// right to. The registry then waits until another program has created the
+	// bucket. Default: Open creates it, and it is made again when it is lost.
 	NoCreate bool
-	// NoSuspects removes whoever expires at once. Without it, instances of a
-	// service that expire together, or just after an outage, are kept as
-	// suspects: see [events.Entry].
+	// NoSuspects removes an instance as soon as its lease ends, even when many
+	// leases end together. By default, instances of a service that expire together,
+	// or just after an outage, are kept as suspects: see [events.Entry].
 	NoSuspects bool
-	// SnapshotDir is a directory in which the last snapshot of each service
-	// that is watched is kept, a few seconds behind, in <bucket>/<service>.json.
-	// A watch that cannot reach the registry at its start begins with that,
-	// marked stale, unless it is more than a day old. Processes may share one.
-	// Default: none.
+	// SnapshotDir is a directory for the last snapshot of each service that is
+	// watched, a few seconds behind, in <bucket>/<service>.json. A watch that cannot
+	// reach the registry at its start begins with that file, marked stale, unless it
+	// is more than a day old. Processes may share a directory. Default: none.
 	SnapshotDir string
 	// OpTimeout bounds each exchange with the server. Default 2s.
 	OpTimeout time.Duration
-	// Logger for what the registry notices by itself. Default [slog.Default].
+	// Logger for what the registry notices outside of calls. Default [slog.Default].
 	Logger *slog.Logger
 }
 
-// Registry is an open bucket. It is safe for concurrent use and holds nothing
-// that must be closed: watches end with their contexts, announcements with
+// Registry is an open bucket. [Registry.Announce] keeps an instance listed,
+// [Registry.Watch] and [Registry.Snapshot] list the instances of services, and
+// [Registry.Evacuate] is for operators. It is safe for concurrent use and holds
+// nothing that must be closed: watches end with their contexts, announcements with
 // [Announcement.Leave]. The connection stays the caller's.
 type Registry struct {
 	Leases // primitives for gateways, see there: most programs want Announce
@@ -94,10 +96,10 @@ type Counts struct {
 	Snapshots uint64 // snapshots read
 }
 
-// Open opens the bucket, and creates it when it is not there and may be
-// created. ctx bounds the opening only. The error means that something must be
-// changed: an option, the server's configuration, an incompatible bucket. A
-// server that does not answer is no error: whatever needs the bucket tries
+// Open opens the bucket, and creates it when it is not there, unless
+// [Options].NoCreate is set. ctx bounds the opening only. The error means that
+// something must be changed: an option, the server's configuration, an incompatible
+// bucket. A server that does not answer is no error: announcements and watches try
 // again until it does.
 func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 	if nc == nil {
@@ -161,9 +163,9 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 	return r, nil
 }
 
-// Now is the time by the server's clock, as far as changes have told it, and by
-// ours as it was when the registry was opened until then. What instances say of
-// themselves, as [events.Instance].Started, is to be compared with that: our own
+// Now is the time by the server's clock, as the changes that were heard tell it.
+// Before the first change it is our clock as it was when the registry was opened.
+// Compare it with what instances announce, as [events.Instance].Started: our own
 // clock may be wrong, and it may jump.
 func (r *Registry) Now() time.Time { return r.link.Clock.Now() }
 

@@ -212,7 +212,7 @@ func TestSnapshotDirThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// Who starts without the registry knows what was evacuated when it was last seen.
+// A caller that starts without the registry knows what was evacuated when it was last seen.
 func TestStartWithoutTheRegistryKnowsOfEvacuations(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		dir := t.TempDir()

@@ -34,7 +34,7 @@ func of(suspect, well int) func(events.Snapshot) bool {
 	}
 }
 
-// dying registers n instances that nobody renews, next to some that live.
+// dying registers n instances without renewals, next to some that live.
 func (f *fixture) dying(n, living int) {
 	f.t.Helper()
 	for i := range living {
@@ -185,7 +185,7 @@ func TestSuspectsCanBeSwitchedOff(t *testing.T) {
 	})
 }
 
-func TestOperatorWhoDeletesARecordIsObeyedAtOnce(t *testing.T) {
+func TestARecordThatAnOperatorDeletesIsGoneAtOnce(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
 		f.dying(0, 4)
@@ -218,8 +218,8 @@ func TestDrainingInstancesThatExpireAreGone(t *testing.T) {
 	})
 }
 
-// Without a leader of the stream nobody can renew a lease, and who watches by way
-// of another server has seen no outage. Those whose lease happens to end in that
+// Without a leader of the stream no lease can be renewed, and a watch by way of
+// another server has seen no outage. The instances with a lease that ends in that
 // time may be one only.
 func TestOneThatExpiresWhenTheStreamHadNoLeaderIsSuspect(t *testing.T) {
 	for name, after := range map[string]time.Duration{"told before": -time.Second, "told after": 50 * time.Millisecond} {

@@ -15,7 +15,7 @@ var (
 	errWaiting  = errors.New("kv: another incarnation has this id, waiting to see whether it lives")
 )
 
-// takeover is another incarnation that holds our id, and what we know of its lease.
+// takeover is what is known of another incarnation that holds our id.
 type takeover struct {
 	incarnation string
 	lease       uint64    // sequence of its lease
@@ -24,7 +24,7 @@ type takeover struct {
 }
 
 // acquire lists the instance when its key is free, and finds out whether it is.
-// The first time it is taken for free: whoever has it fences us out.
+// The first time the key is taken for free: if it is not, the server refuses.
 func (n *announcer) acquire(ctx context.Context, in *events.Instance) error {
 	if !n.tried && !n.unsure && n.r.guess {
 		n.tried = true
@@ -45,8 +45,8 @@ func (n *announcer) acquire(ctx context.Context, in *events.Instance) error {
 	return n.write(ctx, in, last.Seq)
 }
 
-// fenced finds out why the registry refused us, and announces again unless
-// somebody else has our id.
+// fenced finds out why the registry refused a write, and announces again unless
+// another instance has our id.
 func (n *announcer) fenced(ctx context.Context, in *events.Instance) error {
 	last, err := n.r.last(ctx, in.Key())
 	switch {
@@ -68,9 +68,9 @@ func (n *announcer) fenced(ctx context.Context, in *events.Instance) error {
 		n.revision = 0
 		return fmt.Errorf("%w: %s", errReplaced, holder(last.Instance))
 	default:
-		// Somebody was faster to a free id; or the stream was made anew, and
-		// somebody was faster then; or a copy is so far behind that it shows
-		// a life before ours.
+		// Another instance was faster to a free id, or to one of a stream that was
+		// made anew; or a copy is so far behind that it has an incarnation before
+		// ours.
 		n.revision = 0
 		if err := n.watchHolder(ctx, last.Instance); err != nil {
 			return err
@@ -78,13 +78,13 @@ func (n *announcer) fenced(ctx context.Context, in *events.Instance) error {
 	}
 	err = n.write(ctx, in, last.Seq)
 	if errors.Is(err, ErrFenced) {
-		return fmt.Errorf("%w: the record changes under our hands", ErrUnavailable)
+		return fmt.Errorf("%w: the record keeps changing; retrying", ErrUnavailable)
 	}
 	return err
 }
 
-// watchHolder tells whether the instance that holds our id lives: if so its
-// lease changes within a third of its ttl. Only the server's sequence is
+// watchHolder finds out whether the instance that holds our id lives: then its
+// lease changes within a third of its ttl. Only the server's sequences are
 // compared, no clocks. It returns nil when the id may be taken.
 func (n *announcer) watchHolder(ctx context.Context, other *events.Instance) error {
 	msg, err := n.r.link.LastMsg(ctx, n.r.link.Prefix+other.Key().Lease())
@@ -110,7 +110,7 @@ func (n *announcer) watchHolder(ctx context.Context, other *events.Instance) err
 	return fmt.Errorf("%w: %s; give each instance an id of its own", ErrConflict, holder(other))
 }
 
-// holder says who has an id.
+// holder describes the instance that has an id.
 func holder(in *events.Instance) string {
 	return fmt.Sprintf("%s is used by incarnation %s at %s, started %s", in.Key(), in.Incarnation, in.Addresses(), in.Started.Format(time.RFC3339))
 }

@@ -9,7 +9,7 @@ import (
 // at the default a lease outlasts 8 s and more without an answer: a change of the
 // stream's leader takes 4 to 9 s. What a caller does in that time is in internal/tail (asks
 // again after 1.5, 3, 6 s; checks every 20 s; 45 s until a view that cannot be
-// verified is believed or called stale) and internal/view (who is a suspect).
+// verified is believed or called stale) and internal/view (what is a suspect).
 const (
 	// firstChecks is the time between checks until one passes, unless it is shorter
 	// anyway.

@@ -25,7 +25,7 @@ type wire struct {
 	ends  []net.Conn
 	lose  func(subject string, msg []byte) bool // of what the server sends
 	drops int
-	deaf  bool // nothing gets through, and nobody is told
+	deaf  bool // nothing gets through, and neither side notices
 	dead  bool // cut for ever
 }
 

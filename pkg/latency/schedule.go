@@ -4,7 +4,6 @@ import (
 	"container/heap"
 	"context"
 	"errors"
-
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/probe"

@@ -22,7 +22,7 @@ type answer struct {
 	ended   atomic.Bool
 }
 
-// report ends pick when the body of resp has ended.
+// report ends the pick when the body of resp has ended.
 func report(resp *http.Response, req *http.Request, pick *selector.Pick, result error, latency time.Duration) {
 	if resp.Body == http.NoBody {
 		pick.DoneAfter(result, latency)
@@ -42,8 +42,8 @@ func (a *answer) Read(p []byte) (int, error) {
 	case err == io.EOF:
 		a.end(a.result)
 	case interrupted(a.req) != nil:
-		// Also a deadline: the instance answered, and how long its body may
-		// take is for the caller to know.
+		// Also a deadline: the instance answered, and only the caller knows how long
+		// its body may take.
 		a.end(context.Canceled)
 	default:
 		a.end(fmt.Errorf("read the response's body: %w", err))
@@ -62,13 +62,13 @@ func (a *answer) end(result error) {
 	}
 }
 
-// connection is the body of a response 101: the connection itself.
+// connection is the body of a response 101, the connection itself.
 type connection struct {
 	*answer
 	io.Writer
 }
 
-// CloseWrite is what [net/http/httputil.ReverseProxy] looks for.
+// CloseWrite is called by [net/http/httputil.ReverseProxy].
 func (c *connection) CloseWrite() error {
 	if w, ok := c.Writer.(interface{ CloseWrite() error }); ok {
 		return w.CloseWrite()
@@ -76,7 +76,7 @@ func (c *connection) CloseWrite() error {
 	return fmt.Errorf("proximahttp: close the writing side: %w", http.ErrNotSupported)
 }
 
-// verdict is what a status says about the instance: nil, that it works.
+// verdict is how a status counts for the instance. A nil result is a success.
 func verdict(status int) (failed bool, result error) {
 	switch {
 	case status == http.StatusBadGateway, status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout:
@@ -90,12 +90,12 @@ func verdict(status int) (failed bool, result error) {
 
 var (
 	errFailed = errors.New("status 502, 503 or 504")
-	// errAnswer is reported as nobody's failure, of which nothing is learned:
-	// that an error came quickly must not attract more requests.
+	// errAnswer counts neither as success nor as failure: an error that came quickly
+	// must not attract more requests.
 	errAnswer = fmt.Errorf("status 429 or 5xx: %w", context.Canceled)
 )
 
-// interrupted says how the caller ended the request, if it did:
+// interrupted returns how the caller ended the request, if it did:
 // [context.Canceled] or [context.DeadlineExceeded].
 func interrupted(req *http.Request) error {
 	ctx := req.Context()

@@ -11,15 +11,15 @@ import (
 
 // outgoing hands the body of a request to each of its attempts.
 type outgoing interface {
-	// attach gives out, a copy of the request for the next attempt, a body
-	// that starts at the beginning.
+	// attach gives the copy of the request for the next attempt a body that starts at
+	// the beginning.
 	attach(out *http.Request) error
-	// replayable says whether attach can do that once more.
+	// replayable reports whether attach can do that once more.
 	replayable() bool
-	// faulty says that the body itself failed, which is no instance's fault.
+	// faulty reports whether reading the body failed, which no instance causes.
 	faulty() bool
-	// finish says that no attempt follows. The caller's body is closed now or
-	// by the attempt that still reads it, exactly once.
+	// finish is called when no attempt follows. The caller's body is closed then, or by
+	// the attempt that still reads it, exactly once.
 	finish()
 }
 
@@ -42,8 +42,8 @@ func (noBody) replayable() bool           { return true }
 func (noBody) faulty() bool               { return false }
 func (noBody) finish()                    {}
 
-// repeated is a body that the caller can make again. It is passed on as it
-// is, because net/http sends the types it knows in one packet with the head.
+// repeated is a body that the caller's GetBody makes again. It is passed on as it is,
+// because net/http sends the types it knows in one packet with the head.
 type repeated struct {
 	body    io.ReadCloser // nil once an attempt has it
 	getBody func() (io.ReadCloser, error)
@@ -69,7 +69,7 @@ func (b *repeated) faulty() bool     { return b.failed }
 
 func (b *repeated) finish() {
 	if b.body != nil {
-		_ = b.body.Close() // as net/http, which has nobody to tell either
+		_ = b.body.Close() // as net/http: it ignores this error too
 		b.body = nil
 	}
 }
@@ -84,8 +84,8 @@ type kept struct {
 	lost   atomic.Bool // more was read than is kept
 	failed atomic.Bool
 
-	// reading makes readers wait for one another: net/http may still be
-	// reading for an attempt that has failed. What it gets is kept, too.
+	// reading makes readers wait for one another: net/http may still be reading for an
+	// attempt that has failed. What that reads is kept, too.
 	reading sync.Mutex
 	data    []byte // nil when lost
 	read    int64  // of source
@@ -105,7 +105,7 @@ func (b *kept) attach(out *http.Request) error {
 		return err
 	}
 	out.Body = p
-	out.GetBody = b.open // net/http tries again when a kept-alive connection was closed
+	out.GetBody = b.open // net/http sends again when a kept-alive connection was closed
 	return nil
 }
 
@@ -133,7 +133,7 @@ func (b *kept) finish() {
 	b.closeSource()
 }
 
-// closeSource closes the caller's body when nobody will read it any more.
+// closeSource closes the caller's body when no attempt will read it any more.
 func (b *kept) closeSource() {
 	b.mu.Lock()
 	due := b.finished && !b.closed && (b.current == nil || b.current.closed.Load())
@@ -144,7 +144,7 @@ func (b *kept) closeSource() {
 	}
 }
 
-// part is a kept body as one attempt reads it.
+// part is a kept body, as one attempt reads it.
 type part struct {
 	body   *kept
 	off    int64

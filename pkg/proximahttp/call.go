@@ -53,8 +53,8 @@ func (c *call) run() (*http.Response, error) {
 	return nil, c.error(err)
 }
 
-// try makes one attempt. It reports the end of the pick itself, except for
-// errors that it returns without a mark.
+// try makes one attempt. It ends the pick itself, except for errors that it returns
+// without a mark.
 func (c *call) try(ctx context.Context, p *selector.Pick) error {
 	number := 1
 	if c.attempt != nil {
@@ -78,10 +78,10 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 	}
 
 	w.begin()
-	patience := c.patience(p, func() { giveUp(errSlow) })
+	timer := c.attemptTimer(p, func() { giveUp(errSlow) })
 	resp, err := c.transport.base.RoundTrip(out)
 	latency := w.latency()
-	if !patience.Stop() && err == nil { // its body cannot be read any more
+	if !timer.Stop() && err == nil { // its body cannot be read any more
 		_ = resp.Body.Close()
 		err = errSlow
 	}
@@ -115,12 +115,12 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 	return result
 }
 
-// errSlow is not the caller's deadline: another instance may be faster.
+// errSlow is the end of an attempt, not of the request: another instance may be faster.
 var errSlow = fmt.Errorf("no answer in the time of an attempt: %w", context.DeadlineExceeded)
 
-// patience calls late when the instance takes too long, if another may get the
-// request.
-func (c *call) patience(p *selector.Pick, late func()) *time.Timer {
+// attemptTimer calls late when the instance takes too long, if another instance may get
+// the request.
+func (c *call) attemptTimer(p *selector.Pick, late func()) *time.Timer {
 	limit := c.transport.options.AttemptTimeout
 	if limit <= 0 || c.ask.NonIdempotent || !c.body.replayable() || p.Alone() {
 		limit = math.MaxInt64
@@ -128,14 +128,14 @@ func (c *call) patience(p *selector.Pick, late func()) *time.Timer {
 	return time.AfterFunc(limit, late)
 }
 
-// failed says what is to become of an attempt that got no response.
+// failed returns the error of an attempt that got no response, marked with what follows.
 func (c *call) failed(p *selector.Pick, out *http.Request, w *wire, err error) error {
 	switch end := interrupted(c.req); {
 	case end != nil:
 		p.Done(end)
 		return selector.Permanent(err)
 	case c.body.faulty() || malformed(out):
-		p.Done(context.Canceled) // nobody can send that
+		p.Done(context.Canceled) // no instance can get that
 		return selector.Permanent(err)
 	case !c.body.replayable():
 		p.Done(err)
@@ -147,9 +147,9 @@ func (c *call) failed(p *selector.Pick, out *http.Request, w *wire, err error) e
 	}
 }
 
-// wire finds out whether anything of a request may have been sent, on which
-// connection, and how long the instance took to answer. Opening a connection is not counted: that is
-// distance, and it would make every new instance look slow.
+// wire observes whether anything of a request may have been sent, on which connection,
+// and how long the instance took to answer. The time to open a connection is left out: it
+// is distance, and it would make every new instance look slow.
 type wire struct {
 	nonIdempotent bool
 	asked, wrote  atomic.Bool
@@ -180,7 +180,8 @@ func (w *wire) trace() *httptrace.ClientTrace {
 	return t
 }
 
-// untouched is only true when the base is one that calls traces.
+// untouched reports whether nothing was sent. It can be true only if the base calls
+// traces, as http.Transport does.
 func (w *wire) untouched() bool { return w.asked.Load() && !w.wrote.Load() }
 
 // error is err as a *[selector.CallError], also for what was not to be tried again.

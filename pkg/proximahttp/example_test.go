@@ -22,12 +22,10 @@ func Example() {
 
 	// A list in place of the registry. With a NATS connection:
 	// selector.New(ctx, nc, selector.Options{})
-	sel, err := selector.New(context.Background(), nil, selector.Options{Location: here, Source: static{{
-		Instance: &events.Instance{
-			ID: "user-1", Service: "user", Status: events.Up, Location: here,
-			Endpoints: map[string]string{events.HTTP: srv.Listener.Addr().String()},
-		},
-	}}})
+	sel, err := selector.New(context.Background(), nil, selector.Options{Location: here, Source: selector.Static(events.Instance{
+		ID: "user-1", Service: "user", Location: here,
+		Endpoints: map[string]string{events.HTTP: srv.Listener.Addr().String()},
+	})})
 	if err != nil {
 		fmt.Println(err)
 		return

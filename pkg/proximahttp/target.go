@@ -16,7 +16,7 @@ import (
 // Domain may follow the name of a service: http://user.proxima/.
 const Domain = "proxima"
 
-// target is the service and protocol that a URL names.
+// target returns the service and protocol that a URL names.
 func target(u *url.URL) (service, protocol string, err error) {
 	if u == nil {
 		return "", "", errors.New("proximahttp: the request has no URL")

@@ -21,21 +21,21 @@ type Options struct {
 	// MaxBody is how many bytes of a request's body are kept for another
 	// attempt, for bodies without GetBody. Default 64 KiB.
 	MaxBody int64
-	// AttemptTimeout is how long an instance may take until the head of its
-	// response, when another instance may get the request too. It saves the
-	// caller's deadline from an instance that hangs. Set it well above the
-	// slowest answer there is. Default: no limit but that of the request.
+	// AttemptTimeout is how long an instance may take until the head of its response,
+	// if another instance may get the request too. Without it an instance that hangs
+	// takes all the time that the request has. Set it well above the slowest answer.
+	// Default: no limit but that of the request.
 	AttemptTimeout time.Duration
 	// Fallthrough sends requests whose URL does not name a service to Base,
 	// unchanged. Default: they are refused with an error.
 	Fallthrough bool
-	// Ask may change what is asked of the selector for a request, for example
-	// the key of a consistent hash, the place to be near to, or whether the
-	// request may be sent twice. It must not change req.
+	// Ask may change what is requested of the selector, for example the key of a
+	// consistent hash, the place to be near to, or whether the request may be sent
+	// twice. It must not change req.
 	Ask func(req *http.Request, r *selector.Request)
 }
 
-// Picker finds the instances for a request. [*selector.Selector] is the one.
+// Picker calls instances for a request. *[selector.Selector] is one.
 type Picker interface {
 	DoFor(ctx context.Context, r selector.Request, call func(context.Context, *selector.Pick) error) error
 }
@@ -48,7 +48,7 @@ type Transport struct {
 	options  Options
 }
 
-// New returns a Transport that asks sel, usually a [*selector.Selector].
+// New returns a Transport that picks with sel, usually a *[selector.Selector].
 func New(sel Picker, o Options) *Transport {
 	if o.Base == nil {
 		o.Base = NewBase()
@@ -59,14 +59,11 @@ func New(sel Picker, o Options) *Transport {
 	return &Transport{selector: sel, base: o.Base, options: o}
 }
 
-// NewBase returns what [Options.Base] is by default, to be changed before it
-// is used: an [http.Transport] that ignores proxies, gives up dialling after
-// 1.5 s, so that a dead machine costs no more than that, and keeps up to 64
-// connections to each instance. It waits for the head of a response as long as
-// the request's context; set its ResponseHeaderTimeout to go on to another
-// instance sooner. Its connections are watched by [probe.Observe], so that the
-// selector learns from them how far the instances are; a DialContext of your
-// own should do the same.
+// NewBase returns the default of [Options.Base], which may be changed before it is used:
+// an [http.Transport] that ignores proxies, gives up dialling after 1.5 s, so that a dead
+// machine costs no more than that, and keeps up to 64 connections to each instance. Its
+// connections are those of [probe.Observe], so that the selector learns distances from
+// them; a DialContext of your own should return such connections too.
 func NewBase() *http.Transport {
 	base := &http.Transport{ForceAttemptHTTP2: true, ExpectContinueTimeout: time.Second}
 	if t, ok := http.DefaultTransport.(*http.Transport); ok {
@@ -88,9 +85,9 @@ func NewBase() *http.Transport {
 	return base
 }
 
-// RoundTrip sends req to an instance of the service that its URL names, and to
-// another one when that fails and it is safe. The Request of the response is
-// a copy of req whose context says which instance answered: see [Instance].
+// RoundTrip sends req to an instance of the service that its URL names, and to another
+// one if that fails and it is safe. The Request of the response is a copy of req whose
+// context names the instance that answered, see [Instance].
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	service, protocol, err := target(req.URL)
 	if err != nil {
@@ -105,14 +102,14 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return newCall(t, req, service, protocol).run()
 }
 
-// CloseIdleConnections is what the method of that name of [http.Client] calls.
+// CloseIdleConnections is called by the method of that name of [http.Client].
 func (t *Transport) CloseIdleConnections() {
 	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
 	}
 }
 
-// Attempt says where a request was sent.
+// Attempt is one attempt of a request.
 type Attempt struct {
 	*events.Instance
 	// Circle is the instance's, seen from the caller.
@@ -133,8 +130,8 @@ func AttemptFrom(ctx context.Context) (Attempt, bool) {
 	return *a, true
 }
 
-// Instance is who answered, or nil for a response that did not come through a
-// [Transport].
+// Instance returns the instance that answered, nil for a response that did not come
+// through a [Transport].
 func Instance(resp *http.Response) *events.Instance {
 	if resp == nil || resp.Request == nil {
 		return nil

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// Beats that wait to be looked at: an old one is worth nothing.
+	// Beats that wait to be read. An old one is worth nothing, so there may be few.
 	maxBeats     = 4096
 	maxBeatBytes = 4 << 20
 )
@@ -28,8 +28,7 @@ type invalid struct {
 	logged atomic.Int64 // on the selector's clock; 0: never
 }
 
-// log counts one, and logs one a minute at most: a flood of them must not fill the
-// log.
+// log counts a beat, and logs one a minute at most: a flood must not fill the log.
 func (i *invalid) log(log *slog.Logger, now time.Duration, subject string, err error) {
 	i.count.Add(1)
 	at := int64(now) + 1
@@ -38,7 +37,7 @@ func (i *invalid) log(log *slog.Logger, now time.Duration, subject string, err e
 	}
 }
 
-// listen hears the beats of the instances of a service until that is stopped.
+// listen receives the beats of the instances of a service until that is stopped.
 func (svc *service) listen() {
 	s := svc.sel
 	sub, err := s.nc.SubscribeSync(s.subject + "beat." + svc.name + ".>")
@@ -49,7 +48,7 @@ func (svc *service) listen() {
 	for err == nil || errors.Is(err, nats.ErrSlowConsumer) {
 		var msg *nats.Msg
 		if msg, err = sub.NextMsgWithContext(svc.run); err == nil {
-			svc.hear(msg.Subject, msg.Data)
+			svc.beat(msg.Subject, msg.Data)
 		}
 	}
 	if svc.run.Err() == nil && !errors.Is(err, context.Canceled) {
@@ -57,8 +56,8 @@ func (svc *service) listen() {
 	}
 }
 
-// hear takes in a beat.
-func (svc *service) hear(subject string, data []byte) {
+// beat stores a beat with the node of its instance.
+func (svc *service) beat(subject string, data []byte) {
 	key, err := events.ParseBeatKey(strings.TrimPrefix(subject, svc.sel.subject))
 	var beat events.Beat
 	if err == nil {
@@ -81,7 +80,7 @@ func (svc *service) hear(subject string, data []byte) {
 	}
 	m := &svc.members.list[i]
 	if beat.Incarnation != "" && beat.Incarnation != m.In.Incarnation {
-		return // of an earlier life, or of one that is not listed yet
+		return // of an earlier incarnation, or of one that is not listed yet
 	}
 	m.SetBeat(beat, table.Ticks(svc.Now()))
 }

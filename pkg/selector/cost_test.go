@@ -19,22 +19,6 @@ func requests() []selector.Request {
 	}
 }
 
-func openReal(tb testing.TB, o selector.Options, entries ...events.Entry) *selector.Selector {
-	tb.Helper()
-	o.Source, o.Location = always(entries...), home
-	s, err := selector.New(tb.Context(), nil, o)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { _ = s.Close() })
-	for _, r := range requests() {
-		if _, err := s.PickFor(tb.Context(), r); err != nil {
-			tb.Fatal(err)
-		}
-	}
-	return s
-}
-
 func TestAPickAllocatesNothing(t *testing.T) {
 	for _, strategy := range selector.Strategies() {
 		t.Run(string(strategy), func(t *testing.T) {

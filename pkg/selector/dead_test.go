@@ -11,29 +11,6 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-func (d *distances) silence(address string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.to, address)
-}
-
-// until waits for a condition, at most that long, and says how long it took.
-func (w *world) until(what string, limit time.Duration, ok func() bool) time.Duration {
-	w.t.Helper()
-	began := time.Now()
-	for !ok() {
-		if time.Since(began) > limit {
-			w.t.Fatalf("after %v still not: %s", limit, what)
-		}
-		time.Sleep(50 * time.Millisecond)
-		synctest.Wait()
-	}
-	took := time.Since(began)
-	time.Sleep(200 * time.Millisecond) // Explain is never behind, and tables are, for a moment
-	synctest.Wait()
-	return took
-}
-
 // A zone loses the registry. Those of it that live are kept and used last; the
 // dead among them are known after two probes, and not used any more.
 func TestProbesTellTheDeadAmongSuspects(t *testing.T) {

@@ -12,13 +12,6 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// quick measures often, whatever that costs, and believes the last sample.
-func quick(o selector.Options) selector.Options {
-	o.Latency.Budget = -1
-	o.Latency.Interval, o.Latency.Window, o.Latency.Fresh = 500*time.Millisecond, 1, 2*time.Second
-	return o
-}
-
 func TestACircleIsDemotedForItsDistanceAndComesBack(t *testing.T) {
 	const ms = time.Millisecond
 	type step struct {

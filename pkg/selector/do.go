@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
@@ -95,4 +96,52 @@ func (s *Selector) enough(ctx context.Context, svc *service, r *Request, last *C
 	case <-ctx.Done():
 		return true
 	}
+}
+
+// budget bounds the retries of one service to a share of its calls, so that retries do
+// not overload a service in trouble. Each call adds share, each retry takes 1; a reserve
+// flows in all the time for callers that call rarely. (As Finagle's RetryBudget.)
+type budget struct {
+	share float64
+
+	mu     sync.Mutex
+	tokens float64
+	filled time.Duration
+}
+
+const (
+	reserve   = 10  // retries a second that are always allowed
+	maxTokens = 100 // the most that can be saved
+)
+
+func newBudget(share float64) budget {
+	return budget{share: share, tokens: reserve}
+}
+
+// call adds the share of one call.
+func (b *budget) call() {
+	if b.share <= 0 {
+		return
+	}
+	b.mu.Lock()
+	b.tokens = min(b.tokens+b.share, maxTokens)
+	b.mu.Unlock()
+}
+
+// retry takes 1, and reports whether there was 1.
+func (b *budget) retry(now time.Duration) bool {
+	if b.share < 0 {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if flow := (now - b.filled).Seconds() * reserve; flow > 0 && b.tokens < reserve {
+		b.tokens = min(b.tokens+flow, reserve)
+	}
+	b.filled = now
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
 }

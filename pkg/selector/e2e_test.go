@@ -3,7 +3,6 @@ package selector_test
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -21,8 +20,6 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-var silent = slog.New(slog.DiscardHandler)
-
 // announce lists an instance in a real registry until the test ends or it
 // leaves.
 func announce(t *testing.T, r *kv.Registry, e events.Entry) *kv.Announcement {
@@ -33,17 +30,6 @@ func announce(t *testing.T, r *kv.Registry, e events.Entry) *kv.Announcement {
 	}
 	t.Cleanup(func() { _ = a.Leave(context.Background()) })
 	return a
-}
-
-// eventually waits for what a real registry tells in its own time.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); {
-		if time.Now().After(end) {
-			t.Fatalf("not within 30s: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 func TestFollowsARealRegistry(t *testing.T) {

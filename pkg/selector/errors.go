@@ -12,23 +12,23 @@ import (
 )
 
 var (
-	// ErrUnknownService says that the registry lists no instance of the service.
+	// ErrUnknownService means that the registry lists no instance of the service.
 	ErrUnknownService = errors.New("selector: unknown service")
-	// ErrNoInstance is what every [NoInstanceError] is.
+	// ErrNoInstance is matched by every [NoInstanceError].
 	ErrNoInstance = errors.New("selector: no usable instance")
-	// ErrNoSnapshot says that nothing is known of the service yet, because
-	// the registry has not answered.
+	// ErrNoSnapshot means that nothing is known of the service yet, because the
+	// registry has not answered.
 	ErrNoSnapshot = errors.New("selector: the registry has not answered yet")
 	// ErrBudget is in the error of a call that failed and was not retried, because
 	// too many calls to the service are retries already, see [Retry.Budget]. The
 	// error of the last attempt is in it too: errors.Is finds both.
 	ErrBudget = errors.New("selector: the retry budget is used up")
-	// ErrClosed says that the selector was closed.
+	// ErrClosed means that the selector was closed.
 	ErrClosed = errors.New("selector: closed")
 )
 
-// NoInstanceError says that the service is listed and none of its instances
-// can be picked. It is [ErrNoInstance].
+// NoInstanceError means that the service is listed and none of its instances can be
+// picked. It matches [ErrNoInstance].
 type NoInstanceError struct {
 	Service  string
 	Protocol string   // that the request wants; empty: any
@@ -36,13 +36,13 @@ type NoInstanceError struct {
 	Avoided  int      // instances that could have been picked, and were excluded or tried before
 }
 
-// nothing is the error when a table had nothing to pick.
-func (v *view) nothing(t *table.Table, r *Request) error {
+// noInstance is the error when no instance of a table was picked.
+func (v *view) noInstance(t *table.Table, r *Request) error {
 	if t.Size == 0 {
-		v.svc.asked.Store(int64(v.svc.Now()))
+		v.svc.lastAsked.Store(int64(v.svc.Now()))
 		return fmt.Errorf("%w %q", ErrUnknownService, v.svc.name)
 	}
-	// What can be picked and was not: that is what the request avoids.
+	// What can be picked and was not is what the request excludes.
 	e := &NoInstanceError{Service: v.svc.name, Protocol: r.Protocol, Avoided: t.Pickable()}
 	for i := range uint8(len(v.svc.Assumed)) {
 		if c := circleOf(t, i); c.Instances > 0 {
@@ -85,7 +85,7 @@ func (e *NoInstanceError) Error() string {
 	return b.String()
 }
 
-// Is makes every NoInstanceError an [ErrNoInstance].
+// Is reports whether target is [ErrNoInstance].
 func (e *NoInstanceError) Is(target error) bool { return target == ErrNoInstance }
 
 // CallError is the error of a call that an instance could not answer. Its text is
@@ -121,7 +121,7 @@ func (e *CallError) Timeout() bool {
 	return ok && t.Timeout()
 }
 
-// What callers say about an error by wrapping it.
+// Marks that a call puts on its error.
 type (
 	permanentError struct{ error }
 	notSentError   struct{ error }
@@ -130,9 +130,9 @@ type (
 func (e *permanentError) Unwrap() error { return e.error }
 func (e *notSentError) Unwrap() error   { return e.error }
 
-// Permanent marks an error that no other instance would answer differently,
-// such as "no such user". It is not retried and not the instance's fault. Do
-// returns err itself. Permanent(nil) is nil.
+// Permanent marks an error that any other instance would return too, such as "no such
+// user". The call is not retried, and counts as a success of the instance. Do returns
+// err itself, without the mark. Permanent(nil) is nil.
 func Permanent(err error) error {
 	if err == nil {
 		return nil
@@ -140,9 +140,9 @@ func Permanent(err error) error {
 	return &permanentError{err}
 }
 
-// NotSent marks an error that came before anything was sent, so that the call
-// may be retried whatever it does. Errors of dialling are known without it.
-// NotSent(nil) is nil.
+// NotSent marks an error that came before anything was sent, so that the call may be
+// retried even if it is not idempotent. Errors of dialling need no mark. NotSent(nil) is
+// nil.
 func NotSent(err error) error {
 	if err == nil {
 		return nil
@@ -150,7 +150,7 @@ func NotSent(err error) error {
 	return &notSentError{err}
 }
 
-// Sent says whether a call that ended with err may have reached the instance.
+// Sent reports whether a call that ended with err may have reached the instance.
 func Sent(err error) bool {
 	if err == nil {
 		return true
@@ -176,8 +176,7 @@ func isPermanent(err error) bool {
 	return ok
 }
 
-// fault is err as the instance's breaker shall see it: nil when the instance
-// did nothing wrong.
+// fault is err as the breaker of the instance gets it: nil if the instance answered.
 func fault(err error) error {
 	if isPermanent(err) {
 		return nil

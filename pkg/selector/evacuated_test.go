@@ -11,8 +11,6 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-func evacuated(e *events.Entry) { e.Evacuated = true }
-
 // What is evacuated is used when nothing is left that works and is to be used,
 // and before what fails.
 func TestEvacuatedInstancesAreUsedWhenNothingElseIsLeft(t *testing.T) {

@@ -18,8 +18,8 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// A service calls the nearest instance of another one. Where it runs itself is
-// told by PROXIMA_REGION and PROXIMA_ZONE, or by Options.Location.
+// A program calls the nearest instance of a service. PROXIMA_REGION and PROXIMA_ZONE, or
+// Options.Location, state where the program runs.
 func Example() {
 	ctx, url, stop := demo() // a NATS server, and instances that have announced themselves
 	defer stop()
@@ -33,7 +33,7 @@ func Example() {
 	err = sel.Do(ctx, "user", func(ctx context.Context, in *events.Instance) error {
 		resp, err := http.Get("http://" + in.Endpoints["http"] + "/hello")
 		if err != nil {
-			return err // the next nearest is tried
+			return err // Do calls the next nearest
 		}
 		defer resp.Body.Close()
 		_, err = io.Copy(os.Stdout, resp.Body)
@@ -43,12 +43,15 @@ func Example() {
 	// Output: hello from us-east-1a
 }
 
-// Pick is for calls that are not functions: its end is reported by Done.
+// Pick is for calls that are not one function: the caller reports their end with Done.
 func ExampleSelector_Pick() {
 	ctx := context.Background()
 	sel, err := selector.New(ctx, nil, selector.Options{
-		Source:   always(instance("here", home), instance("there", farAway)), // instead of NATS
-		Location: home,
+		Source: selector.Static( // instead of the registry in NATS
+			events.Instance{Service: "user", ID: "here", Location: topology.Location{Region: "us", Zone: "us-a"}},
+			events.Instance{Service: "user", ID: "there", Location: topology.Location{Region: "eu", Zone: "eu-a"}},
+		),
+		Location: topology.Location{Region: "us", Zone: "us-a"},
 	})
 	check(err)
 	defer sel.Close()
@@ -60,12 +63,16 @@ func ExampleSelector_Pick() {
 	// Output: here of circle zone
 }
 
-// Explain says why.
+// Explain lists all instances with the reasons.
 func ExampleSelector_Explain() {
 	ctx := context.Background()
 	sel, err := selector.New(ctx, nil, selector.Options{
-		Source:   always(instance("a", home, status(events.Draining)), instance("b", nextDoor), instance("c", farAway)),
-		Location: home,
+		Source: selector.Static(
+			events.Instance{Service: "user", ID: "a", Location: topology.Location{Region: "us", Zone: "us-a"}, Status: events.Draining},
+			events.Instance{Service: "user", ID: "b", Location: topology.Location{Region: "us", Zone: "us-b"}},
+			events.Instance{Service: "user", ID: "c", Location: topology.Location{Region: "eu", Zone: "eu-a"}},
+		),
+		Location: topology.Location{Region: "us", Zone: "us-a"},
 	})
 	check(err)
 	defer sel.Close()

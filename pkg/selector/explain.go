@@ -11,44 +11,44 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
 
-// Explanation says of every instance of a service whether it would be picked,
-// and why. Its JSON is what the router's doors answer.
+// Explanation lists all instances of a service, with the reason why each would be picked
+// or not. Its JSON is what the router's doors answer.
 type Explanation struct {
 	Service string `json:"service"`
-	Stale   bool   `json:"stale"` // the registry cannot be reached: this is the last that was known
+	Stale   bool   `json:"stale"` // the registry is out of reach: this is the last known list
 	// StaleSeconds is how long ago the registry was last heard, if Stale is
 	// set and it is known.
 	StaleSeconds float64 `json:"stale_seconds,omitempty"`
 	From         string  `json:"from"` // the place that is to be near: region/zone
 	Strategy     string  `json:"strategy"`
-	// Panic says that fewer than half of the instances that want calls are
-	// usable, so that the best of the bad are used beside them.
+	// Panic is set while fewer than half of the instances that want calls are usable,
+	// so that others fill in.
 	Panic bool `json:"panic"`
 	// Circles that have instances, in the order in which they are tried.
 	Circles []Circle `json:"circles"`
-	// Instances in the order in which they would be tried: usable ones
-	// first, nearest first.
+	// Instances in the order in which they would be tried: usable ones first,
+	// nearest first.
 	Instances []Candidate `json:"instances"`
 }
 
-// Candidate is one instance in an [Explanation]. In JSON its fields stand
-// beside those of the instance.
+// Candidate is one instance in an [Explanation]. In JSON its fields stand beside those
+// of the instance.
 type Candidate struct {
 	events.Instance `json:"-"`
 	Standing
 }
 
-// Standing is how an instance stands with a selector.
+// Standing is what a selector knows about an instance.
 type Standing struct {
 	Circle         string  `json:"circle"`
 	DistanceMS     float64 `json:"distance_ms"`     // the round trip
 	DistanceSource string  `json:"distance_source"` // measured, shared, predicted or assumed
 	Breaker        string  `json:"breaker"`         // closed, half-open or open
 	Suspect        bool    `json:"suspect"`
-	Evacuated      bool    `json:"evacuated"` // an operator has ordered its place to be left
-	Dead           bool    `json:"dead"`      // probes find nobody there, and it is suspect or the registry out of reach
+	Evacuated      bool    `json:"evacuated"` // an operator evacuated its place
+	Dead           bool    `json:"dead"`      // it does not answer probes, and is suspect or the registry is out of reach
 	InFlight       int     `json:"in_flight"`
-	Picks          uint64  `json:"picks"`   // by this selector, ever
+	Picks          uint64  `json:"picks"`   // by this selector, since it is listed
 	CallMS         float64 `json:"call_ms"` // average duration of its calls, 0 if not known
 	Near           bool    `json:"near"`    // in the near set that picks choose from now
 	Reason         string  `json:"reason"`  // why it is picked or not
@@ -76,8 +76,8 @@ func (c *Candidate) UnmarshalJSON(data []byte) error {
 	return json.Unmarshal(data, &c.Standing)
 }
 
-// Explain returns what a pick would see now. It waits for the first snapshot
-// as Pick does. A service without instances is [ErrUnknownService].
+// Explain returns what a pick would see now. It waits for the first snapshot as Pick
+// does. The error for a service without instances is [ErrUnknownService].
 func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) {
 	svc, err := s.service(r.Service)
 	if err != nil {
@@ -91,7 +91,7 @@ func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) 
 		}
 	}
 	if t.Size == 0 {
-		return Explanation{}, v.nothing(t, &r)
+		return Explanation{}, v.noInstance(t, &r)
 	}
 	return v.explain(r.Protocol), nil
 }
@@ -101,7 +101,7 @@ func (v *view) explain(protocol string) Explanation {
 	e := Explanation{Service: svc.name, From: v.builder.Place.String(), Strategy: svc.Kind.String()}
 	svc.mu.Lock()
 	e.Stale, e.StaleSeconds = svc.members.stale, secondsSince(svc.since)
-	svc.members.look()
+	svc.members.refresh()
 	ex := v.builder.Explain(svc.members.list, svc.Now())
 	svc.mu.Unlock()
 
@@ -120,7 +120,7 @@ func (v *view) explain(protocol string) Explanation {
 	return e
 }
 
-// candidate is a member as a table has it.
+// candidate is a member as a table uses it.
 func candidate(e *table.Explanation, s *table.Standing, protocol string) Candidate {
 	circle, distance := s.Place()
 	near, why := e.Reason(s, protocol)
@@ -140,7 +140,7 @@ func candidate(e *table.Explanation, s *table.Standing, protocol string) Candida
 	}}
 }
 
-// secondsSince is 0 for a time that is not known.
+// secondsSince returns 0 for the zero time.
 func secondsSince(t time.Time) float64 {
 	if t.IsZero() {
 		return 0

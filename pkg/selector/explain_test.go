@@ -66,21 +66,6 @@ func TestExplainSaysOfEveryInstanceWhetherAndWhy(t *testing.T) {
 	})
 }
 
-func wantReasons(t *testing.T, e selector.Explanation, want []string) {
-	t.Helper()
-	var got []string
-	for _, c := range e.Instances[:min(len(e.Instances), len(want))] {
-		near := " false "
-		if c.Near {
-			near = " true "
-		}
-		got = append(got, c.ID+" "+c.Circle+near+c.Reason)
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("reasons (-want +got):\n%s", diff)
-	}
-}
-
 func TestExplainSaysWhoIsPickedWhenNothingIsWell(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{Strategy: selector.Nearest})

@@ -24,5 +24,5 @@ func (s *Selector) Views(service string) int {
 
 // Hear takes in what is said on the subject of a beat.
 func (s *Selector) Hear(service, subject string, data []byte) {
-	(*s.services.Load())[service].hear(subject, data)
+	(*s.services.Load())[service].beat(subject, data)
 }

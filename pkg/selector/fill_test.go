@@ -12,23 +12,6 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-// fail opens the breakers of instances, one after the other.
-func (w *world) fail(ids ...string) {
-	w.t.Helper()
-	for _, id := range ids {
-		for range 5 {
-			w.call(id, errCall)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-}
-
-// patient are options of breakers that stay open.
-func patient(o selector.Options) selector.Options {
-	o.Breaker.OpenFor = time.Hour
-	return o
-}
-
 func TestBreakersAndSuspicionTakeOutHalfAtMost(t *testing.T) {
 	for _, tt := range []struct {
 		name    string

@@ -17,32 +17,32 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 
-// ProbeKey is the metadata key by which an instance says how it wants to be
-// measured: "connect", "http" or "http:/path", "http2", "grpc" or
-// "grpc:service", "nats", or "none". What does not fit its endpoints, or is
-// none of these, is measured as if nothing had been said.
+// ProbeKey is the metadata key by which an instance chooses how it is measured:
+// "connect", "http" or "http:/path", "http2", "grpc", "nats", or "none". A value that is
+// none of these, or does not fit the endpoints of the instance, is ignored.
 const ProbeKey = "proxima.probe"
 
 // ProbeKind is a way to measure instances.
 type ProbeKind string
 
-// The ways. All but NATS measure on the network between the two.
+// The ways. All but ProbeNATS measure on the network between caller and instance.
 const (
-	// ProbeConnect opens a TCP connection and closes it: the default, for
-	// whatever listens.
+	// ProbeConnect opens a TCP connection and closes it. It is the default, because it
+	// suits every instance that listens.
 	ProbeConnect ProbeKind = "connect"
-	// ProbeHTTP asks on an open connection, see [probe.HTTP].
+	// ProbeHTTP sends requests on an open connection, see [probe.HTTP].
 	ProbeHTTP ProbeKind = "http"
-	// ProbeHTTP2 exchanges frames on an open connection, see
-	// [probe.HTTP2]: for gRPC, and for HTTPS that speaks HTTP/2.
+	// ProbeHTTP2 exchanges frames on an open connection, see [probe.HTTP2]: for gRPC,
+	// and for HTTPS that speaks HTTP/2.
 	ProbeHTTP2 ProbeKind = "http2"
-	// ProbeGRPC is ProbeHTTP2 for instances that have a gRPC endpoint. A
-	// service after the colon is ignored.
+	// ProbeGRPC is ProbeHTTP2 for instances that have a gRPC endpoint. What follows a
+	// colon is ignored.
 	ProbeGRPC ProbeKind = "grpc"
-	// ProbeNATS pings through NATS, see [probe.NATS]: the default for
-	// instances that have no other endpoint.
+	// ProbeNATS pings through NATS, see [probe.NATS]. It is the default for instances
+	// that have no other endpoint.
 	ProbeNATS ProbeKind = "nats"
-	// ProbeNone leaves it to coordinates, and to what others measure.
+	// ProbeNone measures nothing: distances are what other callers measure, or predicted
+	// from coordinates.
 	ProbeNone ProbeKind = "none"
 )
 
@@ -54,19 +54,19 @@ func (k ProbeKind) valid() bool {
 	return false
 }
 
-// aim is how instances are measured.
-type aim struct {
+// measuring is how the instances of all services are measured.
+type measuring struct {
 	Probe
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 	nc      *nats.Conn // nil: nothing is measured through NATS
 	subject string     // of pings: <bucket>.
 }
 
-// target is how an instance is measured.
-func (a *aim) target(in *events.Instance) latency.Target {
+// target returns how an instance is measured.
+func (a *measuring) target(in *events.Instance) latency.Target {
 	t := latency.Target{Key: in.Key(), Incarnation: in.Incarnation, Coordinate: in.Coordinate}
-	said, detail, _ := strings.Cut(in.Metadata[ProbeKey], ":")
-	for _, kind := range []ProbeKind{ProbeKind(said), a.Kind, ProbeConnect, ProbeNATS} {
+	chosen, detail, _ := strings.Cut(in.Metadata[ProbeKey], ":")
+	for _, kind := range []ProbeKind{ProbeKind(chosen), a.Kind, ProbeConnect, ProbeNATS} {
 		if a.set(&t, in, kind, detail) {
 			return t
 		}
@@ -75,8 +75,8 @@ func (a *aim) target(in *events.Instance) latency.Target {
 	return t
 }
 
-// set sets how a target is measured, if it can be measured in that way.
-func (a *aim) set(t *latency.Target, in *events.Instance, kind ProbeKind, detail string) bool {
+// set reports whether an instance can be measured in a way, and if so has t measured so.
+func (a *measuring) set(t *latency.Target, in *events.Instance, kind ProbeKind, detail string) bool {
 	dial, secure := a.dial, a.TLS
 	plain, encrypted := in.Endpoints[events.HTTP], in.Endpoints[events.HTTPS]
 	switch kind {
@@ -88,20 +88,20 @@ func (a *aim) set(t *latency.Target, in *events.Instance, kind ProbeKind, detail
 	case ProbeHTTP:
 		switch {
 		case plain != "":
-			keep(t, func() *probe.Session { return probe.HTTP(dial, plain, detail, nil) })
+			inSession(t, func() *probe.Session { return probe.HTTP(dial, plain, detail, nil) })
 		case encrypted != "":
-			keep(t, func() *probe.Session { return probe.HTTP(dial, encrypted, detail, orTLS(secure)) })
+			inSession(t, func() *probe.Session { return probe.HTTP(dial, encrypted, detail, orTLS(secure)) })
 		}
 	case ProbeHTTP2:
 		switch grpc := in.Endpoints[events.GRPC]; {
 		case grpc != "":
-			keep(t, func() *probe.Session { return probe.HTTP2(dial, grpc, secure) })
+			inSession(t, func() *probe.Session { return probe.HTTP2(dial, grpc, secure) })
 		case encrypted != "":
-			keep(t, func() *probe.Session { return probe.HTTP2(dial, encrypted, orTLS(secure)) })
+			inSession(t, func() *probe.Session { return probe.HTTP2(dial, encrypted, orTLS(secure)) })
 		}
 	case ProbeGRPC:
 		if grpc := in.Endpoints[events.GRPC]; grpc != "" {
-			keep(t, func() *probe.Session { return probe.HTTP2(dial, grpc, secure) })
+			inSession(t, func() *probe.Session { return probe.HTTP2(dial, grpc, secure) })
 		}
 	case ProbeNATS:
 		if a.nc != nil && in.Endpoints[events.NATS] != "" {
@@ -113,46 +113,47 @@ func (a *aim) set(t *latency.Target, in *events.Instance, kind ProbeKind, detail
 
 func orTLS(c *tls.Config) *tls.Config { return cmp.Or(c, &tls.Config{}) }
 
-// keep makes a target be measured by a ping that keeps its connection. It is
-// made when it is first needed: most instances of a large service never are.
-func keep(t *latency.Target, open func() *probe.Session) {
-	k := &kept{open: open}
-	t.Probe, t.Done = k.probe, k.close
+// inSession has a target measured in a session that keeps its connection. It is opened
+// when it is first needed: most instances of a large service are never measured by this
+// caller.
+func inSession(t *latency.Target, open func() *probe.Session) {
+	l := &lazySession{open: open}
+	t.Probe, t.Done = l.probe, l.close
 }
 
-type kept struct {
+type lazySession struct {
 	open func() *probe.Session
 
-	mu     sync.Mutex
-	ping   *probe.Session
-	closed bool
+	mu      sync.Mutex
+	session *probe.Session // nil: not open yet
+	closed  bool
 }
 
-func (k *kept) probe(ctx context.Context) (time.Duration, error) {
-	k.mu.Lock()
-	if k.closed {
-		k.mu.Unlock()
+func (l *lazySession) probe(ctx context.Context) (time.Duration, error) {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
 		return 0, fmt.Errorf("%w: it has left", probe.ErrNotProbed)
 	}
-	if k.ping == nil {
-		k.ping = k.open()
+	if l.session == nil {
+		l.session = l.open()
 	}
-	ping := k.ping
-	k.mu.Unlock()
-	return ping.Probe(ctx)
+	session := l.session
+	l.mu.Unlock()
+	return session.Probe(ctx)
 }
 
-func (k *kept) close() {
-	k.mu.Lock()
-	k.closed = true
-	ping := k.ping
-	k.mu.Unlock()
-	if ping != nil {
-		_ = ping.Close()
+func (l *lazySession) close() {
+	l.mu.Lock()
+	l.closed = true
+	session := l.session
+	l.mu.Unlock()
+	if session != nil {
+		_ = session.Close()
 	}
 }
 
-// addressOf is where an instance is probed.
+// addressOf is the address at which an instance is probed.
 func addressOf(in *events.Instance) string {
 	for _, p := range []string{events.TCP, events.HTTP, events.HTTPS, events.GRPC} {
 		if a := in.Endpoints[p]; a != "" {

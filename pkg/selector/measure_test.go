@@ -192,17 +192,6 @@ func TestAnInstanceThatSaysSoIsNotProbed(t *testing.T) {
 	}
 }
 
-func openAlways(t *testing.T, o selector.Options, entries ...events.Entry) *selector.Selector {
-	t.Helper()
-	o.Source, o.Logger, o.Location = always(entries...), silent, home
-	s, err := selector.New(t.Context(), nil, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
-	return s
-}
-
 func TestOptionsRefuseAProbeThatIsNone(t *testing.T) {
 	_, err := selector.New(t.Context(), nil, selector.Options{Source: always(), Probe: selector.Probe{Kind: "icmp"}})
 	if err == nil || !strings.Contains(err.Error(), `"icmp", want connect, http, http2, grpc, nats or none`) {

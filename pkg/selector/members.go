@@ -12,23 +12,23 @@ import (
 // members is the list of the instances of a service, ordered by key, with what was
 // learned about each. It is guarded by the service.
 type members struct {
-	svc   *service
-	list  []table.Member
-	spare []table.Member // the memory of the list before
-	stale bool           // the registry is out of reach
-	gone  []uint64       // picks of nodes that left, by home circle
+	svc       *service
+	list      []table.Member
+	spare     []table.Member // the memory of the list before
+	stale     bool           // the registry is out of reach
+	leftPicks []uint64       // picks of nodes that left, by home circle
 }
 
-// look sets what may have changed since the members were last looked at.
-func (ms *members) look() {
+// refresh reads breakers and distances again.
+func (ms *members) refresh() {
 	for i := range ms.list {
 		ms.list[i].Refresh(ms.stale)
 	}
 }
 
-// doubt is for when the registry goes out of reach, or is back: nobody
-// tells any more who has died, so from now on failed probes do.
-func (ms *members) doubt(stale bool) {
+// setStale is for when the registry gets out of reach, or is back. While it is out of
+// reach it reports no death, so failed probes count from then on.
+func (ms *members) setStale(stale bool) {
 	ms.stale = stale
 	for i := range ms.list {
 		if m := &ms.list[i]; stale && !m.Suspect {
@@ -37,10 +37,11 @@ func (ms *members) doubt(stale bool) {
 	}
 }
 
-// merge makes the members those of a snapshot, keeping what was learned
-// about the instances that stay. Both lists are ordered by key, so it walks them
-// together: in place as long as they are in step, which is most often to the end.
-func (ms *members) merge(entries []events.Entry) (gone []*table.Node, changed bool) {
+// merge makes the list that of a snapshot, and keeps what was learned about the
+// instances that stay. Both lists are ordered by key, so it walks them together: in
+// place as long as they have the same instances, most often to the end. It returns the
+// nodes of those that left, to be closed without a lock.
+func (ms *members) merge(entries []events.Entry) (left []*table.Node, changed bool) {
 	members := ms.list
 	i := 0
 	for ; i < len(entries) && i < len(members); i++ {
@@ -51,18 +52,18 @@ func (ms *members) merge(entries []events.Entry) (gone []*table.Node, changed bo
 		if m.In != e.Instance && m.In.Compare(e.Instance) != 0 {
 			break
 		}
-		n := ms.renew(m, *e)
+		n := ms.update(m, *e)
 		if n != nil {
-			gone = append(gone, n)
+			left = append(left, n)
 		}
 		changed = true
 	}
 	if i == len(entries) && i == len(members) {
-		return gone, changed
+		return left, changed
 	}
 
 	if byKey := func(a, b events.Entry) int { return a.Compare(b.Instance) }; !slices.IsSortedFunc(entries[max(i-1, 0):], byKey) {
-		entries, i = slices.Clone(entries), 0 // a source that is not as careful as it should be
+		entries, i = slices.Clone(entries), 0 // the source should have sorted them
 		slices.SortStableFunc(entries, byKey)
 	}
 	was := len(members)
@@ -71,38 +72,38 @@ func (ms *members) merge(entries []events.Entry) (gone []*table.Node, changed bo
 	k := 0
 	for _, e := range entries[i:] {
 		for ; k < len(old) && old[k].In != e.Instance && old[k].In.Compare(e.Instance) < 0; k++ {
-			gone = append(gone, ms.retire(&old[k]))
+			left = append(left, ms.retire(&old[k]))
 		}
 		if k == len(old) || old[k].In != e.Instance && old[k].In.Compare(e.Instance) != 0 {
 			members = append(members, ms.member(e, nil))
 			continue
 		}
 		if old[k].In != e.Instance || old[k].Suspect != e.Suspect || old[k].Evacuated != e.Evacuated {
-			if n := ms.renew(&old[k], e); n != nil {
-				gone = append(gone, n)
+			if n := ms.update(&old[k], e); n != nil {
+				left = append(left, n)
 			}
 		}
 		members = append(members, old[k])
 		k++
 	}
 	for ; k < len(old); k++ {
-		gone = append(gone, ms.retire(&old[k]))
+		left = append(left, ms.retire(&old[k]))
 	}
-	// Do not keep alive what has left.
+	// Keep no reference to instances that left.
 	clear(old)
 	if len(members) < was {
 		clear(members[len(members):was])
 	}
 	ms.list, ms.spare = members, old
-	return gone, true
+	return left, true
 }
 
-// renew makes m what the source says of it now. It returns the node that
-// has gone, if what was learned does not hold any more.
-func (ms *members) renew(m *table.Member, e events.Entry) (gone *table.Node) {
+// update makes m the member for a new entry of the same key. It returns the old node if
+// what was learned does not hold for the new entry.
+func (ms *members) update(m *table.Member, e events.Entry) (left *table.Node) {
 	n := m.Node
-	if m.In != e.Instance && !ms.same(n, m, e.Instance) {
-		gone, n = ms.retire(m), nil
+	if m.In != e.Instance && !ms.sameInstance(n, m, e.Instance) {
+		left, n = ms.retire(m), nil
 	}
 	before := *m
 	*m = ms.member(e, n)
@@ -113,41 +114,43 @@ func (ms *members) renew(m *table.Member, e events.Entry) (gone *table.Node) {
 	if n != nil && m.In.Started.Equal(before.In.Started) {
 		m.Born = before.Born
 	}
-	return gone
+	return left
 }
 
-// same says whether what was learned of an instance holds for what it is
-// announced as now.
-func (ms *members) same(n *table.Node, before *table.Member, now *events.Instance) bool {
+// sameInstance reports whether what was learned of an instance holds for its new record.
+func (ms *members) sameInstance(n *table.Node, before *table.Member, now *events.Instance) bool {
 	return before.In.Incarnation == now.Incarnation && addressOf(before.In) == addressOf(now) &&
-		before.In.Metadata[ProbeKey] == now.Metadata[ProbeKey] && // how it is measured is the path's for good
+		before.In.Metadata[ProbeKey] == now.Metadata[ProbeKey] && // a path is measured in one way
 		n.Home == ms.homeCircle(now)
 }
 
+// homeCircle is the circle of an instance, seen from the selector's own place.
 func (ms *members) homeCircle(in *events.Instance) uint8 {
 	return uint8(ms.svc.Levels.Circle(ms.svc.Origin, in.Place()))
 }
 
+// member returns the member for an entry. n is what was learned of the instance, nil if
+// it is new.
 func (ms *members) member(e events.Entry, n *table.Node) table.Member {
 	if n == nil {
 		n = &table.Node{
 			Shared:  &ms.svc.Shared,
 			Breaker: breaker.New(breaker.Key{Service: ms.svc.name, Instance: e.ID, Incarnation: e.Incarnation}, ms.svc.breaker),
-			Path:    ms.svc.sel.prober.Path(ms.svc.sel.aim.target(e.Instance)),
+			Path:    ms.svc.sel.prober.Path(ms.svc.sel.measure.target(e.Instance)),
 			Home:    ms.homeCircle(e.Instance),
 		}
 	}
 	return table.NewMember(n, e, ms.born(e.Instance), ms.stale)
 }
 
+// retire returns the node of an instance that left, and keeps its picks.
 func (ms *members) retire(m *table.Member) *table.Node {
-	ms.gone[m.Circle] += m.Picks()
+	ms.leftPicks[m.Circle] += m.Picks()
 	return m.Node
 }
 
-// born is when an instance began, on the selector's clock. It goes by what the
-// instance says, so that a caller that has just come does not take old ones for
-// new; one that says it begins in the future begins now.
+// born is when an instance started, on the selector's clock, as its record states: so a
+// new caller does not take old instances for new. A start in the future is now.
 func (ms *members) born(in *events.Instance) time.Duration {
 	if in.Started.IsZero() {
 		return table.LongAgo

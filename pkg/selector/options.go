@@ -29,25 +29,25 @@ type Options struct {
 	Levels topology.Levels
 	// Strategy chooses among the instances of a near set. Default [P2C].
 	Strategy Strategy
-	// Near says which instances of a circle count as equally near.
+	// Near bounds which instances of a circle count as equally near.
 	Near Near
-	// Spill says when calls leave a circle for its load.
+	// Spill bounds the load of a circle.
 	Spill Spill
-	// Ramp says how new instances get their share of the calls.
+	// Ramp is how new instances get their share of the calls.
 	Ramp Ramp
 	// FirstSnapshot is how long a pick waits for the first snapshot of a
 	// service, if its context does not end before. Default 5s.
 	FirstSnapshot time.Duration
-	// Retry says how often [Selector.Do] tries.
+	// Retry bounds how often [Selector.Do] tries.
 	Retry Retry
-	// Breaker says when an instance is taken out. Breaker.OnChange is called after
+	// Breaker decides when an instance is taken out. Breaker.OnChange is called after
 	// the selector's own hook.
 	Breaker breaker.Settings
-	// Probe says how distances to instances are measured.
+	// Probe is how distances to instances are measured.
 	Probe Probe
-	// Latency says how often distances are measured.
+	// Latency is how often distances are measured.
 	Latency latency.Options
-	// Registry says which registry [New] opens when Source is nil. Its Logger is
+	// Registry is what [New] opens when Source is nil. Its Logger is
 	// Logger by default. Registry.Bucket also begins the subjects of beats and
 	// pings, whatever the Source.
 	Registry kv.Options
@@ -79,7 +79,7 @@ type Spill struct {
 	Low float64
 }
 
-// Ramp says how an instance that has just started gets its share: a tenth of its
+// Ramp is how an instance that has just started gets its share: a tenth of its
 // weight at first, all of it at the age of Up. Nearest and ConsistentHash ignore it.
 type Ramp struct {
 	// Up is the age at which an instance has all of its weight. Default 30s.
@@ -103,7 +103,7 @@ type Retry struct {
 	Budget float64
 }
 
-// Probe says how instances are measured.
+// Probe is how instances are measured.
 type Probe struct {
 	// Kind is for instances that do not choose by [ProbeKey]. Default
 	// [ProbeConnect], and [ProbeNATS] for instances that have no other endpoint.

@@ -9,27 +9,27 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
 
-// Pick is the instance that was picked for one call. Its end must be told with
-// Done or DoneAfter, once; further calls on the same variable do nothing.
+// Pick is the instance that was picked for one call. When the call has ended, Done or
+// DoneAfter must be called once; further calls on the same variable do nothing.
 type Pick struct {
 	// Instance to call. It is shared: do not change it.
 	*events.Instance
 
 	node  *table.Node
-	pass  breaker.Pass // zero: its breaker was not asked, there was nothing better
+	pass  breaker.Pass // zero: taken without permission of its breaker
 	start time.Duration
 	index uint8 // of the circle
 	flags uint8
 }
 
-// Flags of a pick. They say what there is to do at its end.
+// Flags of a pick: what is to be done at its end.
 const (
 	pickLive   uint8 = 1 << iota // it has not ended
 	pickLearns                   // the strategy needs the durations of calls
 	pickCounts                   // the strategy needs the calls in flight to all instances
 )
 
-// Circle is the circle that it was picked from: zone, region … or elsewhere.
+// Circle is the name of the circle that the instance is in: zone, region … or elsewhere.
 func (p *Pick) Circle() string {
 	if p.node == nil {
 		return ""
@@ -37,13 +37,17 @@ func (p *Pick) Circle() string {
 	return p.node.Name(p.index)
 }
 
-// Alone says that the service lists no other instance: there is nobody else to
-// turn to.
+// Alone reports whether the service lists no other instance.
 func (p *Pick) Alone() bool { return p.node != nil && p.node.Listed.Load() <= 1 }
 
-// Done tells how the call ended. Nil is a success, [context.Canceled] nobody's
-// failure, an error marked [Permanent] an answer. The time since the pick is
-// what balancing learns.
+// Done ends the pick with the error of its call:
+//
+//   - nil, and an error marked [Permanent], are successes: the instance answered.
+//   - [context.Canceled], also wrapped, is no outcome: breaker and balancing ignore it.
+//   - Any other error is a failure of the instance, also [context.DeadlineExceeded] when
+//     the deadline is that of the caller's own context: a hung instance looks like that.
+//
+// The time since the pick is the duration that balancing learns.
 func (p *Pick) Done(err error) {
 	flags := p.flags
 	if flags == 0 {
@@ -62,8 +66,8 @@ func (p *Pick) Done(err error) {
 	p.finish(flags, err)
 }
 
-// DoneAfter is Done for calls that outlast the answer, such as a response
-// whose body is streamed: latency is the time until the instance had answered.
+// DoneAfter is Done for a call that goes on after the answer, such as a response whose
+// body is streamed: latency is the time until the instance had answered.
 func (p *Pick) DoneAfter(err error, latency time.Duration) {
 	flags := p.flags
 	if flags == 0 {
@@ -77,8 +81,8 @@ func (p *Pick) DoneAfter(err error, latency time.Duration) {
 	p.finish(flags, err)
 }
 
-// learn takes in how long a call took, unless it was canceled: how long it would
-// have taken is not known then.
+// learn adds the duration of a call to the average of its node, unless the call was
+// canceled: how long it would have taken is not known then.
 func (p *Pick) learn(took time.Duration, err error, now time.Duration) {
 	if err == nil || !isCanceled(err) {
 		p.node.Learn(took, fault(err) != nil, table.Ticks(now))
@@ -101,8 +105,8 @@ func (p *Pick) Keep() Pick {
 	return kept
 }
 
-// Observe adds a sample of the round trip to the instance, taken by the way, for
-// instance from the connection of the call; a failure is no sample. It may be
+// Observe adds a sample of the round trip to the instance that the caller happened to
+// take, for example from the connection of the call. A failure is no sample. It may be
 // called before or after the end of the pick.
 func (p *Pick) Observe(rtt time.Duration) {
 	if p.node != nil {
@@ -110,21 +114,20 @@ func (p *Pick) Observe(rtt time.Duration) {
 	}
 }
 
-// Pick returns the nearest working instance of a service. The first pick of a
-// service waits for its list, bounded by ctx and [Options.FirstSnapshot];
-// after that Pick never waits and ctx is not looked at. The error is
-// [ErrUnknownService], [ErrNoSnapshot], [ErrClosed], a *[NoInstanceError], or
-// an [events.FieldError] about the name.
+// Pick returns the nearest working instance of a service. The first pick of a service
+// waits for its list, bounded by ctx and [Options.FirstSnapshot]; after that Pick never
+// waits and ignores ctx. The error is [ErrUnknownService], [ErrNoSnapshot], [ErrClosed],
+// a *[NoInstanceError], or an [events.FieldError] about the name.
 func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 	svc := s.slot(service).Load()
 	if svc == nil || svc.name != service {
 		svc = (*s.services.Load())[service]
 	}
-	if svc != nil && svc.plain {
+	if svc != nil && svc.fastPath {
 		v := svc.home
 		if t := v.table.Load(); t != nil && t.First != nil {
 			var start time.Duration
-			if v.ending&pickLearns != 0 {
+			if v.pickFlags&pickLearns != 0 {
 				start = s.now()
 			}
 			var n *table.Node
@@ -134,12 +137,12 @@ func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 				n = t.ChooseSpilled(t.Spill, table.Ticks(start))
 			}
 			pass, ok := n.Breaker.AllowClosed()
-			if !ok { // a trial, perhaps, or it has to fill in
+			if !ok { // it is not closed: perhaps it allows a trial, or the node fills in
 				pass, ok = t.Allow(n)
 			}
 			if ok {
-				svc.seen()
-				in, index, flags := n.Instance.Load(), n.Home, v.ending
+				svc.markActive()
+				in, index, flags := n.Instance.Load(), n.Home, v.pickFlags
 				n.Begin()
 				return Pick{in, n, pass, start, index, flags}, nil
 			}
@@ -148,7 +151,7 @@ func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 	return s.PickFor(ctx, Request{Service: service})
 }
 
-// PickFor is Pick with all that can be asked for.
+// PickFor is Pick for a [Request].
 func (s *Selector) PickFor(ctx context.Context, r Request) (Pick, error) {
 	svc, err := s.service(r.Service)
 	if err != nil {
@@ -161,15 +164,15 @@ func (s *Selector) PickFor(ctx context.Context, r Request) (Pick, error) {
 			return Pick{}, err
 		}
 	}
-	svc.seen()
+	svc.markActive()
 	p, ok := v.pick(t, &r)
 	if !ok {
-		return Pick{}, v.nothing(t, &r)
+		return Pick{}, v.noInstance(t, &r)
 	}
 	if s.opts.OnPick != nil {
-		told := p
-		told.flags = 0
-		s.opts.OnPick(told)
+		shown := p
+		shown.flags = 0
+		s.opts.OnPick(shown)
 	}
 	return p, nil
 }
@@ -186,7 +189,7 @@ func (s *Selector) await(ctx context.Context, svc *service, r *Request) (*view, 
 		if t := v.current(); t != nil {
 			return v, t, nil
 		}
-		// Forgotten in favour of others, if not for good.
+		// The service was evicted in favour of others. Watch it again.
 		var err error
 		if svc, err = s.service(svc.name); err != nil {
 			return nil, nil, err
@@ -194,11 +197,10 @@ func (s *Selector) await(ctx context.Context, svc *service, r *Request) (*view, 
 	}
 }
 
-// pick takes an instance of a table. It is false when the request avoids all
-// that there is.
+// pick takes an instance of a table. It returns false if the request excludes all.
 func (v *view) pick(t *table.Table, r *Request) (Pick, bool) {
 	var start time.Duration
-	if v.ending&pickLearns != 0 {
+	if v.pickFlags&pickLearns != 0 {
 		start = v.svc.Now()
 	}
 	f, ok := t.Search(&table.Query{Key: r.Key, Avoid: r.Avoid, Tried: r.tried}, table.Ticks(start))
@@ -206,8 +208,8 @@ func (v *view) pick(t *table.Table, r *Request) (Pick, bool) {
 		return Pick{}, false
 	}
 	f.Node.Begin()
-	if v.ending&pickCounts != 0 {
+	if v.pickFlags&pickCounts != 0 {
 		v.svc.AllInFlight.Add(1)
 	}
-	return Pick{f.Instance, f.Node, f.Pass, start, f.Index, v.ending}, true
+	return Pick{f.Instance, f.Node, f.Pass, start, f.Index, v.pickFlags}, true
 }

@@ -11,11 +11,6 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-// aged is an instance that began that long ago.
-func aged(d time.Duration) func(*events.Entry) {
-	return func(e *events.Entry) { e.Started = time.Now().Add(-d) }
-}
-
 func TestANewInstanceRampsUpByItsAge(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

@@ -24,40 +24,40 @@ import (
 
 // Names that come from outside must not cost memory for ever.
 const (
-	maxEmpty   = 128  // services without instances that are watched, when nobody waits for them
-	maxWaiting = 1024 // and with those that somebody waits for
+	maxEmpty   = 128  // services without instances that are watched although no pick waits for them
+	maxWaiting = 1024 // with those that a pick waits for
 )
 
-// Selector picks instances of any number of services. It is safe for
-// concurrent use. Make one per process and keep it: what it has learned is in it.
+// Selector picks instances of any number of services. It is safe for concurrent use.
+// Make one per process and keep it: it holds what was learned about instances.
 type Selector struct {
 	opts    Options
 	source  Source
 	home    topology.Place
 	assumed []time.Duration // by circle
-	epoch   time.Time       // what the clock of costs counts from
+	epoch   time.Time       // when the selector's clock was 0
 	prober  *latency.Prober
-	aim     aim
+	measure measuring
 	log     *slog.Logger
 
 	run  context.Context // ends with Close
 	stop context.CancelFunc
 	work sync.WaitGroup
 
-	nc           *nats.Conn // nil: nothing but the source is asked
+	nc           *nats.Conn // nil: no beats, no probes through NATS
 	subject      string     // of beats and pings: <bucket>.
 	invalidBeats invalid
 
 	services atomic.Pointer[map[string]*service] // replaced, never changed
-	recent   [16]atomic.Pointer[service]         // some of them by slot, so that most picks need no map
+	recent   [16]atomic.Pointer[service]         // by slot, so that most picks need no map
 
 	mu     sync.Mutex // guards the making of a new map
 	closed bool
 }
 
-// New starts a selector on nc. ctx bounds the opening of the registry only.
-// The connection stays the caller's. It may be nil if [Options.Source] is set: then
-// beats are not heard and nothing is probed through NATS.
+// New starts a selector. ctx bounds the opening of the registry only. nc stays the
+// caller's and is not closed. It may be nil if [Options.Source] is set: then no beats
+// are received, and nothing is probed through NATS.
 func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -96,11 +96,11 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 		s.opts.Ramp.Now = sinceStart(s.epoch)
 	}
 	s.nc, s.subject = nc, o.Registry.Bucket+"."
-	s.aim = aim{Probe: o.Probe, dial: o.Latency.Dial, nc: nc, subject: s.subject}
+	s.measure = measuring{Probe: o.Probe, dial: o.Latency.Dial, nc: nc, subject: s.subject}
 	s.prober = latency.New(latency.Caller{Location: o.Location, Bus: s.opts.Probe.Bus, Logger: o.Logger}, o.Latency)
 	s.services.Store(&map[string]*service{})
 	s.run, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	s.work.Go(s.tend)
+	s.work.Go(s.maintain)
 	return s, nil
 }
 
@@ -122,15 +122,17 @@ func (s *Selector) Close() error {
 	return s.prober.Close()
 }
 
-// now is the clock of all services, see [table.Shared].
+// now is the selector's clock, see [table.Shared].
 func (s *Selector) now() time.Duration { return time.Since(s.epoch) }
 
-const tendEvery = 200 * time.Millisecond
+// maintainEvery is the time between two looks at loads; [table.Builder.Weigh] counts on
+// it.
+const maintainEvery = 200 * time.Millisecond
 
-// tend looks after what changes with time alone, until the selector is closed:
-// loads, new instances, circles that are about to change places.
-func (s *Selector) tend() {
-	ticker := time.NewTicker(tendEvery)
+// maintain handles what changes with time alone, until the selector is closed: loads,
+// new instances, circles that are about to change places.
+func (s *Selector) maintain() {
+	ticker := time.NewTicker(maintainEvery)
 	defer ticker.Stop()
 	for {
 		select {
@@ -140,13 +142,12 @@ func (s *Selector) tend() {
 		}
 		now := s.now()
 		for _, svc := range *s.services.Load() {
-			svc.tend(now)
+			svc.maintain(now)
 		}
 	}
 }
 
-// service returns what is known of a service, and begins to watch it when it
-// is asked for the first time.
+// service returns a service by name, and starts to watch it if it is not watched yet.
 func (s *Selector) service(name string) (*service, error) {
 	if svc := (*s.services.Load())[name]; svc != nil {
 		return svc, nil
@@ -165,7 +166,7 @@ func (s *Selector) service(name string) (*service, error) {
 	}
 	services := maps.Clone(old)
 	if left := s.evictLocked(services); left >= maxWaiting {
-		return nil, fmt.Errorf("%w, and %d other services are waited for: nothing is known of service %q", ErrNoSnapshot, left, name)
+		return nil, fmt.Errorf("%w, %d picks of other services wait too: nothing is known of service %q", ErrNoSnapshot, left, name)
 	}
 	svc := newService(s, name)
 	services[name] = svc
@@ -178,7 +179,7 @@ func (s *Selector) service(name string) (*service, error) {
 	return svc, nil
 }
 
-// slot is where a service is in recent, if it was the first to come there.
+// slot is the place of a service in recent, which it has if it came there first.
 func (s *Selector) slot(name string) *atomic.Pointer[service] {
 	n := uint(len(name))
 	if n == 0 {
@@ -187,8 +188,8 @@ func (s *Selector) slot(name string) *atomic.Pointer[service] {
 	return &s.recent[(n+uint(name[0])+uint(name[n-1])*3)%uint(len(s.recent))]
 }
 
-// evictLocked makes room for one more service without instances: it forgets
-// those that were asked for the longest ago. It returns how many there are now.
+// evictLocked makes room for one more service without instances: it forgets those that
+// were last asked for the longest ago. It returns how many are left.
 func (s *Selector) evictLocked(services map[string]*service) int {
 	var idle []*service
 	empty := 0
@@ -203,7 +204,7 @@ func (s *Selector) evictLocked(services map[string]*service) int {
 	if empty < maxEmpty {
 		return empty
 	}
-	slices.SortFunc(idle, func(a, b *service) int { return cmp.Compare(a.asked.Load(), b.asked.Load()) })
+	slices.SortFunc(idle, func(a, b *service) int { return cmp.Compare(a.lastAsked.Load(), b.lastAsked.Load()) })
 	for _, svc := range idle[:min(len(idle), empty-maxEmpty+1)] {
 		delete(services, svc.name)
 		s.slot(svc.name).CompareAndSwap(svc, nil)
@@ -211,4 +212,17 @@ func (s *Selector) evictLocked(services map[string]*service) int {
 		empty--
 	}
 	return empty
+}
+
+// Stats returns what metrics show. It may be called as often as they are scraped;
+// a pick counts nothing for it.
+func (s *Selector) Stats() Stats {
+	all := Stats{Latency: s.prober.Counts(), InvalidBeats: s.invalidBeats.count.Load()}
+	services := *s.services.Load()
+	for _, name := range slices.Sorted(maps.Keys(services)) {
+		if of, ok := services[name].stats(); ok {
+			all.Services = append(all.Services, of)
+		}
+	}
+	return all
 }

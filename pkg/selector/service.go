@@ -14,15 +14,16 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
 
-// rebuildEvery is the least time between tables made for changes that picks
-// notice by themselves.
-const rebuildEvery = 20 * time.Millisecond
+const (
+	// rebuildEvery is the least time between tables that are built because breakers or
+	// distances changed. Picks notice both without a new table.
+	rebuildEvery = 20 * time.Millisecond
+	// sharingWait is how long the first table waits for what other callers measured.
+	sharingWait = 250 * time.Millisecond
+)
 
-// firstSamples is how long the first table waits for what others measured.
-const firstSamples = 250 * time.Millisecond
-
-// service is all that is known of one service: its members, and a view for
-// each place and protocol that was asked for.
+// service is one service: its members, and a view for each place and protocol that was
+// asked for.
 type service struct {
 	sel   *Selector
 	name  string
@@ -31,55 +32,55 @@ type service struct {
 	stop  context.CancelFunc
 
 	table.Shared
-	ending  uint8 // flags of its picks, see [Pick]
-	plain   bool  // picks by name need nothing but the home table
-	breaker breaker.Settings
+	pickFlags uint8 // of its picks, see [Pick]
+	fastPath  bool  // picks by name need nothing but the home table
+	breaker   breaker.Settings
 
 	home       *view                           // any protocol, from the selector's own place
 	homes      [8]atomic.Pointer[view]         // one protocol, from there
 	views      atomic.Pointer[map[place]*view] // from other places; replaced, never changed
-	ready      chan struct{}                   // closed with the first snapshot
-	generation atomic.Uint64                   // counts changes of what tables are made from
-	asked      atomic.Int64                    // when an empty service was last asked for, on the selector's clock
+	first      chan struct{}                   // closed with the first snapshot
+	generation atomic.Uint64                   // counts changes of what tables are built from
+	lastAsked  atomic.Int64                    // when a pick last found it empty, on the selector's clock
 	waiting    atomic.Int64                    // picks that wait for the first snapshot
 	budget     budget
-	active     atomic.Bool  // picked from since loads were last looked at
-	loaded     atomic.Bool  // some load was found then
-	due        atomic.Int64 // when time alone makes new tables, on the selector's clock
+	active     atomic.Bool  // picked from since the last look at loads
+	loaded     atomic.Bool  // there was some load then
+	due        atomic.Int64 // when a new table must be built though nothing else changes
 
-	mu      sync.Mutex // guards what follows, and the making of tables
+	mu      sync.Mutex // guards what follows, and the building of tables
 	members members
-	paths   []latency.Member // memory for telling the prober
-	look    bool             // breakers or distances have changed since the members were looked at
+	paths   []latency.Member // memory for the prober's list
+	refresh bool             // breakers or distances have changed since the last table
 	since   time.Time        // when the source was last heard, if it is stale
-	known   bool
+	known   bool             // the first snapshot has come
 	closed  bool
-	built   time.Duration // when the home table was made, on the selector's clock
+	builtAt time.Duration // when the home table was built, on the selector's clock
 	timer   *time.Timer   // of a rebuild that waits; nil: none does
 }
 
 func newService(s *Selector, name string) *service {
 	o := &s.opts
 	svc := &service{
-		sel: s, name: name, ready: make(chan struct{}), budget: newBudget(o.Retry.Budget),
+		sel: s, name: name, first: make(chan struct{}), budget: newBudget(o.Retry.Budget),
 		Shared: table.Shared{
 			Kind: table.KindOf(string(o.Strategy)), Levels: o.Levels, Origin: s.home, Assumed: s.assumed, Epoch: s.epoch, Offset: rand.Uint64(),
 			NearSlack: o.Near.Slack, NearFactor: o.Near.Factor, LoadHigh: o.Spill.High, LoadLow: o.Spill.Low, RampUp: o.Ramp.Up,
 		},
 	}
-	svc.members = members{svc: svc, gone: make([]uint64, len(s.assumed))}
+	svc.members = members{svc: svc, leftPicks: make([]uint64, len(s.assumed))}
 	svc.group = s.prober.Group(name, svc.rebuildSoon)
 	svc.run, svc.stop = context.WithCancel(s.run)
-	svc.asked.Store(int64(s.now()))
+	svc.lastAsked.Store(int64(s.now()))
 	svc.due.Store(int64(table.Never))
-	svc.ending = pickLive
+	svc.pickFlags = pickLive
 	switch svc.Kind {
 	case table.KindP2C, table.KindLoadAware:
-		svc.ending |= pickLearns
+		svc.pickFlags |= pickLearns
 	case table.KindHash:
-		svc.ending |= pickCounts
+		svc.pickFlags |= pickCounts
 	}
-	svc.plain = svc.Kind != table.KindHash && s.opts.OnPick == nil
+	svc.fastPath = svc.Kind != table.KindHash && s.opts.OnPick == nil
 	svc.Spills = svc.Kind != table.KindHash && o.Spill.High >= 0
 	svc.breaker = svc.breakerSettings()
 	svc.home = svc.newView(nil, 0)
@@ -87,7 +88,8 @@ func newService(s *Selector, name string) *service {
 	return svc
 }
 
-// breakerSettings are the user's with our hook in front of theirs.
+// breakerSettings are those of the options, with the service's own hook before the
+// user's.
 func (svc *service) breakerSettings() breaker.Settings {
 	set := svc.sel.opts.Breaker
 	theirs := set.OnChange
@@ -103,7 +105,7 @@ func (svc *service) breakerSettings() breaker.Settings {
 // watch follows the source until the service is stopped.
 func (svc *service) watch() {
 	defer svc.close()
-	svc.consult()
+	svc.joinSharing()
 	err := svc.sel.source.Watch(svc.run, svc.name, svc.apply)
 	if err != nil && svc.run.Err() == nil {
 		svc.sel.log.Error("the source of instances ended, the last view stays", "service", svc.name, "error", err)
@@ -111,53 +113,54 @@ func (svc *service) watch() {
 	<-svc.run.Done()
 }
 
-// consult joins what the callers in our zone share about the service, so that the
-// first table is made of that. It does not hold up the first pick for long.
-func (svc *service) consult() {
-	ctx, cancel := context.WithTimeout(svc.run, firstSamples)
+// joinSharing joins what the callers of this zone share about the service, so that the
+// first table uses it. It delays the first pick by sharingWait at most.
+func (svc *service) joinSharing() {
+	ctx, cancel := context.WithTimeout(svc.run, sharingWait)
 	defer cancel()
 	if err := svc.group.Share(ctx); err != nil {
 		svc.sel.log.Warn("what other callers measure is not known", "service", svc.name, "error", err)
 	}
 }
 
-// apply takes in a snapshot of the source.
+// apply makes a snapshot of the source the list of members.
 func (svc *service) apply(s events.Snapshot) {
 	svc.mu.Lock()
 	if svc.closed {
 		svc.mu.Unlock()
 		return
 	}
-	gone, changed := svc.members.merge(s.Entries)
+	left, changed := svc.members.merge(s.Entries)
 	if changed || s.Stale != svc.members.stale || !svc.known {
 		if s.Stale != svc.members.stale {
-			svc.members.doubt(s.Stale)
-			svc.look = true
+			svc.members.setStale(s.Stale)
+			svc.refresh = true
 		}
 		svc.since, svc.known = s.StaleSince, true
 		svc.Listed.Store(int64(len(svc.members.list)))
 		svc.rebuildLocked()
 	}
 	svc.mu.Unlock()
-	// Not under the lock: a breaker waits for its hook, which takes it.
-	for _, n := range gone {
+	// Without the lock: closing a breaker waits for its hook, which takes the lock.
+	for _, n := range left {
 		n.Close()
 	}
 	select {
-	case <-svc.ready:
+	case <-svc.first:
 	default:
-		close(svc.ready)
+		close(svc.first)
 	}
 }
 
-// rebuildLocked makes the tables that are read often, now.
+// rebuildLocked builds the tables from the selector's own place. Those from other places
+// are built when they are next used.
 func (svc *service) rebuildLocked() {
-	if svc.look {
-		svc.look = false
-		svc.members.look()
+	if svc.refresh {
+		svc.refresh = false
+		svc.members.refresh()
 	}
 	generation := svc.generation.Add(1)
-	svc.built = svc.Now()
+	svc.builtAt = svc.Now()
 	svc.due.Store(int64(table.Never))
 	svc.home.renewLocked(generation)
 	for i := range svc.homes {
@@ -168,16 +171,16 @@ func (svc *service) rebuildLocked() {
 	svc.probeLocked()
 }
 
-// rebuildSoon makes new tables at once if the last are not fresh, else a
-// little later, so that a mass of changes does not cost a table each.
+// rebuildSoon builds new tables at once, or after rebuildEvery if the last ones are
+// younger than that, so that many changes together do not cost a table each.
 func (svc *service) rebuildSoon() {
 	svc.mu.Lock()
 	defer svc.mu.Unlock()
-	svc.look = true
+	svc.refresh = true
 	if svc.closed || !svc.known || svc.timer != nil {
 		return
 	}
-	wait := rebuildEvery - (svc.Now() - svc.built)
+	wait := rebuildEvery - (svc.Now() - svc.builtAt)
 	if wait <= 0 {
 		svc.rebuildLocked()
 		return
@@ -194,7 +197,7 @@ func (svc *service) rebuildSoon() {
 	})
 }
 
-// probeLocked tells the prober whom to measure.
+// probeLocked gives the prober the list of instances to measure.
 func (svc *service) probeLocked() {
 	svc.paths = svc.paths[:0]
 	for i := range svc.members.list {
@@ -221,7 +224,8 @@ func (svc *service) close() {
 	}
 }
 
-func (svc *service) tend(now time.Duration) {
+// maintain is called every maintainEvery.
+func (svc *service) maintain(now time.Duration) {
 	if svc.due.Load() <= int64(now) {
 		svc.rebuildSoon()
 	}
@@ -242,7 +246,7 @@ func (svc *service) tend(now time.Duration) {
 	svc.loaded.Store(loaded)
 }
 
-// dueLocked asks for new tables at a time, unless they come before.
+// dueLocked has new tables built at a time, if none is built before.
 func (svc *service) dueLocked(at time.Duration) {
 	if int64(at) < svc.due.Load() {
 		svc.due.Store(int64(at))
@@ -253,9 +257,9 @@ func (svc *service) dueLocked(at time.Duration) {
 func (svc *service) await(ctx context.Context) error {
 	svc.waiting.Add(1)
 	defer svc.waiting.Add(-1)
-	svc.asked.Store(int64(svc.Now()))
+	svc.lastAsked.Store(int64(svc.Now()))
 	select {
-	case <-svc.ready:
+	case <-svc.first:
 	case <-svc.run.Done():
 	case <-ctx.Done():
 		return fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err())
@@ -263,8 +267,8 @@ func (svc *service) await(ctx context.Context) error {
 	return nil
 }
 
-// seen notes that there are calls.
-func (svc *service) seen() {
+// markActive notes that the service is picked from.
+func (svc *service) markActive() {
 	if !svc.active.Load() {
 		svc.active.Store(true)
 	}

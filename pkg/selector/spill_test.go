@@ -10,54 +10,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
-	"github.com/proxima-discovery/proxima/pkg/topology"
 )
-
-// some are n instances somewhere, of which the first are changed.
-func some(prefix string, at topology.Location, n, first int, change ...func(*events.Entry)) []events.Entry {
-	entries := make([]events.Entry, n)
-	for i := range entries {
-		entries[i] = instance(fmt.Sprint(prefix, i), at)
-		if i < first {
-			entries[i] = instance(fmt.Sprint(prefix, i), at, change...)
-		}
-	}
-	return entries
-}
-
-func join(lists ...[]events.Entry) (all []events.Entry) {
-	for _, l := range lists {
-		all = append(all, l...)
-	}
-	return all
-}
-
-// shares are how much of the picks begin in each circle, by Explain.
-func (w *world) shares(r ...selector.Request) map[string]float64 {
-	w.t.Helper()
-	shares := make(map[string]float64)
-	for _, c := range w.explain(r...).Circles {
-		if c.Share > 0 {
-			shares[c.Name] = c.Share
-		}
-	}
-	return shares
-}
-
-// circles are those of the only service in the selector's stats.
-func (w *world) circles() []selector.Circle { return w.Stats().Services[0].Circles }
-
-// state is what Explain says of a circle.
-func (w *world) state(circle string) selector.Circle {
-	w.t.Helper()
-	for _, c := range w.explain().Circles {
-		if c.Name == circle {
-			return c
-		}
-	}
-	w.t.Fatalf("no instance in %s", circle)
-	panic("unreachable")
-}
 
 // wantCircles fails when picks, by all that a strategy does, are not divided as
 // Explain says, or that is not what it should be.

@@ -16,12 +16,6 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// learned is what a candidate shows of what this caller has learned.
-func learned(c selector.Candidate) string {
-	return fmt.Sprintf("%d picks, %d in flight, %v ms, breaker %s, %v ms %s away",
-		c.Picks, c.InFlight, c.CallMS, c.Breaker, c.DistanceMS, c.DistanceSource)
-}
-
 // Whatever changes around an instance, or about it short of a restart or a
 // move, does not make this caller forget what it has learned.
 func TestWhatWasLearnedSurvivesChangesOfTheList(t *testing.T) {

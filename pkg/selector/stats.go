@@ -1,8 +1,6 @@
 package selector
 
 import (
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/latency"
@@ -77,19 +75,6 @@ func circleOf(t *table.Table, index uint8) Circle {
 	}
 }
 
-// Stats returns what metrics show. It may be called as often as they are scraped;
-// a pick counts nothing for it.
-func (s *Selector) Stats() Stats {
-	all := Stats{Latency: s.prober.Counts(), InvalidBeats: s.invalidBeats.count.Load()}
-	services := *s.services.Load()
-	for _, name := range slices.Sorted(maps.Keys(services)) {
-		if of, ok := services[name].stats(); ok {
-			all.Services = append(all.Services, of)
-		}
-	}
-	return all
-}
-
 // stats are not known before the first snapshot.
 func (svc *service) stats() (ServiceStats, bool) {
 	svc.mu.Lock()
@@ -101,7 +86,7 @@ func (svc *service) stats() (ServiceStats, bool) {
 	s := ServiceStats{Service: svc.name, Stale: svc.members.stale, StaleSince: svc.since, Circles: make([]Circle, len(svc.Assumed))}
 	for i := range s.Circles {
 		c := circleOf(t, uint8(i))
-		c.Picks, c.Share, c.Demoted = svc.members.gone[i], t.Share(uint8(i)), t.Demoted(uint8(i))
+		c.Picks, c.Share, c.Demoted = svc.members.leftPicks[i], t.Share(uint8(i)), t.Demoted(uint8(i))
 		s.Circles[i] = c
 	}
 	for i := range svc.members.list {

@@ -13,29 +13,35 @@ type Strategy string
 
 // The strategies.
 const (
-	// P2C draws two at random and takes the one with less load: calls in
-	// flight times their average duration, by weight. (Mitzenmacher, The
-	// Power of Two Choices in Randomized Load Balancing, 2001.)
+	// P2C draws two at random and takes the one with less load: calls in flight times
+	// their average duration, divided by weight. The weight matters only under load:
+	// instances are drawn evenly. (Mitzenmacher, The Power of Two Choices in Randomized
+	// Load Balancing, 2001.)
 	P2C Strategy = "p2c"
-	// Nearest takes the one at the least distance.
+	// Nearest takes the one at the least distance, whatever its weight.
 	Nearest Strategy = "nearest"
-	// RoundRobin takes one after the other.
+	// RoundRobin takes one after the other, whatever their weights.
 	RoundRobin Strategy = "round_robin"
-	// WeightedRoundRobin takes one after the other, each in proportion to
-	// its weight and evenly spread in time.
+	// WeightedRoundRobin takes one after the other, each in exact proportion to its
+	// weight and evenly spread in time.
 	WeightedRoundRobin Strategy = "weighted_round_robin"
-	// Random draws one.
+	// Random draws one, whatever its weight.
 	Random Strategy = "random"
-	// LeastRequest draws two at random and takes the one with fewer calls in
-	// flight, by weight.
+	// LeastRequest draws two at random and takes the one with fewer calls in flight,
+	// divided by weight.
 	LeastRequest Strategy = "least_request"
-	// ConsistentHash takes the same one for the same [Request.Key] for as
-	// long as it is there and not much busier than the others.
+	// ConsistentHash takes the same instance for the same [Request.Key], as long as the
+	// near set stays the same and that instance has at most 1.25 times its share of this
+	// caller's calls in flight. All callers that have the same near set agree. Callers in
+	// different zones have different near sets: for one instance per key everywhere, use
+	// an empty Options.Levels and a large [Near.Slack]. Keys are divided in proportion to
+	// weights.
 	ConsistentHash Strategy = "consistent_hash"
-	// LoadAware draws two at random and takes the one that has more to spare
-	// by its own word: 0.4 (1-cpu) + 0.4 (1-memory) + 0.2 / (1+queue), from the
-	// beats that instances send. When that is about equal, or one of them has not
-	// been heard for 15 s, it is P2C that decides.
+	// LoadAware draws two at random and takes the one with the higher score,
+	// 0.4 (1-cpu) + 0.4 (1-memory) + 0.2 / (1+queue), from the load reports (beats) that
+	// instances send on <bucket>.beat.<service>.>. If the scores are about equal, or one
+	// is older than 15 s, P2C decides. Beats come on the connection given to [New];
+	// without one LoadAware is P2C.
 	LoadAware Strategy = "load_aware"
 )
 

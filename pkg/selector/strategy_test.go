@@ -13,50 +13,6 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-// several are n instances at home: i0, i1 and so on.
-func several(n int, change ...func(*events.Entry)) []events.Entry {
-	entries := make([]events.Entry, n)
-	for i := range entries {
-		entries[i] = instance(fmt.Sprint("i", i), home, change...)
-	}
-	return entries
-}
-
-// wantShares fails when counts are not what shares make probable: chi-square,
-// at a level that a sound test passes 999,999 times of a million.
-func wantShares(t *testing.T, counts map[string]int, shares map[string]float64) {
-	t.Helper()
-	total, weights := 0, 0.0
-	for id, n := range counts {
-		total += n
-		if _, ok := shares[id]; !ok {
-			t.Errorf("%s was picked %d times, want never", id, n)
-		}
-	}
-	for _, s := range shares {
-		weights += s
-	}
-	chi := 0.0
-	for id, s := range shares {
-		want := float64(total) * s / weights
-		chi += (float64(counts[id]) - want) * (float64(counts[id]) - want) / want
-	}
-	// The quantile of 1-1e-6 by Wilson and Hilferty.
-	df := float64(len(shares) - 1)
-	limit := df * math.Pow(1-2/(9*df)+4.7534*math.Sqrt(2/(9*df)), 3)
-	if chi > limit {
-		t.Errorf("chi-square %.1f, want at most %.1f: picks %v, shares %v", chi, limit, counts, shares)
-	}
-}
-
-func equalShares(n int) map[string]float64 {
-	shares := make(map[string]float64)
-	for i := range n {
-		shares[fmt.Sprint("i", i)] = 1
-	}
-	return shares
-}
-
 func TestRandomPicksAllAlike(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{Strategy: selector.Random}, several(7)...)

@@ -12,28 +12,28 @@ import (
 // maxViews is how many views of one service from other places are kept.
 const maxViews = 64
 
-// place is what a view from elsewhere is for.
+// place is the key of a view from another place.
 type place struct {
 	from      topology.Location
 	protocols table.Protocols
 }
 
-// view is one way to look at a service: from one place, at the instances that
-// have an endpoint of one protocol.
+// view is a service seen from one place, as far as its instances have an endpoint of one
+// protocol.
 type view struct {
-	svc    *service
-	ending uint8 // flags of its picks
-	table  atomic.Pointer[table.Table]
+	svc       *service
+	pickFlags uint8
+	table     atomic.Pointer[table.Table]
 
 	builder *table.Builder // guarded by the service
 }
 
 // newView is for the selector's own place if from is nil.
 func (svc *service) newView(from *topology.Location, p table.Protocols) *view {
-	return &view{svc: svc, ending: svc.ending, builder: table.NewBuilder(&svc.Shared, from, p)}
+	return &view{svc: svc, pickFlags: svc.pickFlags, builder: table.NewBuilder(&svc.Shared, from, p)}
 }
 
-// view returns the one for a request, made when it is first asked for.
+// view returns the view for a request, made when it is first needed.
 func (svc *service) view(r *Request) *view {
 	p := table.ProtocolOf(r.Protocol)
 	if r.From == nil || *r.From == svc.sel.home.Location {
@@ -55,7 +55,7 @@ func (svc *service) view(r *Request) *view {
 		if len(views) < maxViews {
 			break
 		}
-		delete(views, other) // any: places come from outside, and must not cost memory for ever
+		delete(views, other) // any one: places come from outside, and must not cost memory for ever
 	}
 	views[key] = v
 	svc.views.Store(&views)
@@ -80,9 +80,9 @@ func (svc *service) homeView(p table.Protocols) *view {
 	return v
 }
 
-// current is the table of a view, nil before the first snapshot and after the
-// service was forgotten. Tables for other places are made anew when they are
-// next asked for, those for the selector's own with every change.
+// current returns the table of a view, nil before the first snapshot and after the
+// service was evicted. Tables for other places are built when they are next used, those
+// for the selector's own place with every change.
 func (v *view) current() *table.Table {
 	t := v.table.Load()
 	if t != nil && (v.builder.Home || t.Generation == v.svc.generation.Load()) {
@@ -98,7 +98,7 @@ func (v *view) current() *table.Table {
 	return t
 }
 
-// renewLocked makes the table of a view anew.
+// renewLocked builds the table of a view anew.
 func (v *view) renewLocked(generation uint64) *table.Table {
 	t := v.builder.Build(v.svc.members.list, v.svc.Now(), generation)
 	v.svc.dueLocked(t.Due)
@@ -106,7 +106,7 @@ func (v *view) renewLocked(generation uint64) *table.Table {
 	return t
 }
 
-// weighLocked looks at the loads of the circles. It reports whether there are any.
+// weighLocked updates the loads of the circles. It reports whether there are any.
 func (v *view) weighLocked() (loaded bool) {
 	t := v.table.Load()
 	if t == nil {

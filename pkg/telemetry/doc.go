@@ -1,18 +1,33 @@
-// Package telemetry turns what Proxima knows into OpenTelemetry metrics and
-// traces.
+// Package telemetry turns what Proxima knows into OpenTelemetry metrics and traces.
 //
-// [New] makes the instruments, and the methods of [Metrics] are the hooks of
-// the other packages: [Metrics.OnState] for announcements,
-// [Metrics.OnBreaker] for breakers, [Metrics.Selector] for picks,
-// [Metrics.Registry] for what was wrong with what was read. Picks are read from
-// the selector when somebody collects, so that picking pays nothing.
+// [New] makes the instruments. The methods of [Metrics] are hooks for the other packages;
+// the package example shows all of them in one place. Picks are read from the selector
+// when metrics are collected, so a pick costs nothing more.
 //
-// [Transport] and [Handler] carry W3C trace context through HTTP, [Inject] and
-// [Extract] through the headers of NATS messages, and [Start] makes a span
-// around a call that is passed on. They use the tracer provider of
-// [go.opentelemetry.io/otel.SetTracerProvider]. Where there is none, they make
-// no spans and only pass the caller's trace context on.
+// The metrics, by the hook that feeds them (Prometheus adds _total to counters and _seconds
+// to the duration; labels in parentheses):
 //
-// The package uses the OpenTelemetry API only: programs that install no SDK
-// compile none.
+//	Selector    proxima_picks, proxima_instances, proxima_usable_instances,
+//	            proxima_suspect_instances, proxima_dead_instances,
+//	            proxima_evacuated_instances, proxima_in_flight, proxima_circle_share,
+//	            proxima_demoted_circles (service, circle);
+//	            proxima_stale_views, proxima_stale_view_seconds (service);
+//	            proxima_probes, proxima_rejected_samples, proxima_invalid_beats
+//	OnBreaker   proxima_breaker_changes (service, to)
+//	Registry    proxima_registry_invalid_messages, proxima_registry_forged_messages,
+//	            proxima_registry_gaps, proxima_registry_snapshots
+//	OnState     proxima_announcer_changes (service, phase),
+//	            proxima_announcer_lost_records (service),
+//	            proxima_announcer_registered, proxima_announcer_failing (service, instance)
+//	Request     proxima_router_requests (door, service, code),
+//	            proxima_router_request_duration (door, service)
+//
+// [Transport] and [Handler] carry W3C trace context through HTTP, [Inject] and [Extract]
+// through the headers of NATS messages, and [Start] makes a span around a call that is
+// passed on. They use the tracer provider of
+// [go.opentelemetry.io/otel.SetTracerProvider]. Without one they make no spans and only
+// pass on the trace context of the caller.
+//
+// The package uses the OpenTelemetry API only: a program that installs no SDK compiles
+// none.
 package telemetry

@@ -66,7 +66,7 @@ type recorder struct {
 	status int
 }
 
-// wrap hides no ability of the ResponseWriter that handlers look for.
+// wrap keeps what else the ResponseWriter can do and handlers look for.
 func (rec *recorder) wrap() http.ResponseWriter {
 	if _, ok := rec.ResponseWriter.(http.Hijacker); ok {
 		return hijackable{rec}
@@ -109,7 +109,7 @@ func (rec *recorder) wrote() {
 
 type hijackable struct{ *recorder }
 
-// Hijack records 101: who takes the connection over writes the answer itself.
+// Hijack records 101: a handler that takes over the connection writes the answer itself.
 func (h hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := h.ResponseWriter.(http.Hijacker).Hijack()
 	if err == nil && h.status == 0 {

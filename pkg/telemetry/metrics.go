@@ -15,9 +15,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
-// Metrics are Proxima's instruments. Their names are written as Prometheus
-// shows them, but for the _total of counters and the unit. Its methods are
-// hooks, safe for concurrent use.
+// Metrics are Proxima's instruments. Its methods are hooks, safe for concurrent use.
 type Metrics struct {
 	announcerChanges metric.Int64Counter
 	lostRecords      metric.Int64Counter
@@ -31,13 +29,13 @@ type Metrics struct {
 	reads      registryInstruments
 	callback   metric.Registration
 
-	mu            sync.Mutex // guards the rest; not held while anybody is called
+	mu            sync.Mutex // guards the rest; not held during calls
 	announcements map[announcement]kv.State
 	sources       map[*source]struct{}
-	ended         map[series]uint64 // picks of selectors that were taken away
+	ended         map[series]uint64 // picks of selectors that were stopped
 	counted       totals            // by them
 	registries    map[*counted]struct{}
-	read          kv.Counts // of registries that were taken away
+	read          kv.Counts // of registries that were stopped
 }
 
 type announcement struct{ service, instance string }
@@ -54,7 +52,7 @@ func New(meter metric.Meter) (*Metrics, error) {
 	}
 	b := builder{meter: meter}
 	m.announcerChanges = b.counter("proxima_announcer_changes", "Changes of the phase of announcements.")
-	m.lostRecords = b.counter("proxima_announcer_lost_records", "Records that were gone, though nobody had taken them out, and were announced again.")
+	m.lostRecords = b.counter("proxima_announcer_lost_records", "Records that had vanished without being removed, and were announced again.")
 	m.breakerChanges = b.counter("proxima_breaker_changes", "Changes of the state of breakers.")
 	m.requests = b.counter("proxima_router_requests", "Requests that came through the router's doors.")
 	m.durations = b.seconds("proxima_router_request_duration", "Time from a request to the end of its answer.")
@@ -74,12 +72,12 @@ func New(meter metric.Meter) (*Metrics, error) {
 	return m, nil
 }
 
-// Close ends the instruments that are read when somebody collects. It may be
-// called twice.
+// Close ends the instruments that are read when metrics are collected. It may be called
+// twice.
 func (m *Metrics) Close() error { return m.callback.Unregister() }
 
-// OnState is for kv.AnnounceOptions. An instance that has left, or was
-// replaced, is not reported any more: nobody must be woken because of it.
+// OnState is for [kv.AnnounceOptions]. An instance that has left, or was replaced, is no
+// longer reported: it must raise no alarm.
 func (m *Metrics) OnState(s kv.State) {
 	a := announcement{s.Service, s.Instance}
 	m.mu.Lock()
@@ -100,7 +98,7 @@ func (m *Metrics) OnState(s kv.State) {
 	}
 }
 
-// OnBreaker is for breaker.Settings.
+// OnBreaker is for OnChange of [breaker.Settings].
 func (m *Metrics) OnBreaker(k breaker.Key, _, to breaker.State) {
 	if ctx := context.Background(); m.breakerChanges.Enabled(ctx) {
 		m.breakerChanges.Add(ctx, 1, metric.WithAttributes(
@@ -108,8 +106,8 @@ func (m *Metrics) OnBreaker(k breaker.Key, _, to breaker.State) {
 	}
 }
 
-// Request is for the router's doors. A service must be one that exists, or be
-// empty: each new name costs memory for ever.
+// Request counts a request at a door of the router. The service must be one that exists,
+// or empty: each new name costs memory for ever.
 func (m *Metrics) Request(door, service, code string, d time.Duration) {
 	ctx := context.Background()
 	if !m.requests.Enabled(ctx) && !m.durations.Enabled(ctx) {
@@ -120,7 +118,7 @@ func (m *Metrics) Request(door, service, code string, d time.Duration) {
 	m.durations.Record(ctx, d.Seconds(), metric.WithAttributes(where[:2]...))
 }
 
-// observe is called by whoever collects.
+// observe is called when metrics are collected.
 func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 	m.mu.Lock()
 	announcements := maps.Clone(m.announcements)
@@ -142,7 +140,7 @@ func oneIf(is bool) int64 {
 	return 0
 }
 
-// builder makes instruments and keeps what went wrong.
+// builder makes instruments and keeps their errors.
 type builder struct {
 	meter metric.Meter
 	err   error

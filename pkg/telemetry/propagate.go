@@ -59,8 +59,8 @@ type message struct{ header map[string][]string }
 
 var _ propagation.ValuesGetter = (*message)(nil)
 
-// Get joins values of one key with commas, as W3C wants it of tracestate. Two
-// traceparents make an invalid one, as it wants that too.
+// Get joins the values of one key with commas, as W3C requires for tracestate. Two
+// values of traceparent make an invalid one, as it also requires.
 func (m *message) Get(key string) string { return strings.Join(m.Values(key), ",") }
 
 func (m *message) Values(key string) []string {

@@ -9,11 +9,11 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
-// RegistryCounts says what was noticed while reading the registry. *kv.Registry
-// is one.
+// RegistryCounts counts what was noticed while reading the registry. *[kv.Registry] is
+// one.
 type RegistryCounts interface{ Counts() kv.Counts }
 
-// registryInstruments show what registries count.
+// registryInstruments show the counts of registries.
 type registryInstruments struct{ invalid, forged, gaps, snapshots metric.Int64ObservableCounter }
 
 func newRegistryInstruments(b *builder) registryInstruments {
@@ -29,12 +29,12 @@ func (r *registryInstruments) all() []metric.Observable {
 	return []metric.Observable{r.invalid, r.forged, r.gaps, r.snapshots}
 }
 
-// counted makes two registrations of one registry two.
+// counted is one call of Registry, so that a registry may be given twice.
 type counted struct{ RegistryCounts }
 
-// Registry shows what a registry counts, read whenever somebody collects. Of
-// several in a process the sums are shown. Stop takes it away again; what it
-// counted stays counted.
+// Registry shows the counts of a registry, read whenever metrics are collected. Of
+// several registries in a process it shows the sums. stop ends that; the registry's last
+// counts stay in the sums.
 func (m *Metrics) Registry(r RegistryCounts) (stop func()) {
 	src := &counted{r}
 	m.mu.Lock()
@@ -60,7 +60,7 @@ func (m *Metrics) observeRegistries(o metric.Observer) {
 		sum = plus(sum, r.Counts())
 	}
 	if len(registries) == 0 && sum == (kv.Counts{}) {
-		return // nobody reads a registry here
+		return // no registry is read here
 	}
 	o.ObserveInt64(m.reads.invalid, int64(sum.Invalid))
 	o.ObserveInt64(m.reads.forged, int64(sum.Forged))

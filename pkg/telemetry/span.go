@@ -13,10 +13,15 @@ import (
 // Span is a span around a call that is passed on, made by [Start].
 type Span struct{ span trace.Span }
 
-// Start makes a span for a call to a service, for programs that pass calls on
-// by other means than [Transport] and [Handler]. The span is a server's when
-// the call has come from outside, that is, when ctx has no span of this
-// process. It must be ended.
+// Start makes a span for a call to a service, for programs that receive or pass on calls
+// by other means than [Handler] and [Transport]. Its kind is server if the call came from
+// another process: ctx has no span, or the remote one that [Extract] put there. So in a
+// NATS responder
+//
+//	ctx, span := telemetry.Start(telemetry.Extract(ctx, msg.Header), "price", "price")
+//
+// is a server's span with the caller's span as its parent. If ctx has a span of this
+// process, the kind is internal. The span must be ended with [Span.End].
 func Start(ctx context.Context, name, service string) (context.Context, Span) {
 	kind := trace.SpanKindServer
 	if parent := trace.SpanContextFromContext(ctx); parent.IsValid() && !parent.IsRemote() {
@@ -29,8 +34,8 @@ func Start(ctx context.Context, name, service string) (context.Context, Span) {
 	return ctx, Span{span}
 }
 
-// Picked says which instance the call went to, by its id, and in which circle.
-// The last one said stays.
+// Picked sets the instance that the call went to, by its ID, and its circle. The last
+// call counts.
 func (s Span) Picked(instance, circle string) {
 	if s.span.IsRecording() {
 		s.span.SetAttributes(instanceKey.String(instance), circleKey.String(circle))
@@ -88,7 +93,7 @@ func (b *body) end(err error) {
 	}
 }
 
-// upgradedBody is the body of an answer 101: the connection itself.
+// upgradedBody is the body of an answer 101, the connection itself.
 type upgradedBody struct {
 	*body
 	io.Writer

@@ -64,7 +64,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// CloseIdleConnections is what the method of that name of [http.Client] calls.
+// CloseIdleConnections is called by the method of that name of [http.Client].
 func (t *transport) CloseIdleConnections() {
 	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
@@ -83,7 +83,7 @@ func setAttempt(ctx context.Context, span trace.Span) {
 	}
 }
 
-// setStatus makes an error of statuses from bad on.
+// setStatus marks the span as failed for statuses from bad on.
 func setStatus(span trace.Span, status, bad int) {
 	span.SetAttributes(httpStatus.Int(status))
 	if status >= bad {

@@ -11,10 +11,10 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-// Stats says what was picked, and what for. *selector.Selector is one.
+// Stats is the source of the metrics of a selector. *[selector.Selector] is one.
 type Stats interface{ Stats() selector.Stats }
 
-// viewInstruments show the view that selectors have of services.
+// viewInstruments show the views that selectors have of services.
 type viewInstruments struct {
 	picks                          metric.Int64ObservableCounter
 	instances, usable, evacuated   metric.Int64ObservableGauge
@@ -30,18 +30,18 @@ func newViewInstruments(b *builder) viewInstruments {
 		picks:     b.observedCounter("proxima_picks", "Instances picked for a call."),
 		instances: b.gauge("proxima_instances", "Instances listed."),
 		usable:    b.gauge("proxima_usable_instances", "Instances that may be picked."),
-		suspect:   b.gauge("proxima_suspect_instances", "Instances whose leases are gone, most often with many others, and that nothing proves dead: they are picked last."),
-		dead:      b.gauge("proxima_dead_instances", "Instances that were suspect until probes found nobody there."),
-		evacuated: b.gauge("proxima_evacuated_instances", "Instances in places that an operator has ordered to be left: they are picked when there is nothing better."),
+		suspect:   b.gauge("proxima_suspect_instances", "Instances whose leases ended, most often with many others, and that nothing proves dead: they are picked last."),
+		dead:      b.gauge("proxima_dead_instances", "Suspect instances that do not answer probes."),
+		evacuated: b.gauge("proxima_evacuated_instances", "Instances in places that an operator evacuated: they are picked when no better one is available."),
 		inFlight:  b.gauge("proxima_in_flight", "Calls in flight."),
 		share:     b.floatGauge("proxima_circle_share", "Share of picks that begin in the circle, 0 to 1."),
-		demoted:   b.gauge("proxima_demoted_circles", "1 while the circle stands behind one that is nearer by distance, else 0."),
-		stale:     b.gauge("proxima_stale_views", "1 while the last known list of a service is used, because the registry cannot be reached, else 0."),
+		demoted:   b.gauge("proxima_demoted_circles", "1 while the circle is tried after one that the labels put farther away, because that one is nearer, else 0."),
+		stale:     b.gauge("proxima_stale_views", "1 while the last known list of a service is used, because the registry is out of reach, else 0."),
 		staleFor:  b.floatGauge("proxima_stale_view_seconds", "How long ago the registry was last heard, while the last known list of a service is used; else 0."),
 
 		probes:       b.observedCounter("proxima_probes", "Probes begun to measure distances."),
-		rejected:     b.observedCounter("proxima_rejected_samples", "Samples of other callers, or whole batches of them, that were not believed."),
-		invalidBeats: b.observedCounter("proxima_invalid_beats", "Beats that were skipped because they are not valid."),
+		rejected:     b.observedCounter("proxima_rejected_samples", "Samples of other callers, or whole batches of them, that were rejected."),
+		invalidBeats: b.observedCounter("proxima_invalid_beats", "Beats that were ignored because they are not valid."),
 	}
 }
 
@@ -51,13 +51,13 @@ func (v *viewInstruments) all() []metric.Observable {
 	}
 }
 
-// source makes two registrations of one selector two.
+// source is one call of Selector, so that a selector may be given twice.
 type source struct{ stats Stats }
 
-// series is what a value is told apart by.
+// series are the attributes of a value.
 type series struct{ service, circle string }
 
-// totals are what a selector counts that is of no one service.
+// totals are the counts of a selector for all services together.
 type totals struct{ probes, rejected, invalidBeats uint64 }
 
 func (t *totals) add(s *selector.Stats) {
@@ -66,10 +66,10 @@ func (t *totals) add(s *selector.Stats) {
 	t.invalidBeats += s.InvalidBeats
 }
 
-// Selector shows what a selector knows, read whenever somebody collects. Of
-// several selectors in a process the sums are shown, and of the shares of a
-// circle the mean. Stop takes it away again, before the selector is closed; what
-// it counted stays counted.
+// Selector shows what a selector knows, read whenever metrics are collected. Of several
+// selectors in a process it shows the sums: an instance that two of them list counts
+// twice. Of the shares of a circle it shows the mean. stop ends that, and must be called
+// before the selector is closed; what was counted until then stays in the sums.
 func (m *Metrics) Selector(s Stats) (stop func()) {
 	src := &source{s}
 	m.mu.Lock()

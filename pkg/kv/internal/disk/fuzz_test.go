@@ -8,7 +8,7 @@ import (
 
 const body = `{"id":"a","service":"user","incarnation":"x","endpoints":{"http":"10.0.0.5:8080"},"location":{"region":"r","zone":"z"},"status":"up","weight":100,"ttl":"15s"}`
 
-// FuzzStored reads files as somebody may have left them.
+// FuzzStored reads files with any content.
 func FuzzStored(f *testing.F) {
 	f.Add([]byte(`{"version":1,"service":"user","saved":"2000-01-01T00:00:00Z","instances":[{"revision":7,"instance":` + body + `}]}`))
 	f.Add([]byte(`{"version":1,"instances":[{}]}`))

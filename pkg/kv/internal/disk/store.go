@@ -34,7 +34,7 @@ const (
 // Store keeps the last snapshot of each service on disk, in a file of its own:
 // <dir>/<bucket>/<service>.json. Callers that start while the registry is away
 // begin with that. Several processes may share a directory: files are replaced
-// as a whole, and whoever is last wins.
+// as a whole, and the last writer wins.
 type Store struct {
 	dir string // of the bucket
 	log *slog.Logger

@@ -28,8 +28,8 @@ type Follower struct {
 	known    bool                // with success, or one was heard
 }
 
-// Join begins to follow. The channel tells that [Follower.Now] has something to
-// tell, if only that the registry does not answer, or that it has changed.
+// Join begins to follow. The channel is written to when [Follower.Now] has something
+// new, if only that the registry does not answer.
 func (f *Follower) Join() chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -197,8 +197,8 @@ func (f *following) hear(msg *nats.Msg) {
 	}
 }
 
-// lookSoon looks at the buckets after a moment in which more may happen. Not all
-// callers look at once, and however much is heard they look once in a while.
+// lookSoon looks at the buckets after a moment in which more may be heard. Callers do
+// not all look at once, and no more than every second.
 func (f *following) lookSoon() {
 	f.again = true
 	if !f.busy && !f.soon {
@@ -207,9 +207,9 @@ func (f *following) lookSoon() {
 	}
 }
 
-// look asks the buckets. What they have lost is written again, if we may: an
-// order outlives the loss of the bucket as announcements do. Whoever is first
-// does it.
+// look reads the buckets. An order that a bucket has lost is written again by the
+// first registry that may: orders outlive the loss of the bucket, as announcements
+// do.
 func (f *following) look(ctx context.Context) {
 	if f.busy {
 		return
@@ -223,7 +223,7 @@ func (f *following) look(ctx context.Context) {
 			}
 		}
 	}
-	// A server that has more to do than it can answers everybody late.
+	// An overloaded server answers all callers late.
 	patience := f.link.OpTimeout << min(f.fails, 3)
 	f.asking.Go(func() { f.ask(ctx, patience, lost) })
 }

@@ -34,14 +34,14 @@ func New(link *wire.Link, buckets []*wire.Bucket, mayMend bool) *Orders {
 	return &Orders{link: link, buckets: buckets, mayMend: mayMend}
 }
 
-// order is an order as it is kept, or the mark that somebody removed it.
+// order is an order as it is kept, or the mark of its removal.
 type order struct {
 	events.Evacuation
 	removed bool
 }
 
-// orders are those that hold, by key. Regions that know of different ones agree
-// as soon as each has heard of the other's: the later order about a place holds.
+// orders are those that hold, by key. Regions that know of different orders agree
+// as soon as each has heard of the other's: the later one about a place holds.
 type orders map[string]order
 
 // add takes in an order. Where one bucket keeps a mark and another an order, the
@@ -90,8 +90,8 @@ func (o *Orders) Give(ctx context.Context, e events.Evacuation) (events.Evacuati
 	return events.Evacuation{}, fmt.Errorf("kv: evacuate %s: %w: it is being ordered by others, too", e.Place(), wire.ErrUnavailable)
 }
 
-// put writes an order in the place of the one that it overrides, and tells
-// who watches.
+// put writes an order in the place of the one that it overrides, and publishes it
+// for all watches.
 func (o *Orders) put(ctx context.Context, e events.Evacuation) error {
 	data, err := events.EncodeEvacuation(e)
 	if err != nil {
@@ -112,8 +112,8 @@ func (o *Orders) put(ctx context.Context, e events.Evacuation) error {
 	if err != nil {
 		return fmt.Errorf("kv: evacuate %s: %w", e.Place(), err)
 	}
-	// The bucket republishes instances only. Who does not hear this finds the
-	// order with its next look.
+	// The bucket republishes instances only. A watch that does not hear this finds
+	// the order with its next look.
 	if err := o.link.Conn.Publish(o.link.Live+e.Key(), data); err == nil {
 		_ = o.link.Conn.FlushWithContext(ctx)
 	}
@@ -147,7 +147,10 @@ func (o *Orders) read(ctx context.Context) (orders, error) {
 		if errors.Is(err, wire.ErrTooMany) { // the bucket was filled with orders: go through it
 			err = o.link.Read(ctx, b.Direct, wire.Get{Seq: 1, NextFor: subjects, Batch: ordersPage}, maxOrders, take)
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, nats.ErrNoResponders):
+			return nil, fmt.Errorf("%w: no server has bucket %q", wire.ErrUnavailable, b.Name)
+		case err != nil:
 			return nil, fmt.Errorf("bucket %s: %w", b.Name, err)
 		}
 	}
@@ -164,7 +167,7 @@ func parse(b *wire.Bucket, msg *nats.Msg) (order, error) {
 		e, err := events.ParseEvacuationKey(key)
 		return order{e, true}, err
 	}
-	if msg.Header.Get(wire.HdrScheduler) != "" { // nobody has a schedule for this
+	if msg.Header.Get(wire.HdrScheduler) != "" { // no order has a schedule
 		return order{}, wire.ErrForged
 	}
 	e, err := events.DecodeEvacuation(key, msg.Data)

@@ -1,7 +1,7 @@
 package regions
 
-// reading is how well another region is read, as far as is known. Those who look
-// after it tell each other.
+// reading is how well another region is read. The processes that look after it
+// publish it.
 type reading struct {
 	Born  int64  `json:"born"`           // when our stream was made
 	Made  int64  `json:"made"`           // and the consumer over there
@@ -30,26 +30,26 @@ type look struct {
 // next is what is known after a look, and whether the source is to be begun anew,
 // after the message Safe.
 //
-// The servers go on by themselves after an outage, but not well enough: one that
-// asks for its consumer while the way is closed waits five seconds for an answer,
-// and then ever longer until it asks again; and one that was told something on a
-// connection that was dead already may never hear it. For what was delivered and
-// not acknowledged counts as acknowledged when it is replaced in its bucket, and
-// with it all that was delivered before (nats-server 2.15.2; see docs/decisions).
+// The servers go on by themselves after an outage, but not well enough. A server that
+// asks for its consumer while the way is closed waits five seconds for an answer, and
+// then ever longer until it asks again. And a message that was sent on a dead
+// connection may be lost: a message that was delivered and not acknowledged counts as
+// acknowledged when it is replaced in its bucket, and with it all that was delivered
+// before (nats-server 2.15.2; see docs/decisions/0019).
 func (was reading) next(is look) (reading, bool) {
 	now := was
 	if !is.reached {
 		now.Away = true
 		return now, false
 	}
-	known := was.Epoch != 0 && is.born == was.Born // else nobody knows what was before
+	known := was.Epoch != 0 && is.born == was.Born // else it is not known what was before
 	now.Safe = min(was.Safe, is.told)
 	if !known {
 		now.Safe = 0
 	}
 	switch {
 	case known && is.sourced && is.epoch > was.Epoch:
-		// Somebody else has begun anew.
+		// Another process has begun anew.
 		return reading{Born: is.born, Made: is.made, Epoch: is.epoch, Count: is.count, Seen: is.seen, Vain: was.Vain}, false
 	case was.Skip > 0 && (is.silent || !is.sourced || was.Away && was.Vain > 2): // or it comes and goes
 		now.Skip--

@@ -28,7 +28,7 @@ func TestARegionIsReadAnewWhenSomethingMayBeMissing(t *testing.T) {
 			reading{Born: 1, Made: 2, Epoch: 7, Seen: 110, Safe: 110},
 			false,
 		},
-		"somebody claims to have seen what was never told": {
+		"another process claims to have seen what was never sent": {
 			but(func(r *reading) { r.Seen, r.Safe = 999, 999 }), func(*look) {},
 			reading{Born: 1, Made: 2, Epoch: 7, Count: 25, Seen: 126, Safe: 126},
 			false,
@@ -37,7 +37,7 @@ func TestARegionIsReadAnewWhenSomethingMayBeMissing(t *testing.T) {
 			but(func(r *reading) { r.Away, r.Safe = true, 1<<64-1 }), func(*look) {},
 			but(func(r *reading) { r.Away, r.Safe = true, 126 }), true,
 		},
-		"who begins knows nothing of what was before": {
+		"at the beginning it is not known what was before": {
 			reading{},
 			func(*look) {},
 			reading{Born: 1, Made: 2, Epoch: 7, Count: 25, Seen: 125},
@@ -54,7 +54,7 @@ func TestARegionIsReadAnewWhenSomethingMayBeMissing(t *testing.T) {
 		},
 		"it is out of reach": {known, func(l *look) { *l = look{} }, away, false},
 		"it is back":         {away, func(*look) {}, away, true},
-		"it is back, and nobody knows what was before": {reading{Away: true}, func(*look) {}, reading{Born: 1, Made: 2, Away: true}, true},
+		"it is back, and it is not known what was before": {reading{Away: true}, func(*look) {}, reading{Born: 1, Made: 2, Away: true}, true},
 		"it is back, and was begun anew a moment ago": {
 			but(func(r *reading) { r.Away, r.Vain, r.Skip = true, 2, 1 }), func(*look) {},
 			but(func(r *reading) { r.Away, r.Vain, r.Skip = true, 2, 1 }), true,
@@ -68,11 +68,11 @@ func TestARegionIsReadAnewWhenSomethingMayBeMissing(t *testing.T) {
 			but(func(r *reading) { r.Vain, r.Skip = 2, 1 }), func(l *look) { l.silent = true },
 			but(func(r *reading) { r.Vain = 2 }), false,
 		},
-		"its consumer was wound back":   {known, func(l *look) { l.count = 3 }, known, true},
-		"its consumer was made anew":    {known, func(l *look) { l.made = 3 }, but(func(r *reading) { r.Made = 3 }), true},
-		"it is not read any more":       {known, func(l *look) { l.sourced, l.epoch = false, 0 }, known, true},
-		"somebody put back what it was": {known, func(l *look) { l.epoch = 6 }, known, true},
-		"somebody else has begun anew": {
+		"its consumer was wound back":          {known, func(l *look) { l.count = 3 }, known, true},
+		"its consumer was made anew":           {known, func(l *look) { l.made = 3 }, but(func(r *reading) { r.Made = 3 }), true},
+		"it is not read any more":              {known, func(l *look) { l.sourced, l.epoch = false, 0 }, known, true},
+		"another process put back what it was": {known, func(l *look) { l.epoch = 6 }, known, true},
+		"another process has begun anew": {
 			away, func(l *look) { l.epoch, l.count = 8, 4 },
 			reading{Born: 1, Made: 2, Epoch: 8, Count: 4, Seen: 125},
 			false,

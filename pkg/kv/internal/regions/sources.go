@@ -103,8 +103,8 @@ func (s *Sources) Make(ctx context.Context, own jetstream.Stream, seen bool) err
 }
 
 // addMissing adds the regions that are not sourced yet and can be reached, and
-// reports whether that are all. None is ever taken away: while a new list is rolled
-// out, there are two.
+// reports whether all are sourced. None is ever taken away: while a new list is
+// rolled out, there are two.
 func (s *Sources) addMissing(ctx context.Context) (all bool, err error) {
 	select {
 	case s.changing <- struct{}{}:
@@ -140,8 +140,8 @@ func (s *Sources) addMissing(ctx context.Context) (all bool, err error) {
 	return all, nil
 }
 
-// rewind has a region tell what it wrote after the message of that sequence. Its
-// consumer remembers what it has told, also to a stream of ours that was lost.
+// rewind has a region send again what it wrote after the message of that sequence.
+// Its consumer remembers what it has sent, also to a stream of ours that was lost.
 func (s *Sources) rewind(ctx context.Context, region string, after uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, s.link.OpTimeout/4)
 	defer cancel()
@@ -156,10 +156,10 @@ func (s *Sources) rewind(ctx context.Context, region string, after uint64) error
 
 var errOthers = errors.New("kv: the bucket of the other regions cannot be used")
 
-// consumer is what another region reads our bucket with. It stands while
-// nobody reads, and speaks up every second while somebody does: so the reader
-// notices within a second that the way to us is open again. One that the reader
-// has to make anew after an outage takes half a minute (see docs/decisions).
+// consumer is what another region reads our bucket with. It stays when it is not
+// used, and sends a heartbeat every second when it is: so the reader notices within
+// a second that the way to us is open again. A consumer that the reader makes anew
+// after an outage takes half a minute (see docs/decisions/0015).
 func (s *Sources) consumer(reader string) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable:        sourceName(reader),
@@ -181,12 +181,12 @@ func (s *Sources) sourceSubject(from, reader string) string {
 	return s.link.Live + "source." + from + "." + reader
 }
 
-// instOf are the records of the instances that are in a region: what is said of
-// others there is not heard elsewhere.
+// instOf are the records of the instances that are in a region: what its bucket has
+// of others is not read elsewhere.
 func (s *Sources) instOf(region string) string { return s.link.Inst + "*." + region + ".>" }
 
-// streamConfig is the stream of what the other regions say, before it has sources.
-// Nobody writes to it: it has no subjects.
+// streamConfig is the stream of the other regions' instances, before it has sources.
+// No client writes to it: it has no subjects.
 func (s *Sources) streamConfig(own jetstream.StreamConfig) jetstream.StreamConfig {
 	b := s.Bucket
 	c := jetstream.StreamConfig{

@@ -21,10 +21,10 @@ import (
 // maxVain: the wait of a source that was begun anew in vain doubles so often at most.
 const maxVain = 5
 
-// upkeep looks after the sources of a registry, while somebody watches it. All
-// such processes of a region share the work: each waits for a time that is drawn
-// at random, and begins anew with that when another looks. If several begin to
-// look at once, the one does it whose message about it comes first.
+// upkeep looks after the sources of a registry. All processes of a region that do so
+// share the work: each waits for a random time, and starts to wait again when
+// another one looks. If several begin to look at once, the one looks that published
+// first.
 type upkeep struct {
 	*Sources
 	id    string
@@ -33,10 +33,10 @@ type upkeep struct {
 	state map[string]reading   // by region
 	away  map[string]time.Time // regions that were out of reach at the last look: since when
 	known map[string]bool      // regions that this one has reached
-	told  time.Time            // when somebody last said what was found
+	told  time.Time            // when a process last published what it found
 }
 
-// looked is what they tell each other: first that one looks, then what it found.
+// looked is what the processes publish: first that one looks, then what it found.
 type looked struct {
 	By      string             `json:"by"`
 	Regions map[string]reading `json:"regions,omitempty"`
@@ -99,7 +99,7 @@ func (s *upkeep) run(ctx context.Context) {
 		case msg := <-s.heard:
 			s.hear(msg)
 		case <-s.due.C:
-			if s.first(ctx) {
+			if s.claim(ctx) {
 				s.look(ctx)
 				s.due.Reset(s.wait(true))
 			}
@@ -109,8 +109,8 @@ func (s *upkeep) run(ctx context.Context) {
 
 func (s *upkeep) subject() string { return s.link.Live + "sources." + s.own }
 
-// wait is how long until the next look, if nobody else is faster: who did the last
-// one is likely to do the next.
+// wait is how long until the next look, if no other process is faster. The process
+// that did the last look waits half as long as the others.
 func (s *upkeep) wait(mine bool) time.Duration {
 	wait := lookEvery
 	for region, x := range s.state {
@@ -124,7 +124,7 @@ func (s *upkeep) wait(mine bool) time.Duration {
 	return wait + rand.N(2*wait/3)
 }
 
-// hear takes in that somebody looks, or what was found. It returns who it was.
+// hear takes in that a process looks, or what it found, and returns its id.
 func (s *upkeep) hear(msg *nats.Msg) (by string) {
 	l, err := decodeLooked(msg.Data)
 	if err != nil {
@@ -132,8 +132,9 @@ func (s *upkeep) hear(msg *nats.Msg) (by string) {
 		return ""
 	}
 	if len(l.Regions) == 0 {
-		// Who looks and never says what was found holds nobody up for long.
-		if time.Since(s.told) < patient {
+		// A process that begins looks and never publishes what it found delays the
+		// others for no longer than reportTimeout.
+		if time.Since(s.told) < reportTimeout {
 			s.due.Reset(s.wait(false) + lookTimeout)
 		}
 		return l.By
@@ -147,14 +148,14 @@ func (s *upkeep) hear(msg *nats.Msg) (by string) {
 			continue
 		}
 		s.state[region] = x
-		s.mark(region, x.Away)
+		s.markAway(region, x.Away)
 	}
 	s.due.Reset(s.wait(l.By == s.id))
 	return l.By
 }
 
-// mark notes since when a region is out of reach.
-func (s *upkeep) mark(region string, away bool) {
+// markAway notes since when a region is out of reach.
+func (s *upkeep) markAway(region string, away bool) {
 	if _, ok := s.away[region]; !away {
 		delete(s.away, region)
 	} else if !ok {
@@ -175,15 +176,15 @@ func decodeLooked(data []byte) (looked, error) {
 	return l, nil
 }
 
-// first says that one looks, and whether nobody said so before: that comes back in
-// the order in which it was said. On a connection without echo nothing comes back,
-// and it looks a moment later.
-func (s *upkeep) first(ctx context.Context) bool {
+// claim publishes that this process looks, and reports whether no other did so
+// before: the server delivers these messages in one order. On a connection without
+// echo nothing comes back, and the process looks a moment later.
+func (s *upkeep) claim(ctx context.Context) bool {
 	if !s.link.Conn.IsConnected() {
 		s.due.Reset(s.wait(false))
 		return false
 	}
-	s.tell(nil)
+	s.publish(nil)
 	deadline := time.NewTimer(lookTimeout / 2)
 	defer deadline.Stop()
 	for {
@@ -192,7 +193,7 @@ func (s *upkeep) first(ctx context.Context) bool {
 			switch by := s.hear(msg); {
 			case by == s.id:
 				return true
-			case by != "" && time.Since(s.told) < patient:
+			case by != "" && time.Since(s.told) < reportTimeout:
 				return false
 			}
 		case <-deadline.C:
@@ -203,7 +204,7 @@ func (s *upkeep) first(ctx context.Context) bool {
 	}
 }
 
-// look looks at all regions, and begins anew to read those that need it.
+// look looks at all regions, and begins to read those again that need it.
 func (s *upkeep) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, s.link.OpTimeout)
 	defer cancel()
@@ -229,20 +230,20 @@ func (s *upkeep) look(ctx context.Context) {
 			}
 		}
 		s.state[region] = now
-		s.mark(region, now.Away)
+		s.markAway(region, now.Away)
 	}
-	s.tell(s.state)
+	s.publish(s.state)
 }
 
-func (s *upkeep) tell(found map[string]reading) {
+func (s *upkeep) publish(found map[string]reading) {
 	data, err := json.Marshal(looked{s.id, found})
 	if err != nil {
 		panic(err) // numbers and names
 	}
-	_ = s.link.Conn.Publish(s.subject(), data) // if nobody hears it, others look as well
+	_ = s.link.Conn.Publish(s.subject(), data) // if it is lost, others look as well
 }
 
-// find looks at all regions at once. The error is of our own.
+// find looks at all regions at once. The error is about our own.
 func (s *upkeep) find(ctx context.Context) (map[string]look, error) {
 	found := map[string]look{}
 	var mu sync.Mutex // guards found
@@ -332,7 +333,7 @@ func (s *Sources) source(ctx context.Context, region string, epoch int64, after 
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	// First of all nobody may read: what was acknowledged would not be told again.
+	// First the source is taken away: what it acknowledges would not be sent again.
 	if err := s.setSource(ctx, region, nil); err != nil {
 		return err
 	}
@@ -342,14 +343,14 @@ func (s *Sources) source(ctx context.Context, region string, epoch int64, after 
 	if err := s.setSource(ctx, region, s.sourceConfig(region, epoch)); err != nil {
 		return err
 	}
-	// Somebody who changed another source at that moment may have undone it.
+	// Another process that changed another source at that moment may have undone it.
 	stream, err := s.link.JS.Stream(ctx, s.Bucket.Stream)
 	if err != nil {
 		return err
 	}
 	sources := stream.CachedInfo().Config.Sources
 	if i := sourceOf(sources, region); i < 0 || epochOf(sources[i]) != epoch {
-		return errors.New("kv: somebody else changes the sources")
+		return errors.New("kv: another process changes the sources")
 	}
 	return nil
 }
@@ -375,10 +376,10 @@ func (s *Sources) setSource(ctx context.Context, region string, source *jetstrea
 	return err
 }
 
-// The epoch of a source is part of its name, as the server makes it up. It goes on
-// after the last message that it stored from a source of that name; so one that
-// shall read again what it may have missed needs another. It stands in the filter
-// of a subject that nobody writes to.
+// The epoch of a source is part of the name that the server derives for it. The
+// server goes on after the last message that it stored from a source of that name; to
+// read again what was missed, a source needs another epoch. It stands in the filter of
+// a subject that has no messages.
 const epochFamily = "epoch."
 
 func (s *Sources) epochTransform(epoch int64) jetstream.SubjectTransformConfig {

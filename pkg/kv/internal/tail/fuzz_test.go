@@ -14,7 +14,7 @@ import (
 
 const body = `{"id":"a","service":"user","incarnation":"x","endpoints":{"http":"10.0.0.5:8080"},"location":{"region":"r","zone":"z"},"status":"up","weight":100,"ttl":"15s"}`
 
-// Answers of the stream, such as whoever guesses an inbox may send.
+// Answers of the stream, and such as another client may send that guesses an inbox.
 var answers = []string{
 	"", "NATS/1.0\r\n\r\n", "NATS/1.0 204 EOB\r\nNats-Num-Pending: 0\r\nNats-Last-Sequence: 7\r\n\r\n",
 	"NATS/1.0 204 EOB\r\nNats-Num-Pending: 18446744073709551616\r\nNats-Last-Sequence: -1\r\n\r\n",
@@ -33,7 +33,7 @@ func heard(header, data []byte) *nats.Msg {
 }
 
 // bare is the reader of a view that is not connected.
-func bare(t *testing.T) *reader {
+func bare(t testing.TB) *reader {
 	link := &wire.Link{Bucket: wire.NewBucket("proxima", "proxima", "$JS.API."), Conn: new(nats.Conn), Log: slog.New(slog.DiscardHandler), Clock: wire.NewClock()}
 	g := &Group{Link: link}
 	from := Source{Bucket: &link.Bucket, Service: "user"}

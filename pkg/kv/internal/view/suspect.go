@@ -83,14 +83,14 @@ func (v *View) expire(l *list, rec *record, now time.Time) {
 		if v.graceAt.IsZero() {
 			v.graceAt = now.Add(expiryGrace)
 		}
-	case now.Sub(rec.suspect) >= max(in.TTL*9/10, comeback):
+	case now.Sub(rec.suspect) >= max(in.TTL*9/10, Comeback):
 		v.removeExpired(l, rec, now)
 	}
 }
 
-// agedOut makes an instance of another region suspect that nobody has written again
-// here. Had its lease ended, that would have been heard; so its region is out of
-// reach, or its registry lost it.
+// agedOut makes an instance of another region suspect when its record was not written
+// again here. Had its lease ended, that would have been heard: so its region is out
+// of reach, or its registry lost it.
 func (v *View) agedOut(l *list, rec *record, now time.Time) {
 	if v.opts.NoSuspects {
 		v.drop(l, rec, events.ReasonExpired, now)

@@ -60,7 +60,6 @@ type Options struct {
 
 // Notes counts and logs what a view notices. Package tail has one.
 type Notes interface {
-	// Invalid is called for a change whose body is not believed, see [wire.Change].Err.
 	// Invalid is called for a change whose body is not believed, with the reason.
 	Invalid(key events.Key, err error)
 	// Suspect is called when an instance becomes a suspect.

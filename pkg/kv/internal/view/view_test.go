@@ -293,7 +293,7 @@ func TestListStaysInOrder(t *testing.T) {
 	}
 }
 
-func TestWhoWasForgottenIsNotRevived(t *testing.T) {
+func TestAForgottenInstanceIsNotRevived(t *testing.T) {
 	v := bare()
 	all := []*wire.Change{put("a", 1, 0, "1"), put("b", 2, 0, "1"), put("c", 3, 0, "1")}
 	v.read(true, all...)
@@ -308,7 +308,7 @@ func TestWhoWasForgottenIsNotRevived(t *testing.T) {
 	expect(t, v, "a:2 b:2 c:1")
 }
 
-func TestWhoExpiredFirstIsRevivedWhenManyFollow(t *testing.T) {
+func TestTheFirstToExpireIsRevivedWhenManyFollow(t *testing.T) {
 	v := bare()
 	v.read(true, put("a", 1, 0, "1"), put("b", 2, 0, "1"), put("c", 3, 0, "1"))
 	v.hear(expired("a", 4, 1))
@@ -344,7 +344,7 @@ func TestTheFirstOfManyThatExpireIsNotRemovedForAMoment(t *testing.T) {
 	expect(t, v, "a:2 b:2 c:2")
 }
 
-// When the leader of the stream is lost nobody can renew. Of one zone many
+// While the stream has no leader no lease can be renewed. Of one zone many
 // leases end, of another a few: those are no less alive.
 func TestAFewThatExpireWithManyOfAnotherZoneAreSuspect(t *testing.T) {
 	v := bare()

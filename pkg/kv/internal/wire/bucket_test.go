@@ -22,11 +22,11 @@ func TestASourcedRemovalIsBelievedByTheLeaseOfItsOrigin(t *testing.T) {
 		t.Errorf("%+v, %v", c, err)
 	}
 	for name, msg := range map[string]*nats.Msg{
-		"a lease of another instance":    message(stream, subject, "$KV.proxima.lease.user.eu.eu-a.b"),
-		"a lease where nobody has one":   message(stream, subject, "$KV.proxima_us.lease."+key),
-		"a lease of another bucket":      message(stream, subject, "$KV.other.lease."+key),
-		"something that is not a lease":  message(stream, subject, "$KV.proxima.inst."+key),
-		"a wildcard in the place of one": message(stream, subject, "$KV.proxima.lease.user.*.*.*"),
+		"a lease of another instance":               message(stream, subject, "$KV.proxima.lease.user.eu.eu-a.b"),
+		"a lease in the bucket that sources others": message(stream, subject, "$KV.proxima_us.lease."+key),
+		"a lease of another bucket":                 message(stream, subject, "$KV.other.lease."+key),
+		"something that is not a lease":             message(stream, subject, "$KV.proxima.inst."+key),
+		"a wildcard in the place of one":            message(stream, subject, "$KV.proxima.lease.user.*.*.*"),
 	} {
 		if c, err := sourced.Parse(msg); err != nil || !errors.Is(c.Err, ErrForged) {
 			t.Errorf("%s: %v, %v, want forged", name, err, c.Err)

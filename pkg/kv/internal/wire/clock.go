@@ -36,10 +36,10 @@ func (c *Clock) Hear(at int64) {
 	}
 }
 
-// Throttle lets one line a minute into the log, of what may come by thousands.
+// Throttle lets one line a minute into the log, of an event that may be frequent.
 type Throttle struct{ last atomic.Int64 } // since the start of the clock; 0: never
 
-// Allows says whether that is now. A clock that is set back silences nobody.
+// Allows reports whether that is now. A clock that is set back silences no line.
 func (t *Throttle) Allows(c *Clock) bool {
 	now := max(1, int64(time.Since(c.start)))
 	last := t.last.Load()

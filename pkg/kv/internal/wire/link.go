@@ -49,7 +49,7 @@ func (l *Link) Invalid(subject string, err error) {
 		n = &l.Counts.Forged
 	}
 	n.Add(1)
-	// Whoever writes garbage must not fill the log too.
+	// A faulty writer must not fill the log.
 	if l.warned.Allows(l.Clock) {
 		l.Log.Warn("ignoring a message that is not valid; more of them are only counted for a minute", "subject", subject, "error", err)
 	}

@@ -141,7 +141,7 @@ func (b *Bucket) ParseHeard(msg *nats.Msg) (Change, error) {
 }
 
 // Stamp is a header that the server puts on what it hands out. It appends its
-// own to those of the writer, who may have chosen the same names: the last
+// own to those of the writer, which may have chosen the same names: the last
 // value is the server's.
 func Stamp(h nats.Header, name string) string {
 	if v := h[name]; len(v) > 0 {

@@ -83,7 +83,7 @@ func NewBuilder(s *Shared, from *topology.Location, p Protocols) *Builder {
 }
 
 // Build returns the table that picks read from now on. members is ordered as the
-// caller likes and not kept. generation is for the caller: it tells which list a table
+// caller likes and not kept. generation is for the caller: it names the list that a table
 // is of.
 func (b *Builder) Build(members []Member, now time.Duration, generation uint64) *Table {
 	t := b.assemble(members, now, generation)

@@ -135,7 +135,7 @@ func (e *Explanation) Reason(s *Standing, protocol string) (near bool, why strin
 	return true, b.String()
 }
 
-// notFilled says why a member that could fill in does not.
+// notFilled is why a member that could fill in does not.
 func (e *Explanation) notFilled(s *Standing) string {
 	switch {
 	case !e.Panic || s.verdict.State != Open && s.verdict.State != Suspect:
@@ -194,7 +194,7 @@ func (b *Builder) circles(e *Explanation, members []Member) []CircleStanding {
 	return all
 }
 
-// note says what is special about a circle, empty if nothing is.
+// note is what is special about a circle, empty if nothing is.
 func (e *Explanation) note(c *Circle) string {
 	t := e.Table
 	var notes []string

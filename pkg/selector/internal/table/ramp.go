@@ -62,5 +62,5 @@ func (c *Circle) orLessLoaded(n *Node) *Node {
 	return n
 }
 
-// admits reports whether the node whose turn it is is taken.
+// admits reports whether a node is taken when it is its turn.
 func (c *Circle) admits(i uint32) bool { return c.admit == nil || uint32(rand.Uint64()) <= c.admit[i] }

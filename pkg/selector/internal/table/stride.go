@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 )
 
-// stride is a weighted round robin whose only state is a counter: the static stride
+// stride is a weighted round robin with a counter as its only state: the static stride
 // scheduler of gRPC (proposal A58). Each generation passes all nodes once, and skips a
 // node the more often the smaller its weight, at evenly spread generations. A pick takes
 // greatest/mean weight steps on average.

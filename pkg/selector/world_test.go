@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"slices"
 	"sync"
@@ -12,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -274,4 +277,209 @@ func (w *world) candidate(id string, r ...selector.Request) selector.Candidate {
 	}
 	w.t.Fatalf("%s is not listed", id)
 	panic("unreachable")
+}
+
+// several are n instances at home: i0, i1 and so on.
+func several(n int, change ...func(*events.Entry)) []events.Entry {
+	entries := make([]events.Entry, n)
+	for i := range entries {
+		entries[i] = instance(fmt.Sprint("i", i), home, change...)
+	}
+	return entries
+}
+
+// some are n instances somewhere, of which the first are changed.
+func some(prefix string, at topology.Location, n, first int, change ...func(*events.Entry)) []events.Entry {
+	entries := make([]events.Entry, n)
+	for i := range entries {
+		entries[i] = instance(fmt.Sprint(prefix, i), at)
+		if i < first {
+			entries[i] = instance(fmt.Sprint(prefix, i), at, change...)
+		}
+	}
+	return entries
+}
+
+func join(lists ...[]events.Entry) (all []events.Entry) {
+	for _, l := range lists {
+		all = append(all, l...)
+	}
+	return all
+}
+
+// aged is an instance that began that long ago.
+func aged(d time.Duration) func(*events.Entry) {
+	return func(e *events.Entry) { e.Started = time.Now().Add(-d) }
+}
+
+func evacuated(e *events.Entry) { e.Evacuated = true }
+
+func (d *distances) silence(address string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.to, address)
+}
+
+// until waits for a condition, at most that long, and says how long it took.
+func (w *world) until(what string, limit time.Duration, ok func() bool) time.Duration {
+	w.t.Helper()
+	began := time.Now()
+	for !ok() {
+		if time.Since(began) > limit {
+			w.t.Fatalf("after %v still not: %s", limit, what)
+		}
+		time.Sleep(50 * time.Millisecond)
+		synctest.Wait()
+	}
+	took := time.Since(began)
+	time.Sleep(200 * time.Millisecond) // Explain is never behind, and tables are, for a moment
+	synctest.Wait()
+	return took
+}
+
+// quick measures often, whatever that costs, and believes the last sample.
+func quick(o selector.Options) selector.Options {
+	o.Latency.Budget = -1
+	o.Latency.Interval, o.Latency.Window, o.Latency.Fresh = 500*time.Millisecond, 1, 2*time.Second
+	return o
+}
+
+// patient are options of breakers that stay open.
+func patient(o selector.Options) selector.Options {
+	o.Breaker.OpenFor = time.Hour
+	return o
+}
+
+// fail opens the breakers of instances, one after the other.
+func (w *world) fail(ids ...string) {
+	w.t.Helper()
+	for _, id := range ids {
+		for range 5 {
+			w.call(id, errCall)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// circles are those of the only service in the selector's stats.
+func (w *world) circles() []selector.Circle { return w.Stats().Services[0].Circles }
+
+// state is what Explain says of a circle.
+func (w *world) state(circle string) selector.Circle {
+	w.t.Helper()
+	for _, c := range w.explain().Circles {
+		if c.Name == circle {
+			return c
+		}
+	}
+	w.t.Fatalf("no instance in %s", circle)
+	panic("unreachable")
+}
+
+// shares are how much of the picks begin in each circle, by Explain.
+func (w *world) shares(r ...selector.Request) map[string]float64 {
+	w.t.Helper()
+	shares := make(map[string]float64)
+	for _, c := range w.explain(r...).Circles {
+		if c.Share > 0 {
+			shares[c.Name] = c.Share
+		}
+	}
+	return shares
+}
+
+// wantShares fails when counts are not what shares make probable: chi-square,
+// at a level that a sound test passes 999,999 times of a million.
+func wantShares(t *testing.T, counts map[string]int, shares map[string]float64) {
+	t.Helper()
+	total, weights := 0, 0.0
+	for id, n := range counts {
+		total += n
+		if _, ok := shares[id]; !ok {
+			t.Errorf("%s was picked %d times, want never", id, n)
+		}
+	}
+	for _, s := range shares {
+		weights += s
+	}
+	chi := 0.0
+	for id, s := range shares {
+		want := float64(total) * s / weights
+		chi += (float64(counts[id]) - want) * (float64(counts[id]) - want) / want
+	}
+	// The quantile of 1-1e-6 by Wilson and Hilferty.
+	df := float64(len(shares) - 1)
+	limit := df * math.Pow(1-2/(9*df)+4.7534*math.Sqrt(2/(9*df)), 3)
+	if chi > limit {
+		t.Errorf("chi-square %.1f, want at most %.1f: picks %v, shares %v", chi, limit, counts, shares)
+	}
+}
+
+func equalShares(n int) map[string]float64 {
+	shares := make(map[string]float64)
+	for i := range n {
+		shares[fmt.Sprint("i", i)] = 1
+	}
+	return shares
+}
+
+func openAlways(t *testing.T, o selector.Options, entries ...events.Entry) *selector.Selector {
+	t.Helper()
+	o.Source, o.Logger, o.Location = always(entries...), silent, home
+	s, err := selector.New(t.Context(), nil, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func openReal(tb testing.TB, o selector.Options, entries ...events.Entry) *selector.Selector {
+	tb.Helper()
+	o.Source, o.Location = always(entries...), home
+	s, err := selector.New(tb.Context(), nil, o)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = s.Close() })
+	for _, r := range requests() {
+		if _, err := s.PickFor(tb.Context(), r); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return s
+}
+
+func wantReasons(t *testing.T, e selector.Explanation, want []string) {
+	t.Helper()
+	var got []string
+	for _, c := range e.Instances[:min(len(e.Instances), len(want))] {
+		near := " false "
+		if c.Near {
+			near = " true "
+		}
+		got = append(got, c.ID+" "+c.Circle+near+c.Reason)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("reasons (-want +got):\n%s", diff)
+	}
+}
+
+// learned is what a candidate shows of what this caller has learned.
+func learned(c selector.Candidate) string {
+	return fmt.Sprintf("%d picks, %d in flight, %v ms, breaker %s, %v ms %s away",
+		c.Picks, c.InFlight, c.CallMS, c.Breaker, c.DistanceMS, c.DistanceSource)
+}
+
+var silent = slog.New(slog.DiscardHandler)
+
+// eventually waits for what a real registry tells in its own time.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); {
+		if time.Now().After(end) {
+			t.Fatalf("not within 30s: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
