@@ -1,7 +1,6 @@
 package tests
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -247,14 +246,6 @@ func (c *contract) metrics(program, door string) {
 				c.see("metric %s %s label %s", program, m[1], l[1])
 			}
 		}
-	}
-}
-
-// lines records what a program prints as JSON, one object a line, until the
-// reader ends.
-func (c *contract) lines(where string, r io.Reader) {
-	for s := bufio.NewScanner(r); s.Scan(); {
-		c.json(where, s.Bytes())
 	}
 }
 

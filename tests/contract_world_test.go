@@ -176,7 +176,7 @@ func (w *contractWorld) instance(rw http.ResponseWriter, req *http.Request) {
 func (w *contractWorld) record(service, id string, more map[string]any) string {
 	in := map[string]any{
 		"service": service, "id": id, "location": map[string]string{"region": "r1", "zone": "z1", "rack": "k1", "host": "h1"},
-		"endpoints": map[string]string{"http": w.service.Listener.Addr().String()}, "ttl": "15s",
+		"endpoints": map[string]string{"http": w.service.Listener.Addr().String()}, "ttl": "5m",
 	}
 	maps.Copy(in, more)
 	data, err := json.Marshal(in)

@@ -11,6 +11,7 @@ import (
 
 // The programs of examples/, as their comments say.
 func TestTheExamplesRun(t *testing.T) {
+	t.Parallel()
 	dir := programs(t)
 	router := testkit.Start(t, testkit.Command{
 		Path: filepath.Join(dir, "router"),

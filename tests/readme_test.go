@@ -123,6 +123,7 @@ func TestTheLinksOfTheDocumentsLeadSomewhere(t *testing.T) {
 // The commands of README.md print what it says. Ports are other ones, "…" in the
 // document stands for anything, and a measured time for another.
 func TestTheReadmesCommandsPrintWhatItShows(t *testing.T) {
+	t.Parallel()
 	document := sources(t, "../README.md")["../README.md"]
 	ports := testkit.FreePorts(t, 3)
 	url := fmt.Sprintf("nats://127.0.0.1:%d", ports[0])

@@ -91,8 +91,9 @@ func TestEvacuatesAPlaceAndUndoesIt(t *testing.T) {
 	})
 }
 
-// An order about what nobody has is kept, and doubted: it may be a slip.
-func TestEvacuatingAnEmptyPlaceSaysSo(t *testing.T) {
+// An order for a place without instances is kept. The answer asks whether the name
+// is right.
+func TestEvacuatingAnEmptyPlaceAsksForItsName(t *testing.T) {
 	r := newRegistry(t)
 	got := run(t, nil, "evacuate", "r-one", "--nats-url", r.url)
 	if got.code != 0 || !strings.Contains(got.stdout, "r-one, with 0 instances now (is that its name?), is evacuated") {
@@ -105,7 +106,7 @@ func TestEvacuatingAnEmptyPlaceSaysSo(t *testing.T) {
 	}
 }
 
-func TestEvacuateSaysWhatIsWrong(t *testing.T) {
+func TestEvacuateReportsWhatIsWrong(t *testing.T) {
 	r := newRegistry(t)
 	for name, tt := range map[string]struct {
 		args []string

@@ -159,7 +159,7 @@ func TestExplainsWhatARouterSees(t *testing.T) {
 	}
 }
 
-func TestPrintsWhatIsSpecialAboutCircles(t *testing.T) {
+func TestExplainPrintsPanicStalenessAndNotesOfCircles(t *testing.T) {
 	var out strings.Builder
 	err := printExplanation(&out, selector.Explanation{
 		Service: "user", From: "r1/a", Strategy: "p2c", Panic: true, Stale: true,
@@ -257,7 +257,7 @@ func TestWatchReportsThatNATSIsBack(t *testing.T) {
 	stderr.Await(t, `msg="connected to NATS again" url=nats://`+address)
 }
 
-func TestSaysInOneLineWhyItCannotTell(t *testing.T) {
+func TestReportsInOneLineWhyItCannotAnswer(t *testing.T) {
 	r := newRegistry(t)
 	nowhere := []string{"--nats-url", "nats://127.0.0.1:1", "--connect-timeout", "100ms"}
 	for name, tt := range map[string]struct {

@@ -196,7 +196,7 @@ func TestStartsFromDiskWithoutNATS(t *testing.T) {
 	}
 }
 
-func TestSaysInOneLineWhyItCannotServe(t *testing.T) {
+func TestReportsInOneLineWhyItCannotServe(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

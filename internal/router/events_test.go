@@ -86,7 +86,7 @@ func TestStreamsEveryChangeWithItsKindAndReason(t *testing.T) {
 	in.Status = events.Up
 	d.list(in)
 	want("updated", "u2", "status")
-	d.list(in) // written again, and the same: nobody hears of it
+	d.list(in) // the same record, written again: no event
 	in.Incarnation = "another"
 	d.list(in)
 	want("registered", "u2", "incarnation")
@@ -98,7 +98,7 @@ func TestStreamsEveryChangeWithItsKindAndReason(t *testing.T) {
 	want("registered", "u3", "")
 	want("expired", "u3", "")
 
-	// A router that stops does not wait for those who listen.
+	// A router that stops ends its streams.
 	began := time.Now()
 	d.end()
 	<-closed

@@ -67,7 +67,7 @@ type Instance struct{ selector.Candidate }
 // MarshalJSON writes the fields of the instance, and those by which a caller can
 // choose.
 func (i Instance) MarshalJSON() ([]byte, error) {
-	return i.Candidate.MarshalWith(struct {
+	return i.MarshalWith(struct {
 		Circle         string  `json:"circle"`
 		DistanceMS     float64 `json:"distance_ms"`
 		DistanceSource string  `json:"distance_source"`
@@ -157,6 +157,7 @@ func (l *lookup) protocols(service string, wanted ...string) ([]string, error) {
 	}
 	return have, nil
 }
+
 func (l *lookup) resolveNATS(ctx context.Context, c *call) (*nats.Msg, error) {
 	from, err := parseFrom(headerFrom, c.msg.Header.Get(headerFrom))
 	if err != nil {

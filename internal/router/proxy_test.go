@@ -163,7 +163,7 @@ func TestASlowUploadIsNotASlowInstance(t *testing.T) {
 	}
 }
 
-func TestAnInstanceThatDoesNotAnswerIs504AndItsFault(t *testing.T) {
+func TestAnInstanceThatDoesNotAnswerIs504AndOpensItsBreaker(t *testing.T) {
 	t.Parallel()
 	d := newFleet(t).router(router.Options{Timeout: 50 * time.Millisecond})
 	d.instance("user", "u", zoneA, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
@@ -177,7 +177,7 @@ func TestAnInstanceThatDoesNotAnswerIs504AndItsFault(t *testing.T) {
 	}
 }
 
-func TestACallerThatGoesAwayIsNobodysFailure(t *testing.T) {
+func TestACallerThatGoesAwayOpensNoBreaker(t *testing.T) {
 	d := newFleet(t).router(router.Options{})
 	inside := make(chan struct{})
 	d.instance("user", "u", zoneA, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

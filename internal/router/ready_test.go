@@ -97,7 +97,7 @@ func TestAnswersByNATSOnceTheRegistryHasBeenRead(t *testing.T) {
 		return err
 	}
 	if err := ask(); !errors.Is(err, nats.ErrNoResponders) {
-		t.Errorf("before: %v, want that nobody answers", err)
+		t.Errorf("before: %v, want no responders", err)
 	}
 	close(registry.read)
 	if err := r.Wait(t.Context()); err != nil {

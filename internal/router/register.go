@@ -20,7 +20,7 @@ type registered struct{ registrar.Registration }
 
 // MarshalJSON writes the fields of the instance first.
 func (r registered) MarshalJSON() ([]byte, error) {
-	return r.Instance.MarshalWith(lifetime{duration(r.HeartbeatEvery)})
+	return r.MarshalWith(lifetime{duration(r.HeartbeatEvery)})
 }
 
 // duration writes whole milliseconds: every parser of durations reads them.

@@ -171,7 +171,7 @@ func TestALeaseLivesAsLongAsItsHeartbeatsAndNoLonger(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Longer than the registry keeps a record that nobody writes again.
+		// Longer than the registry keeps a record that is not written again.
 		ref := registrar.Ref{Service: "user", ID: "u1", Incarnation: reg.Incarnation}
 		for began := time.Now(); time.Since(began) < 45*time.Minute; time.Sleep(reg.HeartbeatEvery) {
 			if _, err := r.Registrar().Heartbeat(t.Context(), ref); err != nil {

@@ -103,7 +103,7 @@ func TestRoutesAMessageToASubject(t *testing.T) {
 	}
 }
 
-func TestACallThatNobodyWaitsForIsExecuted(t *testing.T) {
+func TestACallWithoutAReplySubjectIsExecuted(t *testing.T) {
 	f := newFleet(t)
 	d := f.router(router.Options{})
 	called := make(chan string, 1)
@@ -124,7 +124,7 @@ func TestACallThatNobodyWaitsForIsExecuted(t *testing.T) {
 	}
 }
 
-func TestRetriesOnASubjectWhatNobodyGot(t *testing.T) {
+func TestACallThatNoInstanceGotGoesToTheNext(t *testing.T) {
 	f := newFleet(t)
 	d := f.router(router.Options{})
 	var calls atomic.Int64

@@ -31,6 +31,9 @@ const (
 type Registry interface {
 	directory.Lister
 	registrar.Registry
+	telemetry.RegistryCounts
+	Now() time.Time // by the server's clock
+	Bus() *kv.Bus
 }
 
 // Options configure [New]. The zero value is ready to use.
@@ -145,13 +148,8 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 func (r *Router) selectorOptions(registry Registry) selector.Options {
 	o := r.opts.Selector
 	o.Source, o.Registry.Bucket = r.directory, r.opts.Bucket
-	if clock, ok := registry.(interface{ Now() time.Time }); ok {
-		o.Ramp.Now = clock.Now
-	}
+	o.Ramp.Now, o.Probe.Bus = registry.Now, registry.Bus()
 	o.Latency.Dial = r.opts.Guard.DialContext
-	if shared, ok := registry.(interface{ Bus() *kv.Bus }); ok {
-		o.Probe.Bus = shared.Bus()
-	}
 	if o.Logger == nil {
 		o.Logger = r.log
 	}
@@ -192,10 +190,7 @@ func (r *Router) observe(registry Registry) {
 	if m == nil {
 		return
 	}
-	ends := []func(){m.Selector(r.selector)}
-	if counts, ok := registry.(telemetry.RegistryCounts); ok {
-		ends = append(ends, m.Registry(counts))
-	}
+	ends := []func(){m.Selector(r.selector), m.Registry(registry)}
 	r.work.Go(func() {
 		<-r.run.Done()
 		for _, end := range ends {

@@ -89,7 +89,7 @@ func TestAmbiguousRequestsReachAnInstanceOnceOrNotAtAll(t *testing.T) {
 			t.Errorf("%s: the instance saw %q", id, requests)
 		}
 		if len(requests) == 0 && status < 400 && status != 0 {
-			t.Errorf("%s: nobody saw it, and the status is %d", id, status)
+			t.Errorf("%s: no instance saw it, and the status is %d", id, status)
 		}
 	}
 }

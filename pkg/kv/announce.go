@@ -126,14 +126,14 @@ type Announcement struct {
 	opts AnnounceOptions
 	log  *slog.Logger
 
-	in      atomic.Pointer[events.Instance] // as it is, or will be, announced
-	updated chan struct{}                   // it has changed
-	leave   chan struct{}                   // closed by Leave
-	hurry   chan struct{}                   // closed when draining must end at once
-	done    chan struct{}
+	in       atomic.Pointer[events.Instance] // as it is, or will be, announced
+	updated  chan struct{}                   // it has changed
+	leave    chan struct{}                   // closed by Leave
+	drainNow chan struct{}                   // closed when draining must end at once
+	done     chan struct{}
 
-	interrupt            context.CancelFunc // ends the exchange under way
-	leaveOnce, hurryOnce sync.Once
+	interrupt               context.CancelFunc // ends the exchange under way
+	leaveOnce, drainNowOnce sync.Once
 
 	mu       sync.Mutex // guards what follows
 	state    State
@@ -185,12 +185,12 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 	}
 	a := &Announcement{
 		r: r, opts: o,
-		log:     o.Logger.With("service", full.Service, "instance", full.ID),
-		updated: make(chan struct{}, 1),
-		leave:   make(chan struct{}),
-		hurry:   make(chan struct{}),
-		done:    make(chan struct{}),
-		changed: make(chan struct{}),
+		log:      o.Logger.With("service", full.Service, "instance", full.ID),
+		updated:  make(chan struct{}, 1),
+		leave:    make(chan struct{}),
+		drainNow: make(chan struct{}),
+		done:     make(chan struct{}),
+		changed:  make(chan struct{}),
 	}
 	a.in.Store(full)
 	a.state = State{Service: full.Service, Instance: full.ID, Phase: Registering, Status: full.Status, Since: time.Now()}
@@ -306,7 +306,7 @@ func (a *Announcement) Leave(ctx context.Context) error {
 	select {
 	case <-a.done:
 	case <-ctx.Done():
-		a.hurryOnce.Do(func() { close(a.hurry) })
+		a.drainNowOnce.Do(func() { close(a.drainNow) })
 		<-a.done
 	}
 	a.mu.Lock()

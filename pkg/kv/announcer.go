@@ -23,14 +23,14 @@ type announcer struct {
 	stop context.CancelFunc
 	busy context.Context // ends when Leave is called: whatever waits, stops
 
-	revision uint64        // of our record, 0 when not listed
-	renewed  time.Time     // when what was last accepted was sent: the lease begins no earlier
-	written  time.Time     // when the record was last written; zero: it must be
-	rewrite  time.Duration // and how long until it must be again
-	unsure   bool          // a write was sent and not answered
-	tried    bool          // to list it as if its key were free
-	failing  time.Time     // since when the registry has not taken what we said
-	takeover takeover
+	revision     uint64        // of our record, 0 when not listed
+	renewed      time.Time     // when what was last accepted was sent: the lease begins no earlier
+	written      time.Time     // when the record was last written; zero: it must be
+	rewrite      time.Duration // and how long until it must be again
+	unsure       bool          // a write was sent and not answered
+	tried        bool          // to list it as if its key were free
+	failingSince time.Time     // since when the registry has not taken what we said
+	takeover     takeover
 
 	pings *nats.Subscription // nil: they are not answered
 }
@@ -65,13 +65,13 @@ func (n *announcer) run() {
 			n.leaveNow()
 			return
 		case err := <-n.results:
-			if !n.judge(err) {
+			if !n.checked(err) {
 				continue
 			}
 		case <-n.updated:
 			n.written = time.Time{}
 		case <-back:
-			timer.Reset(n.soon())
+			timer.Reset(n.rejoinIn())
 			continue
 		case <-timer.C:
 			n.locate()
@@ -87,9 +87,9 @@ func (n *announcer) run() {
 	}
 }
 
-// soon is how long to wait when the way to the registry is open again.
-func (n *announcer) soon() time.Duration {
-	n.failing = time.Time{}
+// rejoinIn is how long to wait when the way to the registry is open again.
+func (n *announcer) rejoinIn() time.Duration {
+	n.failingSince = time.Time{}
 	return rand.N(rejoinDelay(n.in.Load().TTL, time.Since(n.renewed)))
 }
 
@@ -122,7 +122,7 @@ func (n *announcer) stepUntil(back <-chan nats.Status) (wait time.Duration, fina
 	giveUp()
 	watch.Wait()
 	if anew {
-		wait = n.soon()
+		wait = n.rejoinIn()
 	}
 	return wait, final
 }
@@ -133,9 +133,9 @@ func (n *announcer) step(ctx context.Context) (wait time.Duration, final bool) {
 	err := n.keep(ctx, in)
 	n.answerPings(n.revision != 0 || n.unsure)
 	if err != nil && !errors.Is(err, ErrConflict) && !errors.Is(err, errWaiting) {
-		return n.trouble(err), false
+		return n.writeFailed(err), false
 	}
-	n.failing = time.Time{}
+	n.failingSince = time.Time{}
 	switch {
 	case err == nil:
 		n.takeover, n.renewed = takeover{}, began
@@ -172,24 +172,24 @@ func (n *announcer) keep(ctx context.Context, in *events.Instance) error {
 	return err
 }
 
-// trouble notes that the registry did not accept a write.
-func (n *announcer) trouble(err error) time.Duration {
-	if n.failing.IsZero() {
-		n.failing = time.Now()
+// writeFailed notes that the registry did not accept a write.
+func (n *announcer) writeFailed(err error) time.Duration {
+	if n.failingSince.IsZero() {
+		n.failingSince = time.Now()
 	}
 	if errors.Is(err, context.Canceled) {
 		err = fmt.Errorf("%w: the connection was lost meanwhile", ErrUnavailable)
 	}
 	n.takeover = takeover{} // it may have had no way to renew its lease
 	wait := min(retryEvery, n.in.Load().TTL/6)
-	if time.Since(n.failing) > retryLong {
+	if time.Since(n.failingSince) > retryLong {
 		wait = retrySlow
 	}
 	if wire.NoServer(err) {
 		// Perhaps the bucket is gone.
 		switch made, e := n.r.bucket.heal(n.busy); {
 		case made:
-			n.failing, wait = time.Time{}, retryEvery/5
+			n.failingSince, wait = time.Time{}, retryEvery/5
 		case e != nil && !wire.Transient(e):
 			err = e // that says it better
 		}
@@ -262,9 +262,9 @@ func (n *announcer) current() *events.Instance {
 	return &in
 }
 
-// judge takes in a result of the check and reports whether there is anything to
+// checked takes in a result of the check and reports whether there is anything to
 // announce.
-func (n *announcer) judge(err error) bool {
+func (n *announcer) checked(err error) bool {
 	first := !n.passed
 	if !n.note(err) {
 		if first {

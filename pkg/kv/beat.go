@@ -19,7 +19,7 @@ func (a *Announcement) beat(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if !a.heard() {
+		if !a.beatsWanted() {
 			continue
 		}
 		beat, ok := a.opts.Load()
@@ -32,12 +32,14 @@ func (a *Announcement) beat(ctx context.Context) {
 			a.log.Warn("the load is not told", "error", err)
 		}
 		wrong = err
-		if err == nil && a.heard() {
+		if err == nil && a.beatsWanted() {
 			_ = a.r.link.Conn.Publish(subject, data) // the next one is due soon
 		}
 	}
 }
 
-// heard reports whether a beat would be of use now. nats.go keeps what is published
+// beatsWanted reports whether a beat would be of use now. nats.go keeps what is published
 // while disconnected, and sends it when it is no longer true.
-func (a *Announcement) heard() bool { return a.State().Registered() && a.r.link.Conn.IsConnected() }
+func (a *Announcement) beatsWanted() bool {
+	return a.State().Registered() && a.r.link.Conn.IsConnected()
+}

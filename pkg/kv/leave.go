@@ -52,7 +52,7 @@ func (n *announcer) drain(in *events.Instance) {
 		select {
 		case <-over.C:
 			return
-		case <-n.hurry:
+		case <-n.drainNow:
 			return
 		case <-renew.C:
 			// A lease that cannot be renewed ends no sooner than our calls.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/view"
 )
 
 // What the constants of timing.go promise each other.
@@ -28,6 +29,7 @@ func TestTimesFitTogether(t *testing.T) {
 		t.Errorf("the default lease outlasts %v without a leader, want %v", left, election)
 	}
 	for name, ok := range map[string]bool{
+		"a suspect has time to come back":                   view.Comeback >= 2*retrySlow,
 		"retries become rarer":                              retryEvery < retrySlow && retrySlow < retryLong,
 		"an exchange ends before the next renewal":          opTimeout < RenewEvery(0),
 		"draining is heard of before in-flight calls count": propagate < checkInterval,

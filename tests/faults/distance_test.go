@@ -33,7 +33,7 @@ func (f *far) delay(d time.Duration) {
 }
 
 // Three places, 5, 50 and 200 ms away, of which nobody says where they are.
-func TestDelaysDecideWhoIsNear(t *testing.T) {
+func TestDelaysDecideWhichInstancesAreNear(t *testing.T) {
 	t.Parallel()
 	const (
 		each   = 3

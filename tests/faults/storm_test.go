@@ -11,11 +11,11 @@ import (
 	"github.com/proxima-discovery/proxima/tests/faults"
 )
 
-// TestEverybodyComesBackAtOnce restarts the only server of a thousand
+// TestAThousandInstancesComeBackAtOnce restarts the only server of a thousand
 // announcers: all must be back soon, and not all at the same moment.
 //
 // It is not parallel, for it measures.
-func TestEverybodyComesBackAtOnce(t *testing.T) {
+func TestAThousandInstancesComeBackAtOnce(t *testing.T) {
 	w := faults.Start(t, faults.Options{Cluster: natstest.ClusterOptions{Size: 1}, Memory: true})
 	w.AnnounceApart(1000, long, 50)
 	w.Watchers(2)

@@ -203,7 +203,7 @@ var attacks = []attack{
 
 // Whatever is written, picks go on, to the right instances. What is refused is
 // counted. Memory stays bounded, and logs stay readable.
-func TestAHostileWriterHarmsNobody(t *testing.T) {
+func TestAHostileWriterDoesNotDisturbOthers(t *testing.T) {
 	v := newVictims(t)
 	w := &writer{Conn: v.nc}
 	for _, a := range attacks {
@@ -255,7 +255,7 @@ func (v *victims) check() {
 }
 
 // Writing one message with Nats-Rollup: all empties the bucket.
-func TestAWipeHarmsNobody(t *testing.T) {
+func TestAWipeFailsNoPick(t *testing.T) {
 	t.Parallel()
 	v := newVictims(t)
 	w := &writer{Conn: v.nc}

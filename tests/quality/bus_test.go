@@ -94,7 +94,7 @@ func TestALateSubscriberHearsTheLastOfEachSubjectForTwoMinutes(t *testing.T) {
 	})
 }
 
-func TestTheBusIsNobodysTrap(t *testing.T) {
+func TestHandlersMayPublishAndUnsubscribe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBus()
 		// A handler that publishes, and one that ends itself.

@@ -40,6 +40,7 @@ func TestReachesItsFigures(t *testing.T) {
 		},
 	} {
 		t.Run(x.name, func(t *testing.T) {
+			t.Parallel() // each is a bubble that keeps about one processor busy
 			if _, err := os.Stat(x.args[1]); err != nil {
 				t.Skipf("%s is not beside this checkout", filepath.Base(x.args[1]))
 			}

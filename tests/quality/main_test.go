@@ -48,7 +48,7 @@ func TestTheNearestRegionIsPicked(t *testing.T) {
 }
 
 // It must be possible to do badly: a caller that can measure nothing is right by luck.
-func TestWhoKnowsNothingIsSeldomRight(t *testing.T) {
+func TestACallerThatKnowsNothingIsSeldomRight(t *testing.T) {
 	r := figures(t, "-file", regions, "-callers-per-node", "1", "-services", "3", "-share=false", "-coordinates=false", "-labels=false", "-rounds", "4", "-minutes", "0.5")
 	if r.FirstPickKind != "unknown_service" || r.FirstPicks != 4*32*9 || r.FirstSuccess > 0.5 {
 		t.Errorf("%d first picks of an %s, %v right", r.FirstPicks, r.FirstPickKind, r.FirstSuccess)
@@ -68,7 +68,7 @@ func TestASeriesIsJudgedByLaterSlices(t *testing.T) {
 	}
 }
 
-func TestWithNobodyToAskAndNothingElseToCallThereAreNoFirstPicks(t *testing.T) {
+func TestWithoutOtherCallersAndServicesThereAreNoFirstPicks(t *testing.T) {
 	r := figures(t, "-file", regions, "-share=false", "-callers-per-node", "1", "-services", "1", "-rounds", "1", "-minutes", "0.2")
 	if r.FirstPicks != 0 || r.FirstSuccess != 0 || r.FirstPickKind != "none" || len(r.Notes) == 0 {
 		t.Errorf("%d first picks, kind %s, notes %q", r.FirstPicks, r.FirstPickKind, r.Notes)

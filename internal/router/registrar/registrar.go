@@ -125,12 +125,10 @@ func (g *Registrar) Register(ctx context.Context, in events.Instance) (Registrat
 			}
 		}
 		g.awaitListed(ctx, full, revision)
-		return Registration{*full, created, heartbeatEvery(full.TTL)}, nil
+		return Registration{*full, created, kv.RenewEvery(full.TTL)}, nil
 	}
 	return Registration{}, fmt.Errorf("%w: the record of %s keeps changing", ErrConflict, full.Key())
 }
-
-func heartbeatEvery(ttl time.Duration) time.Duration { return ttl / 3 }
 
 // mayReplace reports whether in is a later life of the listed instance.
 func mayReplace(in, listed *events.Instance) bool {
@@ -192,18 +190,15 @@ func (g *Registrar) Heartbeat(ctx context.Context, ref Ref) (time.Duration, erro
 	if err != nil {
 		return 0, err
 	}
-	return heartbeatEvery(l.TTL), nil
+	return kv.RenewEvery(l.TTL), nil
 }
-
-// rewriteAfter is half as long as the registry keeps a record.
-func rewriteAfter(ttl time.Duration) time.Duration { return max(10*time.Minute, 10*ttl) / 2 }
 
 // rewriteAt is the time from which a heartbeat also writes the record again: when
 // the registry wants it, or up to a tenth earlier so that not all are written at
 // once. The age of a record that is older than the directory is unknown: it is
 // written during the first half of that time.
 func rewriteAt(r directory.Record) time.Time {
-	after := rewriteAfter(r.TTL)
+	after := kv.RewriteAfter(r.TTL)
 	if r.Old {
 		return r.Since.Add(part(after/2, r.Revision))
 	}

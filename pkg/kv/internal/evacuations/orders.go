@@ -147,7 +147,10 @@ func (o *Orders) read(ctx context.Context) (orders, error) {
 		if errors.Is(err, wire.ErrTooMany) { // the bucket was filled with orders: go through it
 			err = o.link.Read(ctx, b.Direct, wire.Get{Seq: 1, NextFor: subjects, Batch: ordersPage}, maxOrders, take)
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, nats.ErrNoResponders):
+			return nil, fmt.Errorf("%w: no server has bucket %q", wire.ErrUnavailable, b.Name)
+		case err != nil:
 			return nil, fmt.Errorf("bucket %s: %w", b.Name, err)
 		}
 	}

@@ -24,9 +24,9 @@ const (
 	// firstOthers is how long a watch of one service waits to hear of the other
 	// regions before it tells of its own.
 	firstOthers = 3 * time.Second
-	// patient is how long a process that begins looks and never reports holds up
+	// reportTimeout is how long a process that begins looks and never reports holds up
 	// the others.
-	patient = 5 * lookEvery
+	reportTimeout = 5 * lookEvery
 	// ensureSoon, ensureLater, ensureEvery: all that the regions read each other
 	// with is made again after 0.1, 0.3, … 20 s while something is missing, and
 	// looked at every five minutes else.

@@ -99,7 +99,7 @@ func (s *upkeep) run(ctx context.Context) {
 		case msg := <-s.heard:
 			s.hear(msg)
 		case <-s.due.C:
-			if s.first(ctx) {
+			if s.claim(ctx) {
 				s.look(ctx)
 				s.due.Reset(s.wait(true))
 			}
@@ -133,8 +133,8 @@ func (s *upkeep) hear(msg *nats.Msg) (by string) {
 	}
 	if len(l.Regions) == 0 {
 		// A process that begins looks and never publishes what it found delays the
-		// others for no longer than patient.
-		if time.Since(s.told) < patient {
+		// others for no longer than reportTimeout.
+		if time.Since(s.told) < reportTimeout {
 			s.due.Reset(s.wait(false) + lookTimeout)
 		}
 		return l.By
@@ -148,14 +148,14 @@ func (s *upkeep) hear(msg *nats.Msg) (by string) {
 			continue
 		}
 		s.state[region] = x
-		s.mark(region, x.Away)
+		s.markAway(region, x.Away)
 	}
 	s.due.Reset(s.wait(l.By == s.id))
 	return l.By
 }
 
-// mark notes since when a region is out of reach.
-func (s *upkeep) mark(region string, away bool) {
+// markAway notes since when a region is out of reach.
+func (s *upkeep) markAway(region string, away bool) {
 	if _, ok := s.away[region]; !away {
 		delete(s.away, region)
 	} else if !ok {
@@ -176,15 +176,15 @@ func decodeLooked(data []byte) (looked, error) {
 	return l, nil
 }
 
-// first publishes that this process looks, and reports whether no other did so
+// claim publishes that this process looks, and reports whether no other did so
 // before: the server delivers these messages in one order. On a connection without
 // echo nothing comes back, and the process looks a moment later.
-func (s *upkeep) first(ctx context.Context) bool {
+func (s *upkeep) claim(ctx context.Context) bool {
 	if !s.link.Conn.IsConnected() {
 		s.due.Reset(s.wait(false))
 		return false
 	}
-	s.tell(nil)
+	s.publish(nil)
 	deadline := time.NewTimer(lookTimeout / 2)
 	defer deadline.Stop()
 	for {
@@ -193,7 +193,7 @@ func (s *upkeep) first(ctx context.Context) bool {
 			switch by := s.hear(msg); {
 			case by == s.id:
 				return true
-			case by != "" && time.Since(s.told) < patient:
+			case by != "" && time.Since(s.told) < reportTimeout:
 				return false
 			}
 		case <-deadline.C:
@@ -230,12 +230,12 @@ func (s *upkeep) look(ctx context.Context) {
 			}
 		}
 		s.state[region] = now
-		s.mark(region, now.Away)
+		s.markAway(region, now.Away)
 	}
-	s.tell(s.state)
+	s.publish(s.state)
 }
 
-func (s *upkeep) tell(found map[string]reading) {
+func (s *upkeep) publish(found map[string]reading) {
 	data, err := json.Marshal(looked{s.id, found})
 	if err != nil {
 		panic(err) // numbers and names

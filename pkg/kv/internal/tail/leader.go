@@ -11,22 +11,22 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
-// undecided reports whether the next read needs to know how far the stream is.
+// needsLeader reports whether the next read needs to know how far the stream is.
 // Without permission to ask the leader, or without a leader for 45 s, two reads
 // that agree are believed.
-func (r *reader) undecided() bool {
+func (r *reader) needsLeader() bool {
 	if r.doubted.IsZero() || r.view.Trusted() {
 		return false
 	}
-	if time.Since(r.doubted) < judgement {
+	if time.Since(r.doubted) < leaderTimeout {
 		return true
 	}
 	r.view.Trust(0)
 	return false
 }
 
-// judge takes in the newest message that the leader has, and reads.
-func (r *reader) judge(msg *nats.Msg) {
+// leaderAnswered takes in the newest message that the leader has, and reads.
+func (r *reader) leaderAnswered(msg *nats.Msg) {
 	if msg.Header.Get(wire.HdrStatus) != "" {
 		r.refused(msg)
 		return

@@ -13,13 +13,13 @@ import (
 func TestTheLeaderIsAskedAsLongAsItAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := bare(t)
-		if r.undecided() {
+		if r.needsLeader() {
 			t.Fatal("the leader is asked for no reason")
 		}
 		r.doubted = time.Now()
 		for range 10 {
-			time.Sleep(judgement - time.Second)
-			if !r.undecided() {
+			time.Sleep(leaderTimeout - time.Second)
+			if !r.needsLeader() {
 				t.Fatal("the leader is not asked")
 			}
 			r.asked, r.first, r.about = 1, 1, leaderNewest
@@ -30,7 +30,7 @@ func TestTheLeaderIsAskedAsLongAsItAnswers(t *testing.T) {
 			r.view.End(time.Now()) // a read of a copy that is behind
 		}
 		// Silence is no answer, and does not go on for ever.
-		for silences := 0; r.undecided(); silences++ {
+		for silences := 0; r.needsLeader(); silences++ {
 			if silences > 20 {
 				t.Fatal("the leader is asked for ever")
 			}

@@ -94,7 +94,7 @@ func (r *reader) retryNow() {
 // reconnected begins again. All callers come back at once: not all ask at once.
 func (r *reader) reconnected() {
 	r.drop()
-	r.retries, r.staleness.frozen = 0, false // perhaps it is another copy
+	r.retries, r.staleness.cutOff = 0, false // perhaps it is another copy
 	if r.cursor == 0 || !r.view.Full() {
 		r.cursor, r.want = 0, view.Lost
 	}
@@ -107,7 +107,7 @@ func (r *reader) next() {
 	r.soon, r.confirms = false, false
 	if r.cursor == 0 {
 		switch {
-		case r.undecided():
+		case r.needsLeader():
 			r.ask(leaderNewest, wire.Get{LastFor: r.filter})
 			return
 		case r.want == view.Lost, !r.view.Ready(), !time.Now().Before(r.fullAt):
@@ -176,7 +176,7 @@ func (r *reader) answer(msg *nats.Msg) {
 		return
 	}
 	if r.about == leaderNewest {
-		r.judge(msg)
+		r.leaderAnswered(msg)
 		return
 	}
 	kind := r.get.Answer(msg)
@@ -240,30 +240,30 @@ func (r *reader) checked(seq uint64) {
 	case !r.from.Bucket.Sourced() && r.group.leases.due():
 		r.ask(lease, wire.Get{LastFor: r.from.Bucket.Prefix + "lease.>"})
 	default:
-		r.freeze()
+		r.checkCutOff()
 		r.schedule()
 	}
 }
 
 // renewed takes in the newest lease.
 func (r *reader) renewed(seq uint64) {
-	r.group.leases.told(seq)
+	r.group.leases.observe(seq)
 	r.drop()
-	r.freeze()
+	r.checkCutOff()
 	r.schedule()
 }
 
-// freeze marks the view stale if the registry does not take writes any more.
-func (r *reader) freeze() {
-	if r.staleness.freeze() {
+// checkCutOff marks the view stale if the registry does not take writes any more.
+func (r *reader) checkCutOff() {
+	if r.staleness.checkCutOff() {
 		r.retries = 0
 	}
 }
 
-// thaw notes that the registry takes writes again.
-func (r *reader) thaw() {
+// rejoined notes that the registry takes writes again.
+func (r *reader) rejoined() {
 	r.retries = 0
-	r.staleness.thaw()
+	r.staleness.rejoined()
 }
 
 // listed takes in a message of a page.
@@ -369,8 +369,8 @@ func (r *reader) readEnded() {
 // answered notes that the question under way has its answer.
 func (r *reader) answered() {
 	r.drop()
-	if r.retries = 0; !r.staleness.frozen {
-		r.staleness.well()
+	if r.retries = 0; !r.staleness.cutOff {
+		r.staleness.markFresh()
 	}
 }
 
@@ -386,7 +386,7 @@ func (r *reader) schedule() {
 		// A look at a very long list costs the server more.
 		every := min(confirmEvery*time.Duration(1+r.view.Records()/10_000), checkEvery)
 		r.due.Reset(wire.Jitter(r.group.relaxed(every)))
-	case r.staleness.frozen:
+	case r.staleness.cutOff:
 		r.due.Reset(wire.Jitter(r.group.relaxed(leaseEvery)))
 	default:
 		r.due.Reset(wire.Jitter(r.group.relaxed(checkEvery)))
@@ -419,7 +419,7 @@ func (r *reader) noAnswer(err error) {
 	r.retries++
 	r.view.Outage(time.Now())
 	if r.retries > 1 || !r.group.Link.Conn.IsConnected() || !r.view.Ready() {
-		r.staleness.lost(err)
+		r.staleness.markStale(err)
 	}
 }
 

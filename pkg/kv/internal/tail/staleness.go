@@ -17,15 +17,15 @@ type staleness struct {
 
 	stale  bool
 	since  time.Time // then: when the registry was last heard
-	frozen bool      // the registry answers and takes no writes
+	cutOff bool      // the registry answers and takes no writes
 	alive  time.Time // when the registry last said anything
 	err    error     // why the view is stale
 	silent bool      // nothing is logged: the caller is told
 	logged bool      // it was logged that the view is stale
 }
 
-// lost marks the view stale, and starts with the one on disk if there is none.
-func (s *staleness) lost(err error) {
+// markStale marks the view stale, and starts with the one on disk if there is none.
+func (s *staleness) markStale(err error) {
 	s.err = err
 	if s.stale {
 		return
@@ -65,8 +65,8 @@ func (s *staleness) restore() (restored bool) {
 	return restored
 }
 
-// well notes that the registry has answered.
-func (s *staleness) well() {
+// markFresh notes that the registry has answered.
+func (s *staleness) markFresh() {
 	s.err = nil
 	if !s.stale {
 		return
@@ -87,33 +87,33 @@ func (s *staleness) well() {
 	log("the registry is back", "service", s.from.Service)
 }
 
-// freeze finds out whether what the registry tells is out of date: had it taken
+// checkCutOff finds out whether what the registry tells is out of date: had it taken
 // writes, the leases of the listed instances would have been renewed, or would have
 // ended. The instances of other regions have their leases there. It reports whether
 // the registry takes writes again.
-func (s *staleness) freeze() (thawed bool) {
+func (s *staleness) checkCutOff() (rejoined bool) {
 	if s.from.Bucket.Sourced() {
 		return false
 	}
-	still := s.group.leases.still()
+	age := s.group.leases.age()
 	switch {
-	case still > 0 && still > s.view.ShortestTTL():
-		s.frozen = true
+	case age > 0 && age > s.view.ShortestTTL():
+		s.cutOff = true
 		if !s.stale {
-			s.lost(fmt.Errorf("%w: no lease was renewed for %v, it is cut off", wire.ErrUnavailable, still.Round(time.Second)))
-			s.since = time.Now().Add(-still)
+			s.markStale(fmt.Errorf("%w: no lease was renewed for %v, it is cut off", wire.ErrUnavailable, age.Round(time.Second)))
+			s.since = time.Now().Add(-age)
 		}
-	case s.frozen:
-		s.thaw()
+	case s.cutOff:
+		s.rejoined()
 		return true
 	}
 	return false
 }
 
-// thaw notes that the registry takes writes again.
-func (s *staleness) thaw() {
-	s.frozen = false
-	s.well()
+// rejoined notes that the registry takes writes again.
+func (s *staleness) rejoined() {
+	s.cutOff = false
+	s.markFresh()
 }
 
 func (s *staleness) close() {
@@ -146,8 +146,8 @@ func (a *leaseAge) due() bool {
 	return true
 }
 
-// told takes in the sequence of the newest lease, 0 if there is none.
-func (a *leaseAge) told(seq uint64) {
+// observe takes in the sequence of the newest lease, 0 if there is none.
+func (a *leaseAge) observe(seq uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.last = time.Now()
@@ -156,8 +156,8 @@ func (a *leaseAge) told(seq uint64) {
 	}
 }
 
-// still is for how long no lease was renewed, as far as is known.
-func (a *leaseAge) still() time.Duration {
+// age is for how long no lease was renewed, as far as is known.
+func (a *leaseAge) age() time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.last.Sub(a.since)

@@ -204,7 +204,7 @@ func (t *tail) run(ctx context.Context, apply func(events.Snapshot)) error {
 			continue
 		}
 		if t.view.Changed() && !t.resting() {
-			t.give(apply)
+			t.deliver(apply)
 		}
 		if t.once {
 			return nil
@@ -221,8 +221,8 @@ func (t *tail) setGrace() {
 	}
 }
 
-// give gives out the snapshots of what has changed, and then rests.
-func (t *tail) give(apply func(events.Snapshot)) {
+// deliver hands out the snapshots of what has changed, and then rests.
+func (t *tail) deliver(apply func(events.Snapshot)) {
 	began := time.Now()
 	stale, store := t.staleness.stale, t.from.Store
 	t.view.Publish(stale, t.staleness.since, func(s events.Snapshot) {
@@ -269,8 +269,8 @@ func (t *tail) listen(msg *nats.Msg) {
 	} else if t.view.Newest() != before {
 		t.reader.confirmSoon()
 	}
-	if t.staleness.frozen && t.view.Newest() != before {
-		t.reader.thaw()
+	if t.staleness.cutOff && t.view.Newest() != before {
+		t.reader.rejoined()
 	}
 }
 
@@ -312,7 +312,7 @@ func (t *tail) connection() {
 		<-t.status
 	}
 	if conn := t.group.Link.Conn; !conn.IsConnected() {
-		t.staleness.lost(fmt.Errorf("%w: the connection is %s", wire.ErrUnavailable, conn.Status()))
+		t.staleness.markStale(fmt.Errorf("%w: the connection is %s", wire.ErrUnavailable, conn.Status()))
 		return
 	}
 	t.reader.reconnected()

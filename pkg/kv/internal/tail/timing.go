@@ -39,9 +39,9 @@ const (
 	leaseEvery = 5 * time.Second
 	// checkEvery is the time between checks that the stream is not ahead.
 	checkEvery = 20 * time.Second
-	// judgement is how long the stream's leader is asked what to believe. After
+	// leaderTimeout is how long the stream's leader is asked what to believe. After
 	// that two reads that agree are enough.
-	judgement = 45 * time.Second
+	leaderTimeout = 45 * time.Second
 	// snapshotEvery is the time between full reads when nothing seems wrong.
 	snapshotEvery = 5 * time.Minute
 )

@@ -83,7 +83,7 @@ func (v *View) expire(l *list, rec *record, now time.Time) {
 		if v.graceAt.IsZero() {
 			v.graceAt = now.Add(expiryGrace)
 		}
-	case now.Sub(rec.suspect) >= max(in.TTL*9/10, comeback):
+	case now.Sub(rec.suspect) >= max(in.TTL*9/10, Comeback):
 		v.removeExpired(l, rec, now)
 	}
 }

@@ -9,9 +9,9 @@ const (
 	// expiryGrace is how long an instance that expired alone stays listed:
 	// instances that expire together are heard of one after the other.
 	expiryGrace = 200 * time.Millisecond
-	// comeback is how long a live instance may take to announce itself again
+	// Comeback is how long a live instance may take to announce itself again
 	// when the registry is back: twice the slowest retry of an announcer.
-	comeback = 10 * time.Second
+	Comeback = 10 * time.Second
 	// maxUnconfirmed is how long an instance is kept that no snapshot has ever
 	// listed: it was stored just before the registry lost all, or is made up.
 	maxUnconfirmed = 30 * time.Second
