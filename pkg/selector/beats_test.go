@@ -234,7 +234,7 @@ func TestBeatsAreReceivedOnNATS(t *testing.T) {
 			})
 			before := ns.NumSubscriptions()
 			_ = s.Close()
-			eventually(t, "nobody listens any more", func() bool { return ns.NumSubscriptions() < before })
+			eventually(t, "no subscription is left", func() bool { return ns.NumSubscriptions() < before })
 		})
 	}
 }

@@ -46,7 +46,7 @@ func TestACircleIsDemotedForItsDistanceAndComesBack(t *testing.T) {
 			{40 * ms, 10 * ms, 5 * time.Second, "region"},
 			{10 * ms, 10 * ms, 8 * time.Second, "region"},
 		}},
-		{"an assumed distance demotes nobody", []step{{40 * ms, 0, time.Minute, "zone"}}},
+		{"an assumed distance demotes no circle", []step{{40 * ms, 0, time.Minute, "zone"}}},
 		{"and is not demoted", []step{{0, ms, time.Minute, "zone"}}},
 		{"who is not measured any more comes back", []step{{40 * ms, ms, time.Minute, "region"}, {0, ms, time.Minute, "zone"}}},
 	} {

@@ -235,7 +235,7 @@ func TestDoReturnsAPermanentErrorAsItWas(t *testing.T) {
 		}
 		for _, c := range w.explain().Instances {
 			if c.Breaker != "closed" {
-				t.Errorf("%s: breaker %s, though answers are nobody's failure", c.ID, c.Breaker)
+				t.Errorf("%s: breaker %s, though answers are no failures", c.ID, c.Breaker)
 			}
 		}
 	})

@@ -94,7 +94,7 @@ func (b *bus) traffic() (published, subscribed, listening int) {
 
 // Request fails: the instances of these tests do not answer.
 func (b *bus) Request(context.Context, string, []byte) ([]byte, error) {
-	return nil, errors.New("nobody answers")
+	return nil, errors.New("no instance answers")
 }
 
 // tell publishes what a reporter in the zone of home measured: its coordinate, and the
@@ -268,7 +268,7 @@ func TestNothingIsSharedWithoutAZone(t *testing.T) {
 				}
 				_ = w.Close()
 				if _, _, listening := b.traffic(); listening > 0 {
-					t.Error("somebody still listens after Close")
+					t.Error("a subscription is left after Close")
 				}
 			})
 		})
