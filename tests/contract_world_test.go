@@ -44,7 +44,7 @@ func newContractWorld(t *testing.T, c *contract, announcer, router string) *cont
 	w.service = httptest.NewServer(http.HandlerFunc(w.instance))
 	t.Cleanup(w.service.Close)
 	w.serves()
-	// Whoever listens to everything is a responder for everything, and the stream of
+	// A subscriber of all subjects is a responder on each of them, and the stream of
 	// samples is made when there is none: the recorder comes second.
 	w.http(w.door, "POST", "/v1/register", w.full("user", "two", nil))
 	w.listed("user", "two", "up")

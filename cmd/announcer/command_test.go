@@ -86,7 +86,7 @@ func TestTheExitCodeIsThatOfTheCommand(t *testing.T) {
 		{"0", []string{"exit", "0"}, 0},
 		{"7", []string{"exit", "7"}, 7},
 		{"killed", []string{"die", "9"}, 128 + 9},
-		{"terminated by somebody else", []string{"die", "15"}, 128 + 15},
+		{"terminated from outside", []string{"die", "15"}, 128 + 15},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := start(t, nil, append(announce(r.url, deadAddress(t), "--drain", "1m"), wrapped(tt.command...)...)...)

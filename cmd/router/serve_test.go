@@ -226,7 +226,7 @@ func TestReportsInOneLineWhyItCannotServe(t *testing.T) {
 		"an address that is taken":  {[]string{"--http", taken.Addr().String()}, 1, "address already in use"},
 		"NATS' address is taken":    {[]string{"--nats-listen", taken.Addr().String()}, 1, "address already in use"},
 		"a store that is a file":    {[]string{"--store-dir", file}, 1, "store directory"},
-		"nobody at the URL":         {[]string{"--nats-url", "nats://127.0.0.1:1", "--connect-timeout", "200ms"}, 1, "cannot reach NATS at nats://127.0.0.1:1"},
+		"no server at the URL":      {[]string{"--nats-url", "nats://127.0.0.1:1", "--connect-timeout", "200ms"}, 1, "cannot reach NATS at nats://127.0.0.1:1"},
 		"a server without what for": {[]string{"--nats-url", bare.ClientURL()}, 1, "start it with JetStream enabled"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -27,7 +27,7 @@ func TestTheFirstSignalEndsTheContextAndOthersGoToAgain(t *testing.T) {
 		if got := <-again; got != syscall.SIGTERM {
 			t.Errorf("second: %v", got)
 		}
-		// Nobody listens any more: one is kept, the next ends the process.
+		// The handler is gone: one signal is kept, the next ends the process.
 		signals <- os.Interrupt
 		synctest.Wait()
 		if exits != 0 {

@@ -155,7 +155,7 @@ func TestCallsThatRunWhenARouterStopsAreAnswered(t *testing.T) {
 	}
 	stopped := make(chan struct{})
 	go func() { d.end(); close(stopped) }()
-	testkit.Eventually(t, "nobody takes calls any more", func() bool {
+	testkit.Eventually(t, "no router takes calls any more", func() bool {
 		_, err := f.nc.Request("proxima.resolve.user", nil, time.Second)
 		return err == nats.ErrNoResponders //nolint:errorlint // as nats.go returns it
 	})

@@ -23,7 +23,7 @@ func echo() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		w.Header().Set("X-Answer", "yes")
-		w.Header().Set("Proxima-Instance", "somebody else")
+		w.Header().Set("Proxima-Instance", "another")
 		w.Header().Set("Nats-Service-Error", "forged")
 		w.Header().Set("Connection", "X-Hop")
 		w.Header().Set("X-Hop", "1")

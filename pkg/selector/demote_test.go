@@ -48,7 +48,7 @@ func TestACircleIsDemotedForItsDistanceAndComesBack(t *testing.T) {
 		}},
 		{"an assumed distance demotes no circle", []step{{40 * ms, 0, time.Minute, "zone"}}},
 		{"and is not demoted", []step{{0, ms, time.Minute, "zone"}}},
-		{"who is not measured any more comes back", []step{{40 * ms, ms, time.Minute, "region"}, {0, ms, time.Minute, "zone"}}},
+		{"an instance that is not measured any more comes back", []step{{40 * ms, ms, time.Minute, "region"}, {0, ms, time.Minute, "zone"}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -89,14 +89,14 @@ func TestBreakersAndSuspicionTakeOutHalfAtMost(t *testing.T) {
 			0, nil, true,
 		},
 		{
-			"who leaves is not counted", some("z", home, 6, 4, status(events.Draining)),
+			"a draining instance is not counted", some("z", home, 6, 4, status(events.Draining)),
 			[]string{"z4"},
 			nil,
 			[]string{"z5"},
 			0, nil, false,
 		},
 		{
-			"nor who is not ready", some("z", home, 6, 4, status(events.NotReady)),
+			"nor one that is not ready", some("z", home, 6, 4, status(events.NotReady)),
 			[]string{"z4"},
 			nil,
 			[]string{"z5"},

@@ -40,7 +40,7 @@ func TestLoadAddsTheNextCircleAndLeavesItAgain(t *testing.T) {
 		{"random too", selector.Options{Strategy: selector.Random}, []step{{4, 0.5}}},
 		{"weighted too", selector.Options{Strategy: selector.WeightedRoundRobin}, []step{{4, 0.5}}},
 		{"nearest too", selector.Options{Strategy: selector.Nearest}, []step{{4, 0.5}}},
-		{"who weighs up is asked until the low mark", selector.Options{Strategy: selector.P2C}, []step{{2, 0}, {4, 0.8}, {1, 0.2}, {0, 0}, {1, 0}, {2, 0}, {3, 1 - 0.8/3}}},
+		{"an instance of more weight is called until the low mark", selector.Options{Strategy: selector.P2C}, []step{{2, 0}, {4, 0.8}, {1, 0.2}, {0, 0}, {1, 0}, {2, 0}, {3, 1 - 0.8/3}}},
 		{"least_request too", selector.Options{Strategy: selector.LeastRequest}, []step{{1, 0}, {4, 0.8}, {1, 0.2}, {0, 0}, {1, 0}}},
 		{"load_aware too", selector.Options{Strategy: selector.LoadAware}, []step{{1, 0}, {4, 0.8}, {1, 0.2}, {0, 0}, {1, 0}}},
 		{"the marks can be set", selector.Options{Strategy: selector.P2C, Spill: selector.Spill{High: 10, Low: 5}}, []step{{9, 0}, {20, 0.75}, {6, 1.0 / 6}, {4, 0}, {6, 0}}},

@@ -64,7 +64,7 @@ func TestPicksLeaveACircleForItsMissingCapacity(t *testing.T) {
 		{"half of all there is", some("z", home, 10, 5, gone), shares{"zone": 1}},
 		{"by weight", join(some("z", home, 4, 1, weight(1000)), some("y", home, 2, 2, gone, weight(200)), region), shares{"zone": 1}},
 		{"by weight, more", join(some("z", home, 4, 0), some("y", home, 2, 2, gone, weight(200)), region), shares{"zone": 0.7, "region": 0.3}},
-		{"who leaves is not missed", join(some("z", home, 10, 5, status(events.Draining)), region), shares{"zone": 1}},
+		{"a draining instance is not missed", join(some("z", home, 10, 5, status(events.Draining)), region), shares{"zone": 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -32,7 +32,7 @@ func (f *far) delay(d time.Duration) {
 	}
 }
 
-// Three places, 5, 50 and 200 ms away, of which nobody says where they are.
+// Three places, 5, 50 and 200 ms away, and no instance states its location.
 func TestDelaysDecideWhichInstancesAreNear(t *testing.T) {
 	t.Parallel()
 	const (

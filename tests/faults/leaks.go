@@ -22,7 +22,7 @@ func (w *World) end() {
 	for len(w.callers) > 0 {
 		w.callers[0].Close()
 	}
-	// Nobody waits for servers that may be gone.
+	// Leaving does not wait for servers that may be gone.
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	var leaving sync.WaitGroup

@@ -161,7 +161,7 @@ func (c *caller) compareLocked(before, after []events.Entry, now int64) {
 }
 
 // block holds up the consumer of this caller for d, and answers how long after
-// that it has seen what changed since, in ms. Somebody must be making changes.
+// that it has seen what changed since, in ms. It needs changes that go on meanwhile.
 func (c *caller) block(d time.Duration) (float64, error) {
 	c.mu.Lock()
 	c.slow = true
