@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -50,6 +51,9 @@ func TestTheExamplesOfTheDoorsPageAreWhatARouterAnswers(t *testing.T) {
 		} else {
 			if messages++; messages == 1 {
 				d.do(http.MethodPost, "/v1/register", registration)
+				testkit.Eventually(t, "the instance is called", func() bool {
+					return d.do(http.MethodGet, "/proxy/user/greeting?name=you", "").status == http.StatusOK
+				})
 			}
 			got, want = exchange(d, text)
 		}
