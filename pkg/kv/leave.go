@@ -30,7 +30,10 @@ func (n *announcer) drain(in *events.Instance) {
 		return
 	}
 	if n.revision == 0 && n.unsure {
-		_ = n.within(n.r.link.OpTimeout/2, n.ours, in) // else it stays 0
+		_ = n.within(n.r.link.OpTimeout/2, func(ctx context.Context, in *events.Instance) error {
+			_, _, err := n.ours(ctx, in) // else it stays 0
+			return err
+		}, in)
 	}
 	if n.revision == 0 {
 		return // no caller knows it
@@ -74,7 +77,10 @@ func (n *announcer) within(limit time.Duration, do func(context.Context, *events
 	return do(ctx, in)
 }
 
-// deregister tries more than once, so that one lost message leaves no ghost.
+// deregister tries more than once, so that one lost message leaves no ghost. A
+// write that was not answered may still be on its way, and what is read may be older
+// than it: the mark of the removal is then written over whatever was read, and the
+// server refuses the write when it comes.
 func (n *announcer) deregister(in *events.Instance) error {
 	if n.revision == 0 && !n.unsure {
 		return nil
@@ -82,35 +88,39 @@ func (n *announcer) deregister(in *events.Instance) error {
 	ctx, cancel := context.WithTimeout(n.ctx, 3*n.r.link.OpTimeout/2)
 	defer cancel()
 	var err error
+	over := n.revision
 	for range 3 {
 		if n.revision == 0 || errors.Is(err, ErrFenced) {
-			if err = n.ours(ctx, in); err != nil {
+			var free bool
+			if over, free, err = n.ours(ctx, in); err != nil {
 				continue
 			}
-			if n.revision == 0 {
+			if n.revision == 0 && (!free || !n.unsure) {
 				return nil // gone already, or another instance has the id
 			}
 		}
-		if err = n.r.Deregister(ctx, in, n.revision); err == nil {
+		if err = n.r.Deregister(ctx, in, over); err == nil {
 			return nil
 		}
 	}
 	return err
 }
 
-// ours looks up the revision of our own record after a lost reply; 0 when
-// there is none.
-func (n *announcer) ours(ctx context.Context, in *events.Instance) error {
+// ours looks up the revision of our own record after a lost reply; it is 0 when
+// there is none. It returns the revision of what the key holds now, and whether no
+// other instance has it.
+func (n *announcer) ours(ctx context.Context, in *events.Instance) (over uint64, free bool, err error) {
 	last, err := n.r.last(ctx, in.Key())
 	switch {
 	case errors.Is(err, ErrNotFound):
 		n.revision = 0
+		return 0, true, nil
 	case err != nil:
-		return err
+		return 0, false, err
 	case last.Instance == nil || last.Instance.Incarnation != in.Incarnation:
 		n.revision = 0
 	default:
 		n.revision = last.Seq
 	}
-	return nil
+	return last.Seq, last.Instance == nil || n.revision != 0, nil
 }

@@ -185,6 +185,42 @@ func TestLeaveBeforeItIsListed(t *testing.T) {
 	})
 }
 
+// What an announcer reads may overtake what it has written: the server answers reads
+// aside of the queue of writes.
+func TestARecordThatComesAfterItsAnnouncerLeftIsRefused(t *testing.T) {
+	for _, before := range []string{"nothing", "the mark of a removal"} {
+		t.Run(before, func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T) {
+				f := setup(t)
+				w, _, r := f.remote(kv.Options{})
+				if before != "nothing" {
+					b := f.announce(f.r, instance("a"), kv.AnnounceOptions{})
+					registered(t, b, time.Second)
+					if err := b.Leave(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				w.hold(`"incarnation"`) // in the record alone
+				a := f.announce(r, instance("a"), kv.AnnounceOptions{})
+				time.Sleep(10 * time.Millisecond)
+				if err := a.Leave(t.Context()); err != nil {
+					t.Error(err)
+				}
+				if w.deliver(t) == 0 {
+					t.Fatal("the record was not on its way")
+				}
+				time.Sleep(time.Second)
+				if all, err := f.r.Snapshot(t.Context(), ""); err != nil || len(all) != 0 {
+					t.Errorf("%v is listed, %v", all, err)
+				}
+				if f.get(lease+"a") != nil {
+					t.Error("the lease is left")
+				}
+			})
+		})
+	}
+}
+
 func TestSnapshotsTellWhyInstancesLeft(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)

@@ -25,8 +25,10 @@ type wire struct {
 	ends  []net.Conn
 	lose  func(subject string, msg []byte) bool // of what the server sends
 	drops int
-	deaf  bool // nothing gets through, and neither side notices
-	dead  bool // cut for ever
+	deaf  bool   // nothing gets through, and neither side notices
+	dead  bool   // cut for ever
+	late  string // what the client sends with this in it comes last
+	held  []byte // and waits here
 }
 
 func newWire(ns *server.Server) *wire { return &wire{ns: ns} }
@@ -63,7 +65,7 @@ func (w *wire) InProcessConn() (net.Conn, error) {
 			if err != nil {
 				return
 			}
-			if w.isDeaf() {
+			if w.isDeaf() || w.holds(buf[:n]) {
 				continue
 			}
 			if _, err := far.Write(buf[:n]); err != nil {
@@ -77,6 +79,37 @@ func (w *wire) InProcessConn() (net.Conn, error) {
 		w.forward(middle, far)
 	}()
 	return near, nil
+}
+
+// holds keeps back what hold named.
+func (w *wire) holds(sent []byte) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.late == "" || !bytes.Contains(sent, []byte(w.late)) {
+		return false
+	}
+	w.held = append(w.held, sent...)
+	return true
+}
+
+// hold makes what the client sends with that in it wait until deliver.
+func (w *wire) hold(late string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.late = late
+}
+
+// deliver lets through what was held back, and says how much that was.
+func (w *wire) deliver(t testing.TB) int {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := len(w.held)
+	if _, err := w.ends[len(w.ends)-2].Write(w.held); err != nil {
+		t.Error(err)
+	}
+	w.late, w.held = "", nil
+	return n
 }
 
 func (w *wire) isDeaf() bool {
