@@ -157,6 +157,8 @@ func (b *bucket) ensureLocked(ctx context.Context) (made bool, err error) {
 	return made, nil
 }
 
+// create makes the bucket. The default of three replicas is tried for a while if the
+// servers refuse: a cluster that has just started does not know all of its servers.
 func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
 	replicas := b.opts.Replicas
 	if replicas == 0 {
@@ -165,9 +167,14 @@ func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
 			replicas = 3
 		}
 	}
+	began := time.Now()
 	s, err := b.link.JS.CreateStream(ctx, b.config(replicas))
-	if b.opts.Replicas == 0 && replicas > 1 && err != nil && !wire.Transient(err) {
-		s, err = b.link.JS.CreateStream(ctx, b.config(1)) // a cluster of fewer servers
+	for b.opts.Replicas == 0 && replicas > 1 && err != nil && !wire.Transient(err) && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		if time.Since(began) > clusterForms {
+			replicas = 1 // a cluster of fewer servers
+		}
+		time.Sleep(clusterForms / 10)
+		s, err = b.link.JS.CreateStream(ctx, b.config(replicas))
 	}
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process was faster
 		return b.link.JS.Stream(ctx, b.link.Stream)

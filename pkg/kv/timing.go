@@ -27,7 +27,10 @@ const (
 	checkTimeout  = 2 * time.Second // default of AnnounceOptions
 	checkInterval = 2 * time.Second // default of AnnounceOptions
 	opTimeout     = 2 * time.Second // default of Options
-	retrySlow     = 5 * time.Second
+	// clusterForms is how long a cluster that has just started may take until all of
+	// its servers know each other. It must end well before what ensure allows itself.
+	clusterForms = 2 * time.Second
+	retrySlow    = 5 * time.Second
 	beatInterval  = 5 * time.Second // default of AnnounceOptions
 	retryLong     = 30 * time.Second
 	// samplesAge is how long the last message of a reporter is kept for callers that
