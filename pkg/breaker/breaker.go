@@ -9,11 +9,15 @@ import (
 )
 
 var (
-	// ErrOpen means that the instance failed lately.
+	// ErrOpen means that the instance failed lately, or asked to be left alone.
 	ErrOpen = errors.New("breaker: open")
 	// ErrTrialsTaken means that as many calls as allowed are already trying whether
 	// the instance works again.
 	ErrTrialsTaken = errors.New("breaker: half-open and all trials are taken")
+	// ErrSlow is for [Pass.Done]: the call succeeded, but took far too long. What is too
+	// long is the caller's decision. It is a failure for [Settings.FailureRatio] and for
+	// a trial, but ends a row of failures, as a success does.
+	ErrSlow = errors.New("breaker: far too slow")
 )
 
 // Key names what a breaker is for. An instance that was restarted has another
@@ -23,11 +27,30 @@ type Key struct {
 }
 
 // Settings are when a breaker opens and closes. The zero Settings are ready to use.
+//
+// A closed breaker opens after Failures calls in a row that failed, or when FailureRatio
+// of the calls of a Window failed, or at once when a connection is refused.
 type Settings struct {
-	// Failures in a row that open a closed breaker. Default 5.
+	// Failures in a row that open a closed breaker, however long ago the first of them
+	// was. Default 5.
 	Failures int
-	// OpenFor is how long it stays open before it is half-open. Default 5s.
+	// FailureRatio is the part of the calls in a Window that opens a closed breaker when
+	// it fails, if there are MinCalls of them at least. Calls count from the first failure
+	// in the window on. From 0 to 1: 1 means all calls. Default 0.5; negative: none.
+	FailureRatio float64
+	// MinCalls is the number of calls in a Window that FailureRatio needs. Default 20.
+	MinCalls int
+	// Window is the time that FailureRatio looks back. It moves on in steps of a tenth.
+	// Default 10s.
+	Window time.Duration
+	// OpenFor is how long the breaker stays open before it is half-open. Each time, it is
+	// up to a fifth shorter or longer at random, so that the trials of many callers do
+	// not meet. Each failed trial doubles it, until the breaker has closed. Default 5s.
 	OpenFor time.Duration
+	// MaxOpenFor is what OpenFor grows to, before the random part, and the longest time
+	// that [Pass.Reject] can ask for. Default 60s; never less than OpenFor, and as much
+	// as OpenFor to double nothing.
+	MaxOpenFor time.Duration
 	// Trials is how many calls a half-open breaker lets through. It closes
 	// when all of them succeed and opens when one fails. Default 1.
 	Trials int
@@ -36,19 +59,37 @@ type Settings struct {
 	TrialTimeout time.Duration
 	// OnChange is called after every change of state, one call at a time and in order,
 	// with no lock held, on the goroutine that made the change or on that of a timer.
-	// It may call State, Allow and Done, but not Close, which waits for it. Calls of the
+	// It may call all methods but Close, which waits for it. Calls of the
 	// breaker's methods do not wait for it.
 	OnChange func(k Key, from, to State)
 }
+
+// longest is more than a century, and can be doubled.
+const longest time.Duration = math.MaxInt64 / 2
 
 func (s Settings) withDefaults() Settings {
 	if s.Failures <= 0 {
 		s.Failures = 5
 	}
+	if s.FailureRatio == 0 {
+		s.FailureRatio = 0.5
+	}
+	s.FailureRatio = min(s.FailureRatio, 1)
+	if s.MinCalls <= 0 {
+		s.MinCalls = 20
+	}
+	if s.Window <= 0 {
+		s.Window = 10 * time.Second
+	}
+	s.Window = min(s.Window, longest)
 	if s.OpenFor <= 0 {
 		s.OpenFor = 5 * time.Second
 	}
-	s.OpenFor = min(s.OpenFor, math.MaxInt64-1) // one nanosecond is added to it
+	if s.MaxOpenFor <= 0 {
+		s.MaxOpenFor = time.Minute
+	}
+	s.OpenFor = min(s.OpenFor, longest)
+	s.MaxOpenFor = max(s.OpenFor, min(s.MaxOpenFor, longest))
 	if s.Trials <= 0 {
 		s.Trials = 1
 	}
@@ -59,43 +100,45 @@ func (s Settings) withDefaults() Settings {
 }
 
 // Breaker is the circuit to one incarnation of an instance. Its methods are safe for
-// concurrent use. While it is closed and calls succeed, no method locks, allocates or
-// writes to it.
+// concurrent use. While it is closed and no call failed within a window, no method locks,
+// allocates or writes to it.
 type Breaker struct {
 	// word is the state, the flags and the generation (see stateBits). It is stored
 	// with mu held, and loaded without.
 	word atomic.Uint64
 
 	key      Key
-	settings Settings
+	settings *Settings // shared, as they were given
 
 	mu      sync.Mutex
 	circuit *circuit // nil until the first failure
 }
 
-// New returns a closed Breaker for k. It has no timer and costs one small
-// allocation until a call fails.
-func New(k Key, s Settings) *Breaker {
-	return &Breaker{key: k, settings: s.withDefaults()}
+// New returns a closed Breaker for k. It has no timer and costs one small allocation
+// until a call fails. Breakers share s, so it must not change any more. Nil stands for the
+// zero Settings.
+func New(k Key, s *Settings) *Breaker {
+	return &Breaker{key: k, settings: s}
 }
 
 // State is what the breaker does with the next call. It is one atomic load: an open
 // breaker turns half-open by itself.
 func (b *Breaker) State() State { return stateOf(b.word.Load()) }
 
-// Opened returns when an open breaker opened, and whether that was because the
-// connection was refused. For a breaker that is not open it returns the zero time.
-func (b *Breaker) Opened() (at time.Time, refused bool) {
+// Opened returns when and why an open breaker opened. For a breaker that is not open it
+// returns the zero Opening.
+func (b *Breaker) Opened() Opening {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.State() != Open {
-		return time.Time{}, false
+		return Opening{}
 	}
-	return b.circuit.opened, b.circuit.refused
+	return b.circuit.opened
 }
 
 // Allow returns a pass if the instance may be called now. The end of that call must be
-// reported with [Pass.Done]. The error is [ErrOpen] or [ErrTrialsTaken], not wrapped.
+// reported with [Pass.Done] or [Pass.Reject]. The error is [ErrOpen] or [ErrTrialsTaken],
+// not wrapped.
 func (b *Breaker) Allow() (Pass, error) {
 	word := b.word.Load()
 	if stateOf(word) == Closed {
@@ -126,7 +169,7 @@ func (b *Breaker) allowTrial() (Pass, error) {
 	case word&endedBit != 0:
 		return Pass{}, ErrTrialsTaken
 	}
-	ticket, ok := b.circuit.startTrial(b.settings.TrialTimeout)
+	ticket, ok := b.circuit.startTrial()
 	if !ok {
 		return Pass{}, ErrTrialsTaken
 	}

@@ -21,23 +21,25 @@ func TestOnChangeIsCalledForEveryChangeInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		var got []change
-		b := breaker.New(key, breaker.Settings{OpenFor: time.Second, OnChange: func(k breaker.Key, from, to breaker.State) {
+		b := breaker.New(key, &breaker.Settings{OpenFor: time.Second, OnChange: func(k breaker.Key, from, to breaker.State) {
 			got = append(got, change{k, from, to, time.Since(start)})
 		}})
 		defer b.Close()
 
 		call(t, b, errRefused)
+		first := b.Opened().Until.Sub(start)
 		pass(3 * time.Second) // without a call of State
 		call(t, b, errFailure)
-		pass(2 * time.Second)
+		second := b.Opened().Until.Sub(start)
+		pass(3 * time.Second)
 		call(t, b, nil)
 
 		want := []change{
 			{key, breaker.Closed, breaker.Open, 0},
-			{key, breaker.Open, breaker.HalfOpen, time.Second + 1},
+			{key, breaker.Open, breaker.HalfOpen, first},
 			{key, breaker.HalfOpen, breaker.Open, 3 * time.Second},
-			{key, breaker.Open, breaker.HalfOpen, 4*time.Second + 1},
-			{key, breaker.HalfOpen, breaker.Closed, 5 * time.Second},
+			{key, breaker.Open, breaker.HalfOpen, second},
+			{key, breaker.HalfOpen, breaker.Closed, 6 * time.Second},
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("got  %v\nwant %v", got, want)
@@ -53,7 +55,7 @@ func TestOnChangeMayUseTheBreaker(t *testing.T) {
 			told   []breaker.State
 			inside bool
 		)
-		b = breaker.New(key, breaker.Settings{OpenFor: time.Second, OnChange: func(_ breaker.Key, _, to breaker.State) {
+		b = breaker.New(key, &breaker.Settings{OpenFor: time.Second, OnChange: func(_ breaker.Key, _, to breaker.State) {
 			if inside {
 				t.Error("OnChange was called inside OnChange")
 			}
@@ -75,7 +77,7 @@ func TestOnChangeMayUseTheBreaker(t *testing.T) {
 		defer b.Close()
 
 		call(t, b, errRefused)
-		pass(3 * time.Second)
+		pass(4 * time.Second)
 		want := []breaker.State{breaker.Open, breaker.HalfOpen, breaker.Open, breaker.HalfOpen, breaker.Closed}
 		if !slices.Equal(told, want) {
 			t.Errorf("told %v, want %v", told, want)
@@ -86,7 +88,7 @@ func TestOnChangeMayUseTheBreaker(t *testing.T) {
 func TestAPanicInOnChangeDoesNotSilenceIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		told := 0
-		b := breaker.New(key, breaker.Settings{OpenFor: time.Second, OnChange: func(breaker.Key, breaker.State, breaker.State) {
+		b := breaker.New(key, &breaker.Settings{OpenFor: time.Second, OnChange: func(breaker.Key, breaker.State, breaker.State) {
 			told++
 			if told == 1 {
 				panic("a bug of the user's")
@@ -101,7 +103,7 @@ func TestAPanicInOnChangeDoesNotSilenceIt(t *testing.T) {
 			}()
 			call(t, b, errRefused)
 		}()
-		pass(time.Second + 1)
+		openEnds(t, b)
 		call(t, b, nil)
 		wantState(t, b, breaker.Closed)
 		if told != 3 {
@@ -116,7 +118,7 @@ func TestASlowOnChangeDelaysNoCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []breaker.State
 		release := make(chan struct{})
-		b := breaker.New(key, breaker.Settings{OpenFor: time.Second, OnChange: func(_ breaker.Key, _, to breaker.State) {
+		b := breaker.New(key, &breaker.Settings{OpenFor: time.Second, OnChange: func(_ breaker.Key, _, to breaker.State) {
 			told = append(told, to)
 			if len(told) == 1 {
 				<-release
@@ -125,8 +127,8 @@ func TestASlowOnChangeDelaysNoCall(t *testing.T) {
 		var first sync.WaitGroup
 		p := allow(t, b)
 		first.Go(func() { p.Done(errRefused) })
-		pass(time.Second + 1)
-		wantState(t, b, breaker.HalfOpen)
+		synctest.Wait()
+		openEnds(t, b)
 		call(t, b, nil)
 		wantState(t, b, breaker.Closed)
 
@@ -150,13 +152,13 @@ func TestNothingHappensAfterClose(t *testing.T) {
 		{"healthy", func(*testing.T, *breaker.Breaker) {}, breaker.Closed, nil},
 		{"failing", func(t *testing.T, b *breaker.Breaker) { call(t, b, errFailure) }, breaker.Closed, nil},
 		{"open", func(t *testing.T, b *breaker.Breaker) { call(t, b, errRefused) }, breaker.Open, breaker.ErrOpen},
-		{"half-open", func(t *testing.T, b *breaker.Breaker) { halfOpen(t, b, time.Second) }, breaker.HalfOpen, breaker.ErrTrialsTaken},
-		{"on trial", func(t *testing.T, b *breaker.Breaker) { halfOpen(t, b, time.Second); allow(t, b) }, breaker.HalfOpen, breaker.ErrTrialsTaken},
+		{"half-open", func(t *testing.T, b *breaker.Breaker) { halfOpen(t, b) }, breaker.HalfOpen, breaker.ErrTrialsTaken},
+		{"on trial", func(t *testing.T, b *breaker.Breaker) { halfOpen(t, b); allow(t, b) }, breaker.HalfOpen, breaker.ErrTrialsTaken},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var closed atomic.Bool
-				b := breaker.New(key, breaker.Settings{OpenFor: time.Second, OnChange: func(_ breaker.Key, from, to breaker.State) {
+				b := breaker.New(key, &breaker.Settings{OpenFor: time.Second, OnChange: func(_ breaker.Key, from, to breaker.State) {
 					if closed.Load() {
 						t.Errorf("told of %v to %v after Close", from, to)
 					}
@@ -190,8 +192,8 @@ func TestNothingHappensAfterClose(t *testing.T) {
 
 func TestATrialThatEndsAfterCloseIsNotCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := breaker.New(key, breaker.Settings{OpenFor: time.Second})
-		halfOpen(t, b, time.Second)
+		b := breaker.New(key, &breaker.Settings{OpenFor: time.Second})
+		halfOpen(t, b)
 		trial := allow(t, b)
 		b.Close()
 		trial.Done(nil)
@@ -202,7 +204,7 @@ func TestATrialThatEndsAfterCloseIsNotCounted(t *testing.T) {
 func TestCloseWaitsForOnChangeOnACallersGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told atomic.Bool
-		b := breaker.New(key, breaker.Settings{OnChange: func(breaker.Key, breaker.State, breaker.State) {
+		b := breaker.New(key, &breaker.Settings{OnChange: func(breaker.Key, breaker.State, breaker.State) {
 			time.Sleep(time.Second)
 			told.Store(true)
 		}})
@@ -222,14 +224,14 @@ func TestCloseWaitsForOnChangeOnTheTimersGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		told := 0
 		release := make(chan struct{})
-		b := breaker.New(key, breaker.Settings{OpenFor: time.Second, OnChange: func(_ breaker.Key, _, to breaker.State) {
+		b := breaker.New(key, &breaker.Settings{OpenFor: time.Second, OnChange: func(_ breaker.Key, _, to breaker.State) {
 			told++
 			if to == breaker.HalfOpen {
 				<-release
 			}
 		}})
 		call(t, b, errRefused)
-		pass(time.Second + 1) // the timer's goroutine is in OnChange
+		openEnds(t, b) // the timer's goroutine is in OnChange
 		call(t, b, errFailure)
 
 		var closing sync.WaitGroup

@@ -2,6 +2,7 @@ package breaker
 
 import (
 	"math"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -13,17 +14,26 @@ import (
 // guards all of it. gobreaker is called with that lock held, so the order of locks is
 // always the same.
 type circuit struct {
+	settings  Settings // with defaults
 	gobreaker *gobreaker.TwoStepCircuitBreaker[struct{}]
-	outcome   outcome // of the call that is being counted; gobreaker reads it instead of an error
+	outcome   outcome       // of the call that is being counted; gobreaker reads it instead of an error
+	after     time.Duration // how long the instance asked to be left alone, if the outcome is rejected
+
+	began    time.Time     // the state; there gobreaker's buckets begin too
+	step     time.Duration // the length of a bucket
+	buckets  int64         // how many a failure counts in, 0 without a ratio
+	bucket   int64         // that report counts in
+	report   func(error)   // gobreaker's, for all calls of a bucket; nil: none yet
+	failedIn int64         // the bucket of the last failure
+	inARow   int           // failures since the last success
 
 	trials    []trial // not reported yet, oldest first
 	lastTrial uint64
 
-	openUntil time.Time
-	opened    time.Time
-	refused   bool        // it opened because the connection was refused
-	timer     *time.Timer // one for both openUntil and the oldest trial's deadline
-	firing    int         // calls of onTimer that are due or running
+	opened  Opening
+	openFor time.Duration // the last time, without the random part; 0: not since it closed
+	timer   *time.Timer   // one for both opened.Until and the oldest trial's deadline
+	firing  int           // calls of onTimer that are due or running
 
 	changes   []change  // not reported to OnChange yet
 	notifying bool      // a goroutine is calling OnChange, and will report the rest
@@ -38,22 +48,42 @@ type trial struct {
 
 type change struct{ from, to State }
 
+// windowBuckets is how many steps a window has.
+const windowBuckets = 10
+
 func newCircuit(b *Breaker) *circuit {
-	c := &circuit{}
+	c := &circuit{step: math.MaxInt64}
+	if b.settings != nil {
+		c.settings = *b.settings
+	}
+	c.settings = c.settings.withDefaults()
 	c.idle.L = &b.mu
-	c.gobreaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
-		MaxRequests: uint32(min(int64(b.settings.Trials), math.MaxUint32)),
-		Timeout:     b.settings.OpenFor,
-		ReadyToTrip: func(n gobreaker.Counts) bool {
-			return c.outcome == refused || int64(n.ConsecutiveFailures) >= int64(b.settings.Failures)
-		},
+	s := gobreaker.Settings{
+		MaxRequests:  uint32(min(int64(c.settings.Trials), math.MaxUint32)),
+		Timeout:      1, // the timer decides; it asks gobreaker when the time has come
+		ReadyToTrip:  c.readyToTrip,
 		IsExcluded:   func(error) bool { return c.outcome == excluded },
 		IsSuccessful: func(error) bool { return c.outcome == success },
 		OnStateChange: func(_ string, from, to gobreaker.State) {
 			b.changeLocked(stateFrom(from), stateFrom(to))
 		},
-	})
+	}
+	if c.settings.FailureRatio > 0 {
+		c.buckets, c.step = windowBuckets, max(c.settings.Window/windowBuckets, 1)
+		s.Interval, s.BucketPeriod = windowBuckets*c.step, c.step
+	}
+	c.gobreaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](s)
+	c.began = time.Now()
 	return c
+}
+
+func (c *circuit) readyToTrip(n gobreaker.Counts) bool {
+	return c.outcome >= refused || c.inARow >= c.settings.Failures || c.tooMany(n)
+}
+
+func (c *circuit) tooMany(n gobreaker.Counts) bool {
+	failed, all := int64(n.TotalFailures), int64(n.TotalFailures)+int64(n.TotalSuccesses)
+	return c.buckets > 0 && all >= int64(c.settings.MinCalls) && float64(failed) >= c.settings.FailureRatio*float64(all)
 }
 
 func stateFrom(s gobreaker.State) State {
@@ -67,37 +97,59 @@ func stateFrom(s gobreaker.State) State {
 	}
 }
 
-// count reports to gobreaker a call that was allowed without it.
-func (c *circuit) count(o outcome) {
-	if done, err := c.gobreaker.Allow(); err == nil {
-		c.outcome = o
-		done(nil)
+// count counts the end of a call that was allowed without gobreaker. It returns whether a
+// failure still counts, so that the next success must be counted too. A success that finds
+// none only ends a row.
+//
+// All calls that end in one bucket use the function that gobreaker gave for the first: it
+// counts each report, and one more takes half the time of a new function.
+func (c *circuit) count(o outcome, after time.Duration) (failed bool) {
+	if o <= slow {
+		c.inARow = 0
+	} else {
+		c.inARow++
 	}
+	bucket := int64(time.Since(c.began) / c.step)
+	if o != success {
+		c.failedIn = bucket
+	} else if bucket-c.failedIn >= c.buckets {
+		return false
+	}
+	if c.report == nil || c.bucket != bucket {
+		report, err := c.gobreaker.Allow()
+		if err != nil {
+			return false // never: it is closed
+		}
+		c.report, c.bucket = report, bucket
+	}
+	c.outcome, c.after = o, after
+	c.report(nil)
+	return true
 }
 
 // startTrial takes a slot of the half-open circuit, if there is one. The ticket is a
 // number of its own, marked so that it equals no word.
-func (c *circuit) startTrial(timeout time.Duration) (ticket uint64, ok bool) {
+func (c *circuit) startTrial() (ticket uint64, ok bool) {
 	done, err := c.gobreaker.Allow()
 	if err != nil {
 		return 0, false
 	}
 	c.lastTrial++
 	ticket = c.lastTrial*generation | trialBit
-	c.trials = append(c.trials, trial{ticket, done, time.Now().Add(timeout)})
+	c.trials = append(c.trials, trial{ticket, done, time.Now().Add(c.settings.TrialTimeout)})
 	return ticket, true
 }
 
 // endTrial returns false for a trial that was reported before, gave its slot back, or
 // began before the last change of state.
-func (c *circuit) endTrial(ticket uint64, o outcome) bool {
+func (c *circuit) endTrial(ticket uint64, o outcome, after time.Duration) bool {
 	i := slices.IndexFunc(c.trials, func(t trial) bool { return t.ticket == ticket })
 	if i < 0 {
 		return false
 	}
 	done := c.trials[i].done
 	c.trials = slices.Delete(c.trials, i, i+1)
-	c.outcome = o
+	c.outcome, c.after = o, after
 	done(nil)
 	return true
 }
@@ -105,18 +157,40 @@ func (c *circuit) endTrial(ticket uint64, o outcome) bool {
 // changeLocked is called by gobreaker when its state changes.
 func (b *Breaker) changeLocked(from, to State) {
 	c := b.circuit
-	c.trials = nil // of the state that has ended
-	if to == Open {
-		// gobreaker stays open until strictly after its expiry, which it has just
-		// computed.
-		c.opened = time.Now()
-		c.openUntil = c.opened.Add(b.settings.OpenFor + 1)
-		c.refused = c.outcome == refused
+	c.trials, c.report = nil, nil // of the state that has ended
+	c.began = time.Now()
+	switch to {
+	case Open:
+		c.open(from)
+	case Closed:
+		c.openFor = 0
 	}
+	c.inARow = 0
 	next := b.word.Load()/generation + 1
 	b.word.Store(next*generation | uint64(to))
-	if b.settings.OnChange != nil {
+	if c.settings.OnChange != nil {
 		c.changes = append(c.changes, change{from, to})
+	}
+}
+
+// open decides how long it is open, and why.
+func (c *circuit) open(from State) {
+	var d time.Duration
+	if c.outcome == rejected {
+		d = min(c.after, c.settings.MaxOpenFor)
+	} else {
+		c.openFor = min(max(c.settings.OpenFor, 2*c.openFor), c.settings.MaxOpenFor)
+		fifth := c.openFor / 5
+		d = c.openFor - fifth + rand.N(2*fifth+1)
+	}
+	c.opened = Opening{At: c.began, Until: c.began.Add(max(d, 2)), Why: ByFailures} // gobreaker's Timeout is less than 2
+	switch {
+	case c.outcome == rejected:
+		c.opened.Why = ByRequest
+	case c.outcome == refused:
+		c.opened.Why = ByRefusal
+	case from == Closed && c.inARow < c.settings.Failures:
+		c.opened.Why = ByRatio
 	}
 }
 
@@ -126,7 +200,7 @@ func (b *Breaker) scheduleLocked() {
 	var due time.Time
 	switch {
 	case b.State() == Open:
-		due = c.openUntil
+		due = c.opened.Until
 	case len(c.trials) > 0:
 		due = c.trials[0].deadline
 	default:
@@ -158,12 +232,12 @@ func (b *Breaker) onTimer() {
 		b.mu.Unlock()
 	}()
 	if b.word.Load()&endedBit == 0 {
-		if b.State() == Open {
-			c.gobreaker.State() // turns half-open when its time has come
-		}
 		now := time.Now()
+		if b.State() == Open && !now.Before(c.opened.Until) {
+			c.gobreaker.State() // turns half-open
+		}
 		for len(c.trials) > 0 && !c.trials[0].deadline.After(now) {
-			c.endTrial(c.trials[0].ticket, excluded)
+			c.endTrial(c.trials[0].ticket, excluded, 0)
 		}
 		b.scheduleLocked()
 		b.notifyLocked()
@@ -191,7 +265,7 @@ func (b *Breaker) notifyOneLocked(ch change) {
 		c.notifying = false
 		c.idle.Broadcast()
 	}()
-	b.settings.OnChange(b.key, ch.from, ch.to)
+	c.settings.OnChange(b.key, ch.from, ch.to)
 }
 
 // end stops the timer, and waits for calls of onTimer and OnChange.

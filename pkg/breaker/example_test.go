@@ -10,7 +10,7 @@ import (
 func Example() {
 	b := breaker.New(
 		breaker.Key{Service: "user", Instance: "user-7f3a", Incarnation: "1"},
-		breaker.Settings{
+		&breaker.Settings{
 			Failures: 2,
 			OnChange: func(k breaker.Key, from, to breaker.State) {
 				fmt.Printf("%s: %v to %v\n", k.Instance, from, to)

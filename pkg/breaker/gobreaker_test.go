@@ -18,11 +18,15 @@ import (
 
 // Calls of a healthy instance do not reach gobreaker, and that changes no state: a program
 // of calls, ends of calls and sleeps runs on a Breaker, and on a plain gobreaker that gets
-// all of them.
+// all of them. How long it stays open is tested elsewhere: here the Breaker tells it.
+//
+// With a ratio, plain gobreaker begins at the first failure, gets no success that ends when
+// no failure is in the window, and counts a call when it ends. It does not know rows that
+// are longer than the window, so these are counted here.
 
 func TestItAgreesWithPlainGobreakerOnRandomPrograms(t *testing.T) {
 	seen := make(map[string]int)
-	for seed := range uint64(300) {
+	for seed := range uint64(1000) {
 		program := randomProgram(seed)
 		synctest.Test(t, func(t *testing.T) { runOnBoth(t, program, seen) })
 		if t.Failed() {
@@ -33,7 +37,7 @@ func TestItAgreesWithPlainGobreakerOnRandomPrograms(t *testing.T) {
 	for _, what := range []string{
 		"allowed: closed", "allowed: half-open", "denied: open", "denied: half-open",
 		"closed to open", "open to half-open", "half-open to open", "half-open to closed",
-		"late: call", "late: trial", "trial lost", "trial reported again",
+		"late: call", "late: trial", "trial lost", "trial reported again", "opened by ratio", "rejected", "success not counted",
 	} {
 		if seen[what] < 100 {
 			t.Errorf("%q happened %d times, want 100 at least", what, seen[what])
@@ -67,7 +71,13 @@ type both struct {
 	settings breaker.Settings
 	ours     *breaker.Breaker
 	plain    *gobreaker.TwoStepCircuitBreaker[struct{}]
-	refused  bool // of the error that plain gets
+	opens    bool      // the outcome that plain gets opens it at once
+	until    time.Time // plain is open until then
+	rolls    bool      // there is a ratio
+	begun    bool      // there was a failure
+	failed   []int64   // the buckets of failures
+	since    time.Time // the last change: buckets begin there
+	row      int       // failures
 
 	began        []*begun
 	plainChanges []string
@@ -88,33 +98,64 @@ type begun struct {
 }
 
 func newBoth(t *testing.T, s breaker.Settings, seen map[string]int) *both {
-	x := &both{t: t, settings: s, seen: seen}
+	x := &both{t: t, settings: s, seen: seen, rolls: s.FailureRatio > 0}
 	s.OnChange = func(_ breaker.Key, from, to breaker.State) {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		x.ourChanges = append(x.ourChanges, fmt.Sprintf("%v to %v", from, to))
 	}
-	x.ours = breaker.New(key, s)
-	x.plain = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
-		MaxRequests: uint32(s.Trials),
-		Timeout:     s.OpenFor,
+	x.ours = breaker.New(key, &s)
+	x.plain = x.newPlain()
+	return x
+}
+
+func (x *both) newPlain() *gobreaker.TwoStepCircuitBreaker[struct{}] {
+	s := x.settings
+	var interval time.Duration
+	if x.rolls {
+		interval = s.Window
+	}
+	return gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		MaxRequests:  uint32(s.Trials),
+		Timeout:      1,
+		Interval:     interval,
+		BucketPeriod: interval / 10,
 		ReadyToTrip: func(n gobreaker.Counts) bool {
-			return x.refused || n.ConsecutiveFailures >= uint32(s.Failures)
+			row := n.ConsecutiveFailures
+			if x.rolls {
+				row = uint32(x.row)
+			}
+			all := n.TotalFailures + n.TotalSuccesses
+			ratio := x.rolls && all >= uint32(s.MinCalls) && float64(n.TotalFailures)/float64(all) >= s.FailureRatio
+			if ratio && !x.opens && row < uint32(s.Failures) {
+				x.seen["opened by ratio"]++
+			}
+			return x.opens || row >= uint32(s.Failures) || ratio
 		},
 		IsExcluded: func(err error) bool { return errors.Is(err, context.Canceled) },
 		OnStateChange: func(_ string, from, to gobreaker.State) {
 			what := fmt.Sprintf("%v to %v", from, to)
 			x.plainChanges = append(x.plainChanges, what)
 			x.seen[what]++
+			x.failed, x.row, x.since = nil, 0, time.Now()
 		},
 	})
-	return x
+}
+
+func (x *both) plainState() gobreaker.State {
+	if time.Now().Before(x.until) {
+		return gobreaker.StateOpen
+	}
+	return x.plain.State()
 }
 
 func (x *both) allow() *begun {
 	x.t.Helper()
-	state := x.plain.State()
-	done, want := x.plain.Allow()
+	state := x.plainState()
+	done, want := func(error) {}, gobreaker.ErrOpenState
+	if state != gobreaker.StateOpen {
+		done, want = x.plain.Allow()
+	}
 	pass, got := x.ours.Allow()
 	switch {
 	case want == nil && got == nil:
@@ -136,7 +177,9 @@ func (x *both) allow() *begun {
 	return nil
 }
 
-func (x *both) end(c *begun, err error) {
+// end ends the call with err, and if err is nil, as one that the instance rejected for
+// after.
+func (x *both) end(c *begun, err error, after time.Duration) {
 	switch {
 	case c.ended:
 		x.seen["trial reported again"]++
@@ -146,25 +189,76 @@ func (x *both) end(c *begun, err error) {
 		x.seen["late: call"]++
 	}
 	again := c.ended
+	if after != 0 {
+		if after < 0 {
+			err = context.Canceled
+		} else {
+			err = errRejected
+		}
+		c.pass.Reject(after)
+	} else {
+		c.pass.Done(err)
+	}
 	if !again {
 		x.tellPlain(c, err)
 	}
-	c.pass.Done(err)
 	if again || !c.trial { // reporting once more is harmless for a trial only
 		x.began = slices.DeleteFunc(x.began, func(o *begun) bool { return o == c })
 	}
 }
 
+var errRejected = errors.New("429 Too Many Requests")
+
+// tellPlain ends a call for gobreaker; the Breaker has been told.
 func (x *both) tellPlain(c *begun, err error) {
 	c.ended = true
-	x.refused = breaker.Refused(err)
-	c.done(err)
+	late := c.changes < len(x.plainChanges)
+	x.opens = breaker.Refused(err) || errors.Is(err, errRejected)
+	switch {
+	case x.plainState() == gobreaker.StateOpen: // asked, it would end that state
+	case x.rolls && !c.trial:
+		if !late && !errors.Is(err, context.Canceled) {
+			x.tellRolling(err)
+		}
+	case late || c.trial:
+		c.done(err)
+	case errors.Is(err, breaker.ErrSlow):
+		c.done(nil) // it counts for the ratio only
+	default:
+		c.done(err)
+	}
+	if len(x.plainChanges) > c.changes && !late && x.plain.State() == gobreaker.StateOpen {
+		x.until = x.ours.Opened().Until
+		if errors.Is(err, errRejected) {
+			x.seen["rejected"]++
+		}
+	}
+}
+
+func (x *both) tellRolling(err error) {
+	if err != nil && !x.begun {
+		x.begun, x.plain, x.since = true, x.newPlain(), time.Now()
+	}
+	bucket := int64(time.Since(x.since) / (x.settings.Window / 10))
+	if err == nil || errors.Is(err, breaker.ErrSlow) {
+		x.row = 0
+	} else {
+		x.row++
+	}
+	if err != nil {
+		x.failed = append(x.failed, bucket)
+	} else if n := len(x.failed); n == 0 || bucket-x.failed[n-1] >= 10 {
+		x.seen["success not counted"]++
+		return
+	}
+	done, _ := x.plain.Allow()
+	done(err)
 }
 
 func (x *both) sleep(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
-	x.plain.State() // changes its state
+	x.plainState() // changes its state
 	for _, c := range x.began {
 		if c.trial && !c.ended && !c.deadline.After(time.Now()) {
 			x.seen["trial lost"]++
@@ -175,7 +269,7 @@ func (x *both) sleep(d time.Duration) {
 
 func (x *both) compare() {
 	x.t.Helper()
-	if got, want := x.ours.State().String(), x.plain.State().String(); got != want {
+	if got, want := x.ours.State().String(), x.plainState().String(); got != want {
 		x.t.Fatalf("state is %v, gobreaker's %v", got, want)
 	}
 	x.mu.Lock()
@@ -194,7 +288,10 @@ func runOnBoth(t *testing.T, program []byte, seen map[string]int) {
 		return b
 	}
 	x := newBoth(t, breaker.Settings{
-		Failures:     1 + next()%4,
+		Failures:     []int{1, 2, 3, 4, 100}[next()%5],
+		FailureRatio: []float64{-1, -1, 0.3, 0.5, 0.9, 1}[next()%6],
+		MinCalls:     1 + next()%8,
+		Window:       []time.Duration{10, time.Millisecond, 10 * time.Second}[next()%3],
 		Trials:       1 + next()%3,
 		OpenFor:      []time.Duration{1, time.Millisecond, 5 * time.Second}[next()%3],
 		TrialTimeout: []time.Duration{1, 20 * time.Microsecond, 10 * time.Second}[next()%3],
@@ -204,10 +301,19 @@ func runOnBoth(t *testing.T, program []byte, seen map[string]int) {
 	ends := []error{
 		nil, nil, nil, errFailure, errFailure, errFailure, context.DeadlineExceeded,
 		errRefused, context.Canceled, errCanceled, errors.Join(errCanceled, errRefused),
+		breaker.ErrSlow, fmt.Errorf("3 s: %w", breaker.ErrSlow),
 	}
 	naps := []time.Duration{
 		1, x.settings.OpenFor - 1, x.settings.OpenFor, x.settings.OpenFor + 1, x.settings.OpenFor / 2, 3 * x.settings.OpenFor,
 		x.settings.TrialTimeout - 1, x.settings.TrialTimeout, x.settings.TrialTimeout + 1, x.settings.TrialTimeout / 2,
+		x.settings.Window / 10, x.settings.Window/10 - 1, x.settings.Window / 2, x.settings.Window, 2 * x.settings.Window,
+	}
+	end := func(c *begun) {
+		if how := next(); how%16 == 0 {
+			x.end(c, nil, []time.Duration{-1, 1, 2, x.settings.OpenFor, time.Minute}[how/16%5])
+		} else {
+			x.end(c, ends[how%len(ends)], 0)
+		}
 	}
 	for len(program) > 0 {
 		switch step := next() % 16; {
@@ -215,14 +321,16 @@ func runOnBoth(t *testing.T, program []byte, seen map[string]int) {
 			x.allow()
 		case step < 9: // a whole call
 			if c := x.allow(); c != nil {
-				x.end(c, ends[next()%len(ends)])
+				end(c)
 			}
 		case step < 13: // the end of a call that began a while ago
 			if len(x.began) > 0 {
-				x.end(x.began[next()%len(x.began)], ends[next()%len(ends)])
+				end(x.began[next()%len(x.began)])
 			}
-		default:
+		case step < 15:
 			x.sleep(naps[next()%len(naps)])
+		default:
+			x.sleep(max(1, time.Until(x.until)))
 		}
 		x.compare()
 	}

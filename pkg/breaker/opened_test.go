@@ -11,33 +11,47 @@ import (
 func TestABreakerReturnsWhenAndWhyItOpened(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		b := breaker.New(key, breaker.Settings{Failures: 2, OpenFor: time.Second})
+		b := breaker.New(key, &breaker.Settings{Failures: 2, MinCalls: 4, OpenFor: time.Second})
 		defer b.Close()
-		want := func(when string, at time.Duration, refused bool) {
+		const never breaker.Reason = 0
+		want := func(when string, at time.Duration, why breaker.Reason) {
 			t.Helper()
-			got, why := b.Opened()
-			if at < 0 && got.IsZero() && !why {
+			got := b.Opened()
+			if why == never {
+				if got != (breaker.Opening{}) {
+					t.Errorf("%s: %+v, want none", when, got)
+				}
 				return
 			}
-			if at < 0 || got.Sub(start) != at || why != refused {
-				t.Errorf("%s: opened at %v, refused %v, want %v, %v", when, got.Sub(start), why, at, refused)
+			if got.At.Sub(start) != at || got.Why != why {
+				t.Errorf("%s: opened at %v by %v, want %v, %v", when, got.At.Sub(start), got.Why, at, why)
 			}
 		}
-		want("before any call", -1, false)
+		want("before any call", 0, never)
 		call(t, b, errFailure)
-		want("after one failure of two", -1, false)
+		want("after one failure of two", 0, never)
 		pass(time.Minute)
 		call(t, b, errFailure)
-		want("after two failures", time.Minute, false)
-		pass(2 * time.Second)
-		want("half-open", -1, false)
+		want("after two failures", time.Minute, breaker.ByFailures)
+		openEnds(t, b)
+		want("half-open", 0, never)
 		call(t, b, errRefused)
-		want("after a trial that was refused", time.Minute+2*time.Second, true)
-		pass(2 * time.Second)
+		want("after a trial that was refused", time.Since(start), breaker.ByRefusal)
+		openEnds(t, b)
 		call(t, b, errFailure)
-		want("after a trial that failed", time.Minute+4*time.Second, false)
-		pass(2 * time.Second)
+		want("after a trial that failed", time.Since(start), breaker.ByFailures)
+		openEnds(t, b)
+		allow(t, b).Reject(time.Second)
+		want("after a trial that was rejected", time.Since(start), breaker.ByRequest)
+		openEnds(t, b)
 		call(t, b, nil)
-		want("closed again", -1, false)
+		want("closed again", 0, never)
+		for range 4 {
+			call(t, b, breaker.ErrSlow)
+		}
+		want("after slow calls", time.Since(start), breaker.ByRatio)
+		openEnds(t, b)
+		call(t, b, breaker.ErrSlow)
+		want("after a trial that was slow", time.Since(start), breaker.ByFailures)
 	})
 }

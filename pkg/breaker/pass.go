@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"syscall"
+	"time"
 )
 
 // Pass is the permission for one call, given by [Breaker.Allow].
@@ -16,29 +17,38 @@ type Pass struct {
 
 // Done reports how the call ended: nil is a success, an error that wraps
 // [context.Canceled] is not counted, any other error is a failure, and one that is
-// [Refused] opens the breaker at once. Done must be called exactly once; for a trial,
+// [Refused] opens the breaker at once. An error that wraps [ErrSlow] is a success that
+// took too long. Either Done or [Pass.Reject] must be called, exactly once; for a trial,
 // further calls do nothing. A call that began before the last change of state is not
-// counted. Done of the zero Pass does nothing.
+// counted. A zero Pass does nothing.
 func (p Pass) Done(err error) {
 	if err == nil && p.breaker != nil && p.breaker.word.Load() == p.ticket {
-		return // a success after a success
-	}
-	p.report(err)
-}
-
-func (p Pass) report(err error) {
-	b := p.breaker
-	if b == nil {
-		return
+		return // a success, and no failure counts
 	}
 	// The methods of the error run here, before any lock is taken.
-	o := outcomeOf(err)
-	if p.ticket&trialBit != 0 {
-		b.endTrial(p.ticket, o)
-		return
+	p.report(outcomeOf(err), 0)
+}
+
+// Reject is Done for a call that the instance declined: it works, and asked to be left
+// alone for after, as Retry-After of HTTP does. The call is neither a failure nor a
+// success. The breaker opens for exactly that time, [Settings.MaxOpenFor] at most, and is
+// half-open then. If after is not positive, nothing is counted and nothing opens.
+func (p Pass) Reject(after time.Duration) {
+	if after > 0 {
+		p.report(rejected, after)
+	} else {
+		p.report(excluded, 0)
 	}
-	if b.word.Load()&^failedBit == p.ticket && o != excluded {
-		b.endCall(p.ticket, o)
+}
+
+func (p Pass) report(o outcome, after time.Duration) {
+	b := p.breaker
+	switch {
+	case b == nil:
+	case p.ticket&trialBit != 0:
+		b.endTrial(p.ticket, o, after)
+	case b.word.Load()&^failedBit == p.ticket && o != excluded:
+		b.endCall(p.ticket, o, after)
 	}
 }
 
@@ -47,8 +57,10 @@ type outcome uint8
 
 const (
 	success outcome = iota
+	slow
 	failure
 	refused
+	rejected
 	excluded // cancelled, or a trial not reported in time
 )
 
@@ -60,6 +72,8 @@ func outcomeOf(err error) outcome {
 		return excluded
 	case Refused(err):
 		return refused
+	case errors.Is(err, ErrSlow):
+		return slow
 	default:
 		return failure
 	}
@@ -75,7 +89,7 @@ func Refused(err error) bool {
 }
 
 // endCall counts the end of a call that a closed breaker allowed.
-func (b *Breaker) endCall(ticket uint64, o outcome) {
+func (b *Breaker) endCall(ticket uint64, o outcome, after time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	word := b.word.Load()
@@ -88,24 +102,21 @@ func (b *Breaker) endCall(ticket uint64, o outcome) {
 	if b.circuit == nil {
 		b.circuit = newCircuit(b)
 	}
-	b.circuit.count(o)
-	if b.word.Load() != word { // it opened
+	failed := b.circuit.count(o, after)
+	switch {
+	case b.word.Load() != word: // it opened
 		b.scheduleLocked()
 		b.notifyLocked()
-		return
-	}
-	if o == success {
-		b.word.Store(word &^ failedBit)
-	} else {
-		b.word.Store(word | failedBit)
+	case failed != (word&failedBit != 0):
+		b.word.Store(word ^ failedBit)
 	}
 }
 
 // endTrial counts the end of a trial, unless that has been done already.
-func (b *Breaker) endTrial(ticket uint64, o outcome) {
+func (b *Breaker) endTrial(ticket uint64, o outcome, after time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.circuit.endTrial(ticket, o) {
+	if b.circuit.endTrial(ticket, o, after) {
 		b.scheduleLocked()
 		b.notifyLocked()
 	}

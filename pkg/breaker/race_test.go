@@ -16,9 +16,9 @@ import (
 func TestNeverMoreTrialsAtOnceThanAllowed(t *testing.T) {
 	const callers, rounds, trials = 16, 500, 3
 	synctest.Test(t, func(t *testing.T) {
-		b := breaker.New(key, breaker.Settings{OpenFor: time.Second, Trials: trials, TrialTimeout: time.Minute})
+		b := breaker.New(key, &breaker.Settings{OpenFor: time.Second, Trials: trials, TrialTimeout: time.Minute})
 		defer b.Close()
-		halfOpen(t, b, time.Second)
+		halfOpen(t, b)
 
 		var running, allowed atomic.Int32
 		var all sync.WaitGroup
@@ -77,8 +77,8 @@ func TestManyCallersAtOnce(t *testing.T) {
 		told    = breaker.Closed // only OnChange touches it until Close
 		changes int
 	)
-	b := breaker.New(key, breaker.Settings{
-		Failures: 3, OpenFor: 20 * time.Microsecond, Trials: 2, TrialTimeout: 50 * time.Microsecond,
+	b := breaker.New(key, &breaker.Settings{
+		Failures: 3, OpenFor: 20 * time.Microsecond, MaxOpenFor: time.Millisecond, MinCalls: 5, Window: time.Millisecond, Trials: 2, TrialTimeout: 50 * time.Microsecond,
 		OnChange: func(_ breaker.Key, from, to breaker.State) {
 			if !telling.CompareAndSwap(false, true) {
 				t.Error("OnChange was called twice at once")
@@ -102,7 +102,7 @@ func TestManyCallersAtOnce(t *testing.T) {
 					time.Sleep(time.Microsecond) // as a caller does that tries another instance
 					continue
 				}
-				switch n := r.IntN(20); {
+				switch n := r.IntN(22); {
 				case n < 10:
 					p.Done(nil)
 				case n < 15:
@@ -112,6 +112,10 @@ func TestManyCallersAtOnce(t *testing.T) {
 				case n == 16:
 					p.Done(errCanceled)
 				case n == 17: // never reported
+				case n == 20:
+					p.Done(breaker.ErrSlow)
+				case n == 21:
+					p.Reject(30 * time.Microsecond)
 				default:
 					late = append(late, p)
 				}

@@ -70,14 +70,14 @@ func TestAnOpenBreakerIsTriedAndCloses(t *testing.T) {
 					return w.pick()
 				}
 				w.call("i0", errRefused)
-				time.Sleep(5*time.Second - time.Millisecond)
+				time.Sleep(4*time.Second - time.Millisecond)
 				if n := w.picks(50, key(0))["i0"]; n > 0 {
 					t.Fatalf("picked i0 %d times while it was open", n)
 				}
-				time.Sleep(50 * time.Millisecond)
+				time.Sleep(2050 * time.Millisecond)
 				synctest.Wait()
 				if got := w.candidate("i0").Breaker; got != "half-open" {
-					t.Fatalf("breaker %s after 5s, want half-open", got)
+					t.Fatalf("breaker %s after 6s, want half-open", got)
 				}
 				// One trial at a time: while it runs, no other call
 				// goes there.
@@ -114,7 +114,7 @@ func TestAFailedTrialOpensTheBreakerAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{}, several(2)...)
 		w.call("i0", errRefused)
-		time.Sleep(5100 * time.Millisecond)
+		time.Sleep(6100 * time.Millisecond)
 		w.call("i0", errCall)
 		if got := w.candidate("i0").Breaker; got != "open" {
 			t.Errorf("breaker %s after a failed trial, want open", got)
@@ -126,7 +126,7 @@ func TestATrialThatIsNeverReportedDoesNotBlockForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{}, several(2)...)
 		w.call("i0", errRefused)
-		time.Sleep(5100 * time.Millisecond)
+		time.Sleep(6100 * time.Millisecond)
 		w.aim("i0") // and never ended
 		time.Sleep(10100 * time.Millisecond)
 		w.call("i0", nil)
@@ -190,7 +190,7 @@ func TestAHalfOpenInstanceAloneIsStillPicked(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := start(t, selector.Options{Strategy: strategy}, instance("a", home), instance("b", home, status(events.NotReady)))
 				w.call("a", errRefused)
-				time.Sleep(5100 * time.Millisecond)
+				time.Sleep(6100 * time.Millisecond)
 				var held []selector.Pick
 				for range 5 {
 					held = append(held, w.pick())
@@ -244,7 +244,7 @@ func TestTheUsersHookIsCalledForBreakersAndMayCallTheSelector(t *testing.T) {
 		}
 		w = start(t, o, several(2)...)
 		w.call("i0", errRefused)
-		time.Sleep(5100 * time.Millisecond)
+		time.Sleep(6100 * time.Millisecond)
 		synctest.Wait()
 		want := []string{"user i0 1: closed to open", "user i0 1: open to half-open"}
 		if len(heard) < 2 || !slices.Equal(heard[:2], want) {

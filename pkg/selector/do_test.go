@@ -64,6 +64,7 @@ func TestDoTriesOthersAndTheNextCircleAfterTwo(t *testing.T) {
 		t.Run(string(strategy), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				o := selector.Options{Strategy: strategy, Retry: selector.Retry{Attempts: 5}}
+				o.Breaker.Failures = 1000 // they stay closed
 				w := start(t, o, append(several(4), instance("door", nextDoor), instance("far", farAway))...)
 				for range 20 {
 					w.list(append(several(4), instance("door", nextDoor), instance("far", farAway))...)
@@ -388,7 +389,7 @@ func TestACallThatPanicsIsNotInFlightForEver(t *testing.T) {
 		}
 		// A call that panics does not keep the slot of a trial.
 		w.call("a", errRefused)
-		time.Sleep(5100 * time.Millisecond)
+		time.Sleep(6100 * time.Millisecond)
 		func() {
 			defer func() { _ = recover() }()
 			_ = w.Do(t.Context(), "user", func(context.Context, *events.Instance) error { panic("oops") })

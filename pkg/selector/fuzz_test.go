@@ -105,9 +105,10 @@ func (w *world) enact(all []imagined) {
 		}
 	}
 	refuse(func(im imagined) bool { return im.half })
-	time.Sleep(4500 * time.Millisecond)
+	time.Sleep(3900 * time.Millisecond)
 	refuse(func(im imagined) bool { return !im.half && im.rank >= 4 })
-	w.list(entries...) // takes a second, in which those of half turn half-open
+	time.Sleep(1200 * time.Millisecond)
+	w.list(entries...) // takes a second; those of half are half-open then, the others are not
 }
 
 // check compares picks and the explanation with what is expected.

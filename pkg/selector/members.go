@@ -135,7 +135,7 @@ func (ms *members) member(e events.Entry, n *table.Node) table.Member {
 	if n == nil {
 		n = &table.Node{
 			Shared:  &ms.svc.Shared,
-			Breaker: breaker.New(breaker.Key{Service: ms.svc.name, Instance: e.ID, Incarnation: e.Incarnation}, ms.svc.breaker),
+			Breaker: breaker.New(breaker.Key{Service: ms.svc.name, Instance: e.ID, Incarnation: e.Incarnation}, &ms.svc.breaker),
 			Path:    ms.svc.sel.prober.Path(ms.svc.sel.measure.target(e.Instance)),
 			Home:    ms.homeCircle(e.Instance),
 		}

@@ -141,6 +141,7 @@ func TestAnInstanceThatHungIsCalledAgainSecondsAfterItIsBack(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				o := selector.Options{}
 				o.Breaker.Failures = tt.failures
+				o.Breaker.MaxOpenFor = 5 * time.Second
 				w := start(t, o, several(2)...)
 				hangs := false
 				calls := func(d time.Duration) (answers, inVain int) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/proxima-discovery/proxima/pkg/breaker"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 )
 
@@ -41,7 +42,7 @@ func (b *Builder) Explain(members []Member, now time.Duration) *Explanation {
 		if vd.usedAs < NotReady {
 			vd.distance = vd.distanceIn(&t.circles[t.index(vd.usedAs, vd.circle)])
 		}
-		_, refused := m.Breaker.Opened()
+		refused := m.Breaker.Opened().Why == breaker.ByRefusal
 		e.Members[i] = Standing{*m, vd, source, b.ramp(m.Born, t.at), refused, m.score(Ticks(t.at))}
 	}
 	e.Circles = b.circles(e, members)

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/proxima-discovery/proxima/pkg/breaker"
 )
 
 // filler is an instance that could fill in.
@@ -54,8 +56,8 @@ func (d *draft) fill() bool {
 		switch {
 		case vd.State == Suspect && base == Usable:
 		case vd.State == Open:
-			var refused bool
-			if f.opened, refused = m.Breaker.Opened(); refused {
+			opened := m.Breaker.Opened()
+			if f.opened = opened.At; opened.Why == breaker.ByRefusal {
 				continue
 			}
 		default:

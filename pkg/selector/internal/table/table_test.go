@@ -47,7 +47,7 @@ func (w *world) add(circle uint8, distance time.Duration, change func(*events.En
 	n := &table.Node{
 		Shared:  w.shared,
 		Home:    circle,
-		Breaker: breaker.New(breaker.Key{Service: "user", Instance: e.ID}, breaker.Settings{Failures: 1}),
+		Breaker: breaker.New(breaker.Key{Service: "user", Instance: e.ID}, &breaker.Settings{Failures: 1}),
 		Path:    prober().Path(latency.Target{Key: e.Key()}),
 	}
 	w.tb.Cleanup(n.Close)
