@@ -32,7 +32,7 @@ type runCommand struct {
 	Check          string        `placeholder:"URL" help:"Check: the instance is announced when it passes, and not_ready while it fails later: http://…, https://…, tcp://host:port, grpc://host:port[/service], or none. Default: none; with a command, the instance is announced when its first host:port accepts a connection, after 3s at the latest."`
 	Drain          time.Duration `default:"5s" placeholder:"DURATION" help:"On a signal to stop: how long the instance is announced as draining before it is deregistered (${default})."`
 	Metadata       daemon.Pairs  `placeholder:"KEY=VALUE" help:"Metadata of the instance. Repeat the flag for each key."`
-	Weight         int           `default:"100" placeholder:"NUMBER" help:"Weight relative to the other instances, 1 to 10000 (${default})."`
+	Weight         int           `default:"100" placeholder:"NUMBER" help:"Share of calls relative to the other instances, 1 to 10000; 0: called only when no other instance can be (${default})."`
 	Load           string        `placeholder:"URL" help:"Load of the instance: http://… or https://… that answers with a beat as JSON, or none. Default: none; with a command on Linux, the load that the system measures."`
 	BeatInterval   time.Duration `default:"5s" placeholder:"DURATION" help:"Time between two beats, which are reports of the load (${default})."`
 	ServiceVersion string        `placeholder:"VERSION" help:"Version of the service that the instance runs."`
@@ -166,17 +166,20 @@ func (c *runCommand) measure(s *session, endpoints map[string]string, pid int) l
 // entry is the instance of the flags, with how it is announced.
 func (c *runCommand) entry(s *session) (*announcing.Entry, kv.AnnounceOptions, error) {
 	none := kv.AnnounceOptions{}
-	// Zero in a record means the default. A flag of zero is refused.
+	// Zero in an instance means the default: a flag of zero is something else.
+	weight := c.Weight
 	switch {
 	case c.TTL == 0:
 		return nil, none, daemon.Usagef("--ttl 0s: want whole seconds from 1s to 1h")
-	case c.Weight == 0:
-		return nil, none, daemon.Usagef("--weight 0: want 1 to 10000")
+	case weight == 0:
+		weight = events.LastResort
+	case weight < 0:
+		return nil, none, daemon.Usagef("--weight %d: want 0 to 10000", weight)
 	}
 	e := &announcing.Entry{Won: s.where.Won, Instance: events.Instance{
 		ID: cmp.Or(c.ID, randomID(c.Service)), Service: c.Service,
 		Endpoints: c.Endpoint, Location: s.where.Location,
-		Version: c.ServiceVersion, Weight: c.Weight, Metadata: c.Metadata,
+		Version: c.ServiceVersion, Weight: weight, Metadata: c.Metadata,
 		Started: time.Now(), TTL: c.TTL,
 	}}
 	if err := e.Prepare(); err != nil {

@@ -39,7 +39,7 @@ func (c *instancesCommand) Run(ctx context.Context, p *daemon.Process) error {
 	t := newTable(p.Stdout, "INSTANCE", "STATUS", "LOCATION", "ENDPOINTS", "VERSION", "WEIGHT", "AGE", "TTL", "METADATA")
 	for _, e := range entries {
 		t.row(e.ID, status(string(e.Status), e.Suspect, e.Evacuated), place(e.Location), pairs(e.Endpoints),
-			e.Version, e.Weight, age(e.Started), e.TTL, pairs(e.Metadata))
+			e.Version, max(0, e.Weight), age(e.Started), e.TTL, pairs(e.Metadata))
 	}
 	return t.end()
 }

@@ -109,7 +109,7 @@ func value(field string, c *directory.Change) string {
 	case "version":
 		return "=" + in.Version
 	case "weight":
-		return fmt.Sprint("=", in.Weight)
+		return fmt.Sprint("=", max(0, in.Weight))
 	case "endpoints":
 		return "=" + pairs(in.Endpoints)
 	case "location":

@@ -38,6 +38,9 @@ const (
 	DefaultTTL = 15 * time.Second
 	// DefaultWeight is the weight of an instance without one.
 	DefaultWeight = 100
+	// LastResort is the weight of an instance that is called only when no other one can
+	// be. It is 0 in JSON.
+	LastResort = -1
 	// MaxSize is the largest encoded instance, in bytes.
 	MaxSize = 64 << 10
 )
@@ -69,11 +72,8 @@ type Instance struct {
 	// Version of the service, for people. Callers do not choose by it.
 	Version string
 	// Weight is the instance's share of calls relative to the other instances', 1
-	// to 10000. Default [DefaultWeight]. It depends on the caller's strategy:
-	// weighted_round_robin and consistent_hash keep the shares; p2c,
-	// least_request and load_aware divide the load of an instance by its weight,
-	// so a small one gets calls only while the others are busy; random,
-	// round_robin and nearest ignore it.
+	// to 10000, or [LastResort]. Default [DefaultWeight]. The strategies round_robin and
+	// nearest ignore it.
 	Weight int
 	// Metadata is free to use. A level of [topology.Levels] may be one of its keys.
 	Metadata map[string]string
@@ -108,8 +108,7 @@ func (in *Instance) Place() topology.Place {
 }
 
 // Decode reads and validates a record. It ignores unknown fields, and fills in
-// defaults for fields that are absent, null or empty; a weight or a ttl of zero is an
-// error. It keeps nothing of data. The error quotes at most 80 bytes of a field; it is
+// defaults for fields that are absent, null or empty; a ttl of zero is an error. It keeps nothing of data. The error quotes at most 80 bytes of a field; it is
 // a *[FieldError] when the JSON is valid.
 func Decode(data []byte) (*Instance, error) {
 	if len(data) > MaxSize {

@@ -133,7 +133,7 @@ func TestEncodeRefusesWhatDecodeWould(t *testing.T) {
 	}{
 		{func(in *events.Instance) { in.ID = "a.b" }, "events: id"},
 		{func(in *events.Instance) { in.Endpoints = nil }, "events: endpoints"},
-		{func(in *events.Instance) { in.Weight = -1 }, "events: weight"},
+		{func(in *events.Instance) { in.Weight = -2 }, "events: weight"},
 		{func(in *events.Instance) { in.TTL = time.Millisecond }, "events: ttl"},
 		{func(in *events.Instance) { in.Started = time.Unix(1<<40, 0) }, "events: started"},
 		{func(in *events.Instance) { in.Metadata["m"] = "\xff" }, "events: metadata.m"},
@@ -185,7 +185,7 @@ func TestInstancesAreOrdinaryJSON(t *testing.T) {
 
 func TestUnmarshalReplacesOrLeavesAlone(t *testing.T) {
 	in := user()
-	for _, data := range []string{`null`, `{"id":5}`, `{"ttl":"soon"}`, `{"weight":0}`} {
+	for _, data := range []string{`null`, `{"id":5}`, `{"ttl":"soon"}`, `{"weight":-1}`} {
 		err := json.Unmarshal([]byte(data), &in)
 		if (err == nil) != (data == "null") {
 			t.Errorf("%s: %v", data, err)
@@ -237,5 +237,22 @@ func TestAddressesAreOrderedText(t *testing.T) {
 	in := events.Instance{Endpoints: map[string]string{"http": "10.0.0.5:8080", "grpc": "10.0.0.5:9090"}}
 	if got, want := in.Addresses(), "grpc=10.0.0.5:9090, http=10.0.0.5:8080"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestAWeightOfZeroIsTheLastResort(t *testing.T) {
+	in := events.Instance{ID: "1", Service: "user", Endpoints: map[string]string{events.HTTP: "10.0.0.5:8080"}, Weight: events.LastResort}
+	data, err := events.Encode(in)
+	if err != nil || !strings.Contains(string(data), `"weight":0`) {
+		t.Fatalf("%s, %v", data, err)
+	}
+	for _, text := range []string{string(data), strings.Replace(string(data), `"weight":0`, `"weight":-0`, 1)} {
+		var plain events.Instance
+		if err := json.Unmarshal([]byte(text), &plain); err != nil || plain.Weight != events.LastResort {
+			t.Errorf("%s: weight %d, %v", text, plain.Weight, err)
+		}
+		if got, err := events.Decode([]byte(text)); err != nil || got.Weight != events.LastResort {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
 	}
 }

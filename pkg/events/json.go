@@ -42,7 +42,8 @@ func (in Instance) MarshalJSON() ([]byte, error) {
 		Metadata: in.Metadata, Coordinate: in.Coordinate,
 	}
 	if in.Weight != 0 {
-		w.Weight = &in.Weight
+		weight := max(0, in.Weight) // LastResort is 0
+		w.Weight = &weight
 	}
 	if !in.Started.IsZero() {
 		started, err := in.Started.UTC().MarshalText()
@@ -131,8 +132,8 @@ func decodeAny(data []byte, in *Instance) error {
 		Metadata: w.Metadata, Coordinate: w.Coordinate,
 	}
 	if w.Weight != nil {
-		if in.Weight = *w.Weight; in.Weight == 0 {
-			return &FieldError{"weight", "0", weightRule}
+		if in.Weight = weightOf(*w.Weight); in.Weight < LastResort {
+			return &FieldError{"weight", strconv.Itoa(*w.Weight), weightRule}
 		}
 	}
 	var err error
@@ -140,6 +141,17 @@ func decodeAny(data []byte, in *Instance) error {
 		in.TTL, err = parseTTL(w.TTL)
 	}
 	return err
+}
+
+// weightOf is the weight that stands in JSON; less than [LastResort] if it is invalid.
+func weightOf(n int) int {
+	switch {
+	case n == 0:
+		return LastResort
+	case n < 0:
+		return LastResort - 1
+	}
+	return n
 }
 
 const wantObject = "want a JSON object"
@@ -357,9 +369,9 @@ func (d *plainDecoder) member(name []byte, v *fastjson.Value) {
 	case "version":
 		d.string(v, &in.Version)
 	case "weight":
-		var err error
-		in.Weight, err = strconv.Atoi(string(d.number(v)))
-		d.expect(err == nil && in.Weight != 0)
+		weight, err := strconv.Atoi(string(d.number(v)))
+		in.Weight = weightOf(weight)
+		d.expect(err == nil && in.Weight >= LastResort)
 	case "metadata":
 		d.object(v, d.label)
 	case "coordinate":

@@ -47,6 +47,12 @@ func decodeReference(data []byte) (in *events.Instance, ok bool) {
 	}
 	if r.Weight != nil {
 		in.Weight = *r.Weight
+		switch {
+		case in.Weight == 0:
+			in.Weight = events.LastResort
+		case in.Weight < 0:
+			in.Weight = -2 // which is not valid
+		}
 	}
 	if r.TTL != "" {
 		var err error

@@ -34,7 +34,7 @@ func (e *FieldError) Error() string {
 const (
 	serviceRule    = "want a DNS label: 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both ends"
 	textRule       = "want at most 255 bytes of printable text"
-	weightRule     = "want a whole number, 1 to 10000"
+	weightRule     = "want a whole number, 0 to 10000"
 	ttlRule        = `want whole seconds from 1s to 1h, such as "15s"`
 	startedRule    = "want a time of the years 1970 to 9999, such as 2026-11-21T08:00:00Z"
 	coordinateRule = "want finite seconds, at most 10"
@@ -101,7 +101,7 @@ func (in *Instance) Validate() error {
 	default:
 		return &FieldError{"status", string(in.Status), "want up, draining or not_ready"}
 	}
-	if in.Weight < 1 || in.Weight > 10000 {
+	if in.Weight != LastResort && (in.Weight < 1 || in.Weight > 10000) {
 		return &FieldError{"weight", strconv.Itoa(in.Weight), weightRule}
 	}
 	if in.TTL < time.Second || in.TTL > time.Hour || in.TTL%time.Second != 0 {

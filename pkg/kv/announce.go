@@ -248,7 +248,7 @@ func (a *Announcement) Done() <-chan struct{} { return a.done }
 
 // Update changes what is announced, at once. Service, region, zone, id, incarnation
 // and ttl cannot be changed. The function change gets a copy of its own, and is called
-// again when another Update was faster.
+// again when another Update was faster. A weight of 0 is [events.LastResort].
 func (a *Announcement) Update(change func(*events.Instance)) error {
 	for {
 		before := a.in.Load()
@@ -259,6 +259,9 @@ func (a *Announcement) Update(change func(*events.Instance)) error {
 			after.Coordinate = &c
 		}
 		change(&after)
+		if after.Weight == 0 {
+			after.Weight = events.LastResort // it had a weight: this is no missing one
+		}
 		if after.Key() != before.Key() || after.Incarnation != before.Incarnation || after.TTL != before.TTL {
 			return fmt.Errorf("kv: update %s: service, region, zone, id, incarnation and ttl cannot be changed, announce another instance", before.Key())
 		}

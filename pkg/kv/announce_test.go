@@ -205,13 +205,19 @@ func TestUpdateIsAnnouncedAtOnce(t *testing.T) {
 			"id":          func(in *events.Instance) { in.ID = "b" },
 			"incarnation": func(in *events.Instance) { in.Incarnation = "b" },
 			"ttl":         func(in *events.Instance) { in.TTL = time.Minute },
-			"weight":      func(in *events.Instance) { in.Weight = -1 },
+			"weight":      func(in *events.Instance) { in.Weight = -2 },
 			"endpoints":   func(in *events.Instance) { clear(in.Endpoints) },
 			"shorten":     func(in *events.Instance) { in.Metadata["x"] = strings.Repeat("x", events.MaxSize) },
 		} {
 			if err := a.Update(change); err == nil || !strings.Contains(err.Error(), name[:2]) {
 				t.Errorf("%s: %v", name, err)
 			}
+		}
+		if err := a.Update(func(in *events.Instance) { in.Weight = 0 }); err != nil || a.Instance().Weight != events.LastResort {
+			t.Errorf("a weight of 0: %v, %+v", err, a.Instance())
+		}
+		if err := a.Update(func(in *events.Instance) { in.Weight = 7 }); err != nil {
+			t.Error(err)
 		}
 		if got := a.Instance(); got.Weight != 7 || len(got.Endpoints) != 2 {
 			t.Errorf("%+v", got)
@@ -268,7 +274,7 @@ func TestInvalidInstancesAreRefused(t *testing.T) {
 			"location.region": func(in *events.Instance) { in.Location.Region = "a.b" },
 			"endpoints":       func(in *events.Instance) { in.Endpoints = nil },
 			"endpoints.http":  func(in *events.Instance) { in.Endpoints = map[string]string{events.HTTP: "nowhere"} },
-			"weight":          func(in *events.Instance) { in.Weight = -1 },
+			"weight":          func(in *events.Instance) { in.Weight = -2 },
 			"status":          func(in *events.Instance) { in.Status = "well" },
 			"ttl":             func(in *events.Instance) { in.TTL = time.Millisecond },
 		} {
