@@ -27,7 +27,7 @@ type serveCommand struct {
 	StoreDir    string               `placeholder:"DIR" help:"Without --nats-url: where the embedded NATS server stores its data. Default: a temporary directory, removed at exit."`
 	AllowCIDR   []string             `name:"allow-cidr" placeholder:"NETWORK" help:"Call only instances in this network; may be repeated. Link-local, multicast and metadata addresses are never called."`
 	Timeout     time.Duration        `default:"10s" placeholder:"DURATION" help:"How long an instance may take to answer (${default})."`
-	Attempt     time.Duration        `name:"attempt-timeout" placeholder:"DURATION" help:"How long one instance may take to answer before another gets the call, if the call may be repeated. Default: a third of --timeout."`
+	Attempt     time.Duration        `name:"attempt-timeout" placeholder:"DURATION" help:"How long one instance may take to answer before another gets the call, if the call may be repeated, another instance is left, and that long is left of --timeout. Default: until it seems to hang, after a second or more, 10 times what calls to the service take on average, and 3 times the slowest."`
 	Concurrency int                  `default:"1024" placeholder:"NUMBER" help:"Concurrent calls by NATS; more are refused (${default})."`
 	Grace       time.Duration        `default:"10s" placeholder:"DURATION" help:"How long running calls may take after SIGTERM (${default})."`
 	Strategy    string               `default:"p2c" placeholder:"NAME" help:"How to choose among about equally near instances: p2c, nearest, round_robin, weighted_round_robin, random, least_request, consistent_hash, or load_aware, by the load they report (${default})."`

@@ -114,12 +114,13 @@ func (r *relay) routeNATS(ctx context.Context, c *call, method string, from *top
 	var reply *nats.Msg
 	err := r.selector.DoFor(ctx, ask, func(ctx context.Context, p *selector.Pick) error {
 		c.span.Picked(p.ID, p.Circle())
-		answer, err := r.request(ctx, c, p.Instance)
-		if answer != nil {
-			reply = answer
-		}
-		p.Done(err)
-		return err
+		return p.Try(ctx, func(ctx context.Context) error {
+			answer, err := r.request(ctx, c, p.Instance)
+			if answer != nil {
+				reply = answer
+			}
+			return err
+		})
 	})
 	if reply != nil {
 		return reply, nil // also if it reports a failure of the instance
@@ -171,12 +172,14 @@ func fromNATS(in *events.Instance, answer *nats.Msg) (*nats.Msg, error) {
 	}
 	reply.Header.Set(headerStatus, strconv.Itoa(status))
 	reply.Header.Set(headerInstance, in.ID)
-	switch status {
-	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return reply, fmt.Errorf("router: instance %s: status %d", in.ID, status)
-	}
-	if status >= 500 {
-		return reply, selector.Permanent(fmt.Errorf("router: instance %s: status %d", in.ID, status))
+	err := fmt.Errorf("router: instance %s: status %d", in.ID, status)
+	switch proximahttp.ClassifyStatus(status, status == http.StatusServiceUnavailable) {
+	case selector.Fault:
+		return reply, err
+	case selector.Backpressure:
+		return reply, selector.Overloaded(err, 0)
+	case selector.Answer:
+		return reply, selector.Permanent(err)
 	}
 	return reply, nil
 }

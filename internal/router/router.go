@@ -50,8 +50,8 @@ type Options struct {
 	// end. Default 10s.
 	Timeout time.Duration
 	// AttemptTimeout is how long one instance may take for the head of its answer
-	// before another gets the call, if the call may be repeated. Default: a third
-	// of Timeout.
+	// before another gets the call, if the call may be repeated and that long is left
+	// for it. Default: until the instance seems to hang.
 	AttemptTimeout time.Duration
 	// Concurrency bounds the calls by NATS that run at once; more are refused.
 	// Default 1024.
@@ -75,9 +75,6 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = 10 * time.Second
-	}
-	if o.AttemptTimeout <= 0 {
-		o.AttemptTimeout = o.Timeout / 3
 	}
 	if o.Concurrency <= 0 {
 		o.Concurrency = 1024

@@ -6,29 +6,32 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"sync/atomic"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-// answer is the body of a response. Its end is the end of the pick.
+// answer is the body of a response. Its end is the end of the pick, if that goes on
+// until then, and of the attempt's context.
 type answer struct {
 	io.ReadCloser
-	req     *http.Request // the caller's
-	pick    selector.Pick
-	result  error // when nothing goes wrong from now on
-	latency time.Duration
-	ended   atomic.Bool
+	req    *http.Request // the caller's
+	pick   selector.Pick
+	giveUp context.CancelCauseFunc
+	ended  atomic.Bool
 }
 
-// report ends the pick when the body of resp has ended.
-func report(resp *http.Response, req *http.Request, pick *selector.Pick, result error, latency time.Duration) {
+// follow ends the pick, and the context of the attempt, when the body of resp has ended.
+// The pick of a call that has ended before stays as it is.
+func follow(resp *http.Response, req *http.Request, pick *selector.Pick, giveUp context.CancelCauseFunc) {
 	if resp.Body == http.NoBody {
-		pick.DoneAfter(result, latency)
+		pick.Done(nil)
+		giveUp(nil)
 		return
 	}
-	a := &answer{ReadCloser: resp.Body, req: req, pick: pick.Keep(), result: result, latency: latency}
+	a := &answer{ReadCloser: resp.Body, req: req, pick: pick.Keep(), giveUp: giveUp}
 	resp.Body = a
 	if w, ok := a.ReadCloser.(io.Writer); ok {
 		resp.Body = &connection{a, w}
@@ -39,8 +42,9 @@ func (a *answer) Read(p []byte) (int, error) {
 	n, err := a.ReadCloser.Read(p)
 	switch {
 	case err == nil:
+		return n, nil
 	case err == io.EOF:
-		a.end(a.result)
+		a.end(nil)
 	case interrupted(a.req) != nil:
 		// Also a deadline: the instance answered, and only the caller knows how long
 		// its body may take.
@@ -48,17 +52,20 @@ func (a *answer) Read(p []byte) (int, error) {
 	default:
 		a.end(fmt.Errorf("read the response's body: %w", err))
 	}
+	a.giveUp(nil) // now that the connection is free, or lost
 	return n, err
 }
 
 func (a *answer) Close() error {
-	a.end(a.result) // first, because Close makes a Read of another goroutine fail
-	return a.ReadCloser.Close()
+	a.end(nil) // first, because Close makes a Read of another goroutine fail
+	err := a.ReadCloser.Close()
+	a.giveUp(nil)
+	return err
 }
 
 func (a *answer) end(result error) {
 	if a.ended.CompareAndSwap(false, true) {
-		a.pick.DoneAfter(result, a.latency)
+		a.pick.Done(result)
 	}
 }
 
@@ -76,24 +83,67 @@ func (c *connection) CloseWrite() error {
 	return fmt.Errorf("proximahttp: close the writing side: %w", http.ErrNotSupported)
 }
 
-// verdict is how a status counts for the instance. A nil result is a success.
-func verdict(status int) (failed bool, result error) {
+// ClassifyResponse is the default of [Options.Classify]: 429, and 503 with a
+// Retry-After, are [selector.Backpressure]; other 5xx but 501 and 505 are a
+// [selector.Fault]; 4xx, 501 and 505 are an [selector.Answer]; what is left is a
+// [selector.Success].
+func ClassifyResponse(resp *http.Response) selector.Outcome {
+	return ClassifyStatus(resp.StatusCode, resp.Header.Get("Retry-After") != "")
+}
+
+// ClassifyStatus is [ClassifyResponse] for a status alone; retryAfter is whether it came
+// with a time after which to try again.
+func ClassifyStatus(status int, retryAfter bool) selector.Outcome {
 	switch {
-	case status == http.StatusBadGateway, status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout:
-		return true, errFailed
-	case status >= 500, status == http.StatusTooManyRequests:
-		return false, errAnswer
-	default:
-		return false, nil
+	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable && retryAfter:
+		return selector.Backpressure
+	case status == http.StatusNotImplemented, status == http.StatusHTTPVersionNotSupported:
+		return selector.Answer
+	case status >= http.StatusInternalServerError:
+		return selector.Fault
+	case status >= http.StatusBadRequest:
+		return selector.Answer
 	}
+	return selector.Success
+}
+
+// outcome is a status as the error of a call, marked with what it means. It is nil for a
+// success.
+func outcome(o selector.Outcome, resp *http.Response) error {
+	switch o {
+	case selector.Success:
+		return nil
+	case selector.Answer:
+		return errAnswer
+	case selector.Backpressure:
+		return selector.Overloaded(statusError(resp.StatusCode), retryAfter(resp.Header.Get("Retry-After"), time.Now()))
+	case selector.Fault:
+		return statusError(resp.StatusCode)
+	}
+	return errIgnored
 }
 
 var (
-	errFailed = errors.New("status 502, 503 or 504")
-	// errAnswer counts neither as success nor as failure: an error that came quickly
-	// must not attract more requests.
-	errAnswer = fmt.Errorf("status 429 or 5xx: %w", context.Canceled)
+	errAnswer = selector.Permanent(errors.New("an error that the instance answered"))
+	// errIgnored is for outcomes that a response cannot have.
+	errIgnored = fmt.Errorf("not counted: %w", context.Canceled)
 )
+
+// statusError is the status of a response that failed.
+type statusError int
+
+func (e statusError) Error() string { return fmt.Sprintf("status %d", int(e)) }
+
+// retryAfter reads the value of the header of that name: seconds, or a date.
+func retryAfter(value string, now time.Time) time.Duration {
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return max(0, at.Sub(now))
+	}
+	return 0
+}
 
 // interrupted returns how the caller ended the request, if it did:
 // [context.Canceled] or [context.DeadlineExceeded].

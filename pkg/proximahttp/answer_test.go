@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -20,7 +21,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
-func TestARequestIsInFlightUntilTheBodyOfItsResponseEnds(t *testing.T) {
+func TestARequestIsInFlightUntilTheHeadOfItsResponse(t *testing.T) {
 	f := newFleet(t, proximahttp.Options{}, serve(t, "near", "a", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/empty" {
 			w.WriteHeader(http.StatusNoContent)
@@ -46,15 +47,15 @@ func TestARequestIsInFlightUntilTheBodyOfItsResponseEnds(t *testing.T) {
 	}
 
 	a, b := get("GET", "/"), get("GET", "/")
-	want("two heads", 2)
+	want("two heads", 0)
 	if _, err := io.Copy(io.Discard, a.Body); err != nil {
 		t.Fatal(err)
 	}
-	want("one read to its end", 1)
+	want("one read to its end", 0)
 	a.Body.Close()
-	want("and closed", 1)
+	want("and closed", 0)
 	_, _ = b.Body.Read(make([]byte, 10))
-	want("the other read in part", 1)
+	want("the other read in part", 0)
 	b.Body.Close()
 	b.Body.Close()
 	want("and closed twice", 0)
@@ -176,8 +177,8 @@ func TestAnUpgradedConnectionIsTheBody(t *testing.T) {
 			t.Errorf("the echo of %q is %q, %v", line, got, err)
 		}
 	}
-	if n := f.inFlight(); n != 1 {
-		t.Errorf("%d in flight, want 1", n)
+	if n := f.inFlight(); n != 0 {
+		t.Errorf("%d in flight, want 0: a stream is no load", n)
 	}
 	if err := body.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
 		t.Error(err)
@@ -357,4 +358,69 @@ func TestOpeningAConnectionIsNotTheInstancesDuration(t *testing.T) {
 	if ms := e.Instances[0].CallMS; ms <= 0 || ms > 250 {
 		t.Errorf("the call is said to have taken %v ms, the connection took 300 and the answer next to nothing", ms)
 	}
+}
+
+// Workers and consumers call under one context that lives as long as they do. A request
+// must leave nothing in it, whatever became of it.
+func TestRequestsLeaveNothingInAContextThatOutlivesThem(t *testing.T) {
+	f := newFleet(t, proximahttp.Options{Base: answers{}}, serve(t, "near", "a", says("near")), serve(t, "other", "a", says("other")))
+	root, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for _, path := range []string{"/read", "/close", "/partly", "/empty", "/404", "/500", "/fails"} {
+		t.Run(path[1:], func(t *testing.T) {
+			req := request(t, "POST", nil).WithContext(root)
+			req.URL.Path = path
+			call := func() {
+				resp, err := f.RoundTrip(req)
+				if err != nil {
+					return
+				}
+				switch path {
+				case "/partly":
+					_, _ = resp.Body.Read(make([]byte, 1))
+					fallthrough
+				case "/close":
+				default:
+					_, _ = io.Copy(io.Discard, resp.Body)
+				}
+				resp.Body.Close()
+			}
+			heap := func() uint64 {
+				var m runtime.MemStats
+				runtime.GC()
+				runtime.GC()
+				runtime.ReadMemStats(&m)
+				return m.HeapAlloc
+			}
+			for range 1000 {
+				call()
+			}
+			const n = 20000
+			before := heap()
+			for range n {
+				call()
+			}
+			if more := int64(heap()) - int64(before); more > 20*n {
+				t.Errorf("%d bytes a request are left", more/n)
+			}
+		})
+	}
+}
+
+// answers is the network of a test that makes many requests.
+type answers struct{}
+
+func (answers) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp := &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("answer"))}
+	switch req.URL.Path {
+	case "/empty":
+		resp.StatusCode, resp.Body = 204, http.NoBody
+	case "/404":
+		resp.StatusCode = 404
+	case "/500":
+		resp.StatusCode = 500
+	case "/fails":
+		return nil, io.ErrUnexpectedEOF
+	}
+	return resp, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
 	"net/http/httptrace"
 	"sync/atomic"
@@ -63,7 +62,7 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 	c.attempt = &Attempt{Instance: p.Instance, Circle: p.Circle(), Number: number}
 	ctx = context.WithValue(ctx, attemptKey{}, c.attempt)
 	w := &wire{nonIdempotent: c.ask.NonIdempotent}
-	bounded, giveUp := context.WithCancelCause(ctx) // ends with the request
+	bounded, giveUp := context.WithCancelCause(ctx) // ends with the body of the response
 	out := c.req.WithContext(httptrace.WithClientTrace(bounded, w.trace()))
 	u := *c.req.URL
 	u.Host = p.Endpoints[c.ask.Protocol]
@@ -78,10 +77,10 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 	}
 
 	w.begin()
-	timer := c.attemptTimer(p, func() { giveUp(errSlow) })
+	stop := c.afterSlow(ctx, p, func() { giveUp(errSlow) })
 	resp, err := c.transport.base.RoundTrip(out)
 	latency := w.latency()
-	if !timer.Stop() && err == nil { // its body cannot be read any more
+	if !stop() && err == nil { // its body cannot be read any more
 		_ = resp.Body.Close()
 		err = errSlow
 	}
@@ -100,16 +99,18 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 	}
 	c.resp = resp
 	resp.Request = c.req.WithContext(ctx)
-	failed, result := verdict(resp.StatusCode)
-	if !failed {
+	o := c.transport.options.Classify(resp)
+	result := outcome(o, resp)
+	if o == selector.Success {
+		p.Answered(latency)
 		if rtt, ok := w.conn.Load().RTT(); ok {
 			p.Observe(rtt)
 		}
-		report(resp, c.req, p, result, latency)
-		return nil
+	} else {
+		p.DoneAfter(result, latency) // now, so that the next pick knows
 	}
-	p.DoneAfter(result, latency) // now, so that the next pick knows
-	if !c.body.replayable() {
+	follow(resp, c.req, p, giveUp)
+	if result != nil && !c.body.replayable() {
 		return selector.Permanent(result)
 	}
 	return result
@@ -118,14 +119,18 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 // errSlow is the end of an attempt, not of the request: another instance may be faster.
 var errSlow = fmt.Errorf("no answer in the time of an attempt: %w", context.DeadlineExceeded)
 
-// attemptTimer calls late when the instance takes too long, if another instance may get
-// the request.
-func (c *call) attemptTimer(p *selector.Pick, late func()) *time.Timer {
+// afterSlow calls late when the instance takes too long, if another instance may get the
+// request and has the time for it. stop returns false if late was called.
+func (c *call) afterSlow(ctx context.Context, p *selector.Pick, late func()) (stop func() bool) {
 	limit := c.transport.options.AttemptTimeout
-	if limit <= 0 || c.ask.NonIdempotent || !c.body.replayable() || p.Alone() {
-		limit = math.MaxInt64
+	end, ends := ctx.Deadline()
+	switch {
+	case limit < 0, p.Last(), !c.body.replayable(), ends && time.Until(end) < 2*limit:
+		return func() bool { return true }
+	case limit == 0:
+		return p.AfterSlow(ctx, late)
 	}
-	return time.AfterFunc(limit, late)
+	return time.AfterFunc(limit, late).Stop
 }
 
 // failed returns the error of an attempt that got no response, marked with what follows.

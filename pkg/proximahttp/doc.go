@@ -9,18 +9,19 @@
 //
 // # What is a failure
 //
-// A request that got no response, a response cut off before its end, and the
-// statuses 502, 503 and 504 are failures of the instance. Every other status
-// is an answer, also 500 and 429: another instance would answer the same. An
-// error may come quicker than real work, so only responses below 500 other than
-// 429 count for the speed of an instance. A request that the caller cancels is
-// not counted. A request whose own deadline passes before the head of the response is a
-// failure: set [Options.AttemptTimeout], so that a hung instance does not take all the
-// time that a request has.
+// A request that got no response, a response cut off before its end, and the statuses 5xx
+// but 501 and 505 are failures of the instance. 429, and 503 with a Retry-After, ask for
+// fewer requests: the instance gets fewer, and none for the time of the Retry-After, and is
+// not faulty. 4xx, 501 and 505 are answers: another instance would answer the same. They
+// may come quicker than real work, so they do not count for the speed of an instance.
+// [Options.Classify] changes all that; [selector.Outcome] says what follows from each. A
+// request that the caller cancels, or whose own deadline passes, counts against the
+// instance if it took far longer than requests usually do.
 //
 // # What is tried again
 //
-// After a failure a request is tried on another instance when that is safe:
+// After a failure, after 429, and when an instance seems to hang, see
+// [Options.AttemptTimeout], a request is tried on another instance when that is safe:
 // nothing was sent, as after a refused connection; or the method is GET, HEAD,
 // OPTIONS, TRACE, PUT or DELETE, or the request has an Idempotency-Key, and
 // its body can be sent again. A body can when the request has GetBody, as all

@@ -121,8 +121,8 @@ func TestTheLastResponseIsReturnedAsItIs(t *testing.T) {
 	if status, body := read(t, resp, err); status != 502 && status != 503 || body != http.StatusText(status)+"\n" {
 		t.Errorf("got %d %q, want one of the instances' answers", status, body)
 	}
-	if n := f.picks(); n != 3 {
-		t.Errorf("%d attempts, want all 3 instances", n)
+	if n := f.picks(); n != 4 {
+		t.Errorf("%d attempts, want all 3 instances, and the first again", n)
 	}
 
 	f = newFleet(t, proximahttp.Options{}, serve(t, "near", "a", fails(503)))
@@ -135,7 +135,7 @@ func TestTheLastResponseIsReturnedAsItIs(t *testing.T) {
 func TestTheLastErrorNamesTheInstance(t *testing.T) {
 	f := newFleet(t, proximahttp.Options{}, at("gone", "a", events.HTTP, testkit.FreeAddress(t)))
 	_, err := f.client().Get("http://user/") //nolint:bodyclose // there is none
-	if err == nil || !strings.Contains(err.Error(), "user: 1 attempt, at gone (zone): ") || !strings.Contains(err.Error(), "refused") {
+	if err == nil || !strings.Contains(err.Error(), "user: 3 attempts, last at gone (zone): ") || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("got %v", err)
 	}
 	if _, ok := errors.AsType[*net.OpError](err); !ok {
@@ -144,7 +144,7 @@ func TestTheLastErrorNamesTheInstance(t *testing.T) {
 }
 
 func TestAnswersAreNotTriedAgainAndAreNoFailures(t *testing.T) {
-	for _, status := range []int{200, 204, 304, 400, 404, 408, 409, 429, 500, 501, 505, 507} {
+	for _, status := range []int{200, 204, 304, 400, 404, 408, 409, 501, 505} {
 		f := newFleet(t, proximahttp.Options{}, serve(t, "near", "a", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "1")
 			w.WriteHeader(status)
@@ -156,6 +156,48 @@ func TestAnswersAreNotTriedAgainAndAreNoFailures(t *testing.T) {
 		if f.opened() != "" || f.picks() != 1 || f.inFlight() != 0 {
 			t.Errorf("%d: breakers %q, %d attempts, %d in flight", status, f.opened(), f.picks(), f.inFlight())
 		}
+	}
+}
+
+// What another instance may do better is sent to it, if that is safe.
+func TestErrorsOfAnInstanceAreTriedAtAnotherOneIfThatIsSafe(t *testing.T) {
+	for _, tt := range []struct {
+		status     int
+		retryAfter string
+		opens      bool
+	}{{500, "", true}, {502, "", true}, {503, "", true}, {504, "", true}, {507, "", true}, {429, "", false}, {429, "1", true}, {503, "1", true}} {
+		for _, method := range []string{"GET", "PUT", "POST"} {
+			f := newFleet(t, proximahttp.Options{}, serve(t, "near", "a", func(w http.ResponseWriter, _ *http.Request) {
+				if tt.retryAfter != "" {
+					w.Header().Set("Retry-After", tt.retryAfter)
+				}
+				w.WriteHeader(tt.status)
+			}), serve(t, "far", "b", says("far")))
+			resp, err := f.RoundTrip(request(t, method, nil))
+			want := 200
+			if method == "POST" {
+				want = tt.status
+			}
+			if got, _ := read(t, resp, err); got != want {
+				t.Errorf("%s, %d: status %d, want %d", method, tt.status, got, want)
+			}
+			if opened := f.opened() != ""; opened != tt.opens {
+				t.Errorf("%s, %d, Retry-After %q: breakers %q", method, tt.status, tt.retryAfter, f.opened())
+			}
+		}
+	}
+}
+
+func TestWhatAResponseMeansCanBeChanged(t *testing.T) {
+	f := newFleet(t, proximahttp.Options{Classify: func(resp *http.Response) selector.Outcome {
+		if resp.StatusCode == 404 {
+			return selector.Fault
+		}
+		return proximahttp.ClassifyResponse(resp)
+	}}, serve(t, "near", "a", fails(404)), serve(t, "far", "b", says("far")))
+	resp, err := f.client().Get("http://user/")
+	if status, body := read(t, resp, err); status != 200 || body != "far" {
+		t.Errorf("got %d %q", status, body)
 	}
 }
 

@@ -22,13 +22,17 @@ type Options struct {
 	// attempt, for bodies without GetBody. Default 64 KiB.
 	MaxBody int64
 	// AttemptTimeout is how long an instance may take until the head of its response,
-	// if another instance may get the request too. Without it an instance that hangs
-	// takes all the time that the request has. Set it well above the slowest answer.
-	// Default: no limit but that of the request.
+	// if another instance may get the request too and that long is left for it. Default:
+	// until it seems to hang, see [selector.Pick.AfterSlow]. Negative: no limit but that
+	// of the request.
 	AttemptTimeout time.Duration
 	// Fallthrough sends requests whose URL does not name a service to Base,
 	// unchanged. Default: they are refused with an error.
 	Fallthrough bool
+	// Classify says what a response means for the instance, and whether the request is
+	// sent to another one if that is safe: after a [selector.Fault] and
+	// [selector.Backpressure]. It must not read the body. Default [ClassifyResponse].
+	Classify func(*http.Response) selector.Outcome
 	// Ask may change what is requested of the selector, for example the key of a
 	// consistent hash, the place to be near to, or whether the request may be sent
 	// twice. It must not change req.
@@ -52,6 +56,9 @@ type Transport struct {
 func New(sel Picker, o Options) *Transport {
 	if o.Base == nil {
 		o.Base = NewBase()
+	}
+	if o.Classify == nil {
+		o.Classify = ClassifyResponse
 	}
 	if o.MaxBody == 0 {
 		o.MaxBody = 64 << 10

@@ -2,34 +2,57 @@ package selector
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
 
 // Do calls the nearest working instance of a service. When call fails, Do calls
 // another instance, after a short random wait that grows, as long as there are
 // attempts ([Retry.Attempts]), a retry budget ([ErrBudget]) and time before ctx ends.
-// Each attempt may use all of the time that ctx has left: to give up one that hangs,
-// derive a context with a time-out in call.
+// When all instances have been tried, and the last one did not listen or broke the
+// connection, Do begins again, up to twice, after 0.4 and 0.8 s: they may be restarting.
+//
+// The context of an attempt ends when the instance seems to hang and another one may take
+// the call, see [Pick.AfterSlow]. Otherwise an attempt has all of the time of ctx.
 //
 // Do assumes that a call may be repeated, also one that the instance has received.
 // Where that is not so, use [Selector.DoFor] with [Request.NonIdempotent], or mark
 // errors as [Permanent].
 //
-// The error is a *[CallError] with that of the last attempt. An error marked
-// [Permanent] is returned as it was before it was marked. If there was no attempt, the
-// error is that of [Selector.Pick] or of ctx.
+// The error is a *[CallError] with that of the last attempt. An error that is an
+// [Answer], such as one marked [Permanent], is returned as it was before it was marked. If
+// there was no attempt, the error is that of [Selector.Pick] or of ctx.
 func (s *Selector) Do(ctx context.Context, service string, call func(context.Context, *events.Instance) error) error {
-	return s.DoFor(ctx, Request{Service: service}, func(ctx context.Context, p *Pick) error { return call(ctx, p.Instance) })
+	return s.DoFor(ctx, Request{Service: service}, func(ctx context.Context, p *Pick) error {
+		return p.Try(ctx, func(ctx context.Context) error { return call(ctx, p.Instance) })
+	})
 }
 
-// DoFor is Do for a [Request]. When call returns, its pick ends with the error that
-// call returned, unless call has ended it with Done or DoneAfter, or has kept it, see
-// [Pick.Keep]. When call panics, the pick ends like a canceled call.
+// Try makes one attempt, whose context ends when the instance seems to hang and another
+// one may take the call, see [Pick.AfterSlow]. The error is that of call, or [ErrSlow].
+func (p *Pick) Try(ctx context.Context, call func(context.Context) error) error {
+	attempt, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	stop := p.AfterSlow(ctx, func() { giveUp(ErrSlow) })
+	err := call(attempt)
+	if !stop() && err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: %w", ErrSlow, context.DeadlineExceeded)
+	}
+	return err
+}
+
+// DoFor is Do for a [Request]; call gives up an attempt that takes too long by itself, see
+// [Pick.AfterSlow]. When call returns, its pick ends with the error that call returned,
+// unless call has ended it with Done or DoneAfter, or has kept it, see [Pick.Keep]. When
+// call panics, the pick ends like a canceled call.
 func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Context, *Pick) error) error {
 	if err := ctx.Err(); err != nil {
 		return err // before any instance was called
@@ -39,25 +62,33 @@ func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Conte
 		return err
 	}
 	svc.budget.call()
-	var last *CallError
+	t := tries{Selector: s, svc: svc, request: &r}
 	for {
 		p, err := s.PickFor(ctx, r)
+		if errors.Is(err, ErrNoInstance) && t.again(ctx) {
+			continue
+		}
 		if err != nil {
-			if last != nil {
-				return last
+			if t.last != nil {
+				return t.last
 			}
 			return err
+		}
+		if !t.more() {
+			p.flags |= pickLast
 		}
 		if err = p.run(ctx, call); err == nil {
 			return nil
 		}
-		if isPermanent(err) {
+		outcome := s.opts.Retry.Classify(err)
+		if outcome == Answer || outcome == Success {
 			return answer(err)
 		}
 		r.tried = append(r.tried, p.node)
-		last = &CallError{Service: r.Service, Attempts: len(r.tried), Instance: p.ID, Circle: p.Circle(), Err: err}
-		if s.enough(ctx, svc, &r, last) {
-			return last
+		t.attempts++
+		t.last = &CallError{Service: r.Service, Attempts: t.attempts, Instance: p.ID, Circle: p.Circle(), Err: err}
+		if outcome == Canceled || t.enough(ctx) {
+			return t.last
 		}
 	}
 }
@@ -70,32 +101,162 @@ func (p *Pick) run(ctx context.Context, call func(context.Context, *Pick) error)
 	return err
 }
 
+// tries is what was tried for one call.
+type tries struct {
+	*Selector
+	svc      *service
+	request  *Request
+	attempts int
+	rounds   int // how often all instances were tried
+	last     *CallError
+}
+
+// more reports whether a further attempt, at another instance, may follow the next one.
+func (t *tries) more() bool {
+	return t.attempts+1 < t.opts.Retry.Attempts && !t.request.NonIdempotent && t.opts.Retry.Budget >= 0 &&
+		len(t.request.tried)+1 < int(t.svc.Listed.Load())
+}
+
+const (
+	mostRounds = 2
+	roundWait  = 400 * time.Millisecond // before the second round; before the third twice that
+)
+
+// again begins with all instances anew, after a wait, if those that were tried are the
+// only ones there are.
+func (t *tries) again(ctx context.Context) bool {
+	if len(t.request.tried) == 0 || t.rounds == mostRounds || !restarts(t.last.Err) {
+		return false
+	}
+	wait := roundWait << t.rounds
+	t.rounds++
+	t.request.tried = nil
+	return t.wait(ctx, wait*4/5+rand.N(wait*2/5))
+}
+
+// restarts reports whether an error is one that calls end with while an instance restarts.
+func restarts(err error) bool {
+	if !Sent(err) {
+		return true
+	}
+	for _, broken := range [...]error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, broken) {
+			return true
+		}
+	}
+	return false
+}
+
 // enough reports whether the failure of an attempt is the end. It waits when it is
 // not.
-func (s *Selector) enough(ctx context.Context, svc *service, r *Request, last *CallError) bool {
+func (t *tries) enough(ctx context.Context) bool {
 	switch {
-	case ctx.Err() != nil, isCanceled(last.Err):
+	case ctx.Err() != nil:
 		return true
-	case r.NonIdempotent && Sent(last.Err):
+	case t.request.NonIdempotent && Sent(t.last.Err):
 		return true
-	case len(r.tried) >= s.opts.Retry.Attempts:
+	case t.attempts >= t.opts.Retry.Attempts:
 		return true
-	case !svc.budget.retry(s.now()):
-		last.Err = fmt.Errorf("%w, so this is not tried again: %w", ErrBudget, last.Err)
+	case !t.svc.budget.retry(t.now()):
+		t.last.Err = fmt.Errorf("%w, so this is not tried again: %w", ErrBudget, t.last.Err)
 		return true
 	}
-	wait := rand.N(s.opts.Retry.Backoff<<min(len(r.tried)-1, 6) + 1)
+	return !t.wait(ctx, rand.N(t.opts.Retry.Backoff<<min(t.attempts-1, 6)+1))
+}
+
+// wait returns false if ctx ends before.
+func (t *tries) wait(ctx context.Context, wait time.Duration) bool {
 	if end, ok := ctx.Deadline(); ok && time.Until(end) <= wait {
-		return true
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
 		return false
-	case <-ctx.Done():
-		return true
 	}
+	return sleep(ctx, wait) == nil
+}
+
+// ErrSlow is the end of an attempt at an instance that seems to hang.
+var ErrSlow = errors.New("selector: no answer for much longer than usual")
+
+// When an instance seems to hang.
+const (
+	slowAtLeast = time.Second      // never sooner
+	slowTypical = 10               // times the mean duration of successes
+	slowSlowest = 3                // times the longest success lately
+	slowUnknown = 15 * time.Second // if no success is known, or
+	slowOfTime  = 0.6              // of the time that the call has, if that is less
+)
+
+// AfterSlow calls late when the instance seems to hang and another one may take the call.
+// That is when the call has taken a second, 10 times what successes take on average, and
+// 3 times what the slowest one took in the last minutes, and the instance has answered no
+// other call meanwhile. While no success is known it is 15 s, or 60 % of the time until ctx
+// ends. late is not called when the time left before ctx ends is less than a success takes
+// at most, nor for the last attempt, see [Pick.Last]. stop returns false if late was called.
+func (p *Pick) AfterSlow(ctx context.Context, late func()) (stop func() bool) {
+	if p.Last() {
+		return func() bool { return true }
+	}
+	s := &slowness{node: p.node, ended: p.node.Ended(), began: time.Now(), late: late}
+	s.until, s.ends = ctx.Deadline()
+	s.timer = time.AfterFunc(slowAtLeast, s.look)
+	return s.stop
+}
+
+// Last reports whether no attempt at another instance follows, because the service lists
+// no other one that was not tried, or the call must not be repeated, or all attempts were
+// made. It is true for a pick that is not of [Selector.DoFor] if the service lists no other
+// instance.
+func (p *Pick) Last() bool {
+	return p.node == nil || p.flags&pickLast != 0 || p.node.Listed.Load() <= 1
+}
+
+// slowness waits for an instance to seem hung.
+type slowness struct {
+	node  *table.Node
+	ended uint64 // calls that it had ended when this one began
+	began time.Time
+	until time.Time // when the call must end, if ends is set
+	ends  bool
+	late  func()
+
+	mu    sync.Mutex
+	timer *time.Timer
+	done  bool // stopped, or late was called
+	hangs bool // late was called
+}
+
+func (s *slowness) look() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done {
+		return
+	}
+	took := time.Since(s.began)
+	limit, enough := s.node.TimeLimit(slowAtLeast, slowTypical, slowSlowest)
+	if limit == 0 {
+		limit = slowUnknown
+		if s.ends {
+			limit = min(limit, time.Duration(slowOfTime*float64(s.until.Sub(s.began))))
+		}
+	}
+	switch ended := s.node.Ended(); {
+	case ended != s.ended: // it answers others, so it works
+		s.ended = ended
+		s.timer.Reset(max(limit, slowAtLeast))
+	case took < limit:
+		s.timer.Reset(min(limit-took, slowAtLeast))
+	case s.ends && time.Until(s.until) < enough:
+		s.done = true // another instance would not have the time either
+	default:
+		s.done, s.hangs = true, true
+		s.late()
+	}
+}
+
+func (s *slowness) stop() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.done = true
+	s.timer.Stop()
+	return !s.hangs
 }
 
 // budget bounds the retries of one service to a share of its calls, so that retries do

@@ -400,3 +400,178 @@ func TestACallThatPanicsIsNotInFlightForEver(t *testing.T) {
 		}
 	})
 }
+
+// All instances of a service restart. A call that has time succeeds when they are back.
+func TestDoOutlastsARestartOfAllInstances(t *testing.T) {
+	for n := range 4 {
+		for _, ask := range []selector.Request{{}, {NonIdempotent: true}} {
+			t.Run(fmt.Sprint(n+1, ask.NonIdempotent), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := start(t, selector.Options{}, several(n+1)...)
+					ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+					defer cancel()
+					began, ask := time.Now(), ask
+					ask.Service = "user"
+					err := w.DoFor(ctx, ask, func(context.Context, *selector.Pick) error {
+						if time.Since(began) < 300*time.Millisecond {
+							return errRefused
+						}
+						return nil
+					})
+					if took := time.Since(began); n < 3 && err != nil || took > time.Second {
+						t.Errorf("error %v after %v", err, took)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Without time for another round the error comes at once.
+func TestDoDoesNotWaitLongerThanItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(1)...)
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		err := w.Do(ctx, "user", func(context.Context, *events.Instance) error { return errRefused })
+		if took := time.Since(began); !errors.Is(err, errRefused) || took > 50*time.Millisecond {
+			t.Errorf("error %v after %v", err, took)
+		}
+	})
+}
+
+// serveFor answers after that time, or fails when the attempt is given up.
+func serveFor(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("served: %w", ctx.Err())
+	}
+}
+
+func TestDoGivesUpAnInstanceThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{Strategy: selector.RoundRobin}, several(2)...)
+		for _, tt := range []struct{ known, most time.Duration }{{10 * time.Millisecond, 1100 * time.Millisecond}, {time.Second, 10100 * time.Millisecond}} {
+			for range 40 { // what calls usually take
+				if err := w.Do(t.Context(), "user", func(ctx context.Context, _ *events.Instance) error { return serveFor(ctx, tt.known) }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 4 {
+				began, attempts := time.Now(), 0
+				err := w.Do(t.Context(), "user", func(ctx context.Context, in *events.Instance) error {
+					attempts++
+					if in.ID == "i0" {
+						return serveFor(ctx, time.Hour)
+					}
+					return serveFor(ctx, tt.known)
+				})
+				if took := time.Since(began); err != nil || took > tt.most+tt.known || attempts > 2 {
+					t.Errorf("calls take %v: error %v after %v and %d attempts", tt.known, err, took, attempts)
+				}
+			}
+		}
+	})
+}
+
+// A report takes five seconds, on all instances: it is made once, also when it is the
+// first call that the service gets.
+func TestDoDoesNotGiveUpACallThatTakesLong(t *testing.T) {
+	for _, before := range []int{0, 100} {
+		synctest.Test(t, func(t *testing.T) {
+			w := start(t, selector.Options{}, several(2)...)
+			for range before {
+				_ = w.Do(t.Context(), "user", func(ctx context.Context, _ *events.Instance) error { return serveFor(ctx, 20*time.Millisecond) })
+			}
+			for i := range 8 {
+				attempts := 0
+				err := w.Do(t.Context(), "user", func(ctx context.Context, _ *events.Instance) error {
+					attempts++
+					return serveFor(ctx, 5*time.Second)
+				})
+				if err != nil || attempts > 2 || attempts > 1 && (i > 0 || before == 0) {
+					t.Errorf("report %d: %d attempts, %v", i, attempts, err)
+				}
+			}
+			for _, c := range w.explain().Instances {
+				if c.Breaker != "closed" {
+					t.Errorf("the breaker of %s is %s", c.ID, c.Breaker)
+				}
+			}
+		})
+	}
+}
+
+// An instance that answers other calls does not hang.
+func TestDoDoesNotGiveUpAnInstanceThatAnswersOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(2)...)
+		stop := make(chan struct{})
+		var others sync.WaitGroup
+		for range 8 {
+			others.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+						_ = w.Do(t.Context(), "user", func(ctx context.Context, _ *events.Instance) error { return serveFor(ctx, 20*time.Millisecond) })
+					}
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		attempts := 0
+		err := w.Do(t.Context(), "user", func(ctx context.Context, _ *events.Instance) error {
+			attempts++
+			return serveFor(ctx, 5*time.Second)
+		})
+		if err != nil || attempts != 1 {
+			t.Errorf("%d attempts, %v", attempts, err)
+		}
+		close(stop)
+		others.Wait()
+	})
+}
+
+func TestWaitOutlastsAServiceWithoutInstances(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, selector.Options{})
+		w.list()
+		picked := make(chan error, 2)
+		for range 2 {
+			go func() {
+				p, err := w.PickFor(t.Context(), selector.Request{Service: "user", Wait: true})
+				if err == nil {
+					p.Done(nil)
+				}
+				picked <- err
+			}()
+		}
+		time.Sleep(time.Minute)
+		w.list(instance("a", home, status(events.NotReady)))
+		time.Sleep(time.Minute)
+		if len(picked) > 0 {
+			t.Fatal("picked one that is not ready")
+		}
+		began := time.Now()
+		w.list(instance("a", home))
+		for range 2 {
+			if err := <-picked; err != nil {
+				t.Error(err)
+			}
+		}
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("picked after %v", took)
+		}
+		w.list()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := w.PickFor(ctx, selector.Request{Service: "user", Wait: true}); !errors.Is(err, selector.ErrUnknownService) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v", err)
+		}
+	})
+}

@@ -67,11 +67,14 @@ func (e *NoInstanceError) Error() string {
 		}{
 			{c.Usable, "usable"},
 			{c.Open, "with an open breaker"},
+			{c.LastResort, "of weight 0"},
+			{c.Unreachable, "that do not answer probes"},
 			{c.Draining, "draining"},
 			{c.NotReady, "not ready"},
 			{c.Suspect, "suspect"},
 			{c.Evacuated, "evacuated"},
 			{c.Dead, "dead"},
+			{c.Outside, "where calls must not go"},
 			{c.OtherProtocol, "with no " + e.Protocol + " endpoint"},
 		} {
 			if part.n > 0 {
@@ -176,12 +179,13 @@ func isPermanent(err error) bool {
 	return ok
 }
 
-// fault is err as the breaker of the instance gets it: nil if the instance answered.
+// fault is an error that is a failure of the instance as its breaker gets it: the breaker
+// must not take it for something else.
 func fault(err error) error {
-	if isPermanent(err) {
-		return nil
+	if errors.Is(err, context.Canceled) {
+		return errFault
 	}
 	return err
 }
 
-func isCanceled(err error) bool { return errors.Is(err, context.Canceled) }
+var errFault = errors.New("a failure of the instance")

@@ -143,7 +143,7 @@ func TestAnExplanationInJSONIsTheContract(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := `{"service":"user","stale":false,"from":"us/us-a","strategy":"p2c","panic":false,"circles":[` +
-			`{"circle":"zone","instances":1,"usable":1,"share":1,"best_ms":0.41,"distance_source":"measured","demoted":false,"load":0,"note":""}],"instances":[` +
+			`{"circle":"zone","instances":1,"usable":1,"share":1,"best_ms":0.41,"distance_source":"measured","demoted":false,"load":1,"note":""}],"instances":[` +
 			`{"id":"a","service":"user","incarnation":"1","endpoints":{"tcp":"a.example:80"},"location":{"region":"us","zone":"us-a"},` +
 			`"status":"up","weight":100,"metadata":{"team":"a<b"},"ttl":"15s",` +
 			`"circle":"zone","distance_ms":0.41,"distance_source":"measured","breaker":"closed","suspect":false,"evacuated":false,"dead":false,` +

@@ -190,12 +190,12 @@ func TestInstancesThatFillInArePickedLikeTheOthers(t *testing.T) {
 	})
 }
 
-// Instances that fill in count for the share of their circle.
-func TestPanicSpillsByWhatCanBePicked(t *testing.T) {
+// Instances that fill in are in the circle that they are nearest in.
+func TestPanicStaysInTheNearestCircle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// 4 of 20 are usable, and 6 of the zone fill in.
 		w := start(t, selector.Options{Strategy: selector.Random}, join(some("z", home, 10, 9, suspect), some("r", nextDoor, 10, 7, suspect))...)
-		w.wantCircles(shares{"zone": 0.98 / 0.9884, "region": 0.0084 / 0.9884})
+		w.wantCircles(shares{"zone": 1})
 	})
 }
 
@@ -227,7 +227,7 @@ func TestExplainShowsWhichInstancesFillIn(t *testing.T) {
 			"i2 zone false standby: used only when no better instance is available: its breaker is open, calls failed; it does not fill in because it refused the connection",
 			"i3 zone false standby: used only when no better instance is available: its breaker is open, calls failed; half of the service can be picked without it",
 		})
-		if c := w.state("zone"); c.Note != "panic: 2 that are not usable fill in" || c.Usable != 1 || c.Instances != 6 {
+		if c := w.state("zone"); c.Note != "panic: 2 that are not usable fill in; 50 % of its weight can be picked" || c.Usable != 1 || c.Instances != 6 {
 			t.Errorf("%+v", c)
 		}
 		for _, c := range w.circles() {

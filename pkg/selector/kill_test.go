@@ -99,7 +99,7 @@ func TestNoCallFailsWhenTheNearestIsKilled(t *testing.T) {
 		a := announce(t, r, instance(id, at, endpoint(events.HTTP, address)))
 		eventually(t, id+" is listed", func() bool { return a.State().Registered() })
 	}
-	o := selector.Options{Location: home, Logger: silent, Spill: selector.Spill{High: -1}} // a busy machine is not a busy instance
+	o := selector.Options{Location: home, Logger: silent, Spill: selector.Spill{Off: true}} // a busy machine is not a busy instance
 	o.Breaker.OpenFor = time.Minute
 	s, err := selector.New(t.Context(), natstest.Connect(t, ns), o)
 	if err != nil {

@@ -111,7 +111,10 @@ func (ms *members) update(m *table.Member, e events.Entry) (left *table.Node) {
 		m.DiscountedFailures = before.DiscountedFailures
 		m.Refresh(ms.stale)
 	}
-	if n != nil && m.In.Started.Equal(before.In.Started) {
+	switch {
+	case before.In.Status == events.NotReady && m.In.Status == events.Up, before.Evacuated && !m.Evacuated:
+		m.Born = ms.svc.Now() // usable again
+	case n != nil && m.In.Started.Equal(before.In.Started):
 		m.Born = before.Born
 	}
 	return left
@@ -126,7 +129,7 @@ func (ms *members) sameInstance(n *table.Node, before *table.Member, now *events
 
 // homeCircle is the circle of an instance, seen from the selector's own place.
 func (ms *members) homeCircle(in *events.Instance) uint8 {
-	return uint8(ms.svc.Levels.Circle(ms.svc.Origin, in.Place()))
+	return ms.svc.Circle(ms.svc.Origin, in.Place())
 }
 
 // member returns the member for an entry. n is what was learned of the instance, nil if
@@ -140,7 +143,11 @@ func (ms *members) member(e events.Entry, n *table.Node) table.Member {
 			Home:    ms.homeCircle(e.Instance),
 		}
 	}
-	return table.NewMember(n, e, ms.born(e.Instance), ms.stale)
+	born := ms.born(e.Instance)
+	if ms.svc.known && n == nil && !e.Suspect {
+		born = ms.svc.Now() // it was not listed before, so it was not usable
+	}
+	return table.NewMember(n, e, born, ms.stale)
 }
 
 // retire returns the node of an instance that left, and keeps its picks.

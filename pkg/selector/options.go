@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/breaker"
@@ -31,7 +32,7 @@ type Options struct {
 	Strategy Strategy
 	// Near bounds which instances of a circle count as equally near.
 	Near Near
-	// Spill bounds the load of a circle.
+	// Spill is when calls leave a circle for a farther one.
 	Spill Spill
 	// Ramp is how new instances get their share of the calls.
 	Ramp Ramp
@@ -67,16 +68,23 @@ type Near struct {
 	Factor float64       // default 1.25
 }
 
-// Spill bounds the load of a circle: the calls of this caller in flight per
-// instance of the near set, by weight (an instance with twice the default weight
-// counts as two), averaged over a second.
+// Spill is when calls leave the nearest circle that has usable instances. A call leaves
+// only when it gains: the circle is overloaded, since its calls take more than twice their
+// unloaded time, or it rejects calls, or its instances report a queue; and a call is
+// expected to end sooner in the next circle, by a tenth, by a millisecond, and by Price.
+// Only the excess leaves.
 type Spill struct {
-	// High is the load above which the next circle takes part of the calls.
-	// Default 2. Negative: load never makes calls leave a circle.
-	High float64
-	// Low is the load below which the next circle is left alone again. Default 0.4
-	// of High.
-	Low float64
+	// Off keeps calls in a circle however loaded it is, while it has usable instances.
+	Off bool
+	// Price is how much sooner a call must end for each circle that it goes farther, for
+	// example what traffic between zones costs. Default 0.
+	Price time.Duration
+	// Within is a level that calls never leave, for example [topology.Region]: instances
+	// outside of it are not picked, even if there are no others. Default: none.
+	Within topology.Level
+	// Regions are the regions that are tried after those of Levels, in this order,
+	// before all others. Default: by distance.
+	Regions []string
 }
 
 // Ramp is how an instance that has just started gets its share: a tenth of its
@@ -90,8 +98,13 @@ type Ramp struct {
 	Now func() time.Time
 }
 
-// Retry bounds the retries of [Selector.Do].
+// Retry bounds the retries of [Selector.Do], and says what the ends of calls mean.
 type Retry struct {
+	// Classify says what the error of a call, which is not nil, tells about the
+	// instance: a failure, or that it works. It is called on the goroutine of the
+	// caller. Default [Classify]; call that for errors that are not known to you.
+	Classify func(error) Outcome
+
 	// Attempts is the number of instances that are tried. Default 4.
 	Attempts int
 	// Backoff is the longest wait before the first retry, doubled for each further
@@ -126,10 +139,11 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.Probe.Kind, ProbeConnect)
 	setDefault(&o.Near.Slack, time.Millisecond)
 	setDefault(&o.Near.Factor, 1.25)
-	setDefault(&o.Spill.High, 2)
-	setDefault(&o.Spill.Low, max(0, table.LowOfHigh*o.Spill.High))
 	setDefault(&o.Ramp.Up, 30*time.Second)
 	setDefault(&o.FirstSnapshot, 5*time.Second)
+	if o.Retry.Classify == nil {
+		o.Retry.Classify = Classify
+	}
 	setDefault(&o.Retry.Attempts, 4)
 	setDefault(&o.Retry.Backoff, 10*time.Millisecond)
 	setDefault(&o.Retry.Budget, 0.2)
@@ -171,10 +185,12 @@ func (o *Options) validate() error {
 		return fmt.Errorf("selector: near slack %v, want at least 0s", o.Near.Slack)
 	case o.Near.Factor < 1 || math.IsNaN(o.Near.Factor):
 		return fmt.Errorf("selector: near factor %v, want at least 1", o.Near.Factor)
-	case math.IsNaN(o.Spill.High):
-		return errors.New("selector: the high mark of load is not a number")
-	case math.IsNaN(o.Spill.Low), o.Spill.Low < 0, o.Spill.High > 0 && o.Spill.Low >= o.Spill.High:
-		return fmt.Errorf("selector: low mark of load %v, want at least 0 and less than the high mark, %v", o.Spill.Low, o.Spill.High)
+	case o.Spill.Price < 0:
+		return fmt.Errorf("selector: spill price %v, want at least 0s", o.Spill.Price)
+	case o.Spill.Within != "" && !slices.Contains(o.Levels, o.Spill.Within):
+		return fmt.Errorf("selector: calls stay within %q, want one of the levels %q", o.Spill.Within, o.Levels)
+	case len(o.Levels)+len(o.Spill.Regions) > maxLevels:
+		return fmt.Errorf("selector: %d levels and %d regions in order, want at most %d together", len(o.Levels), len(o.Spill.Regions), maxLevels)
 	case o.FirstSnapshot < 0:
 		return fmt.Errorf("selector: wait for the first snapshot %v, want at least 0s", o.FirstSnapshot)
 	case o.Retry.Attempts < 0:
@@ -204,6 +220,10 @@ type Request struct {
 	// Avoid lists the IDs of instances that are not picked. If all others are
 	// excluded too, the pick fails.
 	Avoid []string
+	// Wait makes a pick wait until there is an instance that can be picked, or the
+	// context ends; then the error is that of a pick that does not wait, with the
+	// context's. Default: such a pick fails at once.
+	Wait bool
 	// NonIdempotent makes Do retry only when nothing was sent.
 	NonIdempotent bool
 

@@ -28,10 +28,9 @@ func TestNewRefusesWhatCannotWork(t *testing.T) {
 		{"attempts", selector.Options{Retry: selector.Retry{Attempts: -1}}, "selector: -1 attempts"},
 		{"backoff", selector.Options{Retry: selector.Retry{Backoff: -1}}, "selector: backoff -1ns"},
 		{"budget", selector.Options{Retry: selector.Retry{Budget: math.NaN()}}, "selector: the retry budget is not a number"},
-		{"high mark", selector.Options{Spill: selector.Spill{High: math.NaN()}}, "selector: the high mark of load is not a number"},
-		{"low mark", selector.Options{Spill: selector.Spill{Low: -1}}, "selector: low mark of load -1, want at least 0 and less than the high mark, 2"},
-		{"no low mark", selector.Options{Spill: selector.Spill{Low: math.NaN()}}, "selector: low mark of load NaN"},
-		{"marks", selector.Options{Spill: selector.Spill{High: 1, Low: 1}}, "selector: low mark of load 1, want at least 0 and less than the high mark, 1"},
+		{"price", selector.Options{Spill: selector.Spill{Price: -1}}, "selector: spill price -1ns, want at least 0s"},
+		{"within", selector.Options{Spill: selector.Spill{Within: "rack"}}, `selector: calls stay within "rack", want one of the levels ["zone" "region"]`},
+		{"regions", selector.Options{Spill: selector.Spill{Regions: make([]string, 31)}}, "selector: 2 levels and 31 regions in order, want at most 32 together"},
 		{"connection", selector.Options{}, "selector: kv: open: no NATS connection was given"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

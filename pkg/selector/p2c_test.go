@@ -3,6 +3,7 @@ package selector_test
 import (
 	"context"
 	"math"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -168,15 +169,18 @@ func TestAnInstanceThatHungIsCalledAgainSecondsAfterItIsBack(t *testing.T) {
 				}
 				hangs = false
 				calls(6 * time.Second)
+				if tt.failures < 1000 {
+					calls(30 * time.Second) // it ramps up
+				}
 				if answers, _ := calls(time.Second); answers < 300 {
-					t.Errorf("it answers %d of 1000 calls 6 s after it is back, want about half", answers)
+					t.Errorf("it answers %d of 1000 calls when it is back, want about half", answers)
 				}
 			})
 		})
 	}
 }
 
-func TestAFailureCountsAsALongCallAndACancelledOneNotAtAll(t *testing.T) {
+func TestAFailureCountsAsALongCallAndACancelledOneOnlyIfItWasLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, tt := range []struct {
 			took   time.Duration
@@ -185,7 +189,14 @@ func TestAFailureCountsAsALongCallAndACancelledOneNotAtAll(t *testing.T) {
 		}{
 			{time.Millisecond, nil, 8 - 7.0/32},
 			{time.Millisecond, context.Canceled, 8},
-			{time.Millisecond, selector.Permanent(errCall), 8 - 7.0/32},
+			{99 * time.Millisecond, context.Canceled, 8 + 91.0/4}, // at least that long
+			{time.Second, context.DeadlineExceeded, 8 + 992.0/4},
+			{20 * time.Millisecond, context.DeadlineExceeded, 8 + 12.0/4},
+			{time.Millisecond, context.DeadlineExceeded, 8},
+			{time.Millisecond, selector.Permanent(errCall), 8},
+			{40 * time.Millisecond, selector.Permanent(errCall), 9},
+			{time.Millisecond, selector.Overloaded(errCall, 0), 8 + 24.0/4},
+			{time.Millisecond, &net.DNSError{}, 8},
 			{time.Millisecond, errCall, 8 + 24.0/4},
 			{time.Minute, errCall, 8 + 59992.0/4},
 		} {

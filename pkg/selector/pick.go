@@ -2,6 +2,8 @@ package selector
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/breaker"
@@ -10,7 +12,9 @@ import (
 )
 
 // Pick is the instance that was picked for one call. When the call has ended, Done or
-// DoneAfter must be called once; further calls on the same variable do nothing.
+// DoneAfter must be called once; further calls on the same variable do nothing, and on a
+// copy no lasting harm. A pick whose end is forgotten counts as load for 10 to 20
+// minutes; the selector then logs that.
 type Pick struct {
 	// Instance to call. It is shared: do not change it.
 	*events.Instance
@@ -25,8 +29,10 @@ type Pick struct {
 // Flags of a pick: what is to be done at its end.
 const (
 	pickLive   uint8 = 1 << iota // it has not ended
-	pickLearns                   // the strategy needs the durations of calls
+	pickBusy                     // it counts as a call in flight
+	pickTimed                    // its start is exact, and its duration is to be learned
 	pickCounts                   // the strategy needs the calls in flight to all instances
+	pickLast                     // no other attempt of the call follows
 )
 
 // Circle is the name of the circle that the instance is in: zone, region … or elsewhere.
@@ -37,64 +43,119 @@ func (p *Pick) Circle() string {
 	return p.node.Name(p.index)
 }
 
-// Alone reports whether the service lists no other instance.
-func (p *Pick) Alone() bool { return p.node != nil && p.node.Listed.Load() <= 1 }
-
-// Done ends the pick with the error of its call:
-//
-//   - nil, and an error marked [Permanent], are successes: the instance answered.
-//   - [context.Canceled], also wrapped, is no outcome: breaker and balancing ignore it.
-//   - Any other error is a failure of the instance, also [context.DeadlineExceeded] when
-//     the deadline is that of the caller's own context: a hung instance looks like that.
-//
-// The time since the pick is the duration that balancing learns.
+// Done ends the pick with the error of its call, which [Retry.Classify] makes an
+// [Outcome]. The time since the pick is the duration that balancing learns.
 func (p *Pick) Done(err error) {
 	flags := p.flags
-	if flags == 0 {
+	if err != nil || flags&(pickBusy|pickCounts) != pickBusy {
+		p.end(err, -1)
 		return
 	}
-	p.node.End()
 	p.flags = 0
-	if flags&pickLearns != 0 {
+	p.node.End(p.start)
+	if flags&pickTimed != 0 {
 		now := p.node.Now()
-		p.learn(now-p.start, err, now)
+		took := now - p.start
+		p.node.Succeeded(took, table.Ticks(now))
+		if p.node.Slow(took) {
+			p.pass.Done(breaker.ErrSlow)
+			return
+		}
 	}
-	if err == nil && flags&pickCounts == 0 {
-		p.pass.Done(nil)
-		return
-	}
-	p.finish(flags, err)
+	p.pass.Done(nil)
 }
 
 // DoneAfter is Done for a call that goes on after the answer, such as a response whose
 // body is streamed: latency is the time until the instance had answered.
-func (p *Pick) DoneAfter(err error, latency time.Duration) {
-	flags := p.flags
-	if flags == 0 {
+func (p *Pick) DoneAfter(err error, latency time.Duration) { p.end(err, max(0, latency)) }
+
+// Answered says that the instance has answered, for a call that goes on after that, such
+// as a response whose body is read or a stream: from now on it is no load. latency is the
+// time that the answer took. Done must still be called, with the outcome.
+func (p *Pick) Answered(latency time.Duration) {
+	if p.flags&pickBusy == 0 {
 		return
 	}
-	p.flags = 0
-	p.node.End()
-	if flags&pickLearns != 0 {
-		p.learn(latency, err, p.node.Now())
-	}
-	p.finish(flags, err)
-}
-
-// learn adds the duration of a call to the average of its node, unless the call was
-// canceled: how long it would have taken is not known then.
-func (p *Pick) learn(took time.Duration, err error, now time.Duration) {
-	if err == nil || !isCanceled(err) {
-		p.node.Learn(took, fault(err) != nil, table.Ticks(now))
+	p.idle()
+	if p.flags&pickTimed != 0 {
+		p.flags &^= pickTimed
+		p.node.Learn(table.Success, latency, table.Ticks(p.node.Now()))
 	}
 }
 
-func (p *Pick) finish(flags uint8, err error) {
-	if flags&pickCounts != 0 {
+// idle ends the load that the pick is.
+func (p *Pick) idle() {
+	p.node.End(p.start)
+	if p.flags&pickCounts != 0 {
 		p.node.AllInFlight.Add(-1)
 	}
-	p.pass.Done(fault(err))
+	p.flags &^= pickBusy
 }
+
+// end ends the pick after a time, a negative one if that is the time since its start.
+func (p *Pick) end(err error, took time.Duration) {
+	if p.flags == 0 {
+		return
+	}
+	busy := p.flags&pickBusy != 0
+	if busy {
+		p.idle()
+	} else {
+		took = 0 // of what came after the answer nothing is usual
+	}
+	flags := p.flags
+	p.flags = 0
+	o := table.Success
+	if err != nil {
+		o = table.Outcome(p.node.Classify(err))
+	}
+	late := false
+	if busy && (flags&pickTimed != 0 || o != table.Success) || o == table.Fault {
+		now := p.node.Now()
+		if took < 0 {
+			took = now - p.start
+			if flags&pickTimed == 0 { // the start may be earlier than it was
+				took = max(0, took-maintainEvery)
+			}
+		}
+		if o == table.Fault && errors.Is(err, context.DeadlineExceeded) && p.node.Early(took) {
+			o = table.Canceled // the caller's time is less than calls take
+		}
+		late = p.node.Learn(o, took, table.Ticks(now))
+	}
+	switch o {
+	case table.Success:
+		if p.node.Slow(took) {
+			p.pass.Done(breaker.ErrSlow)
+			return
+		}
+		p.pass.Done(nil)
+	case table.Answer:
+		p.pass.Done(nil)
+	case table.Fault:
+		p.pass.Done(fault(err))
+	case table.Backpressure:
+		p.reject(err)
+	default:
+		if late {
+			p.pass.Done(errLate)
+		} else {
+			p.pass.Done(context.Canceled) // not counted
+		}
+	}
+}
+
+// reject ends a pick whose instance asked for fewer calls.
+func (p *Pick) reject(err error) {
+	if after := retryAfter(err); after > 0 {
+		p.pass.Reject(after)
+	}
+	p.pass.Done(context.Canceled) // not counted
+}
+
+// errLate is how a breaker gets a call that the caller gave up after far more than the
+// usual time.
+var errLate = errors.New("given up late")
 
 // Keep returns the pick for its end to be reported later than [Selector.DoFor]'s
 // call returns, for instance when the body of a response has been read. From then on
@@ -127,7 +188,7 @@ func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 		v := svc.home
 		if t := v.table.Load(); t != nil && t.First != nil {
 			var start time.Duration
-			if v.pickFlags&pickLearns != 0 {
+			if v.pickFlags&pickTimed != 0 {
 				start = s.now()
 			}
 			var n *table.Node
@@ -144,6 +205,9 @@ func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 				svc.markActive()
 				in, index, flags := n.Instance.Load(), n.Home, v.pickFlags
 				n.Begin()
+				if flags&pickTimed == 0 {
+					start, flags = svc.timed(n, flags)
+				}
 				return Pick{in, n, pass, start, index, flags}, nil
 			}
 		}
@@ -153,26 +217,55 @@ func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 
 // PickFor is Pick for a [Request].
 func (s *Selector) PickFor(ctx context.Context, r Request) (Pick, error) {
-	svc, err := s.service(r.Service)
+	p, err := s.pickFor(ctx, &r)
+	for r.Wait && len(r.tried) == 0 && (errors.Is(err, ErrUnknownService) || errors.Is(err, ErrNoInstance)) {
+		if ended := sleep(ctx, waitEvery); ended != nil {
+			return Pick{}, fmt.Errorf("%w: %w", err, ended)
+		}
+		p, err = s.pickFor(ctx, &r)
+	}
 	if err != nil {
 		return Pick{}, err
-	}
-	v := svc.view(&r)
-	t := v.current()
-	if t == nil {
-		if v, t, err = s.await(ctx, svc, &r); err != nil {
-			return Pick{}, err
-		}
-	}
-	svc.markActive()
-	p, ok := v.pick(t, &r)
-	if !ok {
-		return Pick{}, v.noInstance(t, &r)
 	}
 	if s.opts.OnPick != nil {
 		shown := p
 		shown.flags = 0
 		s.opts.OnPick(shown)
+	}
+	return p, nil
+}
+
+// waitEvery is how often a pick that waits looks whether there is an instance.
+const waitEvery = 25 * time.Millisecond
+
+// sleep returns why ctx ended if it did before.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (s *Selector) pickFor(ctx context.Context, r *Request) (Pick, error) {
+	svc, err := s.service(r.Service)
+	if err != nil {
+		return Pick{}, err
+	}
+	v := svc.view(r)
+	t := v.current()
+	if t == nil {
+		if v, t, err = s.await(ctx, svc, r); err != nil {
+			return Pick{}, err
+		}
+	}
+	svc.markActive()
+	p, ok := v.pick(t, r)
+	if !ok {
+		return Pick{}, v.noInstance(t, r)
 	}
 	return p, nil
 }
@@ -199,17 +292,32 @@ func (s *Selector) await(ctx context.Context, svc *service, r *Request) (*view, 
 
 // pick takes an instance of a table. It returns false if the request excludes all.
 func (v *view) pick(t *table.Table, r *Request) (Pick, bool) {
-	var start time.Duration
-	if v.pickFlags&pickLearns != 0 {
+	start := time.Duration(v.svc.sel.clock.Load())
+	if v.pickFlags&pickTimed != 0 {
 		start = v.svc.Now()
 	}
 	f, ok := t.Search(&table.Query{Key: r.Key, Avoid: r.Avoid, Tried: r.tried}, table.Ticks(start))
 	if !ok {
 		return Pick{}, false
 	}
+	flags := v.pickFlags
 	f.Node.Begin()
-	if v.pickFlags&pickCounts != 0 {
+	if flags&pickTimed == 0 {
+		start, flags = v.svc.timed(f.Node, flags)
+	}
+	if flags&pickCounts != 0 {
 		v.svc.AllInFlight.Add(1)
 	}
-	return Pick{f.Instance, f.Node, f.Pass, start, f.Index, v.pickFlags}, true
+	return Pick{f.Instance, f.Node, f.Pass, start, f.Index, flags}, true
+}
+
+// timed returns the start of a pick whose strategy needs no durations: exactly for some of
+// those of an instance since the last look of maintain, so that overload is seen, else
+// roughly, which takes less time.
+func (svc *service) timed(n *table.Node, flags uint8) (time.Duration, uint8) {
+	look := time.Duration(svc.sel.clock.Load())
+	if n.Stale(table.Ticks(look)) {
+		return svc.Now(), flags | pickTimed
+	}
+	return look, flags
 }

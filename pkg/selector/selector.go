@@ -18,6 +18,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/latency"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/spill"
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -31,14 +32,16 @@ const (
 // Selector picks instances of any number of services. It is safe for concurrent use.
 // Make one per process and keep it: it holds what was learned about instances.
 type Selector struct {
-	opts    Options
-	source  Source
-	home    topology.Place
-	assumed []time.Duration // by circle
-	epoch   time.Time       // when the selector's clock was 0
-	prober  *latency.Prober
-	measure measuring
-	log     *slog.Logger
+	opts      Options
+	source    Source
+	home      topology.Place
+	assumed   []time.Duration // by circle
+	leave     spill.Options
+	outermost uint8     // circle that calls may be made to
+	epoch     time.Time // when the selector's clock was 0
+	prober    *latency.Prober
+	measure   measuring
+	log       *slog.Logger
 
 	run  context.Context // ends with Close
 	stop context.CancelFunc
@@ -48,6 +51,7 @@ type Selector struct {
 	subject      string     // of beats and pings: <bucket>.
 	invalidBeats invalid
 
+	clock    atomic.Int64                        // the last look of maintain, on the selector's clock
 	services atomic.Pointer[map[string]*service] // replaced, never changed
 	recent   [16]atomic.Pointer[service]         // by slot, so that most picks need no map
 
@@ -73,11 +77,16 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 	s := &Selector{
 		opts: o, source: o.Source, log: o.Logger,
 		home:    topology.Place{Location: o.Location, Labels: o.Labels},
-		assumed: make([]time.Duration, len(o.Levels)+1),
+		assumed: make([]time.Duration, len(o.Levels)+1+len(o.Spill.Regions)),
 		epoch:   time.Now(),
 	}
 	for i := range s.assumed {
-		s.assumed[i] = latency.Assumed(i, len(s.assumed))
+		s.assumed[i] = latency.Assumed(min(i, len(o.Levels)), len(o.Levels)+1)
+		s.leave.Price = append(s.leave.Price, time.Duration(i)*o.Spill.Price)
+	}
+	s.leave.Off, s.outermost = o.Spill.Off, uint8(len(s.assumed)-1)
+	if i := slices.Index(o.Levels, o.Spill.Within); i >= 0 {
+		s.outermost = uint8(i)
 	}
 	if s.source == nil {
 		if s.source, err = kv.Open(ctx, nc, o.Registry); err != nil {
@@ -134,6 +143,7 @@ const maintainEvery = 200 * time.Millisecond
 func (s *Selector) maintain() {
 	ticker := time.NewTicker(maintainEvery)
 	defer ticker.Stop()
+	periods := time.Duration(0)
 	for {
 		select {
 		case <-s.run.Done():
@@ -141,9 +151,14 @@ func (s *Selector) maintain() {
 		case <-ticker.C:
 		}
 		now := s.now()
+		s.clock.Store(int64(now))
 		for _, svc := range *s.services.Load() {
 			svc.maintain(now)
+			if now/table.Period > periods {
+				svc.giveUp(now)
+			}
 		}
+		periods = now / table.Period
 	}
 }
 

@@ -3,6 +3,7 @@ package selector
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,9 @@ const (
 	// rebuildEvery is the least time between tables that are built because breakers or
 	// distances changed. Picks notice both without a new table.
 	rebuildEvery = 20 * time.Millisecond
+	// slowestFalls is the factor by which the longest success falls with each look: to
+	// half in ten minutes.
+	slowestFalls = 1 - math.Ln2/float64(10*time.Minute/maintainEvery)
 	// sharingWait is how long the first table waits for what other callers measured.
 	sharingWait = 250 * time.Millisecond
 )
@@ -44,8 +48,8 @@ type service struct {
 	lastAsked  atomic.Int64                    // when a pick last found it empty, on the selector's clock
 	waiting    atomic.Int64                    // picks that wait for the first snapshot
 	budget     budget
-	active     atomic.Bool  // picked from since the last look at loads
-	loaded     atomic.Bool  // there was some load then
+	active     atomic.Bool  // picked from since the last look of maintain
+	loaded     atomic.Bool  // there were calls lately
 	due        atomic.Int64 // when a new table must be built though nothing else changes
 
 	mu      sync.Mutex // guards what follows, and the building of tables
@@ -54,6 +58,7 @@ type service struct {
 	refresh bool             // breakers or distances have changed since the last table
 	since   time.Time        // when the source was last heard, if it is stale
 	known   bool             // the first snapshot has come
+	forgot  bool             // calls that were never ended have been logged
 	closed  bool
 	builtAt time.Duration // when the home table was built, on the selector's clock
 	timer   *time.Timer   // of a rebuild that waits; nil: none does
@@ -65,7 +70,9 @@ func newService(s *Selector, name string) *service {
 		sel: s, name: name, first: make(chan struct{}), budget: newBudget(o.Retry.Budget),
 		Shared: table.Shared{
 			Kind: table.KindOf(string(o.Strategy)), Levels: o.Levels, Origin: s.home, Assumed: s.assumed, Epoch: s.epoch, Offset: rand.Uint64(),
-			NearSlack: o.Near.Slack, NearFactor: o.Near.Factor, LoadHigh: o.Spill.High, LoadLow: o.Spill.Low, RampUp: o.Ramp.Up,
+			Classify: func(err error) uint8 { return uint8(o.Retry.Classify(err)) }, Typical: make([]atomic.Int64, len(s.assumed)),
+			NearSlack: o.Near.Slack, NearFactor: o.Near.Factor, RampUp: o.Ramp.Up,
+			Regions: o.Spill.Regions, Outermost: s.outermost, Leave: s.leave,
 		},
 	}
 	svc.members = members{svc: svc, leftPicks: make([]uint64, len(s.assumed))}
@@ -73,15 +80,14 @@ func newService(s *Selector, name string) *service {
 	svc.run, svc.stop = context.WithCancel(s.run)
 	svc.lastAsked.Store(int64(s.now()))
 	svc.due.Store(int64(table.Never))
-	svc.pickFlags = pickLive
+	svc.pickFlags = pickLive | pickBusy
 	switch svc.Kind {
 	case table.KindP2C, table.KindLoadAware:
-		svc.pickFlags |= pickLearns
+		svc.pickFlags |= pickTimed
 	case table.KindHash:
 		svc.pickFlags |= pickCounts
 	}
 	svc.fastPath = svc.Kind != table.KindHash && s.opts.OnPick == nil
-	svc.Spills = svc.Kind != table.KindHash && o.Spill.High >= 0
 	svc.breaker = svc.breakerSettings()
 	svc.home = svc.newView(nil, 0)
 	svc.views.Store(&map[place]*view{})
@@ -229,7 +235,10 @@ func (svc *service) maintain(now time.Duration) {
 	if svc.due.Load() <= int64(now) {
 		svc.rebuildSoon()
 	}
-	if !svc.Spills || !svc.active.Swap(false) && !svc.loaded.Load() {
+	if slowest := svc.Slowest.Load(); slowest > 0 {
+		svc.Slowest.CompareAndSwap(slowest, int64(float64(slowest)*slowestFalls))
+	}
+	if !svc.active.Swap(false) && !svc.loaded.Load() {
 		return
 	}
 	svc.mu.Lock()
@@ -237,13 +246,32 @@ func (svc *service) maintain(now time.Duration) {
 	if svc.closed || !svc.known {
 		return
 	}
-	loaded := svc.home.weighLocked()
+	idle := svc.home.lookLocked(now)
 	for i := range svc.homes {
 		if v := svc.homes[i].Load(); v != nil {
-			loaded = v.weighLocked() || loaded
+			idle = v.lookLocked(now) && idle
 		}
 	}
-	svc.loaded.Store(loaded)
+	for _, v := range *svc.views.Load() {
+		idle = v.lookLocked(now) && idle
+	}
+	svc.loaded.Store(!idle)
+}
+
+// giveUp ends the load of calls whose end was forgotten, see [table.Node.GiveUp].
+func (svc *service) giveUp(now time.Duration) {
+	svc.mu.Lock()
+	defer svc.mu.Unlock()
+	forgotten := int64(0)
+	for i := range svc.members.list {
+		forgotten += svc.members.list[i].GiveUp()
+	}
+	svc.PeriodStart.Store(int64(now))
+	if forgotten > 0 && !svc.forgot {
+		svc.forgot = true
+		svc.sel.log.Warn("calls have not ended for ten minutes and are no load any more: is Pick.Done forgotten, or the body of a response not closed?",
+			"service", svc.name, "calls", forgotten)
+	}
 }
 
 // dueLocked has new tables built at a time, if none is built before.

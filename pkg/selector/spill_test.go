@@ -1,6 +1,7 @@
 package selector_test
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
 // wantCircles fails unless Explain shows these shares, and picks of every kind are divided
@@ -45,7 +47,8 @@ func (w *world) wantCircles(want map[string]float64, r ...selector.Request) {
 
 type shares = map[string]float64
 
-func TestPicksLeaveACircleForItsMissingCapacity(t *testing.T) {
+// Instances that are missing are no reason to leave: the others may have room.
+func TestPicksStayWhileTheirCircleHasAnInstance(t *testing.T) {
 	gone := status(events.NotReady)
 	region, elsewhere := some("r", nextDoor, 10, 0), some("e", farAway, 10, 0)
 	for _, tt := range []struct {
@@ -54,16 +57,12 @@ func TestPicksLeaveACircleForItsMissingCapacity(t *testing.T) {
 		want    shares
 	}{
 		{"nothing is missing", join(some("z", home, 10, 0), region), shares{"zone": 1}},
-		{"too little is missing", join(some("z", home, 100, 28, gone), region), shares{"zone": 1}},
-		{"a little more", join(some("z", home, 100, 29, gone), region), shares{"zone": 0.994, "region": 0.006}},
-		{"half", join(some("z", home, 10, 5, gone), region, elsewhere), shares{"zone": 0.7, "region": 0.3}},
-		{"suspects are missing too", join(some("z", home, 10, 5, suspect), region), shares{"zone": 0.7, "region": 0.3}},
+		{"half", join(some("z", home, 10, 5, gone), region, elsewhere), shares{"zone": 1}},
+		{"nine of ten", join(some("z", home, 10, 9, gone), region, elsewhere), shares{"zone": 1}},
+		{"suspects are missing too", join(some("z", home, 10, 5, suspect), region), shares{"zone": 1}},
 		{"all", join(some("z", home, 10, 10, gone), region, elsewhere), shares{"region": 1}},
-		{"half, and of the next too", join(some("z", home, 10, 5, gone), some("r", nextDoor, 10, 5, gone), elsewhere), shares{"zone": 0.7, "region": 0.21, "elsewhere": 0.09}},
-		{"too much of all", join(some("z", home, 10, 8, gone), some("r", nextDoor, 10, 9, gone)), shares{"zone": 0.28 / 0.3808, "region": 0.1008 / 0.3808}},
+		{"all of both", join(some("z", home, 10, 10, gone), some("r", nextDoor, 10, 10, gone), elsewhere), shares{"elsewhere": 1}},
 		{"half of all there is", some("z", home, 10, 5, gone), shares{"zone": 1}},
-		{"by weight", join(some("z", home, 4, 1, weight(1000)), some("y", home, 2, 2, gone, weight(200)), region), shares{"zone": 1}},
-		{"by weight, more", join(some("z", home, 4, 0), some("y", home, 2, 2, gone, weight(200)), region), shares{"zone": 0.7, "region": 0.3}},
 		{"a draining instance is not missed", join(some("z", home, 10, 5, status(events.Draining)), region), shares{"zone": 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -82,79 +81,69 @@ func TestInstancesWithoutTheProtocolAreNoMissingCapacity(t *testing.T) {
 	})
 }
 
-func TestSpillFollowsBreakersBothWays(t *testing.T) {
+func TestPicksLeaveWhenTheLastBreakerOpens(t *testing.T) {
 	for _, strategy := range selector.Strategies() {
 		t.Run(string(strategy), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				o := selector.Options{Strategy: strategy}
-				o.Breaker.OpenFor = time.Hour
+				o.Breaker.OpenFor, o.Breaker.MaxOpenFor = time.Hour, time.Hour
 				w := start(t, o, join(some("z", home, 4, 0), some("r", nextDoor, 4, 0))...)
-				w.wantCircles(shares{"zone": 1})
-				w.call("z0", errRefused)
-				w.call("z1", errRefused)
+				for i := range 3 {
+					w.call(fmt.Sprint("z", i), errRefused)
+				}
 				time.Sleep(time.Second)
-				w.wantCircles(shares{"zone": 0.7, "region": 0.3})
-				w.wantCircles(shares{"zone": 1}, selector.Request{From: &nextDoor})
-				if got := w.candidate("r0").Reason; !strings.Contains(got, "in the near set of region, which takes 30 % of picks") {
-					t.Errorf("r0: %s", got)
-				}
-				if got := w.candidate("z3").Reason; !strings.Contains(got, "in the near set of zone, which takes 70 % of picks") {
-					t.Errorf("z3: %s", got)
-				}
-				if got := w.state("zone").Note; got != "50 % of its weight can be picked" {
+				w.wantCircles(shares{"zone": 1})
+				if got := w.state("zone").Note; !strings.Contains(got, "25 % of its weight can be picked") {
 					t.Errorf("note %q", got)
 				}
-				time.Sleep(80 * time.Minute) // half-open is usable
-				w.wantCircles(shares{"zone": 1})
-				if got := w.state("zone").Note; got != "" {
-					t.Errorf("note %q, want none", got)
-				}
+				w.call("z3", errRefused)
+				time.Sleep(time.Second)
+				w.wantCircles(shares{"region": 1})
+				w.wantCircles(shares{"zone": 1}, selector.Request{From: &nextDoor})
 			})
 		})
 	}
 }
 
-func TestAKeySpillsAlwaysTheSameWay(t *testing.T) {
+func TestCallsStayWithinALevel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := start(t, selector.Options{Strategy: selector.ConsistentHash}, join(some("z", home, 4, 2, suspect), some("r", nextDoor, 4, 0))...)
-		for i := range 100 {
-			first := w.pick(key(i))
-			first.Done(nil)
-			for range 10 {
-				p := w.pick(key(i))
-				p.Done(nil)
-				if p.ID != first.ID {
-					t.Fatalf("key %d goes to %s and to %s", i, first.ID, p.ID)
-				}
-			}
+		w := start(t, selector.Options{Spill: selector.Spill{Within: topology.Region}},
+			join(some("z", home, 1, 1, status(events.NotReady)), some("r", nextDoor, 2, 0), some("e", farAway, 2, 0))...)
+		w.wantCircles(shares{"region": 1})
+		if got := w.candidate("e0").Reason; got != "never picked: calls must stay within the region" {
+			t.Errorf("e0: %s", got)
+		}
+		w.call("r0", errRefused)
+		w.call("r1", errRefused)
+		time.Sleep(time.Second)
+		w.wantCircles(shares{"region": 1}) // rather than none
+		w.list(some("e", farAway, 2, 0)...)
+		_, err := w.try()
+		if e, ok := errors.AsType[*selector.NoInstanceError](err); !ok || !strings.Contains(err.Error(), "elsewhere has 2, 2 where calls must not go") || len(e.Circles) != 1 {
+			t.Errorf("error %v", err)
+		}
+		if _, err = w.try(selector.Request{From: &farAway}); err != nil { // there they are the nearest
+			t.Error(err)
 		}
 	})
 }
 
-// If the circle that the spill draws has no available instance, another circle is used.
-func TestASpillIsLeftWhenItsCircleHasNoInstance(t *testing.T) {
+func TestRegionsAreTriedInTheirOrder(t *testing.T) {
+	in := func(region string) topology.Location { return topology.Location{Region: region, Zone: region + "-a"} }
 	synctest.Test(t, func(t *testing.T) {
-		w := start(t, selector.Options{}, join(some("z", home, 4, 2, status(events.NotReady)), some("r", nextDoor, 1, 0))...)
-		for range 200 {
-			p := w.pick(selector.Request{Avoid: []string{"r0"}})
-			if p.Circle() != "zone" {
-				t.Fatalf("picked %s of %s", p.ID, p.Circle())
-			}
-			p.Done(nil)
-			if p = w.pick(selector.Request{Avoid: []string{"z2", "z3"}}); p.ID != "r0" {
-				t.Fatalf("picked %s", p.ID)
-			}
-			p.Done(nil)
+		w := newWorld(t, selector.Options{Spill: selector.Spill{Regions: []string{"sa", "eu"}}})
+		all := []events.Entry{
+			w.at("us", home, time.Millisecond), w.at("eu", in("eu"), 20*time.Millisecond),
+			w.at("sa", in("sa"), 150*time.Millisecond), w.at("ap", in("ap"), 10*time.Millisecond),
 		}
-	})
-}
-
-func TestStatsShowHowPicksAreDivided(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := start(t, selector.Options{}, join(some("z", home, 10, 5, status(events.NotReady)), some("r", nextDoor, 1, 0))...)
-		for _, c := range w.circles() {
-			if want := (shares{"zone": 0.7, "region": 0.3})[c.Name]; math.Abs(c.Share-want) > 1e-3 {
-				t.Errorf("%s: share %v, want %v", c.Name, c.Share, want)
+		for i, want := range []shares{{"zone": 1}, {"sa": 1}, {"eu": 1}, {"elsewhere": 1}} {
+			w.list(all...)
+			time.Sleep(time.Minute)
+			w.wantCircles(want)
+			if i < 3 {
+				gone := *all[[]int{0, 2, 1}[i]].Instance
+				gone.Status = events.NotReady
+				all[[]int{0, 2, 1}[i]].Instance = &gone
 			}
 		}
 	})

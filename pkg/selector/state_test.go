@@ -1,6 +1,7 @@
 package selector_test
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -244,20 +245,29 @@ func TestAnInstanceThatLeftIsNotKeptInMemory(t *testing.T) {
 	})
 }
 
-func TestAPickKnowsWhetherItIsAlone(t *testing.T) {
+func TestAPickKnowsWhetherItIsTheLastOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{}, instance("a", home))
 		p := w.pick()
-		if !p.Alone() {
-			t.Error("not alone, want alone")
+		if !p.Last() {
+			t.Error("another one follows, though there is only one")
 		}
 		w.list(instance("a", home), instance("b", farAway, status(events.NotReady)))
-		if p.Alone() {
-			t.Error("alone, though another is listed")
+		if p.Last() {
+			t.Error("the last one, though another is listed")
 		}
 		var none selector.Pick
-		if none.Alone() {
-			t.Error("no pick is alone")
+		if !none.Last() {
+			t.Error("another one follows no pick")
+		}
+		w.list(several(3)...)
+		var last []bool
+		_ = w.DoFor(t.Context(), selector.Request{Service: "user"}, func(_ context.Context, p *selector.Pick) error {
+			last = append(last, p.Last())
+			return errCall
+		})
+		if !slices.Equal(last, []bool{false, false, true}) {
+			t.Errorf("attempts of three that were the last: %v", last)
 		}
 	})
 }

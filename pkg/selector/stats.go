@@ -29,7 +29,7 @@ type ServiceStats struct {
 
 // Circle is one circle of a service: how many instances it has, what they are good
 // for, and what part of the picks it takes. Each instance is counted in Instances
-// and in exactly one of Usable to OtherProtocol.
+// and in exactly one of Usable to Outside.
 //
 // Its JSON is part of an [Explanation].
 type Circle struct {
@@ -38,16 +38,17 @@ type Circle struct {
 	Usable    int    `json:"usable"`
 
 	Open          int `json:"-"` // breakers
+	LastResort    int `json:"-"` // with the weight 0
+	Unreachable   int `json:"-"` // that do not answer probes
 	Draining      int `json:"-"`
 	NotReady      int `json:"-"`
 	Suspect       int `json:"-"` // leases that ended, with nothing that proves the instance dead
 	Evacuated     int `json:"-"` // in places that an operator evacuated
 	Dead          int `json:"-"` // see [Standing]
 	OtherProtocol int `json:"-"` // without an endpoint of the requested protocol
+	Outside       int `json:"-"` // where calls must not go, see [Spill]
 
-	// Share is the part of the picks that begin there, 0 to 1. Of the picks that
-	// come because a nearer circle is overloaded, P2C, LeastRequest and LoadAware
-	// leave those in the nearer circle that are better off there.
+	// Share is the part of the picks that begin there, 0 to 1.
 	Share float64 `json:"share"`
 	// BestMS is the distance of its nearest instance, of those in the best
 	// state, and DistanceSource how it is known.
@@ -57,7 +58,7 @@ type Circle struct {
 	// before it, because that one is measured to be much nearer.
 	Demoted bool `json:"demoted"`
 	// Load is this caller's calls in flight per instance of the near set, by
-	// weight; on average over a second for the selector's own place.
+	// weight.
 	Load float64 `json:"load"`
 	Note string  `json:"note"` // why Share is neither 0 nor 1, or what else is special
 
@@ -70,8 +71,8 @@ func circleOf(t *table.Table, index uint8) Circle {
 	return Circle{
 		Name: t.Name(index), Instances: t.Instances(index), Usable: t.Count(index, table.Usable),
 		Open: t.Count(index, table.Open), Draining: t.Count(index, table.Draining, table.DrainingOpen), NotReady: t.Count(index, table.NotReady),
-		Suspect: t.Count(index, table.Suspect), Evacuated: t.Count(index, table.Evacuated, table.EvacuatedOpen),
-		Dead: t.Count(index, table.Dead), OtherProtocol: t.Count(index, table.OtherProtocol),
+		Suspect: t.Count(index, table.Suspect), LastResort: t.Count(index, table.LastResort), Unreachable: t.Count(index, table.Unreachable), Evacuated: t.Count(index, table.Evacuated, table.EvacuatedOpen),
+		Dead: t.Count(index, table.Dead), OtherProtocol: t.Count(index, table.OtherProtocol), Outside: t.Count(index, table.Outside),
 	}
 }
 

@@ -13,10 +13,9 @@ type Strategy string
 
 // The strategies.
 const (
-	// P2C draws two at random and takes the one with less load: calls in flight times
-	// their average duration, divided by weight. The weight matters only under load:
-	// instances are drawn evenly. (Mitzenmacher, The Power of Two Choices in Randomized
-	// Load Balancing, 2001.)
+	// P2C draws two at random, by weight, and takes the one with less load: calls in
+	// flight times their average duration, divided by weight. (Mitzenmacher, The Power
+	// of Two Choices in Randomized Load Balancing, 2001.)
 	P2C Strategy = "p2c"
 	// Nearest takes the one at the least distance, whatever its weight.
 	Nearest Strategy = "nearest"
@@ -25,10 +24,10 @@ const (
 	// WeightedRoundRobin takes one after the other, each in exact proportion to its
 	// weight and evenly spread in time.
 	WeightedRoundRobin Strategy = "weighted_round_robin"
-	// Random draws one, whatever its weight.
+	// Random draws one by weight.
 	Random Strategy = "random"
-	// LeastRequest draws two at random and takes the one with fewer calls in flight,
-	// divided by weight.
+	// LeastRequest draws two at random, by weight, and takes the one with fewer calls in
+	// flight, divided by weight.
 	LeastRequest Strategy = "least_request"
 	// ConsistentHash takes the same instance for the same [Request.Key], as long as the
 	// near set stays the same and that instance has at most 1.25 times its share of this

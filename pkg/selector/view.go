@@ -4,6 +4,7 @@ import (
 	"maps"
 	"math/bits"
 	"sync/atomic"
+	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -106,15 +107,16 @@ func (v *view) renewLocked(generation uint64) *table.Table {
 	return t
 }
 
-// weighLocked updates the loads of the circles. It reports whether there are any.
-func (v *view) weighLocked() (loaded bool) {
+// lookLocked looks at what became of the calls lately, and lets calls leave circles or stay.
+// It reports whether there were none.
+func (v *view) lookLocked(now time.Duration) (idle bool) {
 	t := v.table.Load()
 	if t == nil {
-		return false
+		return true
 	}
-	next, loaded := v.builder.Weigh(t)
+	next, idle := v.builder.Look(t, now)
 	if next != t {
 		v.table.Store(next)
 	}
-	return loaded
+	return idle
 }

@@ -39,10 +39,8 @@ func run(ctx context.Context, url string) error {
 	}
 	defer func() { _ = sel.Close() }()
 	client := &http.Client{
-		Timeout: 5 * time.Second, // of a call with all its attempts
-		Transport: proximahttp.New(sel, proximahttp.Options{
-			AttemptTimeout: time.Second, // then another instance gets the call
-		}),
+		Timeout:   5 * time.Second, // of a call with all its attempts
+		Transport: proximahttp.New(sel, proximahttp.Options{}),
 	}
 
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://hello/?name=Ada", nil)

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/spill"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
@@ -19,14 +20,21 @@ type Shared struct {
 	Epoch   time.Time       // when the selector's clock was 0
 	Offset  uint64          // differs between callers, so that they do not all fill in the same instances
 
-	NearSlack         time.Duration
-	NearFactor        float64
-	LoadHigh, LoadLow float64
-	RampUp            time.Duration
-	Spills            bool // load may make calls leave a circle
+	Classify func(error) uint8 // an [Outcome]
 
-	AllInFlight atomic.Int64 // calls to the service, for ConsistentHash
-	Listed      atomic.Int64 // instances listed
+	NearSlack  time.Duration
+	NearFactor float64
+	RampUp     time.Duration
+	Regions    []string // outside of Levels, in the order in which they are tried
+	Outermost  uint8    // circle that calls may be made to
+	Leave      spill.Options
+
+	AllInFlight atomic.Int64   // calls to the service, for ConsistentHash
+	AllHeld     atomic.Uint64  // of them, those held against an instance, see [Node.hold]
+	PeriodStart atomic.Int64   // when the last period began, see [Node.GiveUp]
+	Slowest     atomic.Int64   // the longest success lately, in nanoseconds, if it took more than leastSlowest
+	Typical     []atomic.Int64 // by home circle: the mean duration of successes lately, in nanoseconds; 0: not known
+	Listed      atomic.Int64   // instances listed
 
 	verdicts []verdict // memory for building a table
 }
@@ -36,7 +44,24 @@ type Shared struct {
 func (s *Shared) Now() time.Duration { return time.Since(s.Epoch) }
 
 // Name is the name of a circle: zone, region … or elsewhere.
-func (s *Shared) Name(circle uint8) string { return s.Levels.Name(int(circle)) }
+func (s *Shared) Name(circle uint8) string {
+	if i := int(circle) - len(s.Levels); i >= 0 && i < len(s.Regions) {
+		return s.Regions[i]
+	}
+	return s.Levels.Name(min(int(circle), len(s.Levels)))
+}
+
+// Circle is the circle of a place seen from another one.
+func (s *Shared) Circle(from, to topology.Place) uint8 {
+	circle := s.Levels.Circle(from, to)
+	if circle == len(s.Levels) && len(s.Regions) > 0 {
+		if i := slices.Index(s.Regions, to.Location.Region); i >= 0 {
+			return uint8(circle + i)
+		}
+		circle += len(s.Regions)
+	}
+	return uint8(circle)
+}
 
 // nearLimit is the greatest distance of a near set whose nearest is at best.
 func (s *Shared) nearLimit(best time.Duration) time.Duration {
@@ -59,9 +84,14 @@ type lens struct {
 // safe for concurrent use; the tables are. Builders of one Shared exclude each other.
 type Builder struct {
 	lens
-	order order
-	loads []float64 // of circles: calls in flight per instance, averaged over a second
-	reach int       // how many circles take calls because of the load of those before
+	order   order
+	rule    *spill.Rule
+	counted []spill.Seen // by circle; only what is counted
+	taken   []spill.Seen // of that, what is in Typical
+	seen    []spill.Seen // at the last look
+	shares  []float64    // that it gave
+	looked  time.Duration
+	last    *Table
 }
 
 // NewBuilder returns a Builder for a place, the selector's own if from is nil, and a
@@ -69,7 +99,8 @@ type Builder struct {
 func NewBuilder(s *Shared, from *topology.Location, p Protocols) *Builder {
 	b := &Builder{
 		lens:  lens{Shared: s, Home: from == nil, near: true, Protocols: p, Place: s.Origin},
-		order: newOrder(len(s.Assumed)), loads: make([]float64, len(s.Assumed)),
+		order: newOrder(len(s.Assumed), len(s.Levels)), rule: spill.New(s.Leave, len(s.Assumed)),
+		counted: make([]spill.Seen, len(s.Assumed)), taken: make([]spill.Seen, len(s.Assumed)), looked: -lookLasts,
 	}
 	if from != nil {
 		b.Place = topology.Place{Location: *from}
@@ -86,6 +117,10 @@ func NewBuilder(s *Shared, from *topology.Location, p Protocols) *Builder {
 // caller likes and not kept. generation is for the caller: it names the list that a table
 // is of.
 func (b *Builder) Build(members []Member, now time.Duration, generation uint64) *Table {
+	looks := now-b.looked < lookLasts
+	if b.last != nil && looks {
+		b.collect(b.last)
+	}
 	t := b.assemble(members, now, generation)
 	if b.Home {
 		for b.order.demote(t) {
@@ -93,6 +128,11 @@ func (b *Builder) Build(members []Member, now time.Duration, generation uint64) 
 		}
 		if t.rampingUp {
 			t.Due = min(t.Due, t.at+rampEvery)
+		}
+	}
+	if b.last = t; looks {
+		for _, c := range t.preferred {
+			c.counts = c.count()
 		}
 	}
 	if b.Kind == KindHash && t.First != nil {
@@ -138,7 +178,6 @@ func (b *Builder) assemble(members []Member, now time.Duration, generation uint6
 		c.limit = b.nearLimit(c.best)
 		c.backing, space = space[:size:size], space[size:]
 		c.near, c.rest = c.backing[:0], c.backing[size:]
-		c.weight = t.weights[i]
 		if size == 0 {
 			continue
 		}
@@ -150,7 +189,7 @@ func (b *Builder) assemble(members []Member, now time.Duration, generation uint6
 		}
 	}
 	d.cut()
-	t.Spill = b.newSpill(t)
+	t.Spill = newSpill(t, b.carry(t))
 	return t
 }
 
@@ -203,21 +242,26 @@ func (d *draft) cut() {
 		if vd.distanceIn(c) > c.limit {
 			c.rest = c.backing[len(c.backing)-len(c.rest)-1:]
 			c.rest[0] = members[i].Node
-			c.weight -= int(members[i].weight)
 			continue
 		}
 		c.near = append(c.near, members[i].Node)
+		c.uneven = c.uneven || members[i].weight != members[c.nearest].weight
 		c.halfOpen = c.halfOpen || members[i].halfOpen
 		if nearestFirst && c.nearest == uint32(i) {
 			first, last := &c.near[0], &c.near[len(c.near)-1]
 			*first, *last = *last, *first
 		}
-		if ramps != nil && c.rampingUp {
+		if !c.rampingUp {
+			continue
+		}
+		ramp := t.ramp(members[i].Born, t.at)
+		c.oldest = max(c.oldest, ramp)
+		if ramps != nil {
 			of := &ramps[vd.slot]
 			if *of == nil {
 				*of = make([]float32, 0, len(c.backing))
 			}
-			*of = append(*of, t.ramp(members[i].Born, t.at))
+			*of = append(*of, ramp)
 		}
 	}
 	for i := range t.circles {
@@ -225,8 +269,15 @@ func (d *draft) cut() {
 		if ramps != nil {
 			c.admit = admission(ramps[i])
 		}
-		if t.Kind == KindWeighted && len(c.near) > 0 {
-			c.stride = newStride(c.near, c.admit)
+		if len(c.near) > 1 {
+			switch t.Kind {
+			case KindWeighted:
+				c.stride = newStride(c.near, c.admit)
+			case KindRandom, KindP2C, KindLeastRequest, KindLoadAware:
+				if c.uneven || c.admit != nil {
+					c.upTo = sums(c.near, c.admit)
+				}
+			}
 		}
 	}
 }
@@ -264,10 +315,14 @@ func (vd *verdict) distanceIn(c *Circle) time.Duration {
 func (l *lens) judge(vd *verdict, m *Member) {
 	*vd = verdict{distance: m.distance, known: m.known, circle: m.Circle, State: m.State, usedAs: m.State}
 	if !l.Home {
-		vd.circle = uint8(l.Levels.Circle(l.Place, m.In.Place()))
+		vd.circle = l.Circle(l.Place, m.In.Place())
 		if !l.near { // what was measured here is not the distance from there
 			vd.distance, vd.known = l.Assumed[vd.circle], assumed
 		}
+	}
+	if vd.circle > l.Outermost {
+		vd.State, vd.usedAs = Outside, Outside
+		return
 	}
 	if l.Protocols != 0 && m.Protocols&l.Protocols == 0 {
 		vd.State, vd.usedAs = OtherProtocol, OtherProtocol

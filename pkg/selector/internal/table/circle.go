@@ -5,8 +5,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
 // Circle is the instances at one proximity that are in one state.
@@ -20,10 +18,13 @@ type Circle struct {
 	measured  time.Duration // the least distance that was measured; 0: none was
 	limit     time.Duration // the greatest distance of the near set
 	near      []*Node       // about equally near; for Nearest, the nearest first
-	admit     []uint32      // the probability that one of near is taken when it is drawn, of 1<<32; nil: all are 1
+	admit     []uint32      // the probability that one of near is taken when it is its turn, of 1<<32; nil: all are 1
+	upTo      []float64     // the sums of the weights of near up to each, as they ramp up; nil: all are equal
+	uneven    bool          // the weights of near differ
 	rest      []*Node       // farther than the near set
 	backing   []*Node       // the memory of near and, from its end, rest
-	weight    int           // of near
+	oldest    float32       // the part of its weight that the oldest of near has, if rampingUp
+	counts    counts        // when they were last collected, by the builder
 
 	stride stride // of near, for WeightedRoundRobin
 
@@ -32,15 +33,6 @@ type Circle struct {
 
 	bandsOnce sync.Once // guards the making of bands
 	bands     [][]*Node
-}
-
-// load is the calls in flight per instance of the near set, by weight.
-func (c *Circle) load() float64 {
-	sum := uint64(0)
-	for _, n := range c.near {
-		sum += n.InFlight()
-	}
-	return float64(sum) * events.DefaultWeight / float64(max(1, c.weight))
 }
 
 // demotedFor is the distance that a circle is demoted for.

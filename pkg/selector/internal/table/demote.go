@@ -16,6 +16,7 @@ const (
 
 // order is the order in which circles are tried.
 type order struct {
+	fixed   uint8         // the first circle whose place never changes
 	circles []uint8       // in that order
 	rank    []uint8       // the place of each circle in it; replaced, never changed
 	pending []pendingSwap // pairs that change places if nothing else happens
@@ -27,8 +28,8 @@ type pendingSwap struct {
 	since         time.Duration
 }
 
-func newOrder(levels int) order {
-	o := order{circles: make([]uint8, levels), rank: make([]uint8, levels)}
+func newOrder(levels, fixed int) order {
+	o := order{fixed: uint8(fixed), circles: make([]uint8, levels), rank: make([]uint8, levels)}
 	for i := range o.circles {
 		o.circles[i], o.rank[i] = uint8(i), uint8(i)
 	}
@@ -45,6 +46,9 @@ func (o *order) demote(t *Table) bool {
 	o.pending = nil
 	for i := range max(0, len(t.preferred)-1) {
 		first, second := t.preferred[i], t.preferred[i+1]
+		if first.index >= o.fixed && second.index >= o.fixed {
+			continue // in the order that the options state
+		}
 		known := first.measured > 0 && second.measured > 0
 		var wrong bool
 		if first.index < second.index {

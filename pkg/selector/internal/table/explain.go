@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/breaker"
+	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 )
 
@@ -15,10 +16,10 @@ import (
 type Standing struct {
 	Member
 	verdict verdict
-	Source  latency.Source // of the distance
-	ramp    float32        // the part of its weight that it has at its age
-	refused bool           // its breaker opened because the connection was refused
-	score   float32        // of its last beat, for LoadAware
+	Source  latency.Source  // of the distance
+	ramp    float32         // the part of its weight that it has at its age
+	opened  breaker.Opening // of its breaker
+	score   float32         // of its last beat, for LoadAware
 }
 
 // Explanation is a table, and how its circles and members stand in it.
@@ -26,13 +27,19 @@ type Explanation struct {
 	*Table
 	Circles []CircleStanding // those that have members, in the order in which they are tried
 	Members []Standing       // in the order of the list, see [Explanation.Sort]
+	why     map[uint8]string // why calls leave for a circle
 }
 
 // Explain builds the table that picks would read now, without changing what outlives a
 // table, and returns how circles and members stand in it.
 func (b *Builder) Explain(members []Member, now time.Duration) *Explanation {
 	t := b.assemble(members, now, 0)
-	e := &Explanation{Table: t, Members: make([]Standing, len(members))}
+	e := &Explanation{Table: t, Members: make([]Standing, len(members)), why: make(map[uint8]string)}
+	for i, c := range t.preferred {
+		if why := b.rule.Why(i); i > 0 && i < len(b.seen) && b.seen[i].Circle == c.index && why.String() != "" {
+			e.why[c.index] = fmt.Sprintf("of %s: %s", t.Name(why.From), why)
+		}
+	}
 	for i := range members {
 		m, vd := &members[i], b.verdicts[i]
 		source := m.Node.distance().Source
@@ -42,8 +49,7 @@ func (b *Builder) Explain(members []Member, now time.Duration) *Explanation {
 		if vd.usedAs < NotReady {
 			vd.distance = vd.distanceIn(&t.circles[t.index(vd.usedAs, vd.circle)])
 		}
-		refused := m.Breaker.Opened().Why == breaker.ByRefusal
-		e.Members[i] = Standing{*m, vd, source, b.ramp(m.Born, t.at), refused, m.score(Ticks(t.at))}
+		e.Members[i] = Standing{*m, vd, source, b.ramp(m.Born, t.at), m.Breaker.Opened(), m.score(Ticks(t.at))}
 	}
 	e.Circles = b.circles(e, members)
 	return e
@@ -71,7 +77,9 @@ func (e *Explanation) Sort() {
 
 var stateText = [...]string{
 	Suspect:       "its lease ended and nothing proves it dead",
+	LastResort:    "it has the weight 0",
 	Draining:      "it is about to leave",
+	Unreachable:   "it does not answer probes",
 	Open:          "its breaker is open, calls failed",
 	DrainingOpen:  "it is about to leave and its breaker is open",
 	Evacuated:     "its place is evacuated",
@@ -88,13 +96,15 @@ func (e *Explanation) Reason(s *Standing, protocol string) (near bool, why strin
 		return false, fmt.Sprintf("never picked: it has no %s endpoint", protocol)
 	case NotReady:
 		return false, "never picked: not ready, its own check fails"
+	case Outside:
+		return false, fmt.Sprintf("never picked: calls must stay within the %s", t.Name(t.Outermost))
 	}
 	c := &t.circles[t.index(s.verdict.usedAs, s.verdict.circle)]
 	because := ""
 	if s.verdict.State != Usable {
 		because = ": " + stateText[s.verdict.State]
 	}
-	begin, reached := t.startAt(c)
+	reached := t.begins(c)
 	switch {
 	case s.verdict.usedAs != t.best:
 		return false, "standby: used only when no better instance is available" + because + e.notFilled(s)
@@ -116,10 +126,11 @@ func (e *Explanation) Reason(s *Standing, protocol string) (near bool, why strin
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "picked by %s: in the near set of %s", t.Kind, t.Name(c.index))
-	if share := t.Share(c.index); begin.overflowFrom != nil {
-		fmt.Fprintf(&b, ", which takes up to %.0f %% of picks because %s is overloaded", 100*share, t.Name(begin.overflowFrom.index))
-	} else if t.Spill != nil && share < 1 {
-		fmt.Fprintf(&b, ", which takes %.0f %% of picks", 100*share)
+	if share := t.Share(c.index); t.Spill != nil && share < 1 {
+		fmt.Fprintf(&b, ", which takes %.2g %% of picks", 100*share)
+		if c != t.First && e.why[c.index] != "" {
+			fmt.Fprintf(&b, " because %s", e.why[c.index])
+		}
 	}
 	if s.ramp < 1 && t.Kind.ramps() {
 		fmt.Fprintf(&b, ", new: ramps up, weight %.0f of %d now", s.ramp*float32(s.In.Weight), s.In.Weight)
@@ -141,7 +152,7 @@ func (e *Explanation) notFilled(s *Standing) string {
 	switch {
 	case !e.Panic || s.verdict.State != Open && s.verdict.State != Suspect:
 		return ""
-	case s.refused:
+	case s.opened.Why == breaker.ByRefusal:
 		return "; it does not fill in because it refused the connection"
 	}
 	return "; half of the service can be picked without it"
@@ -184,9 +195,6 @@ func (b *Builder) circles(e *Explanation, members []Member) []CircleStanding {
 				s.Source = members[c.nearest].Node.distance().Source
 			}
 			s.Load = c.load()
-			if b.Home && b.Spills {
-				s.Load = b.loads[index]
-			}
 			s.Note = e.note(c)
 			break
 		}
@@ -207,11 +215,13 @@ func (e *Explanation) note(c *Circle) string {
 	if more := int(t.sizes[k]) - int(t.counts[k]); t.Panic && more > 0 {
 		add("panic: %d that are not %s fill in", more, stateName[t.best])
 	}
-	if can, whole := t.weights[k], t.fullWeight(c.index); can < whole && t.Spill != nil {
+	if can, whole := t.weights[k], t.fullWeight(c.index); can < whole {
 		add("%.0f %% of its weight can be picked", 100*float64(can)/float64(whole))
 	}
-	if w, ok := t.startAt(c); ok && w.overflowFrom != nil {
-		add("takes picks because %s is overloaded", t.Name(w.overflowFrom.index))
+	if why := e.why[c.index]; why != "" && t.begins(c) {
+		add("takes picks because %s", why)
+	} else if why != "" {
+		add("takes no picks: %s", why)
 	}
 	return strings.Join(notes, "; ")
 }
@@ -221,4 +231,22 @@ var stateName = [...]string{Usable: "usable", Suspect: "suspect"}
 // Milliseconds is a duration as JSON and people get it.
 func Milliseconds(d time.Duration) float64 {
 	return float64(d.Round(time.Microsecond)) / float64(time.Millisecond)
+}
+
+// load is the calls in flight per instance of the near set, by weight.
+func (c *Circle) load() float64 {
+	weight := 0
+	for _, n := range c.near {
+		weight += int(weightOf(n.Instance.Load()))
+	}
+	return float64(c.inFlight()) * events.DefaultWeight / float64(max(1, weight))
+}
+
+// fullWeight is the weight of a circle if all of its instances were usable. Instances
+// that leave, or have not the requested protocol, do not count.
+func (t *Table) fullWeight(circle uint8) (sum int) {
+	for _, what := range [...]State{Usable, Suspect, Open, NotReady} {
+		sum += t.weights[t.index(what, circle)]
+	}
+	return sum
 }

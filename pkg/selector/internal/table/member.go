@@ -23,6 +23,7 @@ type Member struct {
 	Evacuated          bool          // an operator has evacuated its place
 	DiscountedFailures int32         // of the failed probes in a row, those that prove nothing
 	halfOpen           bool          // its breaker is half-open
+	breaker            breaker.State // at the last Refresh
 	weight             uint16        // as announced
 	Born               time.Duration // when it started, on the selector's clock
 }
@@ -34,7 +35,6 @@ func NewMember(n *Node, e events.Entry, born time.Duration, stale bool) Member {
 	if before := n.Instance.Swap(e.Instance); before != nil && before.Coordinate != e.Coordinate {
 		n.Path.SetCoordinate(e.Coordinate)
 	}
-	n.setWeight(e.Weight)
 	m := Member{Node: n, In: e.Instance, Circle: n.Home, Suspect: e.Suspect, Evacuated: e.Evacuated, Protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), Born: born}
 	m.DiscountFailures()
 	m.Refresh(stale)
@@ -51,14 +51,17 @@ type State uint8
 const (
 	Usable        State = iota
 	Suspect             // its lease ended, nothing proves it dead
+	LastResort          // it has the weight 0
 	Draining            // about to leave, and still working
 	Evacuated           // an operator evacuated its place; it still works, as far as is known
+	Unreachable         // it does not answer probes, nor has it answered calls lately
 	Open                // its breaker: calls fail
 	DrainingOpen        // draining, and calls fail
 	EvacuatedOpen       // evacuated, and calls fail
 	Dead                // suspect, or the registry is out of reach, and it does not answer probes
 	NotReady            // never picked, nor is what follows
 	OtherProtocol       // no endpoint of the requested protocol
+	Outside             // in a circle that calls must not be made to
 	numStates
 )
 
@@ -68,6 +71,10 @@ func (m *Member) Refresh(stale bool) {
 	d := m.Node.distance()
 	m.distance, m.known = d.Distance, certaintyOf(d)
 	state := m.Breaker.State()
+	if m.breaker != breaker.Closed && state == breaker.Closed {
+		m.Born = m.Now() // it works again, and ramps up
+	}
+	m.breaker = state
 	m.halfOpen = state == breaker.HalfOpen
 	fails := state == breaker.Open
 	switch {
@@ -85,6 +92,10 @@ func (m *Member) Refresh(stale bool) {
 		m.State = Draining
 	case fails:
 		m.State = Open
+	case m.unreachable():
+		m.State = Unreachable
+	case m.In.Weight == events.LastResort:
+		m.State = LastResort
 	case m.Suspect:
 		m.State = Suspect
 	default:
@@ -105,6 +116,17 @@ func (m *Member) provenDead() bool {
 	failed := int32(m.Path.Failures())
 	m.DiscountedFailures = min(m.DiscountedFailures, failed)
 	return failed >= deadAfter && failed > m.DiscountedFailures
+}
+
+// unreachableAfter is how many probes in a row must fail before an instance is one that
+// picks avoid although its breaker is closed, see [Member.unreachable].
+const unreachableAfter = 3
+
+// unreachable reports whether probes find no process where the instance should be: the
+// next call would find that out too, and take longer. An instance that answers calls is
+// reachable, whatever becomes of probes.
+func (m *Member) unreachable() bool {
+	return m.Path.Failures() >= unreachableAfter && !m.Answered(Ticks(m.Now()))
 }
 
 // certainty is how well a distance is known.

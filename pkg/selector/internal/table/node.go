@@ -1,6 +1,7 @@
 package table
 
 import (
+	"cmp"
 	"math"
 	"sync/atomic"
 	"time"
@@ -11,8 +12,8 @@ import (
 )
 
 // Node is what this caller has learned about one incarnation of an instance. It
-// lives as long as that is listed, and is safe for concurrent use. It is one cache
-// line.
+// lives as long as that is listed, and is safe for concurrent use. A pick reads and
+// writes its first cache line, the end of a call also the second one.
 type Node struct {
 	// calls counts the calls in flight in its low bits, and all picks ever above
 	// them: one atomic operation for both.
@@ -22,12 +23,18 @@ type Node struct {
 	cost     atomic.Uint64
 	Breaker  *breaker.Breaker
 	Instance atomic.Pointer[events.Instance]
-	scale    atomic.Uint32 // a float32: DefaultWeight / weight
+	holds    atomic.Bool   // held is not 0
 	Home     uint8         // circle seen from the selector's own place
 	beat     atomic.Uint64 // the score of its last beat and when that came, see [packCost]; for LoadAware
 
 	*Shared
 	Path *latency.Path
+
+	held     atomic.Uint64 // calls that ended too soon to count, see [Node.hold]
+	measured atomic.Uint64 // successes whose duration is known, and the sum of those, see [Node.Measured]
+	answers  atomic.Uint64 // other answers, and those of them that ask for fewer calls in the upper half
+	earlier  atomic.Int64  // calls in flight that began in an earlier period, see [Node.GiveUp]
+	_        [32]byte      // so that an allocated node begins with a cache line
 }
 
 // Close ends the breaker and the path. The caller holds no lock: hooks may run.
@@ -42,23 +49,77 @@ const (
 	onePick      = 1<<inFlightBits | 1
 )
 
-// queue is the calls in flight if one more is added, by weight.
-func (n *Node) queue() float32 {
-	return float32(n.InFlight()+1) * math.Float32frombits(n.scale.Load())
-}
-
-func (n *Node) setWeight(weight int) {
-	n.scale.Store(math.Float32bits(events.DefaultWeight / float32(max(1, weight))))
+// queue is the load of an instance: the calls in flight, one more if it is added, and
+// the calls that are held against it.
+func (n *Node) queue(now uint32) float32 {
+	q := float32(n.InFlight() + 1)
+	if n.holds.Load() {
+		q += n.heldCalls(now)
+	}
+	return q
 }
 
 // Begin counts a pick, and a call in flight until End.
 func (n *Node) Begin() { n.calls.Add(onePick) }
 
-// End ends a call in flight.
-func (n *Node) End() { n.calls.Add(^uint64(0)) }
+// End ends a call in flight that began at start. One that was ended before, or given up,
+// see [Node.GiveUp], does no lasting harm: the count does not fall below 0.
+func (n *Node) End(start time.Duration) {
+	if int64(start) < n.PeriodStart.Load() || n.calls.Add(^uint64(0))&inFlightMask == inFlightMask {
+		n.endOdd(start)
+	}
+}
+
+// endOdd ends a call that began in an earlier period, or takes back that one was ended
+// twice.
+func (n *Node) endOdd(start time.Duration) {
+	switch {
+	case int64(start) >= n.PeriodStart.Load():
+		n.calls.Add(1)
+	case n.earlier.Add(-1) < 0: // it was given up
+		n.earlier.Add(1)
+	case n.calls.Add(^uint64(0))&inFlightMask == inFlightMask:
+		n.calls.Add(1)
+	}
+}
+
+// GiveUp is called at the end of each period. Calls that began before the period and
+// have not ended are no load any more: their end was forgotten, or they are streams. It
+// returns how many there are.
+func (n *Node) GiveUp() (forgotten int64) {
+	for left := n.earlier.Swap(0); left > 0 && n.InFlight() > 0; left-- {
+		n.calls.Add(^uint64(0))
+		forgotten++
+	}
+	n.earlier.Store(int64(n.InFlight()))
+	return forgotten
+}
 
 // InFlight is the number of calls in flight.
-func (n *Node) InFlight() uint64 { return n.calls.Load() & inFlightMask }
+func (n *Node) InFlight() uint64 {
+	if q := n.calls.Load() & inFlightMask; q != inFlightMask { // else a call was ended twice just now
+		return q
+	}
+	return 0
+}
+
+// Ended is the number of calls ever that have ended.
+func (n *Node) Ended() uint64 {
+	calls := n.calls.Load()
+	return calls>>inFlightBits - calls&inFlightMask
+}
+
+// TimeLimit is what a call may take before the node seems to hang: at least least, some
+// times the mean duration of successes, and some times the longest one lately; and what a
+// success takes at most. Both are 0 while none is known.
+func (n *Node) TimeLimit(least time.Duration, typical, slowest int) (limit, most time.Duration) {
+	usual := time.Duration(cmp.Or(n.typical(), float32(n.Average())))
+	if usual == 0 {
+		return 0, 0
+	}
+	most = max(usual, time.Duration(n.Slowest.Load()))
+	return max(least, time.Duration(typical)*usual, time.Duration(slowest)*time.Duration(n.Slowest.Load())), most
+}
 
 // Picks is the number of picks ever.
 func (n *Node) Picks() uint64 { return n.calls.Load() >> inFlightBits }
@@ -80,12 +141,24 @@ func (n *Node) distance() latency.Estimate { return n.Path.Estimate(n.Assumed[n.
 // trustedFor in any case. So an instance that hung is called again seconds after it
 // is back, though its last calls took very long.
 const (
-	decayAfter   = int32(decay / tick / 16) // not computed for busy instances
-	minWeight    = 1.0 / 32
-	failWeight   = 1.0 / 4
-	failPenalty  = 4 // a failure counts as a call that took this many times longer
-	leastPenalty = float32(10 * time.Millisecond)
-	mostPenalty  = float32(5 * time.Second)
+	decayAfter    = int32(decay / tick / 16) // not computed for busy instances
+	minWeight     = 1.0 / 32
+	failWeight    = 1.0 / 4
+	failPenalty   = 4 // a failure counts as a call that took this many times longer
+	rejectPenalty = 4 // so does an answer that asks for fewer calls
+	leastPenalty  = float32(10 * time.Millisecond)
+	mostPenalty   = float32(5 * time.Second)
+	// A call that the caller gave up after this many times the usual duration, and not
+	// sooner than that, is like one that timed out.
+	canceledLate = 4
+	leastLate    = 50 * time.Millisecond
+	unknownLate  = time.Second            // if no duration is known
+	leastSlowest = 250 * time.Millisecond // less than that is not remembered as the slowest
+	slowFactor   = 10                     // a success that took so many times longer than others do, and slowest, is slow
+	slowest      = time.Second
+	leastHeld    = 1.0 / 32 // fewer calls are not held against an instance
+	measuredBits = 24
+	measuredPart = 8 // of the successes of a busy instance, one in so many is measured for its circle
 	trustedTicks = int32(trustedFor / tick)
 	busyTicks    = int32(busyGap / tick)
 )
@@ -101,8 +174,9 @@ func unpackCost(c uint64) (ns float32, at uint32) {
 }
 
 // durations are the expected durations of a call to each of two nodes, in
-// nanoseconds. Both are 0 if they cannot be compared: no call of one has ended yet,
-// its last one failed and is long ago, or its average is old while the other is busy.
+// nanoseconds. A node of which none is known counts as the others of its circle. Both
+// are 0 if they cannot be compared: no call has ended yet, the last one failed and is
+// long ago, or its average is old while the other is busy.
 func durations(a, b *Node, now uint32) (da, db float32) {
 	ca, cb := a.cost.Load(), b.cost.Load()
 	da, ata := unpackCost(ca)
@@ -114,7 +188,7 @@ func durations(a, b *Node, now uint32) (da, db float32) {
 	if max(ia, ib) > trustedTicks && min(ia, ib) <= busyTicks {
 		return 0, 0
 	}
-	if da, db = expected(da, ia), expected(db, ib); da == 0 || db == 0 {
+	if da, db = cmp.Or(expected(da, ia), a.typical()), cmp.Or(expected(db, ib), b.typical()); da == 0 || db == 0 {
 		return 0, 0
 	}
 	return da, db
@@ -144,21 +218,54 @@ func (n *Node) Average() time.Duration {
 // decayed is the part of a cost that is left after so many ticks.
 func decayed(idle int32) float32 { return float32(math.Exp(-float64(idle) / float64(decay/tick))) }
 
-// Learn adds the duration of a call to the average. Of two calls that end at the same
-// instant one sample may be lost.
-func (n *Node) Learn(took time.Duration, failed bool, now uint32) {
+// typical is the mean duration of the successes in the circle of the node lately, in
+// nanoseconds; 0 if there were none.
+func (n *Node) typical() float32 {
+	if int(n.Home) >= len(n.Typical) {
+		return 0
+	}
+	return float32(n.Typical[n.Home].Load())
+}
+
+// Early reports whether a call that timed out after that time says little about the
+// instance: calls usually take that long, or not much less.
+func (n *Node) Early(took time.Duration) bool {
+	ns, _ := unpackCost(n.cost.Load())
+	return max(n.typical(), ns) > 0 && !n.late(took, ns)
+}
+
+func (n *Node) late(took time.Duration, average float32) bool {
+	usual := cmp.Or(n.typical(), max(0, average)) // it is negative after a failure
+	if usual == 0 {
+		return took >= unknownLate
+	}
+	return float32(took) >= canceledLate*usual && took >= leastLate && int64(took) >= n.Slowest.Load()
+}
+
+// Succeeded takes in the duration of a success. Of two calls that end at the same instant
+// one may be lost.
+func (n *Node) Succeeded(took time.Duration, now uint32) {
 	ns, at := unpackCost(n.cost.Load())
 	idle := int32(now - at)
+	sample := float32(max(took, 1))
+	if ns > 0 && idle <= decayAfter/2 { // nearly always
+		n.cost.Store(packCost(ns+(sample-ns)*minWeight, now))
+		if n.calls.Load()>>inFlightBits%measuredPart != 0 {
+			return
+		}
+	} else {
+		n.average(ns, sample, minWeight, 1, idle, now)
+	}
+	n.measured.Add(uint64(took/time.Microsecond)<<measuredBits | 1)
+	if took > leastSlowest && int64(took) > n.Slowest.Load() {
+		n.Slowest.Store(int64(took))
+	}
+}
+
+// average moves the average of durations to a sample.
+func (n *Node) average(ns, sample, weight, sign float32, idle int32, now uint32) {
 	if ns < 0 {
 		ns = -ns
-	}
-	sample := float32(max(took, 1))
-	weight := float32(minWeight)
-	sign := float32(1)
-	if failed {
-		// A fast failure must not look like a fast instance.
-		sample = max(sample, min(max(failPenalty*ns, leastPenalty), mostPenalty))
-		weight, sign = failWeight, -1
 	}
 	switch {
 	case ns == 0, sign > 0 && idle > trustedTicks:
@@ -167,4 +274,120 @@ func (n *Node) Learn(took time.Duration, failed bool, now uint32) {
 		weight = max(weight, 1-decayed(idle))
 	}
 	n.cost.Store(packCost(sign*(ns+(sample-ns)*weight), now))
+}
+
+// Answered reports whether the last call succeeded, and not long ago.
+func (n *Node) Answered(now uint32) bool {
+	ns, at := unpackCost(n.cost.Load())
+	return ns > 0 && int32(now-at) < int32(decay/tick)
+}
+
+// Stale reports whether no duration has been learned since a time.
+func (n *Node) Stale(since uint32) bool {
+	_, at := unpackCost(n.cost.Load())
+	return int32(since-at) > 0
+}
+
+// Learn takes in how a call ended that took so long. It reports whether the call was
+// given up so late that this is a failure of the instance.
+func (n *Node) Learn(o Outcome, took time.Duration, now uint32) (failed bool) {
+	if o == Success {
+		n.Succeeded(took, now)
+		return false
+	}
+	ns, at := unpackCost(n.cost.Load())
+	idle, known := int32(now-at), max(0, ns)
+	if ns < 0 {
+		ns = -ns
+	}
+	sample, weight, sign := float32(max(took, 1)), float32(minWeight), float32(1)
+	usual := n.typical()
+	switch o {
+	case Answer:
+		// It may have come quickly because little was done for it, so it does not make
+		// an instance look fast.
+		n.answers.Add(1)
+		n.hold(sample, usual, now)
+		sample = max(sample, ns, usual)
+	case Backpressure:
+		n.answers.Add(1<<32 | 1)
+		usual = max(ns, usual, leastPenalty/rejectPenalty) * rejectPenalty
+		n.hold(sample, usual, now)
+		sample, weight, sign = max(sample, usual), failWeight, -1
+	case Fault:
+		n.hold(sample, max(ns, usual), now)
+		sample, weight, sign = max(sample, min(max(failPenalty*max(ns, usual), leastPenalty), mostPenalty)), failWeight, -1
+	case Canceled:
+		failed = n.late(took, known)
+		if usual = max(ns, usual); sample <= usual || usual == 0 && !failed {
+			n.hold(sample, usual, now)
+			return false
+		}
+		weight, sign = failWeight, -1 // it would have taken at least as long as that
+	default:
+		n.hold(sample, max(ns, usual), now)
+		return false
+	}
+	n.average(ns, sample, weight, sign, idle, now)
+	return failed
+}
+
+// Slow reports whether a success took so much longer than successes of the circle do that
+// it counts against the instance.
+func (n *Node) Slow(took time.Duration) bool {
+	return took >= slowest && float32(took) > slowFactor*n.typical() && n.typical() > 0
+}
+
+// hold counts a call that ended too soon as one in flight for as long as it usually
+// takes: an instance that fails at once would otherwise be free more often than those
+// that work, and attract calls. The count falls by a factor of e in the time that calls
+// take, so it is on average that of calls which took so long (Little's law).
+func (n *Node) hold(took, usual float32, now uint32) {
+	if took >= usual {
+		return
+	}
+	of := n.typical()
+	if of == 0 {
+		of = usual
+	}
+	n.held.Store(packCost(n.heldCalls(now)+(usual-took)/of, now))
+	n.holds.Store(true)
+	if n.Kind == KindHash {
+		n.AllHeld.Store(packCost(stillHeld(n.AllHeld.Load(), of, now)+(usual-took)/of, now))
+	}
+}
+
+// heldCalls is the number of calls that are held against the node.
+func (n *Node) heldCalls(now uint32) float32 {
+	calls := stillHeld(n.held.Load(), n.typical(), now)
+	if calls == 0 {
+		n.holds.Store(false)
+	}
+	return calls
+}
+
+// stillHeld is what is left of a number of calls and the time of its last change.
+func stillHeld(held uint64, typical float32, now uint32) float32 {
+	calls, at := unpackCost(held)
+	if calls == 0 {
+		return 0
+	}
+	if calls *= float32(math.Exp(-float64(int32(now-at)) * float64(tick) / max(float64(typical), float64(tick)))); calls < leastHeld {
+		return 0
+	}
+	return calls
+}
+
+// Measured returns how many successes there were whose duration is known, and the sum of
+// those in microseconds. Both wrap.
+func (n *Node) Measured() (count, sum uint64) {
+	m := n.measured.Load()
+	return m & (1<<measuredBits - 1), m >> measuredBits
+}
+
+// Answers returns how many answers there were that are no successes, and how many of
+// them ask for fewer calls. Both wrap.
+func (n *Node) Answers() (count, rejects uint32) {
+	a := n.answers.Load()
+	return uint32(a), uint32(a >> 32)
 }

@@ -3,6 +3,7 @@ package table
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -35,32 +36,35 @@ func admission(ramps []float32) []uint32 {
 	return take
 }
 
-// draw returns a random node of a near set in which some are new. (It ends: the oldest
-// is always taken when it is drawn.)
-func (c *Circle) draw() *Node {
-	for {
-		r := rand.Uint64()
-		if i := (r >> 32) * uint64(len(c.near)) >> 32; uint32(r) <= c.admit[i] {
-			return c.near[i]
-		}
-	}
-}
-
-// orLessLoaded returns another random node if that has fewer calls in flight than n,
-// else n. Where some are new most draws are of the same few nodes, and one of those
-// that stopped answering must not get nearly all calls. A new node counts with the
-// weight that it has now, so this gives it no more than its share otherwise.
-func (c *Circle) orLessLoaded(n *Node) *Node {
-	i := rand.N(len(c.near))
-	if c.near[i] == n {
-		i = (i + 1) % len(c.near)
-	}
-	ramp := float32(c.admit[i]) / math.MaxUint32
-	if other := c.near[i]; other.queue() < n.queue()*ramp {
-		return other
-	}
-	return n
-}
-
 // admits reports whether a node is taken when it is its turn.
 func (c *Circle) admits(i uint32) bool { return c.admit == nil || uint32(rand.Uint64()) <= c.admit[i] }
+
+// sums returns the sums of the weights up to each node of a near set, with the
+// admission of its new nodes.
+func sums(near []*Node, admit []uint32) []float64 {
+	upTo := make([]float64, len(near))
+	sum := 0.0
+	for i, n := range near {
+		w := float64(weightOf(n.Instance.Load()))
+		if admit != nil {
+			w *= float64(admit[i]) / math.MaxUint32
+		}
+		sum += w
+		upTo[i] = sum
+	}
+	return upTo
+}
+
+// draw returns the index of a random node of a near set, by weight.
+func (c *Circle) draw() int {
+	i, _ := slices.BinarySearch(c.upTo, rand.Float64()*c.upTo[len(c.upTo)-1])
+	return min(i, len(c.upTo)-1)
+}
+
+// weightOf is the weight of a node of a near set, as it ramps up.
+func (c *Circle) weightOf(i int) float32 {
+	if i == 0 {
+		return float32(c.upTo[0])
+	}
+	return float32(c.upTo[i] - c.upTo[i-1])
+}

@@ -83,7 +83,7 @@ func (l *lens) ringOf(c *Circle) *ring {
 // pick walks from the point of the key to the first node that take accepts and that is
 // not too busy, given the calls in flight to all; if there is none, to the first that
 // take accepts.
-func (r *ring) pick(key string, inFlight int64, take func(*Node) bool) bool {
+func (r *ring) pick(key string, inFlight float32, now uint32, take func(*Node) bool) bool {
 	share := boundedLoad * float64(inFlight+1) / float64(r.total)
 	hash := xxhash.Sum64String(key)
 	start, _ := slices.BinarySearch(r.points, hash&^nodeMask)
@@ -95,7 +95,7 @@ func (r *ring) pick(key string, inFlight int64, take func(*Node) bool) bool {
 			}
 			k := r.points[p] & nodeMask
 			n := r.nodes[k]
-			if (busyToo || float64(n.InFlight()) < 1+share*float64(r.weights[k])) && take(n) {
+			if (busyToo || float64(n.queue(now)) < 2+share*float64(r.weights[k])) && take(n) {
 				return true
 			}
 		}

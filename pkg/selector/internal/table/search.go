@@ -73,13 +73,7 @@ func (a *search) spilled(s *Spill) (Choice, bool) {
 	if a.Kind == KindHash {
 		random = uint32(splitMix64(xxhash.Sum64String(a.Key))) // the same key goes the same way
 	}
-	w := s.start(random)
-	if w.overflowFrom != nil && a.Kind.comparesLoad() {
-		if f, ok := a.take(a.chooseFrom(w, a.now), w.to); ok {
-			return f, true
-		}
-	}
-	return a.from(w.to)
+	return a.from(s.start(random))
 }
 
 // from takes an instance of a circle: the strategy's choice, else any of the near set,
@@ -90,7 +84,8 @@ func (a *search) from(c *Circle) (f Choice, ok bool) {
 	}
 	switch a.Kind {
 	case KindHash:
-		ok = a.ringOf(c).pick(a.Key, a.AllInFlight.Load(), func(n *Node) bool {
+		inFlight := float32(a.AllInFlight.Load()) + stillHeld(a.AllHeld.Load(), c.near[0].typical(), a.now)
+		ok = a.ringOf(c).pick(a.Key, inFlight, a.now, func(n *Node) bool {
 			f, ok = a.take(n, c)
 			return ok
 		})
@@ -131,11 +126,7 @@ func (a *search) take(n *Node, c *Circle) (Choice, bool) {
 	if !ok && !a.force {
 		return Choice{}, false
 	}
-	index := c.index
-	if a.Home { // n may be in another circle than c, see chooseFrom
-		index = n.Home
-	}
-	return Choice{n, in, pass, index}, true
+	return Choice{n, in, pass, c.index}, true
 }
 
 // Allow asks the breaker of a node for a call. A node that fills in is called without

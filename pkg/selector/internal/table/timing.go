@@ -38,6 +38,10 @@ const (
 	// beatFresh is how long a beat counts.
 	beatFresh = 15 * time.Second
 
+	// Period is how long calls count as load at least: those that have not ended are
+	// given up at the end of the period after the one that they began in.
+	Period = 10 * time.Minute
+
 	// LongAgo is when an instance started that is as old as can be.
 	LongAgo = -1 << 62 * time.Nanosecond
 	// Never is when nothing is due.
