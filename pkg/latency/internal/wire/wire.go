@@ -233,12 +233,12 @@ func DecodeCoordinate(data []byte) (events.Coordinate, error) {
 	if len(data) > maxPingSize {
 		return events.Coordinate{}, fmt.Errorf("latency: a coordinate of %d bytes, want at most %d", len(data), maxPingSize)
 	}
-	var c *events.Coordinate
-	if err := json.Unmarshal(data, &c); err != nil {
-		return events.Coordinate{}, fmt.Errorf("latency: decode a coordinate: %w", err)
-	}
-	if c == nil {
+	if string(bytes.TrimSpace(data)) == "null" {
 		return events.Coordinate{}, &events.FieldError{Field: "coordinate", Value: "null", Rule: wantObject}
 	}
-	return *c, c.Validate()
+	var c events.Coordinate
+	if err := c.UnmarshalJSON(data); err != nil {
+		return events.Coordinate{}, fmt.Errorf("latency: decode a coordinate: %w", err)
+	}
+	return c, c.Validate()
 }
