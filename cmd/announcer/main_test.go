@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -33,22 +32,13 @@ const (
 func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv(roleVar) == "":
-		flag.Parse()
-		if !isSet("test.parallel") {
-			_ = flag.Set("test.parallel", "4") // most of their time they wait
-		}
+		testkit.AtOnce(8)
 		os.Exit(m.Run())
 	case len(os.Args) > 1 && os.Args[1] == childArg:
 		child(os.Args[2:])
 	default:
 		main()
 	}
-}
-
-func isSet(name string) bool {
-	set := false
-	flag.Visit(func(f *flag.Flag) { set = set || f.Name == name })
-	return set
 }
 
 // ended is how a run of the announcer ended.

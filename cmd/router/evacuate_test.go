@@ -107,6 +107,7 @@ func TestEvacuatingAnEmptyPlaceAsksForItsName(t *testing.T) {
 }
 
 func TestEvacuateReportsWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	for name, tt := range map[string]struct {
 		args []string

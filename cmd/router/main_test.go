@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	testkit.AtOnce(8)
 	os.Exit(m.Run())
 }
 

@@ -71,6 +71,7 @@ func TestListsInstances(t *testing.T) {
 }
 
 func TestExplainsFromHereWhenNoRouterAnswers(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -122,6 +123,7 @@ func TestExplainHintsAtFromWhenTheLocationIsUnknown(t *testing.T) {
 }
 
 func TestExplainMeasuresMoreThanACallerMay(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -139,6 +141,7 @@ func TestExplainMeasuresMoreThanACallerMay(t *testing.T) {
 }
 
 func TestExplainsWhatARouterSees(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	r.list(t, "user", "u1", "a", nil)
 	r.list(t, "user", "u2", "b", nil)
@@ -233,6 +236,7 @@ func TestWatchPrintsEveryChange(t *testing.T) {
 }
 
 func TestWatchShowsWhetherAnInstanceIsEvacuated(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	r.list(t, "user", "u1", "a", nil)
 	stdout, _, _ := begin(t, "watch", "--nats-url", r.url)
@@ -246,6 +250,7 @@ func TestWatchShowsWhetherAnInstanceIsEvacuated(t *testing.T) {
 }
 
 func TestWatchReportsThatNATSIsBack(t *testing.T) {
+	t.Parallel()
 	address := testkit.FreeAddress(t)
 	first := natstest.Start(t, natstest.ListenAt(address))
 	registryOn(t, first).list(t, "user", "u1", "a", nil)
@@ -258,6 +263,7 @@ func TestWatchReportsThatNATSIsBack(t *testing.T) {
 }
 
 func TestReportsInOneLineWhyItCannotAnswer(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t)
 	nowhere := []string{"--nats-url", "nats://127.0.0.1:1", "--connect-timeout", "100ms"}
 	for name, tt := range map[string]struct {

@@ -240,6 +240,7 @@ func TestReportsInOneLineWhyItCannotServe(t *testing.T) {
 }
 
 func TestTakesEveryStrategy(t *testing.T) {
+	t.Parallel()
 	help := run(t, nil, "serve", "-h").stdout
 	for _, s := range selector.Strategies() {
 		// That it gets as far as to NATS says that the flag is good.

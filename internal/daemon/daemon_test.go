@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
 // greeter is a small program.
@@ -73,6 +74,11 @@ func Example() {
 	// exit code 0
 	// greeter: --label: "team": want key=value (see greeter greet -h)
 	// exit code 2
+}
+
+func TestMain(m *testing.M) {
+	testkit.AtOnce(8)
+	m.Run()
 }
 
 func TestAnErrorIsOneLineAndAnExitCode(t *testing.T) {

@@ -50,6 +50,7 @@ func TestConnectionsFollowTheDesign(t *testing.T) {
 }
 
 func TestConnectWaitsForAServerThatComesLater(t *testing.T) {
+	t.Parallel()
 	address := testkit.FreeAddress(t)
 	log := new(testkit.Output)
 	started := make(chan *nats.Conn, 1)
@@ -77,6 +78,7 @@ func TestConnectWaitsForAServerThatComesLater(t *testing.T) {
 }
 
 func TestTryConnectReturnsWithoutAServer(t *testing.T) {
+	t.Parallel()
 	address := testkit.FreeAddress(t)
 	log := new(testkit.Output)
 	began := time.Now()
@@ -96,6 +98,7 @@ func TestTryConnectReturnsWithoutAServer(t *testing.T) {
 }
 
 func TestAnUnreachableServerIsOneClearError(t *testing.T) {
+	t.Parallel()
 	log := new(testkit.Output)
 	f := flags("nats://proxima:secret@" + testkit.FreeAddress(t))
 	f.ConnectTimeout = 400 * time.Millisecond
@@ -129,6 +132,7 @@ func TestConnectEndsWithItsContext(t *testing.T) {
 }
 
 func TestARefusalEndsTheWait(t *testing.T) {
+	t.Parallel()
 	password := func(o *server.Options) { o.Username, o.Password = "proxima", "secret" }
 	for _, tt := range []struct {
 		name  string
@@ -164,6 +168,7 @@ func TestARefusalEndsTheWait(t *testing.T) {
 }
 
 func TestConnectInBackgroundConnectsAndReconnects(t *testing.T) {
+	t.Parallel()
 	address := testkit.FreeAddress(t)
 	log := new(testkit.Output)
 	nc, err := flags("nats://"+address).ConnectInBackground("test", log.Logger(slog.LevelInfo))

@@ -31,6 +31,7 @@ func TestMain(m *testing.M) {
 		fmt.Println(srv.Serve(l))
 		os.Exit(1)
 	}
+	testkit.AtOnce(8)
 	os.Exit(m.Run())
 }
 

@@ -122,6 +122,7 @@ func TestExplainsEveryCandidate(t *testing.T) {
 }
 
 func TestAnswersErrorsAsJSON(t *testing.T) {
+	t.Parallel()
 	d := newFleet(t).router(router.Options{})
 	three(d)
 	big := `{"id":"u","service":"user","metadata":{"a":"` + strings.Repeat("x", 70<<10) + `"}}`

@@ -228,6 +228,7 @@ func TestNoInstanceIs503WithTheReason(t *testing.T) {
 }
 
 func TestOnlyAllowedNetworksAreCalled(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	var called atomic.Int64
 	h := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { called.Add(1) })

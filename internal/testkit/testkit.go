@@ -5,6 +5,8 @@ package testkit
 
 import (
 	"context"
+	"flag"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -12,6 +14,13 @@ import (
 // Patience is how long a test waits for something that must happen. No test
 // passes because of it: it only bounds how long a failure takes.
 const Patience = time.Minute
+
+// AtOnce lets n parallel tests of a package run at once, whatever the number of
+// processors, unless -parallel says otherwise. It is for tests that mostly wait, and
+// for TestMain to call.
+func AtOnce(n int) {
+	_ = flag.Set("test.parallel", strconv.Itoa(n)) // the command line is read later
+}
 
 // poll is the pause between two looks at a condition.
 const poll = 5 * time.Millisecond

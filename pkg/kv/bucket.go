@@ -170,10 +170,11 @@ func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
 	began := time.Now()
 	s, err := b.link.JS.CreateStream(ctx, b.config(replicas))
 	for b.opts.Replicas == 0 && replicas > 1 && err != nil && !wire.Transient(err) && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		if time.Since(began) > clusterForms {
-			replicas = 1 // a cluster of fewer servers
+		if wire.Unclustered(err) || time.Since(began) > clusterForms {
+			replicas = 1 // a leaf node in no cluster, or a cluster of fewer servers
+		} else {
+			time.Sleep(clusterForms / 10)
 		}
-		time.Sleep(clusterForms / 10)
 		s, err = b.link.JS.CreateStream(ctx, b.config(replicas))
 	}
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process was faster

@@ -50,6 +50,7 @@ func exchange(t *testing.T, conn net.Conn) {
 }
 
 func TestAConnectionInUseGivesASampleASecond(t *testing.T) {
+	t.Parallel()
 	conn := watched(t, 0)
 	began := time.Now()
 	var at []time.Duration
@@ -76,6 +77,7 @@ func TestAConnectionInUseGivesASampleASecond(t *testing.T) {
 // The kernel takes the time until the answer, which bears the acknowledgement,
 // for the round trip.
 func TestTheTimeOfACallIsNotMeasuredAsDistance(t *testing.T) {
+	t.Parallel()
 	conn := watched(t, 2*near)
 	began, samples := time.Now(), 0
 	for time.Since(began) < 2500*time.Millisecond {
@@ -93,6 +95,7 @@ func TestTheTimeOfACallIsNotMeasuredAsDistance(t *testing.T) {
 }
 
 func TestAnIdleConnectionGivesNoSample(t *testing.T) {
+	t.Parallel()
 	conn := watched(t, 0)
 	exchange(t, conn)
 	time.Sleep(1100 * time.Millisecond)

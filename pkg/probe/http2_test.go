@@ -126,6 +126,7 @@ func TestHTTP2AnswersSettingsAndPingsOfThePeer(t *testing.T) {
 }
 
 func TestHTTP2GivesUpOnAPeerThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		peer  func(*http2.Framer)
 		fails string

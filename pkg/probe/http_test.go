@@ -91,6 +91,7 @@ func TestHTTPJudgesTheStatus(t *testing.T) {
 
 // An endless answer is no reason to read it.
 func TestHTTPReadsNoMoreOfAnAnswerThanItNeeds(t *testing.T) {
+	t.Parallel()
 	const head = "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\n"
 	for name, response := range map[string]string{
 		"a short body":   head + "Content-Length: 5\r\n\r\nhello",

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 
@@ -66,6 +67,11 @@ var unimplemented = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request
 	w.Header().Set("Content-Type", "application/grpc")
 	w.Header().Set("Grpc-Status", "12")
 })
+
+func TestMain(m *testing.M) {
+	testkit.AtOnce(8)
+	m.Run()
+}
 
 func TestConnectMeasuresTheOpeningOfAConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

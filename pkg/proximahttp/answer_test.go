@@ -109,6 +109,7 @@ func TestABodyCutOffIsAFailureThatTheCallerSees(t *testing.T) {
 }
 
 func TestABodyThatTheCallerGivesUpIsNoFailure(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"cancel", "deadline", "close", "client timeout"} {
 		release := make(chan struct{})
 		f := newFleet(t, proximahttp.Options{}, serve(t, "near", "a", func(w http.ResponseWriter, _ *http.Request) {

@@ -37,6 +37,7 @@ func blackHole(t *testing.T) string {
 }
 
 func TestADeadMachineCostsOneDialTimeout(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, proximahttp.Options{}, at("dead", "a", events.HTTP, blackHole(t)), serve(t, "far", "b", says("far")))
 	start := time.Now()
 	resp, err := f.client().Do(request(t, "POST", nil)) // nothing was sent

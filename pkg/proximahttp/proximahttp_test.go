@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/breaker"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
@@ -156,6 +157,11 @@ func read(tb testing.TB, resp *http.Response, err error) (int, string) {
 		tb.Fatal(err)
 	}
 	return resp.StatusCode, string(body)
+}
+
+func TestMain(m *testing.M) {
+	testkit.AtOnce(8)
+	m.Run()
 }
 
 func TestSendsARequestToTheNearestInstance(t *testing.T) {

@@ -247,6 +247,7 @@ func TestABodyThatCannotBeMadeAgainIsNoFailureOfAnotherInstance(t *testing.T) {
 }
 
 func TestASlowInstanceIsLeftWhenTheBaseTimesOut(t *testing.T) {
+	t.Parallel()
 	base := proximahttp.NewBase()
 	base.ResponseHeaderTimeout = 250 * time.Millisecond
 	release := make(chan struct{})
@@ -260,6 +261,7 @@ func TestASlowInstanceIsLeftWhenTheBaseTimesOut(t *testing.T) {
 }
 
 func TestTheCallersTimeoutIsTheInstancesFailureAndNotTriedAgain(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	near := serve(t, "near", "a", func(http.ResponseWriter, *http.Request) { <-release })
 	t.Cleanup(func() { close(release) }) // before the server's Close, which waits for it
@@ -398,6 +400,7 @@ func TestTheBudgetBoundsRetries(t *testing.T) {
 }
 
 func TestAnInstanceThatHangsCostsAnAttemptNotTheCall(t *testing.T) {
+	t.Parallel()
 	hang := make(chan struct{})
 	hung := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hang }))
 	defer hung.Close()

@@ -31,7 +31,7 @@ func TestReachesItsFigures(t *testing.T) {
 	reach(t, []figure{
 		{name: "a fleet, regions", args: []string{"-file", regions}, success: 0.99, first: 0.95, p99: 1.1, probes: 10, changes: 1},
 		{name: "no other caller to ask", args: []string{"-file", cities, "-callers-per-node", "1", "-probes", "30"}, success: 0.965, first: 0.60, p99: 1.1, probes: 30, changes: 1},
-		{name: "no labels", args: []string{"-file", cities, "-rounds", "1", "-labels=false", "-callers-per-node", "3"}, success: 0.95, p99: 1.1, probes: 10, changes: 1},
+		{name: "no labels", args: []string{"-file", cities, "-rounds", "1", "-labels=false", "-callers-per-node", "2"}, success: 0.95, p99: 1.1, probes: 10, changes: 1},
 		{
 			name: "noise", args: []string{"-file", seattle, "-unit", "s", "-rounds", "1", "-callers-per-node", "2", "-slice-minutes", "0.5"},
 			success: 0.60, first: 0.60, probes: 10, changes: 6,

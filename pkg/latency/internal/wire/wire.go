@@ -90,11 +90,30 @@ type wireSample struct {
 	Age         float64 `json:"age_ms"`
 }
 
-type wireBatch struct {
-	Sequence uint64            `json:"seq"`
-	Leaving  bool              `json:"leaving,omitempty"`
-	Place    json.RawMessage   `json:"coordinate,omitempty"`
-	Samples  []json.RawMessage `json:"samples"`
+type wireBatch[S any] struct {
+	Sequence uint64          `json:"seq"`
+	Leaving  bool            `json:"leaving,omitempty"`
+	Place    json.RawMessage `json:"coordinate,omitempty"`
+	Samples  []S             `json:"samples"`
+}
+
+// readBatch reads the batch, and those samples that are of the right types: usually
+// all, at once.
+func readBatch(data []byte) (w wireBatch[wireSample], err error) {
+	if err := json.Unmarshal(data, &w); err == nil {
+		return w, nil
+	}
+	var raw wireBatch[json.RawMessage]
+	if err := json.Unmarshal(data, &raw); err != nil {
+		return w, err
+	}
+	w = wireBatch[wireSample]{raw.Sequence, raw.Leaving, raw.Place, make([]wireSample, len(raw.Samples))}
+	for i, data := range raw.Samples {
+		if json.Unmarshal(data, &w.Samples[i]) != nil {
+			w.Samples[i] = wireSample{} // which is not valid
+		}
+	}
+	return w, nil
 }
 
 // EncodeBatch writes a batch. What [DecodeBatch] would reject is left out, and
@@ -124,8 +143,8 @@ func DecodeBatch(data []byte) (b Batch, rejected int, err error) {
 	if len(data) > maxBatchSize {
 		return Batch{}, 0, fmt.Errorf("latency: a batch of %d bytes, want at most %d", len(data), maxBatchSize)
 	}
-	var w wireBatch
-	if err := json.Unmarshal(data, &w); err != nil {
+	w, err := readBatch(data)
+	if err != nil {
 		return Batch{}, 0, fmt.Errorf("latency: decode a batch of samples: %w", err)
 	}
 	if bytes.TrimSpace(data)[0] != '{' {
@@ -142,9 +161,8 @@ func DecodeBatch(data []byte) (b Batch, rejected int, err error) {
 			rejected++
 		}
 	}
-	for _, raw := range w.Samples {
-		var s wireSample
-		if json.Unmarshal(raw, &s) != nil || !s.valid() {
+	for _, s := range w.Samples {
+		if !s.valid() {
 			rejected++
 			continue
 		}
@@ -233,12 +251,12 @@ func DecodeCoordinate(data []byte) (events.Coordinate, error) {
 	if len(data) > maxPingSize {
 		return events.Coordinate{}, fmt.Errorf("latency: a coordinate of %d bytes, want at most %d", len(data), maxPingSize)
 	}
-	var c *events.Coordinate
-	if err := json.Unmarshal(data, &c); err != nil {
-		return events.Coordinate{}, fmt.Errorf("latency: decode a coordinate: %w", err)
-	}
-	if c == nil {
+	if string(bytes.TrimSpace(data)) == "null" {
 		return events.Coordinate{}, &events.FieldError{Field: "coordinate", Value: "null", Rule: wantObject}
 	}
-	return *c, c.Validate()
+	var c events.Coordinate
+	if err := c.UnmarshalJSON(data); err != nil {
+		return events.Coordinate{}, fmt.Errorf("latency: decode a coordinate: %w", err)
+	}
+	return c, c.Validate()
 }
