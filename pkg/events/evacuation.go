@@ -1,13 +1,10 @@
 package events
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -129,22 +126,12 @@ func DecodeEvacuation(key string, data []byte) (Evacuation, error) {
 	if len(data) > maxEvacuationSize {
 		return Evacuation{}, fmt.Errorf("events: an evacuation of %d bytes, want at most %d", len(data), maxEvacuationSize)
 	}
-	if !utf8.Valid(data) {
-		return Evacuation{}, errors.New("events: decode an evacuation: not UTF-8")
-	}
-	if !bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
-		return Evacuation{}, &FieldError{"evacuation", string(data), wantObject}
-	}
 	var w evacuationWire
-	if err := json.Unmarshal(data, &w); err != nil {
-		if te, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-			rule := "want true or false"
-			if te.Field == "at" {
-				rule = atRule
-			}
-			return Evacuation{}, &FieldError{te.Field, te.Value, rule}
+	if err := unmarshal("an evacuation", data, &w); err != nil {
+		if fe, ok := errors.AsType[*FieldError](err); ok && fe.Field == "at" {
+			fe.Rule = atRule
 		}
-		return Evacuation{}, fmt.Errorf("events: decode an evacuation: %w", err)
+		return Evacuation{}, err
 	}
 	if w.Evacuated == nil {
 		return Evacuation{}, &FieldError{"evacuated", "", "want true or false"}

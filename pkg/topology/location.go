@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -80,9 +81,7 @@ func (l Location) String() string {
 		n--
 	}
 	for i := range parts[:n] {
-		if parts[i] == "" {
-			parts[i] = Unknown
-		}
+		parts[i] = cmp.Or(parts[i], Unknown)
 	}
 	return strings.Join(parts[:n], "/")
 }
