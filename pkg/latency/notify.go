@@ -6,16 +6,9 @@ import (
 	"time"
 )
 
-// changedLocked makes onChange due for the groups of a path.
-func (p *Prober) changedLocked(pa *Path) {
-	for _, m := range pa.groups {
-		p.dirtyLocked(m.group)
-	}
-}
-
-// dirtyLocked makes onChange due for g.
+// dirtyLocked makes onChange due for g, if there is one.
 func (p *Prober) dirtyLocked(g *Group) {
-	if g.dirty || g.onChange == nil {
+	if g == nil || g.dirty || g.onChange == nil {
 		return
 	}
 	g.dirty = true

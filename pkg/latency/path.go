@@ -47,7 +47,8 @@ type Path struct {
 	votes       []vote             // of other reporters in the zone, at most one each
 	coordinate  *events.Coordinate // the instance's
 	notified    time.Duration      // the distance when onChange was last due
-	groups      []membership
+	group       *Group             // nil: it is in none, and not probed
+	listed      int                // how often the group lists it
 	period      time.Duration      // in which the zone measures it PerInterval times; 0: not ranked yet
 	freshUntil  time.Duration      // samples stay fresh until then; see setPeriodLocked
 	circleRank  int                // 0 in the nearest circle that has members
@@ -74,12 +75,6 @@ type sample struct {
 type vote struct {
 	reporter uint64 // hash of its name
 	sample
-}
-
-// membership is a path's part in one group.
-type membership struct {
-	group *Group
-	n     int // how often the group lists the path
 }
 
 // Close calls the target's Done. The path must have left all groups.
@@ -203,12 +198,12 @@ func (pa *Path) refreshLocked(now time.Duration) {
 	}
 	if before != after {
 		pa.estimate.Store(after)
-		for _, m := range pa.groups {
-			m.group.unranked = true
+		if pa.group != nil {
+			pa.group.unranked = true
 		}
 		if moved(pa.notified, e.Distance) || (before^after)&sourceMask != 0 {
 			pa.notified = e.Distance
-			p.changedLocked(pa)
+			p.dirtyLocked(pa.group)
 		}
 	}
 
@@ -330,26 +325,17 @@ func (pa *Path) putVoteLocked(v vote) bool {
 // publishSoonLocked makes the next batch due soon if a sample is news to the other
 // callers.
 func (pa *Path) publishSoonLocked(rtt, now time.Duration) {
+	g := pa.group
 	known, _ := unpackEstimate(pa.estimate.Load())
-	if known.Measured() && !moved(known.Distance, rtt) {
+	if g == nil || g.report.Service == "" || g.listening || known.Measured() && !moved(known.Distance, rtt) {
 		return
 	}
-	for _, m := range pa.groups {
-		g := m.group
-		if g.report.Service == "" || g.listening {
-			continue
-		}
-		wait := newsDelay/5 + rand.N(newsDelay*4/5)
-		if !known.Measured() {
-			wait /= 4 // other callers are about to probe the path, too
-		}
-		if due := now + wait; due < g.publish {
-			g.publish = due
-			wake(g.prober.wakeLoop)
-		}
+	wait := newsDelay/5 + rand.N(newsDelay*4/5)
+	if !known.Measured() {
+		wait /= 4 // other callers are about to probe the path, too
 	}
-}
-
-func (pa *Path) in(g *Group) bool {
-	return slices.ContainsFunc(pa.groups, func(m membership) bool { return m.group == g })
+	if due := now + wait; due < g.publish {
+		g.publish = due
+		wake(g.prober.wakeLoop)
+	}
 }

@@ -50,7 +50,7 @@ func (g *Group) rankLocked(now time.Duration) {
 	g.unranked, g.changed, g.rankedAt = false, false, now
 	all := make([]candidate, 0, len(g.members))
 	for _, m := range g.members {
-		if !p.owns(m.Path) {
+		if !g.has(m.Path) {
 			continue
 		}
 		e, known := unpackEstimate(m.estimate.Load())
@@ -160,7 +160,7 @@ func (g *Group) notifyNearestLocked(best []*Path) {
 		default:
 			to, _ := unpackEstimate(is.estimate.Load())
 			from, ok := unpackEstimate(was.estimate.Load())
-			changed = !ok || !was.in(g) || float64(to.Distance) < nearerFactor*float64(from.Distance)
+			changed = !ok || was.group != g || float64(to.Distance) < nearerFactor*float64(from.Distance)
 		}
 	}
 	if changed {

@@ -79,7 +79,7 @@ func (g *Group) Share(ctx context.Context) error {
 	g.publish = p.now() + jitter(batchInterval)
 	p.sharing[g.service] = g
 	for _, m := range g.members {
-		if p.owns(m.Path) && m.target.Key.ID != "" {
+		if g.has(m.Path) && m.target.Key.ID != "" {
 			g.indexLocked(m.Path)
 		}
 	}
