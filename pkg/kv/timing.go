@@ -31,8 +31,8 @@ const (
 	// its servers know each other. It must end well before what ensure allows itself.
 	clusterForms = 2 * time.Second
 	retrySlow    = 5 * time.Second
-	beatInterval  = 5 * time.Second // default of AnnounceOptions
-	retryLong     = 30 * time.Second
+	beatInterval = 5 * time.Second // default of AnnounceOptions
+	retryLong    = 30 * time.Second
 	// samplesAge is how long the last message of a reporter is kept for callers that
 	// come later.
 	samplesAge = 2 * time.Minute

@@ -3,7 +3,9 @@ package evacuations
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -80,15 +82,7 @@ func (f *Follower) set(ctx context.Context, left []events.Evacuation, known bool
 }
 
 func samePlaces(a, b []events.Evacuation) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i].Place() != b[i].Place() {
-			return false
-		}
-	}
-	return true
+	return slices.EqualFunc(a, b, func(a, b events.Evacuation) bool { return a.Place() == b.Place() })
 }
 
 // following is the goroutine of a follower.
@@ -165,10 +159,7 @@ func (f *following) run(ctx context.Context) {
 
 // places are those to leave by all that is known.
 func (f *following) places() []events.Evacuation {
-	all := orders{}
-	for key, o := range f.kept {
-		all.add(key, o)
-	}
+	all := maps.Clone(f.kept)
 	for key, h := range f.heard {
 		all.add(key, order{Evacuation: h.Evacuation})
 	}

@@ -188,9 +188,8 @@ func (s *Sources) instOf(region string) string { return s.link.Inst + "*." + reg
 // streamConfig is the stream of the other regions' instances, before it has sources.
 // No client writes to it: it has no subjects.
 func (s *Sources) streamConfig(own jetstream.StreamConfig) jetstream.StreamConfig {
-	b := s.Bucket
-	c := jetstream.StreamConfig{
-		Name:                   b.Stream,
+	return jetstream.StreamConfig{
+		Name:                   s.Bucket.Stream,
 		Description:            "The instances of the other regions, sourced from their buckets",
 		Storage:                own.Storage,
 		Replicas:               own.Replicas,
@@ -201,9 +200,8 @@ func (s *Sources) streamConfig(own jetstream.StreamConfig) jetstream.StreamConfi
 		SubjectDeleteMarkerTTL: wire.MarkerTTL,
 		AllowDirect:            true,
 		DenyDelete:             true,
-		RePublish:              &jetstream.RePublish{Source: b.Prefix + ">", Destination: b.Live + ">"},
+		RePublish:              &jetstream.RePublish{Source: s.Bucket.Prefix + ">", Destination: s.Bucket.Live + ">"},
 	}
-	return c
 }
 
 // sourceConfig is how another region is sourced: its instances, and its orders by

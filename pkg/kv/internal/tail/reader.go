@@ -240,8 +240,7 @@ func (r *reader) checked(seq uint64) {
 	case !r.from.Bucket.Sourced() && r.group.leases.due():
 		r.ask(lease, wire.Get{LastFor: r.from.Bucket.Prefix + "lease.>"})
 	default:
-		r.checkCutOff()
-		r.schedule()
+		r.upToDate()
 	}
 }
 
@@ -249,15 +248,16 @@ func (r *reader) checked(seq uint64) {
 func (r *reader) renewed(seq uint64) {
 	r.group.leases.observe(seq)
 	r.drop()
-	r.checkCutOff()
-	r.schedule()
+	r.upToDate()
 }
 
-// checkCutOff marks the view stale if the registry does not take writes any more.
-func (r *reader) checkCutOff() {
+// upToDate ends a check that found nothing new. The view is stale all the same if
+// the registry does not take writes any more.
+func (r *reader) upToDate() {
 	if r.staleness.checkCutOff() {
 		r.retries = 0
 	}
+	r.schedule()
 }
 
 // rejoined notes that the registry takes writes again.
@@ -352,13 +352,12 @@ func (r *reader) readEnded() {
 		r.heard = r.view.Newest()
 		r.fullAt = now.Add(wire.Jitter(r.group.relaxed(snapshotEvery)))
 	}
-	switch {
-	case !r.view.Doubt():
+	if !r.view.Doubt() {
 		r.doubted = time.Time{}
-	case r.doubted.IsZero():
-		r.doubted = now
-	}
-	if r.view.Doubt() {
+	} else {
+		if r.doubted.IsZero() {
+			r.doubted = now
+		}
 		// A copy that has just come back may be behind for a moment, and the
 		// next answer come from it too.
 		r.want, r.pause = view.Lost, max(r.pause, catchUp)

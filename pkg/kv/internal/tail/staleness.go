@@ -57,8 +57,8 @@ func (s *staleness) restore() (restored bool) {
 	}
 	for _, saved := range s.from.Store.Load(s.from.Service) {
 		s.view.Restore(saved.Service, saved.Entries, time.Now())
-		if s.since.IsZero() || saved.Saved.Before(s.since) {
-			s.since = saved.Saved
+		if s.since.IsZero() || saved.StaleSince.Before(s.since) {
+			s.since = saved.StaleSince
 		}
 		restored = true
 	}
