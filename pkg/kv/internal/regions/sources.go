@@ -106,36 +106,19 @@ func (s *Sources) Make(ctx context.Context, own jetstream.Stream, seen bool) err
 // reports whether all are sourced. None is ever taken away: while a new list is
 // rolled out, there are two.
 func (s *Sources) addMissing(ctx context.Context) (all bool, err error) {
-	select {
-	case s.changing <- struct{}{}:
-		defer func() { <-s.changing }()
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
 	stream, err := s.link.JS.Stream(ctx, s.Bucket.Stream)
 	if err != nil {
 		return false, fmt.Errorf("source the other regions: %w", err)
 	}
-	config := stream.CachedInfo().Config
-	before := len(config.Sources)
 	all = true
 	for _, region := range s.others {
-		if sourceOf(config.Sources, region) >= 0 {
+		if sourceOf(stream.CachedInfo().Config.Sources, region) >= 0 {
 			continue
 		}
-		if err := s.rewind(ctx, region, 0); err != nil {
+		if err := s.source(ctx, region, time.Now().UnixMicro(), 0); err != nil {
 			s.link.Log.Debug("a region is not read yet", "region", region, "error", err)
 			all = false
-			continue
 		}
-		config.Sources = append(config.Sources, s.sourceConfig(region, time.Now().UnixMicro()))
-	}
-	if len(config.Sources) == before {
-		return all, nil
-	}
-	config.Subjects = nil // what the server gives to a stream that has no source yet
-	if _, err := s.link.JS.UpdateStream(ctx, config); err != nil {
-		return false, fmt.Errorf("source more regions: %w", err)
 	}
 	return all, nil
 }

@@ -213,8 +213,8 @@ func (s *upkeep) look(ctx context.Context) {
 		s.link.Log.Debug("it is not known how well other regions are read", "error", err)
 		return
 	}
-	for _, region := range s.others {
-		was, is := s.state[region], found[region]
+	for i, region := range s.others {
+		was, is := s.state[region], found[i]
 		if s.known[region] = s.known[region] || is.reached; !s.known[region] && was.Epoch != 0 {
 			continue // others reach it: perhaps we may not ask
 		}
@@ -244,20 +244,14 @@ func (s *upkeep) publish(found map[string]reading) {
 }
 
 // find looks at all regions at once. The error is about our own.
-func (s *upkeep) find(ctx context.Context) (map[string]look, error) {
-	found := map[string]look{}
-	var mu sync.Mutex // guards found
+func (s *upkeep) find(ctx context.Context) ([]look, error) {
+	found := make([]look, len(s.others))
 	var asking sync.WaitGroup
-	for _, region := range s.others {
-		asking.Go(func() {
-			is := s.ask(ctx, region)
-			mu.Lock()
-			defer mu.Unlock()
-			found[region] = is
-		})
+	for i, region := range s.others {
+		asking.Go(func() { found[i] = s.ask(ctx, region) })
 	}
 	asking.Wait()
-	if !slices.ContainsFunc(s.others, func(region string) bool { return found[region].reached }) {
+	if !slices.ContainsFunc(found, func(is look) bool { return is.reached }) {
 		return found, ctx.Err()
 	}
 	stream, err := s.link.JS.Stream(ctx, s.Bucket.Stream)
@@ -271,7 +265,8 @@ func (s *upkeep) find(ctx context.Context) (map[string]look, error) {
 		return nil, err
 	}
 	info := stream.CachedInfo()
-	for region, is := range found {
+	for i, region := range s.others {
+		is := &found[i]
 		is.born, is.silent = info.Created.UnixNano(), true
 		if i := sourceOf(info.Config.Sources, region); i >= 0 {
 			is.sourced, is.epoch = true, epochOf(info.Config.Sources[i])
@@ -281,7 +276,6 @@ func (s *upkeep) find(ctx context.Context) (map[string]look, error) {
 				is.seen, is.silent = x.Seq, x.Active < 0 || x.Active > lookSilence
 			}
 		}
-		found[region] = is
 	}
 	return found, nil
 }
