@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,7 +23,7 @@ type bucket struct {
 	link     *wire.Link
 	opts     Options
 	sources  *regions.Sources // nil: there are no other regions
-	ensuring chan struct{}    // full while the bucket is asked for, or made
+	ensuring sync.Mutex       // held while the bucket is asked for, or made
 	ensured  atomic.Bool      // it has been seen
 }
 
@@ -96,29 +97,23 @@ func (b *bucket) firstSequence() uint64 {
 // stream without a leader looks the same, and the caller has a lease to renew. It
 // returns at once if another goroutine is at it already.
 func (b *bucket) heal(ctx context.Context) (made bool, err error) {
+	if !b.ensuring.TryLock() {
+		return false, fmt.Errorf("%w: another goroutine is looking for its bucket", ErrUnavailable)
+	}
+	defer b.ensuring.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, b.link.OpTimeout/4)
 	defer cancel()
-	select {
-	case b.ensuring <- struct{}{}:
-		defer func() { <-b.ensuring }()
-		return b.ensureLocked(ctx)
-	default:
-		return false, fmt.Errorf("%w: its bucket is being looked for", ErrUnavailable)
-	}
+	return b.ensureLocked(ctx)
 }
 
 // ensure makes the bucket unless it is there. One caller at a time does so.
 func (b *bucket) ensure(ctx context.Context) error {
+	b.ensuring.Lock() // for a moment: only heal may hold it, which gives up soon
+	defer b.ensuring.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, 2*b.link.OpTimeout)
 	defer cancel()
-	select {
-	case b.ensuring <- struct{}{}:
-		defer func() { <-b.ensuring }()
-		_, err := b.ensureLocked(ctx)
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
-	}
+	_, err := b.ensureLocked(ctx)
+	return err
 }
 
 // ensureLocked makes the bucket unless it is there, and reports whether it did.

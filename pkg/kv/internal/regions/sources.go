@@ -2,10 +2,10 @@ package regions
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -27,8 +27,9 @@ type Sources struct {
 	link     *wire.Link
 	own      string
 	others   []string
-	missing  chan struct{} // says that their stream is gone
-	changing chan struct{} // full while the sources of the stream are being changed
+	there    map[string]jetstream.JetStream // in the others
+	missing  chan struct{}                  // says that their stream is gone
+	changing sync.Mutex                     // held while the sources of the stream are being changed
 }
 
 // New prepares to read the other regions of all, from the one that is named own.
@@ -50,7 +51,14 @@ func New(link *wire.Link, own string, all []string) (*Sources, error) {
 		return nil, errors.New("with regions, the JetStream domain of this one must be given, and be named as the region")
 	}
 	b := wire.NewBucket(link.Name+"_"+own, link.Name, link.API)
-	return &Sources{Bucket: &b, link: link, own: own, others: others, missing: make(chan struct{}, 1), changing: make(chan struct{}, 1)}, nil
+	s := &Sources{Bucket: &b, link: link, own: own, others: others, there: map[string]jetstream.JetStream{}, missing: make(chan struct{}, 1)}
+	for _, region := range others {
+		var err error
+		if s.there[region], err = jetstream.NewWithDomain(link.Conn, region); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
 }
 
 // Belongs refuses instances of other regions: those are listed there, so that no
@@ -128,13 +136,8 @@ func (s *Sources) addMissing(ctx context.Context) (all bool, err error) {
 func (s *Sources) rewind(ctx context.Context, region string, after uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, s.link.OpTimeout/4)
 	defer cancel()
-	request, err := json.Marshal(struct {
-		Seq uint64 `json:"seq"`
-	}{after + 1})
-	if err != nil {
-		return err
-	}
-	return s.call(ctx, apiOf(region)+".CONSUMER.RESET."+s.link.Stream+"."+sourceName(s.own), request, &struct{}{})
+	_, err := s.there[region].ResetConsumerToSequence(ctx, s.link.Stream, sourceName(s.own), after+1)
+	return err
 }
 
 var errOthers = errors.New("kv: the bucket of the other regions cannot be used")

@@ -284,29 +284,12 @@ func (s *upkeep) find(ctx context.Context) ([]look, error) {
 func (s *upkeep) ask(ctx context.Context, region string) look {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	var info jetstream.ConsumerInfo
-	if err := s.call(ctx, apiOf(region)+".CONSUMER.INFO."+s.link.Stream+"."+sourceName(s.own), nil, &info); err != nil {
+	consumer, err := s.there[region].PushConsumer(ctx, s.link.Stream, sourceName(s.own))
+	if err != nil {
 		return look{}
 	}
+	info := consumer.CachedInfo()
 	return look{reached: true, made: info.Created.UnixNano(), count: info.Delivered.Consumer, told: info.Delivered.Stream}
-}
-
-// call asks JetStream's API of another region.
-func (s *Sources) call(ctx context.Context, subject string, request []byte, into any) error {
-	msg, err := s.link.Conn.RequestWithContext(ctx, subject, request)
-	if err != nil {
-		return err
-	}
-	var failed struct {
-		Error *jetstream.APIError `json:"error"`
-	}
-	if err := json.Unmarshal(msg.Data, &failed); err != nil {
-		return err
-	}
-	if failed.Error != nil {
-		return failed.Error
-	}
-	return json.Unmarshal(msg.Data, into)
 }
 
 func apiOf(region string) string { return "$JS." + region + ".API" }
@@ -321,12 +304,8 @@ func sourceOf(sources []*jetstream.StreamSource, region string) int {
 // source makes a region a source of our stream, of an epoch, that is read from the
 // message after a sequence of its bucket, whether it is one already or not.
 func (s *Sources) source(ctx context.Context, region string, epoch int64, after uint64) error {
-	select {
-	case s.changing <- struct{}{}:
-		defer func() { <-s.changing }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	// First the source is taken away: what it acknowledges would not be sent again.
 	if err := s.setSource(ctx, region, nil); err != nil {
 		return err
