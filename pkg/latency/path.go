@@ -190,12 +190,8 @@ func (pa *Path) refreshLocked(now time.Duration) {
 	pa.samples = slices.Delete(pa.samples, 0, old)
 	pa.votes = slices.DeleteFunc(pa.votes, func(v vote) bool { return !pa.freshLocked(v.at, pa.votesFresh(), now) })
 
-	e, ok := pa.combineLocked(now)
-	before := pa.estimate.Load()
-	after := uint64(0)
-	if ok {
-		after = packEstimate(e)
-	}
+	e := pa.combineLocked(now)
+	before, after := pa.estimate.Load(), packEstimate(e)
 	if before != after {
 		pa.estimate.Store(after)
 		if pa.group != nil {
@@ -254,13 +250,13 @@ func (pa *Path) firstExpiryLocked(fresh time.Duration) time.Duration {
 // them.
 const enoughSamples = 3
 
-// combineLocked is the estimate of all that is known.
-func (pa *Path) combineLocked(now time.Duration) (Estimate, bool) {
+// combineLocked is the estimate of all that is known, the zero value of nothing.
+func (pa *Path) combineLocked(now time.Duration) Estimate {
 	own := median(pa.samples)
 	switch {
 	case own > 0 && len(pa.votes) == 0,
 		len(pa.samples) >= enoughSamples && now-pa.samples[len(pa.samples)-enoughSamples].at < pa.prober.o.Fresh:
-		return Estimate{own, SourceMeasured}, true
+		return Estimate{own, SourceMeasured}
 	case len(pa.votes) > 0:
 		all := make([]sample, 0, 16) // on the stack
 		for _, v := range pa.votes {
@@ -273,11 +269,11 @@ func (pa *Path) combineLocked(now time.Duration) (Estimate, bool) {
 		if known, _ := unpackEstimate(pa.estimate.Load()); len(all) == 2 {
 			d = betweenTwo(all[0].rtt, all[1].rtt, known)
 		}
-		return Estimate{d, SourceShared}, true
+		return Estimate{d, SourceShared}
 	case pa.coordinate != nil && pa.prober.position.knows(pa.coordinate):
-		return Estimate{pa.prober.position.predict(pa.coordinate), SourcePredicted}, true
+		return Estimate{pa.prober.position.predict(pa.coordinate), SourcePredicted}
 	}
-	return Estimate{}, false
+	return Estimate{}
 }
 
 // acceptsLocked reports whether a vote from that time counts. Other callers may

@@ -60,9 +60,9 @@ func New(c Caller, o Options) *Prober {
 	}
 	p.position.prober = p
 	p.hash = xxhash.Sum64String(p.c.Reporter)
-	p.running.Go(func() { p.schedule(ctx) })
-	p.running.Go(func() { p.loop(ctx) })
-	p.running.Go(func() { p.notify(ctx) })
+	p.running.Go(func() { repeat(ctx, p.wakeSchedule, p.schedule) })
+	p.running.Go(func() { repeat(ctx, p.wakeLoop, p.loop) })
+	p.running.Go(func() { repeat(ctx, p.wakeNotifier, p.notify) })
 	return p
 }
 

@@ -9,32 +9,11 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 
-// schedule starts probes and expires samples when they are due, until ctx
-// ends.
-func (p *Prober) schedule(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-p.wakeSchedule:
-		case <-timer.C:
-		}
-		p.mu.Lock()
-		wait, ok := p.advanceLocked(ctx)
-		p.mu.Unlock()
-		if ok {
-			timer.Reset(wait)
-		} else {
-			timer.Stop()
-		}
-	}
-}
-
-// advanceLocked does what is due, and returns the time until something is due
-// again; not ok: nothing is before a wake-up.
-func (p *Prober) advanceLocked(ctx context.Context) (wait time.Duration, ok bool) {
+// schedule starts probes and expires samples that are due, and returns the time
+// until something is due again; not ok: nothing is before a wake-up.
+func (p *Prober) schedule(ctx context.Context) (wait time.Duration, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	now := p.now()
 	for e := p.expiries.head(); e != nil && e.due <= now; e = p.expiries.head() {
 		e.path.refreshLocked(now)
