@@ -21,6 +21,21 @@ type field struct {
 	value *string
 }
 
+// field is the field of a level, nil if there is none.
+func (l *Location) field(level Level) *string {
+	switch level {
+	case Host:
+		return &l.Host
+	case Rack:
+		return &l.Rack
+	case Zone:
+		return &l.Zone
+	case Region:
+		return &l.Region
+	}
+	return nil
+}
+
 // fields are all of them, widest first.
 func (l *Location) fields() [4]field {
 	return [4]field{{Region, &l.Region}, {Zone, &l.Zone}, {Rack, &l.Rack}, {Host, &l.Host}}
