@@ -56,11 +56,7 @@ func EncodeBeat(b Beat) ([]byte, error) {
 	if err := w.validate(); err != nil {
 		return nil, err
 	}
-	data, err := marshal(w)
-	if err != nil {
-		return nil, fmt.Errorf("events: encode a beat: %w", err)
-	}
-	return data, nil
+	return marshal(w)
 }
 
 // DecodeBeat reads and validates a beat. It ignores unknown fields. Numbers that are

@@ -108,11 +108,7 @@ func EncodeEvacuation(e Evacuation) ([]byte, error) {
 	if err := e.validate(); err != nil {
 		return nil, err
 	}
-	data, err := marshal(evacuationWire{&e.Evacuated, e.At.UTC().Format(time.RFC3339Nano)})
-	if err != nil {
-		return nil, fmt.Errorf("events: encode the evacuation of %s: %w", e.Place(), err)
-	}
-	return data, nil
+	return marshal(evacuationWire{&e.Evacuated, e.At.UTC().Format(time.RFC3339Nano)})
 }
 
 // DecodeEvacuation reads and validates an order from a key and its value. It ignores

@@ -10,6 +10,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/disk"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/evacuations"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/view"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
@@ -41,16 +42,7 @@ type Source struct {
 	// Service that is watched. Empty: all.
 	Service string
 	// Evacuated knows the places that are evacuated.
-	Evacuated Places
-}
-
-// Places knows which places are evacuated.
-type Places interface {
-	// Join returns a channel that tells when Now has news, until Leave is called.
-	Join() chan struct{}
-	Leave(news chan struct{})
-	// Now returns the places, and whether they are known.
-	Now() ([]events.Evacuation, bool)
+	Evacuated *evacuations.Follower
 }
 
 // Watch calls apply with a snapshot of every service that has changed, one call

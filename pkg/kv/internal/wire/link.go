@@ -68,16 +68,14 @@ func (l *Link) Publish(ctx context.Context, msg *nats.Msg, opts ...jetstream.Pub
 	if err == nil {
 		return ack, nil
 	}
-	if e, ok := errors.AsType[*jetstream.APIError](err); ok {
-		switch e.ErrorCode {
-		case jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant:
-			return nil, ErrFenced
-		}
+	if e, ok := errors.AsType[*jetstream.APIError](err); ok && (e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+		e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant) {
+		return nil, ErrFenced
 	}
-	if !Transient(err) {
-		return nil, err
+	if Transient(err) {
+		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	return nil, err
 }
 
 // NoServer says that no server keeps the bucket now.
