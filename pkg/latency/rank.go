@@ -84,7 +84,7 @@ func (g *Group) rankLocked(now time.Duration) {
 		best = append(best, nearest(all[from:to]))
 		from = to
 	}
-	reporters := g.reportersLocked()
+	reporters := len(g.live) + 1 // share the work, this one included
 	stretch := p.o.stretch(demand*float64(p.o.PerInterval)/p.o.Interval.Seconds(), reporters)
 	limit := p.o.longest(len(all), reporters)
 	for i, s := range all {

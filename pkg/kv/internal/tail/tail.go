@@ -106,7 +106,6 @@ type tail struct {
 	rest    time.Time     // until when nothing is given out
 	rested  *time.Timer   // that is over
 	grace   *time.Timer   // of the view's pending expiries
-	graceAt time.Time     // when it ends
 	places  chan struct{} // there is news of evacuated places
 	placed  bool          // it is known which places are evacuated
 }
@@ -191,7 +190,9 @@ func (t *tail) run(ctx context.Context, apply func(events.Snapshot)) error {
 		case <-t.reader.timeout.C:
 			t.reader.silence()
 		}
-		t.setGrace()
+		if at := t.view.GraceAt(); !at.IsZero() {
+			t.grace.Reset(time.Until(at))
+		}
 		if !t.view.Ready() || !t.placed {
 			continue
 		}
@@ -200,15 +201,6 @@ func (t *tail) run(ctx context.Context, apply func(events.Snapshot)) error {
 		}
 		if t.once {
 			return nil
-		}
-	}
-}
-
-// setGrace sees to it that the grace of expiries ends.
-func (t *tail) setGrace() {
-	if at := t.view.GraceAt(); at != t.graceAt {
-		if t.graceAt = at; !at.IsZero() {
-			t.grace.Reset(time.Until(at))
 		}
 	}
 }
