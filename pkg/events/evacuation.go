@@ -36,19 +36,16 @@ type evacuationWire struct {
 
 // Key is the bucket key of the order: evacuate.<region> or
 // evacuate.<region>.<zone>.
-func (e Evacuation) Key() string {
-	if e.Zone == "" {
-		return evacuateFamily + "." + e.Region
-	}
-	return evacuateFamily + "." + e.Region + "." + e.Zone
-}
+func (e Evacuation) Key() string { return evacuateFamily + "." + e.join(".") }
 
 // Place is the place as operators write it: region or region/zone.
-func (e Evacuation) Place() string {
+func (e Evacuation) Place() string { return e.join("/") }
+
+func (e Evacuation) join(separator string) string {
 	if e.Zone == "" {
 		return e.Region
 	}
-	return e.Region + "/" + e.Zone
+	return e.Region + separator + e.Zone
 }
 
 // Covers reports whether l is in the place. An unknown location is not.
