@@ -1,6 +1,7 @@
 package tail
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -25,8 +26,14 @@ const (
 // the end, a read that goes on after an interruption is as good as one without.
 type reader struct {
 	question
+	ctx       context.Context // of the watch
+	group     *Group
+	from      Source
 	view      *view.View
 	staleness *staleness
+	filter    string // subjects in the stream
+	inbox     string
+	replies   chan *nats.Msg
 
 	want    view.Finding // why there shall be a read; Fine: no reason
 	cursor  uint64       // where the next page begins; 0: no read is under way
@@ -53,10 +60,14 @@ func newReader(g *Group, from Source, v *view.View, s *staleness, which string) 
 	if which == ">" {
 		most = pageMost
 	}
-	return &reader{
-		question: newQuestion(g, from, from.Bucket.Inst+which, most+pageSize/8, v.Ready), view: v, staleness: s,
+	r := &reader{
+		group: g, from: from, view: v, staleness: s,
+		filter: from.Bucket.Inst + which, inbox: g.Link.Conn.NewInbox() + ".", replies: make(chan *nats.Msg, most+pageSize/8),
 		due: time.NewTimer(0),
 	}
+	r.timeout = time.NewTimer(time.Hour)
+	r.timeout.Stop()
+	return r
 }
 
 func (r *reader) close() {
@@ -123,13 +134,6 @@ func (r *reader) next() {
 	r.askPage()
 }
 
-// ask asks a new question.
-func (r *reader) ask(about topic, q wire.Get) {
-	if err := r.question.ask(about, q); err != nil {
-		r.failed(err)
-	}
-}
-
 func (r *reader) startRead(full bool) {
 	if full || r.want == view.Missed {
 		r.want = view.Fine
@@ -165,9 +169,7 @@ func (r *reader) silence() {
 		return
 	}
 	r.noAnswer(err)
-	if err := r.send(); err != nil {
-		r.failed(err)
-	}
+	r.send()
 }
 
 // answer takes in an answer, or a part of it.
