@@ -181,45 +181,37 @@ func (r *reader) answer(msg *nats.Msg) {
 		r.leaderAnswered(msg)
 		return
 	}
-	kind := r.get.Answer(msg)
-	seq, _ := wire.StampUint(msg.Header, wire.HdrSequence)
-	switch r.about {
-	case newest:
-		switch kind {
-		case wire.Message:
-			r.checked(seq)
-		case wire.Unreadable: // see listed
-			r.checked(max(r.floor, r.view.Verified()+1))
-		case wire.Nothing:
-			r.checked(0)
-		default:
-			r.refused(msg)
-		}
-	case lease:
-		if kind == wire.Message || kind == wire.Nothing {
-			r.renewed(seq)
-		} else {
-			r.refused(msg)
-		}
-	case page:
-		r.paged(kind, msg)
+	err := r.get.Answer(msg)
+	seq, _ := wire.StampUint(msg.Header, wire.HdrSequence) // 0 if there is no such message
+	known := err == nil || errors.Is(err, wire.ErrNotFound)
+	switch {
+	case r.about == page:
+		r.paged(err, msg)
+	case r.about == newest && known:
+		r.checked(seq)
+	case r.about == newest && errors.Is(err, wire.ErrUnreadable): // see listed
+		r.checked(max(r.floor, r.view.Verified()+1))
+	case r.about == lease && known:
+		r.renewed(seq)
+	default:
+		r.refused(err)
 	}
 }
 
 // paged takes in a part of a page.
-func (r *reader) paged(kind wire.Kind, msg *nats.Msg) {
-	switch kind {
-	case wire.Message, wire.Unreadable:
+func (r *reader) paged(err error, msg *nats.Msg) {
+	switch {
+	case err == nil, errors.Is(err, wire.ErrUnreadable):
 		r.listed(msg)
-	case wire.PageEnd:
+	case errors.Is(err, wire.ErrPageEnd):
 		r.pageEnded(msg)
-	case wire.TooMany:
+	case errors.Is(err, wire.ErrTooMany):
 		r.scan = true // too many for the short way
 		r.askPage()
-	case wire.Nothing:
+	case errors.Is(err, wire.ErrNotFound):
 		r.readEnded()
 	default:
-		r.refused(msg)
+		r.refused(err)
 	}
 }
 
@@ -396,9 +388,8 @@ func (r *reader) schedule() {
 
 // refused handles an answer that is an error: most often that no server keeps the
 // bucket, or that it is not there.
-func (r *reader) refused(msg *nats.Msg) {
-	err := fmt.Errorf("%w: %s", wire.ErrUnavailable, wire.Status(msg))
-	if r.get.Answer(msg) == wire.NoBucket {
+func (r *reader) refused(err error) {
+	if wire.NoServer(err) {
 		err = r.noBucket()
 	}
 	r.failed(err)
