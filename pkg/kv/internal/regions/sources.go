@@ -70,11 +70,11 @@ func (s *Sources) Belongs(region string) error {
 	return &events.FieldError{Field: "location.region", Value: region, Rule: "want " + s.own + ": this is the registry of that region, and others have their own"}
 }
 
-// Make makes what sources the instances and orders of the other regions, and what
-// they source ours with, unless it is there. All of it is made in our own domain,
-// so it can be done whatever is out of reach. Own is the stream of this region's
-// bucket; seen says that it has been seen before. Where all is there, nothing is
-// changed. The regions that cannot be reached now are left to [Sources.Keep].
+// Make makes the stream that sources the instances and orders of the other regions,
+// and the consumers with which they source this region, unless they are there. All of
+// it is made in our own domain, so no other region need be within reach. Own is the
+// stream of this region's bucket; seen says that it has been seen before. Regions that
+// cannot be reached now are left to [Sources.Keep].
 func (s *Sources) Make(ctx context.Context, own jetstream.Stream, seen bool) error {
 	for _, reader := range s.others {
 		config := s.consumer(reader)

@@ -22,9 +22,9 @@ import (
 const maxVain = 5
 
 // upkeep looks after the sources of a registry. All processes of a region that do so
-// share the work: each waits for a random time, and starts to wait again when
-// another one looks. If several begin to look at once, the one looks that published
-// first.
+// share the work: each waits for a random time, and starts to wait again when another
+// process looks. If several processes begin to look at once, the one that published
+// first goes on.
 type upkeep struct {
 	*Sources
 	id    string
@@ -60,9 +60,9 @@ func (s *Sources) Keep(ctx context.Context, ensure func(context.Context) error) 
 	both.Wait()
 }
 
-// remake makes again what is gone, and adds the regions that are not sourced yet:
-// soon while that fails, or when the stream is missed, and else it looks once in a
-// while.
+// remake makes the stream and the consumers again if they are gone, and adds the
+// regions that are not sourced yet. It tries again soon if something fails or if the
+// upkeep misses the stream, otherwise after ensureEvery.
 func (s *Sources) remake(ctx context.Context, ensure func(context.Context) error) {
 	for wait := time.Duration(0); ctx.Err() == nil; {
 		err := ensure(ctx)
@@ -210,7 +210,7 @@ func (s *upkeep) look(ctx context.Context) {
 	defer cancel()
 	found, err := s.find(ctx)
 	if err != nil {
-		s.link.Log.Debug("it is not known how well other regions are read", "error", err)
+		s.link.Log.Debug("the sources of other regions cannot be inspected", "error", err)
 		return
 	}
 	for i, region := range s.others {

@@ -84,17 +84,18 @@ func (r *reader) readSoon(why view.Finding) {
 }
 
 // confirmSoon asks for a check of a change that was heard. Every client that may
-// publish on core NATS can publish where changes are republished; what the stream
-// has counts. Until then what was heard is believed: it nearly always is true.
+// publish on core NATS can publish where changes are republished. Only the stream
+// proves a change; until the check the change is believed, as it nearly always is
+// true.
 func (r *reader) confirmSoon() {
 	if r.asked == 0 && !r.soon && !r.confirms {
 		r.schedule()
 	}
 }
 
-// retryNow asks before it is time, when the registry has not answered and now a
-// change was heard: it is back, and the view is stale for no reason. All callers
-// hear the change, and not all ask at once.
+// retryNow asks before the pause is over. A change was heard, so the registry is back,
+// although it did not answer the last questions. Every caller hears the change: a
+// random delay spreads their questions.
 func (r *reader) retryNow() {
 	if r.asked == 0 && r.retries > 1 && time.Since(r.retried) >= retryNowEvery {
 		r.retried = time.Now()
@@ -102,7 +103,8 @@ func (r *reader) retryNow() {
 	}
 }
 
-// reconnected begins again. All callers come back at once: not all ask at once.
+// reconnected begins again, after a random delay: all callers of a server are
+// connected again at the same moment.
 func (r *reader) reconnected() {
 	r.drop()
 	r.retries, r.staleness.cutOff = 0, false // perhaps it is another copy
@@ -158,10 +160,9 @@ func (r *reader) askPage() {
 	r.ask(page, q)
 }
 
-// silence is called when there was no answer for as long as there is patience. The
-// question is asked again, and whichever is answered first counts: an overloaded
-// server would never come to an end if what it has done was thrown away for being
-// late.
+// silence is called when no answer came within the patience. The reader asks again,
+// and accepts the answer to either question: an overloaded server would never finish
+// if late answers were dropped.
 func (r *reader) silence() {
 	err := fmt.Errorf("%w: no answer for %v", wire.ErrUnavailable, r.patience())
 	if r.about == leaderNewest || r.about == page && (r.chain != 0 || r.unread) {
@@ -405,8 +406,8 @@ func (r *reader) noBucket() error {
 	return fmt.Errorf("%w: no server has bucket %q", wire.ErrUnavailable, r.from.Bucket.Name)
 }
 
-// noAnswer notes that a question has failed. One is no reason to call the view
-// stale: a leader may be changing.
+// noAnswer notes that a question has failed. One failure does not make the view stale:
+// the stream may be electing a leader.
 func (r *reader) noAnswer(err error) {
 	r.retries++
 	r.view.Outage(time.Now())

@@ -220,10 +220,10 @@ func (t *tail) deliver(apply func(events.Snapshot)) {
 	t.rest = time.Now().Add(min(restFactor*max(0, time.Since(began)-cheap), maxRest))
 }
 
-// resting reports whether what has changed shall wait for more. A snapshot is of a
-// whole service, so with many instances and many changes all the time would go
-// into snapshots that are out of date at once; this way a twentieth does. The
-// first change after a pause never waits.
+// resting reports whether a snapshot shall wait for more changes. A snapshot lists a
+// whole service, so with many instances and many changes the caller would do nothing
+// but make snapshots; this way they take a twentieth of its time. The first change
+// after a pause never waits.
 func (t *tail) resting() bool {
 	left := time.Until(t.rest)
 	if left <= 0 || t.once {
@@ -288,8 +288,8 @@ func (t *tail) overrun() bool {
 	return true
 }
 
-// connection takes note of a change of the connection. What it is now counts,
-// and not what it was: nats.go drops what it has to say when its listener is slow.
+// connection handles a change of the connection. It reads the present status, because
+// nats.go drops notices when their listener is slow.
 func (t *tail) connection() {
 	t.view.Outage(time.Now())
 	for len(t.status) > 0 {

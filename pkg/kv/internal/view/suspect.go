@@ -169,7 +169,7 @@ func (v *View) vanished(rec *record, now time.Time) {
 		v.drop(v.list(in.Service), rec, "", now)
 		return
 	}
-	v.opts.Notes.Suspect("an instance vanished from the registry without a word, using it last", in)
+	v.opts.Notes.Suspect("an instance vanished from the registry without a removal, using it last", in)
 	rec.suspect, rec.patience = now, maxSuspect
 	v.touch(in.Service)
 }

@@ -114,9 +114,9 @@ func (l *Link) readPage(ctx context.Context, sub *nats.Subscription, direct stri
 	}
 }
 
-// LastMsg is the newest message on a subject of the stream, from whichever
-// server has a copy. The servers choose one at random, also one that has just
-// stopped to answer: so it is asked again, sooner than that one is given up.
+// LastMsg returns the newest message on a subject of the stream. Any server that has
+// a copy answers; NATS chooses one at random, and it may have just stopped. So the
+// request is repeated, after an eighth and after a quarter of OpTimeout.
 func (l *Link) LastMsg(ctx context.Context, subject string) (*nats.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.OpTimeout)
 	defer cancel()
