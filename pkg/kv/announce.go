@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -153,16 +154,12 @@ type Announcement struct {
 // Endpoints must be given; each protocol has one endpoint, so a second port or
 // subject of the same protocol is another service.
 func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcement, error) {
-	if in.Incarnation == "" {
-		in.Incarnation = rand.Text()[:12]
-	}
+	in.Incarnation = cmp.Or(in.Incarnation, rand.Text()[:12])
 	if in.Started.IsZero() {
 		in.Started = time.Now()
 	}
 	in.Started = in.Started.UTC().Truncate(time.Millisecond)
-	if o.Logger == nil {
-		o.Logger = r.link.Log
-	}
+	o.Logger = cmp.Or(o.Logger, r.link.Log)
 	if in.Location == (topology.Location{}) {
 		in.Location = detect(in, o.Logger)
 	}

@@ -399,7 +399,7 @@ func (r *reader) refused(err error) {
 // noBucket makes the bucket that is not there, or says so.
 func (r *reader) noBucket() error {
 	if heal := r.group.Heal; heal != nil {
-		if err := heal(r.ctx); err != nil && !wire.Transient(err) {
+		if _, err := heal(r.ctx); err != nil && !wire.Transient(err) {
 			return err
 		}
 	}

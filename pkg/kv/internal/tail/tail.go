@@ -23,8 +23,9 @@ const (
 // Group is what the tails of one registry share. It is safe for concurrent use.
 type Group struct {
 	Link *wire.Link
-	// Heal makes the bucket if it is gone. Nil: it may not be made.
-	Heal func(context.Context) error
+	// Heal makes the bucket if it is gone, and reports whether it did. Nil: it may not
+	// be made.
+	Heal func(context.Context) (made bool, err error)
 	// NoSuspects is the option of the views, see [view.Options].
 	NoSuspects bool
 
