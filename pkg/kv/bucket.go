@@ -20,12 +20,18 @@ import (
 // bucket is the stream of a registry, which it makes when it is not there, and with
 // it what the regions read each other with.
 type bucket struct {
-	link     *wire.Link
-	opts     Options
-	sources  *regions.Sources // nil: there are no other regions
-	ensuring sync.Mutex       // held while the bucket is asked for, or made
-	ensured  atomic.Bool      // it has been seen
+	link    *wire.Link
+	opts    Options
+	sources *regions.Sources // nil: there are no other regions
+	ensured atomic.Bool      // it has been seen
+
+	ensuring sync.Mutex // held while the bucket is asked for, or made; guards what follows
+	refused  time.Time  // since when the servers refuse three replicas; zero: they do not
 }
+
+// notClustered is the server's error for more than one replica without a cluster. A
+// server that has leaf nodes has the name of a cluster, and may be in none.
+const notClustered jetstream.ErrorCode = 10074
 
 // open makes the bucket unless it is there. A server of a cluster that has just
 // started may not know yet where JetStream is, so it is asked again. Only a leader
@@ -152,8 +158,9 @@ func (b *bucket) ensureLocked(ctx context.Context) (made bool, err error) {
 	return made, nil
 }
 
-// create makes the bucket. The default of three replicas is tried for a while if the
-// servers refuse: a cluster that has just started does not know all of its servers.
+// create makes the bucket. The default of three replicas is tried for a while, in
+// several calls if need be, if the servers refuse: a cluster that has just started does
+// not know all of its servers.
 func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
 	replicas := b.opts.Replicas
 	if replicas == 0 {
@@ -162,19 +169,23 @@ func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
 			replicas = 3
 		}
 	}
-	began := time.Now()
 	s, err := b.link.JS.CreateStream(ctx, b.config(replicas))
 	for b.opts.Replicas == 0 && replicas > 1 && err != nil && !wire.Transient(err) && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		if time.Since(began) > clusterForms {
-			replicas = 1 // a cluster of fewer servers
+		if b.refused.IsZero() {
+			b.refused = time.Now()
 		}
-		time.Sleep(clusterForms / 10)
+		if e, ok := errors.AsType[*jetstream.APIError](err); ok && e.ErrorCode == notClustered || time.Since(b.refused) > clusterForms {
+			replicas = 1 // no cluster, or one of fewer servers
+		} else {
+			time.Sleep(clusterForms / 10)
+		}
 		s, err = b.link.JS.CreateStream(ctx, b.config(replicas))
 	}
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process was faster
 		return b.link.JS.Stream(ctx, b.link.Stream)
 	}
 	if err == nil {
+		b.refused = time.Time{}
 		b.link.Log.Info("made the registry's bucket", "bucket", b.opts.Bucket, "replicas", s.CachedInfo().Config.Replicas)
 	}
 	return s, err
