@@ -1,6 +1,7 @@
 package latency
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"math/rand/v2"
@@ -303,12 +304,7 @@ func (pa *Path) putVoteLocked(v vote) bool {
 		pa.votes = append(pa.votes, vote{})
 		i = len(pa.votes) - 1
 	default:
-		i = 0
-		for k := range pa.votes {
-			if pa.votes[k].at < pa.votes[i].at {
-				i = k
-			}
-		}
+		i = slices.Index(pa.votes, slices.MinFunc(pa.votes, func(a, b vote) int { return cmp.Compare(a.at, b.at) }))
 		if v.at <= pa.votes[i].at {
 			return false
 		}

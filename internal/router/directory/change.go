@@ -18,12 +18,12 @@ type Kind string
 
 // The kinds of changes.
 const (
-	Listed       Kind = "listed"     // it was listed when the watch began
-	Registered   Kind = "registered" // it is new, or has a new incarnation
-	Updated      Kind = "updated"    // it changed otherwise: see [Change.Fields]
-	Draining     Kind = "draining"   // it is about to leave
-	NotReady     Kind = "not_ready"  // its own check fails
-	Suspect      Kind = "suspect"    // its lease ended together with many others
+	Listed       Kind = "listed"              // it was listed when the watch began
+	Registered   Kind = "registered"          // it is new, or has a new incarnation
+	Updated      Kind = "updated"             // it changed otherwise: see [Change.Fields]
+	Draining          = Kind(events.Draining) // it is about to leave
+	NotReady          = Kind(events.NotReady) // its own check fails
+	Suspect      Kind = "suspect"             // its lease ended together with many others
 	Deregistered Kind = events.ReasonDeregistered
 	Expired      Kind = events.ReasonExpired
 	Removed      Kind = "removed" // it is gone for an unknown reason
