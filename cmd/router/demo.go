@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -38,21 +37,12 @@ func (c *demoCommand) Run(ctx context.Context, p *daemon.Process) error {
 		Command:  []string{self, "demo-instance"},
 		NATS:     c.Listen,
 		Out:      p.Stdout,
-		Live:     !c.Plain && isTerminal(p.Stdout),
+		Live:     !c.Plain && daemon.IsTerminal(p.Stdout),
 	})
 	if err == nil && result.Failed > 0 {
 		err = fmt.Errorf("demo: %d of %d calls failed after retries", result.Failed, result.Calls)
 	}
 	return err
-}
-
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0 && info.Name() != "null"
 }
 
 // demoInstanceCommand is one instance of the demo. The demo starts it.

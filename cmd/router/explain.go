@@ -41,10 +41,13 @@ func (c *explainCommand) Run(ctx context.Context, p *daemon.Process) error {
 	if err := validService(c.Service); err != nil {
 		return err
 	}
+	var from *topology.Location
 	if c.From != "" {
-		if _, err := topology.ParseLocation(c.From); err != nil {
+		l, err := topology.ParseLocation(c.From)
+		if err != nil {
 			return daemon.Usagef("--from %s: want region/zone: %w", c.From, err)
 		}
+		from = &l
 	}
 	s, err := c.open(ctx, p)
 	if err != nil {
@@ -56,7 +59,7 @@ func (c *explainCommand) Run(ctx context.Context, p *daemon.Process) error {
 	e, err := c.askRouter(ctx, s)
 	alone := errors.Is(err, nats.ErrNoResponders)
 	if alone {
-		e, err = c.measure(ctx, p, s)
+		e, err = c.measure(ctx, p, s, from)
 	}
 	if err != nil {
 		return err
@@ -102,7 +105,7 @@ func (c *explainCommand) askRouter(ctx context.Context, s *session) (selector.Ex
 }
 
 // measure explains with a selector of its own.
-func (c *explainCommand) measure(ctx context.Context, p *daemon.Process, s *session) (selector.Explanation, error) {
+func (c *explainCommand) measure(ctx context.Context, p *daemon.Process, s *session, from *topology.Location) (selector.Explanation, error) {
 	here, err := (&daemon.LocationFlags{}).Detect(ctx, p.Getenv, s.log)
 	if err != nil {
 		return selector.Explanation{}, err
@@ -115,17 +118,9 @@ func (c *explainCommand) measure(ctx context.Context, p *daemon.Process, s *sess
 		return selector.Explanation{}, err
 	}
 	defer sel.Close()
-	ask := selector.Request{Service: c.Service}
-	if c.From != "" {
-		from, err := topology.ParseLocation(c.From)
-		if err != nil {
-			return selector.Explanation{}, err
-		}
-		ask.From = &from
-	}
 	var e selector.Explanation
 	for began := time.Now(); ; {
-		if e, err = sel.Explain(ctx, ask); err != nil || measured(e) || time.Since(began) >= measureWait {
+		if e, err = sel.Explain(ctx, selector.Request{Service: c.Service, From: from}); err != nil || measured(e) || time.Since(began) >= measureWait {
 			break
 		}
 		select {

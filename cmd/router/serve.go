@@ -133,31 +133,28 @@ func (c *serveCommand) connect(ctx context.Context, p *daemon.Process, log *slog
 	return nc, func() error { nc.Close(); return server.Close() }, nil
 }
 
-func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, nc *nats.Conn, l net.Listener) error {
+func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, nc *nats.Conn, l net.Listener) (err error) {
 	sdk, err := daemon.NewTelemetry(ctx, "router", p.Getenv, pl.log)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, sdk.Shutdown(ctx)) }()
 	metrics, err := telemetry.New(sdk.Meter("router"))
 	if err != nil {
-		return errors.Join(err, sdk.Shutdown(ctx))
+		return err
 	}
-	err = c.route(ctx, p, pl, nc, l, router.Options{
-		Selector: pl.pick, Bucket: c.Registry.Name(), Guard: pl.guard,
-		Timeout: c.Timeout, AttemptTimeout: c.Attempt, Concurrency: c.Concurrency, Grace: c.Grace,
-		Metrics: metrics, MetricsHandler: sdk.Handler(), Logger: pl.log,
-	})
-	return errors.Join(err, metrics.Close(), sdk.Shutdown(ctx))
-}
-
-func (c *serveCommand) route(ctx context.Context, p *daemon.Process, pl *plan, nc *nats.Conn, l net.Listener, o router.Options) error {
+	defer func() { err = errors.Join(err, metrics.Close()) }()
 	options := c.Registry.Options(pl.log)
 	options.SnapshotDir, options.NoSuspects = c.SnapshotDir, c.NoSuspects
 	registry, err := kv.Open(ctx, nc, options)
 	if err != nil {
 		return err
 	}
-	r, err := router.New(ctx, nc, registry, o)
+	r, err := router.New(ctx, nc, registry, router.Options{
+		Selector: pl.pick, Bucket: c.Registry.Name(), Guard: pl.guard,
+		Timeout: c.Timeout, AttemptTimeout: c.Attempt, Concurrency: c.Concurrency, Grace: c.Grace,
+		Metrics: metrics, MetricsHandler: sdk.Handler(), Logger: pl.log,
+	})
 	if err != nil {
 		return err
 	}

@@ -133,15 +133,11 @@ func (b *Board) onState(s kv.State) {
 	} else if s.Status != before.Status {
 		log.Info("status changed", "status", s.Status)
 	}
-	if s.Err != nil && !sameText(s.Err, before.Err) {
+	if s.Err != nil && s.Err.Error() != fmt.Sprint(before.Err) {
 		inTrouble(log, s)
 	} else if s.Err == nil && before.Err != nil {
 		log.Info("the announcement works again", "phase", s.Phase)
 	}
-}
-
-func sameText(a, b error) bool {
-	return a == nil && b == nil || a != nil && b != nil && a.Error() == b.Error()
 }
 
 // entered logs that an announcement has entered a phase. Was: it was registered

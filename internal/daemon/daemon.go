@@ -120,6 +120,17 @@ func (p *Process) Run(ctx context.Context, name, description string, cli any) in
 	return code
 }
 
+// IsTerminal reports whether a standard stream is a terminal, or another character
+// device that is not /dev/null.
+func IsTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && info.Name() != "null"
+}
+
 func oneLine(err error) string {
 	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }

@@ -13,7 +13,7 @@ import (
 //   - /metrics answers with metrics.
 func HandleHealth(mux *http.ServeMux, ready func() error, metrics http.Handler) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, health{OK: true})
+		answer(w, http.StatusOK, map[string]bool{"ok": true})
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if err := ready(); err != nil {
@@ -23,10 +23,6 @@ func HandleHealth(mux *http.ServeMux, ready func() error, metrics http.Handler) 
 		answer(w, http.StatusOK, readiness{Ready: true})
 	})
 	mux.Handle("GET /metrics", metrics)
-}
-
-type health struct {
-	OK bool `json:"ok"`
 }
 
 type readiness struct {

@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,10 +67,7 @@ func Run(ctx context.Context, o Options) (result Result, err error) {
 		return result, err
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	if o.NATS == "" {
-		o.NATS = "127.0.0.1:0"
-	}
-	server, err := embedded.Start(ctx, embedded.Options{Listen: o.NATS, Logger: quiet})
+	server, err := embedded.Start(ctx, embedded.Options{Listen: cmp.Or(o.NATS, "127.0.0.1:0"), Logger: quiet})
 	if err != nil {
 		return result, err
 	}
@@ -85,17 +83,16 @@ func Run(ctx context.Context, o Options) (result Result, err error) {
 	if err != nil {
 		return result, err
 	}
-	w := &wire{delay: d.delay}
 	d.selector, err = selector.New(ctx, nc, selector.Options{
 		Location: caller, Logger: quiet, Source: &surveyor{registry, d},
-		Latency: latency.Options{Interval: 2 * time.Second, Budget: -1, Dial: w.dial},
+		Latency: latency.Options{Interval: 2 * time.Second, Budget: -1, Dial: d.dial},
 	})
 	if err != nil {
 		return result, err
 	}
 	defer func() { err = errors.Join(err, d.selector.Close()) }()
 	base := proximahttp.NewBase()
-	base.DialContext = w.dial
+	base.DialContext = d.dial
 	base.ResponseHeaderTimeout = perAttempt
 	defer base.CloseIdleConnections()
 	d.client = &http.Client{Transport: proximahttp.New(d.selector, proximahttp.Options{Base: &counting{d, base}}), Timeout: perCall}

@@ -3,7 +3,6 @@ package demo
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,8 +12,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"golang.org/x/sync/errgroup"
 
+	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -23,6 +22,7 @@ import (
 const (
 	ttl   = 2 * time.Second
 	drain = 500 * time.Millisecond
+	grace = 5 * time.Second // for the leave, and for calls under way at the end
 )
 
 // job is the argument of the process of an instance, as JSON.
@@ -48,7 +48,7 @@ func Instance(ctx context.Context, text string, stdin io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("demo: instance %s: %w", j.ID, err)
 	}
-	srv := &http.Server{Handler: j.member, ReadHeaderTimeout: 5 * time.Second}
+
 	nc, err := nats.Connect(j.NATS, nats.Name(j.ID), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), nats.RetryOnFailedConnect(true))
 	if err != nil {
 		return fmt.Errorf("demo: instance %s: %w", j.ID, err)
@@ -67,24 +67,16 @@ func Instance(ctx context.Context, text string, stdin io.Reader) error {
 		return err
 	}
 
-	g, serving := errgroup.WithContext(context.WithoutCancel(ctx))
-	g.Go(func() error {
-		if err := srv.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	})
-	g.Go(func() error {
-		select {
-		case <-ctx.Done():
-		case <-serving.Done():
-		}
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	defer context.AfterFunc(ctx, func() {
 		// It serves until it has left: no call is lost.
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		leaving, cancel := context.WithTimeout(serving, grace)
 		defer cancel()
-		return errors.Join(announcement.Leave(stop), srv.Shutdown(stop))
-	})
-	return g.Wait()
+		_ = announcement.Leave(leaving) // its lease ends by itself
+		stop()
+	})()
+	return daemon.Serve(serving, daemon.NewHTTPServer(j.member, quiet), listener, grace)
 }
 
 // ServeHTTP answers with the id and the zone of the instance, after half a

@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -58,7 +59,7 @@ func (d *demo) line(e selector.Explanation, l look) {
 			delete(l.recent, c.ID)
 		}
 	}
-	for _, id := range sortedKeys(l.recent) {
+	for _, id := range slices.Sorted(maps.Keys(l.recent)) {
 		parts = append(parts, fmt.Sprintf("%s %d (gone)", id, l.recent[id]))
 	}
 	fmt.Fprintf(d.o.Out, "%5.1fs  %d calls, %d failed, answered by %s\n",
@@ -162,13 +163,4 @@ func short(d time.Duration) string {
 		return d.Round(time.Millisecond).String()
 	}
 	return d.Round(10 * time.Microsecond).String()
-}
-
-func sortedKeys(m map[string]int) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

@@ -11,16 +11,11 @@ import (
 type tally struct {
 	began time.Time
 
-	mu        sync.Mutex // guards what follows
-	calls     int
-	failed    int
-	failure   error // the last
-	attempts  int
+	mu        sync.Mutex      // guards what follows
+	Result                    // so far, without percentiles
 	durations []time.Duration // of successful calls
-	circles   map[string]int
-	recent    map[string]int // by instance, since the last look
-	window    [2]int         // calls and failures since the last look
-	events    []event
+	recent    map[string]int  // answers by instance, since the last look
+	window    [2]int          // calls and failures since the last look
 }
 
 // event is one step of the script, with its effect on attempts. Times are after the
@@ -36,7 +31,7 @@ type event struct {
 }
 
 func newTally() *tally {
-	return &tally{began: time.Now(), circles: map[string]int{}, recent: map[string]int{}}
+	return &tally{began: time.Now(), Result: Result{Circles: map[string]int{}}, recent: map[string]int{}}
 }
 
 func (t *tally) event(what string, ids []string) {
@@ -50,10 +45,10 @@ func (t *tally) attempt(id, circle string, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Since(t.began)
-	t.attempts++
+	t.Attempts++
 	if err == nil {
 		t.recent[id]++
-		t.circles[circle]++
+		t.Circles[circle]++
 	}
 	for i := len(t.events) - 1; i >= 0; i-- {
 		e := &t.events[i]
@@ -78,12 +73,12 @@ func (t *tally) attempt(id, circle string, err error) {
 func (t *tally) call(took time.Duration, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.calls++
+	t.Calls++
 	t.window[0]++
 	if err != nil {
-		t.failed++
+		t.Failed++
 		t.window[1]++
-		t.failure = err
+		t.Failure = err
 		return
 	}
 	t.durations = append(t.durations, took)
@@ -116,7 +111,7 @@ type Result struct {
 func (t *tally) result() Result {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r := Result{Calls: t.calls, Attempts: t.attempts, Failed: t.failed, Failure: t.failure, Circles: t.circles, events: t.events}
+	r := t.Result
 	slices.Sort(t.durations)
 	if n := len(t.durations); n > 0 {
 		r.P50, r.P99 = t.durations[n/2], t.durations[n*99/100]

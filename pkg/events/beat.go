@@ -1,12 +1,8 @@
 package events
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
-	"unicode/utf8"
 )
 
 // MaxBeatSize is the largest encoded beat, in bytes.
@@ -60,11 +56,7 @@ func EncodeBeat(b Beat) ([]byte, error) {
 	if err := w.validate(); err != nil {
 		return nil, err
 	}
-	data, err := marshal(w)
-	if err != nil {
-		return nil, fmt.Errorf("events: encode a beat: %w", err)
-	}
-	return data, nil
+	return marshal(w)
 }
 
 // DecodeBeat reads and validates a beat. It ignores unknown fields. Numbers that are
@@ -74,18 +66,9 @@ func DecodeBeat(data []byte) (Beat, error) {
 	if len(data) > MaxBeatSize {
 		return Beat{}, fmt.Errorf("events: a beat of %d bytes, want at most %d", len(data), MaxBeatSize)
 	}
-	if !utf8.Valid(data) {
-		return Beat{}, errors.New("events: decode a beat: not UTF-8")
-	}
-	if !bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
-		return Beat{}, &FieldError{"beat", string(data), wantObject}
-	}
 	var w beatWire
-	if err := json.Unmarshal(data, &w); err != nil {
-		if fe, ok := errors.AsType[*FieldError](typeError("", err)); ok {
-			return Beat{}, fe
-		}
-		return Beat{}, fmt.Errorf("events: decode a beat: %w", err)
+	if err := unmarshal("a beat", data, &w); err != nil {
+		return Beat{}, err
 	}
 	if w.CPU == nil && w.Memory == nil && w.InFlight == nil && w.Queue == nil {
 		return Beat{}, &FieldError{"beat", string(data), "want at least one of cpu, mem, in_flight and queue"}

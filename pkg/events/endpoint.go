@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
 const (
@@ -56,14 +58,8 @@ func validHost(h string) bool {
 		return err == nil && ip.Zone() == "" && !ip.IsUnspecified() && !ip.IsMulticast()
 	}
 	for label := range strings.SplitSeq(strings.TrimSuffix(h, "."), ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+		if !topology.ValidName(label) || label[0] == '-' || label[len(label)-1] == '-' {
 			return false
-		}
-		for i := range len(label) {
-			c := label[i]
-			if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' {
-				return false
-			}
 		}
 	}
 	return true
@@ -86,18 +82,8 @@ func endsInNumber(h string) bool {
 }
 
 func validSubject(s string) bool {
-	if s == "" || len(s) > 255 || s[0] == '$' {
+	if s == "" || len(s) > 255 || s[0] == '$' || s[0] == '.' || s[len(s)-1] == '.' || strings.Contains(s, "..") {
 		return false
 	}
-	for token := range strings.SplitSeq(s, ".") {
-		if token == "" {
-			return false
-		}
-		for i := range len(token) {
-			if c := token[i]; c <= ' ' || c >= 0x7f || c == '*' || c == '>' {
-				return false
-			}
-		}
-	}
-	return true
+	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '*' || r == '>' })
 }

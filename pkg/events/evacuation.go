@@ -1,13 +1,10 @@
 package events
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -39,19 +36,16 @@ type evacuationWire struct {
 
 // Key is the bucket key of the order: evacuate.<region> or
 // evacuate.<region>.<zone>.
-func (e Evacuation) Key() string {
-	if e.Zone == "" {
-		return evacuateFamily + "." + e.Region
-	}
-	return evacuateFamily + "." + e.Region + "." + e.Zone
-}
+func (e Evacuation) Key() string { return evacuateFamily + "." + e.join(".") }
 
 // Place is the place as operators write it: region or region/zone.
-func (e Evacuation) Place() string {
+func (e Evacuation) Place() string { return e.join("/") }
+
+func (e Evacuation) join(separator string) string {
 	if e.Zone == "" {
 		return e.Region
 	}
-	return e.Region + "/" + e.Zone
+	return e.Region + separator + e.Zone
 }
 
 // Covers reports whether l is in the place. An unknown location is not.
@@ -111,11 +105,7 @@ func EncodeEvacuation(e Evacuation) ([]byte, error) {
 	if err := e.validate(); err != nil {
 		return nil, err
 	}
-	data, err := marshal(evacuationWire{&e.Evacuated, e.At.UTC().Format(time.RFC3339Nano)})
-	if err != nil {
-		return nil, fmt.Errorf("events: encode the evacuation of %s: %w", e.Place(), err)
-	}
-	return data, nil
+	return marshal(evacuationWire{&e.Evacuated, e.At.UTC().Format(time.RFC3339Nano)})
 }
 
 // DecodeEvacuation reads and validates an order from a key and its value. It ignores
@@ -129,22 +119,12 @@ func DecodeEvacuation(key string, data []byte) (Evacuation, error) {
 	if len(data) > maxEvacuationSize {
 		return Evacuation{}, fmt.Errorf("events: an evacuation of %d bytes, want at most %d", len(data), maxEvacuationSize)
 	}
-	if !utf8.Valid(data) {
-		return Evacuation{}, errors.New("events: decode an evacuation: not UTF-8")
-	}
-	if !bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
-		return Evacuation{}, &FieldError{"evacuation", string(data), wantObject}
-	}
 	var w evacuationWire
-	if err := json.Unmarshal(data, &w); err != nil {
-		if te, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-			rule := "want true or false"
-			if te.Field == "at" {
-				rule = atRule
-			}
-			return Evacuation{}, &FieldError{te.Field, te.Value, rule}
+	if err := unmarshal("an evacuation", data, &w); err != nil {
+		if fe, ok := errors.AsType[*FieldError](err); ok && fe.Field == "at" {
+			fe.Rule = atRule
 		}
-		return Evacuation{}, fmt.Errorf("events: decode an evacuation: %w", err)
+		return Evacuation{}, err
 	}
 	if w.Evacuated == nil {
 		return Evacuation{}, &FieldError{"evacuated", "", "want true or false"}

@@ -113,18 +113,9 @@ func decode(data []byte, in *Instance) error {
 }
 
 func decodeAny(data []byte, in *Instance) error {
-	if !utf8.Valid(data) {
-		return errors.New("events: decode an instance: not UTF-8")
-	}
 	var w wire
-	if err := json.Unmarshal(data, &w); err != nil {
-		if fe, ok := errors.AsType[*FieldError](typeError("", err)); ok {
-			return fe
-		}
-		return fmt.Errorf("events: decode an instance: %w", err)
-	}
-	if bytes.TrimSpace(data)[0] != '{' {
-		return &FieldError{"instance", "null", wantObject} // nothing else is accepted
+	if err := unmarshal("an instance", data, &w); err != nil {
+		return err
 	}
 	*in = Instance{
 		ID: w.ID, Service: w.Service, Incarnation: w.Incarnation, Endpoints: w.Endpoints,
@@ -154,7 +145,24 @@ func weightOf(n int) int {
 	return n
 }
 
-const wantObject = "want a JSON object"
+// unmarshal reads one JSON object and nothing else. What is its name in errors, with
+// an article.
+func unmarshal(what string, data []byte, into any) error {
+	if !utf8.Valid(data) {
+		return fmt.Errorf("events: decode %s: not UTF-8", what)
+	}
+	if text := bytes.TrimSpace(data); !bytes.HasPrefix(text, []byte("{")) {
+		_, field, _ := strings.Cut(what, " ")
+		return &FieldError{field, string(text), "want a JSON object"}
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		if fe, ok := errors.AsType[*FieldError](typeError("", err)); ok {
+			return fe
+		}
+		return fmt.Errorf("events: decode %s: %w", what, err)
+	}
+	return nil
+}
 
 // typeError makes a FieldError, in the words of JSON, of a type error of
 // encoding/json. It returns other errors unchanged. Within is the field that was read,
@@ -170,13 +178,12 @@ func typeError(within string, err error) error {
 			field = f // the rest is a name from the record, not validated yet
 		}
 	}
-	if field == "" {
-		field = "instance"
-	}
-	rule := wantObject
+	rule := "want a JSON object"
 	switch te.Type.Kind() {
 	case reflect.String:
 		rule = "want a JSON string"
+	case reflect.Bool:
+		rule = "want true or false"
 	case reflect.Int:
 		rule = weightRule
 	case reflect.Float64:
@@ -324,7 +331,8 @@ type plainDecoder struct {
 	texts               []textPart
 	endpoints, metadata []pair
 	ttl                 span
-	scratch             []byte
+
+	scratch []byte
 }
 
 // span is a part of plainDecoder.text.
@@ -363,6 +371,7 @@ func (d *plainDecoder) record(data []byte, in *Instance) bool {
 	for _, t := range d.texts {
 		*t.into = text[t.start:t.end]
 	}
+
 	if in.TTL, err = parseTTL(text[d.ttl.start:d.ttl.end]); err != nil {
 		return false
 	}
@@ -402,7 +411,7 @@ func (d *plainDecoder) member(name []byte, v *fastjson.Value) {
 	case "location":
 		d.object(v, d.place)
 	case "status":
-		in.Status = status(d.bytes(v))
+		d.string(v, (*string)(&in.Status))
 	case "version":
 		d.string(v, &in.Version)
 	case "weight":
@@ -543,16 +552,4 @@ func protocolName(b []byte) string {
 		return NATS
 	}
 	return ""
-}
-
-func status(b []byte) Status {
-	switch string(b) {
-	case string(Up):
-		return Up
-	case string(Draining):
-		return Draining
-	case string(NotReady):
-		return NotReady
-	}
-	return Status(b)
 }

@@ -1,6 +1,7 @@
 package events
 
 import (
+	"cmp"
 	"strings"
 
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -40,14 +41,7 @@ func (k Key) Ping() string { return k.join(pingFamily) }
 func (k Key) String() string { return k.join("")[1:] }
 
 func (k Key) join(family string) string {
-	return family + "." + k.Service + "." + token(k.Region) + "." + token(k.Zone) + "." + k.ID
-}
-
-func token(s string) string {
-	if s == "" {
-		return Unknown
-	}
-	return s
+	return family + "." + k.Service + "." + cmp.Or(k.Region, Unknown) + "." + cmp.Or(k.Zone, Unknown) + "." + k.ID
 }
 
 // Validate returns the error of the first name that breaks a rule, or nil.

@@ -96,33 +96,25 @@ func (in *Instance) Validate() error {
 	if err := validateText("version", in.Version); err != nil {
 		return err
 	}
-	switch in.Status {
-	case Up, Draining, NotReady:
-	default:
+	switch year := in.Started.UTC().Year(); {
+	case in.Status != Up && in.Status != Draining && in.Status != NotReady:
 		return &FieldError{"status", string(in.Status), "want up, draining or not_ready"}
-	}
-	if in.Weight != LastResort && (in.Weight < 1 || in.Weight > 10000) {
+	case in.Weight != LastResort && (in.Weight < 1 || in.Weight > 10000):
 		return &FieldError{"weight", strconv.Itoa(in.Weight), weightRule}
-	}
-	if in.TTL < time.Second || in.TTL > time.Hour || in.TTL%time.Second != 0 {
+	case in.TTL < time.Second || in.TTL > time.Hour || in.TTL%time.Second != 0:
 		return &FieldError{"ttl", in.TTL.String(), ttlRule}
-	}
-	if y := in.Started.UTC().Year(); !in.Started.IsZero() && (y < 1970 || y > 9999) {
-		return &FieldError{"started", strconv.Itoa(y), startedRule}
-	}
-	if len(in.Endpoints) == 0 {
+	case !in.Started.IsZero() && (year < 1970 || year > 9999):
+		return &FieldError{"started", strconv.Itoa(year), startedRule}
+	case len(in.Endpoints) == 0:
 		return &FieldError{"endpoints", "", "want at least one, such as http=10.0.0.5:8080"}
 	}
 	if err := validateEach(in.Endpoints, validateEndpoint); err != nil {
 		return err
 	}
-	if err := validateEach(in.Metadata, validateMetadata); err != nil {
+	if err := validateEach(in.Metadata, validateMetadata); err != nil || in.Coordinate == nil {
 		return err
 	}
-	if in.Coordinate != nil {
-		return in.Coordinate.Validate()
-	}
-	return nil
+	return in.Coordinate.Validate()
 }
 
 // validateEach returns the error of the first name, in order, that has one. It sorts
@@ -154,35 +146,29 @@ func validateMetadata(name, value string) error {
 // Validate returns an error for coordinates that are not finite, or over 10 seconds.
 func (c *Coordinate) Validate() error {
 	for _, v := range c.Vec {
-		if err := validateSeconds("coordinate.vec", v); err != nil {
+		if err := validateSeconds("coordinate.vec", v, true); err != nil {
 			return err
 		}
 	}
-	if err := validateSeconds("coordinate.error", c.Error); err != nil {
-		return err
+	err := validateSeconds("coordinate.error", c.Error, false)
+	if err == nil {
+		err = validateSeconds("coordinate.adjustment", c.Adjustment, true)
 	}
-	if err := validateSeconds("coordinate.adjustment", c.Adjustment); err != nil {
-		return err
+	if err == nil {
+		err = validateSeconds("coordinate.height", c.Height, false)
 	}
-	if err := validateSeconds("coordinate.height", c.Height); err != nil {
-		return err
-	}
-	const rule = "want no negative value"
-	switch {
-	case c.Error < 0:
-		return &FieldError{"coordinate.error", formatFloat(c.Error), rule}
-	case c.Height < 0:
-		return &FieldError{"coordinate.height", formatFloat(c.Height), rule}
-	}
-	return nil
+	return err
 }
 
-func validateSeconds(field string, v float64) error {
+func validateSeconds(field string, v float64, negative bool) error {
 	const limit = 10 // no round trip of this planet
-	if math.Abs(v) <= limit {
-		return nil
+	switch {
+	case !(math.Abs(v) <= limit): // NaN, too
+		return &FieldError{field, formatFloat(v), coordinateRule}
+	case v < 0 && !negative:
+		return &FieldError{field, formatFloat(v), "want no negative value"}
 	}
-	return &FieldError{field, formatFloat(v), coordinateRule} // NaN, too
+	return nil
 }
 
 func formatFloat(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }

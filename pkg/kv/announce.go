@@ -1,12 +1,12 @@
 package kv
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -126,14 +126,14 @@ type Announcement struct {
 	opts AnnounceOptions
 	log  *slog.Logger
 
-	in       atomic.Pointer[events.Instance] // as it is, or will be, announced
-	updated  chan struct{}                   // it has changed
-	leave    chan struct{}                   // closed by Leave
-	drainNow chan struct{}                   // closed when draining must end at once
-	done     chan struct{}
+	in      atomic.Pointer[events.Instance] // as it is, or will be, announced
+	updated chan struct{}                   // it has changed
+	done    chan struct{}
 
-	interrupt               context.CancelFunc // ends the exchange under way
-	leaveOnce, drainNowOnce sync.Once
+	busy     context.Context // ends when Leave is called: whatever waits, stops
+	leave    context.CancelFunc
+	draining context.Context // ends when draining must end at once
+	hurry    context.CancelFunc
 
 	mu       sync.Mutex // guards what follows
 	state    State
@@ -154,16 +154,12 @@ type Announcement struct {
 // Endpoints must be given; each protocol has one endpoint, so a second port or
 // subject of the same protocol is another service.
 func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcement, error) {
-	if in.Incarnation == "" {
-		in.Incarnation = rand.Text()[:12]
-	}
+	in.Incarnation = cmp.Or(in.Incarnation, rand.Text()[:12])
 	if in.Started.IsZero() {
 		in.Started = time.Now()
 	}
 	in.Started = in.Started.UTC().Truncate(time.Millisecond)
-	if o.Logger == nil {
-		o.Logger = r.link.Log
-	}
+	o.Logger = cmp.Or(o.Logger, r.link.Log)
 	if in.Location == (topology.Location{}) {
 		in.Location = detect(in, o.Logger)
 	}
@@ -185,13 +181,13 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 	}
 	a := &Announcement{
 		r: r, opts: o,
-		log:      o.Logger.With("service", full.Service, "instance", full.ID),
-		updated:  make(chan struct{}, 1),
-		leave:    make(chan struct{}),
-		drainNow: make(chan struct{}),
-		done:     make(chan struct{}),
-		changed:  make(chan struct{}),
+		log:     o.Logger.With("service", full.Service, "instance", full.ID),
+		updated: make(chan struct{}, 1),
+		done:    make(chan struct{}),
+		changed: make(chan struct{}),
 	}
+	a.busy, a.leave = context.WithCancel(context.Background())
+	a.draining, a.hurry = context.WithCancel(context.Background())
 	a.in.Store(full)
 	a.state = State{Service: full.Service, Instance: full.ID, Phase: Registering, Status: full.Status, Since: time.Now()}
 	if o.Check != nil {
@@ -252,25 +248,23 @@ func (a *Announcement) Done() <-chan struct{} { return a.done }
 func (a *Announcement) Update(change func(*events.Instance)) error {
 	for {
 		before := a.in.Load()
-		after := *before
-		after.Endpoints, after.Metadata = maps.Clone(before.Endpoints), maps.Clone(before.Metadata)
-		if before.Coordinate != nil {
-			c := *before.Coordinate
-			after.Coordinate = &c
+		after, err := complete(*before)
+		if err != nil {
+			return err
 		}
-		change(&after)
+		change(after)
 		if after.Weight == 0 {
 			after.Weight = events.LastResort // it had a weight: this is no missing one
 		}
 		if after.Key() != before.Key() || after.Incarnation != before.Incarnation || after.TTL != before.TTL {
 			return fmt.Errorf("kv: update %s: service, region, zone, id, incarnation and ttl cannot be changed, announce another instance", before.Key())
 		}
-		full, err := complete(after)
+		full, err := complete(*after)
 		if err != nil {
 			return err
 		}
 		select {
-		case <-a.leave:
+		case <-a.busy.Done():
 			return fmt.Errorf("kv: update %s: it is leaving", before.Key())
 		case <-a.done:
 			return fmt.Errorf("kv: update %s: it is not announced any more", before.Key())
@@ -305,13 +299,9 @@ func complete(in events.Instance) (*events.Instance, error) {
 // the instance, and calls that are on their way succeed. Then shut the server down,
 // close the selector if there is one, and the connection last.
 func (a *Announcement) Leave(ctx context.Context) error {
-	a.leaveOnce.Do(func() { close(a.leave); a.interrupt() })
-	select {
-	case <-a.done:
-	case <-ctx.Done():
-		a.drainNowOnce.Do(func() { close(a.drainNow) })
-		<-a.done
-	}
+	a.leave()
+	defer context.AfterFunc(ctx, a.hurry)()
+	<-a.done
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.leaveErr
@@ -356,9 +346,4 @@ func (a *Announcement) logChange(before, after State) {
 	}
 }
 
-func sameText(a, b error) bool {
-	if a == nil || b == nil {
-		return a == nil && b == nil
-	}
-	return a.Error() == b.Error()
-}
+func sameText(a, b error) bool { return fmt.Sprint(a) == fmt.Sprint(b) }

@@ -21,7 +21,6 @@ type announcer struct {
 	checker
 	ctx  context.Context // ends with the goroutine
 	stop context.CancelFunc
-	busy context.Context // ends when Leave is called: whatever waits, stops
 
 	revision     uint64        // of our record, 0 when not listed
 	renewed      time.Time     // when what was last accepted was sent: the lease begins no earlier
@@ -38,7 +37,7 @@ type announcer struct {
 func newAnnouncer(a *Announcement) *announcer {
 	n := &announcer{Announcement: a, checker: newChecker(a.opts)}
 	n.ctx, n.stop = context.WithCancel(context.Background())
-	n.busy, a.interrupt = context.WithCancel(n.ctx)
+
 	return n
 }
 

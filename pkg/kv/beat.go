@@ -29,7 +29,7 @@ func (a *Announcement) beat(ctx context.Context) {
 		beat.Incarnation = a.in.Load().Incarnation
 		data, err := events.EncodeBeat(beat)
 		if err != nil && !sameText(err, wrong) {
-			a.log.Warn("the load is not told", "error", err)
+			a.log.Warn("the load is not published", "error", err)
 		}
 		wrong = err
 		if err == nil && a.beatsWanted() {

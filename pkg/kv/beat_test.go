@@ -258,7 +258,7 @@ func TestWhatIsNoBeatIsNotToldAndLoggedOnce(t *testing.T) {
 		logged := func() int {
 			mu.Lock()
 			defer mu.Unlock()
-			return strings.Count(log.String(), `level=WARN msg="the load is not told" service=user instance=a error="events: cpu \"50\": want a number, 0 to 1"`)
+			return strings.Count(log.String(), `level=WARN msg="the load is not published" service=user instance=a error="events: cpu \"50\": want a number, 0 to 1"`)
 		}
 		var right atomic.Bool
 		f.announce(f.r, instance("a"), kv.AnnounceOptions{

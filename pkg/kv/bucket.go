@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,12 +20,18 @@ import (
 // bucket is the stream of a registry, which it makes when it is not there, and with
 // it what the regions read each other with.
 type bucket struct {
-	link     *wire.Link
-	opts     Options
-	sources  *regions.Sources // nil: there are no other regions
-	ensuring chan struct{}    // full while the bucket is asked for, or made
-	ensured  atomic.Bool      // it has been seen
+	link    *wire.Link
+	opts    Options
+	sources *regions.Sources // nil: there are no other regions
+	ensured atomic.Bool      // it has been seen
+
+	ensuring sync.Mutex // held while the bucket is asked for, or made; guards what follows
+	refused  time.Time  // since when the servers refuse three replicas; zero: they do not
 }
+
+// notClustered is the server's error for more than one replica without a cluster. A
+// server that has leaf nodes has the name of a cluster, and may be in none.
+const notClustered jetstream.ErrorCode = 10074
 
 // open makes the bucket unless it is there. A server of a cluster that has just
 // started may not know yet where JetStream is, so it is asked again. Only a leader
@@ -96,29 +103,23 @@ func (b *bucket) firstSequence() uint64 {
 // stream without a leader looks the same, and the caller has a lease to renew. It
 // returns at once if another goroutine is at it already.
 func (b *bucket) heal(ctx context.Context) (made bool, err error) {
+	if !b.ensuring.TryLock() {
+		return false, fmt.Errorf("%w: another goroutine is looking for its bucket", ErrUnavailable)
+	}
+	defer b.ensuring.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, b.link.OpTimeout/4)
 	defer cancel()
-	select {
-	case b.ensuring <- struct{}{}:
-		defer func() { <-b.ensuring }()
-		return b.ensureLocked(ctx)
-	default:
-		return false, fmt.Errorf("%w: its bucket is being looked for", ErrUnavailable)
-	}
+	return b.ensureLocked(ctx)
 }
 
 // ensure makes the bucket unless it is there. One caller at a time does so.
 func (b *bucket) ensure(ctx context.Context) error {
+	b.ensuring.Lock() // for a moment: only heal may hold it, which gives up soon
+	defer b.ensuring.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, 2*b.link.OpTimeout)
 	defer cancel()
-	select {
-	case b.ensuring <- struct{}{}:
-		defer func() { <-b.ensuring }()
-		_, err := b.ensureLocked(ctx)
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
-	}
+	_, err := b.ensureLocked(ctx)
+	return err
 }
 
 // ensureLocked makes the bucket unless it is there, and reports whether it did.
@@ -157,8 +158,9 @@ func (b *bucket) ensureLocked(ctx context.Context) (made bool, err error) {
 	return made, nil
 }
 
-// create makes the bucket. The default of three replicas is tried for a while if the
-// servers refuse: a cluster that has just started does not know all of its servers.
+// create makes the bucket. The default of three replicas is tried for a while, in
+// several calls if need be, if the servers refuse: a cluster that has just started does
+// not know all of its servers.
 func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
 	replicas := b.opts.Replicas
 	if replicas == 0 {
@@ -167,11 +169,13 @@ func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
 			replicas = 3
 		}
 	}
-	began := time.Now()
 	s, err := b.link.JS.CreateStream(ctx, b.config(replicas))
 	for b.opts.Replicas == 0 && replicas > 1 && err != nil && !wire.Transient(err) && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		if wire.Unclustered(err) || time.Since(began) > clusterForms {
-			replicas = 1 // a leaf node in no cluster, or a cluster of fewer servers
+		if b.refused.IsZero() {
+			b.refused = time.Now()
+		}
+		if e, ok := errors.AsType[*jetstream.APIError](err); ok && e.ErrorCode == notClustered || time.Since(b.refused) > clusterForms {
+			replicas = 1 // no cluster, or one of fewer servers
 		} else {
 			time.Sleep(clusterForms / 10)
 		}
@@ -181,6 +185,7 @@ func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
 		return b.link.JS.Stream(ctx, b.link.Stream)
 	}
 	if err == nil {
+		b.refused = time.Time{}
 		b.link.Log.Info("made the registry's bucket", "bucket", b.opts.Bucket, "replicas", s.CachedInfo().Config.Replicas)
 	}
 	return s, err

@@ -55,7 +55,7 @@ func (n *announcer) drain(in *events.Instance) {
 		select {
 		case <-over.C:
 			return
-		case <-n.drainNow:
+		case <-n.draining.Done():
 			return
 		case <-renew.C:
 			// A lease that cannot be renewed ends no sooner than our calls.

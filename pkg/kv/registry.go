@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -105,18 +106,14 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 	if nc == nil {
 		return nil, errors.New("kv: open: no NATS connection was given")
 	}
-	if o.Bucket == "" {
-		o.Bucket = DefaultBucket
-	}
+	o.Bucket, o.Logger = cmp.Or(o.Bucket, DefaultBucket), cmp.Or(o.Logger, slog.Default())
 	if err := events.ValidateName("bucket", o.Bucket); err != nil {
 		return nil, fmt.Errorf("kv: open: %w", err)
 	}
 	if o.OpTimeout <= 0 {
 		o.OpTimeout = opTimeout
 	}
-	if o.Logger == nil {
-		o.Logger = slog.Default()
-	}
+
 	link := &wire.Link{Conn: nc, API: "$JS.API.", OpTimeout: o.OpTimeout, Log: o.Logger, Clock: wire.NewClock()}
 	var err error
 	if o.Domain != "" {
@@ -136,14 +133,11 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 	if r.sources, err = regions.New(link, o.Domain, o.Regions); err != nil {
 		return nil, fmt.Errorf("kv: open: %w", err)
 	}
-	r.bucket = &bucket{link: link, opts: o, sources: r.sources, ensuring: make(chan struct{}, 1)}
+	r.bucket = &bucket{link: link, opts: o, sources: r.sources}
 	r.evacuations.Orders = evacuations.New(link, r.buckets(), !o.NoCreate)
 	r.tails.Link, r.tails.NoSuspects = link, o.NoSuspects
 	if !o.NoCreate {
-		r.tails.Heal = func(ctx context.Context) error {
-			_, err := r.bucket.heal(ctx)
-			return err
-		}
+		r.tails.Heal = r.bucket.heal
 	}
 	if o.SnapshotDir != "" {
 		r.stores = map[*wire.Bucket]*disk.Store{}

@@ -42,12 +42,7 @@ const (
 var sources = [...]Source{"", SourceMeasured, SourceShared, SourcePredicted}
 
 func packEstimate(e Estimate) uint64 {
-	for i, s := range sources {
-		if s == e.Source {
-			return uint64(e.Distance)<<sourceBits | uint64(i)
-		}
-	}
-	return 0
+	return uint64(e.Distance)<<sourceBits | uint64(slices.Index(sources[:], e.Source))
 }
 
 func unpackEstimate(v uint64) (Estimate, bool) {

@@ -45,8 +45,8 @@ type Group struct {
 	shared
 }
 
-// Set replaces the members of the group. The slice is not kept. Nil paths, and
-// paths of another prober, are ignored.
+// Set replaces the members of the group. The slice is not kept. Nil paths, paths of
+// another prober, and paths that are in another group are ignored.
 //
 // It may be called after every change of a list, however often: its cost is that
 // of the part that changed, and of a comparison. A goroutine of the prober ranks
@@ -114,7 +114,7 @@ func difference(a, b []Member) (first, last, n int) {
 func (g *Group) joinLocked(m Member) {
 	p := g.prober
 	pa := m.Path
-	if !p.owns(pa) {
+	if pa == nil || pa.prober != p || pa.group != nil && pa.group != g {
 		return
 	}
 	if m.Suspect && !pa.suspect && pa.probed() {
@@ -125,13 +125,10 @@ func (g *Group) joinLocked(m Member) {
 		}
 	}
 	pa.suspect = m.Suspect
-	for i := range pa.groups {
-		if pa.groups[i].group == g {
-			pa.groups[i].n++
-			return
-		}
+	if pa.listed++; pa.listed > 1 {
+		return
 	}
-	pa.groups = append(pa.groups, membership{g, 1})
+	pa.group = g
 	if g.byID != nil && pa.target.Key.ID != "" && g.byID[pa.target.Key.ID] != pa {
 		g.indexLocked(pa)
 		pa.refreshLocked(p.now())
@@ -153,22 +150,22 @@ func (g *Group) doubtDelayLocked() time.Duration {
 }
 
 func (g *Group) leaveLocked(pa *Path) {
-	if !g.prober.owns(pa) {
+	if !g.has(pa) {
 		return
 	}
-	i := slices.IndexFunc(pa.groups, func(m membership) bool { return m.group == g })
-	if pa.groups[i].n--; pa.groups[i].n > 0 {
+	if pa.listed--; pa.listed > 0 {
 		return
 	}
-	pa.groups = slices.Delete(pa.groups, i, i+1)
+	pa.group = nil
 	g.unindexLocked(pa)
-	if len(pa.groups) == 0 {
-		pa.probe.remove()
-		if pa.cancel != nil {
-			pa.cancel()
-		}
+	pa.probe.remove()
+	if pa.cancel != nil {
+		pa.cancel()
 	}
 }
+
+// has reports whether pa is in the group.
+func (g *Group) has(pa *Path) bool { return pa != nil && pa.group == g }
 
 // takeTokenLocked takes a token for a probe, or returns the time until there is
 // one. No two minutes have more probes than twice the budget.

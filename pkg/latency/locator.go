@@ -1,7 +1,6 @@
 package latency
 
 import (
-	"slices"
 	"sync"
 	"time"
 
@@ -37,8 +36,8 @@ type Locator struct {
 	stillFrom   time.Duration // since then own has not moved by moveThreshold
 	published   events.Coordinate
 	publishedAt time.Duration
-	known       bool // published is a coordinate
-	scratch     []coord.Neighbour
+	known       bool              // published is a coordinate
+	neighbours  []coord.Neighbour // the callers, in any order
 }
 
 type caller struct {
@@ -78,19 +77,16 @@ func (l *Locator) Answer(data []byte) []byte {
 		return l.answerLocked()
 	}
 	*c = caller{coord.Neighbour{At: p.Coordinate, RTT: p.RTT.Seconds()}, now}
-	l.scratch = l.scratch[:0]
+	l.neighbours = l.neighbours[:0]
 	for _, c := range l.callers {
-		l.scratch = append(l.scratch, c.Neighbour)
+		l.neighbours = append(l.neighbours, c.Neighbour)
 	}
-	coord.Fit(&l.own, l.scratch)
+	coord.Fit(&l.own, l.neighbours)
 	return l.answerLocked()
 }
 
 func (l *Locator) answerLocked() []byte {
-	data, err := wire.EncodeCoordinate(l.own)
-	if err != nil {
-		return nil
-	}
+	data, _ := wire.EncodeCoordinate(l.own) // it is valid: Fit sees to that
 	return data
 }
 
@@ -122,7 +118,7 @@ func (l *Locator) Coordinate() (events.Coordinate, bool) {
 	switch {
 	case len(l.callers) < minCallers, l.known && now-l.publishedAt < recordInterval:
 	case !l.known && now-l.first < recordInterval && !l.stillLocked(now):
-	case !l.known || coord.Displacement(&l.published, &l.own) > moveThreshold*l.medianDistanceLocked():
+	case !l.known || coord.Displacement(&l.published, &l.own) > moveThreshold*coord.MedianRTT(l.neighbours):
 		l.published, l.publishedAt, l.known = coord.Rounded(l.own), now, true
 	}
 	return l.published, l.known
@@ -130,18 +126,8 @@ func (l *Locator) Coordinate() (events.Coordinate, bool) {
 
 // stillLocked reports whether own has not moved for stillFor.
 func (l *Locator) stillLocked(now time.Duration) bool {
-	if coord.Displacement(&l.still, &l.own) > moveThreshold*l.medianDistanceLocked() {
+	if coord.Displacement(&l.still, &l.own) > moveThreshold*coord.MedianRTT(l.neighbours) {
 		l.still, l.stillFrom = l.own, now
 	}
 	return now-l.stillFrom >= stillFor
-}
-
-// medianDistanceLocked is the median distance to the callers.
-func (l *Locator) medianDistanceLocked() float64 {
-	rtts := make([]float64, 0, len(l.callers))
-	for _, c := range l.callers {
-		rtts = append(rtts, c.RTT)
-	}
-	slices.Sort(rtts)
-	return rtts[len(rtts)/2]
 }

@@ -13,42 +13,49 @@ type message struct {
 	batch   wire.Batch
 }
 
-// loop is the prober's main loop: it ranks groups, publishes batches, fits the
-// caller's coordinate and exchanges it with instances, until ctx ends.
-func (p *Prober) loop(ctx context.Context) {
+// repeat calls do at once, and again when it is due or woken, until ctx ends. Do
+// returns when it is due; not ok: not before it is woken.
+func repeat(ctx context.Context, woken <-chan struct{}, do func(context.Context) (wait time.Duration, ok bool)) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-p.wakeLoop:
+		case <-woken:
 		case <-timer.C:
 		}
-		p.mu.Lock()
-		now := p.now()
-		for g := range p.groups {
-			if g.changed {
-				p.rankSoonLocked(g, now)
-			}
-		}
-		if now >= p.nextTick {
-			p.tickLocked(ctx, now)
-		}
-		out, stops := p.outgoingLocked(now)
-		wait, ok := p.idleLocked(p.now())
-		p.mu.Unlock()
-
-		for _, stop := range stops {
-			stop()
-		}
-		p.send(out)
-		if ok {
+		if wait, ok := do(ctx); ok {
 			timer.Reset(wait)
 		} else {
 			timer.Stop()
 		}
 	}
+}
+
+// loop is a round of the prober's main loop: it ranks groups, publishes batches,
+// fits the caller's coordinate and exchanges it with instances. It returns when the
+// next round is due; not ok: there are no groups.
+func (p *Prober) loop(ctx context.Context) (wait time.Duration, ok bool) {
+	p.mu.Lock()
+	now := p.now()
+	for g := range p.groups {
+		if g.changed {
+			p.rankSoonLocked(g, now)
+		}
+	}
+	if now >= p.nextTick {
+		p.tickLocked(ctx, now)
+	}
+	out, stops := p.outgoingLocked(now)
+	wait, ok = p.idleLocked(p.now())
+	p.mu.Unlock()
+
+	for _, stop := range stops {
+		stop()
+	}
+	p.send(out)
+	return wait, ok
 }
 
 // tickLocked does what is due once a second while there are groups.

@@ -6,16 +6,9 @@ import (
 	"time"
 )
 
-// changedLocked makes onChange due for the groups of a path.
-func (p *Prober) changedLocked(pa *Path) {
-	for _, m := range pa.groups {
-		p.dirtyLocked(m.group)
-	}
-}
-
-// dirtyLocked makes onChange due for g.
+// dirtyLocked makes onChange due for g, if there is one.
 func (p *Prober) dirtyLocked(g *Group) {
-	if g.dirty || g.onChange == nil {
+	if g == nil || g.dirty || g.onChange == nil {
 		return
 	}
 	g.dirty = true
@@ -23,31 +16,18 @@ func (p *Prober) dirtyLocked(g *Group) {
 	wake(p.wakeNotifier)
 }
 
-// notify calls each group's onChange when it is due, until ctx ends. It is a
-// goroutine of its own, so that a slow onChange delays no probe.
-func (p *Prober) notify(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for ctx.Err() == nil {
-		g, wait := p.nextDirty()
-		if g != nil {
-			g.onChange()
-			p.mu.Lock()
-			g.notifyAfter = p.now() + notifyPause
-			p.mu.Unlock()
-			continue
-		}
-		if wait > 0 {
-			timer.Reset(wait)
-		} else {
-			timer.Stop()
-		}
-		select {
-		case <-ctx.Done():
-		case <-p.wakeNotifier:
-		case <-timer.C:
-		}
+// notify calls each group's onChange that is due, and returns the time until another
+// is; not ok: none is. It has a goroutine of its own, so that a slow onChange delays
+// no probe.
+func (p *Prober) notify(ctx context.Context) (wait time.Duration, ok bool) {
+	g, wait := p.nextDirty()
+	for ; g != nil && ctx.Err() == nil; g, wait = p.nextDirty() {
+		g.onChange()
+		p.mu.Lock()
+		g.notifyAfter = p.now() + notifyPause
+		p.mu.Unlock()
 	}
+	return wait, wait > 0
 }
 
 // nextDirty removes a group from dirty for which onChange may be called now.

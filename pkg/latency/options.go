@@ -1,6 +1,7 @@
 package latency
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"log/slog"
@@ -48,12 +49,8 @@ type Caller struct {
 }
 
 func (c Caller) withDefaults() Caller {
-	if c.Reporter == "" {
-		c.Reporter = strings.ToLower(rand.Text()[:16])
-	}
-	if c.Logger == nil {
-		c.Logger = slog.Default()
-	}
+	c.Reporter = cmp.Or(c.Reporter, strings.ToLower(rand.Text()[:16]))
+	c.Logger = cmp.Or(c.Logger, slog.Default())
 	return c
 }
 

@@ -1,6 +1,7 @@
 package latency
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"math/rand/v2"
@@ -47,7 +48,8 @@ type Path struct {
 	votes       []vote             // of other reporters in the zone, at most one each
 	coordinate  *events.Coordinate // the instance's
 	notified    time.Duration      // the distance when onChange was last due
-	groups      []membership
+	group       *Group             // nil: it is in none, and not probed
+	listed      int                // how often the group lists it
 	period      time.Duration      // in which the zone measures it PerInterval times; 0: not ranked yet
 	freshUntil  time.Duration      // samples stay fresh until then; see setPeriodLocked
 	circleRank  int                // 0 in the nearest circle that has members
@@ -74,12 +76,6 @@ type sample struct {
 type vote struct {
 	reporter uint64 // hash of its name
 	sample
-}
-
-// membership is a path's part in one group.
-type membership struct {
-	group *Group
-	n     int // how often the group lists the path
 }
 
 // Close calls the target's Done. The path must have left all groups.
@@ -195,20 +191,16 @@ func (pa *Path) refreshLocked(now time.Duration) {
 	pa.samples = slices.Delete(pa.samples, 0, old)
 	pa.votes = slices.DeleteFunc(pa.votes, func(v vote) bool { return !pa.freshLocked(v.at, pa.votesFresh(), now) })
 
-	e, ok := pa.combineLocked(now)
-	before := pa.estimate.Load()
-	after := uint64(0)
-	if ok {
-		after = packEstimate(e)
-	}
+	e := pa.combineLocked(now)
+	before, after := pa.estimate.Load(), packEstimate(e)
 	if before != after {
 		pa.estimate.Store(after)
-		for _, m := range pa.groups {
-			m.group.unranked = true
+		if pa.group != nil {
+			pa.group.unranked = true
 		}
 		if moved(pa.notified, e.Distance) || (before^after)&sourceMask != 0 {
 			pa.notified = e.Distance
-			p.changedLocked(pa)
+			p.dirtyLocked(pa.group)
 		}
 	}
 
@@ -259,13 +251,13 @@ func (pa *Path) firstExpiryLocked(fresh time.Duration) time.Duration {
 // them.
 const enoughSamples = 3
 
-// combineLocked is the estimate of all that is known.
-func (pa *Path) combineLocked(now time.Duration) (Estimate, bool) {
+// combineLocked is the estimate of all that is known, the zero value of nothing.
+func (pa *Path) combineLocked(now time.Duration) Estimate {
 	own := median(pa.samples)
 	switch {
 	case own > 0 && len(pa.votes) == 0,
 		len(pa.samples) >= enoughSamples && now-pa.samples[len(pa.samples)-enoughSamples].at < pa.prober.o.Fresh:
-		return Estimate{own, SourceMeasured}, true
+		return Estimate{own, SourceMeasured}
 	case len(pa.votes) > 0:
 		all := make([]sample, 0, 16) // on the stack
 		for _, v := range pa.votes {
@@ -278,11 +270,11 @@ func (pa *Path) combineLocked(now time.Duration) (Estimate, bool) {
 		if known, _ := unpackEstimate(pa.estimate.Load()); len(all) == 2 {
 			d = betweenTwo(all[0].rtt, all[1].rtt, known)
 		}
-		return Estimate{d, SourceShared}, true
+		return Estimate{d, SourceShared}
 	case pa.coordinate != nil && pa.prober.position.knows(pa.coordinate):
-		return Estimate{pa.prober.position.predict(pa.coordinate), SourcePredicted}, true
+		return Estimate{pa.prober.position.predict(pa.coordinate), SourcePredicted}
 	}
-	return Estimate{}, false
+	return Estimate{}
 }
 
 // acceptsLocked reports whether a vote from that time counts. Other callers may
@@ -312,12 +304,7 @@ func (pa *Path) putVoteLocked(v vote) bool {
 		pa.votes = append(pa.votes, vote{})
 		i = len(pa.votes) - 1
 	default:
-		i = 0
-		for k := range pa.votes {
-			if pa.votes[k].at < pa.votes[i].at {
-				i = k
-			}
-		}
+		i = slices.Index(pa.votes, slices.MinFunc(pa.votes, func(a, b vote) int { return cmp.Compare(a.at, b.at) }))
 		if v.at <= pa.votes[i].at {
 			return false
 		}
@@ -330,26 +317,17 @@ func (pa *Path) putVoteLocked(v vote) bool {
 // publishSoonLocked makes the next batch due soon if a sample is news to the other
 // callers.
 func (pa *Path) publishSoonLocked(rtt, now time.Duration) {
+	g := pa.group
 	known, _ := unpackEstimate(pa.estimate.Load())
-	if known.Measured() && !moved(known.Distance, rtt) {
+	if g == nil || g.report.Service == "" || g.listening || known.Measured() && !moved(known.Distance, rtt) {
 		return
 	}
-	for _, m := range pa.groups {
-		g := m.group
-		if g.report.Service == "" || g.listening {
-			continue
-		}
-		wait := newsDelay/5 + rand.N(newsDelay*4/5)
-		if !known.Measured() {
-			wait /= 4 // other callers are about to probe the path, too
-		}
-		if due := now + wait; due < g.publish {
-			g.publish = due
-			wake(g.prober.wakeLoop)
-		}
+	wait := newsDelay/5 + rand.N(newsDelay*4/5)
+	if !known.Measured() {
+		wait /= 4 // other callers are about to probe the path, too
 	}
-}
-
-func (pa *Path) in(g *Group) bool {
-	return slices.ContainsFunc(pa.groups, func(m membership) bool { return m.group == g })
+	if due := now + wait; due < g.publish {
+		g.publish = due
+		wake(g.prober.wakeLoop)
+	}
 }

@@ -1,7 +1,9 @@
 package latency
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
@@ -119,18 +121,11 @@ func (s *position) exchangesLocked(now time.Duration) []*Path {
 			if len(pa.samples) == 0 || pa.target.Key.ID == "" || pa.exchangedAt > 0 && now-pa.exchangedAt < every {
 				continue
 			}
-			if len(chosen) < exchangesAtOnce {
-				chosen = append(chosen, pa)
-				continue
-			}
-			for i, other := range chosen {
-				if pa.exchangedAt < other.exchangedAt {
-					chosen[i] = pa
-					break
-				}
-			}
+			chosen = append(chosen, pa)
 		}
 	}
+	slices.SortFunc(chosen, func(a, b *Path) int { return cmp.Compare(a.exchangedAt, b.exchangedAt) })
+	chosen = chosen[:min(len(chosen), exchangesAtOnce)]
 	for _, pa := range chosen {
 		pa.exchangedAt = max(now, 1)
 	}

@@ -60,9 +60,9 @@ func New(c Caller, o Options) *Prober {
 	}
 	p.position.prober = p
 	p.hash = xxhash.Sum64String(p.c.Reporter)
-	p.running.Go(func() { p.schedule(ctx) })
-	p.running.Go(func() { p.loop(ctx) })
-	p.running.Go(func() { p.notify(ctx) })
+	p.running.Go(func() { repeat(ctx, p.wakeSchedule, p.schedule) })
+	p.running.Go(func() { repeat(ctx, p.wakeLoop, p.loop) })
+	p.running.Go(func() { repeat(ctx, p.wakeNotifier, p.notify) })
 	return p
 }
 
@@ -91,8 +91,8 @@ func (p *Prober) Group(service string, onChange func()) *Group {
 	return g
 }
 
-// Path makes the path to a target. It is not probed until it is in a group. Two
-// paths to one target are independent of each other.
+// Path makes the path to a target. It is not probed until it is in a group, and it
+// is in one group at a time. Two paths to one target are independent of each other.
 func (p *Prober) Path(t Target) *Path {
 	name := t.Key.String() + "/" + t.Incarnation
 	if t.Key.ID == "" {
@@ -165,9 +165,6 @@ func wake(c chan struct{}) {
 	default:
 	}
 }
-
-// owns reports whether pa is one of p's paths. Others are ignored.
-func (p *Prober) owns(pa *Path) bool { return pa != nil && pa.prober == p }
 
 // shares reports whether measurements are shared.
 func (p *Prober) shares() bool {

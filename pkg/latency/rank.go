@@ -30,17 +30,8 @@ const (
 type candidate struct {
 	path     *Path
 	circle   uint8
-	unknown  bool // there is no estimate
-	estimate Estimate
-	tiebreak uint64 // differs by caller: they do not all begin with the same instance
-}
-
-// distance orders the candidates of a circle, those without an estimate last.
-func (s *candidate) distance() time.Duration {
-	if s.unknown {
-		return math.MaxInt64
-	}
-	return s.estimate.Distance
+	estimate Estimate // without one: no source, and the longest distance
+	tiebreak uint64   // differs by caller: they do not all begin with the same instance
 }
 
 // rankLocked orders the paths of a group, and decides how often and when each is
@@ -50,17 +41,20 @@ func (g *Group) rankLocked(now time.Duration) {
 	g.unranked, g.changed, g.rankedAt = false, false, now
 	all := make([]candidate, 0, len(g.members))
 	for _, m := range g.members {
-		if !p.owns(m.Path) {
+		if !g.has(m.Path) {
 			continue
 		}
 		e, known := unpackEstimate(m.estimate.Load())
-		all = append(all, candidate{m.Path, m.Circle, !known, e, mix(m.hash, p.hash)})
+		if !known {
+			e.Distance = math.MaxInt64
+		}
+		all = append(all, candidate{m.Path, m.Circle, e, mix(m.hash, p.hash)})
 	}
 	slices.SortFunc(all, func(a, b candidate) int {
 		if a.circle != b.circle {
 			return cmp.Compare(a.circle, b.circle)
 		}
-		if by := cmp.Compare(a.distance(), b.distance()); by != 0 {
+		if by := cmp.Compare(a.estimate.Distance, b.estimate.Distance); by != 0 {
 			return by
 		}
 		return cmp.Compare(a.tiebreak, b.tiebreak)
@@ -90,7 +84,7 @@ func (g *Group) rankLocked(now time.Duration) {
 		best = append(best, nearest(all[from:to]))
 		from = to
 	}
-	reporters := g.reportersLocked()
+	reporters := len(g.live) + 1 // share the work, this one included
 	stretch := p.o.stretch(demand*float64(p.o.PerInterval)/p.o.Interval.Seconds(), reporters)
 	limit := p.o.longest(len(all), reporters)
 	for i, s := range all {
@@ -115,7 +109,7 @@ func weigh(circle []candidate, weights []float64, order int) (sum float64) {
 		predicted = max(time.Duration(float64(e.Distance)*predictedFactor), e.Distance+predictedSlack)
 	}
 	for i, s := range circle {
-		contends := !s.unknown && i < maxContenders &&
+		contends := s.estimate.Source != "" && i < maxContenders &&
 			(s.estimate.Distance <= limit || s.estimate.Source == SourcePredicted && s.estimate.Distance <= predicted)
 		s.path.contends = order == 0 && contends
 		weights[i] = base
@@ -132,11 +126,10 @@ func weigh(circle []candidate, weights []float64, order int) (sum float64) {
 func nearest(circle []candidate) *Path {
 	var predicted *Path
 	for _, s := range circle {
-		switch {
-		case s.unknown:
-		case s.estimate.Measured():
+		if s.estimate.Measured() {
 			return s.path
-		case predicted == nil:
+		}
+		if predicted == nil && s.estimate.Source == SourcePredicted {
 			predicted = s.path
 		}
 	}
@@ -160,7 +153,7 @@ func (g *Group) notifyNearestLocked(best []*Path) {
 		default:
 			to, _ := unpackEstimate(is.estimate.Load())
 			from, ok := unpackEstimate(was.estimate.Load())
-			changed = !ok || !was.in(g) || float64(to.Distance) < nearerFactor*float64(from.Distance)
+			changed = !ok || was.group != g || float64(to.Distance) < nearerFactor*float64(from.Distance)
 		}
 	}
 	if changed {

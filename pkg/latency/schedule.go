@@ -9,32 +9,11 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 
-// schedule starts probes and expires samples when they are due, until ctx
-// ends.
-func (p *Prober) schedule(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-p.wakeSchedule:
-		case <-timer.C:
-		}
-		p.mu.Lock()
-		wait, ok := p.advanceLocked(ctx)
-		p.mu.Unlock()
-		if ok {
-			timer.Reset(wait)
-		} else {
-			timer.Stop()
-		}
-	}
-}
-
-// advanceLocked does what is due, and returns the time until something is due
-// again; not ok: nothing is before a wake-up.
-func (p *Prober) advanceLocked(ctx context.Context) (wait time.Duration, ok bool) {
+// schedule starts probes and expires samples that are due, and returns the time
+// until something is due again; not ok: nothing is before a wake-up.
+func (p *Prober) schedule(ctx context.Context) (wait time.Duration, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	now := p.now()
 	for e := p.expiries.head(); e != nil && e.due <= now; e = p.expiries.head() {
 		e.path.refreshLocked(now)
@@ -82,10 +61,10 @@ func (p *Prober) queueProbeLocked(pa *Path) {
 // have another owner by now, or the budget may be spent.
 func (p *Prober) beginLocked(ctx context.Context, pa *Path, now time.Duration) {
 	pa.probe.remove()
-	if len(pa.groups) == 0 {
+	g := pa.group
+	if g == nil {
 		return
 	}
-	g := pa.groups[0].group
 	if !pa.urgent {
 		// The slot may have another owner than when it was planned.
 		if at, ours := g.slotAfterLocked(pa, pa.next-1); !ours || at > now {
@@ -142,10 +121,10 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 		p.inFlightUnproven--
 	}
 
-	now := p.now()
+	now, g := p.now(), pa.group
 	failures, service := pa.Failures(), ""
-	if len(pa.groups) > 0 {
-		service = pa.groups[0].group.service
+	if g != nil {
+		service = g.service
 	}
 	retry := time.Duration(-1) // the pause before an urgent probe; negative: the next slot will do
 	switch {
@@ -157,7 +136,7 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 		pa.proven = true
 		pa.failures.Store(0)
 		if failures > 0 {
-			p.changedLocked(pa)
+			p.dirtyLocked(g)
 		}
 		if !p.closed {
 			pa.addLocked(rtt, now)
@@ -169,18 +148,18 @@ func (p *Prober) finish(pa *Path, rtt time.Duration, err error, dropped bool) {
 		pa.proven = false
 		retry = p.o.retry(failures + 1)
 		pa.failures.Store(int64(failures + 1))
-		p.changedLocked(pa)
-		if len(pa.groups) > 0 && pa.groups[0].group.leavesToZoneLocked(pa, now) {
+		p.dirtyLocked(g)
+		if g != nil && g.leavesToZoneLocked(pa, now) {
 			retry = -1
 		}
 	}
-	if len(pa.groups) > 0 && !p.closed {
+	if g != nil && !p.closed {
 		pa.urgent = retry >= 0
 		if pa.urgent {
 			pa.next = now + jitter(retry)
 			p.queueProbeLocked(pa)
 		} else {
-			pa.groups[0].group.planLocked(pa, now)
+			g.planLocked(pa, now)
 		}
 	}
 	wake(p.wakeSchedule) // fewer probes are in flight

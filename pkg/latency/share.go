@@ -79,7 +79,7 @@ func (g *Group) Share(ctx context.Context) error {
 	g.publish = p.now() + jitter(batchInterval)
 	p.sharing[g.service] = g
 	for _, m := range g.members {
-		if p.owns(m.Path) && m.target.Key.ID != "" {
+		if g.has(m.Path) && m.target.Key.ID != "" {
 			g.indexLocked(m.Path)
 		}
 	}
@@ -269,9 +269,6 @@ func (g *Group) replanLocked(now time.Duration) {
 
 // outrankedLocked is how many live reporters come before this caller.
 func (g *Group) outrankedLocked() int { return g.aheadLocked(0, 0, 2*maxReporters) }
-
-// reportersLocked is how many callers share the work, this one included.
-func (g *Group) reportersLocked() int { return len(g.live) + 1 }
 
 // chooseRoleLocked decides whether this caller reports or listens. The first
 // maxReporters by the hash of their names report. Up to a quarter more do, so

@@ -32,39 +32,28 @@ func HTTP(dial Dial, address, path string, secure *tls.Config) *Session {
 	versions := new(http.Protocols)
 	versions.SetHTTP1(true)
 	versions.SetHTTP2(secure != nil)
-	connect := connector(dial, address, secure, versions)
+	t := &http.Transport{
+		DialContext: dial, TLSClientConfig: secure.Clone(), Protocols: versions,
+		DisableCompression: true, MaxResponseHeaderBytes: maxHead,
+	}
+	scheme := "http"
+	if secure != nil {
+		scheme = "https"
+	}
 	return newSession(address, func(ctx context.Context) (circuit, error) {
-		u, err := url.Parse(scheme(secure) + "://" + address + path)
+		u, err := url.Parse(scheme + "://" + address + path)
 		method := http.MethodHead
 		if path == "" {
-			method, u = http.MethodOptions, &url.URL{Scheme: scheme(secure), Host: address, Path: "*"}
+			method, u = http.MethodOptions, &url.URL{Scheme: scheme, Host: address, Path: "*"}
 		} else if err != nil || path[0] != '/' {
 			return nil, fmt.Errorf("%w: path %.100q, want one that begins with / and can be in a URL", ErrNotProbed, path)
 		}
-		conn, err := connect(ctx)
+		conn, err := t.NewClientConn(ctx, scheme, address)
 		if err != nil {
 			return nil, err
 		}
 		return &exchange{conn, &http.Request{Method: method, URL: u, Host: u.Host, Header: http.Header{"User-Agent": {agent}}}}, nil
 	})
-}
-
-// connector returns what opens connections of the given versions of HTTP.
-func connector(dial Dial, address string, secure *tls.Config, versions *http.Protocols) func(context.Context) (*http.ClientConn, error) {
-	t := &http.Transport{
-		DialContext: dial, TLSClientConfig: secure.Clone(), Protocols: versions,
-		DisableCompression: true, MaxResponseHeaderBytes: maxHead,
-	}
-	return func(ctx context.Context) (*http.ClientConn, error) {
-		return t.NewClientConn(ctx, scheme(secure), address)
-	}
-}
-
-func scheme(secure *tls.Config) string {
-	if secure == nil {
-		return "http"
-	}
-	return "https"
 }
 
 // exchange is a connection that repeats one request.

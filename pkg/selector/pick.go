@@ -135,7 +135,7 @@ func (p *Pick) end(err error, took time.Duration) {
 	case table.Fault:
 		p.pass.Done(fault(err))
 	case table.Backpressure:
-		p.reject(err)
+		p.pass.Reject(retryAfter(err))
 	default:
 		if late {
 			p.pass.Done(errLate)
@@ -143,14 +143,6 @@ func (p *Pick) end(err error, took time.Duration) {
 			p.pass.Done(context.Canceled) // not counted
 		}
 	}
-}
-
-// reject ends a pick whose instance asked for fewer calls.
-func (p *Pick) reject(err error) {
-	if after := retryAfter(err); after > 0 {
-		p.pass.Reject(after)
-	}
-	p.pass.Done(context.Canceled) // not counted
 }
 
 // errLate is how a breaker gets a call that the caller gave up after far more than the

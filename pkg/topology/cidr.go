@@ -68,12 +68,7 @@ func parseEntry(network string, words []string) (CIDREntry, error) {
 	given := make(map[string]bool)
 	for _, word := range words {
 		key, value, _ := strings.Cut(word, "=")
-		var into *string
-		for _, f := range entry.Location.fields() {
-			if key == string(f.level) {
-				into = f.value
-			}
-		}
+		into := entry.Location.field(Level(key))
 		switch {
 		case into == nil || value == "":
 			return CIDREntry{}, fmt.Errorf("%.80q: want region=, zone=, rack= or host= with a value", word)

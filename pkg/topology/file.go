@@ -52,8 +52,7 @@ func readFile(path string) (string, error) {
 // parseLabels reads the lines of [File].
 func parseLabels(data string) (Location, error) {
 	var l Location
-	var ranks [4]int // by field: the rank of its label
-	fields := l.fields()
+	ranks := map[Level]int{} // of the label that was taken
 	n := 0
 	for line := range strings.Lines(data) {
 		n++
@@ -80,16 +79,11 @@ func parseLabels(data string) (Location, error) {
 		if value == "" || value == Unknown {
 			continue
 		}
-		for i, f := range fields {
-			if f.level != level {
-				continue
-			}
-			if rank == ranks[i] {
-				return Location{}, fmt.Errorf("line %d: %s is there twice", n, key)
-			}
-			if rank > ranks[i] {
-				*f.value, ranks[i] = value, rank
-			}
+		if rank == ranks[level] {
+			return Location{}, fmt.Errorf("line %d: %s is there twice", n, key)
+		}
+		if rank > ranks[level] {
+			*l.field(level), ranks[level] = value, rank
 		}
 	}
 	return l, nil

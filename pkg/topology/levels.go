@@ -98,16 +98,8 @@ func (ls Levels) orDefault() Levels {
 }
 
 func (p *Place) value(l Level) string {
-	switch l {
-	case Host:
-		return p.Host
-	case Rack:
-		return p.Rack
-	case Zone:
-		return p.Zone
-	case Region:
-		return p.Region
-	default:
-		return p.Labels[string(l)]
+	if f := p.field(l); f != nil {
+		return *f
 	}
+	return p.Labels[string(l)]
 }

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -18,6 +19,21 @@ type Location struct {
 type field struct {
 	level Level
 	value *string
+}
+
+// field is the field of a level, nil if there is none.
+func (l *Location) field(level Level) *string {
+	switch level {
+	case Host:
+		return &l.Host
+	case Rack:
+		return &l.Rack
+	case Zone:
+		return &l.Zone
+	case Region:
+		return &l.Region
+	}
+	return nil
 }
 
 // fields are all of them, widest first.
@@ -80,9 +96,7 @@ func (l Location) String() string {
 		n--
 	}
 	for i := range parts[:n] {
-		if parts[i] == "" {
-			parts[i] = Unknown
-		}
+		parts[i] = cmp.Or(parts[i], Unknown)
 	}
 	return strings.Join(parts[:n], "/")
 }

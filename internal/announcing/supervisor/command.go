@@ -40,7 +40,7 @@ type Command struct {
 func Start(argv []string, p *daemon.Process) (*Command, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = p.Stdout, p.Stderr
-	if p.Stdin != nil && !isTerminal(p.Stdin) {
+	if p.Stdin != nil && !daemon.IsTerminal(p.Stdin) {
 		cmd.Stdin = p.Stdin
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -61,12 +61,6 @@ func Start(argv []string, p *daemon.Process) (*Command, error) {
 		wait(cmd)
 	}()
 	return c, nil
-}
-
-// isTerminal also returns true for other character devices, such as /dev/null.
-func isTerminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&fs.ModeCharDevice != 0
 }
 
 // PID is the id of its process.

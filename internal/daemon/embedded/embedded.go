@@ -49,10 +49,7 @@ type Server struct {
 // Start starts a server and returns when clients can connect. ctx bounds the start
 // only.
 func Start(ctx context.Context, o Options) (*Server, error) {
-	log := o.Logger
-	if log == nil {
-		log = slog.Default()
-	}
+	log := cmp.Or(o.Logger, slog.Default())
 	address := cmp.Or(o.Listen, DefaultListen)
 	host, port, err := hostPort(address)
 	if err != nil {

@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"reflect"
@@ -17,15 +18,15 @@ type Kind string
 
 // The kinds of changes.
 const (
-	Listed       Kind = "listed"       // it was listed when the watch began
-	Registered   Kind = "registered"   // it is new, or has a new incarnation
-	Updated      Kind = "updated"      // it changed otherwise: see [Change.Fields]
-	Draining     Kind = "draining"     // it is about to leave
-	NotReady     Kind = "not_ready"    // its own check fails
-	Suspect      Kind = "suspect"      // its lease ended together with many others
-	Deregistered Kind = "deregistered" // it left
-	Expired      Kind = "expired"      // its lease ended
-	Removed      Kind = "removed"      // it is gone for an unknown reason
+	Listed       Kind = "listed"              // it was listed when the watch began
+	Registered   Kind = "registered"          // it is new, or has a new incarnation
+	Updated      Kind = "updated"             // it changed otherwise: see [Change.Fields]
+	Draining          = Kind(events.Draining) // it is about to leave
+	NotReady          = Kind(events.NotReady) // its own check fails
+	Suspect      Kind = "suspect"             // its lease ended together with many others
+	Deregistered Kind = events.ReasonDeregistered
+	Expired      Kind = events.ReasonExpired
+	Removed      Kind = "removed" // it is gone for an unknown reason
 )
 
 // Change is what happened to one instance.
@@ -101,16 +102,9 @@ func differences(before []events.Entry, after events.Snapshot, appeared Kind) []
 func departure(e *events.Entry, left []events.Departure) Kind {
 	key := e.Key()
 	for _, l := range slices.Backward(left) {
-		if l.Key != key || l.Incarnation != e.Incarnation {
-			continue
+		if l.Key == key && l.Incarnation == e.Incarnation {
+			return cmp.Or(Kind(l.Reason), Removed)
 		}
-		switch l.Reason {
-		case events.ReasonDeregistered:
-			return Deregistered
-		case events.ReasonExpired:
-			return Expired
-		}
-		return Removed
 	}
 	return Removed
 }

@@ -7,6 +7,7 @@
 package registrar
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -81,9 +82,7 @@ func (r Ref) validate() error {
 // [ErrConflict] until the lease of the other ends. An instance without an
 // incarnation gets a new one.
 func (g *Registrar) Register(ctx context.Context, in events.Instance) (Registration, error) {
-	if in.Incarnation == "" {
-		in.Incarnation = rand.Text()[:12]
-	}
+	in.Incarnation = cmp.Or(in.Incarnation, rand.Text()[:12])
 	if in.Started.IsZero() {
 		in.Started = time.Now().UTC().Truncate(time.Millisecond)
 	}

@@ -24,7 +24,7 @@ func FuzzStored(f *testing.F) {
 			}
 			known[e.Key()] = true
 		}
-		again, err := encodeStored(events.Snapshot{Service: s.Service, Entries: s.Entries}, s.Saved)
+		again, err := encodeStored(events.Snapshot{Service: s.Service, Entries: s.Entries}, s.StaleSince)
 		if err != nil {
 			return // a time that JSON cannot write
 		}

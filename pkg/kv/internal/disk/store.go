@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -129,7 +128,7 @@ func (s *Store) flush() {
 	s.failed = len(errs) > 0
 	s.mu.Unlock()
 	if report {
-		s.log.Warn("snapshots cannot be saved, a start without the registry would know of nothing new",
+		s.log.Warn("snapshots cannot be saved, a caller that starts without the registry begins with old ones",
 			"services", len(errs), "error", errs[0])
 	}
 }
@@ -139,7 +138,7 @@ func (s *Store) path(service string) string { return filepath.Join(s.dir, servic
 // write replaces the file of a service. One without instances has none.
 func (s *Store) write(snapshot events.Snapshot) error {
 	if len(snapshot.Entries) == 0 {
-		if err := os.Remove(s.path(snapshot.Service)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(s.path(snapshot.Service)); !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		return nil
@@ -162,9 +161,9 @@ func (s *Store) write(snapshot events.Snapshot) error {
 	return err
 }
 
-// Load reads what was saved: of one service, or of all if it is empty. What
-// cannot be used is logged and left alone.
-func (s *Store) Load(service string) []Snapshot {
+// Load reads what was saved: of one service, or of all if it is empty. Each snapshot
+// is stale since it was saved. What cannot be used is logged and left alone.
+func (s *Store) Load(service string) []events.Snapshot {
 	names := []string{service}
 	if service == "" {
 		names = names[:0]
@@ -178,7 +177,7 @@ func (s *Store) Load(service string) []Snapshot {
 			}
 		}
 	}
-	var all []Snapshot
+	var all []events.Snapshot
 	for _, name := range names {
 		stored, err := s.read(name)
 		switch {
@@ -191,38 +190,32 @@ func (s *Store) Load(service string) []Snapshot {
 	return all
 }
 
-func (s *Store) read(service string) (Snapshot, error) {
+func (s *Store) read(service string) (stored events.Snapshot, err error) {
 	if err := events.ValidateService(service); err != nil {
-		return Snapshot{}, err
+		return stored, err
 	}
-	info, err := os.Stat(s.path(service))
+	path := s.path(service)
+	info, err := os.Stat(path)
 	if err != nil {
-		return Snapshot{}, err
+		return stored, err
 	}
 	if info.Size() > maxFile {
-		return Snapshot{}, fmt.Errorf("kv: %s has %d bytes, want at most %d", s.path(service), info.Size(), maxFile)
+		return stored, fmt.Errorf("kv: %s has %d bytes, want at most %d", path, info.Size(), maxFile)
 	}
-	data, err := os.ReadFile(s.path(service))
+	data, err := os.ReadFile(path)
 	if err != nil {
-		return Snapshot{}, err
+		return stored, err
 	}
-	stored, err := decodeStored(data)
-	switch age := time.Since(stored.Saved); {
+	stored, err = decodeStored(data)
+	switch age := time.Since(stored.StaleSince); {
 	case err != nil:
-		return Snapshot{}, fmt.Errorf("kv: %s: %w", s.path(service), err)
+		err = fmt.Errorf("kv: %s: %w", path, err)
 	case stored.Service != service:
-		return Snapshot{}, fmt.Errorf("kv: %s is about service %q", s.path(service), stored.Service)
+		err = fmt.Errorf("kv: %s is about service %q", path, stored.Service)
 	case age > maxStored:
-		return Snapshot{}, fmt.Errorf("kv: %s is %v old, want at most %v", s.path(service), age.Round(time.Minute), maxStored)
+		err = fmt.Errorf("kv: %s is %v old, want at most %v", path, age.Round(time.Minute), maxStored)
 	}
-	return stored, nil
-}
-
-// Snapshot is a snapshot from disk.
-type Snapshot struct {
-	Service string
-	Saved   time.Time
-	Entries []events.Entry
+	return stored, err
 }
 
 func encodeStored(snapshot events.Snapshot, now time.Time) ([]byte, error) {
@@ -234,32 +227,27 @@ func encodeStored(snapshot events.Snapshot, now time.Time) ([]byte, error) {
 		}
 		file.Instances = append(file.Instances, storedEntry{e.Revision, e.Suspect, e.Evacuated, data})
 	}
-	var b bytes.Buffer
-	err := json.NewEncoder(&b).Encode(file)
-	return b.Bytes(), err
+	return json.Marshal(file)
 }
 
 // decodeStored reads a file. Instances that are not valid, and those that are
 // listed twice, are left out.
-func decodeStored(data []byte) (Snapshot, error) {
+func decodeStored(data []byte) (events.Snapshot, error) {
 	var file storedFile
 	if err := json.Unmarshal(data, &file); err != nil {
-		return Snapshot{}, err
+		return events.Snapshot{}, err
 	}
 	if file.Version != storeVersion {
-		return Snapshot{}, fmt.Errorf("version %d, want %d", file.Version, storeVersion)
+		return events.Snapshot{}, fmt.Errorf("version %d, want %d", file.Version, storeVersion)
 	}
-	stored := Snapshot{Service: file.Service, Saved: file.Saved}
-	known := map[events.Key]struct{}{}
+	stored := events.Snapshot{Service: file.Service, Stale: true, StaleSince: file.Saved}
+	known := map[events.Key]bool{}
 	for _, e := range file.Instances {
 		in, err := events.Decode(e.Instance)
-		if err != nil || in.Service != file.Service {
+		if err != nil || in.Service != file.Service || known[in.Key()] {
 			continue
 		}
-		if _, twice := known[in.Key()]; twice {
-			continue
-		}
-		known[in.Key()] = struct{}{}
+		known[in.Key()] = true
 		stored.Entries = append(stored.Entries, events.Entry{Instance: in, Suspect: e.Suspect, Evacuated: e.Evacuated, Revision: e.Revision})
 	}
 	return stored, nil

@@ -3,7 +3,9 @@ package evacuations
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -80,15 +82,7 @@ func (f *Follower) set(ctx context.Context, left []events.Evacuation, known bool
 }
 
 func samePlaces(a, b []events.Evacuation) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i].Place() != b[i].Place() {
-			return false
-		}
-	}
-	return true
+	return slices.EqualFunc(a, b, func(a, b events.Evacuation) bool { return a.Place() == b.Place() })
 }
 
 // following is the goroutine of a follower.
@@ -99,21 +93,16 @@ type following struct {
 	asking sync.WaitGroup
 	due    *time.Timer
 
-	kept   orders               // what the buckets keep, or kept until they lost it
-	lost   map[string]bool      // what they have lost, by the last two looks if true
-	heard  map[string]heardSoon // what they are about to keep
-	again  bool                 // look once more, there was news
-	soon   bool                 // it is due for that
-	looked time.Time            // last
+	kept   orders          // what the buckets keep, or kept until they lost it
+	lost   map[string]bool // what they have lost, by the last two looks if true
+	heard  orders          // what they are about to keep
+	again  bool            // look once more, there was news
+	soon   bool            // it is due for that
+	looked time.Time       // last
 	busy   bool
 	asked  bool // there was an answer, if only that there is none
 	known  bool // and one that says what there is
 	fails  int  // questions in a row without one
-}
-
-type heardSoon struct {
-	events.Evacuation
-	until time.Time
 }
 
 type readResult struct {
@@ -124,7 +113,7 @@ type readResult struct {
 func newFollowing(f *Follower) *following {
 	return &following{
 		Follower: f, live: make(chan *nats.Msg, liveBuffer), result: make(chan readResult, 1), due: time.NewTimer(0),
-		kept: orders{}, lost: map[string]bool{}, heard: map[string]heardSoon{},
+		kept: orders{}, lost: map[string]bool{}, heard: orders{},
 	}
 }
 
@@ -165,12 +154,9 @@ func (f *following) run(ctx context.Context) {
 
 // places are those to leave by all that is known.
 func (f *following) places() []events.Evacuation {
-	all := orders{}
-	for key, o := range f.kept {
-		all.add(key, o)
-	}
+	all := maps.Clone(f.kept)
 	for key, h := range f.heard {
-		all.add(key, order{Evacuation: h.Evacuation})
+		all.add(key, h)
 	}
 	return all.evacuated()
 }
@@ -191,7 +177,7 @@ func (f *following) hear(msg *nats.Msg) {
 			return
 		}
 		if h, ok := f.heard[key]; (ok || len(f.heard) < ordersPage) && (!ok || e.Overrides(h.Evacuation)) {
-			f.heard[key] = heardSoon{e, time.Now().Add(unconfirmed)}
+			f.heard[key] = order{Evacuation: e, until: time.Now().Add(unconfirmed)}
 		}
 		return
 	}

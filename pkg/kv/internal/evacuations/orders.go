@@ -38,6 +38,7 @@ func New(link *wire.Link, buckets []*wire.Bucket, mayMend bool) *Orders {
 type order struct {
 	events.Evacuation
 	removed bool
+	until   time.Time // of one that was only heard: when it is no longer believed
 }
 
 // orders are those that hold, by key. Regions that know of different orders agree
@@ -165,7 +166,7 @@ func parse(b *wire.Bucket, msg *nats.Msg) (order, error) {
 	}
 	if msg.Header.Get(wire.HdrOperation) != "" || msg.Header.Get(wire.HdrMarker) != "" {
 		e, err := events.ParseEvacuationKey(key)
-		return order{e, true}, err
+		return order{Evacuation: e, removed: true}, err
 	}
 	if msg.Header.Get(wire.HdrScheduler) != "" { // no order has a schedule
 		return order{}, wire.ErrForged

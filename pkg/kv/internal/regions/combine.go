@@ -2,6 +2,7 @@ package regions
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -99,9 +100,10 @@ func (c *combination) snapshot(service string) (events.Snapshot, bool) {
 		case s != nil:
 			whole.Entries = append(whole.Entries, s.Entries...)
 			whole.Left = append(whole.Left, s.Left...)
-			if s.Stale {
-				whole.Stale, whole.StaleSince = true, earliest(whole.StaleSince, s.StaleSince)
+			if s.Stale && (whole.StaleSince.IsZero() || s.StaleSince.Before(whole.StaleSince)) {
+				whole.StaleSince = s.StaleSince
 			}
+			whole.Stale = whole.Stale || s.Stale
 		case c.service == "":
 		case c.late:
 			whole.Stale = true
@@ -125,24 +127,11 @@ func Merge(own string, both [2][]events.Snapshot) []events.Snapshot {
 			c.take(part{i, s})
 		}
 	}
-	names := make([]string, 0, len(c.lists))
-	for name := range c.lists {
-		names = append(names, name)
-	}
-	slices.Sort(names)
 	var all []events.Snapshot
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(c.lists)) {
 		if s, _ := c.snapshot(name); len(s.Entries) > 0 {
 			all = append(all, s)
 		}
 	}
 	return all
-}
-
-// earliest is the earlier of two times, of those that are known.
-func earliest(a, b time.Time) time.Time {
-	if a.IsZero() || b.Before(a) {
-		return b
-	}
-	return a
 }

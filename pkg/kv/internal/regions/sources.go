@@ -2,10 +2,10 @@ package regions
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -27,8 +27,9 @@ type Sources struct {
 	link     *wire.Link
 	own      string
 	others   []string
-	missing  chan struct{} // says that their stream is gone
-	changing chan struct{} // full while the sources of the stream are being changed
+	there    map[string]jetstream.JetStream // in the others
+	missing  chan struct{}                  // says that their stream is gone
+	changing sync.Mutex                     // held while the sources of the stream are being changed
 }
 
 // New prepares to read the other regions of all, from the one that is named own.
@@ -50,7 +51,14 @@ func New(link *wire.Link, own string, all []string) (*Sources, error) {
 		return nil, errors.New("with regions, the JetStream domain of this one must be given, and be named as the region")
 	}
 	b := wire.NewBucket(link.Name+"_"+own, link.Name, link.API)
-	return &Sources{Bucket: &b, link: link, own: own, others: others, missing: make(chan struct{}, 1), changing: make(chan struct{}, 1)}, nil
+	s := &Sources{Bucket: &b, link: link, own: own, others: others, there: map[string]jetstream.JetStream{}, missing: make(chan struct{}, 1)}
+	for _, region := range others {
+		var err error
+		if s.there[region], err = jetstream.NewWithDomain(link.Conn, region); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
 }
 
 // Belongs refuses instances of other regions: those are listed there, so that no
@@ -62,11 +70,11 @@ func (s *Sources) Belongs(region string) error {
 	return &events.FieldError{Field: "location.region", Value: region, Rule: "want " + s.own + ": this is the registry of that region, and others have their own"}
 }
 
-// Make makes what sources the instances and orders of the other regions, and what
-// they source ours with, unless it is there. All of it is made in our own domain,
-// so it can be done whatever is out of reach. Own is the stream of this region's
-// bucket; seen says that it has been seen before. Where all is there, nothing is
-// changed. The regions that cannot be reached now are left to [Sources.Keep].
+// Make makes the stream that sources the instances and orders of the other regions,
+// and the consumers with which they source this region, unless they are there. All of
+// it is made in our own domain, so no other region need be within reach. Own is the
+// stream of this region's bucket; seen says that it has been seen before. Regions that
+// cannot be reached now are left to [Sources.Keep].
 func (s *Sources) Make(ctx context.Context, own jetstream.Stream, seen bool) error {
 	for _, reader := range s.others {
 		config := s.consumer(reader)
@@ -106,36 +114,19 @@ func (s *Sources) Make(ctx context.Context, own jetstream.Stream, seen bool) err
 // reports whether all are sourced. None is ever taken away: while a new list is
 // rolled out, there are two.
 func (s *Sources) addMissing(ctx context.Context) (all bool, err error) {
-	select {
-	case s.changing <- struct{}{}:
-		defer func() { <-s.changing }()
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
 	stream, err := s.link.JS.Stream(ctx, s.Bucket.Stream)
 	if err != nil {
 		return false, fmt.Errorf("source the other regions: %w", err)
 	}
-	config := stream.CachedInfo().Config
-	before := len(config.Sources)
 	all = true
 	for _, region := range s.others {
-		if sourceOf(config.Sources, region) >= 0 {
+		if sourceOf(stream.CachedInfo().Config.Sources, region) >= 0 {
 			continue
 		}
-		if err := s.rewind(ctx, region, 0); err != nil {
+		if err := s.source(ctx, region, time.Now().UnixMicro(), 0); err != nil {
 			s.link.Log.Debug("a region is not read yet", "region", region, "error", err)
 			all = false
-			continue
 		}
-		config.Sources = append(config.Sources, s.sourceConfig(region, time.Now().UnixMicro()))
-	}
-	if len(config.Sources) == before {
-		return all, nil
-	}
-	config.Subjects = nil // what the server gives to a stream that has no source yet
-	if _, err := s.link.JS.UpdateStream(ctx, config); err != nil {
-		return false, fmt.Errorf("source more regions: %w", err)
 	}
 	return all, nil
 }
@@ -145,13 +136,8 @@ func (s *Sources) addMissing(ctx context.Context) (all bool, err error) {
 func (s *Sources) rewind(ctx context.Context, region string, after uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, s.link.OpTimeout/4)
 	defer cancel()
-	request, err := json.Marshal(struct {
-		Seq uint64 `json:"seq"`
-	}{after + 1})
-	if err != nil {
-		return err
-	}
-	return s.call(ctx, apiOf(region)+".CONSUMER.RESET."+s.link.Stream+"."+sourceName(s.own), request, &struct{}{})
+	_, err := s.there[region].ResetConsumerToSequence(ctx, s.link.Stream, sourceName(s.own), after+1)
+	return err
 }
 
 var errOthers = errors.New("kv: the bucket of the other regions cannot be used")
@@ -188,9 +174,8 @@ func (s *Sources) instOf(region string) string { return s.link.Inst + "*." + reg
 // streamConfig is the stream of the other regions' instances, before it has sources.
 // No client writes to it: it has no subjects.
 func (s *Sources) streamConfig(own jetstream.StreamConfig) jetstream.StreamConfig {
-	b := s.Bucket
-	c := jetstream.StreamConfig{
-		Name:                   b.Stream,
+	return jetstream.StreamConfig{
+		Name:                   s.Bucket.Stream,
 		Description:            "The instances of the other regions, sourced from their buckets",
 		Storage:                own.Storage,
 		Replicas:               own.Replicas,
@@ -201,9 +186,8 @@ func (s *Sources) streamConfig(own jetstream.StreamConfig) jetstream.StreamConfi
 		SubjectDeleteMarkerTTL: wire.MarkerTTL,
 		AllowDirect:            true,
 		DenyDelete:             true,
-		RePublish:              &jetstream.RePublish{Source: b.Prefix + ">", Destination: b.Live + ">"},
+		RePublish:              &jetstream.RePublish{Source: s.Bucket.Prefix + ">", Destination: s.Bucket.Live + ">"},
 	}
-	return c
 }
 
 // sourceConfig is how another region is sourced: its instances, and its orders by

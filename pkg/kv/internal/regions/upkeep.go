@@ -22,9 +22,9 @@ import (
 const maxVain = 5
 
 // upkeep looks after the sources of a registry. All processes of a region that do so
-// share the work: each waits for a random time, and starts to wait again when
-// another one looks. If several begin to look at once, the one looks that published
-// first.
+// share the work: each waits for a random time, and starts to wait again when another
+// process looks. If several processes begin to look at once, the one that published
+// first goes on.
 type upkeep struct {
 	*Sources
 	id    string
@@ -60,9 +60,9 @@ func (s *Sources) Keep(ctx context.Context, ensure func(context.Context) error) 
 	both.Wait()
 }
 
-// remake makes again what is gone, and adds the regions that are not sourced yet:
-// soon while that fails, or when the stream is missed, and else it looks once in a
-// while.
+// remake makes the stream and the consumers again if they are gone, and adds the
+// regions that are not sourced yet. It tries again soon if something fails or if the
+// upkeep misses the stream, otherwise after ensureEvery.
 func (s *Sources) remake(ctx context.Context, ensure func(context.Context) error) {
 	for wait := time.Duration(0); ctx.Err() == nil; {
 		err := ensure(ctx)
@@ -210,11 +210,11 @@ func (s *upkeep) look(ctx context.Context) {
 	defer cancel()
 	found, err := s.find(ctx)
 	if err != nil {
-		s.link.Log.Debug("it is not known how well other regions are read", "error", err)
+		s.link.Log.Debug("the sources of other regions cannot be inspected", "error", err)
 		return
 	}
-	for _, region := range s.others {
-		was, is := s.state[region], found[region]
+	for i, region := range s.others {
+		was, is := s.state[region], found[i]
 		if s.known[region] = s.known[region] || is.reached; !s.known[region] && was.Epoch != 0 {
 			continue // others reach it: perhaps we may not ask
 		}
@@ -244,20 +244,14 @@ func (s *upkeep) publish(found map[string]reading) {
 }
 
 // find looks at all regions at once. The error is about our own.
-func (s *upkeep) find(ctx context.Context) (map[string]look, error) {
-	found := map[string]look{}
-	var mu sync.Mutex // guards found
+func (s *upkeep) find(ctx context.Context) ([]look, error) {
+	found := make([]look, len(s.others))
 	var asking sync.WaitGroup
-	for _, region := range s.others {
-		asking.Go(func() {
-			is := s.ask(ctx, region)
-			mu.Lock()
-			defer mu.Unlock()
-			found[region] = is
-		})
+	for i, region := range s.others {
+		asking.Go(func() { found[i] = s.ask(ctx, region) })
 	}
 	asking.Wait()
-	if !slices.ContainsFunc(s.others, func(region string) bool { return found[region].reached }) {
+	if !slices.ContainsFunc(found, func(is look) bool { return is.reached }) {
 		return found, ctx.Err()
 	}
 	stream, err := s.link.JS.Stream(ctx, s.Bucket.Stream)
@@ -271,7 +265,8 @@ func (s *upkeep) find(ctx context.Context) (map[string]look, error) {
 		return nil, err
 	}
 	info := stream.CachedInfo()
-	for region, is := range found {
+	for i, region := range s.others {
+		is := &found[i]
 		is.born, is.silent = info.Created.UnixNano(), true
 		if i := sourceOf(info.Config.Sources, region); i >= 0 {
 			is.sourced, is.epoch = true, epochOf(info.Config.Sources[i])
@@ -281,7 +276,6 @@ func (s *upkeep) find(ctx context.Context) (map[string]look, error) {
 				is.seen, is.silent = x.Seq, x.Active < 0 || x.Active > lookSilence
 			}
 		}
-		found[region] = is
 	}
 	return found, nil
 }
@@ -290,29 +284,12 @@ func (s *upkeep) find(ctx context.Context) (map[string]look, error) {
 func (s *upkeep) ask(ctx context.Context, region string) look {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	var info jetstream.ConsumerInfo
-	if err := s.call(ctx, apiOf(region)+".CONSUMER.INFO."+s.link.Stream+"."+sourceName(s.own), nil, &info); err != nil {
+	consumer, err := s.there[region].PushConsumer(ctx, s.link.Stream, sourceName(s.own))
+	if err != nil {
 		return look{}
 	}
+	info := consumer.CachedInfo()
 	return look{reached: true, made: info.Created.UnixNano(), count: info.Delivered.Consumer, told: info.Delivered.Stream}
-}
-
-// call asks JetStream's API of another region.
-func (s *Sources) call(ctx context.Context, subject string, request []byte, into any) error {
-	msg, err := s.link.Conn.RequestWithContext(ctx, subject, request)
-	if err != nil {
-		return err
-	}
-	var failed struct {
-		Error *jetstream.APIError `json:"error"`
-	}
-	if err := json.Unmarshal(msg.Data, &failed); err != nil {
-		return err
-	}
-	if failed.Error != nil {
-		return failed.Error
-	}
-	return json.Unmarshal(msg.Data, into)
 }
 
 func apiOf(region string) string { return "$JS." + region + ".API" }
@@ -327,12 +304,8 @@ func sourceOf(sources []*jetstream.StreamSource, region string) int {
 // source makes a region a source of our stream, of an epoch, that is read from the
 // message after a sequence of its bucket, whether it is one already or not.
 func (s *Sources) source(ctx context.Context, region string, epoch int64, after uint64) error {
-	select {
-	case s.changing <- struct{}{}:
-		defer func() { <-s.changing }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	// First the source is taken away: what it acknowledges would not be sent again.
 	if err := s.setSource(ctx, region, nil); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package tail
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -28,7 +29,7 @@ func (r *reader) needsLeader() bool {
 // leaderAnswered takes in the newest message that the leader has, and reads.
 func (r *reader) leaderAnswered(msg *nats.Msg) {
 	if msg.Header.Get(wire.HdrStatus) != "" {
-		r.refused(msg)
+		r.refused(cmp.Or(r.get.Answer(msg), wire.ErrUnavailable))
 		return
 	}
 	var answer struct {

@@ -1,7 +1,6 @@
 package tail
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -22,17 +21,9 @@ const (
 	leaderNewest              // the newest message of the filter, as the stream's leader has it
 )
 
-// question asks the stream, one thing at a time, again and again until there is an
-// answer.
+// question is what a reader asks the stream, again and again until there is an
+// answer. There is one at a time.
 type question struct {
-	ctx     context.Context // of the watch
-	group   *Group
-	from    Source
-	ready   func() bool // the view has something to go on with
-	filter  string      // subjects in the stream
-	inbox   string
-	replies chan *nats.Msg
-
 	round   int   // numbers the questions, so that late answers are known
 	asked   int   // the one under way, 0 for none
 	first   int   // it is the same as those since this one, and an answer to any will do
@@ -43,52 +34,42 @@ type question struct {
 	until   time.Time   // when that ends
 }
 
-func newQuestion(g *Group, from Source, filter string, most int, ready func() bool) question {
-	q := question{
-		group: g, from: from, ready: ready, filter: filter,
-		inbox:   g.Link.Conn.NewInbox() + ".",
-		replies: make(chan *nats.Msg, most),
-		timeout: time.NewTimer(time.Hour),
-	}
-	q.timeout.Stop()
-	return q
-}
-
-// ask asks a new question. The error says that it was not sent.
-func (q *question) ask(about topic, get wire.Get) error {
-	q.about, q.get, q.first = about, get, q.round+1
-	return q.send()
+// ask asks a new question.
+func (r *reader) ask(about topic, get wire.Get) {
+	r.about, r.get, r.first = about, get, r.round+1
+	r.send()
 }
 
 // send sends the question, be it for the first time or again.
-func (q *question) send() error {
-	q.round++
-	q.asked = q.round
-	conn, of := q.group.Link.Conn, q.from.Bucket.Direct
-	if q.about == leaderNewest {
-		of = q.from.Bucket.Leader
+func (r *reader) send() {
+	r.round++
+	r.asked = r.round
+	conn, of := r.group.Link.Conn, r.from.Bucket.Direct
+	if r.about == leaderNewest {
+		of = r.from.Bucket.Leader
 	}
-	req, err := json.Marshal(q.get)
+	req, err := json.Marshal(r.get)
 	if err == nil && !conn.IsConnected() {
 		err = fmt.Errorf("%w: not connected", wire.ErrUnavailable)
 	}
 	if err == nil {
-		err = conn.PublishRequest(of, q.inbox+strconv.Itoa(q.asked), req)
+		err = conn.PublishRequest(of, r.inbox+strconv.Itoa(r.asked), req)
 	}
-	if err == nil {
-		q.wait(q.patience())
+	if err != nil {
+		r.failed(err)
+		return
 	}
-	return err
+	r.wait(r.patience())
 }
 
 // accept reports whether msg answers the question under way. The other questions
 // that asked for the same are not needed any more.
-func (q *question) accept(msg *nats.Msg) bool {
-	n, err := strconv.Atoi(msg.Subject[len(q.inbox):])
-	if q.asked == 0 || err != nil || n < q.first || n > q.asked {
+func (r *reader) accept(msg *nats.Msg) bool {
+	n, err := strconv.Atoi(msg.Subject[len(r.inbox):])
+	if r.asked == 0 || err != nil || n < r.first || n > r.asked {
 		return false // too late
 	}
-	q.first, q.asked = n, n
+	r.first, r.asked = n, n
 	return true
 }
 
@@ -112,14 +93,14 @@ func (q *question) extend(by time.Duration) {
 	}
 }
 
-// patience is how long to wait for an answer, or for more of it. It doubles with
-// each question in a row that had none: asking costs the server, too. The first
-// time it is short, for the copy that was asked may be a server that has just
-// stopped to answer, and the next is another.
-func (q *question) patience() time.Duration {
+// patience is how long the reader waits for an answer, or for more of it. It doubles
+// with each question in a row that had no answer, because asking costs the server,
+// too. The first wait is short: the copy that was asked may be on a server that has
+// just stopped to answer, and the next question goes to another.
+func (r *reader) patience() time.Duration {
 	first := retryWait
-	if q.from.Store != nil && !q.ready() {
-		first = firstWait // there is something to go on with
+	if r.from.Store != nil && !r.view.Ready() {
+		first = firstWait // the snapshot on disk will do
 	}
-	return first << min(q.retries, maxDoubling)
+	return first << min(r.retries, maxDoubling)
 }

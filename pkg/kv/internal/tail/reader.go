@@ -1,6 +1,7 @@
 package tail
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -25,8 +26,14 @@ const (
 // the end, a read that goes on after an interruption is as good as one without.
 type reader struct {
 	question
+	ctx       context.Context // of the watch
+	group     *Group
+	from      Source
 	view      *view.View
 	staleness *staleness
+	filter    string // subjects in the stream
+	inbox     string
+	replies   chan *nats.Msg
 
 	want    view.Finding // why there shall be a read; Fine: no reason
 	cursor  uint64       // where the next page begins; 0: no read is under way
@@ -53,10 +60,14 @@ func newReader(g *Group, from Source, v *view.View, s *staleness, which string) 
 	if which == ">" {
 		most = pageMost
 	}
-	return &reader{
-		question: newQuestion(g, from, from.Bucket.Inst+which, most+pageSize/8, v.Ready), view: v, staleness: s,
+	r := &reader{
+		group: g, from: from, view: v, staleness: s,
+		filter: from.Bucket.Inst + which, inbox: g.Link.Conn.NewInbox() + ".", replies: make(chan *nats.Msg, most+pageSize/8),
 		due: time.NewTimer(0),
 	}
+	r.timeout = time.NewTimer(time.Hour)
+	r.timeout.Stop()
+	return r
 }
 
 func (r *reader) close() {
@@ -73,17 +84,18 @@ func (r *reader) readSoon(why view.Finding) {
 }
 
 // confirmSoon asks for a check of a change that was heard. Every client that may
-// publish on core NATS can publish where changes are republished; what the stream
-// has counts. Until then what was heard is believed: it nearly always is true.
+// publish on core NATS can publish where changes are republished. Only the stream
+// proves a change; until the check the change is believed, as it nearly always is
+// true.
 func (r *reader) confirmSoon() {
 	if r.asked == 0 && !r.soon && !r.confirms {
 		r.schedule()
 	}
 }
 
-// retryNow asks before it is time, when the registry has not answered and now a
-// change was heard: it is back, and the view is stale for no reason. All callers
-// hear the change, and not all ask at once.
+// retryNow asks before the pause is over. A change was heard, so the registry is back,
+// although it did not answer the last questions. Every caller hears the change: a
+// random delay spreads their questions.
 func (r *reader) retryNow() {
 	if r.asked == 0 && r.retries > 1 && time.Since(r.retried) >= retryNowEvery {
 		r.retried = time.Now()
@@ -91,7 +103,8 @@ func (r *reader) retryNow() {
 	}
 }
 
-// reconnected begins again. All callers come back at once: not all ask at once.
+// reconnected begins again, after a random delay: all callers of a server are
+// connected again at the same moment.
 func (r *reader) reconnected() {
 	r.drop()
 	r.retries, r.staleness.cutOff = 0, false // perhaps it is another copy
@@ -123,13 +136,6 @@ func (r *reader) next() {
 	r.askPage()
 }
 
-// ask asks a new question.
-func (r *reader) ask(about topic, q wire.Get) {
-	if err := r.question.ask(about, q); err != nil {
-		r.failed(err)
-	}
-}
-
 func (r *reader) startRead(full bool) {
 	if full || r.want == view.Missed {
 		r.want = view.Fine
@@ -154,10 +160,9 @@ func (r *reader) askPage() {
 	r.ask(page, q)
 }
 
-// silence is called when there was no answer for as long as there is patience. The
-// question is asked again, and whichever is answered first counts: an overloaded
-// server would never come to an end if what it has done was thrown away for being
-// late.
+// silence is called when no answer came within the patience. The reader asks again,
+// and accepts the answer to either question: an overloaded server would never finish
+// if late answers were dropped.
 func (r *reader) silence() {
 	err := fmt.Errorf("%w: no answer for %v", wire.ErrUnavailable, r.patience())
 	if r.about == leaderNewest || r.about == page && (r.chain != 0 || r.unread) {
@@ -165,9 +170,7 @@ func (r *reader) silence() {
 		return
 	}
 	r.noAnswer(err)
-	if err := r.send(); err != nil {
-		r.failed(err)
-	}
+	r.send()
 }
 
 // answer takes in an answer, or a part of it.
@@ -179,45 +182,37 @@ func (r *reader) answer(msg *nats.Msg) {
 		r.leaderAnswered(msg)
 		return
 	}
-	kind := r.get.Answer(msg)
-	seq, _ := wire.StampUint(msg.Header, wire.HdrSequence)
-	switch r.about {
-	case newest:
-		switch kind {
-		case wire.Message:
-			r.checked(seq)
-		case wire.Unreadable: // see listed
-			r.checked(max(r.floor, r.view.Verified()+1))
-		case wire.Nothing:
-			r.checked(0)
-		default:
-			r.refused(msg)
-		}
-	case lease:
-		if kind == wire.Message || kind == wire.Nothing {
-			r.renewed(seq)
-		} else {
-			r.refused(msg)
-		}
-	case page:
-		r.paged(kind, msg)
+	err := r.get.Answer(msg)
+	seq, _ := wire.StampUint(msg.Header, wire.HdrSequence) // 0 if there is no such message
+	known := err == nil || errors.Is(err, wire.ErrNotFound)
+	switch {
+	case r.about == page:
+		r.paged(err, msg)
+	case r.about == newest && known:
+		r.checked(seq)
+	case r.about == newest && errors.Is(err, wire.ErrUnreadable): // see listed
+		r.checked(max(r.floor, r.view.Verified()+1))
+	case r.about == lease && known:
+		r.renewed(seq)
+	default:
+		r.refused(err)
 	}
 }
 
 // paged takes in a part of a page.
-func (r *reader) paged(kind wire.Kind, msg *nats.Msg) {
-	switch kind {
-	case wire.Message, wire.Unreadable:
+func (r *reader) paged(err error, msg *nats.Msg) {
+	switch {
+	case err == nil, errors.Is(err, wire.ErrUnreadable):
 		r.listed(msg)
-	case wire.PageEnd:
+	case errors.Is(err, wire.ErrPageEnd):
 		r.pageEnded(msg)
-	case wire.TooMany:
+	case errors.Is(err, wire.ErrTooMany):
 		r.scan = true // too many for the short way
 		r.askPage()
-	case wire.Nothing:
+	case errors.Is(err, wire.ErrNotFound):
 		r.readEnded()
 	default:
-		r.refused(msg)
+		r.refused(err)
 	}
 }
 
@@ -240,8 +235,7 @@ func (r *reader) checked(seq uint64) {
 	case !r.from.Bucket.Sourced() && r.group.leases.due():
 		r.ask(lease, wire.Get{LastFor: r.from.Bucket.Prefix + "lease.>"})
 	default:
-		r.checkCutOff()
-		r.schedule()
+		r.upToDate()
 	}
 }
 
@@ -249,15 +243,16 @@ func (r *reader) checked(seq uint64) {
 func (r *reader) renewed(seq uint64) {
 	r.group.leases.observe(seq)
 	r.drop()
-	r.checkCutOff()
-	r.schedule()
+	r.upToDate()
 }
 
-// checkCutOff marks the view stale if the registry does not take writes any more.
-func (r *reader) checkCutOff() {
+// upToDate ends a check that found nothing new. The view is stale all the same if
+// the registry does not take writes any more.
+func (r *reader) upToDate() {
 	if r.staleness.checkCutOff() {
 		r.retries = 0
 	}
+	r.schedule()
 }
 
 // rejoined notes that the registry takes writes again.
@@ -352,13 +347,12 @@ func (r *reader) readEnded() {
 		r.heard = r.view.Newest()
 		r.fullAt = now.Add(wire.Jitter(r.group.relaxed(snapshotEvery)))
 	}
-	switch {
-	case !r.view.Doubt():
+	if !r.view.Doubt() {
 		r.doubted = time.Time{}
-	case r.doubted.IsZero():
-		r.doubted = now
-	}
-	if r.view.Doubt() {
+	} else {
+		if r.doubted.IsZero() {
+			r.doubted = now
+		}
 		// A copy that has just come back may be behind for a moment, and the
 		// next answer come from it too.
 		r.want, r.pause = view.Lost, max(r.pause, catchUp)
@@ -395,9 +389,8 @@ func (r *reader) schedule() {
 
 // refused handles an answer that is an error: most often that no server keeps the
 // bucket, or that it is not there.
-func (r *reader) refused(msg *nats.Msg) {
-	err := fmt.Errorf("%w: %s", wire.ErrUnavailable, wire.Status(msg))
-	if r.get.Answer(msg) == wire.NoBucket {
+func (r *reader) refused(err error) {
+	if wire.NoServer(err) {
 		err = r.noBucket()
 	}
 	r.failed(err)
@@ -406,15 +399,15 @@ func (r *reader) refused(msg *nats.Msg) {
 // noBucket makes the bucket that is not there, or says so.
 func (r *reader) noBucket() error {
 	if heal := r.group.Heal; heal != nil {
-		if err := heal(r.ctx); err != nil && !wire.Transient(err) {
+		if _, err := heal(r.ctx); err != nil && !wire.Transient(err) {
 			return err
 		}
 	}
 	return fmt.Errorf("%w: no server has bucket %q", wire.ErrUnavailable, r.from.Bucket.Name)
 }
 
-// noAnswer notes that a question has failed. One is no reason to call the view
-// stale: a leader may be changing.
+// noAnswer notes that a question has failed. One failure does not make the view stale:
+// the stream may be electing a leader.
 func (r *reader) noAnswer(err error) {
 	r.retries++
 	r.view.Outage(time.Now())

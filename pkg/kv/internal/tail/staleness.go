@@ -57,8 +57,8 @@ func (s *staleness) restore() (restored bool) {
 	}
 	for _, saved := range s.from.Store.Load(s.from.Service) {
 		s.view.Restore(saved.Service, saved.Entries, time.Now())
-		if s.since.IsZero() || saved.Saved.Before(s.since) {
-			s.since = saved.Saved
+		if s.since.IsZero() || saved.StaleSince.Before(s.since) {
+			s.since = saved.StaleSince
 		}
 		restored = true
 	}
@@ -87,10 +87,10 @@ func (s *staleness) markFresh() {
 	log("the registry is back", "service", s.from.Service)
 }
 
-// checkCutOff finds out whether what the registry tells is out of date: had it taken
+// checkCutOff finds out whether the registry answers but takes no writes. If it took
 // writes, the leases of the listed instances would have been renewed, or would have
-// ended. The instances of other regions have their leases there. It reports whether
-// the registry takes writes again.
+// ended. The instances of other regions have their leases there, so a view of them is
+// not checked. It reports whether the registry takes writes again.
 func (s *staleness) checkCutOff() (rejoined bool) {
 	if s.from.Bucket.Sourced() {
 		return false

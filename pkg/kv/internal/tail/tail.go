@@ -10,6 +10,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/disk"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/evacuations"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/view"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
@@ -22,8 +23,9 @@ const (
 // Group is what the tails of one registry share. It is safe for concurrent use.
 type Group struct {
 	Link *wire.Link
-	// Heal makes the bucket if it is gone. Nil: it may not be made.
-	Heal func(context.Context) error
+	// Heal makes the bucket if it is gone, and reports whether it did. Nil: it may not
+	// be made.
+	Heal func(context.Context) (made bool, err error)
 	// NoSuspects is the option of the views, see [view.Options].
 	NoSuspects bool
 
@@ -41,16 +43,7 @@ type Source struct {
 	// Service that is watched. Empty: all.
 	Service string
 	// Evacuated knows the places that are evacuated.
-	Evacuated Places
-}
-
-// Places knows which places are evacuated.
-type Places interface {
-	// Join returns a channel that tells when Now has news, until Leave is called.
-	Join() chan struct{}
-	Leave(news chan struct{})
-	// Now returns the places, and whether they are known.
-	Now() ([]events.Evacuation, bool)
+	Evacuated *evacuations.Follower
 }
 
 // Watch calls apply with a snapshot of every service that has changed, one call
@@ -114,7 +107,6 @@ type tail struct {
 	rest    time.Time     // until when nothing is given out
 	rested  *time.Timer   // that is over
 	grace   *time.Timer   // of the view's pending expiries
-	graceAt time.Time     // when it ends
 	places  chan struct{} // there is news of evacuated places
 	placed  bool          // it is known which places are evacuated
 }
@@ -199,7 +191,9 @@ func (t *tail) run(ctx context.Context, apply func(events.Snapshot)) error {
 		case <-t.reader.timeout.C:
 			t.reader.silence()
 		}
-		t.setGrace()
+		if at := t.view.GraceAt(); !at.IsZero() {
+			t.grace.Reset(time.Until(at))
+		}
 		if !t.view.Ready() || !t.placed {
 			continue
 		}
@@ -208,15 +202,6 @@ func (t *tail) run(ctx context.Context, apply func(events.Snapshot)) error {
 		}
 		if t.once {
 			return nil
-		}
-	}
-}
-
-// setGrace sees to it that the grace of expiries ends.
-func (t *tail) setGrace() {
-	if at := t.view.GraceAt(); at != t.graceAt {
-		if t.graceAt = at; !at.IsZero() {
-			t.grace.Reset(time.Until(at))
 		}
 	}
 }
@@ -236,10 +221,10 @@ func (t *tail) deliver(apply func(events.Snapshot)) {
 	t.rest = time.Now().Add(min(restFactor*max(0, time.Since(began)-cheap), maxRest))
 }
 
-// resting reports whether what has changed shall wait for more. A snapshot is of a
-// whole service, so with many instances and many changes all the time would go
-// into snapshots that are out of date at once; this way a twentieth does. The
-// first change after a pause never waits.
+// resting reports whether a snapshot shall wait for more changes. A snapshot lists a
+// whole service, so with many instances and many changes the caller would do nothing
+// but make snapshots; this way they take a twentieth of its time. The first change
+// after a pause never waits.
 func (t *tail) resting() bool {
 	left := time.Until(t.rest)
 	if left <= 0 || t.once {
@@ -304,8 +289,8 @@ func (t *tail) overrun() bool {
 	return true
 }
 
-// connection takes note of a change of the connection. What it is now counts,
-// and not what it was: nats.go drops what it has to say when its listener is slow.
+// connection handles a change of the connection. It reads the present status, because
+// nats.go drops notices when their listener is slow.
 func (t *tail) connection() {
 	t.view.Outage(time.Now())
 	for len(t.status) > 0 {

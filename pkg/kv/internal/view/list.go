@@ -12,8 +12,8 @@ import (
 type list struct {
 	records []*record
 	sorted  bool // as snapshots are: once it was published
-	pending []pending
-	removed []recentlyRemoved
+	pending []expiry
+	removed []expiry // recently
 	all     tally
 	zones   map[zone]*tally // those with instances
 
@@ -86,12 +86,7 @@ func (l *list) entries(evacuated []events.Evacuation) []events.Entry {
 
 // covered reports whether an instance is in one of the places.
 func covered(places []events.Evacuation, in *events.Instance) bool {
-	for i := range places {
-		if places[i].Covers(in.Location) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(places, func(e events.Evacuation) bool { return e.Covers(in.Location) })
 }
 
 // keep makes an instance suspect because its lease has ended.
@@ -110,8 +105,8 @@ func (l *list) clear(rec *record) {
 		l.count(rec.instance, tally{expired: -1})
 	}
 	rec.suspect = time.Time{}
-	l.takePending(func(other *record) bool { return other == rec })
-	l.takeRemoved(func(r recentlyRemoved) bool { return r.rec == rec })
+	l.take(&l.pending, func(e expiry) bool { return e.rec == rec })
+	l.take(&l.removed, func(e expiry) bool { return e.rec == rec })
 }
 
 // depart notes why an instance left.
@@ -124,7 +119,7 @@ func (l *list) depart(d events.Departure) {
 // forget forgets the instances that were removed, once a ttl has passed, and those
 // that left, once that is old.
 func (l *list) forget(now time.Time) {
-	l.takeRemoved(func(r recentlyRemoved) bool { return !now.Before(r.until) })
+	l.take(&l.removed, func(e expiry) bool { return now.Sub(e.at) >= e.instance.TTL })
 	old := 0
 	for old < len(l.departed) && now.Sub(l.departed[old].At) >= keepDeparted {
 		old++
@@ -134,29 +129,19 @@ func (l *list) forget(now time.Time) {
 	}
 }
 
-// takePending takes out some of those that are pending, and returns them.
-func (l *list) takePending(which func(*record) bool) []*record {
-	var out []*record
-	l.pending = slices.DeleteFunc(l.pending, func(p pending) bool {
-		if !which(p.rec) {
+// take takes out some of those that are pending, or were removed, and returns them.
+func (l *list) take(from *[]expiry, which func(expiry) bool) []expiry {
+	taken := tally{pending: -1}
+	if from == &l.removed {
+		taken = tally{removed: -1}
+	}
+	var out []expiry
+	*from = slices.DeleteFunc(*from, func(e expiry) bool {
+		if !which(e) {
 			return false
 		}
-		out = append(out, p.rec)
-		l.count(p.rec.instance, tally{pending: -1})
-		return true
-	})
-	return out
-}
-
-// takeRemoved takes out some of those that were removed recently, and returns them.
-func (l *list) takeRemoved(which func(recentlyRemoved) bool) []recentlyRemoved {
-	var out []recentlyRemoved
-	l.removed = slices.DeleteFunc(l.removed, func(r recentlyRemoved) bool {
-		if !which(r) {
-			return false
-		}
-		out = append(out, r)
-		l.count(r.instance, tally{removed: -1})
+		out = append(out, e)
+		l.count(e.instance, taken)
 		return true
 	})
 	return out

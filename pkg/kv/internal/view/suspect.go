@@ -7,19 +7,13 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// recentlyRemoved is an instance that expired alone and was removed. If others
+// expiry is an instance that expired alone. First it is pending: it is listed as if
+// its lease had not ended, until its grace is over. Then it is removed. If others
 // follow within its ttl it was not alone.
-type recentlyRemoved struct {
+type expiry struct {
 	rec      *record
 	instance *events.Instance
-	until    time.Time // when that is no longer of interest
-}
-
-// pending is an instance whose lease has ended, and that is listed as if it had
-// not until its grace is over.
-type pending struct {
-	rec   *record
-	since time.Time
+	at       time.Time // when it became pending, or was removed
 }
 
 // zone is where instances are likely to lose the registry together.
@@ -73,12 +67,12 @@ func (v *View) expire(l *list, rec *record, now time.Time) {
 			v.opts.Notes.Suspect("instances expired together, using them last", in, "expired", l.all.expired+l.all.pending+l.all.removed+1)
 		}
 		v.massAt = now
-		v.relist(l, now, func(other *events.Instance) bool { return all || zoneOf(other) == zoneOf(in) })
+		v.relist(l, now, func(e expiry) bool { return all || zoneOf(e.instance) == zoneOf(in) })
 		l.keep(rec, maxSuspect, now)
 	case !again && v.outOfReach(in, now):
 		v.suspectAfterOutage(l, rec, now)
 	case !again:
-		l.pending = append(l.pending, pending{rec, now})
+		l.pending = append(l.pending, expiry{rec, in, now})
 		l.count(in, tally{pending: 1})
 		if v.graceAt.IsZero() {
 			v.graceAt = now.Add(expiryGrace)
@@ -100,7 +94,7 @@ func (v *View) agedOut(l *list, rec *record, now time.Time) {
 		v.opts.Notes.Suspect("nothing is heard of an instance in another region, using it last", rec.instance, "region", rec.instance.Location.Region)
 	}
 	v.touch(rec.instance.Service)
-	l.takePending(func(other *record) bool { return other == rec })
+	l.take(&l.pending, func(e expiry) bool { return e.rec == rec })
 	l.keep(rec, maxOutOfReach, now)
 }
 
@@ -113,9 +107,9 @@ func (v *View) EndGrace(now time.Time) {
 	for _, l := range v.services {
 		for _, p := range slices.Clone(l.pending) {
 			switch {
-			case now.Sub(p.since) < expiryGrace:
-			case v.outOfReach(p.rec.instance, now):
-				l.takePending(func(rec *record) bool { return rec == p.rec })
+			case now.Sub(p.at) < expiryGrace:
+			case v.outOfReach(p.instance, now):
+				l.take(&l.pending, func(e expiry) bool { return e.rec == p.rec })
 				v.suspectAfterOutage(l, p.rec, now)
 			default:
 				v.removeExpired(l, p.rec, now)
@@ -147,23 +141,23 @@ func (v *View) suspectAfterOutage(l *list, rec *record, now time.Time) {
 func (v *View) removeExpired(l *list, rec *record, now time.Time) {
 	in := rec.instance
 	v.drop(l, rec, events.ReasonExpired, now)
-	l.removed = append(l.removed, recentlyRemoved{rec, in, now.Add(in.TTL)})
+	l.removed = append(l.removed, expiry{rec, in, now})
 	l.count(in, tally{removed: 1})
 }
 
 // relist makes suspects of the instances that seemed to expire alone, and lists
 // them again if they were removed.
-func (v *View) relist(l *list, now time.Time, which func(*events.Instance) bool) {
-	for _, rec := range l.takePending(func(rec *record) bool { return which(rec.instance) }) {
-		l.keep(rec, maxSuspect, now)
+func (v *View) relist(l *list, now time.Time, which func(expiry) bool) {
+	for _, e := range l.take(&l.pending, which) {
+		l.keep(e.rec, maxSuspect, now)
 	}
-	for _, r := range l.takeRemoved(func(r recentlyRemoved) bool { return which(r.instance) }) {
-		if v.records[r.rec.name] != r.rec {
+	for _, e := range l.take(&l.removed, which) {
+		if v.records[e.rec.name] != e.rec {
 			continue // forgotten
 		}
-		r.rec.instance = r.instance
-		l.add(r.rec)
-		l.keep(r.rec, maxSuspect, now)
+		e.rec.instance = e.instance
+		l.add(e.rec)
+		l.keep(e.rec, maxSuspect, now)
 	}
 }
 
@@ -175,7 +169,7 @@ func (v *View) vanished(rec *record, now time.Time) {
 		v.drop(v.list(in.Service), rec, "", now)
 		return
 	}
-	v.opts.Notes.Suspect("an instance vanished from the registry without a word, using it last", in)
+	v.opts.Notes.Suspect("an instance vanished from the registry without a removal, using it last", in)
 	rec.suspect, rec.patience = now, maxSuspect
 	v.touch(in.Service)
 }

@@ -414,7 +414,7 @@ func (v *View) TouchAll() {
 // Publish calls apply for every service that has changed, in order of name, with
 // all that is known of it. Stale and since go into each snapshot.
 func (v *View) Publish(stale bool, since time.Time, apply func(events.Snapshot)) {
-	names := make([]string, 0, len(v.changed))
+	names := make([]string, 0, len(v.changed)) // slices.Sorted would allocate more
 	for service := range v.changed {
 		names = append(names, service)
 	}

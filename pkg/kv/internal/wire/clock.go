@@ -11,9 +11,9 @@ import (
 // ones that are behind it.
 const clockAge = 5 * time.Minute
 
-// Clock is the server's, as far as changes tell it that are heard as they
-// happen: each bears the time at which it was stored. Until then it is ours as
-// it was at the start. It goes on evenly whatever happens to ours.
+// Clock estimates the server's clock from changes that are heard as they happen: each
+// bears the time at which the server stored it. Before the first change it is our own
+// clock as it was at the start. Jumps of our own clock do not change it.
 type Clock struct {
 	start time.Time // with the monotonic clock
 
@@ -25,8 +25,8 @@ type Clock struct {
 // local is our clock without its jumps.
 func (c *Clock) local() time.Time { return c.start.Add(time.Since(c.start)) }
 
-// Hear takes in a change that was stored at that time, Unix nanoseconds. It has
-// been under way since, so the one that is ahead most is the closest.
+// Hear takes in a change that was stored at that time, Unix nanoseconds. The change has
+// been under way since, so the reading that is furthest ahead is the best one.
 func (c *Clock) Hear(at int64) {
 	ahead := time.Duration(at - c.local().UnixNano())
 	c.mu.Lock()

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -23,39 +22,38 @@ type Get struct {
 	MultiLast []string `json:"multi_last,omitempty"`
 }
 
-// Kind is what a message of an answer to a [Get] is.
-type Kind int
-
-// The kinds of answers.
-const (
-	Message    Kind = iota // a message of the stream
-	Unreadable             // a message whose headers cannot be read
-	PageEnd                // all of the page was sent; some may be left, see [Pending]
-	Nothing                // there is no such message
-	TooMany                // more subjects than a server answers at once
-	NoBucket               // no server keeps the stream
-	Refused                // anything else; the answer ends with it
+var (
+	// ErrUnreadable marks a message of the stream with headers that cannot be read.
+	ErrUnreadable = fmt.Errorf("%w: the headers of a message cannot be read", ErrUnavailable)
+	// ErrPageEnd marks the end of a page. Some messages may be left, see [Pending].
+	ErrPageEnd = fmt.Errorf("%w: the page ends", ErrUnavailable)
+	// ErrTooMany marks the answer to a question for more subjects than a server
+	// answers at once.
+	ErrTooMany = fmt.Errorf("%w: too many messages for one answer", ErrUnavailable)
 )
 
-// Answer reads one message of the answer to q.
-func (q Get) Answer(msg *nats.Msg) Kind {
+// Answer reads one message of the answer to q: nil for a message of the stream, or
+// [ErrUnreadable], [ErrPageEnd], [ErrNotFound], [ErrTooMany]. Anything else is an
+// [ErrUnavailable] with which the answer ends. [NoServer] then reports whether no
+// server keeps the stream.
+func (q Get) Answer(msg *nats.Msg) error {
 	switch code := msg.Header.Get(HdrStatus); {
 	case Stored(msg):
-		return Message
+		return nil
 	case msg.Header == nil:
-		return Unreadable
+		return ErrUnreadable
 	case code == "204":
-		return PageEnd
+		return ErrPageEnd
 	case code == "404" && len(q.MultiLast) > 0 && msg.Header.Get(HdrDescription) == "Message Not Found":
-		return Refused // one of several was replaced meanwhile, and the answer ends
+		// One of several was replaced meanwhile, and the answer ends.
 	case code == "404":
-		return Nothing
+		return ErrNotFound
 	case code == "413":
-		return TooMany
+		return ErrTooMany
 	case code == "503":
-		return NoBucket
+		return fmt.Errorf("%w: %w", ErrUnavailable, nats.ErrNoResponders)
 	}
-	return Refused
+	return fmt.Errorf("%w: status %s %s", ErrUnavailable, msg.Header.Get(HdrStatus), msg.Header.Get(HdrDescription))
 }
 
 // Pending is how many messages are left after a page, as its end says.
@@ -63,15 +61,6 @@ func Pending(msg *nats.Msg) uint64 {
 	n, _ := StampUint(msg.Header, HdrPending)
 	return n
 }
-
-// Status is what a message that is none of the stream's says.
-func Status(msg *nats.Msg) string {
-	return strings.TrimSpace("status " + msg.Header.Get(HdrStatus) + " " + msg.Header.Get(HdrDescription))
-}
-
-// ErrTooMany is the error of [Link.Read] for more subjects than a server answers
-// at once.
-var ErrTooMany = errors.New("kv: too many messages for one answer")
 
 // Read asks a stream at direct, the subject of its direct gets, and calls each with
 // every message of the answer. What is left after a page is asked for again, at
@@ -108,28 +97,26 @@ func (l *Link) readPage(ctx context.Context, sub *nats.Subscription, direct stri
 		if err != nil { // nats.ErrNoResponders, too
 			return false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
-		switch q.Answer(msg) {
-		case Message:
+		switch err := q.Answer(msg); {
+		case err == nil:
 			each(msg)
 			seq, _ := StampUint(msg.Header, HdrSequence)
 			q.Seq = max(q.Seq, seq+1)
-		case Unreadable:
+		case errors.Is(err, ErrUnreadable):
 			l.Invalid(msg.Subject, ErrFrame)
-		case PageEnd:
+		case errors.Is(err, ErrPageEnd):
 			return Pending(msg) > 0 && q.NextFor != "", nil
-		case Nothing:
+		case errors.Is(err, ErrNotFound):
 			return false, nil
-		case TooMany:
-			return false, ErrTooMany
 		default:
-			return false, fmt.Errorf("%w: %s", ErrUnavailable, Status(msg))
+			return false, err
 		}
 	}
 }
 
-// LastMsg is the newest message on a subject of the stream, from whichever
-// server has a copy. The servers choose one at random, also one that has just
-// stopped to answer: so it is asked again, sooner than that one is given up.
+// LastMsg returns the newest message on a subject of the stream. Any server that has
+// a copy answers; NATS chooses one at random, and it may have just stopped. So the
+// request is repeated, after an eighth and after a quarter of OpTimeout.
 func (l *Link) LastMsg(ctx context.Context, subject string) (*nats.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.OpTimeout)
 	defer cancel()
@@ -153,11 +140,5 @@ func (l *Link) LastMsg(ctx context.Context, subject string) (*nats.Msg, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: read %s: %w", ErrUnavailable, subject, err)
 	}
-	switch q.Answer(msg) {
-	case Message:
-		return msg, nil
-	case Nothing:
-		return nil, ErrNotFound
-	}
-	return nil, fmt.Errorf("%w: read %s: %s", ErrUnavailable, subject, Status(msg))
+	return msg, q.Answer(msg)
 }

@@ -68,16 +68,14 @@ func (l *Link) Publish(ctx context.Context, msg *nats.Msg, opts ...jetstream.Pub
 	if err == nil {
 		return ack, nil
 	}
-	if e, ok := errors.AsType[*jetstream.APIError](err); ok {
-		switch e.ErrorCode {
-		case jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant:
-			return nil, ErrFenced
-		}
+	if e, ok := errors.AsType[*jetstream.APIError](err); ok && (e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+		e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant) {
+		return nil, ErrFenced
 	}
-	if !Transient(err) {
-		return nil, err
+	if Transient(err) {
+		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	return nil, err
 }
 
 // NoServer says that no server keeps the bucket now.
@@ -104,20 +102,14 @@ func Transient(err error) bool {
 // it says that they are not supported. A cluster with too few servers says otherwise.
 const noReplicas jetstream.ErrorCode = 10074
 
-// Unclustered says that the server keeps one replica and never more.
-func Unclustered(err error) bool {
-	e, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && e.ErrorCode == noReplicas
-}
-
 // removal is how long a server may take to remove the files of a stream.
 const removal = 200 * time.Millisecond
 
-// FindStream looks for a stream. If it has just been deleted, as one that was seen
-// before and is not there, its server may still be removing its files, and one of
-// that name that is made meanwhile loses its own: it then takes no message until
-// the server is started again (nats-server 2.15.2, on disk). So it is looked for
-// once more, a moment later.
+// FindStream looks for a stream. Seen says that the stream was there before: if it is
+// missing now, it has just been deleted, and its server may still be removing its
+// files. A stream of that name that is made meanwhile loses its own files and takes no
+// message until the server is started again (nats-server 2.15.2, on disk). So
+// FindStream looks once more, a moment later.
 func (l *Link) FindStream(ctx context.Context, name string, seen bool) (jetstream.Stream, error) {
 	s, err := l.JS.Stream(ctx, name)
 	if !seen || !errors.Is(err, jetstream.ErrStreamNotFound) {

@@ -80,11 +80,19 @@ var stateText = [...]string{
 	LastResort:    "it has the weight 0",
 	Draining:      "it is about to leave",
 	Unreachable:   "it does not answer probes",
-	Open:          "its breaker is open, calls failed",
+	Open:          "its breaker is open",
 	DrainingOpen:  "it is about to leave and its breaker is open",
 	Evacuated:     "its place is evacuated",
 	EvacuatedOpen: "its place is evacuated and its breaker is open",
 	Dead:          "its lease ended, or the registry is out of reach, and it does not answer probes",
+}
+
+// openText is why a breaker is open; empty if it is not.
+var openText = map[breaker.Reason]string{
+	breaker.ByFailures: ", calls failed",
+	breaker.ByRatio:    ", too many calls failed or were far too slow",
+	breaker.ByRefusal:  ", calls failed",
+	breaker.ByRequest:  ", it asked for no calls for some time",
 }
 
 // Reason reports whether a member is in the near set that picks choose from now, and
@@ -102,7 +110,7 @@ func (e *Explanation) Reason(s *Standing, protocol string) (near bool, why strin
 	c := &t.circles[t.index(s.verdict.usedAs, s.verdict.circle)]
 	because := ""
 	if s.verdict.State != Usable {
-		because = ": " + stateText[s.verdict.State]
+		because = ": " + stateText[s.verdict.State] + openText[s.opened.Why]
 	}
 	reached := t.begins(c)
 	switch {
@@ -154,6 +162,8 @@ func (e *Explanation) notFilled(s *Standing) string {
 		return ""
 	case s.opened.Why == breaker.ByRefusal:
 		return "; it does not fill in because it refused the connection"
+	case s.opened.Why == breaker.ByRequest:
+		return "; it does not fill in because it asked for no calls"
 	}
 	return "; half of the service can be picked without it"
 }

@@ -57,7 +57,7 @@ func (d *draft) fill() bool {
 		case vd.State == Suspect && base == Usable:
 		case vd.State == Open:
 			opened := m.Breaker.Opened()
-			if f.opened = opened.At; opened.Why == breaker.ByRefusal {
+			if f.opened = opened.At; opened.Why == breaker.ByRefusal || opened.Why == breaker.ByRequest {
 				continue
 			}
 		default:
