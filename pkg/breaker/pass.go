@@ -25,8 +25,12 @@ func (p Pass) Done(err error) {
 	if err == nil && p.breaker != nil && p.breaker.word.Load() == p.ticket {
 		return // a success, and no failure counts
 	}
+	p.report(err)
+}
+
+func (p Pass) report(err error) {
 	// The methods of the error run here, before any lock is taken.
-	p.report(outcomeOf(err), 0)
+	p.end(outcomeOf(err), 0)
 }
 
 // Reject is Done for a call that the instance declined: it works, and asked to be left
@@ -35,13 +39,13 @@ func (p Pass) Done(err error) {
 // half-open then. If after is not positive, nothing is counted and nothing opens.
 func (p Pass) Reject(after time.Duration) {
 	if after > 0 {
-		p.report(rejected, after)
+		p.end(rejected, after)
 	} else {
-		p.report(excluded, 0)
+		p.end(excluded, 0)
 	}
 }
 
-func (p Pass) report(o outcome, after time.Duration) {
+func (p Pass) end(o outcome, after time.Duration) {
 	b := p.breaker
 	switch {
 	case b == nil:
