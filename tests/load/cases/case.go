@@ -141,18 +141,22 @@ type Row struct {
 
 var figures = []Figure{Away, Mean, P50, P99, Rejected, Failed, Turns, Deviation, Rate}
 
-// Run lets a case live with each seed. There is a row for each window.
-func (c *Case) Run(p Picker, seeds []uint64) (rows []Row) {
+// Run lets a case live with each seed, and to compare once with all calls staying. There
+// is a row for each window.
+func (c *Case) Run(p Picker, seeds []uint64, compare bool) (rows []Row) {
 	w := c.World()
 	results := make([]sim.Result, len(seeds))
 	for i, seed := range seeds {
 		s := sim.New(c.World(), seed)
 		results[i] = s.Run(p(s, c.Setup))
 	}
-	setup := c.Setup
-	setup.Stay = true
-	s := sim.New(c.World(), seeds[0])
-	stay := s.Run(p(s, setup))
+	var stay sim.Result
+	if compare {
+		setup := c.Setup
+		setup.Stay = true
+		s := sim.New(c.World(), seeds[0])
+		stay = s.Run(p(s, setup))
+	}
 	for win := range w.Windows {
 		row := Row{Case: c.Name, Window: win, Figures: make(map[Figure]Spread), Stay: make(map[Figure]float64), Note: c.Unsolved, Series: make(map[uint64][]float64)}
 		if win > 0 {
@@ -164,7 +168,9 @@ func (c *Case) Run(p Picker, seeds []uint64) (rows []Row) {
 				x = append(x, value(&results[i].Windows[win][0], f))
 			}
 			row.Figures[f] = spread(x)
-			row.Stay[f] = value(&stay.Windows[win][0], f)
+			if compare {
+				row.Stay[f] = value(&stay.Windows[win][0], f)
+			}
 		}
 		for i, seed := range seeds {
 			row.Series[seed] = results[i].Windows[win][0].Series()

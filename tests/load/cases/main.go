@@ -39,7 +39,7 @@ func Main(args []string, stdout, stderr io.Writer, p Picker) int {
 			cases = append(cases, c)
 		}
 	}
-	rows := RunAll(cases, p, *seeds)
+	rows := RunAll(cases, p, *seeds, true)
 	if *asJSON {
 		e := json.NewEncoder(stdout)
 		e.SetIndent("", "  ")
@@ -65,7 +65,7 @@ func Main(args []string, stdout, stderr io.Writer, p Picker) int {
 }
 
 // RunAll runs cases with the seeds from 1 on, as many at a time as there are processors.
-func RunAll(cases []Case, p Picker, seeds int) (rows []Row) {
+func RunAll(cases []Case, p Picker, seeds int, compare bool) (rows []Row) {
 	list := make([]uint64, seeds)
 	for i := range list {
 		list[i] = uint64(i + 1)
@@ -76,7 +76,7 @@ func RunAll(cases []Case, p Picker, seeds int) (rows []Row) {
 	for i := range cases {
 		wait.Go(func() {
 			slots <- struct{}{}
-			perCase[i] = cases[i].Run(p, list)
+			perCase[i] = cases[i].Run(p, list, compare)
 			<-slots
 		})
 	}

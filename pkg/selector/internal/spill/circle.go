@@ -38,7 +38,8 @@ type circle struct {
 	samples float64 // it is based on, ever
 	hint    float64 // the least that others told; 0: none
 	hinted  time.Duration
-	peak    float64   // calls that it got done a second, lately at most
+	peak    float64   // calls a second that it gets done under load, or did at most
+	short   float64   // calls in flight lately
 	seen    trialSums // counted by this look
 
 	leave
@@ -94,6 +95,9 @@ func (c *circle) add(s Seen, now time.Duration, dt float64) (active bool) {
 	c.rejects = c.rejects*k + rejects
 	c.queue = c.queue*k + float64(s.InFlight)*dt
 	k = keep(dt, rateOver, staleAfter, c.measured, fewEvents)
+	if c.phase == leaving && measured > 0 && c.inside(c.busy/max(c.measured, 1e-9)) > 3*c.base() && busy/measured < c.busy/c.measured/2 {
+		k *= math.Pow(0.5, measured) // a long queue has gone
+	}
 	c.busy, c.measured = c.busy*k+busy, c.measured*k+measured
 	k = keep(dt, baseOver, baseStale, c.longMeasured, baseEvents)
 	c.longBusy, c.longMeasured = c.longBusy*k+busy, c.longMeasured*k+measured
@@ -108,7 +112,14 @@ func (c *circle) add(s Seen, now time.Duration, dt float64) (active bool) {
 		c.waiting = now
 	}
 	goods := c.good / c.span
-	c.peak = max(goods, goods+(c.peak-goods)*math.Exp(-dt/max(peakOver, c.span)))
+	if goods < c.peak || c.pressed {
+		if c.pressed || c.phase == home {
+			c.peak = goods + (c.peak-goods)*math.Exp(-dt/max(peakOver, c.span))
+		}
+	} else {
+		c.peak = goods
+	}
+	c.short += (float64(s.InFlight) - c.short) * (1 - math.Exp(-dt/shortOver))
 	c.learnBase(dt, now)
 	return picks > 0 || done > 0 || s.InFlight > 0
 }
@@ -170,6 +181,9 @@ func (c *circle) takes(now time.Duration) float64 {
 	if base == 0 {
 		return w
 	}
+	if w == 0 && c.done >= fewEvents/2 && c.queue >= 2 {
+		w = c.inside(c.queue / c.done) // too few are measured
+	}
 	if c.picks >= 20*c.span && c.done >= fewEvents/2 && base < 0.3 {
 		little := c.inside(c.queue / c.done)
 		if c.done < 0.9*c.picks {
@@ -177,6 +191,9 @@ func (c *circle) takes(now time.Duration) float64 {
 		} else if c.done > 1.1*c.picks {
 			w = min(w, little)
 		}
+	}
+	if c.done >= fewEvents/2 {
+		w = min(w, max(base, (c.short+2)*c.span/c.done)) // a queue that has gone
 	}
 	if silent := (now - c.waiting).Seconds(); c.picks >= fewEvents && silent > max(1, 4*base) {
 		w = max(w, silent) // no call has been answered for so long

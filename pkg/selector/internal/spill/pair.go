@@ -10,21 +10,29 @@ const (
 	startAt      = 2.0   // slowness that is evidence of overload
 	startRejects = 0.05  // so is this part of the answers
 	endAt        = 1.3   // slowness of a circle that is not overloaded
-	aim          = 1.6   // slowness of a circle whose excess has left
+	aim          = 1.4   // slowness of a circle whose excess has left
 	alike        = 1.25  // a circle that is slower by less is not worse
 	rejectWeight = 60    // a circle that rejects 1 % counts as slower by 0.6
 	rejectCost   = 1.0   // s; to be rejected is as bad as to take longer by that
 	leastMargin  = 0.001 // s
 	margin       = 0.1   // of the duration in the next circle
 	mostShare    = 0.98  // leaves at most, so that the circle is still known
-	looksFirst   = 2     // looks in a row with evidence before a trial
 
-	drain    = 0.15 // of what the circle gets done: it is given less by that, to end its queue
-	drainAll = 0.7  // slowness, as a logarithm to the aim, from which on that is all of it
-	grow     = 0.15 // by which the limit grows a second, times that logarithm
-	comeHome = 0.2  // by which it grows a second if calls do not gain any more
-	upStep   = 0.5  // of the calls leave more at most after a second
-	downStep = 0.25 // of the calls leave less at most after a second
+	looksFirst = 2   // looks in a row with evidence before a trial
+	trialRate  = 4.0 // calls a second that leave for a trial
+	trialPart  = 0.5 // of the calls leave for it at most
+	trialCalls = 8.0 // measured calls that decide it
+	trialFew   = 5.0 // that decide it after trialPatience
+	trialClear = 3.0 // that decide it if the circle is so many times slower
+
+	drain     = 0.15 // of what the circle gets done: it is given less by that, to end its queue
+	drainAll  = 0.7  // slowness, as a logarithm to the aim, from which on that is all of it
+	drainMost = 0.5  // that it is given less at most, for a long queue
+	grow      = 0.15 // by which the limit grows a second, times that logarithm
+	growMost  = 4.0  // times that more when the circle has been fast for long
+	comeHome  = 0.2  // by which it grows a second at most if calls do not gain any more
+	upStep    = 0.5  // of the calls leave more at most after a second
+	downStep  = 0.25 // of the calls leave less at most after a second
 
 	leastHint = 10 * time.Microsecond
 	mostHint  = time.Minute
@@ -45,6 +53,10 @@ type leave struct {
 	since   time.Duration // of the phase; when leaving: the last time that anything left
 	share   float64       // of the calls that come here, leaves for load
 	limit   float64       // calls a second that stay
+	pressed bool          // when leaving: slower than it is meant to be
+	come    float64       // when leaving: average of the calls a second that come
+	goal    float64       // when leaving: slowness that it is meant to have
+	eased   time.Duration // when leaving: last time that it was pressed
 	worst   float64       // duration that the calls that left would have had, or more
 	looks   int           // in a row with evidence
 	tried   trialSums
@@ -96,6 +108,7 @@ type pair struct {
 	price   float64
 
 	takes, nextTakes float64 // without the way; 0: unknown
+	base, aim        float64
 	slow, nextSlow   float64
 	rejects          float64 // part of the answers
 	evidence, calm   bool
@@ -122,10 +135,15 @@ func (p *pair) judge() {
 		}
 	}
 	// The base of the next circle may be unknown, or be measured under load.
+	if c.last.Queued && p.nextTakes > 0 {
+		// It says that calls wait, and the next one shows what they take without that.
+		base = min(base, p.nextTakes)
+	}
 	nextBase := base
 	if b := next.base(); b > 0 && (base == 0 || b < base) {
 		nextBase = b
 	}
+	p.base = base
 	p.slow = max(slowness(p.takes, base), 1+rejectWeight*p.rejects)
 	p.nextSlow = max(slowness(p.nextTakes, nextBase), 1+rejectWeight*nextRejects)
 	p.evidence = slowness(p.takes, base) > startAt || p.rejects > startRejects || c.last.Queued && p.takes > 0
@@ -153,9 +171,6 @@ func (p *pair) judge() {
 
 // better reports that the next circle is, not only nearer to its own best.
 func (p *pair) better() bool {
-	if p.c.last.Queued && p.slow <= startAt {
-		return p.gain > 0 && p.takes > alike*p.nextTakes
-	}
 	return p.gain > 0 && p.slow > alike*p.nextSlow
 }
 
@@ -179,7 +194,7 @@ func (p *pair) move(dt float64) {
 }
 
 func (c *circle) enter(ph phase, now time.Duration) {
-	c.phase, c.since = ph, now
+	c.phase, c.since, c.pressed = ph, now, false
 	if ph == home {
 		c.share = 0
 	}
@@ -191,7 +206,7 @@ func (p *pair) atHome() {
 	if c.failed > 0 && (p.now-c.calm).Seconds() > retryCalm {
 		c.failed, c.backoff = 0, 0
 	}
-	worse := c.failed > 0 && p.slow > 1.5*c.failed && (p.now-c.since).Seconds() > trialPatience
+	worse := c.failed > 0 && p.slow > 1.5*c.failed && (p.now-c.since).Seconds() > retryAgain
 	if c.looks < looksFirst || p.gain <= 0 || p.now < c.retryAt && !worse {
 		return
 	}
@@ -200,8 +215,8 @@ func (p *pair) atHome() {
 	c.share = p.trialShare()
 }
 
-// trialShare is some ten calls a second, and a tenth of all at most.
-func (p *pair) trialShare() float64 { return max(0.01, min(0.1, 10/max(p.come, 1e-9))) }
+// trialShare is some four calls a second: a trial takes few calls, not a share of them.
+func (p *pair) trialShare() float64 { return max(0.005, min(trialPart, trialRate/max(p.come, 1e-9))) }
 
 // try ends a trial.
 func (p *pair) try() {
@@ -209,15 +224,16 @@ func (p *pair) try() {
 	t := &c.tried
 	lasts := (p.now - c.since).Seconds()
 	c.share = p.trialShare()
+	known := t.measured >= trialCalls || t.measured >= trialFew && lasts > trialPatience || t.measured >= trialClear && p.slow > 3*p.nextSlow
 	switch {
 	case p.calm && lasts > 1:
 		c.enter(home, p.now) // it has passed
-	case (t.measured >= 5 || t.measured >= 3 && lasts > trialPatience) && p.better():
+	case known && p.better():
 		c.enter(leaving, p.now)
 		c.failed, c.backoff = 0, 0
 		c.limit = min(p.come, c.peak)
-		c.worst = p.here
-	case t.measured >= 5, t.done >= 5 && t.rejects > t.done/2, t.measured >= 3 && lasts > trialPatience, lasts > trialMost:
+		c.worst, c.goal, c.eased, c.come = p.here, aim, p.now, p.come
+	case known, t.done >= trialFew && t.rejects > t.done/2, lasts > trialMost:
 		c.enter(home, p.now)
 		c.failed = p.slow
 		c.backoff = max(retryFirst, min(2*c.backoff, retryMost))
@@ -230,20 +246,37 @@ func (p *pair) try() {
 func (p *pair) limit(dt float64) {
 	c := p.c
 	c.worst = max(c.worst, p.here)
-	x := math.Log(p.slow / max(aim, alike*p.nextSlow))
-	if x > 0 {
-		c.limit = min(c.limit, c.peak*(1-drain*min(1, x/drainAll)))
-	} else {
-		more := grow * -x
-		switch {
-		case p.nextSlow > aim && p.slow < p.nextSlow,
-			!p.unsure && p.there+max(leastMargin, margin*p.there)+p.price > c.worst:
-			more = max(more, comeHome)
-		}
-		c.limit *= 1 + more*dt
+	nextSlow := p.nextSlow
+	if p.next.phase == leaving {
+		nextSlow = min(nextSlow, p.next.goal) // what is more leaves it
 	}
+	c.goal += (max(aim, alike*nextSlow) - c.goal) * (1 - math.Exp(-dt/goalOver))
+	goal := c.goal
+	p.aim = p.base + (goal-1)*max(p.base, leastExcess)
+	x := math.Log(p.slow / goal)
+	c.pressed = x > 0
+	less := 0.0
+	if x > 0 {
+		c.eased = p.now
+		less = max(drain*min(1, x/drainAll), min(drainMost, (p.takes-p.aim)/drainIn))
+		less *= 1.25 - 0.5*c.share
+		c.limit = min(c.limit, c.peak)
+	} else {
+		more := grow * -x * (1 + min(growMost, (p.now-c.eased).Seconds()/max(growIn, 4*c.span))*min(1, rateOver/c.span))
+		if nextSlow > aim && p.slow < nextSlow {
+			more = max(more, comeHome*min(1, math.Log(nextSlow/p.slow)/drainAll))
+		}
+		if there := p.there + max(leastMargin, margin*p.there) + p.price; !p.unsure && there > c.worst {
+			more = max(more, comeHome*min(1, there/c.worst-1))
+		}
+		c.limit = min(c.limit*(1+more*dt), 2*p.come)
+	}
+	// The average of a quotient is not the quotient of averages: few calls a second make
+	// a difference.
+	c.come += (p.come - c.come) * (1 - math.Exp(-dt/c.span))
+	p.come = c.come
 	c.limit = max(c.limit, (1-mostShare)*p.come)
-	want := 1 - c.limit/max(p.come, 1e-9)
+	want := 1 - c.limit*(1-less)/max(p.come, 1e-9)
 	c.share = max(0, min(mostShare, want, c.share+upStep*dt), c.share-downStep*dt)
 	if c.share > 0 {
 		c.since = p.now

@@ -25,11 +25,16 @@ const (
 
 	peakOver = 3.0
 
-	trialPatience = 2.0  // after it, fewer answers are enough
+	trialPatience = 10.0 // after it, fewer answers are enough
 	trialMost     = 30.0 // a trial without answers ends
+	retryAgain    = 2.0  // the next trial is not sooner, though it has become much worse
 	retryFirst    = 5.0
 	retryMost     = 300.0
 	retryCalm     = 60.0 // without evidence for so long, the next trial is a first one
+	drainIn       = 6.0  // in which a long queue should end
+	growIn        = 5.0  // without being slow for so long, the limit grows twice as fast
+	goalOver      = 5.0  // over which the distress of the next circle is averaged
+	shortOver     = 0.4  // over which calls in flight are averaged to see that a queue has gone
 	settleFor     = 5.0  // nothing has left for so long: the circle is no longer limited
 
 	// gapMost is the longest time between two looks. After a longer one all but the
