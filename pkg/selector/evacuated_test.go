@@ -91,7 +91,7 @@ func TestAnEvacuationIsExplainedAndCounted(t *testing.T) {
 		if c := w.candidate("a"); !c.Evacuated || c.Reason != "standby: used only when no better instance is available: its place is evacuated" {
 			t.Errorf("%+v", c.Standing)
 		}
-		if c := w.candidate("b"); !c.Evacuated || c.Reason != "standby: used only when no better instance is available: its place is evacuated and its breaker is open" {
+		if c := w.candidate("b"); !c.Evacuated || c.Reason != "standby: used only when no better instance is available: its place is evacuated and its breaker is open, calls failed" {
 			t.Errorf("%+v", c.Standing)
 		}
 		if c := w.candidate("c"); c.Evacuated || !strings.HasPrefix(c.Reason, "picked by p2c") {

@@ -46,7 +46,7 @@ func TestExplainListsEveryInstanceWithItsReason(t *testing.T) {
 			"f zone false standby: used only when no better instance is available: its lease ended and nothing proves it dead",
 			"g zone false standby: used only when no better instance is available: it is about to leave",
 			"h zone false standby: used only when no better instance is available: its breaker is open, calls failed",
-			"j zone false standby: used only when no better instance is available: it is about to leave and its breaker is open",
+			"j zone false standby: used only when no better instance is available: it is about to leave and its breaker is open, calls failed",
 			"i zone false never picked: not ready, its own check fails",
 		}
 		e := w.explain()
