@@ -150,17 +150,18 @@ const (
 	mostPenalty   = float32(5 * time.Second)
 	// A call that the caller gave up after this many times the usual duration, and not
 	// sooner than that, is like one that timed out.
-	canceledLate = 4
-	leastLate    = 50 * time.Millisecond
-	unknownLate  = time.Second            // if no duration is known
-	leastSlowest = 250 * time.Millisecond // less than that is not remembered as the slowest
-	slowFactor   = 10                     // a success that took so many times longer than others do, and slowest, is slow
-	slowest      = time.Second
-	leastHeld    = 1.0 / 32 // fewer calls are not held against an instance
-	measuredBits = 24
-	measuredPart = 8 // of the successes of a busy instance, one in so many is measured for its circle
-	trustedTicks = int32(trustedFor / tick)
-	busyTicks    = int32(busyGap / tick)
+	canceledLate  = 4
+	leastLate     = 50 * time.Millisecond
+	unknownLate   = time.Second            // if no duration is known
+	leastSlowest  = 250 * time.Millisecond // less than that is not remembered as the slowest
+	slowFactor    = 10                     // a success that took so many times longer than others do, and slowest, is slow
+	slowest       = time.Second
+	leastHeld     = 1.0 / 32 // fewer calls are not held against an instance
+	measuredBits  = 24
+	measuredPart  = 8 // of the successes of an instance that follow one another closely, one in so many is measured for its circle
+	measuredTicks = int32(measuredGap / tick)
+	trustedTicks  = int32(trustedFor / tick)
+	busyTicks     = int32(busyGap / tick)
 )
 
 // packCost packs a duration in nanoseconds, as a float32, with the time of its
@@ -250,7 +251,7 @@ func (n *Node) Succeeded(took time.Duration, now uint32) {
 	sample := float32(max(took, 1))
 	if ns > 0 && idle <= decayAfter/2 { // nearly always
 		n.cost.Store(packCost(ns+(sample-ns)*minWeight, now))
-		if n.calls.Load()>>inFlightBits%measuredPart != 0 {
+		if idle <= measuredTicks && n.calls.Load()>>inFlightBits%measuredPart != 0 {
 			return
 		}
 	} else {
