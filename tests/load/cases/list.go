@@ -130,16 +130,20 @@ func All() (all []Case) {
 		service  time.Duration
 	}{{6, 20 * msec}, {6, 200 * msec}, {6, time.Second}, {500, 50 * msec}, {500, time.Second}} {
 		add(fmt.Sprintf("%d in flight of %v without a limit, next 153 ms", c.inFlight, c.service), func() sim.World {
-			w := calm(sim.World{RTT: places(north), Servers: []sim.Server{open(0, c.service), open(1, c.service)},
-				Callers: []sim.Caller{{Closed: c.inFlight}}})
+			w := calm(sim.World{
+				RTT: places(north), Servers: []sim.Server{open(0, c.service), open(1, c.service)},
+				Callers: []sim.Caller{{Closed: c.inFlight}},
+			})
 			if c.inFlight > 100 {
 				w.Windows, w.End = []sim.Window{window(3, 20)}, 20*time.Second
 			}
 			return w
 		}, stays...)
 		add(fmt.Sprintf("%d in flight of %v without a limit, next 1.5 ms", c.inFlight, c.service), func() sim.World {
-			w := calm(sim.World{RTT: places(nextZone), Servers: []sim.Server{open(0, c.service), open(1, c.service)},
-				Callers: []sim.Caller{{Closed: c.inFlight}}})
+			w := calm(sim.World{
+				RTT: places(nextZone), Servers: []sim.Server{open(0, c.service), open(1, c.service)},
+				Callers: []sim.Caller{{Closed: c.inFlight}},
+			})
 			if c.inFlight > 100 {
 				w.Windows, w.End = []sim.Window{window(3, 20)}, 20*time.Second
 			}
@@ -147,8 +151,10 @@ func All() (all []Case) {
 		}, stays...)
 	}
 	add("200 streams of ten minutes, and 50 calls/s", func() sim.World {
-		return calm(sim.World{RTT: places(nextZone, north), Servers: servers(times(2, open(0, 20*msec)), times(2, open(1, 20*msec)), times(2, open(2, 20*msec))),
-			Groups: 2, Callers: []sim.Caller{{Closed: 200, Stream: 10 * time.Minute}, {Rate: 50, Group: 1}}})
+		return calm(sim.World{
+			RTT: places(nextZone, north), Servers: servers(times(2, open(0, 20*msec)), times(2, open(1, 20*msec)), times(2, open(2, 20*msec))),
+			Groups: 2, Callers: []sim.Caller{{Closed: 200, Stream: 10 * time.Minute}, {Rate: 50, Group: 1}},
+		})
 	}, stays...)
 	for _, rate := range []float64{2, 20, 200} {
 		add(fmt.Sprintf("times spread widely, %v calls/s, next 1.5 ms", rate), func() sim.World {
@@ -262,8 +268,10 @@ func All() (all []Case) {
 
 	for _, away := range []time.Duration{nextZone, north} {
 		add(fmt.Sprintf("a dependency makes all 5 times slower, next %.3g ms", ms(away)), func() sim.World {
-			w := calm(sim.World{RTT: places(away), Servers: servers(times(2, open(0, 40*msec)), times(4, open(1, 40*msec))),
-				Callers: callers(20, 400), Steps: []sim.Step{slow(30*time.Second, 5)}})
+			w := calm(sim.World{
+				RTT: places(away), Servers: servers(times(2, open(0, 40*msec)), times(4, open(1, 40*msec))),
+				Callers: callers(20, 400), Steps: []sim.Step{slow(30*time.Second, 5)},
+			})
 			w.Windows, w.End = []sim.Window{window(30, 120)}, 120*time.Second
 			return w
 		}, most(Away, 4), most(Mean, 208))
@@ -287,24 +295,34 @@ func All() (all []Case) {
 
 	dies := func(rate float64) func() sim.World {
 		return func() sim.World {
-			return sim.World{RTT: places(north), Jitter: 0.1, Retries: 2, Servers: servers(times(2, ten(0)), times(2, ten(1))), Callers: callers(20, rate),
-				Steps: []sim.Step{step(30*time.Second, func(s *sim.Sim) { s.Kill(0) }), step(45*time.Second, func(s *sim.Sim) { s.Unlist(0) }),
-					step(80*time.Second, func(s *sim.Sim) { s.Start(0) })},
-				Windows: []sim.Window{window(30, 80), window(55, 80), window(110, 130)}, End: 130 * time.Second}
+			return sim.World{
+				RTT: places(north), Jitter: 0.1, Retries: 2, Servers: servers(times(2, ten(0)), times(2, ten(1))), Callers: callers(20, rate),
+				Steps: []sim.Step{
+					step(30*time.Second, func(s *sim.Sim) { s.Kill(0) }), step(45*time.Second, func(s *sim.Sim) { s.Unlist(0) }),
+					step(80*time.Second, func(s *sim.Sim) { s.Start(0) }),
+				},
+				Windows: []sim.Window{window(30, 80), window(55, 80), window(110, 130)}, End: 130 * time.Second,
+			}
 		}
 	}
 	add("one of two near dies, the other has room", dies(350), most(Away, 0.5), most(Failed, 0.1), most(Mean, 30))
 	add("one of two near dies, the other has not", dies(800), within(Away, 30, 50), most(Failed, 0.1), within(Away, 36, 45).in(1), most(Turns, 0).in(1), most(Mean, 115).in(1), most(Away, 1.1).in(2))
 	add("the zone dies and comes back new", func() sim.World {
-		return sim.World{RTT: places(north), Jitter: 0.1, Retries: 2, Servers: servers(times(2, ten(0)), times(2, ten(1))), Callers: callers(20, 400),
-			Steps: []sim.Step{step(20*time.Second, func(s *sim.Sim) { s.Kill(0); s.Kill(1); s.Unlist(0); s.Unlist(1) }),
-				step(40*time.Second, func(s *sim.Sim) { s.Start(0); s.Start(1) })},
-			Windows: []sim.Window{window(40, 44), window(80, 100)}, End: 100 * time.Second}
+		return sim.World{
+			RTT: places(north), Jitter: 0.1, Retries: 2, Servers: servers(times(2, ten(0)), times(2, ten(1))), Callers: callers(20, 400),
+			Steps: []sim.Step{
+				step(20*time.Second, func(s *sim.Sim) { s.Kill(0); s.Kill(1); s.Unlist(0); s.Unlist(1) }),
+				step(40*time.Second, func(s *sim.Sim) { s.Start(0); s.Start(1) }),
+			},
+			Windows: []sim.Window{window(40, 44), window(80, 100)}, End: 100 * time.Second,
+		}
 	}, within(Away, 70, 97), most(Away, 0.5).in(1))
 	add("the near one slows to a third, and recovers", func() sim.World {
-		return sim.World{RTT: places(nextZone), Jitter: 0.1, Servers: servers(times(1, ten(0)), times(2, ten(1))), Callers: callers(20, 300),
+		return sim.World{
+			RTT: places(nextZone), Jitter: 0.1, Servers: servers(times(1, ten(0)), times(2, ten(1))), Callers: callers(20, 300),
 			Steps:   []sim.Step{step(20*time.Second, func(s *sim.Sim) { s.SetSlow(0, 3) }), step(80*time.Second, func(s *sim.Sim) { s.SetSlow(0, 1) })},
-			Windows: []sim.Window{window(40, 80), window(120, 150)}, End: 150 * time.Second}
+			Windows: []sim.Window{window(40, 80), window(120, 150)}, End: 150 * time.Second,
+		}
 	}, least(Away, 40), most(Mean, 45), most(Turns, 0), most(Away, 4).in(1))
 	add("the next circle dies while it helps", func() sim.World {
 		w := falling(sim.World{RTT: places(nextZone, north), Retries: 2, Servers: servers(times(1, ten(0)), times(2, ten(1)), times(2, ten(2)))}, 20, 800)

@@ -146,7 +146,7 @@ func (p *pair) judge() {
 	p.base = base
 	p.slow = max(slowness(p.takes, base), 1+rejectWeight*p.rejects)
 	p.nextSlow = max(slowness(p.nextTakes, nextBase), 1+rejectWeight*nextRejects)
-	p.evidence = slowness(p.takes, base) > startAt || p.rejects > startRejects || c.last.Queued && p.takes > 0
+	p.evidence = slowness(p.takes, base) > startAt*(1+chance(c.measured)) || p.rejects > startRejects || c.last.Queued && p.takes > 0
 	p.calm = p.slow < endAt && !c.last.Queued
 
 	p.here = c.last.Distance.Seconds() + p.takes
@@ -171,8 +171,12 @@ func (p *pair) judge() {
 
 // better reports that the next circle is, not only nearer to its own best.
 func (p *pair) better() bool {
-	return p.gain > 0 && p.slow > alike*p.nextSlow
+	return p.gain > 0 && p.slow > alike*p.nextSlow*(1+chance(p.c.tried.measured))
 }
+
+// chance is by which part the mean of so many calls differs from what it should be, if
+// their durations are spread widely.
+func chance(calls float64) float64 { return 1 / math.Sqrt(max(calls, 1)) }
 
 // move decides what leaves.
 func (p *pair) move(dt float64) {
