@@ -87,10 +87,10 @@ type Spill struct {
 	Regions []string
 }
 
-// Ramp is how an instance that has just started gets its share: a tenth of its
-// weight at first, all of it at the age of Up. Nearest and ConsistentHash ignore it.
+// Ramp is how an instance that has become usable gets its share: a tenth of its
+// weight at first, all of it after Up. Nearest and ConsistentHash ignore it.
 type Ramp struct {
-	// Up is the age at which an instance has all of its weight. Default 30s.
+	// Up is how long it takes until an instance has all of its weight. Default 30s.
 	// Negative: at once.
 	Up time.Duration
 	// Now is the clock by which instances state when they started. Default: that
