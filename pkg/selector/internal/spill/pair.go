@@ -29,6 +29,7 @@ const (
 	drainAll  = 0.7  // slowness, as a logarithm to the aim, from which on that is all of it
 	drainMost = 0.5  // that it is given less at most, for a long queue
 	grow      = 0.15 // by which the limit grows a second, times that logarithm
+	leastGrow = 0.25 // of the calls that come: a lower limit grows as if it were that
 	growMost  = 4.0  // times that more when the circle has been fast for long
 	comeHome  = 0.2  // by which it grows a second at most if calls do not gain any more
 	upStep    = 0.5  // of the calls leave more at most after a second
@@ -273,7 +274,7 @@ func (p *pair) limit(dt float64) {
 		if there := p.there + max(leastMargin, margin*p.there) + p.price; !p.unsure && there > c.worst {
 			more = max(more, comeHome*min(1, there/c.worst-1))
 		}
-		c.limit = min(c.limit*(1+more*dt), 2*p.come)
+		c.limit = min(c.limit+max(c.limit, leastGrow*p.come)*more*dt, 2*p.come)
 	}
 	// The average of a quotient is not the quotient of averages: few calls a second make
 	// a difference.

@@ -163,6 +163,9 @@ func (r *Rule) decide(now time.Duration, dt float64) {
 		}
 		if !r.opts.Off {
 			p.judge()
+			if k > 0 && r.at(k-1).share == 0 && r.at(k-1).ramp == 0 && c.phase != home {
+				c.enter(home, now) // no calls come here
+			}
 			p.move(dt)
 		}
 		c.reason.explain(&p)
