@@ -43,6 +43,8 @@ type Selector struct {
 	opts      Options
 	source    Source
 	home      topology.Place
+	fields    fields             // of locations, that are levels
+	alike     *topology.Location // the fields of home: callers there see what the selector sees; nil: unless they have its labels
 	assumed   []time.Duration // by circle
 	leave     spill.Options
 	outermost uint8     // circle that calls may be made to
@@ -88,6 +90,11 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 		home:    topology.Place{Location: o.Location, Labels: o.Labels},
 		assumed: make([]time.Duration, len(o.Levels)+1+len(o.Spill.Regions)),
 		epoch:   time.Now(),
+		fields:  fieldsOf(o.Levels),
+	}
+	if !slices.ContainsFunc(o.Levels, isLabel) && o.Levels.Circle(s.home, s.home) == 0 { // unknown is not a place
+		alike := s.fields.of(s.home.Location)
+		s.alike = &alike
 	}
 	for i := range s.assumed {
 		s.assumed[i] = latency.Assumed(min(i, len(o.Levels)), len(o.Levels)+1)
