@@ -93,7 +93,11 @@ func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) 
 	if t.Size == 0 {
 		return Explanation{}, v.noInstance(t, &r)
 	}
-	return v.explain(r.Protocol), nil
+	e := v.explain(r.Protocol)
+	if r.From != nil {
+		e.From = r.From.String() // the view may be for several places
+	}
+	return e, nil
 }
 
 func (v *view) explain(protocol string) Explanation {

@@ -48,6 +48,7 @@ type service struct {
 	lastAsked  atomic.Int64                    // when a pick last found it empty, on the selector's clock
 	waiting    atomic.Int64                    // picks that wait for the first snapshot
 	budget     budget
+	had        atomic.Bool  // it has had an instance
 	active     atomic.Bool  // picked from since the last look of maintain
 	loaded     atomic.Bool  // there were calls lately
 	due        atomic.Int64 // when a new table must be built though nothing else changes
@@ -144,6 +145,9 @@ func (svc *service) apply(s events.Snapshot) {
 		}
 		svc.since, svc.known = s.StaleSince, true
 		svc.Listed.Store(int64(len(svc.members.list)))
+		if len(svc.members.list) > 0 {
+			svc.had.Store(true)
+		}
 		svc.rebuildLocked()
 	}
 	svc.mu.Unlock()
@@ -151,9 +155,7 @@ func (svc *service) apply(s events.Snapshot) {
 	for _, n := range left {
 		n.Close()
 	}
-	select {
-	case <-svc.first:
-	default:
+	if !svc.answered() {
 		close(svc.first)
 	}
 }
@@ -293,6 +295,22 @@ func (svc *service) await(ctx context.Context) error {
 		return fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err())
 	}
 	return nil
+}
+
+// answered reports whether the first snapshot has come.
+func (svc *service) answered() bool {
+	select {
+	case <-svc.first:
+		return true
+	default:
+		return false
+	}
+}
+
+// unused reports whether the service never had an instance, and was last asked for long
+// ago. One that had instances is kept, with what its zone shares: it may be restarting.
+func (svc *service) unused(now time.Duration) bool {
+	return !svc.had.Load() && svc.waiting.Load() == 0 && now-time.Duration(svc.lastAsked.Load()) >= unusedFor && svc.answered()
 }
 
 // markActive notes that the service is picked from.
