@@ -264,10 +264,10 @@ func (s *Selector) pickFor(ctx context.Context, r *Request) (Pick, error) {
 
 // await waits for the first snapshot of a service.
 func (s *Selector) await(ctx context.Context, svc *service, r *Request) (*view, *table.Table, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.opts.FirstSnapshot)
-	defer cancel()
+	late := time.NewTimer(s.opts.FirstSnapshot)
+	defer late.Stop()
 	for {
-		if err := svc.await(ctx); err != nil {
+		if err := svc.await(ctx, late.C); err != nil {
 			return nil, nil, err
 		}
 		v := svc.view(r)
