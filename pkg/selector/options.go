@@ -18,7 +18,8 @@ import (
 
 // Options configure [New]. The zero value is ready to use.
 type Options struct {
-	// Location of the caller. Default: PROXIMA_REGION, PROXIMA_ZONE and the other
+	// Location of the caller, with the names that instances announce: see
+	// [topology.Location.Validate]. Default: PROXIMA_REGION, PROXIMA_ZONE and the other
 	// variables of [topology.Environment].
 	Location topology.Location
 	// Labels of the caller, for levels that are metadata keys.
@@ -200,6 +201,15 @@ func (o *Options) validate() error {
 	case math.IsNaN(o.Retry.Budget):
 		return errors.New("selector: the retry budget is not a number")
 	}
+	// An instance cannot be at a place with another name, so nothing would be near.
+	if err := o.Location.Validate(); err != nil {
+		return fmt.Errorf("selector: Options.Location: %w", err)
+	}
+	for _, region := range o.Spill.Regions {
+		if err := (topology.Location{Region: region}).Validate(); err != nil || region == "" {
+			return fmt.Errorf("selector: Spill.Regions: region %q: %s", region, topology.NameRule)
+		}
+	}
 	return nil
 }
 
@@ -213,7 +223,8 @@ type Request struct {
 	// Protocol that the instance must have an endpoint of ([events.HTTP] …).
 	// Default: any; call then looks which endpoints the instance has.
 	Protocol string
-	// From is the place that is to be near. Default: the selector's own.
+	// From is the place that is to be near, with names as in [Options.Location].
+	// Default: the selector's own.
 	From *topology.Location
 	// Key is what [ConsistentHash] hashes. Other strategies ignore it.
 	Key string
@@ -230,4 +241,18 @@ type Request struct {
 	// tried were picked before for the same call. From the third attempt on
 	// the nearest circle is not the first to be searched.
 	tried []*table.Node
+}
+
+// checkFrom returns an error for a place where no instance can be.
+func (r *Request) checkFrom() error {
+	if r.From == nil || r.From.Validate() == nil {
+		return nil
+	}
+	from := *r.From
+	from.Normalize()
+	if err := from.Validate(); err != nil {
+		return fmt.Errorf("selector: Request.From: %w", err)
+	}
+	r.From = &from
+	return nil
 }
