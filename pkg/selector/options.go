@@ -65,8 +65,10 @@ type Options struct {
 // Near bounds the near set of a circle: the instances no farther than the nearest
 // one plus Slack, or than Factor times its distance, whichever is more.
 type Near struct {
-	Slack  time.Duration // default 1ms
-	Factor float64       // default 1.25
+	// Slack is by default 1ms, and 0.2ms where no zone is known, of the caller or of any
+	// instance: what zones differ by must not count as equally near then.
+	Slack  time.Duration
+	Factor float64 // default 1.25
 }
 
 // Spill is when calls leave the nearest circle that has usable instances. A call leaves
@@ -138,7 +140,6 @@ func (o Options) withDefaults() (Options, error) {
 		o.Strategy = P2C
 	}
 	setDefault(&o.Probe.Kind, ProbeConnect)
-	setDefault(&o.Near.Slack, time.Millisecond)
 	setDefault(&o.Near.Factor, 1.25)
 	setDefault(&o.Ramp.Up, 30*time.Second)
 	setDefault(&o.FirstSnapshot, 5*time.Second)
