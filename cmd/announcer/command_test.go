@@ -57,6 +57,11 @@ func TestTheCommandServesWhileItIsDraining(t *testing.T) {
 	p := start(t, nil, append(announce(r.url, address, "--drain", "2s"), wrapped("polite", address)...)...)
 	r.await(user1, events.Up)
 	p.registered()
+	call, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer call.Close() // it lasts longer than the draining
 	began := time.Now()
 	p.Signal(syscall.SIGTERM)
 	for r.await(user1, events.Draining); r.find(user1) != nil; time.Sleep(5 * time.Millisecond) {

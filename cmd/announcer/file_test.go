@@ -245,3 +245,70 @@ func TestAFileThatCannotBeUsedAtTheStartIsOneLine(t *testing.T) {
 		})
 	}
 }
+
+func TestAnInstanceThatMovesIsListedAllTheTime(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	backend := newHTTPServer(t) // what the check asks after a move
+	with := func(ttl, zone string) string {
+		check := "none"
+		if zone != "a" {
+			check = "http://" + backend.Addr().String() + "/"
+		}
+		return list(fmt.Sprintf(`{"service":"user","id":"one","endpoints":{"http":"10.0.0.5:80"},"ttl":%q,"location":{"zone":%q},"drain":"1m","check":%q}`, ttl, zone, check))
+	}
+	in := func(zone string) events.Key { return events.Key{Service: "user", Zone: zone, ID: "one"} }
+	p, path := startFile(t, r, with("2s", "a"), "--admin", "127.0.0.1:0")
+	first := r.await(in("a"), events.Up)
+	always := r.always("user")
+	admin := "http://" + p.logs(`msg="serving health and metrics" address=(\S+)`)
+
+	// Another ttl is the same announcement.
+	write(t, path, with("3s", "a"))
+	testkit.Eventually(t, "the new lease", func() bool { in := r.find(in("a")); return in.TTL == 3*time.Second })
+	if now := r.find(in("a")); now.Incarnation != first.Incarnation {
+		t.Error("another incarnation after a change of the ttl")
+	}
+
+	// It stays where it is until it may be listed elsewhere.
+	backend.answer(503)
+	write(t, path, with("3s", "b"))
+	p.logs(`msg="the instance moves: it stays where it is until it is registered there" service=user instance=one from=_/a to=_/b`)
+	p.logs(`waiting for the check to pass.*location=_/b.*503`)
+	if r.find(in("a")) == nil || r.find(in("b")) != nil {
+		t.Errorf("moved before the check passed")
+	}
+	if code, body := get(t, admin+"/readyz"); code != 503 || !strings.Contains(body, "1 of 2 not registered: user/one: checking") {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	// It changes its mind twice, and the last word counts.
+	write(t, path, with("3s", "c"))
+	p.logs(`waiting for the check to pass.*location=_/c.*503`)
+	write(t, path, with("3s", "d"))
+	p.logs(`waiting for the check to pass.*location=_/d.*503`)
+	backend.answer(200)
+	r.await(in("d"), events.Up)
+	r.awaitGone(in("a"))
+	testkit.Eventually(t, "all to be ready", func() bool { code, _ := get(t, admin+"/readyz"); return code == 200 })
+	if _, metrics := get(t, admin+"/metrics"); !strings.Contains(metrics, `proxima_announcer_registered{instance="one",`) || strings.Contains(metrics, `phase="left"`) {
+		t.Errorf("it is not in the metrics, or has left:\n%s", metrics)
+	}
+	if !always() {
+		t.Error("there was a moment without an instance")
+	}
+
+	// Back, and away when the check fails for everything.
+	write(t, path, with("3s", "a"))
+	r.await(in("a"), events.Up)
+	r.awaitGone(in("d"))
+	backend.answer(503)
+	write(t, path, with("3s", "e"))
+	p.logs(`waiting for the check to pass.*location=_/e.*503`)
+	p.Signal(syscall.SIGTERM)
+	r.await(in("a"), events.Draining)
+	p.Signal(syscall.SIGTERM)
+	p.Exit()
+	if r.find(in("a")) != nil || r.find(in("e")) != nil {
+		t.Error("still listed")
+	}
+}

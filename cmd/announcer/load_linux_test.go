@@ -76,3 +76,27 @@ func TestConnectionsToACommandAreItsCalls(t *testing.T) {
 		})
 	}
 }
+
+func TestDrainingEndsWhenTheCallsHaveEnded(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	backend := newPort(t)
+	address := backend.addr
+	backend.release()
+	p := start(t, nil, append(announce(r.url, address, "--drain", "10m"), wrapped("serve", address)...)...)
+	r.await(user1, events.Up)
+	p.registered()
+	call, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer call.Close()
+	p.Signal(syscall.SIGTERM)
+	r.await(user1, events.Draining)
+	time.Sleep(500 * time.Millisecond) // longer than without a call
+	if in := r.find(user1); in == nil {
+		t.Error("not listed any more, with a call in flight")
+	}
+	call.Close()
+	r.awaitGone(user1)
+}

@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -182,6 +184,29 @@ func (r *registry) watch(k events.Key) *history {
 	})
 	testkit.Eventually(r.t, "the first snapshot", func() bool { return h.String() != "" })
 	return h
+}
+
+// always follows a service until the test ends. The function that it returns reports
+// whether at each moment so far there was an instance that wanted calls.
+func (r *registry) always(service string) func() bool {
+	r.t.Helper()
+	var seen, none atomic.Bool
+	ctx, cancel := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		_ = r.kv.Watch(ctx, service, func(s events.Snapshot) {
+			if !slices.ContainsFunc(s.Entries, func(e events.Entry) bool { return e.Status == events.Up }) {
+				none.Store(true)
+			}
+			seen.Store(true)
+		})
+	})
+	r.t.Cleanup(func() {
+		cancel()
+		watching.Wait()
+	})
+	testkit.Eventually(r.t, "the first snapshot", seen.Load)
+	return func() bool { return !none.Load() }
 }
 
 func (h *history) String() string {

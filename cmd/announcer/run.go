@@ -30,7 +30,7 @@ type runCommand struct {
 	ID             string        `name:"id" placeholder:"ID" help:"Id of the instance, unique within the service. Default: the service and 8 random characters."`
 	TTL            time.Duration `name:"ttl" default:"15s" placeholder:"DURATION" help:"Lease: when the announcer dies, the instance is removed after this time; whole seconds (${default})."`
 	Check          string        `placeholder:"URL" help:"Check: the instance is announced when it passes, and not_ready while it fails later: http://…, https://…, tcp://host:port, grpc://host:port[/service], or none. Default: none; with a command, the instance is announced when its first host:port accepts a connection, after 3s at the latest."`
-	Drain          time.Duration `default:"5s" placeholder:"DURATION" help:"On a signal to stop: how long the instance is announced as draining before it is deregistered (${default})."`
+	Drain          time.Duration `default:"5s" placeholder:"DURATION" help:"On a signal to stop: how long the instance is announced as draining before it is deregistered (${default}). Less when the load of a command is measured and no connection to its ports is left."`
 	Metadata       daemon.Pairs  `placeholder:"KEY=VALUE" help:"Metadata of the instance. Repeat the flag for each key."`
 	Weight         int           `default:"100" placeholder:"NUMBER" help:"Share of calls relative to the other instances, 1 to 10000; 0: called only when no other instance can be (${default})."`
 	Load           string        `placeholder:"URL" help:"Load of the instance: http://… or https://… that answers with a beat as JSON, or none. Default: none; with a command on Linux, the load that the system measures."`
@@ -44,7 +44,7 @@ type runCommand struct {
 func (c *runCommand) Help() string {
 	return `The instance is announced when its check has passed for the first time. While the check fails later it stays listed as not_ready.
 
-On SIGTERM or SIGINT the announcer announces the instance as draining, waits for --drain, deregisters it, and then passes the signal to the command. A second signal skips the wait. When the command ends by itself the instance is deregistered at once. (A systemd unit needs KillMode=mixed; else systemd also sends the signal to the command, before the instance is deregistered.)
+On SIGTERM or SIGINT the announcer announces the instance as draining, waits until its calls have ended, at most for --drain, deregisters it, and then passes the signal to the command. A second signal skips the wait. When the command ends by itself the instance is deregistered at once. That calls have ended is known only of a command whose load is measured: when there is no connection to the ports of its endpoints. (A systemd unit needs KillMode=mixed; else systemd also sends the signal to the command, before the instance is deregistered.)
 
 Beats report the load of the instance to callers: {"cpu":0.42,"mem":0.5,"in_flight":12,"queue":0}. cpu and mem are shares of what the instance may use. With --load the instance itself is asked. Without --load a command is measured: cpu and mem are those of its cgroup if that has limits (v2), else those of its processes; in_flight is the number of connections to the ports of its endpoints; queue is the number of connections that it has not accepted yet. An instance that uses NATS may also publish beats itself, on proxima.beat.<service>.<region>.<zone>.<id>.
 
@@ -84,7 +84,9 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 		}
 		s.begun()
 		if o.Load == nil && c.Load != load.None {
-			o.Load = c.measure(s, e.Instance.Endpoints, sup.Command.PID())
+			if o.Load = c.measure(s, e.Instance.Endpoints, sup.Command.PID()); o.Load != nil {
+				o.InFlight = load.InFlight(sup.Command.PID(), e.Instance.Endpoints)
+			}
 		}
 		sup.Leave = announceInBackground(ctx, s, e, o)
 	} else {

@@ -14,6 +14,7 @@ package announcing
 import (
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/announcing/check"
@@ -26,7 +27,9 @@ type Announcer struct {
 	Board *Board
 	// CheckInterval is the time between two checks of an instance.
 	CheckInterval time.Duration
-	// OnState is called after every change of an announcement's state.
+	// OnState is called after every change of an announcement's state. Of an instance
+	// that moves it hears one announcement: that under the old key until the new one is
+	// listed.
 	OnState func(kv.State)
 	Logger  *slog.Logger
 }
@@ -38,22 +41,36 @@ func (a *Announcer) List(e *Entry) {
 }
 
 // Announce announces an instance that is on the board. It fills in the options
-// that do not depend on the instance, and the check when o has none.
+// that do not depend on the instance, and the check and OnState when o has none.
 func (a *Announcer) Announce(registry *kv.Registry, e *Entry, o kv.AnnounceOptions) (*kv.Announcement, error) {
 	if o.Check == nil {
 		o.Check = e.Ask
 	}
+	tell := o.OnState
+	if tell == nil {
+		tell = a.OnState
+	}
 	o.CheckInterval, o.CheckTimeout = a.CheckInterval, check.Timeout
+	var announced atomic.Pointer[kv.Announcement]
 	// A lease is renewed after a third of the ttl; that may take 2 s to fail.
 	// The rest of the ttl must be enough for this wait and for a try by way of
 	// another server.
-	mover := newMover(registry.Conn(), e.Instance.TTL/6, a.Logger)
+	mover := newMover(registry.Conn(), func() time.Duration {
+		ttl := e.Instance.TTL
+		if now := announced.Load(); now != nil {
+			ttl = now.Instance().TTL // it may have been changed
+		}
+		return ttl / 6
+	}, a.Logger)
+	key := e.Instance.Key()
 	o.OnState = func(state kv.State) {
-		a.OnState(state)
-		a.Board.onState(state)
+		tell(state)
+		a.Board.onState(key, state)
 		mover.trouble(errors.Is(state.Err, kv.ErrUnavailable) && state.Phase != kv.Left)
 	}
 	o.Logger = slog.New(withoutPhases{a.Logger.Handler()})
 	o.Locator = latency.NewLocator()
-	return registry.Announce(e.Instance, o)
+	made, err := registry.Announce(e.Instance, o)
+	announced.Store(made)
+	return made, err
 }

@@ -19,12 +19,13 @@ import (
 type Board struct {
 	log *slog.Logger
 
-	mu      sync.Mutex       // guards what follows
-	lines   map[string]*line // by name
-	failure error            // why nothing can be announced
+	mu      sync.Mutex // guards what follows
+	lines   map[events.Key]*line
+	failure error // why nothing can be announced
 }
 
-// name identifies an instance on the board and among the keepers.
+// name identifies an instance among the keepers. While it moves, two announcements have
+// that name.
 func name(service, id string) string { return service + "/" + id }
 
 type line struct {
@@ -35,7 +36,7 @@ type line struct {
 
 // NewBoard returns an empty board.
 func NewBoard(log *slog.Logger) *Board {
-	return &Board{log: log, lines: make(map[string]*line)}
+	return &Board{log: log, lines: make(map[events.Key]*line)}
 }
 
 // add puts an instance on the board. Won is the detector that found each level of
@@ -43,7 +44,7 @@ func NewBoard(log *slog.Logger) *Board {
 func (b *Board) add(in *events.Instance, won map[topology.Level]string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.lines[name(in.Service, in.ID)] = &line{
+	b.lines[in.Key()] = &line{
 		about: about(in, won),
 		state: kv.State{Phase: kv.Checking, Status: cmp.Or(in.Status, events.Up)},
 	}
@@ -54,7 +55,7 @@ func (b *Board) add(in *events.Instance, won map[topology.Level]string) {
 func (b *Board) describe(in *events.Instance, won map[topology.Level]string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if l := b.lines[name(in.Service, in.ID)]; l != nil {
+	if l := b.lines[in.Key()]; l != nil {
 		l.about = about(in, won)
 	}
 }
@@ -71,10 +72,10 @@ func about(in *events.Instance, won map[topology.Level]string) []any {
 	}
 }
 
-func (b *Board) remove(name string) {
+func (b *Board) remove(k events.Key) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.lines, name)
+	delete(b.lines, k)
 }
 
 // Fail sets why the registry cannot be used at all, nil when it can.
@@ -93,7 +94,8 @@ func (b *Board) Ready() error {
 		return b.failure
 	}
 	var missing []string
-	for n, l := range b.lines {
+	for k, l := range b.lines {
+		n := name(k.Service, k.ID)
 		switch s := l.state; {
 		case s.Registered() && s.Phase != kv.Draining:
 		case s.Err != nil:
@@ -111,9 +113,9 @@ func (b *Board) Ready() error {
 
 // onState logs a change of an announcement. A state of an instance that is not on
 // the board any more is ignored.
-func (b *Board) onState(s kv.State) {
+func (b *Board) onState(k events.Key, s kv.State) {
 	b.mu.Lock()
-	l := b.lines[name(s.Service, s.Instance)]
+	l := b.lines[k]
 	if l == nil {
 		b.mu.Unlock()
 		return

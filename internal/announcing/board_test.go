@@ -103,7 +103,7 @@ func TestTheBoardLogsEveryChangeOnce(t *testing.T) {
 			b.add(&listed, map[topology.Level]string{topology.Zone: "flags"})
 			for _, s := range tt.states {
 				s.Service, s.Instance = "user", "user-1"
-				b.onState(s)
+				b.onState(listed.Key(), s)
 			}
 			var got []string
 			for line := range strings.Lines(out.String()) {
@@ -122,8 +122,9 @@ func TestTheBoardLogsEveryChangeOnce(t *testing.T) {
 
 func TestTheBoardNamesWhatIsNotRegistered(t *testing.T) {
 	b := NewBoard(slog.New(slog.DiscardHandler))
+	key := func(id string) events.Key { return events.Key{Service: "user", Region: "r", Zone: "a", ID: id} }
 	state := func(id string, phase kv.Phase, err error) {
-		b.onState(kv.State{Service: "user", Instance: id, Phase: phase, Err: err})
+		b.onState(key(id), kv.State{Service: "user", Instance: id, Phase: phase, Err: err})
 	}
 	wants := func(want string) {
 		t.Helper()
@@ -151,7 +152,7 @@ func TestTheBoardNamesWhatIsNotRegistered(t *testing.T) {
 	wants("")
 	state("user-1", kv.Draining, nil)
 	wants("1 of 2 not registered: user/user-1: draining")
-	b.remove("user/user-1")
+	b.remove(key("user-1"))
 	wants("")
 	b.Fail(errors.New("no JetStream"))
 	wants("no JetStream")

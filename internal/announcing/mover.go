@@ -14,16 +14,16 @@ import (
 // keeps its connections and answers pings. It is safe for concurrent use.
 type mover struct {
 	conn *nats.Conn
-	wait time.Duration
+	wait func() time.Duration
 	log  *slog.Logger
 
 	mu    sync.Mutex // guards timer
 	timer *time.Timer
 }
 
-// newMover returns a mover that waits for wait, and at random up to half of it
-// more: other announcers that lost the same server should not move with it.
-func newMover(conn *nats.Conn, wait time.Duration, log *slog.Logger) *mover {
+// newMover returns a mover that waits as long as wait says, and at random up to half of
+// it more: other announcers that lost the same server should not move with it.
+func newMover(conn *nats.Conn, wait func() time.Duration, log *slog.Logger) *mover {
 	return &mover{conn: conn, wait: wait, log: log}
 }
 
@@ -34,11 +34,16 @@ func (m *mover) trouble(is bool) {
 	defer m.mu.Unlock()
 	switch {
 	case is && m.timer == nil:
-		m.timer = time.AfterFunc(m.wait+rand.N(m.wait/2+1), m.move)
+		m.timer = time.AfterFunc(m.pause(), m.move)
 	case !is && m.timer != nil:
 		m.timer.Stop()
 		m.timer = nil
 	}
+}
+
+func (m *mover) pause() time.Duration {
+	wait := m.wait()
+	return wait + rand.N(wait/2+1)
 }
 
 func (m *mover) move() {
@@ -47,7 +52,7 @@ func (m *mover) move() {
 	if m.timer == nil {
 		return // it works again
 	}
-	m.timer.Reset(m.wait + rand.N(m.wait/2+1))
+	m.timer.Reset(m.pause())
 	if len(m.conn.Servers()) < 2 || !m.conn.IsConnected() {
 		return
 	}

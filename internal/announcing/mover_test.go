@@ -23,7 +23,7 @@ func TestMoverMovesToAnotherServerWhileThereIsTrouble(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	m := newMover(nc, 20*time.Millisecond, log.Logger(slog.LevelInfo))
+	m := newMover(nc, func() time.Duration { return 20 * time.Millisecond }, log.Logger(slog.LevelInfo))
 	before := nc.ConnectedUrl()
 	m.trouble(true)
 	m.trouble(true)
@@ -50,7 +50,7 @@ func TestMoverStaysWhereThereIsNoOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	m := newMover(nc, 5*time.Millisecond, log.Logger(slog.LevelInfo))
+	m := newMover(nc, func() time.Duration { return 5 * time.Millisecond }, log.Logger(slog.LevelInfo))
 	m.trouble(true)
 	time.Sleep(100 * time.Millisecond)
 	m.trouble(false)

@@ -242,9 +242,10 @@ func (a *Announcement) Instance() events.Instance { return *a.in.Load() }
 // Done is closed when the announcement has ended: it has left, or was replaced.
 func (a *Announcement) Done() <-chan struct{} { return a.done }
 
-// Update changes what is announced, at once. Service, region, zone, id, incarnation
-// and ttl cannot be changed. The function change gets a copy of its own, and is called
-// again when another Update was faster. A weight of 0 is [events.LastResort].
+// Update changes what is announced, at once, also the ttl of the lease. Service, region,
+// zone, id and incarnation cannot be changed. The function change gets a copy of its own,
+// and is called again when another Update was faster. A weight of 0 is
+// [events.LastResort].
 func (a *Announcement) Update(change func(*events.Instance)) error {
 	for {
 		before := a.in.Load()
@@ -256,8 +257,8 @@ func (a *Announcement) Update(change func(*events.Instance)) error {
 		if after.Weight == 0 {
 			after.Weight = events.LastResort // it had a weight: this is no missing one
 		}
-		if after.Key() != before.Key() || after.Incarnation != before.Incarnation || after.TTL != before.TTL {
-			return fmt.Errorf("kv: update %s: service, region, zone, id, incarnation and ttl cannot be changed, announce another instance", before.Key())
+		if after.Key() != before.Key() || after.Incarnation != before.Incarnation {
+			return fmt.Errorf("kv: update %s: service, region, zone, id and incarnation cannot be changed, announce another instance", before.Key())
 		}
 		full, err := complete(*after)
 		if err != nil {

@@ -204,7 +204,7 @@ func TestUpdateIsAnnouncedAtOnce(t *testing.T) {
 			"zone":        func(in *events.Instance) { in.Location.Zone = "b" },
 			"id":          func(in *events.Instance) { in.ID = "b" },
 			"incarnation": func(in *events.Instance) { in.Incarnation = "b" },
-			"ttl":         func(in *events.Instance) { in.TTL = time.Minute },
+			"ttl":         func(in *events.Instance) { in.TTL = time.Hour + time.Second },
 			"weight":      func(in *events.Instance) { in.Weight = -2 },
 			"endpoints":   func(in *events.Instance) { clear(in.Endpoints) },
 			"shorten":     func(in *events.Instance) { in.Metadata["x"] = strings.Repeat("x", events.MaxSize) },
@@ -223,6 +223,39 @@ func TestUpdateIsAnnouncedAtOnce(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 	})
+}
+
+// The lease is as long as the ttl says from the update on: the instance stays listed
+// through it, and expires in the new time.
+func TestUpdateChangesTheLease(t *testing.T) {
+	for _, tt := range []struct{ before, after time.Duration }{{15 * time.Second, 3 * time.Second}, {3 * time.Second, 15 * time.Second}} {
+		natstest.Bubble(t, func(t *testing.T) {
+			f := setup(t)
+			in := instance("a")
+			in.TTL = tt.before
+			nc := natstest.Connect(t, f.ns, silent)
+			a := f.announce(open(t, nc, kv.Options{}), in, kv.AnnounceOptions{})
+			v := watch(t, f.r, "user")
+			v.until("listed", time.Second, status(events.Up))
+			if err := a.Update(func(in *events.Instance) { in.TTL = tt.after }); err != nil {
+				t.Fatal(err)
+			}
+			v.until("updated", time.Second, func(s events.Snapshot) bool { return len(s.Entries) == 1 && s.Entries[0].TTL == tt.after })
+			if got := a.Instance(); got.Incarnation == "" || got.TTL != tt.after {
+				t.Errorf("announced is %+v", got)
+			}
+			time.Sleep(2 * max(tt.before, tt.after))
+			if s, err := f.r.Snapshot(t.Context(), "user"); err != nil || len(s) != 1 || len(s[0].Entries) != 1 {
+				t.Errorf("listed is %v, %v, want the instance", s, err)
+			}
+			nc.Close()
+			began := time.Now()
+			v.until("expired", time.Minute, func(s events.Snapshot) bool { return len(s.Entries) == 0 })
+			if took := time.Since(began); took < tt.after*2/3-time.Second || took > tt.after+2*time.Second {
+				t.Errorf("ttl %v, before %v: expired after %v", tt.after, tt.before, took)
+			}
+		})
+	}
 }
 
 func TestUpdatesOfManyAreAllTaken(t *testing.T) {

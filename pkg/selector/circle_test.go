@@ -215,6 +215,63 @@ func TestTheNearSetIsWhatIsAboutAsNearAsTheNearest(t *testing.T) {
 	}
 }
 
+// Zones are up to a millisecond apart. Where no zone is known, that must not count as
+// equally near.
+func TestWithoutZonesTheNearSetIsNarrow(t *testing.T) {
+	const us = time.Microsecond
+	region, unknown := topology.Location{Region: "us"}, topology.Location{}
+	byZone := topology.DefaultLevels()
+	for _, tt := range []struct {
+		name         string
+		caller, them topology.Location
+		opts         selector.Options
+		want         []string
+	}{
+		{"zones are known", home, home, selector.Options{Levels: byZone}, []string{"door", "host", "zone"}},
+		{"of neither", unknown, unknown, selector.Options{Levels: byZone}, []string{"host"}},
+		{"not of the caller", unknown, home, selector.Options{Levels: byZone}, []string{"host"}},
+		{"not of the instances", home, unknown, selector.Options{Levels: byZone}, []string{"host"}},
+		{"but the region is", region, region, selector.Options{Levels: byZone}, []string{"host"}},
+		{"the caller's region is", region, home, selector.Options{Levels: byZone}, []string{"host"}},
+		{"the instances' region is", home, region, selector.Options{Levels: byZone}, []string{"host"}},
+		{"zones are no level", home, home, selector.Options{Levels: topology.Levels{topology.Region}}, []string{"host"}},
+		{"there are no levels", home, home, selector.Options{Levels: topology.Levels{}}, []string{"host"}},
+		{"the slack that is set holds", unknown, unknown, selector.Options{Near: selector.Near{Slack: 300 * us}}, []string{"host", "zone"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var d distances
+				o := tt.opts
+				o.Source, o.Location, o.Logger, o.Latency.Dial = always(
+					d.at("host", tt.them, 50*us), d.at("zone", tt.them, 300*us), d.at("door", tt.them, 1000*us),
+				), tt.caller, silent, d.dial
+				s, err := selector.New(t.Context(), nil, o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				w := &world{t: t, Selector: s}
+				defer func() { _ = s.Close() }()
+				w.explain()
+				time.Sleep(time.Second)
+				synctest.Wait()
+				if got := w.only(); !slices.Equal(got, tt.want) {
+					t.Errorf("picked %v, want %v", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+func TestWithoutZonesAQuarterFartherIsNear(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, selector.Options{Levels: topology.Levels{}})
+		w.list(w.at("a", nowhere, 10*time.Millisecond), w.at("b", nowhere, 12*time.Millisecond), w.at("c", nowhere, 13*time.Millisecond))
+		if got, want := w.only(), []string{"a", "b"}; !slices.Equal(got, want) {
+			t.Errorf("picked %v, want %v", got, want)
+		}
+	})
+}
+
 func TestANearerCircleIsPickedThoughItMeasuresFarther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{})

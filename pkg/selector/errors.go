@@ -18,7 +18,8 @@ var (
 	// ErrNoInstance is matched by every [NoInstanceError].
 	ErrNoInstance = errors.New("selector: no usable instance")
 	// ErrNoSnapshot means that nothing is known of the service yet, because the
-	// registry has not answered.
+	// registry has not answered. The error of ctx is in it too only if ctx has ended,
+	// not when [Options.FirstSnapshot] has passed.
 	ErrNoSnapshot = errors.New("selector: the registry has not answered yet")
 	// ErrBudget is in the error of a call that failed and was not retried, because
 	// too many calls to the service are retries already, see [Retry.Budget]. The

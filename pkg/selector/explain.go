@@ -79,6 +79,9 @@ func (c *Candidate) UnmarshalJSON(data []byte) error {
 // Explain returns what a pick would see now. It waits for the first snapshot as Pick
 // does. The error for a service without instances is [ErrUnknownService].
 func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) {
+	if err := r.checkFrom(); err != nil {
+		return Explanation{}, err
+	}
 	svc, err := s.service(r.Service)
 	if err != nil {
 		return Explanation{}, err

@@ -18,7 +18,8 @@ import (
 
 // Options configure [New]. The zero value is ready to use.
 type Options struct {
-	// Location of the caller. Default: PROXIMA_REGION, PROXIMA_ZONE and the other
+	// Location of the caller, with the names that instances announce: see
+	// [topology.Location.Validate]. Default: PROXIMA_REGION, PROXIMA_ZONE and the other
 	// variables of [topology.Environment].
 	Location topology.Location
 	// Labels of the caller, for levels that are metadata keys.
@@ -64,8 +65,10 @@ type Options struct {
 // Near bounds the near set of a circle: the instances no farther than the nearest
 // one plus Slack, or than Factor times its distance, whichever is more.
 type Near struct {
-	Slack  time.Duration // default 1ms
-	Factor float64       // default 1.25
+	// Slack is by default 1ms, and 0.2ms where no zone is known, of the caller or of any
+	// instance: what zones differ by must not count as equally near then.
+	Slack  time.Duration
+	Factor float64 // default 1.25
 }
 
 // Spill is when calls leave the nearest circle that has usable instances. A call leaves
@@ -137,7 +140,6 @@ func (o Options) withDefaults() (Options, error) {
 		o.Strategy = P2C
 	}
 	setDefault(&o.Probe.Kind, ProbeConnect)
-	setDefault(&o.Near.Slack, time.Millisecond)
 	setDefault(&o.Near.Factor, 1.25)
 	setDefault(&o.Ramp.Up, 30*time.Second)
 	setDefault(&o.FirstSnapshot, 5*time.Second)
@@ -200,6 +202,15 @@ func (o *Options) validate() error {
 	case math.IsNaN(o.Retry.Budget):
 		return errors.New("selector: the retry budget is not a number")
 	}
+	// An instance cannot be at a place with another name, so nothing would be near.
+	if err := o.Location.Validate(); err != nil {
+		return fmt.Errorf("selector: Options.Location: %w", err)
+	}
+	for _, region := range o.Spill.Regions {
+		if err := (topology.Location{Region: region}).Validate(); err != nil || region == "" {
+			return fmt.Errorf("selector: Spill.Regions: region %q: %s", region, topology.NameRule)
+		}
+	}
 	return nil
 }
 
@@ -213,7 +224,8 @@ type Request struct {
 	// Protocol that the instance must have an endpoint of ([events.HTTP] …).
 	// Default: any; call then looks which endpoints the instance has.
 	Protocol string
-	// From is the place that is to be near. Default: the selector's own.
+	// From is the place that is to be near, with names as in [Options.Location].
+	// Default: the selector's own.
 	From *topology.Location
 	// Key is what [ConsistentHash] hashes. Other strategies ignore it.
 	Key string
@@ -230,4 +242,18 @@ type Request struct {
 	// tried were picked before for the same call. From the third attempt on
 	// the nearest circle is not the first to be searched.
 	tried []*table.Node
+}
+
+// checkFrom returns an error for a place where no instance can be.
+func (r *Request) checkFrom() error {
+	if r.From == nil || r.From.Validate() == nil {
+		return nil
+	}
+	from := *r.From
+	from.Normalize()
+	if err := from.Validate(); err != nil {
+		return fmt.Errorf("selector: Request.From: %w", err)
+	}
+	r.From = &from
+	return nil
 }

@@ -1,6 +1,7 @@
 package selector_test
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -31,6 +33,8 @@ func TestNewRefusesWhatCannotWork(t *testing.T) {
 		{"price", selector.Options{Spill: selector.Spill{Price: -1}}, "selector: spill price -1ns, want at least 0s"},
 		{"within", selector.Options{Spill: selector.Spill{Within: "rack"}}, `selector: calls stay within "rack", want one of the levels ["zone" "region"]`},
 		{"regions", selector.Options{Spill: selector.Spill{Regions: make([]string, 31)}}, "selector: 2 levels and 31 regions in order, want at most 32 together"},
+		{"order of regions", selector.Options{Spill: selector.Spill{Regions: []string{"us", "eu.west"}}}, `selector: Spill.Regions: region "eu.west": want 1 to 63 of A-Z, a-z, 0-9, '_' and '-'`},
+		{"no region", selector.Options{Spill: selector.Spill{Regions: []string{""}}}, `selector: Spill.Regions: region "": want 1 to 63`},
 		{"connection", selector.Options{}, "selector: kv: open: no NATS connection was given"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -44,6 +48,68 @@ func TestNewRefusesWhatCannotWork(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An instance cannot announce such a place, so nothing would be near it.
+var impossible = map[string]struct {
+	at   topology.Location
+	want string
+}{
+	"dot":     {topology.Location{Region: "eu.west"}, `region "eu.west": want 1 to 63 of A-Z, a-z, 0-9, '_' and '-'`},
+	"blank":   {topology.Location{Region: "eu", Zone: "eu west"}, `zone "eu west": want 1 to 63 of A-Z, a-z, 0-9, '_' and '-'`},
+	"blanks":  {topology.Location{Region: " eu"}, `region " eu": want 1 to 63 of A-Z, a-z, 0-9, '_' and '-'`},
+	"newline": {topology.Location{Region: "eu", Zone: "eu-a\r\n"}, `zone "eu-a\r\n": want 1 to 63 of A-Z, a-z, 0-9, '_' and '-'`},
+	"long":    {topology.Location{Region: strings.Repeat("a", 64)}, `region "` + strings.Repeat("a", 64) + `": want 1 to 63 of A-Z, a-z, 0-9, '_' and '-'`},
+	"slash":   {topology.Location{Rack: "a/b"}, `rack "a/b": want at most 255 bytes of printable text without '/'`},
+	"control": {topology.Location{Host: "a\x1bb"}, `host "a\x1bb": want at most 255 bytes of printable text without '/'`},
+}
+
+func TestALocationWhereNoInstanceCanBeIsAnError(t *testing.T) {
+	for name, tt := range impossible {
+		t.Run(name, func(t *testing.T) {
+			if _, err := events.Encode(events.Instance{ID: "a", Service: "user", Location: tt.at, Endpoints: map[string]string{events.TCP: "a:1"}}); err == nil {
+				t.Fatal("an instance can be there")
+			}
+			want := func(what string, err error) {
+				t.Helper()
+				if _, ok := errors.AsType[*topology.FieldError](err); !ok || err.Error() != "selector: "+what+": "+tt.want {
+					t.Errorf("%s: error %q, want %q", what, err, tt.want)
+				}
+			}
+			_, err := selector.New(t.Context(), nil, selector.Options{Source: always(), Location: tt.at})
+			want("Options.Location", err)
+			s, err := selector.New(t.Context(), nil, selector.Options{Source: always(instance("a", home)), Location: home})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = s.Close() }()
+			r := selector.Request{Service: "user", From: &tt.at}
+			_, err = s.PickFor(t.Context(), r)
+			want("Request.From", err)
+			_, err = s.Explain(t.Context(), r)
+			want("Request.From", err)
+			want("Request.From", s.DoFor(t.Context(), r, nil))
+			if n := s.Views("user"); n > 0 {
+				t.Errorf("%d views of such places are kept", n)
+			}
+		})
+	}
+}
+
+func TestAnUnderscoreInTheRequestIsUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, instance("here", home), instance("far", farAway))
+		from := topology.Location{Region: "eu", Zone: "_"}
+		if e := w.explain(selector.Request{From: &from}); e.From != "eu/_" || e.Instances[0].ID != "far" || e.Instances[0].Circle != "region" {
+			t.Errorf("from %s: %+v", e.From, e.Instances[0])
+		}
+		if p := w.pick(selector.Request{From: &from}); p.ID != "far" || p.Circle() != "region" {
+			t.Errorf("picked %s in %s, want far in region", p.ID, p.Circle())
+		}
+		if from.Zone != "_" {
+			t.Error("the caller's location was changed")
+		}
+	})
 }
 
 func manyLevels(n int) topology.Levels {

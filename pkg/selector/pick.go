@@ -207,7 +207,8 @@ func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 	return s.PickFor(ctx, Request{Service: service})
 }
 
-// PickFor is Pick for a [Request].
+// PickFor is Pick for a [Request]. A [Request.From] where no instance can be is a
+// [topology.FieldError].
 func (s *Selector) PickFor(ctx context.Context, r Request) (Pick, error) {
 	p, err := s.pickFor(ctx, &r)
 	for r.Wait && len(r.tried) == 0 && (errors.Is(err, ErrUnknownService) || errors.Is(err, ErrNoInstance)) {
@@ -243,6 +244,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 func (s *Selector) pickFor(ctx context.Context, r *Request) (Pick, error) {
+	if err := r.checkFrom(); err != nil {
+		return Pick{}, err
+	}
 	svc, err := s.service(r.Service)
 	if err != nil {
 		return Pick{}, err
@@ -264,10 +268,10 @@ func (s *Selector) pickFor(ctx context.Context, r *Request) (Pick, error) {
 
 // await waits for the first snapshot of a service.
 func (s *Selector) await(ctx context.Context, svc *service, r *Request) (*view, *table.Table, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.opts.FirstSnapshot)
-	defer cancel()
+	late := time.NewTimer(s.opts.FirstSnapshot)
+	defer late.Stop()
 	for {
-		if err := svc.await(ctx); err != nil {
+		if err := svc.await(ctx, late.C); err != nil {
 			return nil, nil, err
 		}
 		v := svc.view(r)

@@ -283,8 +283,9 @@ func (svc *service) dueLocked(at time.Duration) {
 	}
 }
 
-// await waits for the first snapshot, or until the service is forgotten.
-func (svc *service) await(ctx context.Context) error {
+// await waits for the first snapshot, or until the service is forgotten. The error is that
+// of ctx only if ctx has ended: late is the selector's own limit, not the caller's.
+func (svc *service) await(ctx context.Context, late <-chan time.Time) error {
 	svc.waiting.Add(1)
 	defer svc.waiting.Add(-1)
 	svc.lastAsked.Store(int64(svc.Now()))
@@ -293,6 +294,8 @@ func (svc *service) await(ctx context.Context) error {
 	case <-svc.run.Done():
 	case <-ctx.Done():
 		return fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err())
+	case <-late:
+		return fmt.Errorf("%w after %v, nothing is known of service %q", ErrNoSnapshot, svc.sel.opts.FirstSnapshot, svc.name)
 	}
 	return nil
 }

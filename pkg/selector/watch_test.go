@@ -102,24 +102,42 @@ func TestTheWaitForTheFirstSnapshotIsBounded(t *testing.T) {
 		w := newWorld(t, selector.Options{})
 		for _, tt := range []struct {
 			name  string
-			limit time.Duration
+			limit time.Duration // of the caller; 0: none
 			want  time.Duration
-			cause error
+			text  string
 		}{
-			{"by the option", time.Minute, 5 * time.Second, context.DeadlineExceeded},
-			{"by the context", time.Second, time.Second, context.DeadlineExceeded},
+			{"by the option, without a deadline", 0, 5 * time.Second, `selector: the registry has not answered yet after 5s, nothing is known of service "user"`},
+			{"by the option, before the deadline", time.Minute, 5 * time.Second, `selector: the registry has not answered yet after 5s, nothing is known of service "user"`},
+			{"by the context", time.Second, time.Second, `selector: the registry has not answered yet, nothing is known of service "user": context deadline exceeded`},
 		} {
-			ctx, cancel := context.WithTimeout(t.Context(), tt.limit)
-			begin := time.Now()
-			_, err := w.Pick(ctx, "user")
-			if took := time.Since(begin); took != tt.want {
-				t.Errorf("%s: waited %v, want %v", tt.name, took, tt.want)
+			ctx, cancel := t.Context(), context.CancelFunc(func() {})
+			if tt.limit > 0 {
+				ctx, cancel = context.WithTimeout(t.Context(), tt.limit)
 			}
-			if !errors.Is(err, selector.ErrNoSnapshot) || !errors.Is(err, tt.cause) {
-				t.Errorf("%s: error %v, want ErrNoSnapshot and %v", tt.name, err, tt.cause)
-			}
-			if want := `selector: the registry has not answered yet, nothing is known of service "user": context deadline exceeded`; err.Error() != want {
-				t.Errorf("%s: error %q, want %q", tt.name, err, want)
+			for name, ask := range map[string]func() error{
+				"Pick": func() error { _, err := w.Pick(ctx, "user"); return err },
+				"Wait": func() error {
+					_, err := w.PickFor(ctx, selector.Request{Service: "user", Wait: true})
+					return err
+				},
+				"Do":      func() error { return w.Do(ctx, "user", nil) },
+				"Explain": func() error { _, err := w.Explain(ctx, selector.Request{Service: "user"}); return err },
+			} {
+				if ctx.Err() != nil {
+					break // they would not wait
+				}
+				begin := time.Now()
+				err := ask()
+				if took := time.Since(begin); took != tt.want {
+					t.Errorf("%s, %s: waited %v, want %v", tt.name, name, took, tt.want)
+				}
+				if !errors.Is(err, selector.ErrNoSnapshot) || err.Error() != tt.text {
+					t.Errorf("%s, %s: error %q, want %q", tt.name, name, err, tt.text)
+				}
+				// A caller takes it for its own time-out only if it is one.
+				if got, want := errors.Is(err, context.DeadlineExceeded), ctx.Err() != nil; got != want {
+					t.Errorf("%s, %s: it is DeadlineExceeded: %v, want %v", tt.name, name, got, want)
+				}
 			}
 			cancel()
 		}

@@ -1,7 +1,8 @@
 // Package load finds out how busy an instance is.
 //
 // [Ask] asks the instance by HTTP. [Measure] measures the process that is the
-// instance, on Linux. Both return a function for kv.AnnounceOptions.Load.
+// instance, on Linux. Both return a function for kv.AnnounceOptions.Load. [InFlight]
+// counts the calls to that process.
 package load
 
 import (

@@ -83,8 +83,30 @@ func (m *meter) load() (events.Beat, bool) {
 	// for it.
 	used := max(0, now.used-before.used)
 	b := events.Beat{CPU: min(1, used.Seconds()/elapsed.Seconds()/now.cpus), Memory: min(1, memory)}
-	b.InFlight, b.Queue = m.calls()
+	b.InFlight, b.Queue, _ = m.calls()
 	return b, true
+}
+
+// InFlight returns the function for kv.AnnounceOptions.InFlight that counts the calls to
+// the process pid: connections to the ports of its endpoints, also those that it has not
+// accepted yet. An idle connection counts. So does one call as long as the calls are not
+// known: a port has no listener where the process runs. The function is nil when
+// connections are not all of its calls.
+func InFlight(pid int, endpoints map[string]string) func() int {
+	ports := Ports(endpoints)
+	m, err := newMeter("/", pid, ports, 0)
+	if len(ports) != len(endpoints) || len(ports) == 0 || err != nil {
+		return nil
+	}
+	return m.inFlight
+}
+
+func (m *meter) inFlight() int {
+	accepted, waiting, known := m.calls()
+	if !known {
+		return 1
+	}
+	return accepted + waiting
 }
 
 // read reads the processor time.
@@ -196,20 +218,21 @@ const (
 )
 
 // calls counts the connections to the ports: those accepted, and those that wait
-// to be accepted.
-func (m *meter) calls() (accepted, waiting int) {
+// to be accepted. They are known when each port has a listener.
+func (m *meter) calls() (accepted, waiting int, known bool) {
 	if len(m.ports) == 0 {
-		return 0, 0
+		return 0, 0, false
 	}
 	// The directory of a process has the sockets of its network namespace.
 	process, err := procfs.NewFS(filepath.Join(m.root, "proc", strconv.Itoa(m.pid)))
 	if err != nil {
-		return 0, 0 // it has ended
+		return 0, 0, false // it has ended
 	}
 	// Netlink, which procfs recommends instead, shows only the sockets of the
 	// announcer's own network namespace.
 	v4, _ := process.NetTCP()  //nolint:staticcheck // deprecated, see above
 	v6, _ := process.NetTCP6() //nolint:staticcheck // deprecated, see above; fails without IPv6
+	unheard := slices.Clone(m.ports)
 	for _, s := range slices.Concat(v4, v6) {
 		switch {
 		case !slices.Contains(m.ports, uint16(s.LocalPort)):
@@ -217,8 +240,9 @@ func (m *meter) calls() (accepted, waiting int) {
 			accepted++
 		case s.St == listening: // its queue is the number of those that wait
 			waiting += int(s.RxQueue)
+			unheard = slices.DeleteFunc(unheard, func(port uint16) bool { return port == uint16(s.LocalPort) })
 		}
 	}
 	const most = 1_000_000 // in a beat
-	return min(accepted, most), min(waiting, most)
+	return min(accepted, most), min(waiting, most), len(unheard) == 0
 }

@@ -191,10 +191,38 @@ func TestOnlyConnectionsToItsPortsAreItsCalls(t *testing.T) {
 				"   1: 0000000000000000FFFF00000100007F:1F90 0000000000000000FFFF00000100007F:B2C7 01 00000000:00000000" + rest + "2 1\n",
 		})
 		f.load()
+		inFlight := func(what string, want int) {
+			t.Helper()
+			if got := f.inFlight(); got != want {
+				t.Errorf("%s: %d in flight, want %d", what, got, want)
+			}
+		}
 		f.wants("four and six", events.Beat{InFlight: 2, Queue: 14})
+		inFlight("four and six", 16)
 		f.ports = Ports(map[string]string{"http": "10.0.0.5:8080", "tcp": "[::1]:9091", "nats": "a.b"})
 		f.wants("one port", events.Beat{InFlight: 2, Queue: 3})
+		f.ports = []uint16{0x1F91}
+		inFlight("nothing but a queue", 9)
+		// The port is mapped by another host: its connections are not seen here.
+		f.ports = []uint16{0x1F90, 9091}
+		inFlight("a port without a listener", 1)
 		f.ports = Ports(map[string]string{"nats": "a.b"})
 		f.wants("no port", events.Beat{})
 	})
+}
+
+func TestConnectionsAreAllCallsOnlyWithoutOtherEndpoints(t *testing.T) {
+	for _, tt := range []struct {
+		endpoints map[string]string
+		want      bool
+	}{
+		{map[string]string{"http": "10.0.0.5:8080", "grpc": "10.0.0.5:9090"}, true},
+		{map[string]string{"http": "10.0.0.5:8080", "nats": "user"}, false}, // its calls by NATS are not seen
+		{map[string]string{"nats": "user"}, false},
+		{nil, false},
+	} {
+		if got := InFlight(os.Getpid(), tt.endpoints) != nil; got != tt.want {
+			t.Errorf("%v: counted %t, want %t", tt.endpoints, got, tt.want)
+		}
+	}
 }

@@ -22,7 +22,7 @@ type Shared struct {
 
 	Classify func(error) uint8 // an [Outcome]
 
-	NearSlack  time.Duration
+	NearSlack  time.Duration // 0: by what the levels know, see [Table.slack]
 	NearFactor float64
 	RampUp     time.Duration
 	Regions    []string // outside of Levels, in the order in which they are tried
@@ -64,8 +64,41 @@ func (s *Shared) Circle(from, to topology.Place) uint8 {
 }
 
 // nearLimit is the greatest distance of a near set whose nearest is at best.
-func (s *Shared) nearLimit(best time.Duration) time.Duration {
-	return max(best+s.NearSlack, time.Duration(float64(best)*s.NearFactor))
+func (t *Table) nearLimit(best time.Duration) time.Duration {
+	return max(best+t.slack(), time.Duration(float64(best)*t.NearFactor))
+}
+
+// slack is by how much an instance of a near set may be farther than the nearest. Zones
+// differ by a millisecond or less, so it is less where only distances tell them apart.
+func (t *Table) slack() time.Duration {
+	switch {
+	case t.NearSlack > 0:
+		return t.NearSlack
+	case t.placed && t.somePlaced:
+		return nearSlack
+	}
+	return blindSlack
+}
+
+// placed reports whether anything is known of a place that is narrower than a region.
+func (s *Shared) placed(p topology.Place) bool {
+	for _, l := range s.Levels {
+		known := p.Labels[string(l)]
+		switch l {
+		case topology.Region:
+			known = ""
+		case topology.Zone:
+			known = p.Zone
+		case topology.Rack:
+			known = p.Rack
+		case topology.Host:
+			known = p.Host
+		}
+		if known != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // lens is what a table is built for: the place that is to be near, and the protocol
@@ -73,6 +106,7 @@ func (s *Shared) nearLimit(best time.Duration) time.Duration {
 type lens struct {
 	*Shared
 	Home      bool // Place is the selector's own
+	placed    bool // something narrower than the region of Place is known
 	near      bool // Place is in its innermost circle, so that distances measured here count
 	Protocols Protocols
 	Place     topology.Place
@@ -106,6 +140,7 @@ func NewBuilder(s *Shared, from *topology.Location, p Protocols) *Builder {
 		b.Place = topology.Place{Location: *from}
 		b.near = s.Levels.Circle(s.Origin, b.Place) == 0
 	}
+	b.placed = s.placed(b.Place)
 	if s.Kind == KindHash {
 		b.rings = make([]atomic.Pointer[ring], len(s.Assumed))
 	}
@@ -162,6 +197,7 @@ func (b *Builder) assemble(members []Member, now time.Duration, generation uint6
 	for i := range members {
 		d.judge(&d.verdicts[i], &members[i])
 		d.put(i, &d.verdicts[i], &members[i])
+		t.somePlaced = t.somePlaced || members[i].placed
 	}
 	t.counts = t.sizes
 	if d.fill() {
@@ -175,7 +211,7 @@ func (b *Builder) assemble(members []Member, now time.Duration, generation uint6
 	for i := range t.circles {
 		c, size := &t.circles[i], t.sizes[i]
 		c.index = b.order.circles[i%levels]
-		c.limit = b.nearLimit(c.best)
+		c.limit = t.nearLimit(c.best)
 		c.backing, space = space[:size:size], space[size:]
 		c.near, c.rest = c.backing[:0], c.backing[size:]
 		if size == 0 {

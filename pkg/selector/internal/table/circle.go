@@ -41,7 +41,7 @@ func (c *Circle) demotedFor() time.Duration { return cmp.Or(c.measured, c.best) 
 // farther returns the nodes behind the near set in bands of about equal distance,
 // nearest first; for Nearest all nodes, each a band. They are needed when no node of
 // the near set is available, so they are sorted only then.
-func (c *Circle) farther(l *lens) [][]*Node {
+func (c *Circle) farther(l *Table) [][]*Node {
 	c.bandsOnce.Do(func() {
 		one := l.Kind == KindNearest
 		nodes := slices.Clone(c.rest)

@@ -22,6 +22,7 @@ type Member struct {
 	Suspect            bool
 	Evacuated          bool          // an operator has evacuated its place
 	DiscountedFailures int32         // of the failed probes in a row, those that prove nothing
+	placed             bool          // something narrower than its region is known
 	halfOpen           bool          // its breaker is half-open
 	breaker            breaker.State // at the last Refresh
 	weight             uint16        // as announced
@@ -36,6 +37,7 @@ func NewMember(n *Node, e events.Entry, born time.Duration, stale bool) Member {
 		n.Path.SetCoordinate(e.Coordinate)
 	}
 	m := Member{Node: n, In: e.Instance, Circle: n.Home, Suspect: e.Suspect, Evacuated: e.Evacuated, Protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), Born: born}
+	m.placed = n.placed(e.Place())
 	m.DiscountFailures()
 	m.Refresh(stale)
 	return m

@@ -97,7 +97,7 @@ func (a *search) from(c *Circle) (f Choice, ok bool) {
 	if ok || len(c.backing) == len(c.near) && a.Kind != KindNearest {
 		return f, ok
 	}
-	for _, band := range c.farther(a.lens) {
+	for _, band := range c.farther(a.Table) {
 		if f, ok = a.one(band, c); ok {
 			return f, true
 		}

@@ -22,20 +22,21 @@ type Table struct {
 	// circles are first those of usable instances, nearest first (or in the order of
 	// the builder), then those of suspects, and so on through the states before
 	// NotReady: the order in which instances are tried.
-	circles   []Circle
-	preferred []*Circle          // those of best that are not empty, if best is Usable or Suspect
-	fillIns   map[*Node]struct{} // nodes that are used although their breakers are open
-	Panic     bool               // fewer than half are usable
-	sizes     []uint32           // of circles, in the same order, through all states
-	weights   []int              // the sums of their weights
-	counts    []uint32           // as sizes, with those that fill in under their own state
-	rank      []uint8            // the place of each circle in the order
-	levels    int                // circles of each state
-	Size      int                // instances, in any state
-	rampingUp bool               // some are new
-	at        time.Duration      // when it was built, on the selector's clock
-	newSince  time.Duration      // instances that started after that are new
-	Due       time.Duration      // when the next one must be built though nothing else changes
+	circles    []Circle
+	preferred  []*Circle          // those of best that are not empty, if best is Usable or Suspect
+	fillIns    map[*Node]struct{} // nodes that are used although their breakers are open
+	Panic      bool               // fewer than half are usable
+	sizes      []uint32           // of circles, in the same order, through all states
+	weights    []int              // the sums of their weights
+	counts     []uint32           // as sizes, with those that fill in under their own state
+	rank       []uint8            // the place of each circle in the order
+	levels     int                // circles of each state
+	Size       int                // instances, in any state
+	rampingUp  bool               // some are new
+	somePlaced bool               // of some more is known than the region
+	at         time.Duration      // when it was built, on the selector's clock
+	newSince   time.Duration      // instances that started after that are new
+	Due        time.Duration      // when the next one must be built though nothing else changes
 
 	Generation uint64
 }

@@ -19,6 +19,10 @@ import (
 //   - A beat counts for beatFresh: an instance sends three in that time, so two may
 //     be lost.
 const (
+	// blindSlack and nearSlack are the slack of near sets where no zone is known, and
+	// where zones are, see [Table.slack].
+	blindSlack = 200 * time.Microsecond
+	nearSlack  = time.Millisecond
 	// tick is the unit of times that are kept in few bits: about a millisecond, and
 	// a power of two, because a division takes long.
 	tick = 1 << 20 * time.Nanosecond

@@ -11,7 +11,7 @@ func TestTheTimesFitTogether(t *testing.T) {
 		name string
 		time time.Duration
 	}{
-		{"tick", tick}, {"busyGap", busyGap}, {"rampEvery", rampEvery}, {"trustedFor", trustedFor}, {"decay", decay}, {"beatFresh", beatFresh},
+		{"blindSlack", blindSlack}, {"nearSlack", nearSlack}, {"tick", tick}, {"busyGap", busyGap}, {"rampEvery", rampEvery}, {"trustedFor", trustedFor}, {"decay", decay}, {"beatFresh", beatFresh},
 	}
 	for i, x := range order[1:] {
 		if before := order[i]; before.time >= x.time {
