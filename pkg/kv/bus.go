@@ -141,7 +141,7 @@ func date(all []kept, now time.Time) {
 		since = 0
 	}
 	for i := range all {
-		all[i].age = min(since+newest.Sub(all[i].at), samplesAge)
+		all[i].age = min(since+min(newest.Sub(all[i].at), samplesAge), samplesAge)
 	}
 }
 

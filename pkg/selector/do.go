@@ -43,8 +43,11 @@ func (p *Pick) Try(ctx context.Context, call func(context.Context) error) error 
 	defer giveUp(nil)
 	stop := p.AfterSlow(ctx, func() { giveUp(ErrSlow) })
 	err := call(attempt)
-	if !stop() && err != nil && ctx.Err() == nil {
+	switch slow := !stop(); {
+	case slow && err != nil && ctx.Err() == nil:
 		err = fmt.Errorf("%w: %w", ErrSlow, context.DeadlineExceeded)
+	case slow && err != nil && errors.Is(err, context.Canceled): // both ended at the same time
+		err = ctx.Err()
 	}
 	return err
 }
@@ -196,6 +199,8 @@ func (p *Pick) AfterSlow(ctx context.Context, late func()) (stop func() bool) {
 	}
 	s := &slowness{node: p.node, ended: p.node.Ended(), began: time.Now(), late: late}
 	s.until, s.ends = ctx.Deadline()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.timer = time.AfterFunc(slowAtLeast, s.look)
 	return s.stop
 }
@@ -224,10 +229,17 @@ type slowness struct {
 }
 
 func (s *slowness) look() {
+	if s.hanging() {
+		s.late()
+	}
+}
+
+// hanging reports whether late is to be called; else it sets the time of the next look.
+func (s *slowness) hanging() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.done {
-		return
+		return false
 	}
 	took := time.Since(s.began)
 	limit, enough := s.node.TimeLimit(slowAtLeast, slowTypical, slowSlowest)
@@ -243,12 +255,12 @@ func (s *slowness) look() {
 		s.timer.Reset(max(limit, slowAtLeast))
 	case took < limit:
 		s.timer.Reset(min(limit-took, slowAtLeast))
-	case s.ends && time.Until(s.until) < enough:
+	case s.ends && time.Until(s.until) <= enough:
 		s.done = true // another instance would not have the time either
 	default:
 		s.done, s.hangs = true, true
-		s.late()
 	}
+	return s.hangs
 }
 
 func (s *slowness) stop() bool {
