@@ -80,15 +80,14 @@ func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Conte
 		if !t.more() {
 			p.flags |= pickLast
 		}
-		if err = p.run(ctx, call); err == nil {
+		if p, err = t.attempt(ctx, p, call); err == nil {
 			return nil
 		}
 		outcome := s.opts.Retry.Classify(err)
 		if outcome == Answer || outcome == Success {
 			return answer(err)
 		}
-		r.tried = append(r.tried, p.node)
-		t.attempts++
+		t.tried(p)
 		t.last = &CallError{Service: r.Service, Attempts: t.attempts, Instance: p.ID, Circle: p.Circle(), Err: err}
 		if outcome == Canceled || t.enough(ctx) {
 			return t.last
@@ -118,6 +117,12 @@ type tries struct {
 func (t *tries) more() bool {
 	return t.attempts+1 < t.opts.Retry.Attempts && !t.request.NonIdempotent && t.opts.Retry.Budget >= 0 &&
 		len(t.request.tried)+1 < int(t.svc.Listed.Load())
+}
+
+// tried notes an attempt that failed.
+func (t *tries) tried(p Pick) {
+	t.request.tried = append(t.request.tried, p.node)
+	t.attempts++
 }
 
 const (

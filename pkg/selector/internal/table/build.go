@@ -33,6 +33,7 @@ type Shared struct {
 	AllHeld     atomic.Uint64  // of them, those held against an instance, see [Node.hold]
 	PeriodStart atomic.Int64   // when the last period began, see [Node.GiveUp]
 	Slowest     atomic.Int64   // the longest success lately, in nanoseconds, if it took more than leastSlowest
+	P95         atomic.Int64   // in which 95 % of the successes end, in nanoseconds; 0: not known
 	Typical     []atomic.Int64 // by home circle: the mean duration of successes lately, in nanoseconds; 0: not known
 	Listed      atomic.Int64   // instances listed
 

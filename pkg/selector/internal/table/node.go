@@ -258,8 +258,26 @@ func (n *Node) Succeeded(took time.Duration, now uint32) {
 		n.average(ns, sample, minWeight, 1, idle, now)
 	}
 	n.measured.Add(uint64(took/time.Microsecond)<<measuredBits | 1)
+	n.learnP95(int64(took))
 	if took > leastSlowest && int64(took) > n.Slowest.Load() {
 		n.Slowest.Store(int64(took))
+	}
+}
+
+// p95Step is how far a duration moves the estimate of the 95th percentile.
+const p95Step = 0.1
+
+// learnP95 moves the estimate up by 19 parts for a longer duration, and down by one for a
+// shorter one: it rests where one of twenty is longer. (Robbins and Monro, A Stochastic
+// Approximation Method, 1951.)
+func (s *Shared) learnP95(took int64) {
+	switch q := s.P95.Load(); {
+	case q == 0:
+		s.P95.Store(2 * max(1, took))
+	case took > q:
+		s.P95.Store(int64(float64(q)*(1+0.95*p95Step)) + 1)
+	default:
+		s.P95.Store(int64(float64(q) * (1 - 0.05*p95Step)))
 	}
 }
 
@@ -285,8 +303,8 @@ func (n *Node) Answered(now uint32) bool {
 
 // Stale reports whether no duration has been learned since a time.
 func (n *Node) Stale(since uint32) bool {
-	_, at := unpackCost(n.cost.Load())
-	return int32(since-at) > 0
+	ns, at := unpackCost(n.cost.Load())
+	return ns == 0 || int32(since-at) > 0
 }
 
 // Learn takes in how a call ended that took so long. It reports whether the call was
