@@ -45,7 +45,7 @@ type Selector struct {
 	home      topology.Place
 	fields    fields             // of locations, that are levels
 	alike     *topology.Location // the fields of home: callers there see what the selector sees; nil: unless they have its labels
-	assumed   []time.Duration // by circle
+	assumed   []time.Duration    // by circle
 	leave     spill.Options
 	outermost uint8     // circle that calls may be made to
 	epoch     time.Time // when the selector's clock was 0
