@@ -88,7 +88,7 @@ func (w *contractWorld) announce() {
 	w.write(map[string]any{"team": "a"})
 	w.filed = w.start(w.announcer, append(at, "file", w.file, "--poll", "100ms", "--check-interval", "50ms")...)
 	w.mortal = w.start(w.announcer, append(at, "run", "--service", "mortal", "--id", "four", "--endpoint", "tcp="+address, "--ttl", "1s", "--check", "none")...)
-	w.start(w.announcer, append(at, "run", "--service", "mortal", "--id", "five", "--endpoint", "tcp="+address, "--check", "none")...) // the last one would be a suspect
+	w.start(w.announcer, append(at, "run", "--service", "mortal", "--id", "five", "--endpoint", "tcp="+address, "--ttl", "3s", "--check", "none")...) // the last one would be a suspect
 	w.listed("user", "one", "up")
 	w.listed("filed", "three", "up")
 	w.listed("mortal", "four", "up")
