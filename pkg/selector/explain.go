@@ -138,7 +138,7 @@ func candidate(e *table.Explanation, s *table.Standing, protocol string) Candida
 		Breaker:        s.Breaker.State().String(),
 		Suspect:        s.Suspect,
 		Evacuated:      s.Evacuated,
-		Dead:           s.State() == table.Dead,
+		Dead:           s.State() == table.Dead || s.State() == table.Gone,
 		InFlight:       int(s.InFlight()),
 		Picks:          s.Picks(),
 		CallMS:         table.Milliseconds(s.Average()),

@@ -72,7 +72,7 @@ func circleOf(t *table.Table, index uint8) Circle {
 		Name: t.Name(index), Instances: t.Instances(index), Usable: t.Count(index, table.Usable),
 		Open: t.Count(index, table.Open), Draining: t.Count(index, table.Draining, table.DrainingOpen), NotReady: t.Count(index, table.NotReady),
 		Suspect: t.Count(index, table.Suspect), LastResort: t.Count(index, table.LastResort), Unreachable: t.Count(index, table.Unreachable), Evacuated: t.Count(index, table.Evacuated, table.EvacuatedOpen),
-		Dead: t.Count(index, table.Dead), OtherProtocol: t.Count(index, table.OtherProtocol), Outside: t.Count(index, table.Outside),
+		Dead: t.Count(index, table.Dead, table.Gone), OtherProtocol: t.Count(index, table.OtherProtocol), Outside: t.Count(index, table.Outside),
 	}
 }
 

@@ -195,8 +195,12 @@ func (b *Builder) assemble(members []Member, now time.Duration, generation uint6
 	b.verdicts = slices.Grow(b.verdicts[:0], len(members))[:len(members)]
 	d := draft{t, members, b.verdicts}
 	t.newSince = t.at - b.RampUp
+	gone := allGone(members)
 	for i := range members {
 		d.judge(&d.verdicts[i], &members[i])
+		if vd := &d.verdicts[i]; gone && vd.State == Dead {
+			vd.State, vd.usedAs = Gone, Gone
+		}
 		d.put(i, &d.verdicts[i], &members[i])
 		t.somePlaced = t.somePlaced || members[i].placed
 	}
