@@ -63,8 +63,14 @@ func (s *Shared) Circle(from, to topology.Place) uint8 {
 	return uint8(circle)
 }
 
-// nearLimit is the greatest distance of a near set whose nearest is at best.
+// nearLimit is the greatest distance of a near set whose nearest is at best. For
+// ConsistentHash it is the whole circle, which all callers of a zone see alike: an
+// instance near the edge would be near to some of them and not to others, and their keys
+// would not agree.
 func (t *Table) nearLimit(best time.Duration) time.Duration {
+	if t.Kind == KindHash && t.NearSlack == 0 {
+		return Never
+	}
 	return max(best+t.slack(), time.Duration(float64(best)*t.NearFactor))
 }
 
