@@ -77,6 +77,9 @@ func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Conte
 		if !t.more() {
 			p.flags |= pickLast
 		}
+		if t.attempts > 0 {
+			svc.retries.Add(1)
+		}
 		if err = p.run(ctx, call); err == nil {
 			return nil
 		}
@@ -158,6 +161,9 @@ func (t *tries) enough(ctx context.Context) bool {
 	case t.attempts >= t.opts.Retry.Attempts:
 		return true
 	case !t.svc.budget.retry(t.now()):
+		if t.opts.Retry.Budget > 0 { // else there are never retries
+			t.svc.refused.Add(1)
+		}
 		t.last.Err = fmt.Errorf("%w, so this is not tried again: %w", ErrBudget, t.last.Err)
 		return true
 	}

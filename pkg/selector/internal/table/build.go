@@ -29,12 +29,14 @@ type Shared struct {
 	Outermost  uint8    // circle that calls may be made to
 	Leave      spill.Options
 
-	AllInFlight atomic.Int64   // calls to the service, for ConsistentHash
-	AllHeld     atomic.Uint64  // of them, those held against an instance, see [Node.hold]
-	PeriodStart atomic.Int64   // when the last period began, see [Node.GiveUp]
-	Slowest     atomic.Int64   // the longest success lately, in nanoseconds, if it took more than leastSlowest
-	Typical     []atomic.Int64 // by home circle: the mean duration of successes lately, in nanoseconds; 0: not known
-	Listed      atomic.Int64   // instances listed
+	AllInFlight atomic.Int64    // calls to the service, for ConsistentHash
+	AllHeld     atomic.Uint64   // of them, those held against an instance, see [Node.hold]
+	PeriodStart atomic.Int64    // when the last period began, see [Node.GiveUp]
+	Slowest     atomic.Int64    // the longest success lately, in nanoseconds, if it took more than leastSlowest
+	Typical     []atomic.Int64  // by home circle: the mean duration of successes lately, in nanoseconds; 0: not known
+	Listed      atomic.Int64    // instances listed
+	Counts      []atomic.Uint64 // by home circle, NumCounts each: how calls ended, see [Node.Count]
+	Slow        atomic.Uint64   // attempts that were given up because the instance seemed to hang
 
 	verdicts []verdict // memory for building a table
 }
