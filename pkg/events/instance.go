@@ -53,7 +53,7 @@ const (
 // fills in Incarnation and Started, and defaults; it does not fill in ID, and it
 // does not look up Location (see topology.Detect).
 type Instance struct {
-	// ID names the instance within its service: [A-Za-z0-9_-], 1 to 63 long.
+	// ID names the instance within its service and zone: [A-Za-z0-9_-], 1 to 63 long.
 	ID string
 	// Service is a DNS label: lower-case letters, digits and '-'.
 	Service string

@@ -132,7 +132,7 @@ func (g *Group) joinLocked(m Member) {
 		return
 	}
 	pa.group = g
-	if g.byID != nil && pa.target.Key.ID != "" && g.byID[pa.target.Key.ID] != pa {
+	if g.byID != nil && pa.target.Key.ID != "" && !slices.Contains(g.byID[pa.target.Key.ID], pa) {
 		g.indexLocked(pa)
 		pa.refreshLocked(p.now())
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/latency/internal/coord"
 	"github.com/proxima-discovery/proxima/pkg/latency/internal/wire"
+	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
 const (
@@ -23,6 +24,9 @@ const (
 	// maxEarly is how many instances that this caller does not know votes are
 	// kept for.
 	maxEarly = 4096
+	// maxEarlyVotes is how many votes are kept for one of them, in all incarnations and
+	// places.
+	maxEarlyVotes = 4 * maxVotes
 	// joinChance is the chance in each second that a listener becomes a reporter
 	// while there are too few.
 	joinChance = 1.0 / 32
@@ -39,8 +43,8 @@ type shared struct {
 	publish   time.Duration // when the next batch is due
 
 	reporters map[string]*reporter
-	live      []*reporter // heard within reporterTimeout
-	byID      map[string]*Path
+	live      []*reporter        // heard within reporterTimeout
+	byID      map[string][]*Path // an id is unique in a zone: at most one of each key
 	early     map[string][]earlyVote
 	sweptAt   time.Duration // when old entries of early were last dropped
 }
@@ -55,6 +59,7 @@ type reporter struct {
 // earlyVote is a vote on an instance that this caller does not know yet.
 type earlyVote struct {
 	incarnation string
+	place       string // empty: not said
 	vote
 	receivedAt time.Duration
 }
@@ -75,7 +80,7 @@ func (g *Group) Share(ctx context.Context) error {
 		return nil
 	}
 	g.report = r
-	g.reporters, g.byID, g.early = map[string]*reporter{}, map[string]*Path{}, map[string][]earlyVote{}
+	g.reporters, g.byID, g.early = map[string]*reporter{}, map[string][]*Path{}, map[string][]earlyVote{}
 	g.publish = p.now() + jitter(batchInterval)
 	p.sharing[g.service] = g
 	for _, m := range g.members {
@@ -166,12 +171,14 @@ func (g *Group) hear(subject string, data []byte, age time.Duration) {
 // voteLocked makes a reporter's sample its vote.
 func (g *Group) voteLocked(rep *reporter, s *wire.Sample, now, age time.Duration) {
 	v := vote{rep.hash, sample{s.RTT, now - age - s.Age}}
-	pa := g.byID[s.ID]
+	pa, unclear := g.namedLocked(s.ID, s.Incarnation, s.Place)
 	if pa == nil {
-		g.keepEarlyLocked(s.ID, earlyVote{s.Incarnation, v, now})
+		if !unclear {
+			g.keepEarlyLocked(s.ID, earlyVote{s.Incarnation, s.Place, v, now})
+		}
 		return
 	}
-	if pa.target.Incarnation != s.Incarnation || !pa.acceptsLocked(v.at, now) {
+	if !pa.acceptsLocked(v.at, now) {
 		return
 	}
 	known, _ := unpackEstimate(pa.estimate.Load())
@@ -199,6 +206,32 @@ func (g *Group) voteLocked(rep *reporter, s *wire.Sample, now, age time.Duration
 	}
 }
 
+// namedLocked returns the path that a sample is of, nil if there is none. That is unclear
+// when instances of two places have the same id and incarnation, and the place is not said.
+func (g *Group) namedLocked(id, incarnation, place string) (found *Path, unclear bool) {
+	for _, pa := range g.byID[id] {
+		if !pa.isNamed(incarnation, place) {
+			continue
+		}
+		if found != nil {
+			return nil, true
+		}
+		found = pa
+	}
+	return found, false
+}
+
+// isNamed reports whether a sample of the path's id is of the path.
+func (pa *Path) isNamed(incarnation, place string) bool {
+	return pa.target.Incarnation == incarnation && (place == "" || place == pa.place())
+}
+
+// place is the region and zone of the instance, by which samples tell instances with the
+// same name apart.
+func (pa *Path) place() string {
+	return topology.Location{Region: pa.target.Key.Region, Zone: pa.target.Key.Zone}.String()
+}
+
 // keepEarlyLocked keeps a vote on an instance that this caller may learn of
 // later.
 func (g *Group) keepEarlyLocked(id string, f earlyVote) {
@@ -213,29 +246,56 @@ func (g *Group) keepEarlyLocked(id string, f earlyVote) {
 			return
 		}
 	}
-	list = slices.DeleteFunc(list, func(other earlyVote) bool { return other.reporter == f.reporter })
-	if len(list) == maxVotes {
-		list = slices.Delete(list, maxVotes-1, maxVotes)
+	same := func(other earlyVote) bool { return other.incarnation == f.incarnation && other.place == f.place }
+	list = slices.DeleteFunc(list, func(other earlyVote) bool { return other.reporter == f.reporter && same(other) })
+	votes, oldest := 0, 0
+	for i, other := range list {
+		if same(other) {
+			votes, oldest = votes+1, i
+		}
+	}
+	switch {
+	case votes == maxVotes:
+		list = slices.Delete(list, oldest, oldest+1)
+	case len(list) == maxEarlyVotes:
+		list = list[:maxEarlyVotes-1]
 	}
 	g.early[id] = slices.Insert(list, 0, f) // the newest first
 }
 
-// indexLocked adds a path to byID. It gets the votes that came before it, so
-// that its first estimate is the zone's.
+// indexLocked adds a path to byID, in the place of another one with the same key. It gets
+// the votes that came before it, so that its first estimate is the zone's.
 func (g *Group) indexLocked(pa *Path) {
-	g.byID[pa.target.Key.ID] = pa
+	id := pa.target.Key.ID
+	same := func(other *Path) bool { return other.target.Key == pa.target.Key }
+	g.byID[id] = append(slices.DeleteFunc(g.byID[id], same), pa)
+	early := g.early[id]
+	if len(early) == 0 {
+		return
+	}
 	now := g.prober.now()
-	for _, f := range g.early[pa.target.Key.ID] {
-		if f.incarnation == pa.target.Incarnation && pa.acceptsLocked(f.at, now) {
+	left := early[:0]
+	for _, f := range early {
+		if !pa.isNamed(f.incarnation, f.place) {
+			left = append(left, f)
+		} else if pa.acceptsLocked(f.at, now) {
 			pa.putVoteLocked(f.vote)
 		}
 	}
-	delete(g.early, pa.target.Key.ID)
+	if g.early[id] = left; len(left) == 0 {
+		delete(g.early, id)
+	}
 }
 
 func (g *Group) unindexLocked(pa *Path) {
-	if g.byID[pa.target.Key.ID] == pa {
-		delete(g.byID, pa.target.Key.ID)
+	id := pa.target.Key.ID
+	list := g.byID[id]
+	i := slices.Index(list, pa)
+	if i < 0 {
+		return
+	}
+	if g.byID[id] = slices.Delete(list, i, i+1); len(list) == 1 {
+		delete(g.byID, id)
 	}
 }
 
@@ -329,10 +389,14 @@ func (g *Group) batchLocked(now time.Duration) wire.Batch {
 	}
 	for _, pa := range g.ranked {
 		if len(pa.samples) > 0 && pa.target.Key.ID != "" {
-			b.Samples = append(b.Samples, wire.Sample{
+			s := wire.Sample{
 				ID: pa.target.Key.ID, Incarnation: pa.target.Incarnation,
 				RTT: median(pa.samples), Count: len(pa.samples), Age: now - pa.samples[len(pa.samples)-1].at,
-			})
+			}
+			if _, unclear := g.namedLocked(s.ID, s.Incarnation, ""); unclear {
+				s.Place = pa.place()
+			}
+			b.Samples = append(b.Samples, s)
 		}
 	}
 	return b

@@ -76,6 +76,86 @@ func TestANewCallerHasTheDistancesOfItsZoneAtOnce(t *testing.T) {
 	}
 }
 
+// An id is unique in a zone. Another zone may have an instance of the same id, and even
+// the same incarnation where those are not random.
+func TestInstancesOfTwoZonesMayHaveTheSameID(t *testing.T) {
+	for _, incarnations := range [][2]string{{"x", "y"}, {"1", "1"}} {
+		for _, early := range []bool{false, true} {
+			t.Run(fmt.Sprint(incarnations, early), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					far := []time.Duration{5 * time.Millisecond, 40 * time.Millisecond}
+					f := newFleet(t, 2, func(i int) time.Duration { return far[i] })
+					f.targets[1].Key.ID, f.targets[1].Key.Zone = f.targets[0].Key.ID, "b"
+					for i := range f.targets {
+						f.targets[i].Incarnation = incarnations[i]
+					}
+					late := func() *caller { return f.join("late", latency.Options{Dial: newNetwork(silent).Dial}) }
+					var p *caller
+					if !early {
+						p = late() // it has the paths before others tell of them
+					}
+					all := f.rush(3, 0, latency.Options{})
+					defer closeAll(t, all)
+					time.Sleep(2 * time.Minute)
+					if early {
+						p = late()
+					}
+					defer closeAll(t, []*caller{p})
+					for i, pa := range p.paths {
+						if got, want := pa.Estimate(time.Hour), (latency.Estimate{Distance: far[i], Source: latency.SourceShared}); got != want {
+							t.Errorf("%s of zone %s: %v, want %v", f.targets[i].Key.ID, f.targets[i].Key.Zone, got, want)
+						}
+					}
+					// One leaves, and the other one is heard of all the same.
+					for _, c := range append(all, p) {
+						c.group("user").Set(members(c.paths[1]))
+					}
+					far[1] = 60 * time.Millisecond
+					time.Sleep(5 * time.Minute)
+					if got := p.paths[1].Estimate(time.Hour); got.Distance != far[1] || got.Source != latency.SourceShared {
+						t.Errorf("after the other one left: %v, want %v", got, far[1])
+					}
+				})
+			})
+		}
+	}
+}
+
+// A reporter that does not say the place, as older ones, is believed where it is clear
+// which instance it speaks of.
+func TestASampleWithoutAPlaceIsOfTheOnlyInstanceThatItFits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ear{}
+		p := start(t, newNetwork(silent), latency.Options{}, latency.Caller{Bus: e, Location: zoneA, Reporter: "me"})
+		if err := p.group("user").Share(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		a, b, c := target(0), target(0), target(0)
+		b.Key.Zone, c.Key.Zone, c.Incarnation = "b", "c", "2"
+		paths := []*latency.Path{p.Path(a), p.Path(b), p.Path(c)}
+		p.group("user").Set(members(paths...))
+		for i, tt := range []struct {
+			sample string
+			want   []latency.Source
+		}{
+			{`{"id":"i0","incarnation":"1","rtt_us":1000,"count":1,"age_ms":0}`, []latency.Source{latency.SourceAssumed, latency.SourceAssumed, latency.SourceAssumed}},
+			{`{"id":"i0","incarnation":"2","rtt_us":1000,"count":1,"age_ms":0}`, []latency.Source{latency.SourceAssumed, latency.SourceAssumed, latency.SourceShared}},
+			{`{"id":"i0","incarnation":"1","place":"r/x","rtt_us":1000,"count":1,"age_ms":0}`, []latency.Source{latency.SourceAssumed, latency.SourceAssumed, latency.SourceShared}},
+			{`{"id":"i0","incarnation":"1","place":"r/b","rtt_us":1000,"count":1,"age_ms":0}`, []latency.Source{latency.SourceAssumed, latency.SourceShared, latency.SourceShared}},
+		} {
+			e.handle("latency.r.a.user.other", fmt.Appendf(nil, `{"seq":%d,"samples":[%s]}`, i+1, tt.sample), 0)
+			for k, pa := range paths {
+				if got := pa.Estimate(time.Second).Source; got != tt.want[k] {
+					t.Errorf("after %s: %d is %s, want %s", tt.sample, k, got, tt.want[k])
+				}
+			}
+		}
+		if n := p.Counts().Rejected; n > 0 {
+			t.Errorf("%d were rejected", n)
+		}
+	})
+}
+
 // What others measure may come while a probe of our own is under way: that one
 // is not joined by a second.
 func TestAPathHasOneProbeInFlight(t *testing.T) {

@@ -151,7 +151,13 @@ func (c *call) keep(resp *http.Response, good bool) {
 }
 
 // errSlow is the end of an attempt, not of the request: another instance may be faster.
-var errSlow = fmt.Errorf("no answer in the time of an attempt: %w", context.DeadlineExceeded)
+var errSlow = error(slowError{fmt.Errorf("no answer in the time of an attempt: %w", context.DeadlineExceeded)})
+
+// slowError is matched by [selector.ErrSlow].
+type slowError struct{ error }
+
+func (slowError) Is(target error) bool { return target == selector.ErrSlow }
+func (e slowError) Unwrap() error      { return e.error }
 
 // afterSlow calls late when the instance takes too long, if another instance may get the
 // request and has the time for it. stop returns false if late was called.

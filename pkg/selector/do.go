@@ -80,6 +80,9 @@ func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Conte
 		if !t.more() {
 			p.flags |= pickLast
 		}
+		if t.attempts > 0 {
+			svc.retries.Add(1)
+		}
 		if p, err = t.attempt(ctx, p, call); err == nil {
 			return nil
 		}
@@ -166,6 +169,9 @@ func (t *tries) enough(ctx context.Context) bool {
 	case t.attempts >= t.opts.Retry.Attempts:
 		return true
 	case !t.svc.budget.retry(t.now()):
+		if t.opts.Retry.Budget > 0 { // else there are never retries
+			t.svc.refused.Add(1)
+		}
 		t.last.Err = fmt.Errorf("%w, so this is not tried again: %w", ErrBudget, t.last.Err)
 		return true
 	}

@@ -101,7 +101,7 @@ func (e *NoInstanceError) Is(target error) bool { return target == ErrNoInstance
 type CallError struct {
 	Service  string
 	Attempts int    // 0: there was none
-	Instance string // ID of the last one that was tried
+	Instance string // ID of the last one that was tried, unique in its zone
 	Circle   string // where that one is
 	Err      error  // of the last attempt
 }

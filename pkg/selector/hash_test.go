@@ -6,8 +6,11 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
+	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
 // owners returns the instance of each of n keys without load.
@@ -95,6 +98,56 @@ func TestConsistentHashIsTheSameForEveryCaller(t *testing.T) {
 		b.list(b.at("i0", home, 200_000), b.at("i1", home, 500_000), b.at("i2", home, 800_000))
 		if n := moved(a.owners(500), b.owners(500)); n > 0 {
 			t.Errorf("two callers disagree about %d of 500 keys", n)
+		}
+	})
+}
+
+// Callers of a zone measure other distances, and an instance at the edge of what is near
+// is on either side of it. Their keys agree all the same.
+func TestConsistentHashIsTheSameAtTheEdgeOfTheNearSet(t *testing.T) {
+	const ms = time.Millisecond
+	for _, place := range []topology.Location{home, nextDoor, farAway, nowhere} {
+		t.Run(place.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var all [][]string
+				for caller := range 4 {
+					w := newWorld(t, hashing())
+					var entries []events.Entry
+					for i, distance := range []time.Duration{1 * ms, 11 * ms / 10, 2 * ms, 2 * ms, 21 * ms / 10, 5 * ms} {
+						jitter := time.Duration((2*caller+3*i)%7-3) * ms / 10 // ± 0.3 ms
+						entries = append(entries, w.at(fmt.Sprint("i", i), place, distance+jitter))
+					}
+					w.list(entries...)
+					all = append(all, w.owners(300))
+					for step := range 3 { // and another time
+						w.set("i2.example:80", 2*ms+time.Duration(step-1)*ms/3)
+						time.Sleep(time.Minute)
+						synctest.Wait()
+						if n := moved(all[caller], w.owners(300)); n > 0 {
+							t.Errorf("%d of 300 keys moved, as a distance changed a little", n)
+						}
+					}
+				}
+				for i, owners := range all[1:] {
+					if n := moved(all[0], owners); n > 0 {
+						t.Errorf("callers 0 and %d disagree about %d of 300 keys", i+1, n)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestConsistentHashKeepsToTheSlackThatIsSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := hashing()
+		o.Near.Slack = time.Millisecond
+		w := newWorld(t, o)
+		w.list(w.at("near", home, time.Millisecond), w.at("far", home, 5*time.Millisecond))
+		for i, id := range w.owners(100) {
+			if id != "near" {
+				t.Fatalf("key %d belongs to %s, want near", i, id)
+			}
 		}
 	})
 }

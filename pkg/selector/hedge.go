@@ -59,6 +59,7 @@ func (t *tries) attempt(ctx context.Context, p Pick, call func(context.Context, 
 				continue
 			}
 			if second, err := t.PickFor(ctx, other); err == nil {
+				t.svc.hedges.Add(1)
 				h.begin(ctx, second)
 			}
 		}

@@ -229,8 +229,10 @@ type Request struct {
 	From *topology.Location
 	// Key is what [ConsistentHash] hashes. Other strategies ignore it.
 	Key string
-	// Avoid lists the IDs of instances that are not picked. If all others are
-	// excluded too, the pick fails.
+	// Avoid lists instances that are not picked. Each is an ID, which excludes the
+	// instances of that ID in all zones; or zone/ID, or the text of an
+	// [events.Key], which exclude one: IDs are unique in a zone only. If all others
+	// are excluded too, the pick fails.
 	Avoid []string
 	// Wait makes a pick wait until there is an instance that can be picked, or the
 	// context ends; then the error is that of a pick that does not wait, with the

@@ -3,6 +3,7 @@ package selector
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"syscall"
 	"time"
@@ -38,6 +39,16 @@ const (
 	Canceled     = Outcome(table.Canceled)     // the caller gave up
 	Local        = Outcome(table.Local)        // the caller could not call: it has no file descriptors, no route, or no name for the address
 )
+
+var outcomeNames = [...]string{Success: "success", Answer: "answer", Backpressure: "backpressure", Fault: "fault", Canceled: "canceled", Local: "local"}
+
+// String is the name in metrics, such as "success".
+func (o Outcome) String() string {
+	if int(o) < len(outcomeNames) {
+		return outcomeNames[o]
+	}
+	return fmt.Sprintf("Outcome(%d)", uint8(o))
+}
 
 // Classify is the default of [Retry.Classify]: nil is a Success, an error marked
 // [Permanent] an Answer, one marked [Overloaded] is Backpressure, [context.Canceled] is

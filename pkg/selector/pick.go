@@ -123,6 +123,9 @@ func (p *Pick) end(err error, took time.Duration) {
 		}
 		late = p.node.Learn(o, took, table.Ticks(now))
 	}
+	if o != table.Success {
+		p.count(o, err, busy)
+	}
 	switch o {
 	case table.Success:
 		if p.node.Slow(took) {
@@ -142,6 +145,20 @@ func (p *Pick) end(err error, took time.Duration) {
 		} else {
 			p.pass.Done(context.Canceled) // not counted
 		}
+	}
+}
+
+// count counts the end of a pick that is no success. Of one that had answered it counts
+// only that the instance failed after that.
+func (p *Pick) count(o table.Outcome, err error, busy bool) {
+	switch {
+	case busy:
+		p.node.Count(o, 1)
+		if errors.Is(err, ErrSlow) {
+			p.node.Shared.Slow.Add(1)
+		}
+	case o == table.Fault:
+		p.node.Count(table.Broken, 1)
 	}
 }
 

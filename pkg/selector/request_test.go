@@ -202,6 +202,39 @@ func TestExcludedInstancesAreNotPicked(t *testing.T) {
 	})
 }
 
+// IDs are unique in a zone only: a StatefulSet in each zone has a user-0 in each.
+func TestInstancesWithTheSameIDAreExcludedOneByOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		other := topology.Location{Region: "eu", Zone: "us-a"} // a zone of the same name
+		key := func(at topology.Location) string { return instance("user-0", at).Key().String() }
+		w := start(t, selector.Options{Levels: topology.Levels{}},
+			instance("user-0", home), instance("user-0", nextDoor), instance("user-0", other), instance("user-0", nowhere), instance("r-0", home))
+		places := func(avoid ...string) (all []string) {
+			for range 200 {
+				p := w.pick(selector.Request{Avoid: avoid})
+				all = append(all, p.ID+" "+p.Location.String())
+				p.Done(nil)
+			}
+			slices.Sort(all)
+			return slices.Compact(all)
+		}
+		for _, tt := range []struct{ avoid, want []string }{
+			{[]string{"user-0"}, []string{"r-0 us/us-a"}},
+			{[]string{"us-b/user-0", "r-0"}, []string{"user-0 _/_", "user-0 eu/us-a", "user-0 us/us-a"}},
+			{[]string{"us-a/user-0", "r-0"}, []string{"user-0 _/_", "user-0 us/us-b"}},
+			{[]string{key(home), "us-a/r-0"}, []string{"user-0 _/_", "user-0 eu/us-a", "user-0 us/us-b"}},
+			{[]string{key(nowhere), key(other), "user.us.us-a.r-0"}, []string{"user-0 us/us-a", "user-0 us/us-b"}},
+			{[]string{"_/user-0", key(nextDoor), "us-a/user-0"}, []string{"r-0 us/us-a"}},
+			// None of these names an instance.
+			{[]string{"", "/user-0", ".user-0", "us/us-a/user-0", "us-a.user-0", "other.us.us-a.user-0", "0", "ser-0", "us-a/", "us-a"}, []string{"r-0 us/us-a", "user-0 _/_", "user-0 eu/us-a", "user-0 us/us-a", "user-0 us/us-b"}},
+		} {
+			if got := places(tt.avoid...); !slices.Equal(got, tt.want) {
+				t.Errorf("avoiding %q: picked %q, want %q", tt.avoid, got, tt.want)
+			}
+		}
+	})
+}
+
 func TestOnPickIsCalledForEveryPickAndCannotEndIt(t *testing.T) {
 	for _, strategy := range selector.Strategies() {
 		t.Run(string(strategy), func(t *testing.T) {

@@ -48,10 +48,13 @@ type service struct {
 	lastAsked  atomic.Int64                    // when a pick last found it empty, on the selector's clock
 	waiting    atomic.Int64                    // picks that wait for the first snapshot
 	budget     budget
-	had        atomic.Bool  // it has had an instance
-	active     atomic.Bool  // picked from since the last look of maintain
-	loaded     atomic.Bool  // there were calls lately
-	due        atomic.Int64 // when a new table must be built though nothing else changes
+	retries    atomic.Uint64 // attempts after the first one of a call
+	refused    atomic.Uint64 // retries that the budget did not allow
+	active     atomic.Bool   // picked from since the last look of maintain
+	loaded     atomic.Bool   // there were calls lately
+	due        atomic.Int64  // when a new table must be built though nothing else changes
+	had        atomic.Bool   // it has had an instance
+	hedges     atomic.Uint64 // second attempts beside the first
 
 	mu      sync.Mutex // guards what follows, and the building of tables
 	members members
@@ -76,7 +79,9 @@ func newService(s *Selector, name string) *service {
 			Regions: o.Spill.Regions, Outermost: s.outermost, Leave: s.leave,
 		},
 	}
-	svc.members = members{svc: svc, leftPicks: make([]uint64, len(s.assumed))}
+	circles := len(s.assumed)
+	svc.Counts = make([]atomic.Uint64, circles*int(table.NumCounts))
+	svc.members = members{svc: svc, leftPicks: make([]uint64, circles), timed: make([]timed, circles), succeeded: make([]uint64, circles)}
 	svc.group = s.prober.Group(name, svc.rebuildSoon)
 	svc.run, svc.stop = context.WithCancel(s.run)
 	svc.lastAsked.Store(int64(s.now()))
@@ -264,9 +269,13 @@ func (svc *service) maintain(now time.Duration) {
 func (svc *service) giveUp(now time.Duration) {
 	svc.mu.Lock()
 	defer svc.mu.Unlock()
+	svc.members.takeTimed() // before it wraps
 	forgotten := int64(0)
 	for i := range svc.members.list {
-		forgotten += svc.members.list[i].GiveUp()
+		m := &svc.members.list[i]
+		n := m.GiveUp()
+		m.Count(table.Forgotten, uint64(n))
+		forgotten += n
 	}
 	svc.PeriodStart.Store(int64(now))
 	if forgotten > 0 && !svc.forgot {

@@ -22,6 +22,13 @@ type ServiceStats struct {
 	Service    string
 	Stale      bool      // the registry is out of reach: this is the last known list
 	StaleSince time.Time // when the registry was last heard, if Stale; zero: not known
+
+	Retries        uint64 // attempts of [Selector.Do] after the first one of a call
+	RefusedRetries uint64 // those that were not made because of [Retry.Budget]
+	SlowAttempts   uint64 // attempts that ended with [ErrSlow], which are in Outcomes too
+	Hedges         uint64 // second attempts beside the first, see [Request.Hedge]
+	ForgottenCalls uint64 // that did not end for ten minutes and are no load any more: streams, or Done was forgotten
+
 	// Circles from the selector's own place, nearest first, also those without
 	// instances. BestMS, DistanceSource, Load and Note are not set.
 	Circles []Circle
@@ -64,6 +71,17 @@ type Circle struct {
 
 	Picks    uint64 `json:"-"` // since the start; only in Stats
 	InFlight int    `json:"-"` // calls; only in Stats
+	// Outcomes are the calls that have ended, by [Outcome]; only in Stats. A call whose
+	// instance has answered is a Success.
+	Outcomes [table.NumOutcomes]uint64 `json:"-"`
+	// BrokenAnswers are those of the Successes that failed after the answer had begun;
+	// only in Stats.
+	BrokenAnswers uint64 `json:"-"`
+	// TimedCalls are successes whose duration was measured, and TimedTotal is the sum of
+	// the durations; only in Stats. Of many calls one of eight is measured; with
+	// strategies that need no durations, fewer.
+	TimedCalls uint64        `json:"-"`
+	TimedTotal time.Duration `json:"-"`
 }
 
 // circleOf counts the instances of a circle.
@@ -95,5 +113,29 @@ func (svc *service) stats() (ServiceStats, bool) {
 		s.Circles[m.Circle].Picks += m.Picks()
 		s.Circles[m.Circle].InFlight += int(m.InFlight())
 	}
+	svc.members.takeTimed()
+	for i := range s.Circles {
+		s.ForgottenCalls += svc.count(&s.Circles[i], i)
+	}
+	s.Retries, s.RefusedRetries, s.SlowAttempts, s.Hedges = svc.retries.Load(), svc.refused.Load(), svc.Slow.Load(), svc.hedges.Load()
 	return s, true
+}
+
+// count fills in how the calls of a circle ended, and returns how many were forgotten.
+func (svc *service) count(c *Circle, i int) (forgotten uint64) {
+	counts := svc.Counts[i*int(table.NumCounts):][:table.NumCounts]
+	forgotten = counts[table.Forgotten].Load()
+	others := forgotten
+	for o := table.Success + 1; o < table.NumOutcomes; o++ {
+		c.Outcomes[o] = counts[o].Load()
+		others += c.Outcomes[o]
+	}
+	// What has ended and was counted as nothing else. Calls end meanwhile: the number
+	// must not fall for that.
+	ended := c.Picks - uint64(c.InFlight)
+	before := &svc.members.succeeded[i]
+	*before = max(*before, ended-min(ended, others))
+	c.Outcomes[Success], c.BrokenAnswers = *before, counts[table.Broken].Load()
+	c.TimedCalls, c.TimedTotal = svc.members.timed[i].calls, svc.members.timed[i].sum
+	return forgotten
 }

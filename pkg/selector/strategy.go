@@ -30,11 +30,14 @@ const (
 	// flight, divided by weight.
 	LeastRequest Strategy = "least_request"
 	// ConsistentHash takes the same instance for the same [Request.Key], as long as the
-	// near set stays the same and that instance has at most 1.25 times its share of this
-	// caller's calls in flight. All callers that have the same near set agree. Callers in
-	// different zones have different near sets: for one instance per key everywhere, use
-	// an empty Options.Levels and a large [Near.Slack]. Keys are divided in proportion to
-	// weights.
+	// usable instances of the circle stay the same and that instance has at most 1.25
+	// times its share of this caller's calls in flight. Keys are divided among the whole
+	// circle, in proportion to weights, so all callers of a zone agree, whatever each of
+	// them measures. The cost is distance: calls go to the farther instances of the circle
+	// as often as to the nearest. [Near.Slack] bounds that where it is set, and then
+	// callers differ about keys when an instance is at that bound. Callers in different
+	// zones have different circles: for one instance per key everywhere, use an empty
+	// Options.Levels. Spill.Regions makes a circle of each region outside the own one.
 	ConsistentHash Strategy = "consistent_hash"
 	// LoadAware draws two at random and takes the one with the higher score,
 	// 0.4 (1-cpu) + 0.4 (1-memory) + 0.2 / (1+queue), from the load reports (beats) that

@@ -1,8 +1,8 @@
 // Package telemetry turns what Proxima knows into OpenTelemetry metrics and traces.
 //
 // [New] makes the instruments. The methods of [Metrics] are hooks for the other packages;
-// the package example shows all of them in one place. Picks are read from the selector
-// when metrics are collected, so a pick costs nothing more.
+// the package example shows all of them in one place. Picks and the ends of calls are read
+// from the selector when metrics are collected, so a call costs nothing more.
 //
 // The metrics, by the hook that feeds them (Prometheus adds _total to counters and _seconds
 // to the duration; labels in parentheses):
@@ -11,6 +11,11 @@
 //	            proxima_suspect_instances, proxima_dead_instances,
 //	            proxima_evacuated_instances, proxima_in_flight, proxima_circle_share,
 //	            proxima_demoted_circles (service, circle);
+//	            proxima_calls (service, circle, outcome);
+//	            proxima_broken_answers, proxima_timed_calls,
+//	            proxima_timed_call_seconds (service, circle);
+//	            proxima_retries, proxima_refused_retries, proxima_slow_attempts,
+//	            proxima_hedges, proxima_forgotten_calls (service);
 //	            proxima_stale_views, proxima_stale_view_seconds (service);
 //	            proxima_probes, proxima_rejected_samples, proxima_invalid_beats
 //	OnBreaker   proxima_breaker_changes (service, to)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ type Metrics struct {
 
 	registered metric.Int64ObservableGauge
 	failing    metric.Int64ObservableGauge
+	calls      callInstruments
 	views      viewInstruments
 	reads      registryInstruments
 	callback   metric.Registration
@@ -32,8 +34,8 @@ type Metrics struct {
 	mu            sync.Mutex // guards the rest; not held during calls
 	announcements map[announcement]kv.State
 	sources       map[*source]struct{}
-	ended         map[series]uint64 // picks of selectors that were stopped
-	counted       totals            // by them
+	ended         calls  // of selectors that were stopped
+	counted       totals // by them
 	registries    map[*counted]struct{}
 	read          kv.Counts // of registries that were stopped
 }
@@ -47,7 +49,7 @@ func New(meter metric.Meter) (*Metrics, error) {
 	m := &Metrics{
 		announcements: make(map[announcement]kv.State),
 		sources:       make(map[*source]struct{}),
-		ended:         make(map[series]uint64),
+		ended:         newCalls(),
 		registries:    make(map[*counted]struct{}),
 	}
 	b := builder{meter: meter}
@@ -58,13 +60,14 @@ func New(meter metric.Meter) (*Metrics, error) {
 	m.durations = b.seconds("proxima_router_request_duration", "Time from a request to the end of its answer.")
 	m.registered = b.gauge("proxima_announcer_registered", "1 while the instance is listed in the registry, else 0.")
 	m.failing = b.gauge("proxima_announcer_failing", "1 while something is wrong with the announcement, such as a lease that cannot be renewed, else 0.")
+	m.calls = newCallInstruments(&b)
 	m.views = newViewInstruments(&b)
 	m.reads = newRegistryInstruments(&b)
 	if b.err != nil {
 		return nil, fmt.Errorf("telemetry: make an instrument: %w", b.err)
 	}
 
-	callback, err := meter.RegisterCallback(m.observe, append(append(m.views.all(), m.reads.all()...), m.registered, m.failing)...)
+	callback, err := meter.RegisterCallback(m.observe, slices.Concat(m.calls.all(), m.views.all(), m.reads.all(), []metric.Observable{m.registered, m.failing})...)
 	if err != nil {
 		return nil, fmt.Errorf("telemetry: register a callback: %w", err)
 	}
@@ -154,6 +157,12 @@ func (b *builder) counter(name, description string) metric.Int64Counter {
 
 func (b *builder) observedCounter(name, description string) metric.Int64ObservableCounter {
 	c, err := b.meter.Int64ObservableCounter(name, metric.WithDescription(description))
+	b.err = errors.Join(b.err, err)
+	return c
+}
+
+func (b *builder) floatCounter(name, description string) metric.Float64ObservableCounter {
+	c, err := b.meter.Float64ObservableCounter(name, metric.WithDescription(description))
 	b.err = errors.Join(b.err, err)
 	return c
 }

@@ -16,7 +16,6 @@ type Stats interface{ Stats() selector.Stats }
 
 // viewInstruments show the views that selectors have of services.
 type viewInstruments struct {
-	picks                          metric.Int64ObservableCounter
 	instances, usable, evacuated   metric.Int64ObservableGauge
 	inFlight                       metric.Int64ObservableGauge
 	share                          metric.Float64ObservableGauge
@@ -27,7 +26,6 @@ type viewInstruments struct {
 
 func newViewInstruments(b *builder) viewInstruments {
 	return viewInstruments{
-		picks:     b.observedCounter("proxima_picks", "Instances picked for a call."),
 		instances: b.gauge("proxima_instances", "Instances listed."),
 		usable:    b.gauge("proxima_usable_instances", "Instances that may be picked."),
 		suspect:   b.gauge("proxima_suspect_instances", "Instances whose leases ended, most often with many others, and that nothing proves dead: they are picked last."),
@@ -47,7 +45,7 @@ func newViewInstruments(b *builder) viewInstruments {
 
 func (v *viewInstruments) all() []metric.Observable {
 	return []metric.Observable{
-		v.picks, v.instances, v.usable, v.suspect, v.dead, v.evacuated, v.inFlight, v.share, v.demoted, v.stale, v.staleFor, v.probes, v.rejected, v.invalidBeats,
+		v.instances, v.usable, v.suspect, v.dead, v.evacuated, v.inFlight, v.share, v.demoted, v.stale, v.staleFor, v.probes, v.rejected, v.invalidBeats,
 	}
 }
 
@@ -83,10 +81,8 @@ func (m *Metrics) Selector(s Stats) (stop func()) {
 			return
 		}
 		delete(m.sources, src)
-		for _, svc := range last.Services {
-			for _, c := range svc.Circles {
-				m.ended[series{svc.Service, c.Name}] += c.Picks
-			}
+		for i := range last.Services {
+			m.ended.add(&last.Services[i])
 		}
 		m.counted.add(&last)
 	}
@@ -94,7 +90,7 @@ func (m *Metrics) Selector(s Stats) (stop func()) {
 
 func (m *Metrics) observeViews(o metric.Observer) {
 	m.mu.Lock()
-	picks, counted := maps.Clone(m.ended), m.counted
+	ended, counted := calls{maps.Clone(m.ended.circles), maps.Clone(m.ended.services)}, m.counted
 	sources := slices.Collect(maps.Keys(m.sources))
 	m.mu.Unlock()
 
@@ -107,14 +103,15 @@ func (m *Metrics) observeViews(o metric.Observer) {
 	for _, src := range sources {
 		stats := src.stats.Stats()
 		counted.add(&stats)
-		for _, svc := range stats.Services {
+		for i := range stats.Services {
+			svc := &stats.Services[i]
+			ended.add(svc)
 			stale[svc.Service] = max(stale[svc.Service], oneIf(svc.Stale))
 			if !svc.StaleSince.IsZero() {
 				staleFor[svc.Service] = max(staleFor[svc.Service], time.Since(svc.StaleSince).Seconds())
 			}
 			for _, c := range svc.Circles {
 				at := series{svc.Service, c.Name}
-				picks[at] += c.Picks
 				sum := now[at]
 				sum.Instances += c.Instances
 				sum.Usable += c.Usable
@@ -129,9 +126,7 @@ func (m *Metrics) observeViews(o metric.Observer) {
 			}
 		}
 	}
-	for at, n := range picks {
-		o.ObserveInt64(m.views.picks, int64(n), at.attributes())
-	}
+	ended.observe(o, &m.calls)
 	for at, c := range now {
 		o.ObserveInt64(m.views.instances, int64(c.Instances), at.attributes())
 		o.ObserveInt64(m.views.usable, int64(c.Usable), at.attributes())

@@ -76,6 +76,7 @@ type Batch struct {
 type Sample struct {
 	ID          string        // of the instance
 	Incarnation string        // of the instance
+	Place       string        // its region/zone; empty unless another instance has the same id and incarnation
 	RTT         time.Duration // the median, in whole microseconds: above 0, at most 10s
 	Count       int           // of measurements in it, at least 1
 	Age         time.Duration // of the newest of them when the batch was made, in whole milliseconds
@@ -85,6 +86,7 @@ type Sample struct {
 type wireSample struct {
 	ID          string  `json:"id"`
 	Incarnation string  `json:"incarnation,omitempty"`
+	Place       string  `json:"place,omitempty"`
 	RTT         float64 `json:"rtt_us"`
 	Count       int     `json:"count"`
 	Age         float64 `json:"age_ms"`
@@ -129,7 +131,7 @@ func EncodeBatch(b Batch) ([]byte, error) {
 		w.Place = b.Coordinate
 	}
 	for _, s := range b.Samples {
-		ws := wireSample{s.ID, s.Incarnation, float64(max(s.RTT.Microseconds(), 1)), s.Count, float64(s.Age.Milliseconds())}
+		ws := wireSample{s.ID, s.Incarnation, s.Place, float64(max(s.RTT.Microseconds(), 1)), s.Count, float64(s.Age.Milliseconds())}
 		if len(w.Samples) < maxSamples && s.RTT > 0 && ws.valid() {
 			w.Samples = append(w.Samples, ws)
 		}
@@ -167,7 +169,7 @@ func DecodeBatch(data []byte) (b Batch, rejected int, err error) {
 			continue
 		}
 		b.Samples = append(b.Samples, Sample{
-			ID: s.ID, Incarnation: s.Incarnation, Count: s.Count,
+			ID: s.ID, Incarnation: s.Incarnation, Place: s.Place, Count: s.Count,
 			RTT: time.Duration(s.RTT * float64(time.Microsecond)),
 			Age: time.Duration(s.Age * float64(time.Millisecond)),
 		})
@@ -177,7 +179,7 @@ func DecodeBatch(data []byte) (b Batch, rejected int, err error) {
 
 // valid reports whether a sample is in bounds. Comparisons are such that NaN fails.
 func (s *wireSample) valid() bool {
-	return topology.ValidName(s.ID) && topology.ValidText(s.Incarnation) &&
+	return topology.ValidName(s.ID) && topology.ValidText(s.Incarnation) && topology.ValidText(s.Place) &&
 		validMicroseconds(s.RTT) &&
 		s.Count >= 1 && s.Count <= 1e6 &&
 		s.Age >= 0 && s.Age <= float64(maxAge/time.Millisecond)

@@ -12,11 +12,12 @@ import (
 )
 
 const batch = `{"seq":7,"coordinate":{"vec":[0.1,0,0,0,0,0,0,0],"error":0.2,"adjustment":0,"height":0.01},` +
-	`"samples":[{"id":"user-1","incarnation":"a","rtt_us":412,"count":3,"age_ms":800}]}`
+	`"samples":[{"id":"user-1","incarnation":"a","rtt_us":412,"count":3,"age_ms":800},` +
+	`{"id":"user-1","incarnation":"b","place":"us/us-a","rtt_us":5,"count":1,"age_ms":0}]}`
 
 var wantBatch = wire.Batch{
 	Sequence: 7, Coordinate: &events.Coordinate{Vec: [8]float64{0.1}, Error: 0.2, Height: 0.01},
-	Samples: []wire.Sample{{ID: "user-1", Incarnation: "a", RTT: 412 * time.Microsecond, Count: 3, Age: 800 * time.Millisecond}},
+	Samples: []wire.Sample{{ID: "user-1", Incarnation: "a", RTT: 412 * time.Microsecond, Count: 3, Age: 800 * time.Millisecond}, {ID: "user-1", Incarnation: "b", Place: "us/us-a", RTT: 5 * time.Microsecond, Count: 1}},
 }
 
 func TestABatchIsReadAsItIsWritten(t *testing.T) {
@@ -36,7 +37,7 @@ func TestOnlySamplesOutOfBoundsAreLeftOut(t *testing.T) {
 	for _, bad := range []string{
 		`{"id":"a","rtt_us":0,"count":1,"age_ms":0}`, `{"id":"a","rtt_us":-1,"count":1,"age_ms":0}`, `{"id":"a","rtt_us":10000001,"count":1,"age_ms":0}`,
 		`{"id":"a","rtt_us":"1","count":1,"age_ms":0}`, `{"id":"a","rtt_us":1,"count":0,"age_ms":0}`, `{"id":"a","rtt_us":1,"count":1,"age_ms":-1}`,
-		`{"id":"a.b","rtt_us":1,"count":1,"age_ms":0}`, `{"id":"a","rtt_us":1e400,"count":1,"age_ms":0}`, `{"id":"a","rtt_us":null,"count":1,"age_ms":0}`, `7`, `null`,
+		`{"id":"a.b","rtt_us":1,"count":1,"age_ms":0}`, `{"id":"a","rtt_us":1e400,"count":1,"age_ms":0}`, `{"id":"a","rtt_us":null,"count":1,"age_ms":0}`, `7`, `null`, `{"id":"a","place":"\n","rtt_us":1,"count":1,"age_ms":0}`,
 	} {
 		b, rejected, err := wire.DecodeBatch([]byte(`{"seq":1,"samples":[` + bad + `,` + good + `]}`))
 		if err != nil || rejected != 1 || len(b.Samples) != 1 || b.Samples[0].ID != "b" {

@@ -29,13 +29,15 @@ type Shared struct {
 	Outermost  uint8    // circle that calls may be made to
 	Leave      spill.Options
 
-	AllInFlight atomic.Int64   // calls to the service, for ConsistentHash
-	AllHeld     atomic.Uint64  // of them, those held against an instance, see [Node.hold]
-	PeriodStart atomic.Int64   // when the last period began, see [Node.GiveUp]
-	Slowest     atomic.Int64   // the longest success lately, in nanoseconds, if it took more than leastSlowest
-	P95         atomic.Int64   // in which 95 % of the successes end, in nanoseconds; 0: not known
-	Typical     []atomic.Int64 // by home circle: the mean duration of successes lately, in nanoseconds; 0: not known
-	Listed      atomic.Int64   // instances listed
+	AllInFlight atomic.Int64    // calls to the service, for ConsistentHash
+	AllHeld     atomic.Uint64   // of them, those held against an instance, see [Node.hold]
+	PeriodStart atomic.Int64    // when the last period began, see [Node.GiveUp]
+	Slowest     atomic.Int64    // the longest success lately, in nanoseconds, if it took more than leastSlowest
+	Typical     []atomic.Int64  // by home circle: the mean duration of successes lately, in nanoseconds; 0: not known
+	Listed      atomic.Int64    // instances listed
+	Counts      []atomic.Uint64 // by home circle, NumCounts each: how calls ended, see [Node.Count]
+	Slow        atomic.Uint64   // attempts that were given up because the instance seemed to hang
+	P95         atomic.Int64    // in which 95 % of the successes end, in nanoseconds; 0: not known
 
 	verdicts []verdict // memory for building a table
 }
@@ -64,8 +66,14 @@ func (s *Shared) Circle(from, to topology.Place) uint8 {
 	return uint8(circle)
 }
 
-// nearLimit is the greatest distance of a near set whose nearest is at best.
+// nearLimit is the greatest distance of a near set whose nearest is at best. For
+// ConsistentHash it is the whole circle, which all callers of a zone see alike: an
+// instance near the edge would be near to some of them and not to others, and their keys
+// would not agree.
 func (t *Table) nearLimit(best time.Duration) time.Duration {
+	if t.Kind == KindHash && t.NearSlack == 0 {
+		return Never
+	}
 	return max(best+t.slack(), time.Duration(float64(best)*t.NearFactor))
 }
 

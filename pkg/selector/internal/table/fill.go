@@ -63,7 +63,7 @@ func (d *draft) fill() bool {
 		default:
 			continue
 		}
-		f.order = splitMix64(t.Offset ^ xxhash.Sum64String(m.In.ID))
+		f.order = splitMix64(t.Offset ^ xxhash.Sum64String(m.In.ID) ^ splitMix64(xxhash.Sum64String(m.In.Location.Zone)))
 		all = append(all, f)
 	}
 	slices.SortFunc(all, func(a, b filler) int {

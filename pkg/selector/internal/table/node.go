@@ -34,7 +34,8 @@ type Node struct {
 	measured atomic.Uint64 // successes whose duration is known, and the sum of those, see [Node.Measured]
 	answers  atomic.Uint64 // other answers, and those of them that ask for fewer calls in the upper half
 	earlier  atomic.Int64  // calls in flight that began in an earlier period, see [Node.GiveUp]
-	_        [32]byte      // so that an allocated node begins with a cache line
+	taken    uint64        // measured when it was last taken, see [Node.TakeMeasured]
+	_        [24]byte      // so that an allocated node begins with a cache line
 }
 
 // Close ends the breaker and the path. The caller holds no lock: hooks may run.
@@ -409,4 +410,21 @@ func (n *Node) Measured() (count, sum uint64) {
 func (n *Node) Answers() (count, rejects uint32) {
 	a := n.answers.Load()
 	return uint32(a), uint32(a >> 32)
+}
+
+// Count counts how a call ended. Successes are not counted: they are what is left of the
+// picks, and a success must cost nothing more.
+func (n *Node) Count(o Outcome, by uint64) {
+	if i := int(n.Home)*int(NumCounts) + int(o); i < len(n.Counts) {
+		n.Counts[i].Add(by)
+	}
+}
+
+// TakeMeasured returns what is new of Measured since it was last called. It must be called
+// before either wraps twice, and by one goroutine at a time.
+func (n *Node) TakeMeasured() (count uint64, sum time.Duration) {
+	now, before := n.measured.Load(), n.taken
+	n.taken = now
+	count = (now - before) & (1<<measuredBits - 1)
+	return count, time.Duration((now-before)>>measuredBits) * time.Microsecond
 }

@@ -12,4 +12,9 @@ const (
 	Canceled
 	Local
 	NumOutcomes
+
+	// What is counted beside the outcomes.
+	Broken    = NumOutcomes     // a Fault after the instance had answered, which is a Success too
+	Forgotten = NumOutcomes + 1 // given up, see [Node.GiveUp]
+	NumCounts = NumOutcomes + 2
 )

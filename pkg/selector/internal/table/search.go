@@ -1,8 +1,10 @@
 package table
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
+	"strings"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -13,7 +15,7 @@ import (
 // Query is what a search is for.
 type Query struct {
 	Key   string   // what ConsistentHash hashes
-	Avoid []string // IDs of instances that are excluded
+	Avoid []string // instances that are excluded: ID, zone/ID or key
 	Tried []*Node  // nodes that were tried before for the same call
 }
 
@@ -119,7 +121,7 @@ func (a *search) one(set []*Node, c *Circle) (Choice, bool) {
 // take takes n unless the query excludes it or its breaker does not allow it.
 func (a *search) take(n *Node, c *Circle) (Choice, bool) {
 	in := n.Instance.Load()
-	if slices.Contains(a.Tried, n) || slices.Contains(a.Avoid, in.ID) {
+	if slices.Contains(a.Tried, n) || len(a.Avoid) > 0 && a.avoids(in) {
 		return Choice{}, false
 	}
 	pass, ok := a.Allow(n)
@@ -127,6 +129,21 @@ func (a *search) take(n *Node, c *Circle) (Choice, bool) {
 		return Choice{}, false
 	}
 	return Choice{n, in, pass, c.index}, true
+}
+
+// avoids reports whether the query excludes an instance.
+func (a *search) avoids(in *events.Instance) bool {
+	k := in.Key()
+	return slices.ContainsFunc(a.Avoid, func(name string) bool {
+		where, ok := strings.CutSuffix(name, k.ID)
+		switch {
+		case !ok || where == "":
+			return ok
+		case strings.HasSuffix(where, "/"):
+			return where[:len(where)-1] == cmp.Or(k.Zone, events.Unknown)
+		}
+		return strings.HasSuffix(where, ".") && name == k.String()
+	})
 }
 
 // Allow asks the breaker of a node for a call. A node that fills in is called without

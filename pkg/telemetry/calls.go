@@ -1,0 +1,91 @@
+package telemetry
+
+import (
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/proxima-discovery/proxima/pkg/selector"
+)
+
+// callInstruments show how the calls of selectors ended.
+type callInstruments struct {
+	picks, calls, broken, timed                   metric.Int64ObservableCounter
+	seconds                                       metric.Float64ObservableCounter
+	retries, refusedRetries, slow, hedges, forgot metric.Int64ObservableCounter
+}
+
+func newCallInstruments(b *builder) callInstruments {
+	return callInstruments{
+		picks:   b.observedCounter("proxima_picks", "Instances picked for a call."),
+		calls:   b.observedCounter("proxima_calls", "Calls to instances that have ended, each attempt by itself."),
+		broken:  b.observedCounter("proxima_broken_answers", "Successful calls whose answer broke off after it had begun."),
+		timed:   b.observedCounter("proxima_timed_calls", "Successful calls whose duration was measured."),
+		seconds: b.floatCounter("proxima_timed_call_seconds", "Sum of the durations of the successful calls that were measured."),
+
+		retries:        b.observedCounter("proxima_retries", "Attempts after the first one of a call."),
+		refusedRetries: b.observedCounter("proxima_refused_retries", "Retries that the retry budget did not allow."),
+		slow:           b.observedCounter("proxima_slow_attempts", "Attempts that were given up because the instance seemed to hang."),
+		hedges:         b.observedCounter("proxima_hedges", "Second attempts beside a first one that took long."),
+		forgot:         b.observedCounter("proxima_forgotten_calls", "Calls that had not ended after ten minutes and are no load any more."),
+	}
+}
+
+func (i *callInstruments) all() []metric.Observable {
+	return []metric.Observable{i.picks, i.calls, i.broken, i.timed, i.seconds, i.retries, i.refusedRetries, i.slow, i.hedges, i.forgot}
+}
+
+// calls are what selectors have counted since their start.
+type calls struct {
+	circles  map[series]selector.Circle       // only what is counted
+	services map[string]selector.ServiceStats // likewise
+}
+
+func newCalls() calls {
+	return calls{make(map[series]selector.Circle), make(map[string]selector.ServiceStats)}
+}
+
+// add adds what a selector has counted of a service.
+func (c *calls) add(svc *selector.ServiceStats) {
+	all := c.services[svc.Service]
+	all.Retries += svc.Retries
+	all.RefusedRetries += svc.RefusedRetries
+	all.SlowAttempts += svc.SlowAttempts
+	all.Hedges += svc.Hedges
+	all.ForgottenCalls += svc.ForgottenCalls
+	c.services[svc.Service] = all
+	for i := range svc.Circles {
+		one := &svc.Circles[i]
+		at := series{svc.Service, one.Name}
+		sum := c.circles[at]
+		sum.Picks += one.Picks
+		for o, n := range one.Outcomes {
+			sum.Outcomes[o] += n
+		}
+		sum.BrokenAnswers += one.BrokenAnswers
+		sum.TimedCalls += one.TimedCalls
+		sum.TimedTotal += one.TimedTotal
+		c.circles[at] = sum
+	}
+}
+
+func (c *calls) observe(o metric.Observer, i *callInstruments) {
+	for at, sum := range c.circles {
+		of := at.attributes()
+		o.ObserveInt64(i.picks, int64(sum.Picks), of)
+		for outcome, n := range sum.Outcomes {
+			o.ObserveInt64(i.calls, int64(n), metric.WithAttributes(
+				attribute.String("service", at.service), attribute.String("circle", at.circle), attribute.String("outcome", selector.Outcome(outcome).String())))
+		}
+		o.ObserveInt64(i.broken, int64(sum.BrokenAnswers), of)
+		o.ObserveInt64(i.timed, int64(sum.TimedCalls), of)
+		o.ObserveFloat64(i.seconds, sum.TimedTotal.Seconds(), of)
+	}
+	for service, sum := range c.services {
+		of := metric.WithAttributes(attribute.String("service", service))
+		o.ObserveInt64(i.retries, int64(sum.Retries), of)
+		o.ObserveInt64(i.refusedRetries, int64(sum.RefusedRetries), of)
+		o.ObserveInt64(i.slow, int64(sum.SlowAttempts), of)
+		o.ObserveInt64(i.hedges, int64(sum.Hedges), of)
+		o.ObserveInt64(i.forgot, int64(sum.ForgottenCalls), of)
+	}
+}
