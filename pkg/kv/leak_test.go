@@ -51,3 +51,27 @@ func TestClosedWatchesLeaveNothingBehind(t *testing.T) {
 		}
 	})
 }
+
+// What concerns all watches is subscribed to once: evacuations, and elections of the stream.
+func TestWatchesShareSubscriptions(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		count := func() int {
+			synctest.Wait()
+			return f.nc.NumSubscriptions()
+		}
+		before := count()
+		first := watch(t, f.r, "s0")
+		one := count()
+		for i := range 99 {
+			watch(t, f.r, fmt.Sprint("s", i+1))
+		}
+		if got := count() - one; got != 99*2 {
+			t.Errorf("99 more watches have %d more subscriptions, want 2 each", got)
+		}
+		if got := one - before; got != 4 {
+			t.Errorf("the first watch has %d subscriptions, want 4", got)
+		}
+		first.close()
+	})
+}
