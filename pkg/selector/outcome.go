@@ -27,7 +27,8 @@ import (
 // after 50 ms or more, 4 times the usual duration, and all that a success took in the last
 // minutes. A Fault by [context.DeadlineExceeded] that is not late is Canceled: the caller
 // had less time than calls take. A success is slow when it took more than a second and 10
-// times the usual duration: many of them open the breaker.
+// times the usual duration: many of them open the breaker. docs/outcomes.md says how the
+// statuses of protocols map onto outcomes.
 type Outcome uint8
 
 // The outcomes.
