@@ -48,10 +48,11 @@ type service struct {
 	lastAsked  atomic.Int64                    // when a pick last found it empty, on the selector's clock
 	waiting    atomic.Int64                    // picks that wait for the first snapshot
 	budget     budget
-	had        atomic.Bool  // it has had an instance
-	active     atomic.Bool  // picked from since the last look of maintain
-	loaded     atomic.Bool  // there were calls lately
-	due        atomic.Int64 // when a new table must be built though nothing else changes
+	had        atomic.Bool   // it has had an instance
+	active     atomic.Bool   // picked from since the last look of maintain
+	loaded     atomic.Bool   // there were calls lately
+	usedAt     time.Duration // when its group last learned that it is called; only of maintain
+	due        atomic.Int64  // when a new table must be built though nothing else changes
 
 	mu      sync.Mutex // guards what follows, and the building of tables
 	members members
@@ -78,6 +79,7 @@ func newService(s *Selector, name string) *service {
 	}
 	svc.members = members{svc: svc, leftPicks: make([]uint64, len(s.assumed))}
 	svc.group = s.prober.Group(name, svc.rebuildSoon)
+	svc.group.Used()
 	svc.run, svc.stop = context.WithCancel(s.run)
 	svc.lastAsked.Store(int64(s.now()))
 	svc.due.Store(int64(table.Never))
@@ -240,7 +242,12 @@ func (svc *service) maintain(now time.Duration) {
 	if slowest := svc.Slowest.Load(); slowest > 0 {
 		svc.Slowest.CompareAndSwap(slowest, int64(float64(slowest)*slowestFalls))
 	}
-	if !svc.active.Swap(false) && !svc.loaded.Load() {
+	active := svc.active.Swap(false)
+	if active && now-svc.usedAt >= time.Second {
+		svc.usedAt = now
+		svc.group.Used()
+	}
+	if !active && !svc.loaded.Load() {
 		return
 	}
 	svc.mu.Lock()
