@@ -40,8 +40,10 @@
 // has all slots. At most 32 callers of a service in a zone report, the others
 // listen. Without a Bus, or without a zone, a caller is alone.
 //
-// Budget bounds what one process does for one group. If its part of the work is
-// more, it measures all instances less often. Beside the slots there are urgent
+// Budget bounds what one process does for one group, and TotalBudget what it does
+// for all. If its part of the work is more, it measures all instances less often.
+// A group whose service is not called is measured less, and then not at all, see
+// [Group.Used]. Beside the slots there are urgent
 // probes:
 //
 //   - A new instance that no reporter of the zone has measured is probed at once;

@@ -38,6 +38,11 @@ type Group struct {
 	firstProbes float64       // first probes that were not held back
 	nextUrgent  time.Duration // when a probe outside the slots may be made while tokens are few
 
+	demand float64       // probes a second that slots would take if only its own budget counted
+	used   bool          // see Used
+	usedAt time.Duration // when the service was last called
+	pace   pace
+
 	dirty       bool          // onChange is due
 	notifyAfter time.Duration // onChange is not called before
 	best        []*Path       // the nearest of each circle, as last reported by onChange
@@ -178,11 +183,11 @@ func (g *Group) has(pa *Path) bool { return pa != nil && pa.group == g }
 // fresh however many urgent probes there are. The first probes of a short list,
 // of as many paths as the budget has probes in a minute, are not held back.
 func (g *Group) takeTokenLocked(pa *Path, now time.Duration) (wait time.Duration) {
-	rate := g.prober.o.rate()
+	rate, burst := g.rateLocked(), g.prober.o.burst()
 	if rate <= 0 {
 		return 0
 	}
-	g.tokens = min(g.tokens+rate*(now-g.filledAt).Seconds(), g.prober.o.burst())
+	g.tokens = min(g.tokens+rate*(now-g.filledAt).Seconds(), burst)
 	g.filledAt = now
 	if g.tokens < 1 {
 		return time.Duration((1-g.tokens)/rate*float64(time.Second)) + time.Millisecond
@@ -190,7 +195,7 @@ func (g *Group) takeTokenLocked(pa *Path, now time.Duration) (wait time.Duration
 	if first := pa.urgent && pa.probedAt == 0 && g.firstProbes < g.prober.o.Budget; first {
 		g.firstProbes++
 	} else if pa.urgent {
-		if wait := g.nextUrgent - now; wait > 0 && g.tokens < g.prober.o.burst()/2 {
+		if wait := g.nextUrgent - now; wait > 0 && g.tokens < burst/2 {
 			return wait
 		}
 		g.nextUrgent = now + time.Duration(2/rate*float64(time.Second))

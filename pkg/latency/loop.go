@@ -62,13 +62,19 @@ func (p *Prober) loop(ctx context.Context) (wait time.Duration, ok bool) {
 func (p *Prober) tickLocked(ctx context.Context, now time.Duration) {
 	p.nextTick = now + rankInterval
 	for g := range p.groups {
-		if g.report.Service != "" {
+		g.slowDownLocked(now)
+		switch {
+		case g.report.Service == "":
+		case g.pace == awake:
 			g.chooseRoleLocked(now)
+		default:
+			g.countLocked(now)
 		}
 		if g.unranked {
 			p.rankSoonLocked(g, now)
 		}
 	}
+	p.divideLocked()
 	p.position.fitLocked(now)
 	for _, pa := range p.position.exchangesLocked(now) {
 		p.running.Go(func() { p.position.exchange(ctx, pa) })
@@ -88,6 +94,10 @@ func (p *Prober) rankSoonLocked(g *Group, now time.Duration) {
 func (p *Prober) outgoingLocked(now time.Duration) (out []message, stops []func()) {
 	for g := range p.groups {
 		if !g.publishesLocked() || now < g.publish {
+			continue
+		}
+		if g.pace != awake {
+			out = append(out, g.dozingLocked(now))
 			continue
 		}
 		if g.chooseRoleLocked(now); !g.listening { // there may be enough reporters by now

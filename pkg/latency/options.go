@@ -59,7 +59,8 @@ func (c Caller) withDefaults() Caller {
 type Options struct {
 	// Interval is the time in which the callers of a zone together measure each
 	// instance that may be picked PerInterval times. The others are measured less
-	// often. Default 10s.
+	// often, and those of a service that was not called for ten minutes a tenth as
+	// often, after an hour not at all, see [Group.Used]. Default 10s.
 	Interval time.Duration
 	// PerInterval is how many measurements of an instance a zone makes in each
 	// Interval, however many callers there are. Default 2.
@@ -69,6 +70,14 @@ type Options struct {
 	// work is more, all instances are measured less often. Default 30. Negative:
 	// no bound.
 	Budget float64
+	// TotalBudget is how many probes this process may make in a minute for all
+	// groups together, a twelfth of it at once. A group that needs little gets that;
+	// the others share the rest equally, and measure all of their instances less
+	// often. Default 1200, twenty a second: so 40 services may use their whole
+	// Budget, while a gateway with thousands of services opens no more connections
+	// than that, and has no more than some 1,200 of them in TIME_WAIT. Negative, or
+	// by default if Budget is: no bound.
+	TotalBudget float64
 	// Timeout of one probe. Default 2s. For a path with a measured distance it is
 	// four times that and 250ms, if that is less.
 	Timeout time.Duration
@@ -102,6 +111,13 @@ func (o Options) withDefaults() Options {
 	if o.Budget == 0 {
 		o.Budget = 30
 	}
+	switch {
+	case o.TotalBudget != 0:
+	case o.Budget < 0:
+		o.TotalBudget = -1
+	default:
+		o.TotalBudget = 1200
+	}
 	return o
 }
 
@@ -117,13 +133,13 @@ func (o *Options) burst() float64 { return max(o.Budget/2, 1) }
 func (o *Options) rate() float64  { return max(o.Budget*3/4/60, 0) }
 
 // stretch is the factor by which all periods grow so that the budgets suffice for
-// the demand, in measurements a second, which the reporters share. A part of each
-// budget is left for urgent probes.
-func (o *Options) stretch(demand float64, reporters int) float64 {
-	if o.Budget < 0 || demand <= 0 {
+// the demand, in measurements a second, which the reporters share. Rate is the budget
+// of one, in probes a second, 0 for no bound. A part of it is left for urgent probes.
+func stretch(demand float64, reporters int, rate float64) float64 {
+	if rate <= 0 || demand <= 0 {
 		return 1
 	}
-	return max(1, demand/float64(reporters)/(0.95*o.rate()))
+	return max(1, demand/float64(reporters)/(0.95*rate))
 }
 
 // period is the time in which an instance of a weight is measured PerInterval
@@ -139,11 +155,11 @@ func (o *Options) period(weight, stretch float64, reporters int, longest time.Du
 
 // longest is the longest period of n instances: maxPeriod, or longer, so that very
 // many far instances take no more than farShare of the budget.
-func (o *Options) longest(n, reporters int) time.Duration {
-	if o.rate() <= 0 {
+func (o *Options) longest(n, reporters int, rate float64) time.Duration {
+	if rate <= 0 {
 		return maxPeriod
 	}
-	seconds := float64(n*o.PerInterval) / (farShare * o.rate() * float64(reporters))
+	seconds := float64(n*o.PerInterval) / (farShare * rate * float64(reporters))
 	return max(maxPeriod, time.Duration(seconds*float64(time.Second)))
 }
 

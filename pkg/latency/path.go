@@ -319,6 +319,10 @@ func (pa *Path) putVoteLocked(v vote) bool {
 func (pa *Path) publishSoonLocked(rtt, now time.Duration) {
 	g := pa.group
 	known, _ := unpackEstimate(pa.estimate.Load())
+	if g != nil && g.pace != awake {
+		g.tellLocked(now)
+		return
+	}
 	if g == nil || g.report.Service == "" || g.listening || known.Measured() && !moved(known.Distance, rtt) {
 		return
 	}

@@ -114,7 +114,7 @@ func (s *position) exchangesLocked(now time.Duration) []*Path {
 	}
 	var chosen []*Path
 	for g := range p.groups {
-		if g.listening {
+		if g.listening || g.pace != awake {
 			continue
 		}
 		for _, pa := range g.ranked {

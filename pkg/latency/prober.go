@@ -37,8 +37,9 @@ type Prober struct {
 	proven           queue             // next probes of paths that answered last time
 	unproven         queue             // next probes of the others
 	expiries         queue             // when the oldest sample or vote of each path expires
-	inFlight         int               // probes in flight
-	inFlightUnproven int               // probes of unproven paths in flight
+	total            total
+	inFlight         int // probes in flight
+	inFlightUnproven int // probes of unproven paths in flight
 	nextTick         time.Duration
 	position         position
 }
@@ -59,6 +60,7 @@ func New(c Caller, o Options) *Prober {
 		groups:       make(map[*Group]bool), sharing: make(map[string]*Group),
 	}
 	p.position.prober = p
+	p.total = newTotal(&p.o)
 	p.hash = xxhash.Sum64String(p.c.Reporter)
 	p.running.Go(func() { repeat(ctx, p.wakeSchedule, p.schedule) })
 	p.running.Go(func() { repeat(ctx, p.wakeLoop, p.loop) })

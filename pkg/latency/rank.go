@@ -85,10 +85,18 @@ func (g *Group) rankLocked(now time.Duration) {
 		from = to
 	}
 	reporters := len(g.live) + 1 // share the work, this one included
-	stretch := p.o.stretch(demand*float64(p.o.PerInterval)/p.o.Interval.Seconds(), reporters)
-	limit := p.o.longest(len(all), reporters)
+	demand *= float64(p.o.PerInterval) / p.o.Interval.Seconds()
+	g.demand = demand / float64(reporters) / stretch(demand, reporters, p.o.rate())
+	if g.pace != awake {
+		g.demand /= dozeFactor
+	}
+	by, limit := stretch(demand, reporters, g.rateLocked()), p.o.longest(len(all), reporters, g.rateLocked())
 	for i, s := range all {
-		g.scheduleLocked(s.path, p.o.period(weights[i], stretch, reporters, limit), now)
+		period := p.o.period(weights[i], by, reporters, limit)
+		if g.pace != awake {
+			period *= dozeFactor
+		}
+		g.scheduleLocked(s.path, period, now)
 	}
 	g.notifyNearestLocked(best)
 }

@@ -18,16 +18,19 @@ func (p *Prober) schedule(ctx context.Context) (wait time.Duration, ok bool) {
 	for e := p.expiries.head(); e != nil && e.due <= now; e = p.expiries.head() {
 		e.path.refreshLocked(now)
 	}
-	next := p.nextLocked()
+	next, hold := p.nextLocked(), time.Duration(0)
 	for ; next != nil && next.due <= now; next = p.nextLocked() {
+		if hold = p.total.wait(now); hold > 0 {
+			break
+		}
 		p.beginLocked(ctx, next.path, now)
 	}
 
 	if e := p.expiries.head(); e != nil {
 		wait, ok = e.due-now, true
 	}
-	if next != nil && (!ok || next.due-now < wait) {
-		wait, ok = next.due-now, true
+	if next != nil && (!ok || max(next.due-now, hold) < wait) {
+		wait, ok = max(next.due-now, hold), true
 	}
 	return wait, ok
 }
@@ -47,7 +50,7 @@ func (p *Prober) nextLocked() *entry {
 // queueProbeLocked queues the next probe of a path. While one is in flight, finish
 // does.
 func (p *Prober) queueProbeLocked(pa *Path) {
-	if pa.cancel != nil {
+	if pa.cancel != nil || pa.group != nil && pa.group.pace == asleep {
 		return
 	}
 	q := &p.unproven
@@ -65,7 +68,12 @@ func (p *Prober) beginLocked(ctx context.Context, pa *Path, now time.Duration) {
 	if g == nil {
 		return
 	}
-	if !pa.urgent {
+	if !pa.urgent && g.pace != awake {
+		if every := pa.period / time.Duration(p.o.PerInterval); now-pa.newestLocked(now-every) < every*7/10 {
+			g.planLocked(pa, now) // another caller has measured it
+			return
+		}
+	} else if !pa.urgent {
 		// The slot may have another owner than when it was planned.
 		if at, ours := g.slotAfterLocked(pa, pa.next-1); !ours || at > now {
 			g.planLocked(pa, now)
@@ -86,6 +94,7 @@ func (p *Prober) beginLocked(ctx context.Context, pa *Path, now time.Duration) {
 
 func (p *Prober) launchLocked(ctx context.Context, pa *Path) {
 	p.probes.Add(1)
+	p.total.take()
 	p.inFlight++
 	pa.probedAt = max(p.now(), 1)
 	timeout := p.o.Timeout

@@ -39,6 +39,7 @@ type shared struct {
 	caughtUp  bool          // the batches published before Share have been read
 	listening bool          // others report, this caller does not
 	published bool          // the other reporters know this one
+	news      bool          // while the group dozes: there are results to publish
 	seq       uint64        // of the last batch published
 	publish   time.Duration // when the next batch is due
 
@@ -142,8 +143,8 @@ func (g *Group) hear(subject string, data []byte, age time.Duration) {
 	rep := g.reporters[r.Reporter]
 	known := rep != nil && now-rep.at <= reporterTimeout
 	switch {
-	case rep == nil && b.Leaving:
-		return
+	case rep == nil && b.Leaving: // it dozes: its word counts, and it has no slots
+		rep = &reporter{hash: xxhash.Sum64String(r.Reporter)}
 	case rep == nil:
 		rep = &reporter{hash: xxhash.Sum64String(r.Reporter)}
 		if len(g.reporters) >= 16*maxReporters {
@@ -159,7 +160,7 @@ func (g *Group) hear(subject string, data []byte, age time.Duration) {
 	if b.Leaving {
 		delete(g.reporters, r.Reporter)
 	}
-	if !known || b.Leaving {
+	if known == b.Leaving {
 		g.countLocked(now) // any other change is found by chooseRoleLocked
 	}
 	for i := range b.Samples {
@@ -371,7 +372,13 @@ func (g *Group) firstDelayLocked(pa *Path) time.Duration {
 // publishesLocked reports whether this caller publishes batches. A group that never
 // had members has nothing to tell; one that lost them goes on.
 func (g *Group) publishesLocked() bool {
-	return g.report.Service != "" && g.caughtUp && !g.listening && (g.published || len(g.members) > 0)
+	if g.report.Service == "" || !g.caughtUp {
+		return false
+	}
+	if g.pace != awake {
+		return g.news || g.published
+	}
+	return !g.listening && (g.published || len(g.members) > 0)
 }
 
 // batchLocked is the next batch to publish.
@@ -382,6 +389,11 @@ func (g *Group) batchLocked(now time.Duration) wire.Batch {
 		g.published = true
 		g.replanLocked(now) // from now on some slots belong to this caller
 	}
+	return g.samplesLocked(now)
+}
+
+// samplesLocked is a batch of all that this caller has measured.
+func (g *Group) samplesLocked(now time.Duration) wire.Batch {
 	b := wire.Batch{Sequence: g.seq}
 	if s := &g.prober.position; s.fitted {
 		c := coord.Rounded(s.own)

@@ -32,7 +32,7 @@ const downAfter = 3
 // owners of the slots try it, together as often as a lone caller would; the other
 // reporters try it when one of them has measured it.
 func (g *Group) leavesToZoneLocked(pa *Path, now time.Duration) bool {
-	return pa.failures.Load() >= downAfter && len(g.live) > 0 &&
+	return pa.failures.Load() >= downAfter && (len(g.live) > 0 || g.pace != awake) &&
 		!slices.ContainsFunc(pa.votes, func(v vote) bool { return now-v.at < maxRetryPause })
 }
 
@@ -113,7 +113,11 @@ func (g *Group) probeSoonLocked(pa *Path, now time.Duration) {
 // planLocked makes the next probe of a path due in this caller's next slot.
 func (g *Group) planLocked(pa *Path, now time.Duration) {
 	pa.urgent = false
-	pa.next, _ = g.slotAfterLocked(pa, now)
+	if g.pace == awake {
+		pa.next, _ = g.slotAfterLocked(pa, now)
+	} else {
+		pa.next = g.dozeEndLocked(pa, now)
+	}
 	g.prober.queueProbeLocked(pa)
 }
 

@@ -60,7 +60,12 @@ const (
 	// callerTimeout is when a Locator forgets a caller that pings no more: later
 	// than several exchanges, and than exchangeRetry.
 	callerTimeout = 10 * time.Minute
+	// dozeAfter is how long after its last call a service is measured less: later
+	// than pauses between the jobs of most programs, and than reporterTimeout.
+	dozeAfter = 10 * time.Minute
 	// maxPeriod is the longest period of an instance, unless the budget is too
 	// small for that: see Options.longest.
 	maxPeriod = time.Hour
+	// sleepAfter is how long after its last call a service is not measured any more.
+	sleepAfter = time.Hour
 )

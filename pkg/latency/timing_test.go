@@ -31,6 +31,8 @@ func TestTimesFitTogether(t *testing.T) {
 		{"a warm-up ends with more than one record", 2 * recordInterval, warmUp},
 		{"a locator remembers a caller between two pings", 2 * exchangeIntervalLater, callerTimeout},
 		{"an instance that was away is pinged before it forgets the caller", exchangeRetry, callerTimeout},
+		{"a service that is called rarely is measured in between", callerTimeout, dozeAfter},
+		{"it dozes before it sleeps", dozeAfter, sleepAfter},
 	} {
 		if r.less > r.orSame {
 			t.Errorf("%s: want %v <= %v", r.what, r.less, r.orSame)

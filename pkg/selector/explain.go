@@ -93,6 +93,7 @@ func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) 
 			return Explanation{}, err
 		}
 	}
+	svc.markActive() // its distances are asked for
 	if t.Size == 0 {
 		return Explanation{}, v.noInstance(t, &r)
 	}

@@ -55,6 +55,7 @@ type service struct {
 	due        atomic.Int64  // when a new table must be built though nothing else changes
 	had        atomic.Bool   // it has had an instance
 	hedges     atomic.Uint64 // second attempts beside the first
+	usedAt     time.Duration // when its group last learned that it is called; only of maintain
 
 	mu      sync.Mutex // guards what follows, and the building of tables
 	members members
@@ -83,6 +84,7 @@ func newService(s *Selector, name string) *service {
 	svc.Counts = make([]atomic.Uint64, circles*int(table.NumCounts))
 	svc.members = members{svc: svc, leftPicks: make([]uint64, circles), timed: make([]timed, circles), succeeded: make([]uint64, circles)}
 	svc.group = s.prober.Group(name, svc.rebuildSoon)
+	svc.group.Used()
 	svc.run, svc.stop = context.WithCancel(s.run)
 	svc.lastAsked.Store(int64(s.now()))
 	svc.due.Store(int64(table.Never))
@@ -245,7 +247,12 @@ func (svc *service) maintain(now time.Duration) {
 	if slowest := svc.Slowest.Load(); slowest > 0 {
 		svc.Slowest.CompareAndSwap(slowest, int64(float64(slowest)*slowestFalls))
 	}
-	if !svc.active.Swap(false) && !svc.loaded.Load() {
+	active := svc.active.Swap(false)
+	if active && now-svc.usedAt >= time.Second {
+		svc.usedAt = now
+		svc.group.Used()
+	}
+	if !active && !svc.loaded.Load() {
 		return
 	}
 	svc.mu.Lock()
