@@ -277,7 +277,7 @@ func TestAnErrorIsOneLineAndAnExitCode(t *testing.T) {
 		{"ttl 0", append([]string{"run", "--ttl", "0s"}, good...), 2, `--ttl 0s: want whole seconds`},
 		{"ttl text", append([]string{"run", "--ttl", "long"}, good...), 2, `--ttl: expected duration`},
 		{"weight", append([]string{"run", "--weight", "-1"}, good...), 2, `--weight`},
-		{"weight 0", append([]string{"run", "--weight", "0"}, good...), 2, `--weight 0: want 1 to 10000`},
+		{"weight below 0", append([]string{"run", "--weight=-1"}, good...), 2, `--weight -1: want 0 to 10000`},
 		{"drain", append([]string{"run", "--drain=-1s"}, good...), 2, `--drain -1s: want 0 or more`},
 		{"check", append([]string{"run", "--check", "localhost:80"}, good...), 2, `--check "localhost:80": want http://`},
 		{"check interval", append([]string{"run", "--check-interval", "0s"}, good...), 2, `--check-interval 0s: want more than 0`},
