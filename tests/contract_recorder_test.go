@@ -54,7 +54,7 @@ func (c *contract) await(line string) {
 var names = map[string]string{
 	"user": "<service>", "orders": "<service>", "filed": "<service>", "mortal": "<service>", "many": "<service>", "regional": "<service>", "unknown": "<service>",
 	"r1": "<region>", "r2": "<region>", "z1": "<zone>", "z2": "<zone>",
-	"one": "<id>", "two": "<id>", "three": "<id>", "four": "<id>", "refuses": "<id>",
+	"one": "<id>", "two": "<id>", "three": "<id>", "four": "<id>", "five": "<id>", "refuses": "<id>",
 }
 
 // id is that of one of many, and random what a program has made up.

@@ -88,9 +88,11 @@ func (w *contractWorld) announce() {
 	w.write(map[string]any{"team": "a"})
 	w.filed = w.start(w.announcer, append(at, "file", w.file, "--poll", "100ms", "--check-interval", "50ms")...)
 	w.mortal = w.start(w.announcer, append(at, "run", "--service", "mortal", "--id", "four", "--endpoint", "tcp="+address, "--ttl", "1s", "--check", "none")...)
+	w.start(w.announcer, append(at, "run", "--service", "mortal", "--id", "five", "--endpoint", "tcp="+address, "--ttl", "3s", "--check", "none")...) // the last one would be a suspect
 	w.listed("user", "one", "up")
 	w.listed("filed", "three", "up")
 	w.listed("mortal", "four", "up")
+	w.listed("mortal", "five", "up")
 	for _, p := range []*testkit.Process{w.one, w.filed} {
 		admin := "http://" + p.Stderr.Await(w.t, `address=(\S+)`)
 		for _, path := range []string{"/healthz", "/readyz", "/other"} {

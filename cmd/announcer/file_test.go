@@ -48,9 +48,7 @@ func TestTheRegistryFollowsTheFile(t *testing.T) {
 	one, two := r.await(key("one"), events.Up), r.await(key("two"), events.Up)
 	r.await(events.Key{Service: "user", Zone: "b", ID: "three"}, events.Up)
 	admin := "http://" + p.logs(`msg="serving health and metrics" address=(\S+)`)
-	if code, body := get(t, admin+"/readyz"); code != 200 {
-		t.Errorf("/readyz: %d %s", code, body)
-	}
+	testkit.Eventually(t, "the announcer to be ready", func() bool { code, _ := get(t, admin+"/readyz"); return code == 200 })
 
 	// One changes, two goes, four comes.
 	p.logs("msg=registered service=user instance=two")

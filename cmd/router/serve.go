@@ -28,6 +28,7 @@ type serveCommand struct {
 	AllowCIDR   []string             `name:"allow-cidr" placeholder:"NETWORK" help:"Call only instances in this network; may be repeated. Link-local, multicast and metadata addresses are never called."`
 	Timeout     time.Duration        `default:"10s" placeholder:"DURATION" help:"How long an instance may take to answer (${default})."`
 	Attempt     time.Duration        `name:"attempt-timeout" placeholder:"DURATION" help:"How long one instance may take to answer before another gets the call, if the call may be repeated, another instance is left, and that long is left of --timeout. Default: until it seems to hang, after a second or more, 10 times what calls to the service take on average, and 3 times the slowest."`
+	Hedge       bool                 `help:"Send a call that may be repeated, and is not answered in the time in which 95 % of the calls to its service are, to a second instance too. The first good answer counts."`
 	Concurrency int                  `default:"1024" placeholder:"NUMBER" help:"Concurrent calls by NATS; more are refused (${default})."`
 	Grace       time.Duration        `default:"10s" placeholder:"DURATION" help:"How long running calls may take after SIGTERM (${default})."`
 	Strategy    string               `default:"p2c" placeholder:"NAME" help:"How to choose among about equally near instances: p2c, nearest, round_robin, weighted_round_robin, random, least_request, consistent_hash, or load_aware, by the load they report (${default})."`
@@ -152,7 +153,7 @@ func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, n
 	}
 	r, err := router.New(ctx, nc, registry, router.Options{
 		Selector: pl.pick, Bucket: c.Registry.Name(), Guard: pl.guard,
-		Timeout: c.Timeout, AttemptTimeout: c.Attempt, Concurrency: c.Concurrency, Grace: c.Grace,
+		Timeout: c.Timeout, AttemptTimeout: c.Attempt, Hedge: c.Hedge, Concurrency: c.Concurrency, Grace: c.Grace,
 		Metrics: metrics, MetricsHandler: sdk.Handler(), Logger: pl.log,
 	})
 	if err != nil {

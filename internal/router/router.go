@@ -53,6 +53,9 @@ type Options struct {
 	// before another gets the call, if the call may be repeated and that long is left
 	// for it. Default: until the instance seems to hang.
 	AttemptTimeout time.Duration
+	// Hedge sends a call by HTTP to a second instance too when the first one takes long,
+	// see [proximahttp.Options]. Default: off.
+	Hedge bool
 	// Concurrency bounds the calls by NATS that run at once; more are refused.
 	// Default 1024.
 	Concurrency int
@@ -161,7 +164,7 @@ func (r *Router) makeDoors() {
 	r.base.DialContext = r.opts.Guard.DialContext
 	r.base.DisableCompression = true // bodies are passed on unchanged
 	transport := proximahttp.New(r.selector, proximahttp.Options{
-		Base: telemetry.Transport(r.base), Ask: ask, AttemptTimeout: r.opts.AttemptTimeout,
+		Base: telemetry.Transport(r.base), Ask: ask, AttemptTimeout: r.opts.AttemptTimeout, Hedge: r.opts.Hedge,
 	})
 	id := "proxima-" + rand.Text()[:12] // in the header Via: it reveals a loop
 	r.counts = requestCounts{r.opts.Metrics, r.directory}

@@ -235,7 +235,7 @@ func TestUpdateChangesTheLease(t *testing.T) {
 			in.TTL = tt.before
 			nc := natstest.Connect(t, f.ns, silent)
 			a := f.announce(open(t, nc, kv.Options{}), in, kv.AnnounceOptions{})
-			v := watch(t, f.r, "user")
+			v := watch(t, open(t, f.nc, kv.Options{NoSuspects: true}), "user")
 			v.until("listed", time.Second, status(events.Up))
 			if err := a.Update(func(in *events.Instance) { in.TTL = tt.after }); err != nil {
 				t.Fatal(err)

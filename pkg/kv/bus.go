@@ -28,8 +28,8 @@ const (
 
 // Bus carries the messages of callers and instances about distances, on core NATS,
 // so that no sender waits for a receiver. A stream in memory (PROXIMA_LATENCY for
-// the bucket "proxima") keeps the last message of each subject for two minutes: a
-// new subscriber receives those first. Without the stream, or the right to read it,
+// the bucket "proxima", Dev_latency for a name with a capital) keeps the last message
+// of each subject for two minutes: a new subscriber receives those first. Without the stream, or the right to read it,
 // only that is lost. Get one with [Registry.Bus]; it is safe for concurrent use and
 // holds nothing that must be closed.
 type Bus struct {
@@ -141,11 +141,18 @@ func date(all []kept, now time.Time) {
 		since = 0
 	}
 	for i := range all {
-		all[i].age = min(since+newest.Sub(all[i].at), samplesAge)
+		all[i].age = min(since+min(newest.Sub(all[i].at), samplesAge), samplesAge)
 	}
 }
 
-func (b *Bus) stream() string { return strings.ToUpper(b.link.Name) + "_LATENCY" }
+// stream is the name of the stream. Buckets whose names differ in case only have one
+// each.
+func (b *Bus) stream() string {
+	if name := b.link.Name; name != strings.ToLower(name) {
+		return name + "_latency"
+	}
+	return strings.ToUpper(b.link.Name) + "_LATENCY"
+}
 
 // ensure makes the stream.
 func (b *Bus) ensure(ctx context.Context) error {

@@ -15,6 +15,7 @@ import (
 func FuzzHistory(f *testing.F) {
 	f.Add([]byte("NATS/1.0 204 EOB\r\nNats-Num-Pending: 0\r\nNats-Last-Sequence: 7\r\n\r\n"), []byte("x"))
 	f.Add([]byte("NATS/1.0\r\nNats-Subject: proxima.latency.r.z.user.x\r\nNats-Sequence: 7\r\nNats-Time-Stamp: 2099-01-01T00:00:00Z\r\n\r\n"), []byte("{}"))
+	f.Add([]byte("NATS/1.0\r\nNats-Subject: proxima.\r\nNats-Time-Stamp: 0000-01-01T00:00:00Z\r\n\r\n"), []byte("0")) // 2026 years ago is no age
 	b := &Bus{link: &wire.Link{Bucket: wire.NewBucket("proxima", "proxima", "$JS.API.")}}
 	f.Fuzz(func(t *testing.T, header, data []byte) {
 		msg := &nats.Msg{Data: data}

@@ -106,6 +106,25 @@ func TestANewSubscriberReceivesTheLastMessageOfEachSubjectFirst(t *testing.T) {
 	})
 }
 
+func TestBucketsWhoseNamesDifferInCaseHaveStreamsOfTheirOwn(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		for _, bucket := range []string{"dev", "DEV", "Dev", "d-e_v"} {
+			b := open(t, f.nc, kv.Options{Bucket: bucket}).Bus()
+			first, _ := f.subscribe(b, samples+"*") // makes the stream
+			f.publish(b, samples+"x", bucket)
+			first.want(t, "live", samples+"x "+bucket+" 0s")
+			later, _ := f.subscribe(b, samples+"*")
+			later.want(t, "history", samples+"x "+bucket+" 0s")
+		}
+		for _, name := range []string{"DEV_LATENCY", "DEV_latency", "Dev_latency", "D-E_V_LATENCY"} {
+			if _, err := f.js().Stream(t.Context(), name); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	})
+}
+
 // Reporters choose the headers of what they send. No later subscriber is kept
 // from hearing the others.
 func TestHeadersOfAReporterDoNotEndTheHistory(t *testing.T) {

@@ -27,12 +27,13 @@ func TestDeadInstanceIsPurgedWhenItsLeaseEnds(t *testing.T) {
 			natstest.Bubble(t, func(t *testing.T) {
 				f := setup(t)
 				v := watch(t, f.r, "user")
+				f.dying(0, 1)
 				in := instance("dead")
 				in.TTL = ttl
 				f.register(in)
-				v.until("listed", time.Second, count(1))
+				v.until("listed", time.Second, count(2))
 				began := time.Now()
-				v.until("purged", time.Hour, count(0))
+				v.until("purged", time.Hour, count(1))
 				within(t, time.Since(began), ttl-500*time.Millisecond, ttl+750*time.Millisecond)
 			})
 		})

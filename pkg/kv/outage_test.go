@@ -67,8 +67,8 @@ func TestPausedAnnouncerComesBackByItself(t *testing.T) {
 			if err := a.Update(func(in *events.Instance) { in.Version = d.String() }); err != nil {
 				t.Fatal(err)
 			}
-			v.until("gone", 20*time.Second, count(0))
-			v.until("back", d, count(1))
+			v.until("suspect, being the last one", 20*time.Second, of(1, 0))
+			v.until("back", d, of(0, 1))
 			await(t, time.Second, "a new revision", func() bool { return a.State().Revision > before })
 			time.Sleep(time.Second)
 		}
@@ -86,15 +86,21 @@ func TestAnAnnouncerComesBackByItselfAfterItsConnectionWasCut(t *testing.T) {
 				v.until("listed", 2*time.Second, count(1))
 				w.cut()
 				time.Sleep(outage)
-				listed := len(v.get("user").Entries)
-				if want := outage < 15*time.Second; (listed == 1) != want {
-					t.Errorf("%d listed after an outage of %v", listed, outage)
+				want := of(0, 1)
+				switch {
+				case outage > 10*time.Minute:
+					want = of(0, 0)
+				case outage > 15*time.Second:
+					want = of(1, 0)
+				}
+				if s := v.get("user"); !want(s) {
+					t.Errorf("after an outage of %v: %s", outage, show(s))
 				}
 				if a.State().Err == nil && outage > 6*time.Second {
 					t.Error("the announcer has noticed nothing")
 				}
 				w.lead(f.ns)
-				v.until("back", 2*time.Second, count(1))
+				v.until("back", 2*time.Second, of(0, 1))
 				registered(t, a, 2*time.Second)
 			})
 		})

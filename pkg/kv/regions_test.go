@@ -203,8 +203,8 @@ func TestInstancesOfARegionOutOfReachBecomeSuspects(t *testing.T) {
 		}
 		put(&nats.Msg{Data: data}, 10*time.Minute)
 		v.until("it is heard of again", time.Second, unsuspected(2))
-		// The word of its region counts: its lease has ended.
-		put(&nats.Msg{Data: []byte(`{"reason":"expired"}`), Header: nats.Header{"KV-Operation": {"PURGE"}}}, time.Hour)
+		// The word of its region counts: it has left.
+		put(&nats.Msg{Data: []byte(`{"reason":"deregistered"}`), Header: nats.Header{"KV-Operation": {"PURGE"}}}, time.Hour)
 		v.until("gone", time.Second, count(1))
 	})
 }

@@ -59,7 +59,8 @@ type Options struct {
 	NoCreate bool
 	// NoSuspects removes an instance as soon as its lease ends, even when many
 	// leases end together. By default, instances of a service that expire together,
-	// or just after an outage, are kept as suspects: see [events.Entry].
+	// or just after an outage, and the last one of a service, are kept as suspects:
+	// see [events.Entry].
 	NoSuspects bool
 	// SnapshotDir is a directory for the last snapshot of each service that is
 	// watched, a few seconds behind, in <bucket>/<service>.json. A watch that cannot

@@ -65,6 +65,9 @@ func (g *Group) setLocked(members []Member) {
 	if first == last && first == n {
 		return
 	}
+	if now := g.prober.now(); len(g.members) == 0 && g.publish < now {
+		g.publish = now + jitter(batchInterval) // callers that see the first members together are not heard together
+	}
 	for _, m := range members[first:n] {
 		g.joinLocked(m)
 	}

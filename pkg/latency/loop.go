@@ -87,7 +87,7 @@ func (p *Prober) rankSoonLocked(g *Group, now time.Duration) {
 // subscriptions of closed groups.
 func (p *Prober) outgoingLocked(now time.Duration) (out []message, stops []func()) {
 	for g := range p.groups {
-		if g.report.Service == "" || !g.caughtUp || g.listening || now < g.publish {
+		if !g.publishesLocked() || now < g.publish {
 			continue
 		}
 		if g.chooseRoleLocked(now); !g.listening { // there may be enough reporters by now
@@ -124,7 +124,7 @@ func (p *Prober) idleLocked(now time.Duration) (wait time.Duration, ok bool) {
 	}
 	next := p.nextTick
 	for g := range p.groups {
-		if g.report.Service != "" && g.caughtUp && !g.listening {
+		if g.publishesLocked() {
 			next = min(next, g.publish)
 		}
 	}

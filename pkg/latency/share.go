@@ -368,6 +368,12 @@ func (g *Group) firstDelayLocked(pa *Path) time.Duration {
 	}
 }
 
+// publishesLocked reports whether this caller publishes batches. A group that never
+// had members has nothing to tell; one that lost them goes on.
+func (g *Group) publishesLocked() bool {
+	return g.report.Service != "" && g.caughtUp && !g.listening && (g.published || len(g.members) > 0)
+}
+
 // batchLocked is the next batch to publish.
 func (g *Group) batchLocked(now time.Duration) wire.Batch {
 	g.seq++

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptrace"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,8 +21,11 @@ type call struct {
 	service   string
 	ask       selector.Request
 	body      outgoing
-	attempt   *Attempt       // the last one
-	resp      *http.Response // the last one
+
+	mu      sync.Mutex     // two attempts may run at a time
+	attempt *Attempt       // the last one
+	resp    *http.Response // the one that counts, the last one so far
+	good    bool           // it is no failure
 }
 
 func newCall(t *Transport, req *http.Request, service, protocol string) *call {
@@ -31,6 +35,9 @@ func newCall(t *Transport, req *http.Request, service, protocol string) *call {
 		t.options.Ask(req, &c.ask)
 	}
 	c.ask.Protocol = protocol
+	// A body without GetBody can be read by one attempt at a time.
+	again := req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
+	c.ask.Hedge = again && (c.ask.Hedge || t.options.Hedge)
 	limit := t.options.MaxBody
 	if c.ask.NonIdempotent {
 		limit = 0 // tried again only when nothing was sent, and so nothing read
@@ -55,12 +62,8 @@ func (c *call) run() (*http.Response, error) {
 // try makes one attempt. It ends the pick itself, except for errors that it returns
 // without a mark.
 func (c *call) try(ctx context.Context, p *selector.Pick) error {
-	number := 1
-	if c.attempt != nil {
-		number = c.attempt.Number + 1
-	}
-	c.attempt = &Attempt{Instance: p.Instance, Circle: p.Circle(), Number: number}
-	ctx = context.WithValue(ctx, attemptKey{}, c.attempt)
+	attempt := c.begin(p)
+	ctx = context.WithValue(ctx, attemptKey{}, attempt)
 	w := &wire{nonIdempotent: c.ask.NonIdempotent}
 	bounded, giveUp := context.WithCancelCause(ctx) // ends with the body of the response
 	out := c.req.WithContext(httptrace.WithClientTrace(bounded, w.trace()))
@@ -70,7 +73,7 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 	if out.Host == "" || out.Host == c.req.URL.Host {
 		out.Host = c.service
 	}
-	if err := c.body.attach(out); err != nil {
+	if err := c.attach(out); err != nil {
 		giveUp(nil)
 		p.Done(context.Canceled)
 		return selector.Permanent(err)
@@ -91,13 +94,9 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 		giveUp(nil)
 		return c.failed(p, out, w, err)
 	}
-	if c.resp != nil {
-		_ = c.resp.Body.Close() // there is a later one
-	}
 	if resp.Body == nil {
 		resp.Body = http.NoBody
 	}
-	c.resp = resp
 	resp.Request = c.req.WithContext(ctx)
 	o := c.transport.options.Classify(resp)
 	result := outcome(o, resp)
@@ -110,10 +109,45 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 		p.DoneAfter(result, latency) // now, so that the next pick knows
 	}
 	follow(resp, c.req, p, giveUp)
+	c.keep(resp, o == selector.Success || o == selector.Answer)
 	if result != nil && !c.body.replayable() {
 		return selector.Permanent(result)
 	}
 	return result
+}
+
+// begin notes an attempt.
+func (c *call) begin(p *selector.Pick) *Attempt {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	number := 1
+	if c.attempt != nil {
+		number = c.attempt.Number + 1
+	}
+	c.attempt = &Attempt{Instance: p.Instance, Circle: p.Circle(), Number: number}
+	return c.attempt
+}
+
+func (c *call) attach(out *http.Request) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.body.attach(out)
+}
+
+// keep keeps a response for the caller, unless there is one that counts more, and closes
+// the other one.
+func (c *call) keep(resp *http.Response, good bool) {
+	c.mu.Lock()
+	superseded := c.resp
+	if c.good {
+		superseded = resp
+	} else {
+		c.resp, c.good = resp, good
+	}
+	c.mu.Unlock()
+	if superseded != nil {
+		_ = superseded.Body.Close()
+	}
 }
 
 // errSlow is the end of an attempt, not of the request: another instance may be faster.

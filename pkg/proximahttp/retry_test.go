@@ -439,3 +439,47 @@ func TestAnInstanceThatHangsCostsAnAttemptNotTheCall(t *testing.T) {
 		cancel()
 	}
 }
+
+// Of two instances one takes long now and then.
+func TestAHedgedRequestGetsTheFirstGoodResponse(t *testing.T) {
+	var slow atomic.Bool
+	handler := func(name string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			if slow.Load() && name == "near" {
+				select {
+				case <-time.After(10 * time.Second):
+				case <-r.Context().Done():
+				}
+			}
+			_, _ = io.WriteString(w, name+string(body))
+		}
+	}
+	f := newFleet(t, proximahttp.Options{Hedge: true}, serve(t, "near", "a", handler("near")), serve(t, "far", "b", handler("far")))
+	get := func(method, body string) (string, time.Duration) {
+		t.Helper()
+		began := time.Now()
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://user/", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := f.client().Do(req)
+		status, text := read(t, resp, err)
+		if status != 200 {
+			t.Errorf("status %d", status)
+		}
+		return text, time.Since(began)
+	}
+	for range 30 {
+		get("GET", "")
+	}
+	slow.Store(true)
+	for range 3 {
+		if text, took := get("PUT", "x"); text != "farx" || took > 5*time.Second {
+			t.Errorf("answered by %q after %v", text, took)
+		}
+	}
+	if n := f.inFlight(); n != 0 {
+		t.Errorf("%d in flight", n)
+	}
+}

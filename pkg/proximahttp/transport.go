@@ -26,6 +26,11 @@ type Options struct {
 	// until it seems to hang, see [selector.Pick.AfterSlow]. Negative: no limit but that
 	// of the request.
 	AttemptTimeout time.Duration
+	// Hedge sends a request to a second instance too when the first one has not answered in
+	// the time in which 95 % of the requests to the service are, if it may be sent twice and
+	// has no body or a GetBody. The first response that is no failure counts, and the other
+	// request is canceled. The retry budget bounds it. Default: off.
+	Hedge bool
 	// Fallthrough sends requests whose URL does not name a service to Base,
 	// unchanged. Default: they are refused with an error.
 	Fallthrough bool

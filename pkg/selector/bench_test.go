@@ -185,6 +185,28 @@ func BenchmarkPickFor(b *testing.B) {
 	}
 }
 
+// BenchmarkPickFromHosts is a pick of a router whose callers say on which host they are.
+func BenchmarkPickFromHosts(b *testing.B) {
+	for _, n := range []int{1, 50, 200} {
+		b.Run(fmt.Sprintf("hosts=%d", n), func(b *testing.B) {
+			s, _ := open(b, 2000, selector.Options{})
+			ctx := b.Context()
+			hosts := make([]topology.Location, n)
+			for i := range hosts {
+				hosts[i] = topology.Location{Region: zones[1].Region, Zone: zones[1].Zone, Rack: fmt.Sprint("r", i%10), Host: fmt.Sprint("h", i)}
+			}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				p, err := s.PickFor(ctx, selector.Request{Service: "user", From: &hosts[i%n]})
+				if err != nil {
+					b.Fatal(err)
+				}
+				p.Done(nil)
+			}
+		})
+	}
+}
+
 func BenchmarkDo(b *testing.B) {
 	s, _ := open(b, 1000, selector.Options{})
 	ctx := b.Context()

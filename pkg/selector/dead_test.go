@@ -1,8 +1,11 @@
 package selector_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,6 +57,80 @@ func TestProbesFindTheDeadAmongSuspects(t *testing.T) {
 		if c := w.candidate("b"); c.Dead || c.Suspect {
 			t.Errorf("renewed: %+v", c.Standing)
 		}
+	})
+}
+
+// The lease of the only instance ends because its announcer lost the registry: it answers,
+// so it is called. When it is killed, no call is made to it seconds later.
+func TestProbesDecideAboutTheLastInstance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, selector.Options{})
+		entry := w.at("a", home, time.Millisecond)
+		w.list(entry)
+		doubted := entry
+		suspect(&doubted)
+		w.send(events.Snapshot{Service: "user", Entries: []events.Entry{doubted}})
+		for range 30 {
+			time.Sleep(time.Minute)
+			w.picks(10)
+		}
+
+		w.silence("a.example:80")
+		w.until("it is not picked", 20*time.Second, func() bool {
+			_, err := w.try()
+			if err != nil && !errors.Is(err, selector.ErrNoInstance) {
+				t.Fatal(err)
+			}
+			return err != nil
+		})
+		if c := w.candidate("a"); !c.Dead || !c.Suspect || c.Near || c.Reason != "never picked: its lease ended, and it does not answer probes" {
+			t.Errorf("%+v", c.Standing)
+		}
+		if c := w.circles()[0]; c.Dead != 1 || c.Instances != 1 {
+			t.Errorf("counted as %+v", c)
+		}
+
+		// It is a last resort while the registry is out of reach: no lease proves anything.
+		w.send(events.Snapshot{Service: "user", Stale: true, Entries: []events.Entry{doubted}})
+		w.picks(1)
+		w.send(events.Snapshot{Service: "user", Entries: []events.Entry{doubted}})
+		w.until("it is not picked again", time.Minute, func() bool { _, err := w.try(); return err != nil })
+
+		// It answers again, or another one comes.
+		w.set("a.example:80", time.Millisecond)
+		w.until("it is back", 35*time.Second, func() bool { _, err := w.try(); return err == nil })
+		w.silence("a.example:80")
+		w.until("it is gone once more", 35*time.Second, func() bool { _, err := w.try(); return err != nil })
+		w.list(doubted, w.at("b", home, time.Millisecond))
+		if got := w.picks(10)["b"]; got != 10 {
+			t.Errorf("%d of 10 picks go to the new one", got)
+		}
+	})
+}
+
+// If it is refused, probes know within two seconds.
+func TestALastInstanceThatIsKilledIsGoneInTwoSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var o selector.Options
+		var killed atomic.Bool
+		o.Latency.Dial = func(context.Context, string, string) (net.Conn, error) {
+			if killed.Load() {
+				return nil, errRefused
+			}
+			a, b := net.Pipe()
+			_ = b.Close()
+			return a, nil
+		}
+		w := newWorld(t, o)
+		entry := w.at("a", home, time.Millisecond)
+		w.list(entry)
+		w.picks(10)
+		killed.Store(true)
+		w.call("a", errRefused)
+		suspect(&entry)
+		w.send(events.Snapshot{Service: "user", Entries: []events.Entry{entry}})
+		took := w.until("it is not picked", 2*time.Second, func() bool { _, err := w.try(); return err != nil })
+		t.Logf("after %v", took)
 	})
 }
 
@@ -126,11 +203,11 @@ func TestTheDeadAreCounted(t *testing.T) {
 		if s.Dead != 1 || s.Suspect != 0 || s.Usable != 0 || s.Instances != 1 {
 			t.Errorf("%+v", s)
 		}
-		_, err := w.try(selector.Request{Avoid: []string{"a"}})
+		_, err := w.try()
 		if e, ok := errors.AsType[*selector.NoInstanceError](err); !ok || e.Circles[0].Dead != 1 {
 			t.Errorf("got %v", err)
 		}
-		if got, want := fmt.Sprint(err), "selector: no usable instance of user: zone has 1, 1 dead; 1 excluded or tried before"; got != want {
+		if got, want := fmt.Sprint(err), "selector: no usable instance of user: zone has 1, 1 dead"; got != want {
 			t.Errorf("got %q", got)
 		}
 	})

@@ -43,8 +43,11 @@ func (p *Pick) Try(ctx context.Context, call func(context.Context) error) error 
 	defer giveUp(nil)
 	stop := p.AfterSlow(ctx, func() { giveUp(ErrSlow) })
 	err := call(attempt)
-	if !stop() && err != nil && ctx.Err() == nil {
+	switch slow := !stop(); {
+	case slow && err != nil && ctx.Err() == nil:
 		err = fmt.Errorf("%w: %w", ErrSlow, context.DeadlineExceeded)
+	case slow && err != nil && errors.Is(err, context.Canceled): // both ended at the same time
+		err = ctx.Err()
 	}
 	return err
 }
@@ -80,15 +83,14 @@ func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Conte
 		if t.attempts > 0 {
 			svc.retries.Add(1)
 		}
-		if err = p.run(ctx, call); err == nil {
+		if p, err = t.attempt(ctx, p, call); err == nil {
 			return nil
 		}
 		outcome := s.opts.Retry.Classify(err)
 		if outcome == Answer || outcome == Success {
 			return answer(err)
 		}
-		r.tried = append(r.tried, p.node)
-		t.attempts++
+		t.tried(p)
 		t.last = &CallError{Service: r.Service, Attempts: t.attempts, Instance: p.ID, Circle: p.Circle(), Err: err}
 		if outcome == Canceled || t.enough(ctx) {
 			return t.last
@@ -118,6 +120,12 @@ type tries struct {
 func (t *tries) more() bool {
 	return t.attempts+1 < t.opts.Retry.Attempts && !t.request.NonIdempotent && t.opts.Retry.Budget >= 0 &&
 		len(t.request.tried)+1 < int(t.svc.Listed.Load())
+}
+
+// tried notes an attempt that failed.
+func (t *tries) tried(p Pick) {
+	t.request.tried = append(t.request.tried, p.node)
+	t.attempts++
 }
 
 const (
@@ -202,6 +210,8 @@ func (p *Pick) AfterSlow(ctx context.Context, late func()) (stop func() bool) {
 	}
 	s := &slowness{node: p.node, ended: p.node.Ended(), began: time.Now(), late: late}
 	s.until, s.ends = ctx.Deadline()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.timer = time.AfterFunc(slowAtLeast, s.look)
 	return s.stop
 }
@@ -230,10 +240,17 @@ type slowness struct {
 }
 
 func (s *slowness) look() {
+	if s.hanging() {
+		s.late()
+	}
+}
+
+// hanging reports whether late is to be called; else it sets the time of the next look.
+func (s *slowness) hanging() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.done {
-		return
+		return false
 	}
 	took := time.Since(s.began)
 	limit, enough := s.node.TimeLimit(slowAtLeast, slowTypical, slowSlowest)
@@ -249,12 +266,12 @@ func (s *slowness) look() {
 		s.timer.Reset(max(limit, slowAtLeast))
 	case took < limit:
 		s.timer.Reset(min(limit-took, slowAtLeast))
-	case s.ends && time.Until(s.until) < enough:
+	case s.ends && time.Until(s.until) <= enough:
 		s.done = true // another instance would not have the time either
 	default:
 		s.done, s.hangs = true, true
-		s.late()
 	}
+	return s.hangs
 }
 
 func (s *slowness) stop() bool {

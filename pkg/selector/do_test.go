@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"runtime"
@@ -573,5 +574,87 @@ func TestWaitOutlastsAServiceWithoutInstances(t *testing.T) {
 		if _, err := w.PickFor(ctx, selector.Request{Service: "user", Wait: true}); !errors.Is(err, selector.ErrUnknownService) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("error %v", err)
 		}
+	})
+}
+
+// One of twenty calls takes long. With hedging, a second one takes its place.
+func TestAHedgedCallTakesTheTimeOfTheFasterOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(3)...)
+		var slow, canceled, attempts int
+		call := func(ask selector.Request) time.Duration {
+			began := time.Now()
+			ask.Service = "user"
+			var mu sync.Mutex
+			first := true
+			err := w.DoFor(t.Context(), ask, func(ctx context.Context, _ *selector.Pick) error {
+				mu.Lock()
+				attempts++
+				takes := 10*time.Millisecond + rand.N(5*time.Millisecond)
+				if first && rand.N(50) == 0 {
+					slow++
+					takes = time.Second
+				}
+				first = false
+				mu.Unlock()
+				err := serveFor(ctx, takes)
+				if err != nil {
+					mu.Lock()
+					canceled++
+					mu.Unlock()
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return time.Since(began)
+		}
+		for range 2000 {
+			call(selector.Request{})
+		}
+		slow, attempts = 0, 0
+		var longest time.Duration
+		for range 2000 {
+			longest = max(longest, call(selector.Request{Hedge: true}))
+		}
+		if longest > 100*time.Millisecond || slow < 10 || canceled < slow {
+			t.Errorf("the longest of 2000 calls took %v, %d were slow, %d canceled", longest, slow, canceled)
+		}
+		if attempts > 2400 {
+			t.Errorf("%d attempts for 2000 calls", attempts)
+		}
+		for _, c := range w.explain().Instances {
+			if c.Breaker != "closed" || c.InFlight != 0 {
+				t.Errorf("%s: breaker %s, %d in flight", c.ID, c.Breaker, c.InFlight)
+			}
+		}
+	})
+}
+
+func TestAHedgedCallFailsAndPanicsAsOthersDo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(3)...)
+		for range 100 {
+			_ = w.Do(t.Context(), "user", func(ctx context.Context, _ *events.Instance) error { return serveFor(ctx, 10*time.Millisecond) })
+		}
+		var mu sync.Mutex
+		var called []string
+		err := w.DoFor(t.Context(), selector.Request{Service: "user", Hedge: true}, func(_ context.Context, p *selector.Pick) error {
+			mu.Lock()
+			called = append(called, p.ID)
+			mu.Unlock()
+			time.Sleep(100 * time.Millisecond)
+			return errCall
+		})
+		if slices.Sort(called); !slices.Equal(called, []string{"i0", "i1", "i2"}) || !errors.Is(err, errCall) {
+			t.Errorf("called %v, error %v, want each once", called, err)
+		}
+		defer func() {
+			if recover() == nil {
+				t.Error("the panic is lost")
+			}
+		}()
+		_ = w.DoFor(t.Context(), selector.Request{Service: "user", Hedge: true}, func(context.Context, *selector.Pick) error { panic("x") })
 	})
 }

@@ -10,24 +10,25 @@
 //
 // # Leaving a circle
 //
-//   - Health: a circle takes all calls while 1/1.4 (71 %) of its weight can be picked;
-//     below that it takes 1.4 times the part that can be picked, and the rest goes to
-//     the next circle, by the same rule. Example: the own zone has ten instances of the
-//     same weight. With eight of them usable all calls stay (1.4 × 0.8 > 1); with five,
-//     70 % stay and 30 % go to the region. Draining instances and those without the
-//     requested protocol do not count as missing capacity.
-//   - Load: when the calls of this caller in flight per instance exceed [Spill.High],
-//     the excess goes to the next circle; below [Spill.Low] it stays again. P2C,
-//     LeastRequest and LoadAware compare one instance of each circle and leave only if
-//     the farther one is better. ConsistentHash does not leave: it has a bound of its
-//     own.
-//   - Distance: a circle is demoted behind the next one if its nearest instance has been
+//   - A call leaves the nearest circle that has usable instances only when it gains: there
+//     must be evidence that the circle is overloaded (calls take more than twice their
+//     unloaded time, or are rejected, or load reports tell of a queue), and a call must be
+//     expected to end sooner in the next circle, by a margin and [Spill.Price]. Only the
+//     excess leaves. Many calls in flight are no evidence, nor are instances that failed:
+//     while the others have room, calls stay. [Explanation] says evidence, gain and share.
+//   - A circle that has come back ramps up as its oldest instance does.
+//   - A circle is demoted behind the next one if its nearest instance has been
 //     measured at more than twice the distance of that of the next, plus 2 ms, for 10 s.
 //     It comes back after 10 s below 1.5 times. A distance counts as measured if this
 //     caller measured it, or others in its zone; one that is predicted or assumed demotes
-//     nothing.
+//     nothing. This applies to the selector's own place, not to [Request.From].
+//   - Calls never leave [Spill.Within]. [Spill.Regions] is the order of other regions.
 //
-// The last two apply to the selector's own place, not to [Request.From].
+// # What the end of a call teaches
+//
+// Each end of a call is one of six outcomes, see [Outcome]. A call that fails quickly holds
+// its slot for as long as calls usually take, so that no instance attracts calls by
+// failing. Attempts at an instance that seems to hang are given up, see [Pick.AfterSlow].
 //
 // # When few instances are usable
 //
@@ -38,14 +39,18 @@
 // picks take suspects, then draining instances, then evacuated ones, then those with an
 // open breaker. An instance that is not ready is never picked.
 //
-// A new instance begins with a tenth of its weight, compared with the oldest of its near
-// set, and has all of it at the age of [Ramp.Up].
+// Before instances with an open breaker, picks take those that do not answer probes, nor
+// have answered a call lately, and before draining ones those of weight 0.
+//
+// An instance that has become usable begins with a tenth of its weight, compared with the
+// oldest of its near set, and has all of it after [Ramp.Up]. It becomes usable when it is
+// listed, is ready, is no longer evacuated, or its breaker closes.
 //
 // # Tables
 //
 // A table is never changed. A new one is built when an instance comes, goes or changes,
 // when a breaker opens or closes, when a distance changes, and once a second while an
-// instance ramps up. One goroutine of the selector checks loads five times a second, of
+// instance ramps up. One goroutine of the selector looks at calls five times a second, of
 // services that are called. Pick only reads the table: no lock, no allocation, no scan,
 // at the same cost for ten instances as for ten thousand. What was learned about an
 // instance (calls in flight, durations, its breaker, its distance) survives every change

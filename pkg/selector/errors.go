@@ -12,7 +12,8 @@ import (
 )
 
 var (
-	// ErrUnknownService means that the registry lists no instance of the service.
+	// ErrUnknownService means that the registry lists no instance of the service. When
+	// picks ask for very many such services, it may be what was true up to a second ago.
 	ErrUnknownService = errors.New("selector: unknown service")
 	// ErrNoInstance is matched by every [NoInstanceError].
 	ErrNoInstance = errors.New("selector: no usable instance")
@@ -41,7 +42,7 @@ type NoInstanceError struct {
 func (v *view) noInstance(t *table.Table, r *Request) error {
 	if t.Size == 0 {
 		v.svc.lastAsked.Store(int64(v.svc.Now()))
-		return fmt.Errorf("%w %q", ErrUnknownService, v.svc.name)
+		return unknownService(v.svc.name)
 	}
 	// What can be picked and was not is what the request excludes.
 	e := &NoInstanceError{Service: v.svc.name, Protocol: r.Protocol, Avoided: t.Pickable()}
@@ -52,6 +53,8 @@ func (v *view) noInstance(t *table.Table, r *Request) error {
 	}
 	return e
 }
+
+func unknownService(name string) error { return fmt.Errorf("%w %q", ErrUnknownService, name) }
 
 func (e *NoInstanceError) Error() string {
 	var b strings.Builder

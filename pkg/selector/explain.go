@@ -96,7 +96,11 @@ func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) 
 	if t.Size == 0 {
 		return Explanation{}, v.noInstance(t, &r)
 	}
-	return v.explain(r.Protocol), nil
+	e := v.explain(r.Protocol)
+	if r.From != nil {
+		e.From = r.From.String() // the view may be for several places
+	}
+	return e, nil
 }
 
 func (v *view) explain(protocol string) Explanation {
@@ -134,7 +138,7 @@ func candidate(e *table.Explanation, s *table.Standing, protocol string) Candida
 		Breaker:        s.Breaker.State().String(),
 		Suspect:        s.Suspect,
 		Evacuated:      s.Evacuated,
-		Dead:           s.State() == table.Dead,
+		Dead:           s.State() == table.Dead || s.State() == table.Gone,
 		InFlight:       int(s.InFlight()),
 		Picks:          s.Picks(),
 		CallMS:         table.Milliseconds(s.Average()),

@@ -1,5 +1,7 @@
 package selector
 
+import "github.com/proxima-discovery/proxima/pkg/topology"
+
 // Hold locks the selector and the service, as their slowest changes do, until
 // release is called.
 func (s *Selector) Hold(service string) (release func()) {
@@ -20,6 +22,11 @@ func (s *Selector) Tables(service string) int {
 // Views is the number of other places from which a service is seen.
 func (s *Selector) Views(service string) int {
 	return len(*(*s.services.Load())[service].views.Load())
+}
+
+// Sees reports whether the view of a service from a place is kept.
+func (s *Selector) Sees(service string, from topology.Location) bool {
+	return (*(*s.services.Load())[service].views.Load())[place{from: s.fields.of(from)}] != nil
 }
 
 // Hear receives a message on the subject of a beat.

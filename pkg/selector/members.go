@@ -156,7 +156,8 @@ func (ms *members) homeCircle(in *events.Instance) uint8 {
 // member returns the member for an entry. n is what was learned of the instance, nil if
 // it is new.
 func (ms *members) member(e events.Entry, n *table.Node) table.Member {
-	if n == nil {
+	fresh := n == nil
+	if fresh {
 		n = &table.Node{
 			Shared:  &ms.svc.Shared,
 			Breaker: breaker.New(breaker.Key{Service: ms.svc.name, Instance: e.ID, Incarnation: e.Incarnation}, &ms.svc.breaker),
@@ -165,7 +166,7 @@ func (ms *members) member(e events.Entry, n *table.Node) table.Member {
 		}
 	}
 	born := ms.born(e.Instance)
-	if ms.svc.known && n == nil && !e.Suspect {
+	if fresh && ms.svc.known && !e.Suspect {
 		born = ms.svc.Now() // it was not listed before, so it was not usable
 	}
 	return table.NewMember(n, e, born, ms.stale)

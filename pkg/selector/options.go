@@ -90,10 +90,10 @@ type Spill struct {
 	Regions []string
 }
 
-// Ramp is how an instance that has just started gets its share: a tenth of its
-// weight at first, all of it at the age of Up. Nearest and ConsistentHash ignore it.
+// Ramp is how an instance that has become usable gets its share: a tenth of its
+// weight at first, all of it after Up. Nearest and ConsistentHash ignore it.
 type Ramp struct {
-	// Up is the age at which an instance has all of its weight. Default 30s.
+	// Up is how long it takes until an instance has all of its weight. Default 30s.
 	// Negative: at once.
 	Up time.Duration
 	// Now is the clock by which instances state when they started. Default: that
@@ -238,6 +238,11 @@ type Request struct {
 	// context ends; then the error is that of a pick that does not wait, with the
 	// context's. Default: such a pick fails at once.
 	Wait bool
+	// Hedge makes DoFor call a second instance too when the first one has not answered in
+	// the time in which 95 % of the successes end. The first that succeeds counts, the
+	// context of the other is canceled, and DoFor waits for it. So the function may run in
+	// two goroutines at a time. The retry budget bounds it. Ignored with NonIdempotent.
+	Hedge bool
 	// NonIdempotent makes Do retry only when nothing was sent.
 	NonIdempotent bool
 

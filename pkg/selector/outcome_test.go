@@ -61,8 +61,12 @@ func TestNoOutcomeThatComesAtOnceAttractsCalls(t *testing.T) {
 			if tt.err == nil || tt.alike {
 				continue
 			}
-			for _, rate := range []int{1, 4, 16, 200} {
-				for _, good := range []int{1, 5} {
+			rates, others := []int{1, 4, 16, 200}, []int{1, 5}
+			if raced {
+				rates, others = []int{200}, []int{1}
+			}
+			for _, rate := range rates {
+				for _, good := range others {
 					t.Run(fmt.Sprint(strategy, " ", tt.name, " ", rate, " 1 of ", good+1), func(t *testing.T) {
 						synctest.Test(t, func(t *testing.T) {
 							o := selector.Options{Strategy: strategy}
@@ -220,6 +224,9 @@ func TestWeightsAreSharesAtAnyLoad(t *testing.T) {
 		}
 		for _, weights := range [][]int{{100, 50}, {100, 100, 50}, {300, 100}} {
 			for _, workers := range []int{0, 1, 2, 3, 4, 8, 32, 128} {
+				if raced && workers != 8 {
+					continue
+				}
 				t.Run(fmt.Sprint(strategy, weights, workers), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						var entries []events.Entry

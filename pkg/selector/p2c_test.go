@@ -228,7 +228,7 @@ func TestAFailureCountsAsALongCallAndACancelledOneOnlyIfItWasLate(t *testing.T) 
 
 func TestANewInstanceIsNeitherFloodedNorStarved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := start(t, selector.Options{}, several(3)...)
+		w := start(t, selector.Options{Ramp: selector.Ramp{Up: -1}}, several(3)...)
 		w.timed(300, func(string) time.Duration { return 20 * time.Millisecond })
 		w.list(several(4)...)
 		// While none of its calls has ended, calls in flight are compared.

@@ -2,6 +2,7 @@ package selector_test
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -191,6 +192,100 @@ func TestAgeIsByTheClockOfTheSource(t *testing.T) {
 			const n = 10000
 			if got := float64(w.picks(n)["new"]) / n; got < 0.05 || got > 0.2 {
 				t.Errorf("with a clock that is %v wrong the new one got %.3f of the picks", ahead, got)
+			}
+		})
+	}
+}
+
+// What counts is when an instance became usable, not when its process started.
+func TestAnInstanceRampsUpWhenItBecomesUsable(t *testing.T) {
+	old := aged(time.Hour)
+	for _, tt := range []struct {
+		name string
+		then func(w *world) // makes "x" usable
+	}{
+		{"it is listed", func(w *world) {
+			w.list(instance("a", home, old))
+			w.list(instance("a", home, old), instance("x", home, old))
+		}},
+		{"it is ready", func(w *world) {
+			w.list(instance("a", home, old), instance("x", home, old, status(events.NotReady)))
+			w.list(instance("a", home, old), instance("x", home, old))
+		}},
+		{"its place is no longer evacuated", func(w *world) {
+			w.list(instance("a", home, old), instance("x", home, old, evacuated))
+			w.list(instance("a", home, old), instance("x", home, old))
+		}},
+		{"its breaker closes", func(w *world) {
+			w.call("x", errRefused)
+			time.Sleep(7 * time.Second)
+			w.call("x", nil)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := start(t, selector.Options{Strategy: selector.Random}, instance("a", home, old), instance("x", home, old))
+				if n := w.picks(1000)["x"]; n < 400 {
+					t.Errorf("%d of 1000 before", n)
+				}
+				tt.then(w)
+				time.Sleep(time.Second)
+				if n := w.picks(1000)["x"]; n > 250 {
+					t.Errorf("%d of 1000 two seconds after", n)
+				}
+				time.Sleep(31 * time.Second)
+				if n := w.picks(1000)["x"]; n < 400 {
+					t.Errorf("%d of 1000 half a minute after", n)
+				}
+			})
+		})
+	}
+}
+
+// Instances that do not answer probes are found out by probes, not by calls.
+func TestAnUnreachableInstanceCostsNoCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, selector.Options{})
+		w.list(w.at("a", home, time.Millisecond), instance("gone", home, endpoint(events.TCP, "gone.example:80")))
+		time.Sleep(time.Minute)
+		for range 3000 {
+			p := w.pick()
+			if p.ID == "gone" {
+				t.Fatal("picked one that does not answer probes")
+			}
+			p.DoneAfter(nil, time.Millisecond)
+			time.Sleep(100 * time.Millisecond)
+		}
+		if c := w.candidate("gone"); !strings.Contains(c.Reason, "it does not answer probes") || c.Breaker != "closed" {
+			t.Errorf("%+v", c.Standing)
+		}
+		w.set("gone.example:80", time.Millisecond)
+		time.Sleep(time.Minute)
+		if n := w.picks(1000)["gone"]; n < 200 {
+			t.Errorf("%d of 1000 when it answers again", n)
+		}
+		// If no instance answers probes they are called all the same.
+		w.list(instance("gone", home, endpoint(events.TCP, "nowhere.example:80")))
+		time.Sleep(time.Minute)
+		p := w.pick()
+		p.Done(nil)
+	})
+}
+
+func TestAWeightOfZeroIsTheLastResort(t *testing.T) {
+	for _, strategy := range selector.Strategies() {
+		synctest.Test(t, func(t *testing.T) {
+			w := start(t, selector.Options{Strategy: strategy}, instance("spare", home, weight(events.LastResort)), instance("far", farAway), instance("door", nextDoor, weight(events.LastResort)))
+			if got := w.only(selector.Request{Key: "k"}); !slices.Equal(got, []string{"far"}) {
+				t.Errorf("%s: picked %v", strategy, got)
+			}
+			if c := w.candidate("spare"); c.Reason != "standby: used only when no better instance is available: it has the weight 0" {
+				t.Errorf("%s", c.Reason)
+			}
+			w.call("far", errRefused)
+			time.Sleep(time.Second)
+			if got := w.only(selector.Request{Key: "k"}); !slices.Equal(got, []string{"spare"}) {
+				t.Errorf("%s: picked %v when there is no other", strategy, got)
 			}
 		})
 	}

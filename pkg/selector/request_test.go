@@ -103,6 +103,82 @@ func TestThereMayBeRequestsFromAnyNumberOfPlaces(t *testing.T) {
 	})
 }
 
+// Callers from many hosts of a zone see the same as one, unless hosts are a level.
+func TestCallersThatDifferInNoLevelShareAView(t *testing.T) {
+	in := func(zone string, i int) *topology.Location {
+		return &topology.Location{Region: "us", Zone: zone, Rack: fmt.Sprint("r", i%7), Host: fmt.Sprint("h", i)}
+	}
+	for _, tt := range []struct {
+		name   string
+		levels topology.Levels
+		labels map[string]string
+		want   int
+	}{
+		{"zone, region", nil, nil, 1},
+		{"rack, zone, region", topology.Levels{topology.Rack, topology.Zone, topology.Region}, nil, 7 + 7},
+		{"a label and zone", topology.Levels{topology.Zone, "carrier"}, map[string]string{"carrier": "c"}, 2},
+		{"none", topology.Levels{}, nil, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := start(t, selector.Options{Levels: tt.levels, Labels: tt.labels}, instance("a", home), instance("b", nextDoor))
+				for i := range 200 {
+					w.picks(1, selector.Request{From: in("us-a", i)})
+					w.picks(1, selector.Request{From: in("us-b", i)})
+				}
+				if got := w.Views("user"); got != tt.want {
+					t.Errorf("%d views, want %d", got, tt.want)
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{Levels: topology.Levels{topology.Host, topology.Zone}},
+			instance("a", *in("us-b", 1)), instance("b", *in("us-b", 2)))
+		for i, want := range map[int]string{1: "a", 2: "b"} {
+			if got := w.only(selector.Request{From: in("us-b", i)}); !slices.Equal(got, []string{want}) {
+				t.Errorf("from host %d picks go to %v, want %s", i, got, want)
+			}
+		}
+		if got := w.explain(selector.Request{From: in("us-b", 1)}).From; got != "us/us-b/r1/h1" {
+			t.Errorf("Explain is about %s", got)
+		}
+	})
+}
+
+// The zone of a selector that does not know its own is not that of other callers.
+func TestAnUnknownZoneIsNotThatOfOtherCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{Location: topology.Location{Region: "us", Host: "h"}}, instance("a", home))
+		w.picks(1, selector.Request{From: &topology.Location{Region: "us", Host: "other"}})
+		if got := w.Views("user"); got != 1 {
+			t.Errorf("%d views, want one of its own", got)
+		}
+	})
+}
+
+// Places that are used stay, however many others are asked for once.
+func TestTheViewThatWasNotUsedForLongestGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, instance("a", home), instance("b", nextDoor))
+		zone := func(kind string, i int) topology.Location {
+			return topology.Location{Region: "us", Zone: fmt.Sprint(kind, i)}
+		}
+		for stranger := range 500 {
+			for i := range 50 {
+				from := zone("used", i)
+				if stranger > 0 && !w.Sees("user", from) {
+					t.Fatalf("the view from %v went, after %d strangers", from, stranger)
+				}
+				w.picks(1, selector.Request{From: &from})
+			}
+			time.Sleep(200 * time.Millisecond)
+			from := zone("stranger", stranger)
+			w.picks(1, selector.Request{From: &from})
+		}
+	})
+}
+
 func TestExcludedInstancesAreNotPicked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, selector.Options{}, instance("a", home), instance("b", home), instance("c", nextDoor))

@@ -23,8 +23,16 @@ import (
 
 // Names that come from outside must not cost memory for ever.
 const (
-	maxEmpty   = 128  // services without instances that are watched although no pick waits for them
-	maxWaiting = 1024 // with those that a pick waits for
+	maxEmpty   = 128     // services without instances that are watched although no pick waits for them
+	maxWaiting = 1024    // with those that a pick waits for
+	maxUnknown = 1 << 14 // names that are remembered as unknown, although they are not watched
+
+	// unknownFor is how long such a name is remembered: picks of it fail without a
+	// question to the registry.
+	unknownFor = time.Second
+	// unusedFor is how long a service that never had an instance is watched after the
+	// last pick.
+	unusedFor = time.Minute
 )
 
 // Selector picks instances of any number of services. It is safe for concurrent use.
@@ -33,7 +41,9 @@ type Selector struct {
 	opts      Options
 	source    Source
 	home      topology.Place
-	assumed   []time.Duration // by circle
+	fields    fields             // of locations, that are levels
+	alike     *topology.Location // the fields of home: callers there see what the selector sees; nil: unless they have its labels
+	assumed   []time.Duration    // by circle
 	leave     spill.Options
 	outermost uint8     // circle that calls may be made to
 	epoch     time.Time // when the selector's clock was 0
@@ -53,8 +63,9 @@ type Selector struct {
 	services atomic.Pointer[map[string]*service] // replaced, never changed
 	recent   [16]atomic.Pointer[service]         // by slot, so that most picks need no map
 
-	mu     sync.Mutex // guards the making of a new map
-	closed bool
+	mu      sync.Mutex // guards the making of a new map, and what follows
+	closed  bool
+	unknown map[string]time.Duration // until when a name is remembered as unknown, on the selector's clock
 }
 
 // New starts a selector. ctx bounds the opening of the registry only. nc stays the
@@ -73,6 +84,11 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 		home:    topology.Place{Location: o.Location, Labels: o.Labels},
 		assumed: make([]time.Duration, len(o.Levels)+1+len(o.Spill.Regions)),
 		epoch:   time.Now(),
+		fields:  fieldsOf(o.Levels),
+	}
+	if !slices.ContainsFunc(o.Levels, isLabel) && o.Levels.Circle(s.home, s.home) == 0 { // unknown is not a place
+		alike := s.fields.of(s.home.Location)
+		s.alike = &alike
 	}
 	for i := range s.assumed {
 		s.assumed[i] = latency.Assumed(min(i, len(o.Levels)), len(o.Levels)+1)
@@ -152,6 +168,7 @@ func (s *Selector) maintain() {
 				svc.giveUp(now)
 			}
 		}
+		s.forgetUnused(now)
 		periods = now / table.Period
 	}
 }
@@ -172,6 +189,9 @@ func (s *Selector) service(name string) (*service, error) {
 	old := *s.services.Load()
 	if svc := old[name]; svc != nil {
 		return svc, nil
+	}
+	if s.now() < s.unknown[name] {
+		return nil, unknownService(name)
 	}
 	services := maps.Clone(old)
 	if left := s.evictLocked(services); left >= maxWaiting {
@@ -215,12 +235,49 @@ func (s *Selector) evictLocked(services map[string]*service) int {
 	}
 	slices.SortFunc(idle, func(a, b *service) int { return cmp.Compare(a.lastAsked.Load(), b.lastAsked.Load()) })
 	for _, svc := range idle[:min(len(idle), empty-maxEmpty+1)] {
-		delete(services, svc.name)
-		s.slot(svc.name).CompareAndSwap(svc, nil)
-		svc.stop()
+		s.forgetLocked(services, svc)
 		empty--
 	}
 	return empty
+}
+
+// forgetLocked ends the watch of a service without instances. For a moment it is
+// remembered that it has none.
+func (s *Selector) forgetLocked(services map[string]*service, svc *service) {
+	delete(services, svc.name)
+	s.slot(svc.name).CompareAndSwap(svc, nil)
+	svc.stop()
+	if svc.answered() && len(s.unknown) < maxUnknown {
+		if s.unknown == nil {
+			s.unknown = make(map[string]time.Duration)
+		}
+		s.unknown[svc.name] = s.now() + unknownFor
+	}
+}
+
+// forgetUnused forgets the services that never had an instance and are not asked for, and
+// the names that were remembered as unknown for long enough.
+func (s *Selector) forgetUnused(now time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.unknown, func(_ string, until time.Duration) bool { return until <= now })
+	if len(s.unknown) == 0 {
+		s.unknown = nil // a map that was large keeps its memory
+	}
+	old := *s.services.Load()
+	services := old
+	for _, svc := range old {
+		if !svc.unused(now) {
+			continue
+		}
+		if len(services) == len(old) {
+			services = maps.Clone(old)
+		}
+		s.forgetLocked(services, svc)
+	}
+	if len(services) < len(old) {
+		s.services.Store(&services)
+	}
 }
 
 // Stats returns what metrics show. It may be called as often as they are scraped;

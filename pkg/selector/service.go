@@ -53,6 +53,8 @@ type service struct {
 	active     atomic.Bool   // picked from since the last look of maintain
 	loaded     atomic.Bool   // there were calls lately
 	due        atomic.Int64  // when a new table must be built though nothing else changes
+	had        atomic.Bool   // it has had an instance
+	hedges     atomic.Uint64 // second attempts beside the first
 
 	mu      sync.Mutex // guards what follows, and the building of tables
 	members members
@@ -148,6 +150,9 @@ func (svc *service) apply(s events.Snapshot) {
 		}
 		svc.since, svc.known = s.StaleSince, true
 		svc.Listed.Store(int64(len(svc.members.list)))
+		if len(svc.members.list) > 0 {
+			svc.had.Store(true)
+		}
 		svc.rebuildLocked()
 	}
 	svc.mu.Unlock()
@@ -155,9 +160,7 @@ func (svc *service) apply(s events.Snapshot) {
 	for _, n := range left {
 		n.Close()
 	}
-	select {
-	case <-svc.first:
-	default:
+	if !svc.answered() {
 		close(svc.first)
 	}
 }
@@ -304,6 +307,22 @@ func (svc *service) await(ctx context.Context, late <-chan time.Time) error {
 		return fmt.Errorf("%w after %v, nothing is known of service %q", ErrNoSnapshot, svc.sel.opts.FirstSnapshot, svc.name)
 	}
 	return nil
+}
+
+// answered reports whether the first snapshot has come.
+func (svc *service) answered() bool {
+	select {
+	case <-svc.first:
+		return true
+	default:
+		return false
+	}
+}
+
+// unused reports whether the service never had an instance, and was last asked for long
+// ago. One that had instances is kept, with what its zone shares: it may be restarting.
+func (svc *service) unused(now time.Duration) bool {
+	return !svc.had.Load() && svc.waiting.Load() == 0 && now-time.Duration(svc.lastAsked.Load()) >= unusedFor && svc.answered()
 }
 
 // markActive notes that the service is picked from.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -90,6 +91,17 @@ func (b *bus) traffic() (published, subscribed, listening int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.published, b.subscribed, len(b.subscribers)
+}
+
+// subjects are the services about which something was published.
+func (b *bus) subjects() map[string]bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	services := make(map[string]bool)
+	for subject := range b.last {
+		services[strings.Split(subject, ".")[3]] = true // latency.<region>.<zone>.<service>.<reporter>
+	}
+	return services
 }
 
 // Request fails: the instances of these tests do not answer.

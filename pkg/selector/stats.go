@@ -26,6 +26,7 @@ type ServiceStats struct {
 	Retries        uint64 // attempts of [Selector.Do] after the first one of a call
 	RefusedRetries uint64 // those that were not made because of [Retry.Budget]
 	SlowAttempts   uint64 // attempts that ended with [ErrSlow], which are in Outcomes too
+	Hedges         uint64 // second attempts beside the first, see [Request.Hedge]
 	ForgottenCalls uint64 // that did not end for ten minutes and are no load any more: streams, or Done was forgotten
 
 	// Circles from the selector's own place, nearest first, also those without
@@ -89,7 +90,7 @@ func circleOf(t *table.Table, index uint8) Circle {
 		Name: t.Name(index), Instances: t.Instances(index), Usable: t.Count(index, table.Usable),
 		Open: t.Count(index, table.Open), Draining: t.Count(index, table.Draining, table.DrainingOpen), NotReady: t.Count(index, table.NotReady),
 		Suspect: t.Count(index, table.Suspect), LastResort: t.Count(index, table.LastResort), Unreachable: t.Count(index, table.Unreachable), Evacuated: t.Count(index, table.Evacuated, table.EvacuatedOpen),
-		Dead: t.Count(index, table.Dead), OtherProtocol: t.Count(index, table.OtherProtocol), Outside: t.Count(index, table.Outside),
+		Dead: t.Count(index, table.Dead, table.Gone), OtherProtocol: t.Count(index, table.OtherProtocol), Outside: t.Count(index, table.Outside),
 	}
 }
 
@@ -116,7 +117,7 @@ func (svc *service) stats() (ServiceStats, bool) {
 	for i := range s.Circles {
 		s.ForgottenCalls += svc.count(&s.Circles[i], i)
 	}
-	s.Retries, s.RefusedRetries, s.SlowAttempts = svc.retries.Load(), svc.refused.Load(), svc.Slow.Load()
+	s.Retries, s.RefusedRetries, s.SlowAttempts, s.Hedges = svc.retries.Load(), svc.refused.Load(), svc.Slow.Load(), svc.hedges.Load()
 	return s, true
 }
 

@@ -2,7 +2,9 @@ package selector
 
 import (
 	"maps"
+	"math"
 	"math/bits"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -15,8 +17,39 @@ const maxViews = 64
 
 // place is the key of a view from another place.
 type place struct {
-	from      topology.Location
+	from      topology.Location // only the fields that are levels
 	protocols table.Protocols
+}
+
+// fields says which fields of a location are levels.
+type fields struct{ region, zone, rack, host bool }
+
+func fieldsOf(levels topology.Levels) fields {
+	return fields{
+		slices.Contains(levels, topology.Region), slices.Contains(levels, topology.Zone),
+		slices.Contains(levels, topology.Rack), slices.Contains(levels, topology.Host),
+	}
+}
+
+// isLabel reports whether a level is a metadata key.
+func isLabel(l topology.Level) bool { return fieldsOf(topology.Levels{l}) == fields{} }
+
+// of is a location without the fields that are no levels: callers that differ in nothing
+// else see the same circles.
+func (f *fields) of(l topology.Location) topology.Location {
+	if !f.region {
+		l.Region = ""
+	}
+	if !f.zone {
+		l.Zone = ""
+	}
+	if !f.rack {
+		l.Rack = ""
+	}
+	if !f.host {
+		l.Host = ""
+	}
+	return l
 }
 
 // view is a service seen from one place, as far as its instances have an endpoint of one
@@ -26,6 +59,7 @@ type view struct {
 	pickFlags uint8
 	table     atomic.Pointer[table.Table]
 
+	usedAt  atomic.Int64   // when a pick last used a view from another place: a look of maintain
 	builder *table.Builder // guarded by the service
 }
 
@@ -40,8 +74,12 @@ func (svc *service) view(r *Request) *view {
 	if r.From == nil || *r.From == svc.sel.home.Location {
 		return svc.homeView(p)
 	}
-	key := place{*r.From, p}
+	key := place{svc.sel.fields.of(*r.From), p}
+	if alike := svc.sel.alike; alike != nil && key.from == *alike {
+		return svc.homeView(p)
+	}
 	if v := (*svc.views.Load())[key]; v != nil {
+		v.use()
 		return v
 	}
 	svc.mu.Lock()
@@ -52,15 +90,33 @@ func (svc *service) view(r *Request) *view {
 	}
 	v := svc.newView(&key.from, p)
 	views := maps.Clone(old)
-	for other := range views {
-		if len(views) < maxViews {
-			break
-		}
-		delete(views, other) // any one: places come from outside, and must not cost memory for ever
+	if len(views) >= maxViews { // places come from outside, and must not cost memory for ever
+		delete(views, leastRecent(views))
 	}
+	v.use()
 	views[key] = v
 	svc.views.Store(&views)
 	return v
+}
+
+// use notes that a pick uses the view.
+func (v *view) use() {
+	if now := v.svc.sel.clock.Load(); v.usedAt.Load() != now {
+		v.usedAt.Store(now)
+	}
+}
+
+// leastRecent is the view that was not used for the longest time: any one of those, since
+// places that take turns would else evict each other just before they are used again.
+func leastRecent(views map[place]*view) place {
+	var least place
+	at := int64(math.MaxInt64)
+	for key, v := range views {
+		if used := v.usedAt.Load(); used < at {
+			least, at = key, used
+		}
+	}
+	return least
 }
 
 func (svc *service) homeView(p table.Protocols) *view {

@@ -288,6 +288,7 @@ func TestUnknownNamesCostNoMemoryForEver(t *testing.T) {
 		// Services that exist, or come to exist, are still picked from.
 		b.write("soon", instance("a", home))
 		b.write("fake3", instance("a", home))
+		time.Sleep(time.Second) // fake3 is not watched any more, and remembered as unknown
 		synctest.Wait()
 		for _, name := range []string{"real0", "real49", "soon", "fake3"} {
 			if _, err := w.Pick(t.Context(), name); err != nil {

@@ -9,9 +9,9 @@ import (
 
 // callInstruments show how the calls of selectors ended.
 type callInstruments struct {
-	picks, calls, broken, timed           metric.Int64ObservableCounter
-	seconds                               metric.Float64ObservableCounter
-	retries, refusedRetries, slow, forgot metric.Int64ObservableCounter
+	picks, calls, broken, timed                   metric.Int64ObservableCounter
+	seconds                                       metric.Float64ObservableCounter
+	retries, refusedRetries, slow, hedges, forgot metric.Int64ObservableCounter
 }
 
 func newCallInstruments(b *builder) callInstruments {
@@ -25,12 +25,13 @@ func newCallInstruments(b *builder) callInstruments {
 		retries:        b.observedCounter("proxima_retries", "Attempts after the first one of a call."),
 		refusedRetries: b.observedCounter("proxima_refused_retries", "Retries that the retry budget did not allow."),
 		slow:           b.observedCounter("proxima_slow_attempts", "Attempts that were given up because the instance seemed to hang."),
+		hedges:         b.observedCounter("proxima_hedges", "Second attempts beside a first one that took long."),
 		forgot:         b.observedCounter("proxima_forgotten_calls", "Calls that had not ended after ten minutes and are no load any more."),
 	}
 }
 
 func (i *callInstruments) all() []metric.Observable {
-	return []metric.Observable{i.picks, i.calls, i.broken, i.timed, i.seconds, i.retries, i.refusedRetries, i.slow, i.forgot}
+	return []metric.Observable{i.picks, i.calls, i.broken, i.timed, i.seconds, i.retries, i.refusedRetries, i.slow, i.hedges, i.forgot}
 }
 
 // calls are what selectors have counted since their start.
@@ -49,6 +50,7 @@ func (c *calls) add(svc *selector.ServiceStats) {
 	all.Retries += svc.Retries
 	all.RefusedRetries += svc.RefusedRetries
 	all.SlowAttempts += svc.SlowAttempts
+	all.Hedges += svc.Hedges
 	all.ForgottenCalls += svc.ForgottenCalls
 	c.services[svc.Service] = all
 	for i := range svc.Circles {
@@ -83,6 +85,7 @@ func (c *calls) observe(o metric.Observer, i *callInstruments) {
 		o.ObserveInt64(i.retries, int64(sum.Retries), of)
 		o.ObserveInt64(i.refusedRetries, int64(sum.RefusedRetries), of)
 		o.ObserveInt64(i.slow, int64(sum.SlowAttempts), of)
+		o.ObserveInt64(i.hedges, int64(sum.Hedges), of)
 		o.ObserveInt64(i.forgot, int64(sum.ForgottenCalls), of)
 	}
 }

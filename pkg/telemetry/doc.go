@@ -15,7 +15,7 @@
 //	            proxima_broken_answers, proxima_timed_calls,
 //	            proxima_timed_call_seconds (service, circle);
 //	            proxima_retries, proxima_refused_retries, proxima_slow_attempts,
-//	            proxima_forgotten_calls (service);
+//	            proxima_hedges, proxima_forgotten_calls (service);
 //	            proxima_stale_views, proxima_stale_view_seconds (service);
 //	            proxima_probes, proxima_rejected_samples, proxima_invalid_beats
 //	OnBreaker   proxima_breaker_changes (service, to)

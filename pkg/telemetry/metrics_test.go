@@ -199,12 +199,12 @@ func circles(service string, all ...selector.Circle) selector.ServiceStats {
 func TestShowsHowCallsEnd(t *testing.T) {
 	m := newMetrics(t)
 	names := []string{
-		"proxima_calls", "proxima_broken", "proxima_timed", "proxima_retries", "proxima_refused_retries", "proxima_slow_attempts", "proxima_forgotten",
+		"proxima_calls", "proxima_broken", "proxima_timed", "proxima_retries", "proxima_refused_retries", "proxima_slow_attempts", "proxima_hedges", "proxima_forgotten",
 	}
 	m.want(t, "at first", names, nil)
 	zone := selector.Circle{Name: "zone", BrokenAnswers: 1, TimedCalls: 4, TimedTotal: 1500 * time.Millisecond}
 	zone.Outcomes[selector.Success], zone.Outcomes[selector.Fault], zone.Outcomes[selector.Local] = 100, 10, 1
-	one := of(selector.ServiceStats{Service: "user", Circles: []selector.Circle{zone}, Retries: 5, RefusedRetries: 4, SlowAttempts: 3, ForgottenCalls: 2})
+	one := of(selector.ServiceStats{Service: "user", Circles: []selector.Circle{zone}, Retries: 5, RefusedRetries: 4, SlowAttempts: 3, Hedges: 1, ForgottenCalls: 2})
 	m.Selector(one)
 	stop := m.Selector(one)
 	want := []string{
@@ -216,6 +216,7 @@ func TestShowsHowCallsEnd(t *testing.T) {
 		`proxima_calls_total{circle="zone",outcome="local",service="user"} 2`,
 		`proxima_calls_total{circle="zone",outcome="success",service="user"} 200`,
 		`proxima_forgotten_calls_total{service="user"} 4`,
+		`proxima_hedges_total{service="user"} 2`,
 		`proxima_refused_retries_total{service="user"} 8`,
 		`proxima_retries_total{service="user"} 10`,
 		`proxima_slow_attempts_total{service="user"} 6`,

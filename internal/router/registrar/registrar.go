@@ -178,6 +178,9 @@ func (g *Registrar) Heartbeat(ctx context.Context, ref Ref) (time.Duration, erro
 	if err != nil {
 		return 0, err
 	}
+	if l.Suspect { // it has no lease: callers that see it remember it
+		return 0, fmt.Errorf("%w: the lease of %q of %s has ended", ErrNotListed, ref.ID, ref.Service)
+	}
 	if time.Now().After(rewriteAt(l)) {
 		_, err = g.registry.Register(ctx, *l.Instance, l.Revision)
 	} else {

@@ -14,7 +14,7 @@ const (
 )
 
 // Round trips. Those between regions are medians over a year that CloudPing.co measured
-// between regions of AWS; they count the time to open a TCP connection.
+// between regions of AWS (cloudping.co). They count the time to open a TCP connection.
 const (
 	inZone   = 500 * time.Microsecond
 	nextZone = 1500 * time.Microsecond
@@ -103,12 +103,12 @@ func calm(w sim.World) sim.World {
 
 // falling is a world in which, after twenty calm seconds at 300 calls a second, there are
 // as many as rate for 70 seconds, and then 200 again. The first window is the overload once
-// settled, the second one what is left 30 s after it.
+// settled, the second one what is left 40 s after it.
 func falling(w sim.World, n int, rate float64) sim.World {
 	w.Jitter = 0.1
 	w.Callers = callers(n, 300)
 	w.Steps = append(w.Steps, rates(20*time.Second, rate), rates(90*time.Second, 200))
-	w.Windows, w.End = []sim.Window{window(45, 90), window(120, 150)}, 150*time.Second
+	w.Windows, w.End = []sim.Window{window(45, 90), window(130, 160)}, 160*time.Second
 	return w
 }
 
@@ -116,7 +116,7 @@ var stays = []Want{most(Away, 0)}
 
 // rarely is for worlds in which chance looks like overload now and then, and for those in
 // which a trial is right.
-var rarely = []Want{most(Away, 5)}
+var rarely = []Want{most(Away, 4)}
 
 // All are the cases.
 func All() (all []Case) {
@@ -130,16 +130,20 @@ func All() (all []Case) {
 		service  time.Duration
 	}{{6, 20 * msec}, {6, 200 * msec}, {6, time.Second}, {500, 50 * msec}, {500, time.Second}} {
 		add(fmt.Sprintf("%d in flight of %v without a limit, next 153 ms", c.inFlight, c.service), func() sim.World {
-			w := calm(sim.World{RTT: places(north), Servers: []sim.Server{open(0, c.service), open(1, c.service)},
-				Callers: []sim.Caller{{Closed: c.inFlight}}})
+			w := calm(sim.World{
+				RTT: places(north), Servers: []sim.Server{open(0, c.service), open(1, c.service)},
+				Callers: []sim.Caller{{Closed: c.inFlight}},
+			})
 			if c.inFlight > 100 {
 				w.Windows, w.End = []sim.Window{window(3, 20)}, 20*time.Second
 			}
 			return w
 		}, stays...)
 		add(fmt.Sprintf("%d in flight of %v without a limit, next 1.5 ms", c.inFlight, c.service), func() sim.World {
-			w := calm(sim.World{RTT: places(nextZone), Servers: []sim.Server{open(0, c.service), open(1, c.service)},
-				Callers: []sim.Caller{{Closed: c.inFlight}}})
+			w := calm(sim.World{
+				RTT: places(nextZone), Servers: []sim.Server{open(0, c.service), open(1, c.service)},
+				Callers: []sim.Caller{{Closed: c.inFlight}},
+			})
 			if c.inFlight > 100 {
 				w.Windows, w.End = []sim.Window{window(3, 20)}, 20*time.Second
 			}
@@ -147,8 +151,10 @@ func All() (all []Case) {
 		}, stays...)
 	}
 	add("200 streams of ten minutes, and 50 calls/s", func() sim.World {
-		return calm(sim.World{RTT: places(nextZone, north), Servers: servers(times(2, open(0, 20*msec)), times(2, open(1, 20*msec)), times(2, open(2, 20*msec))),
-			Groups: 2, Callers: []sim.Caller{{Closed: 200, Stream: 10 * time.Minute}, {Rate: 50, Group: 1}}})
+		return calm(sim.World{
+			RTT: places(nextZone, north), Servers: servers(times(2, open(0, 20*msec)), times(2, open(1, 20*msec)), times(2, open(2, 20*msec))),
+			Groups: 2, Callers: []sim.Caller{{Closed: 200, Stream: 10 * time.Minute}, {Rate: 50, Group: 1}},
+		})
 	}, stays...)
 	for _, rate := range []float64{2, 20, 200} {
 		add(fmt.Sprintf("times spread widely, %v calls/s, next 1.5 ms", rate), func() sim.World {
@@ -190,7 +196,7 @@ func All() (all []Case) {
 		}
 	}
 	back := []Want{most(Away, 1.1).in(1), most(Turns, 1)}
-	near := append([]Want{within(Away, 37.5, 56), most(Mean, 30), most(P99, 130), most(Deviation, 6)}, back...)
+	near := append([]Want{within(Away, 37.5, 56), most(Mean, 30), most(P99, 150), most(Deviation, 6)}, back...)
 	far := append([]Want{within(Away, 37.5, 56), most(Mean, 115), most(P99, 225), most(Deviation, 6)}, back...)
 	// Callers of four calls a second learn slowly, and leave one after the other.
 	slowly := append([]Want{within(Away, 36.5, 56), most(Mean, 130), most(P99, 600), most(Deviation, 6)}, most(Away, 1.1).in(1), most(Turns, 1))
@@ -200,8 +206,8 @@ func All() (all []Case) {
 		if n == 200 {
 			near, far = slowly, farSlowly
 		}
-		add(fmt.Sprintf("%d callers, 800/s on 500, next 1.5 ms", n), over(nextZone, n, 800), near...)
-		add(fmt.Sprintf("%d callers, 800/s on 500, next 153 ms", n), over(north, n, 800), far...)
+		add(fmt.Sprintf("%s, 800/s on 500, next 1.5 ms", some(n)), over(nextZone, n, 800), near...)
+		add(fmt.Sprintf("%s, 800/s on 500, next 153 ms", some(n)), over(north, n, 800), far...)
 	}
 	add("20 callers, 800/s on 500, next 27 ms", over(ireland, 20, 800), append([]Want{within(Away, 37.5, 56), most(Mean, 50), most(Deviation, 6)}, back...)...)
 	add("one of 8 calls is measured", over(nextZone, 20, 800), near...).Setup.Measure = 8
@@ -217,7 +223,7 @@ func All() (all []Case) {
 		for i := range w.Servers {
 			w.Servers[i].Spread = sim.Exponential
 		}
-	}), within(Away, 37.5, 60), most(Mean, 40), most(Deviation, 6), most(Turns, 0), most(Away, 4).in(1))
+	}), within(Away, 37.5, 60), most(Mean, 40), most(Deviation, 6), most(Turns, 1), most(Away, 3).in(1))
 	add("a little too much: 530/s on 500", over(nextZone, 20, 530), within(Away, 5, 25), most(Mean, 40), most(Deviation, 6), most(Turns, 6), most(Away, 1.1).in(1))
 	add("far too much: 1800/s on 500, 2000 next", over(nextZone, 20, 1800), append([]Want{within(Away, 72, 85), most(Mean, 35), most(P99, 100)}, back...)...)
 	add("two callers of 5/s and 795/s", func() sim.World {
@@ -262,8 +268,10 @@ func All() (all []Case) {
 
 	for _, away := range []time.Duration{nextZone, north} {
 		add(fmt.Sprintf("a dependency makes all 5 times slower, next %.3g ms", ms(away)), func() sim.World {
-			w := calm(sim.World{RTT: places(away), Servers: servers(times(2, open(0, 40*msec)), times(4, open(1, 40*msec))),
-				Callers: callers(20, 400), Steps: []sim.Step{slow(30*time.Second, 5)}})
+			w := calm(sim.World{
+				RTT: places(away), Servers: servers(times(2, open(0, 40*msec)), times(4, open(1, 40*msec))),
+				Callers: callers(20, 400), Steps: []sim.Step{slow(30*time.Second, 5)},
+			})
 			w.Windows, w.End = []sim.Window{window(30, 120)}, 120*time.Second
 			return w
 		}, most(Away, 4), most(Mean, 208))
@@ -287,25 +295,35 @@ func All() (all []Case) {
 
 	dies := func(rate float64) func() sim.World {
 		return func() sim.World {
-			return sim.World{RTT: places(north), Jitter: 0.1, Retries: 2, Servers: servers(times(2, ten(0)), times(2, ten(1))), Callers: callers(20, rate),
-				Steps: []sim.Step{step(30*time.Second, func(s *sim.Sim) { s.Kill(0) }), step(45*time.Second, func(s *sim.Sim) { s.Unlist(0) }),
-					step(80*time.Second, func(s *sim.Sim) { s.Start(0) })},
-				Windows: []sim.Window{window(30, 80), window(55, 80), window(110, 130)}, End: 130 * time.Second}
+			return sim.World{
+				RTT: places(north), Jitter: 0.1, Retries: 2, Servers: servers(times(2, ten(0)), times(2, ten(1))), Callers: callers(20, rate),
+				Steps: []sim.Step{
+					step(30*time.Second, func(s *sim.Sim) { s.Kill(0) }), step(45*time.Second, func(s *sim.Sim) { s.Unlist(0) }),
+					step(80*time.Second, func(s *sim.Sim) { s.Start(0) }),
+				},
+				Windows: []sim.Window{window(30, 80), window(55, 80), window(110, 130)}, End: 130 * time.Second,
+			}
 		}
 	}
 	add("one of two near dies, the other has room", dies(350), most(Away, 0.5), most(Failed, 0.1), most(Mean, 30))
 	add("one of two near dies, the other has not", dies(800), within(Away, 30, 50), most(Failed, 0.1), within(Away, 36, 45).in(1), most(Turns, 0).in(1), most(Mean, 115).in(1), most(Away, 1.1).in(2))
 	add("the zone dies and comes back new", func() sim.World {
-		return sim.World{RTT: places(north), Jitter: 0.1, Retries: 2, Servers: servers(times(2, ten(0)), times(2, ten(1))), Callers: callers(20, 400),
-			Steps: []sim.Step{step(20*time.Second, func(s *sim.Sim) { s.Kill(0); s.Kill(1); s.Unlist(0); s.Unlist(1) }),
-				step(40*time.Second, func(s *sim.Sim) { s.Start(0); s.Start(1) })},
-			Windows: []sim.Window{window(40, 44), window(80, 100)}, End: 100 * time.Second}
+		return sim.World{
+			RTT: places(north), Jitter: 0.1, Retries: 2, Servers: servers(times(2, ten(0)), times(2, ten(1))), Callers: callers(20, 400),
+			Steps: []sim.Step{
+				step(20*time.Second, func(s *sim.Sim) { s.Kill(0); s.Kill(1); s.Unlist(0); s.Unlist(1) }),
+				step(40*time.Second, func(s *sim.Sim) { s.Start(0); s.Start(1) }),
+			},
+			Windows: []sim.Window{window(40, 44), window(80, 100)}, End: 100 * time.Second,
+		}
 	}, within(Away, 70, 97), most(Away, 0.5).in(1))
 	add("the near one slows to a third, and recovers", func() sim.World {
-		return sim.World{RTT: places(nextZone), Jitter: 0.1, Servers: servers(times(1, ten(0)), times(2, ten(1))), Callers: callers(20, 300),
+		return sim.World{
+			RTT: places(nextZone), Jitter: 0.1, Servers: servers(times(1, ten(0)), times(2, ten(1))), Callers: callers(20, 300),
 			Steps:   []sim.Step{step(20*time.Second, func(s *sim.Sim) { s.SetSlow(0, 3) }), step(80*time.Second, func(s *sim.Sim) { s.SetSlow(0, 1) })},
-			Windows: []sim.Window{window(40, 80), window(120, 150)}, End: 150 * time.Second}
-	}, least(Away, 40), most(Mean, 45), most(Turns, 0), most(Away, 4).in(1))
+			Windows: []sim.Window{window(40, 80), window(120, 150)}, End: 150 * time.Second,
+		}
+	}, least(Away, 40), most(Mean, 45), most(Turns, 0), most(Away, 2).in(1))
 	add("the next circle dies while it helps", func() sim.World {
 		w := falling(sim.World{RTT: places(nextZone, north), Retries: 2, Servers: servers(times(1, ten(0)), times(2, ten(1)), times(2, ten(2)))}, 20, 800)
 		w.Steps = append(w.Steps, step(40*time.Second, func(s *sim.Sim) { s.Kill(1); s.Kill(2); s.Unlist(1); s.Unlist(2) }))
@@ -314,6 +332,8 @@ func All() (all []Case) {
 	add("zone and region are full", func() sim.World {
 		return falling(sim.World{RTT: places(nextZone, north), Servers: servers(times(1, ten(0)), times(1, ten(1)), times(4, ten(2)))}, 20, 1400)
 	}, within(Away, 62, 75), most(Mean, 150), most(Turns, 2), most(Away, 1.1).in(1))
+	// Both places are 95 % busy: what one rids itself of is soon too much for the other,
+	// and the share sways by a tenth now and then.
 	add("the next region has callers of its own", func() sim.World {
 		w := falling(sim.World{RTT: places(ireland), Servers: servers(times(1, ten(0)), times(1, ten(1)))}, 20, 700)
 		w.Groups = 2
@@ -329,7 +349,7 @@ func All() (all []Case) {
 		}
 		w.Steps = []sim.Step{step(20*time.Second, mine(650)), step(90*time.Second, mine(200))}
 		return w
-	}, within(Away, 20, 40).of(1), most(Away, 2).of(2), most(Mean, 150), most(Turns, 3), most(Away, 1.1).in(1))
+	}, within(Away, 20, 40).of(1), most(Away, 2).of(2), most(Mean, 150), most(Turns, 6), most(Deviation, 6), most(Away, 1.1).in(1))
 
 	add("620/s on 500, never to the next", over(nextZone, 20, 620), most(Away, 0)).Setup.Price = []time.Duration{0, never}
 	add("800/s on 500, next 1.5 ms for 40 ms", over(nextZone, 20, 800), append([]Want{within(Away, 37.5, 56)}, back...)...).Setup.Price = []time.Duration{0, 40 * msec}
@@ -353,4 +373,11 @@ func later(w *sim.World, by time.Duration) {
 		w.Windows[i].To += by
 	}
 	w.End += by
+}
+
+func some(callers int) string {
+	if callers == 1 {
+		return "1 caller"
+	}
+	return fmt.Sprint(callers, " callers")
 }

@@ -27,8 +27,10 @@ func (t *turn) Head(*sim.Call) { t.heads++ }
 func (t *turn) End(*sim.Call)  { t.ends++; t.inFlight-- }
 
 func world(s sim.Server, c ...sim.Caller) sim.World {
-	return sim.World{RTT: [][]time.Duration{{ms}}, Servers: []sim.Server{s}, Callers: c,
-		Windows: []sim.Window{{From: 10 * time.Second, To: 110 * time.Second}}, End: 110 * time.Second}
+	return sim.World{
+		RTT: [][]time.Duration{{ms}}, Servers: []sim.Server{s}, Callers: c,
+		Windows: []sim.Window{{From: 10 * time.Second, To: 110 * time.Second}}, End: 110 * time.Second,
+	}
 }
 
 func near(t *testing.T, what string, got, want, part float64) {

@@ -16,6 +16,7 @@ import (
 // Kind is how a server divides itself among its calls.
 type Kind uint8
 
+// The kinds.
 const (
 	Unlimited Kind = iota // each call takes its service time, however many there are
 	FIFO                  // workers take one call after the other from a queue
@@ -25,6 +26,7 @@ const (
 // Spread is how service times differ from call to call.
 type Spread uint8
 
+// The spreads.
 const (
 	Half        Spread = iota // evenly, by up to a half more or less
 	Exponential               // many short ones, few long ones
@@ -80,6 +82,7 @@ type World struct {
 // Outcome is how an attempt ended.
 type Outcome uint8
 
+// The outcomes.
 const (
 	OK       Outcome = iota
 	Rejected         // the server asks for fewer calls
@@ -97,12 +100,10 @@ type Call struct {
 	Outcome  Outcome
 	Handle   any // for the Picker
 
-	first   time.Duration // begin of the first attempt
-	work    float64       // seconds
-	group   int
-	stream  time.Duration
-	started bool // a worker has it
-	life    int  // of the server
+	first  time.Duration // begin of the first attempt
+	work   float64       // seconds
+	group  int
+	stream time.Duration
 }
 
 // Took is how long the attempt has taken until now.

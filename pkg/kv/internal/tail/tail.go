@@ -15,10 +15,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
-const (
-	liveBuffer    = 2048 // messages; more unread ones cost a read
-	electedPrefix = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED."
-)
+const liveBuffer = 2048 // messages; more unread ones cost a read
 
 // Group is what the tails of one registry share. It is safe for concurrent use.
 type Group struct {
@@ -30,6 +27,7 @@ type Group struct {
 	NoSuspects bool
 
 	leases    leaseAge
+	elections elections
 	watching  atomic.Int64  // tails, now
 	stale     atomic.Int64  // those that have logged that their view is stale
 	suspected wire.Throttle // log lines of instances that become suspects
@@ -100,7 +98,8 @@ type tail struct {
 
 	once    bool // it ends with the first complete view
 	live    chan *nats.Msg
-	elected chan *nats.Msg // the stream has a leader again
+	elected chan struct{} // the stream has a leader again
+	leave   func()        // ends that
 	status  chan nats.Status
 	subs    []*nats.Subscription
 	dropped int
@@ -124,7 +123,6 @@ func (g *Group) open(from Source) (*tail, error) {
 		group: g, from: from, view: v,
 		staleness: &staleness{group: g, from: &from, view: v},
 		live:      make(chan *nats.Msg, liveBuffer),
-		elected:   make(chan *nats.Msg, 64),
 		status:    g.Link.Conn.StatusChanged(),
 		rested:    time.NewTimer(time.Hour),
 		grace:     time.NewTimer(time.Hour),
@@ -132,7 +130,7 @@ func (g *Group) open(from Source) (*tail, error) {
 	t.reader = newReader(g, from, v, t.staleness, which)
 	t.places = from.Evacuated.Join()
 	for subject, ch := range map[string]chan *nats.Msg{
-		from.Bucket.Live + "inst." + which: t.live, t.reader.inbox + "*": t.reader.replies, electedPrefix + from.Bucket.Stream: t.elected,
+		from.Bucket.Live + "inst." + which: t.live, t.reader.inbox + "*": t.reader.replies,
 	} {
 		sub, err := g.Link.Conn.ChanSubscribe(subject, ch)
 		if err != nil {
@@ -141,6 +139,11 @@ func (g *Group) open(from Source) (*tail, error) {
 		}
 		t.subs = append(t.subs, sub)
 	}
+	var err error
+	if t.elected, t.leave, err = g.elections.join(g.Link.Conn, from.Bucket.Stream); err != nil {
+		t.close()
+		return nil, fmt.Errorf("kv: watch %s: %w", which, err)
+	}
 	return t, nil
 }
 
@@ -148,6 +151,9 @@ func (t *tail) close() {
 	t.staleness.close()
 	for _, sub := range t.subs {
 		_ = sub.Unsubscribe() // fails only if the connection is closed
+	}
+	if t.leave != nil {
+		t.leave()
 	}
 	t.from.Evacuated.Leave(t.places)
 	t.group.Link.Conn.RemoveStatusListener(t.status)

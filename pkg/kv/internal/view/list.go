@@ -98,6 +98,13 @@ func (l *list) keep(rec *record, patience time.Duration, now time.Time) {
 	rec.patience = max(rec.patience, patience)
 }
 
+// last reports whether an instance is up and no other one is.
+func (l *list) last(rec *record) bool {
+	return rec.instance.Status == events.Up && !slices.ContainsFunc(l.records, func(other *record) bool {
+		return other != rec && other.instance.Status == events.Up
+	})
+}
+
 // clear forgets that an instance was suspect, or that its lease has ended.
 func (l *list) clear(rec *record) {
 	if rec.expired {

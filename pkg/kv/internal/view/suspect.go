@@ -50,7 +50,9 @@ func (t *tally) many(counted bool) bool {
 // dead, and removed after a grace. When many of a service or of one of its zones
 // expire together, or one does just after the registry was out of reach, it is
 // more likely that they could not renew their leases: they are kept as suspects
-// until they come back, or their time is up. Callers that can, probe them.
+// until they come back, or their time is up. Callers that can, probe them. So is the
+// last instance of a service: without it calls fail for certain, with it only if it
+// is dead, and that the callers find out.
 //
 // The server repeats the expiry every ttl. If the instance is the only one still
 // expired on a repeat, and had time to announce itself again, it is dead.
@@ -69,6 +71,8 @@ func (v *View) expire(l *list, rec *record, now time.Time) {
 		v.massAt = now
 		v.relist(l, now, func(e expiry) bool { return all || zoneOf(e.instance) == zoneOf(in) })
 		l.keep(rec, maxSuspect, now)
+	case l.last(rec):
+		v.suspectLast(l, rec, now)
 	case !again && v.outOfReach(in, now):
 		v.suspectAfterOutage(l, rec, now)
 	case !again:
@@ -108,6 +112,9 @@ func (v *View) EndGrace(now time.Time) {
 		for _, p := range slices.Clone(l.pending) {
 			switch {
 			case now.Sub(p.at) < expiryGrace:
+			case l.last(p.rec): // the others have left meanwhile
+				l.take(&l.pending, func(e expiry) bool { return e.rec == p.rec })
+				v.suspectLast(l, p.rec, now)
 			case v.outOfReach(p.instance, now):
 				l.take(&l.pending, func(e expiry) bool { return e.rec == p.rec })
 				v.suspectAfterOutage(l, p.rec, now)
@@ -135,6 +142,15 @@ func (v *View) suspectAfterOutage(l *list, rec *record, now time.Time) {
 	v.opts.Notes.Suspect("an instance expired just after an outage, using it last", in)
 	v.touch(in.Service)
 	l.keep(rec, 2*in.TTL, now)
+}
+
+// suspectLast makes a suspect of the last instance of a service.
+func (v *View) suspectLast(l *list, rec *record, now time.Time) {
+	if !rec.expired {
+		v.opts.Notes.Suspect("the last instance of a service expired, using it while it answers", rec.instance)
+	}
+	v.touch(rec.instance.Service)
+	l.keep(rec, maxSuspect, now)
 }
 
 // removeExpired removes an instance that expired alone, and remembers it for a ttl.

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
@@ -431,4 +432,64 @@ func TestDeparturesOfASnapshotStayAsTheyAre(t *testing.T) {
 	if len(first.Left) != 3 || first.Left[2].Key.ID != "i00002" {
 		t.Errorf("the first snapshot has %+v", first.Left)
 	}
+}
+
+func TestTheLastInstanceOfAServiceIsSuspectWhenItsLeaseEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := bare()
+		v.read(true, put("a", 1, 0, "1"), put("b", 2, 0, "1"))
+		v.hear(expired("a", 3, 1))
+		v.passGrace()
+		expect(t, v, "b:1")
+		time.Sleep(events.DefaultTTL + time.Second)
+		v.hear(expired("b", 4, 2))
+		expect(t, v, "b:1?")
+		for seq := range uint64(20) {
+			time.Sleep(events.DefaultTTL + time.Second)
+			v.hear(expired("b", 5+seq, 4+seq)) // the server repeats it
+			v.passGrace()
+			expect(t, v, "b:1?")
+		}
+
+		// Where another instance is up, it is not the last any more.
+		v.hear(put("c", 30, 0, "1"))
+		expect(t, v, "b:1? c:1")
+		v.hear(expired("b", 31, 24))
+		expect(t, v, "c:1")
+
+		time.Sleep(events.DefaultTTL + time.Second)
+		v.hear(expired("c", 32, 30))
+		expect(t, v, "c:1?")
+		time.Sleep(maxSuspect)
+		v.DropSuspects(time.Now())
+		expect(t, v, "")
+	})
+}
+
+// The other instance may leave while the first one that expired is still listed.
+func TestTheInstanceThatBecomesTheLastIsSuspect(t *testing.T) {
+	v := bare()
+	v.read(true, put("a", 1, 0, "1"), put("b", 2, 0, "1"))
+	v.hear(expired("a", 3, 1))
+	v.hear(deregistered("b", 4, 2))
+	v.passGrace()
+	expect(t, v, "a:1?")
+}
+
+func TestALastInstanceThatIsNotUpIsRemovedWhenItsLeaseEnds(t *testing.T) {
+	for _, status := range []events.Status{events.NotReady, events.Draining} {
+		v := bare()
+		c := put("a", 1, 0, "1")
+		c.Instance.Status = status
+		v.read(true, c)
+		v.hear(expired("a", 2, 1))
+		v.passGrace()
+		expect(t, v, "")
+	}
+	v := bare()
+	v.opts.NoSuspects = true
+	v.read(true, put("a", 1, 0, "1"))
+	v.hear(expired("a", 2, 1))
+	v.passGrace()
+	expect(t, v, "")
 }

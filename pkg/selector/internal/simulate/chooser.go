@@ -98,15 +98,15 @@ func (c *chooser) Look(i int, now time.Duration) {
 	k.seen, k.order = k.seen[:0], k.order[:0]
 	for n := range k.circles {
 		p := &k.circles[n]
-		oldest, queued, any := time.Duration(math.MaxInt64), false, false
+		oldest, queued, some := time.Duration(math.MaxInt64), false, false
 		for _, id := range p.instances {
 			if c.usable(k, id, now) {
 				since, _ := c.sim.Listed(id)
-				any, oldest = true, min(oldest, since)
+				some, oldest = true, min(oldest, since)
 				queued = queued || c.sim.Queued(id)
 			}
 		}
-		if any {
+		if some {
 			s := p.seen
 			s.Ramp, s.Queued = min(1, 0.1+0.9*(now-oldest).Seconds()/rampTakes.Seconds()), queued
 			k.seen = append(k.seen, s)

@@ -157,9 +157,8 @@ func (c *circle) base() float64 {
 	return c.ownBase
 }
 
-// begun, ended are calls a second.
+// begun is calls a second.
 func (c *circle) begun() float64 { return c.picks / max(c.span, 1e-9) }
-func (c *circle) ended() float64 { return c.done / max(c.span, 1e-9) }
 
 // rejected is the part of the answers that ask for fewer calls.
 func (c *circle) rejected() float64 {

@@ -29,6 +29,7 @@ const (
 	drainAll  = 0.7  // slowness, as a logarithm to the aim, from which on that is all of it
 	drainMost = 0.5  // that it is given less at most, for a long queue
 	grow      = 0.15 // by which the limit grows a second, times that logarithm
+	leastGrow = 0.25 // of the calls that come: a lower limit grows as if it were that
 	growMost  = 4.0  // times that more when the circle has been fast for long
 	comeHome  = 0.2  // by which it grows a second at most if calls do not gain any more
 	upStep    = 0.5  // of the calls leave more at most after a second
@@ -146,7 +147,7 @@ func (p *pair) judge() {
 	p.base = base
 	p.slow = max(slowness(p.takes, base), 1+rejectWeight*p.rejects)
 	p.nextSlow = max(slowness(p.nextTakes, nextBase), 1+rejectWeight*nextRejects)
-	p.evidence = slowness(p.takes, base) > startAt || p.rejects > startRejects || c.last.Queued && p.takes > 0
+	p.evidence = slowness(p.takes, base) > startAt*(1+chance(c.measured)) || p.rejects > startRejects || c.last.Queued && p.takes > 0
 	p.calm = p.slow < endAt && !c.last.Queued
 
 	p.here = c.last.Distance.Seconds() + p.takes
@@ -171,8 +172,12 @@ func (p *pair) judge() {
 
 // better reports that the next circle is, not only nearer to its own best.
 func (p *pair) better() bool {
-	return p.gain > 0 && p.slow > alike*p.nextSlow
+	return p.gain > 0 && p.slow > alike*p.nextSlow*(1+chance(p.c.tried.measured))
 }
+
+// chance is by which part the mean of so many calls differs from what it should be, if
+// their durations are spread widely.
+func chance(calls float64) float64 { return 1 / math.Sqrt(max(calls, 1)) }
 
 // move decides what leaves.
 func (p *pair) move(dt float64) {
@@ -269,7 +274,7 @@ func (p *pair) limit(dt float64) {
 		if there := p.there + max(leastMargin, margin*p.there) + p.price; !p.unsure && there > c.worst {
 			more = max(more, comeHome*min(1, there/c.worst-1))
 		}
-		c.limit = min(c.limit*(1+more*dt), 2*p.come)
+		c.limit = min(c.limit+max(c.limit, leastGrow*p.come)*more*dt, 2*p.come)
 	}
 	// The average of a quotient is not the quotient of averages: few calls a second make
 	// a difference.

@@ -90,7 +90,8 @@ func (r *Rule) Look(now time.Duration, seen []Seen) (shares []float64, changed, 
 			r.circles[i].leave = leave{}
 		}
 	}
-	return r.shares, r.publish() || changed, idle
+	changed = r.publish(changed)
+	return r.shares, changed, idle
 }
 
 // at is what the rule remembers of the circle at a place of the chain.
@@ -162,6 +163,9 @@ func (r *Rule) decide(now time.Duration, dt float64) {
 		}
 		if !r.opts.Off {
 			p.judge()
+			if k > 0 && r.at(k-1).share == 0 && r.at(k-1).ramp == 0 && c.phase != home {
+				c.enter(home, now) // no calls come here
+			}
 			p.move(dt)
 		}
 		c.reason.explain(&p)
@@ -170,8 +174,9 @@ func (r *Rule) decide(now time.Duration, dt float64) {
 }
 
 // publish divides the calls among the circles. The shares stay if they differ little, so
-// that nobody has to follow each step.
-func (r *Rule) publish() (changed bool) {
+// that nobody has to follow each step, unless they are for other circles.
+func (r *Rule) publish(others bool) (changed bool) {
+	changed = others
 	clear(r.wanted)
 	left := 1.0
 	for k, i := range r.chain {

@@ -37,6 +37,7 @@ type Shared struct {
 	Listed      atomic.Int64    // instances listed
 	Counts      []atomic.Uint64 // by home circle, NumCounts each: how calls ended, see [Node.Count]
 	Slow        atomic.Uint64   // attempts that were given up because the instance seemed to hang
+	P95         atomic.Int64    // in which 95 % of the successes end, in nanoseconds; 0: not known
 
 	verdicts []verdict // memory for building a table
 }
@@ -202,8 +203,12 @@ func (b *Builder) assemble(members []Member, now time.Duration, generation uint6
 	b.verdicts = slices.Grow(b.verdicts[:0], len(members))[:len(members)]
 	d := draft{t, members, b.verdicts}
 	t.newSince = t.at - b.RampUp
+	gone := allGone(members)
 	for i := range members {
 		d.judge(&d.verdicts[i], &members[i])
+		if vd := &d.verdicts[i]; gone && vd.State == Dead {
+			vd.State, vd.usedAs = Gone, Gone
+		}
 		d.put(i, &d.verdicts[i], &members[i])
 		t.somePlaced = t.somePlaced || members[i].placed
 	}

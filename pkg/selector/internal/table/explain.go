@@ -104,6 +104,8 @@ func (e *Explanation) Reason(s *Standing, protocol string) (near bool, why strin
 		return false, fmt.Sprintf("never picked: it has no %s endpoint", protocol)
 	case NotReady:
 		return false, "never picked: not ready, its own check fails"
+	case Gone:
+		return false, "never picked: its lease ended, and it does not answer probes"
 	case Outside:
 		return false, fmt.Sprintf("never picked: calls must stay within the %s", t.Name(t.Outermost))
 	}

@@ -24,6 +24,7 @@ type Member struct {
 	DiscountedFailures int32         // of the failed probes in a row, those that prove nothing
 	placed             bool          // something narrower than its region is known
 	halfOpen           bool          // its breaker is half-open
+	gone               bool          // it is dead, and the registry, which is in reach, does not list it
 	breaker            breaker.State // at the last Refresh
 	weight             uint16        // as announced
 	Born               time.Duration // when it started, on the selector's clock
@@ -64,6 +65,7 @@ const (
 	NotReady            // never picked, nor is what follows
 	OtherProtocol       // no endpoint of the requested protocol
 	Outside             // in a circle that calls must not be made to
+	Gone                // dead, as are all others, and not in the registry
 	numStates
 )
 
@@ -79,11 +81,13 @@ func (m *Member) Refresh(stale bool) {
 	m.breaker = state
 	m.halfOpen = state == breaker.HalfOpen
 	fails := state == breaker.Open
+	m.gone = false
 	switch {
 	case m.In.Status == events.NotReady:
 		m.State = NotReady
 	case m.provenDead() && (m.Suspect || stale):
 		m.State = Dead
+		m.gone = m.Suspect && !stale && !m.Answered(Ticks(m.Now()))
 	case m.Evacuated && fails:
 		m.State = EvacuatedOpen
 	case m.Evacuated:
@@ -118,6 +122,21 @@ func (m *Member) provenDead() bool {
 	failed := int32(m.Path.Failures())
 	m.DiscountedFailures = min(m.DiscountedFailures, failed)
 	return failed >= deadAfter && failed > m.DiscountedFailures
+}
+
+// allGone reports whether a service has nothing that can be called: its instances are not
+// in the registry, which is in reach, and answer neither probes nor calls.
+func allGone(members []Member) (gone bool) {
+	for i := range members {
+		switch m := &members[i]; {
+		case m.State == NotReady:
+		case m.State == Dead && m.gone:
+			gone = true
+		default:
+			return false
+		}
+	}
+	return gone
 }
 
 // unreachableAfter is how many probes in a row must fail before an instance is one that

@@ -151,17 +151,18 @@ const (
 	mostPenalty   = float32(5 * time.Second)
 	// A call that the caller gave up after this many times the usual duration, and not
 	// sooner than that, is like one that timed out.
-	canceledLate = 4
-	leastLate    = 50 * time.Millisecond
-	unknownLate  = time.Second            // if no duration is known
-	leastSlowest = 250 * time.Millisecond // less than that is not remembered as the slowest
-	slowFactor   = 10                     // a success that took so many times longer than others do, and slowest, is slow
-	slowest      = time.Second
-	leastHeld    = 1.0 / 32 // fewer calls are not held against an instance
-	measuredBits = 24
-	measuredPart = 8 // of the successes of a busy instance, one in so many is measured for its circle
-	trustedTicks = int32(trustedFor / tick)
-	busyTicks    = int32(busyGap / tick)
+	canceledLate  = 4
+	leastLate     = 50 * time.Millisecond
+	unknownLate   = time.Second            // if no duration is known
+	leastSlowest  = 250 * time.Millisecond // less than that is not remembered as the slowest
+	slowFactor    = 10                     // a success that took so many times longer than others do, and slowest, is slow
+	slowest       = time.Second
+	leastHeld     = 1.0 / 32 // fewer calls are not held against an instance
+	measuredBits  = 24
+	measuredPart  = 8 // of the successes of an instance that follow one another closely, one in so many is measured for its circle
+	measuredTicks = int32(measuredGap / tick)
+	trustedTicks  = int32(trustedFor / tick)
+	busyTicks     = int32(busyGap / tick)
 )
 
 // packCost packs a duration in nanoseconds, as a float32, with the time of its
@@ -251,15 +252,33 @@ func (n *Node) Succeeded(took time.Duration, now uint32) {
 	sample := float32(max(took, 1))
 	if ns > 0 && idle <= decayAfter/2 { // nearly always
 		n.cost.Store(packCost(ns+(sample-ns)*minWeight, now))
-		if n.calls.Load()>>inFlightBits%measuredPart != 0 {
+		if idle <= measuredTicks && n.calls.Load()>>inFlightBits%measuredPart != 0 {
 			return
 		}
 	} else {
 		n.average(ns, sample, minWeight, 1, idle, now)
 	}
 	n.measured.Add(uint64(took/time.Microsecond)<<measuredBits | 1)
+	n.learnP95(int64(took))
 	if took > leastSlowest && int64(took) > n.Slowest.Load() {
 		n.Slowest.Store(int64(took))
+	}
+}
+
+// p95Step is how far a duration moves the estimate of the 95th percentile.
+const p95Step = 0.1
+
+// learnP95 moves the estimate up by 19 parts for a longer duration, and down by one for a
+// shorter one: it rests where one of twenty is longer. (Robbins and Monro, A Stochastic
+// Approximation Method, 1951.)
+func (s *Shared) learnP95(took int64) {
+	switch q := s.P95.Load(); {
+	case q == 0:
+		s.P95.Store(2 * max(1, took))
+	case took > q:
+		s.P95.Store(int64(float64(q)*(1+0.95*p95Step)) + 1)
+	default:
+		s.P95.Store(int64(float64(q) * (1 - 0.05*p95Step)))
 	}
 }
 
@@ -285,8 +304,8 @@ func (n *Node) Answered(now uint32) bool {
 
 // Stale reports whether no duration has been learned since a time.
 func (n *Node) Stale(since uint32) bool {
-	_, at := unpackCost(n.cost.Load())
-	return int32(since-at) > 0
+	ns, at := unpackCost(n.cost.Load())
+	return ns == 0 || int32(since-at) > 0
 }
 
 // Learn takes in how a call ended that took so long. It reports whether the call was

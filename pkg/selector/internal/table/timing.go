@@ -26,6 +26,8 @@ const (
 	// tick is the unit of times that are kept in few bits: about a millisecond, and
 	// a power of two, because a division takes long.
 	tick = 1 << 20 * time.Nanosecond
+	// measuredGap is the longest time between two calls that follow one another closely.
+	measuredGap = 10 * time.Millisecond
 	// busyGap is the longest time between two calls of an instance that counts as
 	// called all the time.
 	busyGap = time.Second / 10
