@@ -30,7 +30,7 @@ type runCommand struct {
 	ID             string        `name:"id" placeholder:"ID" help:"Id of the instance, unique within the service. Default: the service and 8 random characters."`
 	TTL            time.Duration `name:"ttl" default:"15s" placeholder:"DURATION" help:"Lease: when the announcer dies, the instance is removed after this time; whole seconds (${default})."`
 	Check          string        `placeholder:"URL" help:"Check: the instance is announced when it passes, and not_ready while it fails later: http://…, https://…, tcp://host:port, grpc://host:port[/service], or none. Default: none; with a command, the instance is announced when its first host:port accepts a connection, after 3s at the latest."`
-	Drain          time.Duration `default:"5s" placeholder:"DURATION" help:"On a signal to stop: how long the instance is announced as draining before it is deregistered, less when the load of a command is measured and no connection to its ports is left (${default})."`
+	Drain          time.Duration `default:"5s" placeholder:"DURATION" help:"On a signal to stop: how long the instance is announced as draining, at most, before it is deregistered (${default})."`
 	Metadata       daemon.Pairs  `placeholder:"KEY=VALUE" help:"Metadata of the instance. Repeat the flag for each key."`
 	Weight         int           `default:"100" placeholder:"NUMBER" help:"Share of calls relative to the other instances, 1 to 10000; 0: called only when no other instance can be (${default})."`
 	Load           string        `placeholder:"URL" help:"Load of the instance: http://… or https://… that answers with a beat as JSON, or none. Default: none; with a command on Linux, the load that the system measures."`

@@ -36,7 +36,7 @@ type kept struct {
 	announcement *kv.Announcement
 	ask          atomic.Pointer[check.Func]
 	silent       atomic.Bool // another announcement of the instance is the one that is told of
-	ready        chan error  // holds one: it is listed, or will not be
+	ready        chan bool   // holds one: it is listed, or will not be
 }
 
 // set sets the entry to be announced, nil for none. It returns false when the
@@ -67,9 +67,9 @@ func (k *keeper) run(ctx, hurry context.Context) {
 				is.leave(hurry, is.entry.Drain)
 			}
 			return
-		case err := <-next.listed():
-			next.ready <- err // for leave
-			if err != nil {
+		case ok := <-next.listed():
+			next.ready <- ok // for leave
+			if !ok {
 				k.leave(hurry, next, 0)
 			} else {
 				is.silent.Store(true)
@@ -162,15 +162,15 @@ func (k *keeper) begin(e *Entry, moving bool) *kept {
 		return nil
 	}
 	if moving {
-		is.ready = make(chan error, 1)
-		go func() { is.ready <- is.announcement.Ready(context.Background()) }() // ends with the announcement at the latest; leave waits for it
+		is.ready = make(chan bool, 1)
+		go func() { is.ready <- is.announcement.Ready(context.Background()) == nil }() // ends with the announcement at the latest; leave waits for it
 	}
 	return is
 }
 
 // listed is where it is said that the announcement of an instance that moves is listed, or
 // has ended before.
-func (is *kept) listed() <-chan error {
+func (is *kept) listed() <-chan bool {
 	if is == nil {
 		return nil
 	}
@@ -209,7 +209,7 @@ func (is *kept) leave(hurry context.Context, drain time.Duration) {
 	defer cancel()
 	_ = is.announcement.Leave(ctx)
 	if is.ready != nil {
-		<-is.ready
+		<-is.ready // its goroutine has ended
 	}
 }
 

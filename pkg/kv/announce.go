@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -150,7 +149,7 @@ type Announcement struct {
 //
 // Incarnation and Started are filled in if they are empty. So is Location if none
 // of its fields is known: from PROXIMA_REGION, PROXIMA_ZONE and the others of
-// [topology.Environment], as selector.New does for the caller. ID, Service and
+// [topology.Environment], as selector.New does for the caller; both log it once. ID, Service and
 // Endpoints must be given; each protocol has one endpoint, so a second port or
 // subject of the same protocol is another service.
 func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcement, error) {
@@ -161,7 +160,7 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 	in.Started = in.Started.UTC().Truncate(time.Millisecond)
 	o.Logger = cmp.Or(o.Logger, r.link.Log)
 	if in.Location == (topology.Location{}) {
-		in.Location = detect(in, o.Logger)
+		in.Location = topology.Here(context.Background(), o.Logger)
 	}
 	full, err := complete(in)
 	if err == nil {
@@ -195,17 +194,6 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 	}
 	go newAnnouncer(a).run() // ends with Leave, or when it is replaced
 	return a, nil
-}
-
-// detect finds out where this process runs, and logs it if that is not known.
-func detect(in events.Instance, log *slog.Logger) topology.Location {
-	found := topology.Detect(context.Background(), topology.Environment(os.Getenv)...)
-	if err := errors.Join(found.Errors...); err != nil {
-		log.Warn("the instance's location is not known in full", "service", in.Service, "instance", in.ID, "error", err)
-	} else if found.Location == (topology.Location{}) {
-		log.Info("announced without a place, callers cannot tell how near it is", "service", in.Service, "instance", in.ID)
-	}
-	return found.Location
 }
 
 // Ready waits until the instance is listed. The error is ctx's, with the last one

@@ -110,10 +110,11 @@ func TestInstancesOfTwoZonesMayHaveTheSameID(t *testing.T) {
 					for _, c := range append(all, p) {
 						c.group("user").Set(members(c.paths[1]))
 					}
-					far[1] = 60 * time.Millisecond
+					const now = 60 * time.Millisecond
+					f.set(now)
 					time.Sleep(5 * time.Minute)
-					if got := p.paths[1].Estimate(time.Hour); got.Distance != far[1] || got.Source != latency.SourceShared {
-						t.Errorf("after the other one left: %v, want %v", got, far[1])
+					if got := p.paths[1].Estimate(time.Hour); got.Distance != now || got.Source != latency.SourceShared {
+						t.Errorf("after the other one left: %v, want %v", got, now)
 					}
 				})
 			})

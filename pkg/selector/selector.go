@@ -3,11 +3,9 @@ package selector
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -79,11 +77,7 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 		return nil, err
 	}
 	if o.Location == (topology.Location{}) {
-		found := topology.Detect(ctx, topology.Environment(os.Getenv)...)
-		if err := errors.Join(found.Errors...); err != nil {
-			o.Logger.Warn("the caller's location is not known in full", "error", err)
-		}
-		o.Location = found.Location
+		o.Location = topology.Here(ctx, o.Logger)
 	}
 	s := &Selector{
 		opts: o, source: o.Source, log: o.Logger,
