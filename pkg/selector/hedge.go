@@ -3,6 +3,7 @@ package selector
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 )
@@ -54,7 +55,7 @@ func (t *tries) attempt(ctx context.Context, p Pick, call func(context.Context, 
 			first = &r
 		case <-timer.C:
 			other := *t.request
-			other.tried = append(other.tried[:len(other.tried):len(other.tried)], p.node)
+			other.tried = append(slices.Clip(other.tried), p.node)
 			if !t.svc.budget.retry(t.now()) {
 				continue
 			}

@@ -98,10 +98,6 @@ func Transient(err error) bool {
 		errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed)
 }
 
-// noReplicas is the code of a server that is in no cluster: of more than one replica
-// it says that they are not supported. A cluster with too few servers says otherwise.
-const noReplicas jetstream.ErrorCode = 10074
-
 // removal is how long a server may take to remove the files of a stream.
 const removal = 200 * time.Millisecond
 

@@ -58,7 +58,7 @@ func (s *Shared) Name(circle uint8) string {
 func (s *Shared) Circle(from, to topology.Place) uint8 {
 	circle := s.Levels.Circle(from, to)
 	if circle == len(s.Levels) && len(s.Regions) > 0 {
-		if i := slices.Index(s.Regions, to.Location.Region); i >= 0 {
+		if i := slices.Index(s.Regions, to.Region); i >= 0 {
 			return uint8(circle + i)
 		}
 		circle += len(s.Regions)
