@@ -122,6 +122,20 @@ func (pa *Path) Estimate(assumed time.Duration) Estimate {
 // failure may be a lost packet; the next probe follows after a second.
 func (pa *Path) Failures() int { return int(pa.failures.Load()) }
 
+// Hasten has the next probe start at once, for a caller that is about to need the path
+// after it has failed. It does nothing while a probe is in flight.
+func (pa *Path) Hasten() {
+	p := pa.prober
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || pa.group == nil || pa.cancel != nil || !pa.probed() {
+		return
+	}
+	pa.urgent, pa.next = true, p.now()
+	p.queueProbeLocked(pa)
+	wake(p.wakeSchedule)
+}
+
 // Observe adds a round trip that was measured elsewhere, for instance while a
 // connection was opened for a call. The clock must have started before the dial,
 // and a failure is no sample. Samples <= 0 or > 10s are ignored, and so are more

@@ -290,3 +290,36 @@ func TestAWeightOfZeroIsTheLastResort(t *testing.T) {
 		})
 	}
 }
+
+// A half-open breaker lets a call through only when a probe says that an instance is there.
+func TestAProbeGoesBeforeTheTrialOfABreaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, selector.Options{})
+		w.list(w.at("a", home, time.Millisecond), w.at("b", home, time.Millisecond))
+		w.distances.mu.Lock()
+		delete(w.to, "b.example:80")
+		w.distances.mu.Unlock()
+		w.call("b", errRefused)
+		trials := 0
+		calls := func(d time.Duration) {
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+				p := w.pick()
+				if p.ID == "b" {
+					trials++
+					p.Done(errRefused)
+					continue
+				}
+				p.DoneAfter(nil, time.Millisecond)
+			}
+		}
+		calls(5 * time.Minute)
+		if trials > 1 {
+			t.Errorf("%d calls found out that b is not there", trials)
+		}
+		w.set("b.example:80", time.Millisecond)
+		calls(3 * time.Minute)
+		if trials == 0 {
+			t.Error("b is not called when it answers probes")
+		}
+	})
+}

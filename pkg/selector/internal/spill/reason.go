@@ -59,8 +59,11 @@ func (r Reason) String() string {
 			s = append(s, "its excess has left")
 		}
 	}
-	if r.Failed {
+	switch {
+	case r.Failed:
 		s = append(s, "calls that left would not gain")
+	case r.Overloaded && r.Share > 0 && r.Gain > 0:
+		s = append(s, fmt.Sprintf("a call gains %.3g ms by leaving", float64(r.Gain)/float64(time.Millisecond)))
 	}
 	return strings.Join(s, ", ")
 }

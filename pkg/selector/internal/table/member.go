@@ -75,8 +75,12 @@ func (m *Member) Refresh(stale bool) {
 	d := m.Node.distance()
 	m.distance, m.known = d.Distance, certaintyOf(d)
 	state := m.Breaker.State()
-	if m.breaker != breaker.Closed && state == breaker.Closed {
+	switch {
+	case m.breaker == state:
+	case state == breaker.Closed:
 		m.Born = m.Now() // it works again, and ramps up
+	case state == breaker.HalfOpen:
+		m.Path.Hasten() // a probe goes before the trial
 	}
 	m.breaker = state
 	m.halfOpen = state == breaker.HalfOpen
@@ -145,9 +149,10 @@ const unreachableAfter = 3
 
 // unreachable reports whether probes find no process where the instance should be: the
 // next call would find that out too, and take longer. An instance that answers calls is
-// reachable, whatever becomes of probes.
+// reachable, whatever becomes of probes. After calls failed, one failed probe is enough.
 func (m *Member) unreachable() bool {
-	return m.Path.Failures() >= unreachableAfter && !m.Answered(Ticks(m.Now()))
+	failures := m.Path.Failures()
+	return m.halfOpen && failures > 0 || failures >= unreachableAfter && !m.Answered(Ticks(m.Now()))
 }
 
 // certainty is how well a distance is known.
