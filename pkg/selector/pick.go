@@ -85,8 +85,7 @@ func (p *Pick) Answered(latency time.Duration) {
 
 // idle ends the load that the pick is.
 func (p *Pick) idle() {
-	p.node.End(p.start)
-	if p.flags&pickCounts != 0 {
+	if p.node.End(p.start) && p.flags&pickCounts != 0 {
 		p.node.AllInFlight.Add(-1)
 	}
 	p.flags &^= pickBusy

@@ -284,6 +284,9 @@ func (svc *service) giveUp(now time.Duration) {
 		m.Count(table.Forgotten, uint64(n))
 		forgotten += n
 	}
+	if svc.Kind == table.KindHash {
+		svc.AllInFlight.Add(-forgotten)
+	}
 	svc.PeriodStart.Store(int64(now))
 	if forgotten > 0 && !svc.forgot {
 		svc.forgot = true

@@ -64,16 +64,18 @@ func (n *Node) queue(now uint32) float32 {
 func (n *Node) Begin() { n.calls.Add(onePick) }
 
 // End ends a call in flight that began at start. One that was ended before, or given up,
-// see [Node.GiveUp], does no lasting harm: the count does not fall below 0.
-func (n *Node) End(start time.Duration) {
+// see [Node.GiveUp], does no lasting harm: the count does not fall below 0. It reports
+// whether the call counted until now.
+func (n *Node) End(start time.Duration) bool {
 	if int64(start) < n.PeriodStart.Load() || n.calls.Add(^uint64(0))&inFlightMask == inFlightMask {
-		n.endOdd(start)
+		return n.endOdd(start)
 	}
+	return true
 }
 
 // endOdd ends a call that began in an earlier period, or takes back that one was ended
 // twice.
-func (n *Node) endOdd(start time.Duration) {
+func (n *Node) endOdd(start time.Duration) (counted bool) {
 	switch {
 	case int64(start) >= n.PeriodStart.Load():
 		n.calls.Add(1)
@@ -81,7 +83,10 @@ func (n *Node) endOdd(start time.Duration) {
 		n.earlier.Add(1)
 	case n.calls.Add(^uint64(0))&inFlightMask == inFlightMask:
 		n.calls.Add(1)
+	default:
+		return true
 	}
+	return false
 }
 
 // GiveUp is called at the end of each period. Calls that began before the period and
