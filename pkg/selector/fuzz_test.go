@@ -197,32 +197,20 @@ func (w *world) check(all []imagined, r selector.Request) {
 	}
 }
 
-// checkShares compares the shares of the circles with the expected ones when no instance
-// fills in.
+// checkShares wants all picks to begin with the nearest circle that has one of the best,
+// when no instance fills in.
 func (w *world) checkShares(e selector.Explanation, all []imagined, place topology.Place, best int) {
 	w.t.Helper()
 	levels := topology.DefaultLevels()
-	var whole, can, want [3]float64
+	nearest := len(levels)
 	for _, im := range all {
-		c := levels.Circle(place, im.entry.Place())
-		if im.rank < 0 || im.entry.Status != events.Draining && !im.entry.Evacuated {
-			whole[c] += float64(im.entry.Weight)
-		}
 		if im.rank == best {
-			can[c] += float64(im.entry.Weight)
+			nearest = min(nearest, levels.Circle(place, im.entry.Place()))
 		}
-	}
-	left := 1.0
-	for c := range want {
-		if can[c] > 0 {
-			want[c] = left * min(1, 1.4*can[c]/whole[c])
-		}
-		left -= want[c]
 	}
 	for _, c := range e.Circles {
-		i := slices.IndexFunc([]int{0, 1, 2}, func(i int) bool { return levels.Name(i) == c.Name })
-		if diff := c.Share - want[i]/(1-left); diff > 1e-4 || diff < -1e-4 {
-			w.t.Fatalf("%s takes %v of the picks, want %v: %+v", c.Name, c.Share, want[i]/(1-left), e.Circles)
+		if want := map[bool]float64{true: 1}[c.Name == levels.Name(nearest)]; c.Share != want {
+			w.t.Fatalf("%s takes %v of the picks, want %v: %+v", c.Name, c.Share, want, e.Circles)
 		}
 	}
 }
