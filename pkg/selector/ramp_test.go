@@ -296,9 +296,9 @@ func TestAProbeGoesBeforeTheTrialOfABreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, selector.Options{})
 		w.list(w.at("a", home, time.Millisecond), w.at("b", home, time.Millisecond))
-		w.distances.mu.Lock()
+		w.mu.Lock()
 		delete(w.to, "b.example:80")
-		w.distances.mu.Unlock()
+		w.mu.Unlock()
 		w.call("b", errRefused)
 		trials := 0
 		calls := func(d time.Duration) {
