@@ -193,17 +193,17 @@ var ErrSlow = errors.New("selector: no answer for much longer than usual")
 const (
 	slowAtLeast = time.Second      // never sooner
 	slowTypical = 10               // times the mean duration of successes
-	slowSlowest = 3                // times the longest success lately
+	slowSlowest = 1.5              // times the longest success lately, unless the last call to it failed
 	slowUnknown = 15 * time.Second // if no success is known, or
 	slowOfTime  = 0.6              // of the time that the call has, if that is less
 )
 
 // AfterSlow calls late when the instance seems to hang and another one may take the call.
 // That is when the call has taken a second, 10 times what successes take on average, and
-// 3 times what the slowest one took in the last minutes, and the instance has answered no
-// other call meanwhile. While no success is known it is 15 s, or 60 % of the time until ctx
-// ends. late is not called when the time left before ctx ends is less than a success takes
-// at most, nor for the last attempt, see [Pick.Last]. stop returns false if late was called.
+// 1.5 times what the slowest one took in the last minutes (unless the last call to it
+// failed), and the instance has answered no other call meanwhile. While no success is known it is 15 s, or 60 % of the time until ctx
+// ends. late is not called when the time left before ctx ends is less than twice what a
+// success takes, nor for the last attempt, see [Pick.Last]. stop returns false if late was called.
 func (p *Pick) AfterSlow(ctx context.Context, late func()) (stop func() bool) {
 	if p.Last() {
 		return func() bool { return true }
@@ -253,7 +253,7 @@ func (s *slowness) hanging() bool {
 		return false
 	}
 	took := time.Since(s.began)
-	limit, enough := s.node.TimeLimit(slowAtLeast, slowTypical, slowSlowest)
+	limit, usual := s.node.TimeLimit(slowAtLeast, slowTypical, slowSlowest)
 	if limit == 0 {
 		limit = slowUnknown
 		if s.ends {
@@ -266,7 +266,7 @@ func (s *slowness) hanging() bool {
 		s.timer.Reset(max(limit, slowAtLeast))
 	case took < limit:
 		s.timer.Reset(min(limit-took, slowAtLeast))
-	case s.ends && time.Until(s.until) <= enough:
+	case s.ends && time.Until(s.until) <= 2*usual:
 		s.done = true // another instance would not have the time either
 	default:
 		s.done, s.hangs = true, true

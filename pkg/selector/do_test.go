@@ -658,3 +658,53 @@ func TestAHedgedCallFailsAndPanicsAsOthersDo(t *testing.T) {
 		_ = w.DoFor(t.Context(), selector.Request{Service: "user", Hedge: true}, func(context.Context, *selector.Pick) error { panic("x") })
 	})
 }
+
+// An instance hangs in a service some of whose calls take long: the first call takes the time
+// of those to find out, the others a second.
+func TestASlowCallDoesNotHideAnInstanceThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, several(2)...)
+		call := func(takes func(id string) time.Duration) (time.Duration, error) {
+			began := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			err := w.Do(ctx, "user", func(ctx context.Context, in *events.Instance) error { return serveFor(ctx, takes(in.ID)) })
+			return time.Since(began), err
+		}
+		for range 50 {
+			if _, err := call(func(string) time.Duration { return 20 * time.Millisecond }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := call(func(string) time.Duration { return 5 * time.Second }); err != nil {
+			t.Fatal(err)
+		}
+		for range 50 {
+			_, _ = call(func(string) time.Duration { return 20 * time.Millisecond })
+		}
+		var slow []time.Duration
+		for range 1000 {
+			took, err := call(func(id string) time.Duration {
+				if id == "i0" {
+					return time.Hour
+				}
+				return 20 * time.Millisecond
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if took > 500*time.Millisecond {
+				slow = append(slow, took)
+			}
+		}
+		if len(slow) == 0 || len(slow) > 10 || slow[0] > 8*time.Second {
+			t.Errorf("slow calls took %v", slow)
+		}
+		for _, took := range slow[1:] {
+			if took > 2*time.Second {
+				t.Errorf("slow calls took %v", slow)
+				break
+			}
+		}
+	})
+}

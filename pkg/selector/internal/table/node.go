@@ -116,15 +116,18 @@ func (n *Node) Ended() uint64 {
 }
 
 // TimeLimit is what a call may take before the node seems to hang: at least least, some
-// times the mean duration of successes, and some times the longest one lately; and what a
-// success takes at most. Both are 0 while none is known.
-func (n *Node) TimeLimit(least time.Duration, typical, slowest int) (limit, most time.Duration) {
-	usual := time.Duration(cmp.Or(n.typical(), float32(n.Average())))
+// times the mean duration of successes, and some times the longest one lately, unless the
+// last call to the node failed; and the mean. Both are 0 while none is known.
+func (n *Node) TimeLimit(least time.Duration, typical, slowest float64) (limit, usual time.Duration) {
+	usual = time.Duration(cmp.Or(n.typical(), float32(n.Average())))
 	if usual == 0 {
 		return 0, 0
 	}
-	most = max(usual, time.Duration(n.Slowest.Load()))
-	return max(least, time.Duration(typical)*usual, time.Duration(slowest)*time.Duration(n.Slowest.Load())), most
+	limit = max(least, time.Duration(typical*float64(usual)))
+	if ns, _ := unpackCost(n.cost.Load()); ns >= 0 {
+		limit = max(limit, time.Duration(slowest*float64(n.Slowest.Load())))
+	}
+	return limit, usual
 }
 
 // Picks is the number of picks ever.
@@ -246,7 +249,12 @@ func (n *Node) late(took time.Duration, average float32) bool {
 	if usual == 0 {
 		return took >= unknownLate
 	}
-	return float32(took) >= canceledLate*usual && took >= leastLate && int64(took) >= n.Slowest.Load()
+	if float32(took) < canceledLate*usual || took < leastLate {
+		return false
+	}
+	// After a failure a success that took long is no excuse.
+	ns, _ := unpackCost(n.cost.Load())
+	return ns < 0 || int64(took) >= n.Slowest.Load()
 }
 
 // Succeeded takes in the duration of a success. Of two calls that end at the same instant
@@ -348,7 +356,10 @@ func (n *Node) Learn(o Outcome, took time.Duration, now uint32) (failed bool) {
 			n.hold(sample, usual, now)
 			return false
 		}
-		weight, sign = failWeight, -1 // it would have taken at least as long as that
+		weight = failWeight // it would have taken at least as long as that
+		if failed {
+			sign = -1
+		}
 	default:
 		n.hold(sample, max(ns, usual), now)
 		return false
