@@ -175,6 +175,9 @@ func (t *tries) enough(ctx context.Context) bool {
 		t.last.Err = fmt.Errorf("%w, so this is not tried again: %w", ErrBudget, t.last.Err)
 		return true
 	}
+	if t.rounds > 0 && restarts(t.last.Err) && len(t.request.tried) < int(t.svc.Listed.Load()) {
+		return !t.wait(ctx, roundWait*4/5+rand.N(roundWait*2/5)) // there are few attempts left for the restart
+	}
 	return !t.wait(ctx, rand.N(t.opts.Retry.Backoff<<min(t.attempts-1, 6)+1))
 }
 
