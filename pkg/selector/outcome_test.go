@@ -103,8 +103,8 @@ func (w *world) load(n, rate int, serve func(id string) (time.Duration, error)) 
 	return calls
 }
 
-// The callers give up after two seconds, by canceling or by a deadline. Whoever calls
-// next should not wait for the same instance.
+// The callers give up after two seconds, by canceling or by a deadline. The next
+// calls should not wait for the same instance.
 func TestAHungInstanceLosesItsShareWhenItsCallsAreGivenUp(t *testing.T) {
 	for _, end := range []error{context.Canceled, context.DeadlineExceeded} {
 		for _, rate := range []int{10, 40} {

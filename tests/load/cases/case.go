@@ -1,6 +1,6 @@
 // Package cases says when calls must leave a circle, and when not: worlds for
 // [github.com/proxima-discovery/proxima/tests/load/sim], and what must hold in them
-// whoever picks.
+// by any picker.
 package cases
 
 import (

@@ -264,7 +264,7 @@ func All() (all []Case) {
 		}
 		return w
 	}, within(Away, 60, 90), most(Mean, 100), most(Turns, 0))
-	add("the same, nobody knows", atOnce).Unsolved = "callers that start in the overload take it for normal"
+	add("the same, no caller knows", atOnce).Unsolved = "callers that start in the overload take it for normal"
 
 	for _, away := range []time.Duration{nextZone, north} {
 		add(fmt.Sprintf("a dependency makes all 5 times slower, next %.3g ms", ms(away)), func() sim.World {

@@ -174,7 +174,7 @@ func (r *Rule) decide(now time.Duration, dt float64) {
 }
 
 // publish divides the calls among the circles. The shares stay if they differ little, so
-// that nobody has to follow each step, unless they are for other circles.
+// that the caller does not follow each step, unless they are for other circles.
 func (r *Rule) publish(others bool) (changed bool) {
 	changed = others
 	clear(r.wanted)

@@ -170,14 +170,14 @@ func TestReasons(t *testing.T) {
 	}
 }
 
-// A caller that starts in the overload takes it for normal, unless somebody tells.
+// A caller that starts in the overload takes it for normal, unless another caller tells it.
 func TestWhatOthersMeasured(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		tell   func(*place)
 		leaves bool
 	}{
-		{"nobody tells", func(*place) {}, false},
+		{"no caller tells", func(*place) {}, false},
 		{"another caller tells", func(p *place) { p.rule.Hint(0, 20*ms) }, true},
 		{"the least counts", func(p *place) { p.rule.Hint(0, 20*ms); p.rule.Hint(0, 200*ms) }, true},
 		{"nonsense does not", func(p *place) {

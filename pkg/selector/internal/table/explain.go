@@ -251,7 +251,8 @@ func (c *Circle) load() float64 {
 	for _, n := range c.near {
 		weight += int(weightOf(n.Instance.Load()))
 	}
-	return float64(c.inFlight()) * events.DefaultWeight / float64(max(1, weight))
+	now := c.count()
+	return float64(now.inFlight()) * events.DefaultWeight / float64(max(1, weight))
 }
 
 // fullWeight is the weight of a circle if all of its instances were usable. Instances

@@ -93,7 +93,8 @@ func (b *Builder) Look(t *Table, now time.Duration) (next *Table, idle bool) {
 	b.seen = b.seen[:0]
 	for _, c := range t.preferred {
 		s := b.counted[c.index]
-		s.Circle, s.InFlight, s.Distance, s.Queued, s.Ramp = c.index, c.inFlight(), c.best, c.queued(Ticks(now)), float64(c.oldest)
+		s.Circle, s.InFlight, s.Distance, s.Ramp = c.index, c.counts.inFlight(), c.best, float64(c.oldest)
+		s.Queued = b.Kind == KindLoadAware && c.queued(Ticks(now)) // other strategies hear no load reports
 		b.seen = append(b.seen, s)
 	}
 	shares, changed, idle := b.rule.Look(now, b.seen)
@@ -168,13 +169,8 @@ func (c *Circle) count() counts {
 	return s
 }
 
-// inFlight is the calls in flight to the near set.
-func (c *Circle) inFlight() (sum int) {
-	for _, n := range c.near {
-		sum += int(n.InFlight())
-	}
-	return sum
-}
+// inFlight is the calls that had begun and not ended.
+func (c *counts) inFlight() int { return int(c.picks - c.ended) }
 
 // queued reports whether fresh beats say that calls wait in the near set.
 func (c *Circle) queued(now uint32) bool {
