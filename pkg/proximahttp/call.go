@@ -80,6 +80,7 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 	}
 
 	w.begin()
+	selector.OnHedged(ctx, func() { giveUp(context.Canceled) })
 	stop := c.afterSlow(ctx, p, func() { giveUp(errSlow) })
 	resp, err := c.transport.base.RoundTrip(out)
 	latency := w.latency()

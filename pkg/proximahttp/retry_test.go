@@ -452,6 +452,10 @@ func TestAHedgedRequestGetsTheFirstGoodResponse(t *testing.T) {
 				case <-r.Context().Done():
 				}
 			}
+			if slow.Load() { // the body goes on after the head has won
+				_ = http.NewResponseController(w).Flush()
+				time.Sleep(200 * time.Millisecond)
+			}
 			_, _ = io.WriteString(w, name+string(body))
 		}
 	}

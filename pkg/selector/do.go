@@ -41,6 +41,7 @@ func (s *Selector) Do(ctx context.Context, service string, call func(context.Con
 func (p *Pick) Try(ctx context.Context, call func(context.Context) error) error {
 	attempt, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
+	OnHedged(ctx, func() { giveUp(errHedged) })
 	stop := p.AfterSlow(ctx, func() { giveUp(ErrSlow) })
 	err := call(attempt)
 	switch slow := !stop(); {

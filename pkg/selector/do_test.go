@@ -587,7 +587,7 @@ func TestAHedgedCallTakesTheTimeOfTheFasterOne(t *testing.T) {
 			ask.Service = "user"
 			var mu sync.Mutex
 			first := true
-			err := w.DoFor(t.Context(), ask, func(ctx context.Context, _ *selector.Pick) error {
+			err := w.DoFor(t.Context(), ask, func(ctx context.Context, p *selector.Pick) error {
 				mu.Lock()
 				attempts++
 				takes := 10*time.Millisecond + rand.N(5*time.Millisecond)
@@ -597,7 +597,7 @@ func TestAHedgedCallTakesTheTimeOfTheFasterOne(t *testing.T) {
 				}
 				first = false
 				mu.Unlock()
-				err := serveFor(ctx, takes)
+				err := p.Try(ctx, func(ctx context.Context) error { return serveFor(ctx, takes) })
 				if err != nil {
 					mu.Lock()
 					canceled++

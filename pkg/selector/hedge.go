@@ -17,7 +17,7 @@ type hedge struct {
 	call    func(context.Context, *Pick) error
 	results chan result // of the attempts that were begun
 	running int
-	cancel  []context.CancelCauseFunc
+	lost    []*lost // of each attempt
 
 	once     sync.Once
 	panicked any // the first panic of call
@@ -27,6 +27,43 @@ type hedge struct {
 type result struct {
 	pick Pick
 	err  error
+	lost *lost
+}
+
+type lostKey struct{}
+
+// lost is whether the other attempt of a hedged call counts.
+type lost struct {
+	mu   sync.Mutex
+	is   bool
+	tell func()
+}
+
+func (l *lost) lose() {
+	l.mu.Lock()
+	l.is = true
+	tell := l.tell
+	l.mu.Unlock()
+	if tell != nil {
+		tell()
+	}
+}
+
+// OnHedged calls f, once, when ctx is that of an attempt of a hedged call, see
+// [Request.Hedge], and another attempt has answered first: then the attempt should end.
+// [Pick.Try] does that. There is one f for an attempt.
+func OnHedged(ctx context.Context, f func()) {
+	l, ok := ctx.Value(lostKey{}).(*lost)
+	if !ok {
+		return
+	}
+	l.mu.Lock()
+	l.tell = f
+	is := l.is
+	l.mu.Unlock()
+	if is {
+		f()
+	}
 }
 
 // attempt makes one attempt, or two if the request wants that. It returns the pick of the
@@ -49,7 +86,7 @@ func (t *tries) attempt(ctx context.Context, p Pick, call func(context.Context, 
 				if first != nil && h.fails(r.err) {
 					t.tried(first.pick)
 				}
-				h.end()
+				h.end(r.lost)
 				return r.pick, r.err
 			}
 			first = &r
@@ -78,25 +115,28 @@ func (h *hedge) fails(err error) bool {
 
 // begin begins an attempt.
 func (h *hedge) begin(ctx context.Context, p Pick) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	h.cancel = append(h.cancel, cancel)
+	l := &lost{}
+	h.lost = append(h.lost, l)
 	h.running++
 	go func() { // ends when call returns; end waits for it
-		r := result{p, context.Canceled}
+		r := result{p, context.Canceled, l}
 		defer func() {
 			if what := recover(); what != nil {
 				h.once.Do(func() { h.panicked = what })
 			}
 			h.results <- r
 		}()
-		r.err = r.pick.run(ctx, h.call)
+		r.err = r.pick.run(context.WithValue(ctx, lostKey{}, l), h.call)
 	}()
 }
 
-// end cancels and awaits the attempt that does not count, and passes on a panic.
-func (h *hedge) end() {
-	for _, cancel := range h.cancel {
-		cancel(errHedged)
+// end ends and awaits the attempt that does not count, and passes on a panic. It leaves
+// the other one alone: its answer may still be read.
+func (h *hedge) end(counts *lost) {
+	for _, l := range h.lost {
+		if l != counts {
+			l.lose()
+		}
 	}
 	for ; h.running > 0; h.running-- {
 		<-h.results

@@ -239,9 +239,9 @@ type Request struct {
 	// context's. Default: such a pick fails at once.
 	Wait bool
 	// Hedge makes DoFor call a second instance too when the first one has not answered in
-	// the time in which 95 % of the successes end. The first that succeeds counts, the
-	// context of the other is canceled, and DoFor waits for it. So the function may run in
-	// two goroutines at a time. The retry budget bounds it. Ignored with NonIdempotent.
+	// the time in which 95 % of the successes end. The first that succeeds counts, and
+	// DoFor waits for the other one, which [Pick.Try] or [OnHedged] tell to end. So the
+	// function may run in two goroutines at a time. The retry budget bounds it. Ignored with NonIdempotent.
 	Hedge bool
 	// NonIdempotent makes Do retry only when nothing was sent.
 	NonIdempotent bool
