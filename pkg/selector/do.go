@@ -87,7 +87,7 @@ func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Conte
 		if p, err = t.attempt(ctx, p, call); err == nil {
 			return nil
 		}
-		outcome := s.opts.Retry.Classify(err)
+		outcome := s.classify(err)
 		if outcome == Answer || outcome == Success {
 			return answer(err)
 		}

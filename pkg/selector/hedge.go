@@ -109,7 +109,7 @@ func (h *hedge) fails(err error) bool {
 	if err == nil {
 		return false
 	}
-	o := h.opts.Retry.Classify(err)
+	o := h.classify(err)
 	return o != Success && o != Answer
 }
 

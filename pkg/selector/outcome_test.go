@@ -267,3 +267,19 @@ func TestWeightsAreSharesAtAnyLoad(t *testing.T) {
 		}
 	}
 }
+
+// What the user's function returns must not count for another circle, nor be forgotten.
+func TestWhatIsNoOutcomeIsAFault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := selector.Options{Retry: selector.Retry{Classify: func(error) selector.Outcome { return 200 }}}
+		o.Breaker.Failures = 1
+		w := start(t, o, instance("a", home))
+		w.call("a", errCall)
+		if c := w.candidate("a"); c.Breaker != "open" {
+			t.Errorf("the breaker is %s", c.Breaker)
+		}
+		if n := w.Stats().Services[0].Circles[0].Outcomes[selector.Fault]; n != 1 {
+			t.Errorf("%d faults are counted, want 1", n)
+		}
+	})
+}
