@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,8 +24,11 @@ type bucket struct {
 	sources *regions.Sources // nil: there are no other regions
 	ensured atomic.Bool      // it has been seen
 
-	ensuring sync.Mutex // held while the bucket is asked for, or made; guards what follows
-	refused  time.Time  // since when the servers refuse three replicas; zero: they do not
+	// ensuring is full while the bucket is asked for, or made: a channel, because that
+	// waits for the server, and another goroutine must not wait beyond its context.
+	// It guards what follows.
+	ensuring chan struct{}
+	refused  time.Time // since when the servers refuse three replicas; zero: they do not
 }
 
 // notClustered is the server's error for more than one replica without a cluster. A
@@ -103,10 +105,12 @@ func (b *bucket) firstSequence() uint64 {
 // stream without a leader looks the same, and the caller has a lease to renew. It
 // returns at once if another goroutine is at it already.
 func (b *bucket) heal(ctx context.Context) (made bool, err error) {
-	if !b.ensuring.TryLock() {
+	select {
+	case b.ensuring <- struct{}{}:
+		defer func() { <-b.ensuring }()
+	default:
 		return false, fmt.Errorf("%w: another goroutine is looking for its bucket", ErrUnavailable)
 	}
-	defer b.ensuring.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, b.link.OpTimeout/4)
 	defer cancel()
 	return b.ensureLocked(ctx)
@@ -114,10 +118,14 @@ func (b *bucket) heal(ctx context.Context) (made bool, err error) {
 
 // ensure makes the bucket unless it is there. One caller at a time does so.
 func (b *bucket) ensure(ctx context.Context) error {
-	b.ensuring.Lock() // for a moment: only heal may hold it, which gives up soon
-	defer b.ensuring.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, 2*b.link.OpTimeout)
 	defer cancel()
+	select {
+	case b.ensuring <- struct{}{}:
+		defer func() { <-b.ensuring }()
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	}
 	_, err := b.ensureLocked(ctx)
 	return err
 }
@@ -177,7 +185,11 @@ func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
 		if e, ok := errors.AsType[*jetstream.APIError](err); ok && e.ErrorCode == notClustered || time.Since(b.refused) > clusterForms {
 			replicas = 1 // no cluster, or one of fewer servers
 		} else {
-			time.Sleep(clusterForms / 10)
+			select {
+			case <-time.After(clusterForms / 10):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
 		}
 		s, err = b.link.JS.CreateStream(ctx, b.config(replicas))
 	}

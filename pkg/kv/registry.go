@@ -134,7 +134,7 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 	if r.sources, err = regions.New(link, o.Domain, o.Regions); err != nil {
 		return nil, fmt.Errorf("kv: open: %w", err)
 	}
-	r.bucket = &bucket{link: link, opts: o, sources: r.sources}
+	r.bucket = &bucket{link: link, opts: o, sources: r.sources, ensuring: make(chan struct{}, 1)}
 	r.evacuations.Orders = evacuations.New(link, r.buckets(), !o.NoCreate)
 	r.tails.Link, r.tails.NoSuspects = link, o.NoSuspects
 	if !o.NoCreate {

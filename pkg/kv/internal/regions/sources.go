@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -29,7 +28,7 @@ type Sources struct {
 	others   []string
 	there    map[string]jetstream.JetStream // in the others
 	missing  chan struct{}                  // says that their stream is gone
-	changing sync.Mutex                     // held while the sources of the stream are being changed
+	changing chan struct{}                  // full while the sources of the stream are being changed, which waits for the server
 }
 
 // New prepares to read the other regions of all, from the one that is named own.
@@ -51,7 +50,7 @@ func New(link *wire.Link, own string, all []string) (*Sources, error) {
 		return nil, errors.New("with regions, the JetStream domain of this one must be given, and be named as the region")
 	}
 	b := wire.NewBucket(link.Name+"_"+own, link.Name, link.API)
-	s := &Sources{Bucket: &b, link: link, own: own, others: others, there: map[string]jetstream.JetStream{}, missing: make(chan struct{}, 1)}
+	s := &Sources{Bucket: &b, link: link, own: own, others: others, there: map[string]jetstream.JetStream{}, missing: make(chan struct{}, 1), changing: make(chan struct{}, 1)}
 	for _, region := range others {
 		var err error
 		if s.there[region], err = jetstream.NewWithDomain(link.Conn, region); err != nil {

@@ -304,8 +304,12 @@ func sourceOf(sources []*jetstream.StreamSource, region string) int {
 // source makes a region a source of our stream, of an epoch, that is read from the
 // message after a sequence of its bucket, whether it is one already or not.
 func (s *Sources) source(ctx context.Context, region string, epoch int64, after uint64) error {
-	s.changing.Lock()
-	defer s.changing.Unlock()
+	select {
+	case s.changing <- struct{}{}:
+		defer func() { <-s.changing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	// First the source is taken away: what it acknowledges would not be sent again.
 	if err := s.setSource(ctx, region, nil); err != nil {
 		return err
