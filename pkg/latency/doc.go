@@ -78,5 +78,6 @@
 // # What is measured
 //
 // Package probe measures a round trip. How long calls take is not distance: the
-// selector balances by that.
+// selector balances by that. What they take without load is told to the other callers of
+// the zone in the same batches, see [Group.TellUnloaded].
 package latency

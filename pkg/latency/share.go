@@ -48,7 +48,14 @@ type shared struct {
 	byID      map[string][]*Path // an id is unique in a zone: at most one of each key
 	early     map[string][]earlyVote
 	sweptAt   time.Duration // when old entries of early were last dropped
+
+	unloaded   []Unloaded       // this caller's, for the next batches
+	onUnloaded func([]Unloaded) // nil: those of others are ignored
 }
+
+// Unloaded is how long calls to the instances of a circle take without load, by what a
+// caller has measured.
+type Unloaded = wire.Unloaded
 
 // reporter is another caller in the zone.
 type reporter struct {
@@ -116,6 +123,23 @@ func (g *Group) Share(ctx context.Context) error {
 	return err
 }
 
+// TellUnloaded has the next batches say how long calls take without load. The list takes
+// the place of the one before, and is not kept.
+func (g *Group) TellUnloaded(list []Unloaded) {
+	g.prober.mu.Lock()
+	defer g.prober.mu.Unlock()
+	g.unloaded = append(g.unloaded[:0], list...)
+}
+
+// OnUnloaded has f called with what other callers of the zone tell of durations without
+// load. It is to be called before [Group.Share]. Calls come one at a time and hold no lock
+// of the prober; one more may come after the group was closed.
+func (g *Group) OnUnloaded(f func([]Unloaded)) {
+	g.prober.mu.Lock()
+	defer g.prober.mu.Unlock()
+	g.onUnloaded = f
+}
+
 // hear reads a batch of another reporter.
 func (g *Group) hear(subject string, data []byte, age time.Duration) {
 	p := g.prober
@@ -133,11 +157,20 @@ func (g *Group) hear(subject string, data []byte, age time.Duration) {
 		return
 	}
 	p.rejected.Add(uint64(rejected))
-
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	heard := g.takeLocked(&r, &b, age)
+	onUnloaded := g.onUnloaded
+	p.mu.Unlock()
+	if heard && onUnloaded != nil && len(b.Unloaded) > 0 {
+		onUnloaded(b.Unloaded)
+	}
+}
+
+// takeLocked takes in a batch. It reports whether it may be believed.
+func (g *Group) takeLocked(r *wire.Report, b *wire.Batch, age time.Duration) bool {
+	p := g.prober
 	if p.closed {
-		return
+		return false
 	}
 	now := p.now()
 	rep := g.reporters[r.Reporter]
@@ -149,12 +182,12 @@ func (g *Group) hear(subject string, data []byte, age time.Duration) {
 		rep = &reporter{hash: xxhash.Sum64String(r.Reporter)}
 		if len(g.reporters) >= 16*maxReporters {
 			p.rejected.Add(1) // too many: some are forged, or will time out
-			return
+			return false
 		}
 		g.reporters[r.Reporter] = rep
 	case b.Sequence <= rep.seq:
 		p.rejected.Add(1) // a replay
-		return
+		return false
 	}
 	rep.seq, rep.at = b.Sequence, now-age
 	if b.Leaving {
@@ -167,6 +200,7 @@ func (g *Group) hear(subject string, data []byte, age time.Duration) {
 		g.voteLocked(rep, &b.Samples[i], now, age)
 	}
 	p.position.adoptLocked(b.Coordinate)
+	return true
 }
 
 // voteLocked makes a reporter's sample its vote.
@@ -394,7 +428,7 @@ func (g *Group) batchLocked(now time.Duration) wire.Batch {
 
 // samplesLocked is a batch of all that this caller has measured.
 func (g *Group) samplesLocked(now time.Duration) wire.Batch {
-	b := wire.Batch{Sequence: g.seq}
+	b := wire.Batch{Sequence: g.seq, Unloaded: slices.Clone(g.unloaded)}
 	if s := &g.prober.position; s.fitted {
 		c := coord.Rounded(s.own)
 		b.Coordinate = &c

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
+	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
 const (
@@ -22,6 +24,9 @@ const (
 	// slowestFalls is the factor by which the longest success falls with each look: to
 	// half in ten minutes.
 	slowestFalls = 1 - math.Ln2/float64(10*time.Minute/maintainEvery)
+	// unloadedLasts is how long it counts what another caller told of durations without
+	// load: about as long as the rule for leaving a circle remembers it.
+	unloadedLasts = 30 * time.Minute
 	// sharingWait is how long the first table waits for what other callers measured.
 	sharingWait = 250 * time.Millisecond
 )
@@ -56,6 +61,7 @@ type service struct {
 	had        atomic.Bool   // it has had an instance
 	hedges     atomic.Uint64 // second attempts beside the first
 	usedAt     time.Duration // when its group last learned that it is called; only of maintain
+	toldAt     time.Duration // when its group was last told durations without load; only of maintain
 
 	mu      sync.Mutex // guards what follows, and the building of tables
 	members members
@@ -67,6 +73,20 @@ type service struct {
 	closed  bool
 	builtAt time.Duration // when the home table was built, on the selector's clock
 	timer   *time.Timer   // of a rebuild that waits; nil: none does
+
+	unloaded map[unloaded]heard // what other callers of the zone told
+}
+
+// unloaded is what the duration of calls without load is of.
+type unloaded struct {
+	circle    uint8
+	protocols table.Protocols
+}
+
+// heard is such a duration as other callers told it.
+type heard struct {
+	time.Duration
+	at time.Duration // on the selector's clock
 }
 
 func newService(s *Selector, name string) *service {
@@ -85,6 +105,8 @@ func newService(s *Selector, name string) *service {
 	svc.members = members{svc: svc, leftPicks: make([]uint64, circles), timed: make([]timed, circles), succeeded: make([]uint64, circles)}
 	svc.group = s.prober.Group(name, svc.rebuildSoon)
 	svc.group.Used()
+	svc.group.OnUnloaded(svc.hearUnloaded)
+	svc.unloaded = make(map[unloaded]heard)
 	svc.run, svc.stop = context.WithCancel(s.run)
 	svc.lastAsked.Store(int64(s.now()))
 	svc.due.Store(int64(table.Never))
@@ -177,12 +199,7 @@ func (svc *service) rebuildLocked() {
 	generation := svc.generation.Add(1)
 	svc.builtAt = svc.Now()
 	svc.due.Store(int64(table.Never))
-	svc.home.renewLocked(generation)
-	for i := range svc.homes {
-		if v := svc.homes[i].Load(); v != nil {
-			v.renewLocked(generation)
-		}
-	}
+	svc.eachHome(func(v *view) { v.renewLocked(generation) })
 	svc.probeLocked()
 }
 
@@ -260,16 +277,75 @@ func (svc *service) maintain(now time.Duration) {
 	if svc.closed || !svc.known {
 		return
 	}
-	idle := svc.home.lookLocked(now)
-	for i := range svc.homes {
-		if v := svc.homes[i].Load(); v != nil {
-			idle = v.lookLocked(now) && idle
-		}
-	}
+	idle := true
+	svc.eachHome(func(v *view) { idle = v.lookLocked(now) && idle })
 	for _, v := range *svc.views.Load() {
 		idle = v.lookLocked(now) && idle
 	}
 	svc.loaded.Store(!idle)
+	if now-svc.toldAt >= time.Second {
+		svc.toldAt = now
+		svc.tellUnloadedLocked()
+	}
+}
+
+// outer reports whether all callers of the selector's zone see the same instances in a
+// circle, but for those that are nearer to one of them.
+func (svc *service) outer(circle uint8) bool {
+	levels := svc.sel.opts.Levels
+	for _, l := range []topology.Level{topology.Zone, topology.Region} {
+		if i := slices.Index(levels, l); i >= 0 {
+			return int(circle) >= i
+		}
+	}
+	return int(circle) >= len(levels)
+}
+
+// tellUnloadedLocked tells the other callers of the zone how long calls take without load.
+// One that starts while a circle is overloaded cannot see it by itself.
+func (svc *service) tellUnloadedLocked() {
+	var list []latency.Unloaded
+	svc.eachHome(func(v *view) {
+		for i := range svc.Assumed {
+			if d, ok := v.builder.Unloaded(uint8(i)); ok && svc.outer(uint8(i)) {
+				list = append(list, latency.Unloaded{Circle: svc.Name(uint8(i)), Protocol: v.builder.Protocols.Name(), Duration: d})
+			}
+		}
+	})
+	svc.group.TellUnloaded(list)
+}
+
+// hearUnloaded takes in what another caller of the zone told.
+func (svc *service) hearUnloaded(list []latency.Unloaded) {
+	svc.mu.Lock()
+	defer svc.mu.Unlock()
+	now := svc.Now()
+	for _, u := range list {
+		for i := range svc.Assumed {
+			of := unloaded{uint8(i), table.ProtocolOf(u.Protocol)}
+			if svc.Name(of.circle) != u.Circle || !svc.outer(of.circle) || of.protocols.Name() != u.Protocol {
+				continue
+			}
+			if old, ok := svc.unloaded[of]; !ok || u.Duration <= old.Duration || now-old.at > unloadedLasts {
+				svc.unloaded[of] = heard{u.Duration, now}
+			}
+			svc.eachHome(func(v *view) {
+				if v.builder.Protocols == of.protocols {
+					v.builder.Hint(of.circle, u.Duration, now)
+				}
+			})
+		}
+	}
+}
+
+// eachHome calls f with each view from the selector's own place.
+func (svc *service) eachHome(f func(*view)) {
+	f(svc.home)
+	for i := range svc.homes {
+		if v := svc.homes[i].Load(); v != nil {
+			f(v)
+		}
+	}
 }
 
 // giveUp ends the load of calls whose end was forgotten, see [table.Node.GiveUp].

@@ -133,6 +133,11 @@ func (svc *service) homeView(p table.Protocols) *view {
 		return v
 	}
 	v := svc.newView(nil, p)
+	for of, h := range svc.unloaded {
+		if of.protocols == p {
+			v.builder.Hint(of.circle, h.Duration, h.at)
+		}
+	}
 	slot.Store(v)
 	return v
 }

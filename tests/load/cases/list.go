@@ -249,6 +249,18 @@ func All() (all []Case) {
 	}
 	hinted := add("200 callers with one each on ten workers, 40 next, two know the unloaded time", atOnce, within(Away, 65, 90), most(Mean, 100), most(Turns, 0))
 	hinted.Setup.Hints = true
+	for _, away := range []time.Duration{nextZone, north} {
+		other := add(fmt.Sprintf("20 callers of slow calls, two tell of quick ones, next %.3g ms", ms(away)), func() sim.World {
+			w := sim.World{RTT: places(away), Servers: servers(times(2, open(0, 2*msec)), times(2, open(1, 2*msec))), Groups: 2}
+			w.Callers = append(w.Callers, sim.Caller{Rate: 20, Group: 1}, sim.Caller{Rate: 20, Group: 1})
+			for range 20 {
+				w.Callers = append(w.Callers, sim.Caller{Rate: 10, Work: 100, Start: 20 * time.Second})
+			}
+			w.Windows, w.End = []sim.Window{window(30, 150)}, 150*time.Second
+			return w
+		}, most(Away, 3), most(Mean, 206), most(Turns, 2))
+		other.Setup.Hints = true
+	}
 	add("the same, load reports tell of a queue", func() sim.World {
 		w := atOnce()
 		for i := range w.Servers {

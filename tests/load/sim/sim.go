@@ -208,6 +208,9 @@ func (s *Sim) arrive(c *Call) {
 		s.answer(c, Rejected)
 	default:
 		c.work = v.Service.Seconds() * v.Spread.draw(s.rand) * v.slow * s.Slow
+		if w := s.World.Callers[c.Caller].Work; w > 0 {
+			c.work *= w
+		}
 		v.take(s, c.Instance, c)
 	}
 }

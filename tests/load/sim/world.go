@@ -54,6 +54,7 @@ type Caller struct {
 	Closed int           // calls in flight, each followed by the next
 	Start  time.Duration // of the first call
 	Stream time.Duration // the answer stays open for so long after its head
+	Work   float64       // of its calls, seen from those that others make; 0: 1
 }
 
 // Step changes the world at a time.

@@ -19,7 +19,9 @@ import (
 const (
 	maxBatchSize = 64 << 10 // bytes
 	maxSamples   = 512      // of one batch
+	maxUnloaded  = 64       // durations of one batch
 	maxRTT       = 10 * time.Second
+	maxDuration  = time.Minute // of a call without load
 	maxAge       = time.Hour
 	maxPingSize  = 4 << 10 // bytes
 )
@@ -70,6 +72,7 @@ type Batch struct {
 	// Coordinate is the reporter's own, nil if it has none.
 	Coordinate *events.Coordinate
 	Samples    []Sample
+	Unloaded   []Unloaded
 }
 
 // Sample is what a reporter measured of one instance.
@@ -80,6 +83,26 @@ type Sample struct {
 	RTT         time.Duration // the median, in whole microseconds: above 0, at most 10s
 	Count       int           // of measurements in it, at least 1
 	Age         time.Duration // of the newest of them when the batch was made, in whole milliseconds
+}
+
+// Unloaded is how long calls to the instances of a circle take without load, by what a
+// caller has measured.
+type Unloaded struct {
+	Circle   string        `json:"circle"`             // its name: zone, region …
+	Protocol string        `json:"protocol,omitempty"` // of the endpoints that are called; empty: any
+	Duration time.Duration `json:"-"`                  // without the way there, in whole microseconds: above 0, at most a minute
+}
+
+// wireUnloaded is the JSON of it.
+type wireUnloaded struct {
+	Unloaded
+	Duration float64 `json:"duration_us"`
+}
+
+// valid reports whether it is in bounds. Comparisons are such that NaN fails.
+func (u *wireUnloaded) valid() bool {
+	return u.Circle != "" && topology.ValidText(u.Circle) && topology.ValidText(u.Protocol) &&
+		u.Duration >= 1 && u.Duration <= float64(maxDuration/time.Microsecond)
 }
 
 // wireSample is the JSON of a sample.
@@ -97,6 +120,7 @@ type wireBatch[S any] struct {
 	Leaving  bool            `json:"leaving,omitempty"`
 	Place    json.RawMessage `json:"coordinate,omitempty"`
 	Samples  []S             `json:"samples"`
+	Unloaded json.RawMessage `json:"unloaded,omitempty"`
 }
 
 // readBatch reads the batch, and those samples that are of the right types: usually
@@ -109,7 +133,7 @@ func readBatch(data []byte) (w wireBatch[wireSample], err error) {
 	if err := json.Unmarshal(data, &raw); err != nil {
 		return w, err
 	}
-	w = wireBatch[wireSample]{raw.Sequence, raw.Leaving, raw.Place, make([]wireSample, len(raw.Samples))}
+	w = wireBatch[wireSample]{raw.Sequence, raw.Leaving, raw.Place, make([]wireSample, len(raw.Samples)), raw.Unloaded}
 	for i, data := range raw.Samples {
 		if json.Unmarshal(data, &w.Samples[i]) != nil {
 			w.Samples[i] = wireSample{} // which is not valid
@@ -119,14 +143,15 @@ func readBatch(data []byte) (w wireBatch[wireSample], err error) {
 }
 
 // EncodeBatch writes a batch. What [DecodeBatch] would reject is left out, and
-// so are the samples beyond the first 512.
+// so are the samples beyond the first 512, and the durations beyond the first 64.
 func EncodeBatch(b Batch) ([]byte, error) {
 	w := struct {
 		Sequence uint64             `json:"seq"`
 		Leaving  bool               `json:"leaving,omitempty"`
 		Place    *events.Coordinate `json:"coordinate,omitempty"`
 		Samples  []wireSample       `json:"samples"`
-	}{b.Sequence, b.Leaving, nil, make([]wireSample, 0, len(b.Samples))}
+		Unloaded []wireUnloaded     `json:"unloaded,omitempty"`
+	}{b.Sequence, b.Leaving, nil, make([]wireSample, 0, len(b.Samples)), nil}
 	if b.Coordinate != nil && b.Coordinate.Validate() == nil {
 		w.Place = b.Coordinate
 	}
@@ -136,11 +161,17 @@ func EncodeBatch(b Batch) ([]byte, error) {
 			w.Samples = append(w.Samples, ws)
 		}
 	}
+	for _, u := range b.Unloaded {
+		wu := wireUnloaded{u, float64(u.Duration.Microseconds())}
+		if len(w.Unloaded) < maxUnloaded && wu.valid() {
+			w.Unloaded = append(w.Unloaded, wu)
+		}
+	}
 	return json.Marshal(w)
 }
 
-// DecodeBatch reads a batch. It leaves out and counts samples, and a coordinate,
-// that are out of bounds. After an error there is no batch at all.
+// DecodeBatch reads a batch. It leaves out and counts samples, durations, and a
+// coordinate, that are out of bounds. After an error there is no batch at all.
 func DecodeBatch(data []byte) (b Batch, rejected int, err error) {
 	if len(data) > maxBatchSize {
 		return Batch{}, 0, fmt.Errorf("latency: a batch of %d bytes, want at most %d", len(data), maxBatchSize)
@@ -174,7 +205,30 @@ func DecodeBatch(data []byte) (b Batch, rejected int, err error) {
 			Age: time.Duration(s.Age * float64(time.Millisecond)),
 		})
 	}
-	return b, rejected, nil
+	unloaded, invalid := readUnloaded(w.Unloaded)
+	b.Unloaded = unloaded
+	return b, rejected + invalid, nil
+}
+
+// readUnloaded reads the durations that are in bounds, and counts the others.
+func readUnloaded(data json.RawMessage) (list []Unloaded, rejected int) {
+	if len(data) == 0 {
+		return nil, 0
+	}
+	var all []json.RawMessage
+	if err := json.Unmarshal(data, &all); err != nil || len(all) > maxUnloaded {
+		return nil, 1
+	}
+	for _, one := range all {
+		var u wireUnloaded
+		if err := json.Unmarshal(one, &u); err != nil || !u.valid() {
+			rejected++
+			continue
+		}
+		u.Unloaded.Duration = time.Duration(u.Duration * float64(time.Microsecond))
+		list = append(list, u.Unloaded)
+	}
+	return list, rejected
 }
 
 // valid reports whether a sample is in bounds. Comparisons are such that NaN fails.

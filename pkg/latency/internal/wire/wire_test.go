@@ -13,11 +13,13 @@ import (
 
 const batch = `{"seq":7,"coordinate":{"vec":[0.1,0,0,0,0,0,0,0],"error":0.2,"adjustment":0,"height":0.01},` +
 	`"samples":[{"id":"user-1","incarnation":"a","rtt_us":412,"count":3,"age_ms":800},` +
-	`{"id":"user-1","incarnation":"b","place":"us/us-a","rtt_us":5,"count":1,"age_ms":0}]}`
+	`{"id":"user-1","incarnation":"b","place":"us/us-a","rtt_us":5,"count":1,"age_ms":0}],` +
+	`"unloaded":[{"circle":"zone","protocol":"http","duration_us":20100},{"circle":"region","duration_us":1}]}`
 
 var wantBatch = wire.Batch{
 	Sequence: 7, Coordinate: &events.Coordinate{Vec: [8]float64{0.1}, Error: 0.2, Height: 0.01},
-	Samples: []wire.Sample{{ID: "user-1", Incarnation: "a", RTT: 412 * time.Microsecond, Count: 3, Age: 800 * time.Millisecond}, {ID: "user-1", Incarnation: "b", Place: "us/us-a", RTT: 5 * time.Microsecond, Count: 1}},
+	Samples:  []wire.Sample{{ID: "user-1", Incarnation: "a", RTT: 412 * time.Microsecond, Count: 3, Age: 800 * time.Millisecond}, {ID: "user-1", Incarnation: "b", Place: "us/us-a", RTT: 5 * time.Microsecond, Count: 1}},
+	Unloaded: []wire.Unloaded{{Circle: "zone", Protocol: "http", Duration: 20100 * time.Microsecond}, {Circle: "region", Duration: time.Microsecond}},
 }
 
 func TestABatchIsReadAsItIsWritten(t *testing.T) {
@@ -41,6 +43,12 @@ func TestOnlySamplesOutOfBoundsAreLeftOut(t *testing.T) {
 	} {
 		b, rejected, err := wire.DecodeBatch([]byte(`{"seq":1,"samples":[` + bad + `,` + good + `]}`))
 		if err != nil || rejected != 1 || len(b.Samples) != 1 || b.Samples[0].ID != "b" {
+			t.Errorf("%s: %d rejected, %v, %+v", bad, rejected, err, b)
+		}
+	}
+	for _, bad := range []string{`7`, `{}`, `[7]`, `[null]`, `[{"circle":"","duration_us":5}]`, `[{"circle":"zone","duration_us":0.5}]`, `[{"circle":"zone","duration_us":60000001}]`, `[{"circle":"zone","duration_us":"5"}]`, `[{"circle":"zone","protocol":"\n","duration_us":5}]`, "[" + strings.Repeat("1,", 64) + "1]"} {
+		b, rejected, err := wire.DecodeBatch([]byte(`{"seq":1,"samples":[` + good + `],"unloaded":` + bad + `}`))
+		if err != nil || rejected != 1 || len(b.Samples) != 1 || len(b.Unloaded) != 0 {
 			t.Errorf("%s: %d rejected, %v, %+v", bad, rejected, err, b)
 		}
 	}
@@ -79,6 +87,11 @@ func FuzzDecodeBatch(f *testing.F) {
 		for _, s := range b.Samples {
 			if s.RTT <= 0 || s.RTT > 10*time.Second || s.Count < 1 || s.Age < 0 || events.ValidateName("id", s.ID) != nil {
 				t.Fatalf("%s: accepted %+v", data, s)
+			}
+		}
+		for _, u := range b.Unloaded {
+			if u.Circle == "" || u.Duration < time.Microsecond || u.Duration > time.Minute {
+				t.Fatalf("%s: accepted %+v", data, u)
 			}
 		}
 		if b.Coordinate != nil && b.Coordinate.Validate() != nil {

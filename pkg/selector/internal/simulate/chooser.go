@@ -120,7 +120,7 @@ func (c *chooser) Look(i int, now time.Duration) {
 			if d, ok := k.rule.Baseline(uint8(n)); ok {
 				for o := range c.callers {
 					if o != i {
-						c.callers[o].rule.Hint(uint8(n), d)
+						c.callers[o].rule.Hint(uint8(n), d, now)
 					}
 				}
 			}

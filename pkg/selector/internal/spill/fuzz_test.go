@@ -51,7 +51,7 @@ func FuzzLook(f *testing.F) {
 					seen[0], seen[n-1] = seen[n-1], seen[0]
 				}
 			case 5:
-				r.Hint(uint8(x/8), time.Duration(next()))
+				r.Hint(uint8(x/8), time.Duration(next()), now)
 			}
 			now += 200 * time.Millisecond
 			for i := range seen {

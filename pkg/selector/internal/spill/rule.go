@@ -211,12 +211,12 @@ func (r *Rule) Baseline(circle uint8) (time.Duration, bool) {
 // Hint takes in what another caller of the same place has measured as the baseline of a
 // circle. The least one counts. It ages like one's own, and is forgotten after half an
 // hour without another one.
-func (r *Rule) Hint(circle uint8, d time.Duration) {
+func (r *Rule) Hint(circle uint8, d, now time.Duration) {
 	if int(circle) >= len(r.circles) || d < leastHint || d > mostHint {
 		return
 	}
 	c := &r.circles[circle]
 	if h := d.Seconds(); c.hint == 0 || h <= c.hint {
-		c.hint, c.hinted = h, r.last
+		c.hint, c.hinted = h, now
 	}
 }

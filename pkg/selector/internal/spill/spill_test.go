@@ -178,13 +178,13 @@ func TestWhatOthersMeasured(t *testing.T) {
 		leaves bool
 	}{
 		{"no caller tells", func(*place) {}, false},
-		{"another caller tells", func(p *place) { p.rule.Hint(0, 20*ms) }, true},
-		{"the least counts", func(p *place) { p.rule.Hint(0, 20*ms); p.rule.Hint(0, 200*ms) }, true},
+		{"another caller tells", func(p *place) { p.rule.Hint(0, 20*ms, p.now) }, true},
+		{"the least counts", func(p *place) { p.rule.Hint(0, 20*ms, p.now); p.rule.Hint(0, 200*ms, p.now) }, true},
 		{"nonsense does not", func(p *place) {
 			for _, d := range []time.Duration{0, -1, 1, time.Hour, math.MaxInt64} {
-				p.rule.Hint(0, d)
+				p.rule.Hint(0, d, p.now)
 			}
-			p.rule.Hint(99, ms)
+			p.rule.Hint(99, ms, p.now)
 		}, false},
 		{"its instances report a queue", func(p *place) { p.seen[0].Queued = true }, true},
 	} {

@@ -214,3 +214,13 @@ func ProtocolOf(protocol string) Protocols {
 		return protocolOther
 	}
 }
+
+// Name is the name of the protocol of a set of one, empty for the empty set.
+func (p Protocols) Name() string {
+	for _, name := range []string{events.HTTP, events.HTTPS, events.GRPC, events.TCP, events.NATS} {
+		if p == ProtocolOf(name) {
+			return name
+		}
+	}
+	return ""
+}

@@ -107,6 +107,13 @@ func (b *Builder) Look(t *Table, now time.Duration) (next *Table, idle bool) {
 	return &replaced, idle
 }
 
+// Unloaded is how long calls to a circle take without load and without the way there, if
+// this caller has measured enough of them to tell others.
+func (b *Builder) Unloaded(circle uint8) (time.Duration, bool) { return b.rule.Baseline(circle) }
+
+// Hint takes in what another caller of the same place told, see [spill.Rule.Hint].
+func (b *Builder) Hint(circle uint8, d, now time.Duration) { b.rule.Hint(circle, d, now) }
+
 // carry returns the shares of the last look for a table with the same circles.
 func (b *Builder) carry(t *Table) []float64 {
 	if len(b.seen) != len(t.preferred) {
