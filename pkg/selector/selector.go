@@ -292,3 +292,9 @@ func (s *Selector) Stats() Stats {
 	}
 	return all
 }
+
+// sinceStart returns a clock that starts at start and that later jumps of this
+// process's wall clock do not move.
+func sinceStart(start time.Time) func() time.Time {
+	return func() time.Time { return start.Add(time.Since(start)) }
+}
