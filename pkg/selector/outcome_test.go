@@ -39,7 +39,8 @@ var outcomes = []struct {
 	{"canceled", fmt.Errorf("get: %w", context.Canceled), selector.Canceled, false},
 	{"no file descriptors", &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)}, selector.Local, false},
 	{"no route", &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ENETUNREACH)}, selector.Local, true},
-	{"no name", &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "user", IsNotFound: true}}, selector.Local, true},
+	{"no name", &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "user", IsNotFound: true}}, selector.Fault, true},
+	{"no name server", &net.OpError{Op: "dial", Err: &net.DNSError{Err: "server misbehaving", Name: "user", IsTemporary: true}}, selector.Local, true},
 }
 
 func TestErrorsAreClassified(t *testing.T) {
