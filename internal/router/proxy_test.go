@@ -220,6 +220,7 @@ func TestACallerThatGoesAwayOpensNoBreaker(t *testing.T) {
 }
 
 func TestNoInstanceIs503WithTheReason(t *testing.T) {
+	t.Parallel()
 	d := newFleet(t).router(router.Options{})
 	d.list(events.Instance{Service: "drained", ID: "d", Location: zoneA, Status: events.NotReady, Endpoints: map[string]string{"http": "127.0.0.1:9"}})
 	d.list(events.Instance{Service: "grpc-only", ID: "g", Location: zoneA, Endpoints: map[string]string{"grpc": "127.0.0.1:9"}})

@@ -282,6 +282,7 @@ func TestOneTraceFromTheCallerToTheInstance(t *testing.T) {
 
 // An instance that dies in the middle of a call may have executed it.
 func TestAPOSTIsExecutedAtMostOnceWhenTheInstanceDiesInTheMiddle(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	d := f.router(router.Options{})
 	var posts, gets atomic.Int64

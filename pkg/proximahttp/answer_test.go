@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -329,15 +330,18 @@ func TestBalancesByTheTimeToTheHeadNotToTheEnd(t *testing.T) {
 
 func TestQuickErrorsAttractNoRequests(t *testing.T) {
 	for _, status := range []int{429, 500} {
-		f := newFleetWith(t, func(o *selector.Options) { o.Strategy = selector.P2C }, proximahttp.Options{},
-			serve(t, "fails", "a", fails(status)),
-			serve(t, "works", "a", func(w http.ResponseWriter, _ *http.Request) {
-				time.Sleep(3 * time.Millisecond)
-				_, _ = io.WriteString(w, "slow")
-			}))
-		if s := share(t, f, 150, "fails"); s > 0.7 {
-			t.Errorf("the instance that answers %d at once gets %.0f %%", status, 100*s)
-		}
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			t.Parallel()
+			f := newFleetWith(t, func(o *selector.Options) { o.Strategy = selector.P2C }, proximahttp.Options{},
+				serve(t, "fails", "a", fails(status)),
+				serve(t, "works", "a", func(w http.ResponseWriter, _ *http.Request) {
+					time.Sleep(3 * time.Millisecond)
+					_, _ = io.WriteString(w, "slow")
+				}))
+			if s := share(t, f, 150, "fails"); s > 0.7 {
+				t.Errorf("the instance that answers %d at once gets %.0f %%", status, 100*s)
+			}
+		})
 	}
 }
 
