@@ -167,7 +167,7 @@ func TestAPickThatIsEndedTwiceDoesNoHarm(t *testing.T) {
 func TestForgottenCallsAreNoLoadForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logs testkit.Output
-		w := start(t, selector.Options{Logger: slog.New(slog.NewTextHandler(&logs, nil))}, join(several(2), some("far", farAway, 1, 0))...)
+		w := start(t, selector.Options{Logger: logs.Logger(slog.LevelInfo)}, join(several(2), some("far", farAway, 1, 0))...)
 		for range 6 {
 			w.aim("i0")
 		}

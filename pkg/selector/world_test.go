@@ -472,14 +472,3 @@ func learned(c selector.Candidate) string {
 }
 
 var silent = slog.New(slog.DiscardHandler)
-
-// eventually waits for a real registry.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); {
-		if time.Now().After(end) {
-			t.Fatalf("not within 30s: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
