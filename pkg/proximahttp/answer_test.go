@@ -314,11 +314,11 @@ func TestBalancesByTheTimeToTheHeadNotToTheEnd(t *testing.T) {
 		f := newFleetWith(t, func(o *selector.Options) { o.Strategy = selector.P2C }, proximahttp.Options{},
 			serve(t, "streams", "a", func(w http.ResponseWriter, _ *http.Request) {
 				_ = http.NewResponseController(w).Flush()
-				time.Sleep(20 * time.Millisecond)
+				time.Sleep(20 * time.Millisecond) // the instance takes its time
 				_, _ = io.WriteString(w, "slow body")
 			}),
 			serve(t, "thinks", "a", func(w http.ResponseWriter, _ *http.Request) {
-				time.Sleep(10 * time.Millisecond)
+				time.Sleep(10 * time.Millisecond) // the instance takes its time
 				_, _ = io.WriteString(w, "slow head")
 			}))
 		if s = share(t, f, 60, "streams"); s >= 0.8 {
@@ -335,7 +335,7 @@ func TestQuickErrorsAttractNoRequests(t *testing.T) {
 			f := newFleetWith(t, func(o *selector.Options) { o.Strategy = selector.P2C }, proximahttp.Options{},
 				serve(t, "fails", "a", fails(status)),
 				serve(t, "works", "a", func(w http.ResponseWriter, _ *http.Request) {
-					time.Sleep(3 * time.Millisecond)
+					time.Sleep(3 * time.Millisecond) // the instance takes its time
 					_, _ = io.WriteString(w, "slow")
 				}))
 			if s := share(t, f, 150, "fails"); s > 0.7 {

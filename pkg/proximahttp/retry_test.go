@@ -457,7 +457,7 @@ func TestAHedgedRequestGetsTheFirstGoodResponse(t *testing.T) {
 			}
 			if slow.Load() { // the body goes on after the head has won
 				_ = http.NewResponseController(w).Flush()
-				time.Sleep(200 * time.Millisecond)
+				time.Sleep(200 * time.Millisecond) // the instance takes its time
 			}
 			_, _ = io.WriteString(w, name+string(body))
 		}
