@@ -75,23 +75,16 @@ func (n *network) Dial(ctx context.Context, _, address string) (net.Conn, error)
 	}
 	select {
 	case <-answer:
-		here, there := net.Pipe()
-		return closer{here, there}, nil
+		return connection{}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
 
-// closer closes both ends of a pipe.
-type closer struct {
-	net.Conn
-	there net.Conn
-}
+// connection is one that nothing goes over.
+type connection struct{ net.Conn }
 
-func (c closer) Close() error {
-	_ = c.there.Close()
-	return c.Conn.Close()
-}
+func (connection) Close() error { return nil }
 
 // open is the number of dials in flight, and peak the largest it ever was.
 func (n *network) open() int {
