@@ -2,10 +2,12 @@ package kv_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,6 +33,10 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(serverEnv); dir != "" {
 		serve(dir)
 		return
+	}
+	flag.Parse()
+	if os.Getenv("GOGC") == "" && flag.Lookup("test.bench").Value.String() == "" {
+		debug.SetGCPercent(400) // the servers of the tests allocate much and keep little
 	}
 	os.Exit(m.Run())
 }

@@ -138,6 +138,7 @@ func TestAnInstanceIsMeasuredInTheWayThatFitsIt(t *testing.T) {
 		{name: "http2 frames", option: selector.ProbeHTTP2, protocol: events.GRPC, kept: true},
 	} {
 		t.Run(x.name, func(t *testing.T) {
+			t.Parallel()
 			serve := serveHTTP
 			if x.protocol == events.GRPC {
 				serve = serveGRPC

@@ -68,6 +68,7 @@ func TestNoOutcomeThatComesAtOnceAttractsCalls(t *testing.T) {
 			for _, rate := range rates {
 				for _, good := range others {
 					t.Run(fmt.Sprint(strategy, " ", tt.name, " ", rate, " 1 of ", good+1), func(t *testing.T) {
+						t.Parallel() // beside each other only: no bubble with a server runs meanwhile
 						synctest.Test(t, func(t *testing.T) {
 							o := selector.Options{Strategy: strategy}
 							o.Breaker.Failures = 1 << 30 // balancing alone
@@ -228,6 +229,7 @@ func TestWeightsAreSharesAtAnyLoad(t *testing.T) {
 					continue
 				}
 				t.Run(fmt.Sprint(strategy, weights, workers), func(t *testing.T) {
+					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
 						var entries []events.Entry
 						sum := 0
