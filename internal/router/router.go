@@ -14,6 +14,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/router/directory"
+	"github.com/proxima-discovery/proxima/internal/router/forwarding"
 	"github.com/proxima-discovery/proxima/internal/router/guard"
 	"github.com/proxima-discovery/proxima/internal/router/registrar"
 	"github.com/proxima-discovery/proxima/pkg/kv"
@@ -56,6 +57,15 @@ type Options struct {
 	// Hedge sends a call by HTTP to a second instance too when the first one takes long,
 	// see [proximahttp.Options]. Default: off.
 	Hedge bool
+	// Trust is the networks of proxies in front of this router, whose headers about the
+	// caller are kept. Default: none.
+	Trust forwarding.Trust
+	// HashHeader and HashCookie name where a call has the key that consistent_hash hashes.
+	// The header counts first. Calls without a key are spread. Default: none.
+	HashHeader, HashCookie string
+	// StickyCookie is as HashCookie, and callers by HTTP without a key are given a cookie.
+	// Default: none.
+	StickyCookie string
 	// Concurrency bounds the calls by NATS that run at once; more are refused.
 	// Default 1024.
 	Concurrency int
@@ -169,9 +179,11 @@ func (r *Router) makeDoors() {
 	id := "proxima-" + rand.Text()[:12] // in the header Via: it reveals a loop
 	r.counts = requestCounts{r.opts.Metrics, r.directory}
 	r.lookup = &lookup{r.directory, r.selector, r.nc.MaxPayload}
-	r.proxy = newProxy(id, r.opts.Timeout, r.lookup, r.counts, transport, r.log)
+	keys := &keys{header: http.CanonicalHeaderKey(r.opts.HashHeader), cookie: r.opts.HashCookie, sticky: r.opts.StickyCookie}
+	r.proxy = &proxy{id: id, timeout: r.opts.Timeout, trust: r.opts.Trust, keys: keys, lookup: r.lookup, requests: r.counts}
+	r.proxy.start(transport, r.log)
 	r.handler = r.newHandler()
-	relay := &relay{r.nc, id, r.opts.Bucket, r.lookup, r.selector, transport}
+	relay := &relay{r.nc, id, r.opts.Bucket, r.lookup, r.selector, transport, keys}
 	r.nats = &natsDoors{
 		nc: r.nc, bucket: r.opts.Bucket, location: r.selector.Location(),
 		timeout: r.opts.Timeout, grace: r.opts.Grace, log: r.log,
@@ -219,6 +231,9 @@ func (r *Router) Wait(ctx context.Context) error {
 func (r *Router) Serve(ctx context.Context, l net.Listener) error {
 	srv := daemon.NewHTTPServer(r, r.log)
 	srv.MaxHeaderBytes = maxHeaderBytes
+	srv.Protocols = new(http.Protocols)
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	srv.BaseContext = func(net.Listener) context.Context { return base }
