@@ -62,6 +62,7 @@ type plan struct {
 	guard *guard.Guard
 	trust forwarding.Trust
 	pick  selector.Options
+	store func() error // of the embedded server, nil: there is none
 }
 
 func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, error) {
@@ -95,7 +96,7 @@ func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, erro
 	if err != nil {
 		return nil, err
 	}
-	return &plan{log, guard.New(allow...), trust, selector.Options{Location: where.Location, Strategy: strategy}}, nil
+	return &plan{log: log, guard: guard.New(allow...), trust: trust, pick: selector.Options{Location: where.Location, Strategy: strategy}}, nil
 }
 
 // networks reads the networks of a flag.
@@ -135,7 +136,7 @@ func (c *serveCommand) Run(ctx context.Context, p *daemon.Process) error {
 		return err
 	}
 	defer l.Close()
-	nc, end, err := c.connect(ctx, p, pl.log)
+	nc, end, err := c.connect(ctx, p, pl)
 	if err != nil {
 		return err
 	}
@@ -145,7 +146,8 @@ func (c *serveCommand) Run(ctx context.Context, p *daemon.Process) error {
 
 // connect connects to the NATS server of the flags, or starts one. end closes
 // the connection and the server.
-func (c *serveCommand) connect(ctx context.Context, p *daemon.Process, log *slog.Logger) (nc *nats.Conn, end func() error, err error) {
+func (c *serveCommand) connect(ctx context.Context, p *daemon.Process, pl *plan) (nc *nats.Conn, end func() error, err error) {
+	log := pl.log
 	if c.NATS.URL != embeddedURL {
 		connect := c.NATS.Connect
 		if c.SnapshotDir != "" { // the router can start without NATS
@@ -162,6 +164,7 @@ func (c *serveCommand) connect(ctx context.Context, p *daemon.Process, log *slog
 	if err != nil {
 		return nil, nil, err
 	}
+	pl.store = server.Err
 	fmt.Fprintf(p.Stdout, "NATS: an embedded server at %s (no --nats-url was given)\n", server.URL())
 	c.NATS.URL = server.URL()
 	if nc, err = c.NATS.Connect(ctx, "proxima-router", log, server.InProcess()); err != nil {
@@ -191,7 +194,7 @@ func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, n
 		Selector: pl.pick, Bucket: c.Registry.Name(), Guard: pl.guard,
 		Timeout: c.Timeout, AttemptTimeout: c.Attempt, Hedge: c.Hedge, Trust: pl.trust,
 		HashHeader: c.HashHeader, HashCookie: c.HashCookie, StickyCookie: c.StickyCookie, Concurrency: c.Concurrency, Grace: c.Grace,
-		Metrics: metrics, MetricsHandler: sdk.Handler(), Logger: pl.log,
+		Store: pl.store, Metrics: metrics, MetricsHandler: sdk.Handler(), Logger: pl.log,
 	})
 	if err != nil {
 		return err

@@ -35,6 +35,7 @@ type Registry interface {
 	telemetry.RegistryCounts
 	Now() time.Time // by the server's clock
 	Bus() *kv.Bus
+	Check(ctx context.Context) kv.Health
 }
 
 // Options configure [New]. The zero value is ready to use.
@@ -71,6 +72,9 @@ type Options struct {
 	Concurrency int
 	// Grace is how long running calls may take when the router stops. Default 10s.
 	Grace time.Duration
+	// Store returns why the store of the registry, if the program has it, cannot be written
+	// to. Default: none is asked.
+	Store func() error
 	// Metrics count requests, breakers and picks. Default: none.
 	Metrics *telemetry.Metrics
 	// MetricsHandler answers GET /metrics. Default: there is no such path.
@@ -116,6 +120,7 @@ type Router struct {
 	handler   http.Handler
 	requests  *gate // HTTP
 	nats      *natsDoors
+	health    health
 
 	run      context.Context // ends with Close
 	stop     context.CancelFunc
@@ -141,6 +146,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 		return nil, fmt.Errorf("router: %w", err)
 	}
 	r.registrar = registrar.New(registry, r.directory)
+	r.health = health{registry: registry, store: o.Store, log: r.log}
 	r.run, r.stop = context.WithCancel(context.WithoutCancel(ctx))
 	r.makeDoors()
 	r.work.Go(func() {
@@ -149,6 +155,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 		}
 	})
 	r.observe(registry)
+	r.work.Go(func() { r.health.watch(r.run) })
 	r.work.Go(func() { r.nats.open(r.directory.Complete()) })
 	return r, nil
 }

@@ -276,6 +276,7 @@ func TestCountsProbesAndRejectedSamples(t *testing.T) {
 type registryCounts kv.Counts
 
 func (c registryCounts) Counts() kv.Counts { return kv.Counts(c) }
+func (c registryCounts) Health() kv.Health { return kv.Health{} }
 
 func TestCountsWhatIsWrongWithTheRegistry(t *testing.T) {
 	m := newMetrics(t)

@@ -13,6 +13,8 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -42,8 +44,15 @@ type Options struct {
 // Server is a running NATS server.
 type Server struct {
 	ns        *server.Server
+	log       *slog.Logger
+	dir       string
 	temporary string   // a directory that Close removes, "" for none
 	lock      *os.File // of the store directory, nil for none
+
+	stop    context.CancelFunc
+	running sync.WaitGroup
+	broken  chan string           // what the server logged of its store, when it could not write to it
+	fault   atomic.Pointer[error] // nil: the store works
 }
 
 // Start starts a server and returns when clients can connect. ctx bounds the start
@@ -55,7 +64,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("embedded NATS: listen on %s: %w", address, err)
 	}
-	s := &Server{}
+	s := &Server{log: log, stop: func() {}, broken: make(chan string, 1)}
 	dir := o.StoreDir
 	if dir == "" {
 		if dir, err = os.MkdirTemp("", "proxima-nats-"); err != nil {
@@ -65,7 +74,11 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	} else if err := s.lockDir(dir); err != nil {
 		return nil, fmt.Errorf("embedded NATS: store directory %s: %w", dir, err)
 	}
-	logs := &adapter{log: log, fatal: make(chan string, 1)}
+	s.dir = dir
+	if err := s.tryStore(); err != nil {
+		return nil, errors.Join(fmt.Errorf("embedded NATS: store directory %s: %w", dir, err), s.release())
+	}
+	logs := &adapter{log: log, fatal: make(chan string, 1), broken: s.broken}
 	s.ns, err = server.NewServer(&server.Options{
 		Host: host, Port: port,
 		JetStream: true, JetStreamDomain: o.Domain, StoreDir: dir,
@@ -78,6 +91,9 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if err := s.start(ctx, address, logs.fatal); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = stop
+	s.running.Go(func() { s.repair(run, o.Domain) }) // until Close
 	if s.temporary != "" {
 		log.Warn("the store of the embedded NATS server is temporary: it is removed when this program ends", "dir", dir)
 	}
@@ -120,6 +136,8 @@ func (s *Server) InProcess() nats.Option { return nats.InProcessServer(s.ns) }
 
 // Close stops the server and waits until it has ended. It may be called twice.
 func (s *Server) Close() error {
+	s.stop()
+	s.running.Wait()
 	s.ns.Shutdown()
 	s.ns.WaitForShutdown()
 	return s.release()
@@ -167,8 +185,9 @@ func hostPort(address string) (string, int, error) {
 // adapter writes the log of the server with slog. Notices of the server are logged
 // at debug level.
 type adapter struct {
-	log   *slog.Logger
-	fatal chan string // the first fatal error
+	log    *slog.Logger
+	fatal  chan string // the first fatal error
+	broken chan string // errors of the store
 }
 
 func (a *adapter) Noticef(format string, v ...any) { a.write(slog.LevelDebug, format, v) }
@@ -178,7 +197,15 @@ func (a *adapter) Warnf(format string, v ...any)   { a.write(slog.LevelWarn, for
 func (a *adapter) Errorf(format string, v ...any)  { a.write(slog.LevelError, format, v) }
 
 func (a *adapter) write(level slog.Level, format string, v []any) {
-	a.log.Log(context.Background(), level, "log of the embedded NATS server", "text", fmt.Sprintf(format, v...))
+	text := fmt.Sprintf(format, v...)
+	if level == slog.LevelError && isOfStore(text) {
+		select {
+		case a.broken <- text:
+		default:
+			level = slog.LevelDebug // the first one was logged, each further write fails the same
+		}
+	}
+	a.log.Log(context.Background(), level, "log of the embedded NATS server", "text", text)
 }
 
 // Fatalf is called before the server gives up. The logger of the server would end
