@@ -111,6 +111,25 @@ type Counts struct {
 // bucket. A server that does not answer is no error: announcements and watches try
 // again until it does.
 func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
+	r, err := newRegistry(nc, o)
+	if err != nil {
+		return nil, err
+	}
+	if lacks := server.Ends(&nc.Opts); len(lacks) > 0 {
+		r.link.Log.Warn("the NATS connection closes for good in an outage or while credentials are changed: connect with kv.Connect, or add what it lacks",
+			"lacks", strings.Join(lacks, ", "))
+	}
+	if err := r.link.Connected(); err != nil {
+		r.link.Log.Warn("NATS cannot be reached yet, trying again until it can", "error", err)
+	}
+	if err := r.bucket.open(ctx); err != nil && !wire.Transient(err) {
+		return nil, err
+	}
+	return r, nil
+}
+
+// newRegistry is Open without any exchange with the server.
+func newRegistry(nc *nats.Conn, o Options) (*Registry, error) {
 	if nc == nil {
 		return nil, errors.New("kv: open: no NATS connection was given")
 	}
@@ -154,16 +173,6 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 				return nil, err
 			}
 		}
-	}
-	if lacks := server.Ends(&nc.Opts); len(lacks) > 0 {
-		r.link.Log.Warn("the NATS connection closes for good in an outage or while credentials are changed: connect with kv.Connect, or add what it lacks",
-			"lacks", strings.Join(lacks, ", "))
-	}
-	if err := r.link.Connected(); err != nil {
-		r.link.Log.Warn("NATS cannot be reached yet, trying again until it can", "error", err)
-	}
-	if err := r.bucket.open(ctx); err != nil && !wire.Transient(err) {
-		return nil, err
 	}
 	return r, nil
 }

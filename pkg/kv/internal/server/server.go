@@ -90,7 +90,7 @@ func All(ctx context.Context, conn *nats.Conn) ([]Info, error) {
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is closed
 	began := time.Now()
-	if err := conn.PublishRequest(every, sub.Subject, nil); err != nil {
+	if err := conn.PublishRequest(every, sub.Subject, []byte(`{"include_unused":true}`)); err != nil {
 		return nil, err
 	}
 	var all []Info
