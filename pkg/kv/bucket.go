@@ -119,7 +119,7 @@ func (b *bucket) heal(ctx context.Context) (made bool, err error) {
 	case b.ensuring <- struct{}{}:
 		defer func() { <-b.ensuring }()
 	default:
-		return false, fmt.Errorf("%w: another goroutine is looking for its bucket", ErrUnavailable)
+		return false, wire.ErrBusy
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.link.OpTimeout/4)
 	defer cancel()

@@ -57,11 +57,18 @@ func (r *Registry) Health() Health {
 }
 
 // Check asks the leader of the bucket whether it is there, and returns the health of the
-// registry. If the last write failed, it writes something that is of no use to any other
+// registry. A bucket that was lost is made again, unless [Options].NoCreate is set. If the last write failed, it writes something that is of no use to any other
 // program, and that the server removes by itself. It is for programs such as routers that
 // must know soon, and not for every caller: any number of copies answers these.
 func (r *Registry) Check(ctx context.Context) Health {
 	err := r.askLeader(ctx)
+	if e, ok := errors.AsType[*jetstream.APIError](err); ok && e.ErrorCode == jetstream.JSErrCodeStreamNotFound && !r.opts.NoCreate {
+		if made, failed := r.bucket.heal(ctx); made {
+			err = r.askLeader(ctx)
+		} else if failed != nil && !errors.Is(failed, wire.ErrBusy) {
+			err = failed
+		}
+	}
 	if _, failed := r.link.Writes.Now(); failed != nil && err == nil {
 		r.tryWrite(ctx)
 	}
@@ -69,7 +76,7 @@ func (r *Registry) Check(ctx context.Context) Health {
 		r.bucket.recount(ctx)
 	}
 	h := r.Health()
-	if h.Err == nil {
+	if err != nil {
 		h.Err = err
 	}
 	if h.WriteErr == nil && err != nil { // no write can succeed without the leader

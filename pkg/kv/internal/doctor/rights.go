@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -115,10 +114,10 @@ func (e *examination) permissions(ctx context.Context) {
 			}
 		}
 		if len(lacks) == 0 {
-			e.add("permissions", OK, "", "this user may be that of a %s", role)
+			e.add("permissions", OK, "", "this user may be that of %s", plural(role))
 			continue
 		}
-		e.add("permissions", Warning, "allow it in the server's configuration, if this user is that of a "+role, "a %s with this user may not %s", role, strings.Join(lacks, ", nor "))
+		e.add("permissions", Warning, "allow it in the server's configuration, if this user is that of "+plural(role), "with this user %s may not %s", plural(role), strings.Join(lacks, ", nor "))
 	}
 	if live := e.Link.Live + "inst.service.region.zone.id"; may.Publish.allows(live) {
 		e.add("permissions", Warning, "deny it to every user: only the server publishes there", "this user may publish to %s: it could make callers believe what is not true", live)
@@ -146,6 +145,8 @@ func (e *examination) tries(ctx context.Context) {
 	case err != nil:
 		e.add("writing", Error, "see whether the stream has a leader, and its server room on disk", "%v", err)
 	default:
-		e.add("writing", Error, "report this", "%s", fmt.Sprintf("the server stored a message on %s that it should have refused", subject))
+		e.add("writing", Error, "report this", "the server stored a message on %s that it should have refused", subject)
 	}
 }
+
+func plural(role string) string { return role + "s" }

@@ -154,23 +154,23 @@ func (e *examination) missing(info *jetstream.StreamInfo) int {
 func (e *examination) replicas(info *jetstream.StreamInfo) {
 	have, c := max(info.Config.Replicas, 1), info.Cluster
 	if n := e.missing(info); n > 0 {
-		e.add("replicas", Warning, "router doctor --fix", "%s in a cluster of %s: without its server the registry is lost", count(have, "copy"),
+		e.add("replicas", Warning, "router doctor --fix", "%s in a cluster of %s: without its server the registry is lost", count(have, "replica"),
 			count(server.Keeping(e.servers, c.Name, e.Link.Domain), "server")).Fixable = true
 		return
 	}
 	if have > 1 && c != nil {
 		if c.Leader == "" {
-			e.add("replicas", Error, "see whether a majority of the servers runs", "%d copies, and none leads: nothing can be written", have)
+			e.add("replicas", Error, "see whether a majority of the servers runs", "%d replicas, and none leads: nothing can be written", have)
 			return
 		}
 		for _, r := range c.Replicas {
 			if r.Offline || !r.Current {
-				e.add("replicas", Warning, "see whether the server runs; if it was removed for good: nats stream cluster peer-remove", "the copy on %s is behind by %d messages, and was last heard %v ago", r.Name, r.Lag, r.Active.Round(time.Second))
+				e.add("replicas", Warning, "see whether the server runs; if it was removed for good: nats stream cluster peer-remove", "the copy on %s is not current: %d messages behind, last heard %v ago", r.Name, r.Lag, r.Active.Round(time.Second))
 				return
 			}
 		}
 	}
-	e.add("replicas", OK, "", "%s", count(have, "copy"))
+	e.add("replicas", OK, "", "%s", count(have, "replica"))
 }
 
 // regions looks at what the regions read each other with.
@@ -258,7 +258,7 @@ func (e *examination) repair(ctx context.Context, name string) (done []string, e
 	}
 	if n := e.missing(info); n > 0 {
 		config.Replicas = max(config.Replicas, 1) + n
-		done = append(done, fmt.Sprintf("%s has now %s", name, count(config.Replicas, "copy")))
+		done = append(done, fmt.Sprintf("%s has now %s", name, count(config.Replicas, "replica")))
 	}
 	if len(done) == 0 {
 		return nil, nil

@@ -401,7 +401,7 @@ func (r *reader) noBucket() error {
 	none := fmt.Errorf("%w: no server has bucket %q", wire.ErrUnavailable, r.from.Bucket.Name)
 	if heal := r.group.Heal; heal != nil {
 		switch _, err := heal(r.ctx); {
-		case err == nil:
+		case err == nil, errors.Is(err, wire.ErrBusy):
 		case !wire.Transient(err):
 			return err
 		default:

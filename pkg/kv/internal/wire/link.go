@@ -23,6 +23,8 @@ var (
 	ErrNotFound = errors.New("kv: no such instance")
 	// ErrUnavailable says that the registry does not answer.
 	ErrUnavailable = errors.New("kv: the registry does not answer")
+	// ErrBusy says that another goroutine is looking for the bucket.
+	ErrBusy = fmt.Errorf("%w: another goroutine is looking for its bucket", ErrUnavailable)
 	// ErrDomain says that writes go to another JetStream domain than reads.
 	ErrDomain = errors.New("kv: writes go to another JetStream domain")
 	// ErrNoJetStream says that the server has no JetStream for this user.
