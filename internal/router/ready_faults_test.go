@@ -5,14 +5,15 @@ package router_test
 import (
 	"strings"
 	"testing"
+	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/internal/router"
 	"github.com/proxima-discovery/proxima/internal/testkit"
 )
 
-func TestSaysThatJetStreamIsGoneAndMakesTheBucketAgain(t *testing.T) {
+func TestSaysThatJetStreamIsGone(t *testing.T) {
 	f := newFleet(t)
 	d := f.router(router.Options{})
 	d.instance("user", "u", zoneA, says("hello"))
@@ -27,10 +28,19 @@ func TestSaysThatJetStreamIsGoneAndMakesTheBucketAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	ready("without JetStream", `{"ready":true,"stale":true,"services":1,"writable":false,"reason":"kv: the registry does not answer: `)
-	if err := f.ns.EnableJetStream(&server.JetStreamConfig{StoreDir: t.TempDir()}); err != nil {
+}
+
+func TestMakesTheBucketAgainSoonAfterItWasLost(t *testing.T) {
+	f := newFleet(t)
+	d := f.router(router.Options{})
+	js, err := jetstream.New(f.nc)
+	if err != nil {
 		t.Fatal(err)
 	}
-	testkit.Eventually(t, "the bucket was made again", func() bool {
-		return strings.Contains(d.get("/readyz").body, `"writable":true}`)
+	if err := js.DeleteStream(t.Context(), "KV_proxima"); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Within(t, 10*time.Second, "an instance can register", func() bool {
+		return d.do("POST", "/v1/register", u1Body).status == 201
 	})
 }

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/nats-io/nats-server/v2/server"
 )
 
 const (
@@ -20,7 +18,7 @@ const (
 )
 
 // isOfStore reports whether a line of the server's log says that it could not write to its
-// store. The server (2.15.2) then takes no more writes until JetStream is started again,
+// store. The server (2.15.2) then takes no more writes until it is started again,
 // or stops JetStream by itself, and tells neither in another way.
 func isOfStore(text string) bool {
 	for _, sign := range []string{"critical write error", "failed to store a msg", "will be DISABLED", "disabling JetStream"} {
@@ -40,9 +38,13 @@ func (s *Server) Err() error {
 	return nil
 }
 
-// repair starts JetStream again when it could not write and the store can be written to
-// again, until ctx ends. Clients stay connected.
-func (s *Server) repair(ctx context.Context, domain string) {
+// repair replaces the server when it could not write and its store can be written to
+// again, until ctx ends. Clients connect again to the same address.
+//
+// To stop and start JetStream alone would keep them connected. The server (2.15.2) then
+// keeps what answered requests before, and each is answered twice.
+func (s *Server) repair(ctx context.Context) {
+	down := false // the last one has not started
 	for {
 		var why string
 		select {
@@ -50,31 +52,36 @@ func (s *Server) repair(ctx context.Context, domain string) {
 			return
 		case why = <-s.broken:
 		case <-time.After(repairEvery):
-			if s.ns.JetStreamEnabled() {
+			if !down && s.ns().JetStreamEnabled() {
 				continue
 			}
-			why = "JetStream was disabled"
+			why = "JetStream does not run"
 		}
 		s.fail(errors.New(why))
 		if !s.awaitRoom(ctx) {
 			return
 		}
-		if err := s.restart(domain); err != nil {
-			s.fail(err)
-			s.log.Warn("JetStream of the embedded NATS server does not start again, retrying", "error", err)
-			continue
-		}
+		s.end()
 		select {
-		case <-s.broken: // what was logged before the restart
+		case <-s.broken: // the former server logged it
 		default:
 		}
+		err := s.start(ctx)
+		if down = err != nil; down {
+			if ctx.Err() != nil {
+				return
+			}
+			s.fail(err)
+			s.log.Warn("the embedded NATS server does not start again, retrying", "error", err)
+			continue
+		}
 		s.fault.Store(nil)
-		s.log.Info("the embedded NATS server writes to its store again", "dir", s.dir)
+		s.log.Info("the embedded NATS server was started again, and writes to its store", "dir", s.options.StoreDir)
 	}
 }
 
 func (s *Server) fail(err error) {
-	err = fmt.Errorf("embedded NATS: the store %s cannot be written to: %w", s.dir, err)
+	err = fmt.Errorf("embedded NATS: the store %s cannot be written to: %w", s.options.StoreDir, err)
 	s.fault.Store(&err)
 }
 
@@ -96,7 +103,7 @@ func (s *Server) awaitRoom(ctx context.Context) bool {
 
 // tryStore writes a file to the store directory and removes it.
 func (s *Server) tryStore() error {
-	name := filepath.Join(s.dir, ".proxima-try")
+	name := filepath.Join(s.options.StoreDir, ".proxima-try")
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
@@ -106,15 +113,4 @@ func (s *Server) tryStore() error {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close(), os.Remove(name))
-}
-
-// restart stops JetStream and starts it again, from what the store has.
-func (s *Server) restart(domain string) error {
-	if err := s.ns.ShutdownJetStream(); err != nil {
-		return fmt.Errorf("stop JetStream: %w", err)
-	}
-	if err := s.ns.EnableJetStream(&server.JetStreamConfig{StoreDir: s.dir, Domain: domain}); err != nil {
-		return fmt.Errorf("start JetStream: %w", err)
-	}
-	return nil
 }

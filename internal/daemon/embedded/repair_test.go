@@ -57,7 +57,7 @@ func TestItWritesAgainWhenTheDiskHasRoom(t *testing.T) {
 	disk := smallDisk(t)
 	log := new(testkit.Output)
 	s := start(t, embedded.Options{StoreDir: filepath.Join(disk, "store"), Logger: log.Logger(slog.LevelInfo)})
-	kv := bucket(t, s.URL(), nats.MaxReconnects(-1))
+	kv, near := bucket(t, s.URL(), nats.MaxReconnects(-1)), bucket(t, "", s.InProcess(), nats.MaxReconnects(-1))
 	write := func(value string) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 		defer cancel()
@@ -77,10 +77,11 @@ func TestItWritesAgainWhenTheDiskHasRoom(t *testing.T) {
 		testkit.Within(t, 10*time.Second, "it writes again", func() bool { return write("after") == nil })
 		testkit.Eventually(t, "it says that, too", func() bool { return s.Err() == nil })
 	}
-	if e, err := kv.Get(t.Context(), "key"); err != nil || string(e.Value()) != "after" {
-		t.Errorf("%v, error %v", e, err)
-	}
-	if n := strings.Count(log.String(), "writes to its store again"); n != 2 {
+	testkit.Eventually(t, "a connection in the process reads it", func() bool {
+		e, err := near.Get(t.Context(), "key")
+		return err == nil && string(e.Value()) == "after"
+	})
+	if n := strings.Count(log.String(), "started again, and writes to its store"); n != 2 {
 		t.Errorf("logged %d times:\n%s", n, log)
 	}
 }
