@@ -170,7 +170,7 @@ func (w *contractWorld) share() {
 // operate uses the commands of operators.
 func (w *contractWorld) operate() {
 	var all sync.WaitGroup
-	for _, args := range [][]string{{"services"}, {"instances", "user"}, {"explain", "user"}} {
+	for _, args := range [][]string{{"services"}, {"instances", "user"}, {"explain", "user"}, {"doctor"}} {
 		all.Go(func() { w.command(args...) })
 	}
 	all.Wait()

@@ -19,7 +19,7 @@ import (
 
 // hello is what README.md shows, to the letter.
 func hello(ctx context.Context, url string) error {
-	nc, err := nats.Connect(url, nats.MaxReconnects(-1))
+	nc, err := kv.Connect(url)
 	if err != nil {
 		return err
 	}

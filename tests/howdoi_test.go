@@ -217,6 +217,14 @@ func located(ctx context.Context, flags topology.Location) topology.Location {
 	return found.Location
 }
 
+// healthy shows how a program says whether its selector hears of changes.
+func healthy(sel *selector.Selector) error {
+	if h := sel.Health(); h.Err != nil {
+		return fmt.Errorf("the last lists are used, %d services, since %v: %w", h.Services, h.StaleSince, h.Err)
+	}
+	return nil
+}
+
 func use(...any) error { return nil }
 
-var _, _ = instrumented, located // compiled, not run
+var _, _, _ = instrumented, located, healthy // compiled, not run

@@ -163,5 +163,9 @@ func (s *session) connectInBackground(ctx context.Context) (*nats.Conn, *kv.Regi
 }
 
 func (s *session) open(ctx context.Context, conn *nats.Conn) (*kv.Registry, error) {
-	return kv.Open(ctx, conn, s.app.Registry.Options(s.log))
+	registry, err := kv.Open(ctx, conn, s.app.Registry.Options(s.log))
+	if err == nil {
+		s.metrics.Registry(registry) // until end
+	}
+	return registry, err
 }

@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/daemon/embedded"
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/router/forwarding"
 	"github.com/proxima-discovery/proxima/internal/router/guard"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -22,22 +24,26 @@ import (
 )
 
 type serveCommand struct {
-	HTTP        string               `name:"http" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Serve HTTP here; port 0 takes a free one (${default})."`
-	NATSListen  string               `name:"nats-listen" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Without --nats-url: where the embedded NATS server listens; port 0 takes a free one (${default})."`
-	StoreDir    string               `placeholder:"DIR" help:"Without --nats-url: where the embedded NATS server stores its data. Default: a temporary directory, removed at exit."`
-	AllowCIDR   []string             `name:"allow-cidr" placeholder:"NETWORK" help:"Call only instances in this network; may be repeated. Link-local, multicast and metadata addresses are never called."`
-	Timeout     time.Duration        `default:"10s" placeholder:"DURATION" help:"How long an instance may take to answer (${default})."`
-	Attempt     time.Duration        `name:"attempt-timeout" placeholder:"DURATION" help:"How long one instance may take to answer before another gets the call, if the call may be repeated, another instance is left, and that long is left of --timeout. Default: until it seems to hang, after a second or more, 10 times what calls to the service take on average, and 1.5 times the slowest."`
-	Hedge       bool                 `help:"Send a call that may be repeated, and is not answered in the time in which 95 % of the calls to its service are, to a second instance too. The first good answer counts."`
-	Concurrency int                  `default:"1024" placeholder:"NUMBER" help:"Concurrent calls by NATS; more are refused (${default})."`
-	Grace       time.Duration        `default:"10s" placeholder:"DURATION" help:"How long running calls may take after SIGTERM (${default})."`
-	Strategy    string               `default:"p2c" placeholder:"NAME" help:"How to choose among about equally near instances: p2c, nearest, round_robin, weighted_round_robin, random, least_request, consistent_hash, or load_aware, by the load they report (${default})."`
-	SnapshotDir string               `placeholder:"DIR" help:"Store the last list of each service here, and start with it when NATS cannot be reached. Default: wait for NATS."`
-	NoSuspects  bool                 `help:"Remove an instance as soon as its lease ends, even when many leases end together. Without it, those are kept as suspects: used last, and probed."`
-	Location    daemon.LocationFlags `embed:""`
-	Log         daemon.LogFlags      `embed:""`
-	NATS        daemon.NATSFlags     `embed:""`
-	Registry    daemon.RegistryFlags `embed:""`
+	HTTP         string               `name:"http" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Serve HTTP here; port 0 takes a free one (${default})."`
+	NATSListen   string               `name:"nats-listen" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Without --nats-url: where the embedded NATS server listens; port 0 takes a free one (${default})."`
+	StoreDir     string               `placeholder:"DIR" help:"Without --nats-url: where the embedded NATS server stores its data. Default: a temporary directory, removed at exit."`
+	AllowCIDR    []string             `name:"allow-cidr" placeholder:"NETWORK" help:"Call only instances in this network; may be repeated. Link-local, multicast and metadata addresses are never called."`
+	Timeout      time.Duration        `default:"10s" placeholder:"DURATION" help:"How long an instance may take to answer (${default})."`
+	Attempt      time.Duration        `name:"attempt-timeout" placeholder:"DURATION" help:"How long one instance may take to answer before another gets the call, if the call may be repeated, another instance is left, and that long is left of --timeout. Default: until it seems to hang, after a second or more, 10 times what calls to the service take on average, and 1.5 times the slowest."`
+	Hedge        bool                 `help:"Send a call that may be repeated, and is not answered in the time in which 95 % of the calls to its service are, to a second instance too. The first good answer counts."`
+	TrustCIDR    []string             `name:"trust-cidr" placeholder:"CIDR" help:"Keep what proxies in this network say of the caller (X-Forwarded-*, Forwarded, X-Real-Ip), and add to it; may be repeated. By default nothing is kept."`
+	HashHeader   string               `placeholder:"NAME" help:"Header with the key of a call, for consistent_hash. Calls without a key are spread."`
+	HashCookie   string               `placeholder:"NAME" help:"Cookie with the key of a call, for consistent_hash."`
+	StickyCookie string               `placeholder:"NAME" help:"As --hash-cookie, and a caller without a key is given a cookie, so that it stays with one instance."`
+	Concurrency  int                  `default:"1024" placeholder:"NUMBER" help:"Concurrent calls by NATS; more are refused (${default})."`
+	Grace        time.Duration        `default:"10s" placeholder:"DURATION" help:"How long running calls may take after SIGTERM (${default})."`
+	Strategy     string               `default:"p2c" placeholder:"NAME" help:"How to choose among about equally near instances: p2c, nearest, round_robin, weighted_round_robin, random, least_request, consistent_hash, or load_aware, by the load they report (${default})."`
+	SnapshotDir  string               `placeholder:"DIR" help:"Store the last list of each service here, and start with it when NATS cannot be reached. Default: wait for NATS."`
+	NoSuspects   bool                 `help:"Remove an instance as soon as its lease ends, even when many leases end together. Without it, those are kept as suspects: used last, and probed."`
+	Location     daemon.LocationFlags `embed:""`
+	Log          daemon.LogFlags      `embed:""`
+	NATS         daemon.NATSFlags     `embed:""`
+	Registry     daemon.RegistryFlags `embed:""`
 }
 
 // Help is shown by -h.
@@ -54,7 +60,9 @@ const embeddedURL = "embedded"
 type plan struct {
 	log   *slog.Logger
 	guard *guard.Guard
+	trust forwarding.Trust
 	pick  selector.Options
+	store func() error // of the embedded server, nil: there is none
 }
 
 func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, error) {
@@ -73,19 +81,48 @@ func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, erro
 	if err != nil {
 		return nil, daemon.Usagef("--strategy: %w", err)
 	}
-	var allow []netip.Prefix
-	for _, s := range c.AllowCIDR {
-		prefix, err := guard.ParseNetwork(s)
-		if err != nil {
-			return nil, daemon.Usagef("--allow-cidr: %w", err)
-		}
-		allow = append(allow, prefix)
+	allow, err := networks("--allow-cidr", c.AllowCIDR)
+	if err != nil {
+		return nil, err
+	}
+	trust, err := networks("--trust-cidr", c.TrustCIDR)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.validateKeys(strategy); err != nil {
+		return nil, err
 	}
 	where, err := c.Location.Detect(ctx, p.Getenv, log)
 	if err != nil {
 		return nil, err
 	}
-	return &plan{log, guard.New(allow...), selector.Options{Location: where.Location, Strategy: strategy}}, nil
+	return &plan{log: log, guard: guard.New(allow...), trust: trust, pick: selector.Options{Location: where.Location, Strategy: strategy}}, nil
+}
+
+// networks reads the networks of a flag.
+func networks(flag string, values []string) (list []netip.Prefix, err error) {
+	for _, s := range values {
+		p, err := forwarding.ParseNetwork(s)
+		if err != nil {
+			return nil, daemon.Usagef("%s: %w", flag, err)
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
+// validateKeys checks the names of what has the key of a call.
+func (c *serveCommand) validateKeys(strategy selector.Strategy) error {
+	for flag, name := range map[string]string{"--hash-header": c.HashHeader, "--hash-cookie": c.HashCookie, "--sticky-cookie": c.StickyCookie} {
+		switch {
+		case name == "":
+		case !httpguts.ValidHeaderFieldName(name): // the names of cookies have the same letters
+			return daemon.Usagef("%s %q: want a name of letters, digits and '-'", flag, name)
+		case strategy != selector.ConsistentHash:
+			return daemon.Usagef("%s needs --strategy consistent_hash: %s has no use for a key", flag, strategy)
+		}
+	}
+	return nil
 }
 
 // Run runs a router until ctx ends.
@@ -99,7 +136,7 @@ func (c *serveCommand) Run(ctx context.Context, p *daemon.Process) error {
 		return err
 	}
 	defer l.Close()
-	nc, end, err := c.connect(ctx, p, pl.log)
+	nc, end, err := c.connect(ctx, p, pl)
 	if err != nil {
 		return err
 	}
@@ -109,7 +146,8 @@ func (c *serveCommand) Run(ctx context.Context, p *daemon.Process) error {
 
 // connect connects to the NATS server of the flags, or starts one. end closes
 // the connection and the server.
-func (c *serveCommand) connect(ctx context.Context, p *daemon.Process, log *slog.Logger) (nc *nats.Conn, end func() error, err error) {
+func (c *serveCommand) connect(ctx context.Context, p *daemon.Process, pl *plan) (nc *nats.Conn, end func() error, err error) {
+	log := pl.log
 	if c.NATS.URL != embeddedURL {
 		connect := c.NATS.Connect
 		if c.SnapshotDir != "" { // the router can start without NATS
@@ -126,6 +164,7 @@ func (c *serveCommand) connect(ctx context.Context, p *daemon.Process, log *slog
 	if err != nil {
 		return nil, nil, err
 	}
+	pl.store = server.Err
 	fmt.Fprintf(p.Stdout, "NATS: an embedded server at %s (no --nats-url was given)\n", server.URL())
 	c.NATS.URL = server.URL()
 	if nc, err = c.NATS.Connect(ctx, "proxima-router", log, server.InProcess()); err != nil {
@@ -153,8 +192,9 @@ func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, n
 	}
 	r, err := router.New(ctx, nc, registry, router.Options{
 		Selector: pl.pick, Bucket: c.Registry.Name(), Guard: pl.guard,
-		Timeout: c.Timeout, AttemptTimeout: c.Attempt, Hedge: c.Hedge, Concurrency: c.Concurrency, Grace: c.Grace,
-		Metrics: metrics, MetricsHandler: sdk.Handler(), Logger: pl.log,
+		Timeout: c.Timeout, AttemptTimeout: c.Attempt, Hedge: c.Hedge, Trust: pl.trust,
+		HashHeader: c.HashHeader, HashCookie: c.HashCookie, StickyCookie: c.StickyCookie, Concurrency: c.Concurrency, Grace: c.Grace,
+		Store: pl.store, Metrics: metrics, MetricsHandler: sdk.Handler(), Logger: pl.log,
 	})
 	if err != nil {
 		return err

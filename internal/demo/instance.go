@@ -49,7 +49,7 @@ func Instance(ctx context.Context, text string, stdin io.Reader) error {
 		return fmt.Errorf("demo: instance %s: %w", j.ID, err)
 	}
 
-	nc, err := nats.Connect(j.NATS, nats.Name(j.ID), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), nats.RetryOnFailedConnect(true))
+	nc, err := kv.Connect(j.NATS, nats.Name(j.ID))
 	if err != nil {
 		return fmt.Errorf("demo: instance %s: %w", j.ID, err)
 	}

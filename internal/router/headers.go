@@ -1,11 +1,15 @@
 package router
 
 import (
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/proxima-discovery/proxima/internal/router/forwarding"
 )
 
 // Headers that the router reads and writes.
@@ -31,19 +35,25 @@ func reservedHeader(canonical string) bool {
 	return strings.HasPrefix(canonical, "Proxima-") || strings.HasPrefix(canonical, "Nats-")
 }
 
-// forwardingHeader reports whether a header tells an instance for which caller a
-// request is: only the router may set it.
-func forwardingHeader(canonical string) bool {
-	return canonical == "Forwarded" || canonical == "X-Real-Ip" || strings.HasPrefix(canonical, "X-Forwarded-")
-}
-
 // strip removes headers that a caller may not send to an instance.
 func strip(h http.Header) {
 	for name := range h {
-		if c := http.CanonicalHeaderKey(name); reservedHeader(c) || forwardingHeader(c) {
+		if reservedHeader(http.CanonicalHeaderKey(name)) {
 			delete(h, name)
 		}
 	}
+}
+
+// canonical returns the headers of a message with the names in the spelling of HTTP: a
+// client of NATS may write them in any. Of names that differ in spelling only, all values
+// are kept, in the order of the names.
+func canonical(from nats.Header) nats.Header {
+	to := make(nats.Header, len(from))
+	for _, name := range slices.Sorted(maps.Keys(from)) {
+		c := http.CanonicalHeaderKey(name)
+		to[c] = append(to[c], from[name]...)
+	}
+	return to
 }
 
 // toHTTP converts the headers of a NATS message to those that an instance gets by
@@ -53,7 +63,7 @@ func toHTTP(from nats.Header) (http.Header, error) {
 	named := connectionHeaders(from)
 	for name, values := range from {
 		c := http.CanonicalHeaderKey(name)
-		if hopByHop[c] || named[c] || reservedHeader(c) || forwardingHeader(c) {
+		if hopByHop[c] || named[c] || reservedHeader(c) || forwarding.Names(c) {
 			continue
 		}
 		if !httpguts.ValidHeaderFieldName(name) {

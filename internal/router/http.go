@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -172,24 +173,6 @@ func healthz(w http.ResponseWriter, _ *http.Request) {
 	}{true})
 }
 
-// readiness answers GET /readyz: a router is ready when it has read the registry.
-// With a stale view it still works, so it stays ready.
-type readiness struct {
-	Ready    bool   `json:"ready"`
-	Stale    bool   `json:"stale"`
-	Services int    `json:"services"`
-	Reason   string `json:"reason,omitempty"`
-}
-
-func (r *Router) readyz(w http.ResponseWriter, _ *http.Request) {
-	answer := readiness{Ready: true, Stale: r.directory.IsStale() || !r.nc.IsConnected(), Services: len(r.directory.All())}
-	status := http.StatusOK
-	if err := r.ready(); err != nil {
-		status, answer.Ready, answer.Reason = http.StatusServiceUnavailable, false, err.Error()
-	}
-	writeJSON(w, status, answer)
-}
-
 func (r *Router) ready() error {
 	select {
 	case <-r.stopping:
@@ -197,6 +180,9 @@ func (r *Router) ready() error {
 	default:
 	}
 	if !r.directory.IsComplete() {
+		if h := r.health.now(); h.Err != nil {
+			return fmt.Errorf("%w: %w", directory.ErrIncomplete, h.Err)
+		}
 		return directory.ErrIncomplete
 	}
 	return nil

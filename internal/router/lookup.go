@@ -159,7 +159,7 @@ func (l *lookup) protocols(service string, wanted ...string) ([]string, error) {
 }
 
 func (l *lookup) resolveNATS(ctx context.Context, c *call) (*nats.Msg, error) {
-	from, err := parseFrom(headerFrom, c.msg.Header.Get(headerFrom))
+	from, err := parseFrom(headerFrom, c.header.Get(headerFrom))
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +176,7 @@ func (l *lookup) resolveNATS(ctx context.Context, c *call) (*nats.Msg, error) {
 }
 
 func (l *lookup) explainNATS(ctx context.Context, c *call) (*nats.Msg, error) {
-	from, err := parseFrom(headerFrom, c.msg.Header.Get(headerFrom))
+	from, err := parseFrom(headerFrom, c.header.Get(headerFrom))
 	if err != nil {
 		return nil, err
 	}

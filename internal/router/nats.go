@@ -44,7 +44,8 @@ func (c *doorCounts) MarshalJSON() ([]byte, error) {
 type call struct {
 	door    string
 	service string
-	msg     *nats.Msg
+	msg     *nats.Msg   // with the headers as they came
+	header  nats.Header // the same in the spelling of HTTP
 	span    telemetry.Span
 }
 
@@ -166,6 +167,7 @@ func (d *natsDoors) endpoint(door string, answer answerNATS) micro.HandlerFunc {
 		c := &call{door: door, service: subject[strings.LastIndexByte(subject, '.')+1:], msg: &nats.Msg{
 			Subject: subject, Reply: req.Reply(), Header: nats.Header(req.Headers()), Data: req.Data(),
 		}}
+		c.header = canonical(c.msg.Header)
 		if reserved(d.bucket, c.msg.Reply) {
 			counts.errors.Add(1)
 			d.requests.add("nats_"+door, c.service, "400", began)

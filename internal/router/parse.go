@@ -54,8 +54,8 @@ func parsePath(s string) (*url.URL, error) {
 	if s == "" {
 		s = "/"
 	}
-	bad := &badRequest{headerPath, s, "want a path such as /users/7?full=1, in printable ASCII"}
-	if s[0] != '/' || len(s) > maxPath || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+	bad := &badRequest{headerPath, s, "want a path such as /users/7?full=1, without spaces"}
+	if s[0] != '/' || len(s) > maxPath || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
 		return nil, bad
 	}
 	u, err := url.ParseRequestURI(s)

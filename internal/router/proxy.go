@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/router/forwarding"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -24,10 +25,13 @@ import (
 
 // passage is one proxied request. It travels in the request's context.
 type passage struct {
-	to   destination
-	url  url.URL // for the transport: the host is the service
-	head *headContext
-	code int // of the answer
+	to     destination
+	host   string  // by which the caller knows the router
+	url    url.URL // for the transport: the host is the service
+	key    string  // new one for the sticky cookie; empty: the caller has one
+	head   *headContext
+	code   int  // of the answer
+	secure bool // the caller came by TLS
 }
 
 type passageKey struct{}
@@ -37,32 +41,38 @@ func passageOf(ctx context.Context) *passage {
 	return p
 }
 
-type fromKey struct{}
-
-// withFrom adds the location of the caller; nil is the router's own.
-func withFrom(ctx context.Context, from *topology.Location) context.Context {
-	if from == nil {
-		return ctx
-	}
-	return context.WithValue(ctx, fromKey{}, from)
+// caller is what a request says of its caller.
+type caller struct {
+	from *topology.Location // nil: the router's own
+	key  string             // that consistent_hash hashes
 }
 
-// ask passes the location of the caller to the selector.
+type callerKey struct{}
+
+// withCaller adds what is known of the caller.
+func withCaller(ctx context.Context, c caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, c)
+}
+
+// ask passes what is known of the caller to the selector.
 func ask(req *http.Request, r *selector.Request) {
-	r.From, _ = req.Context().Value(fromKey{}).(*topology.Location)
+	c, _ := req.Context().Value(callerKey{}).(caller)
+	r.From, r.Key = c.from, c.key
 }
 
 // proxy passes requests on to instances, and their answers back.
 type proxy struct {
 	id       string        // of the router, for Via
 	timeout  time.Duration // of the head of an answer
+	trust    forwarding.Trust
+	keys     *keys
 	lookup   *lookup
 	requests requestCounts
 	reverse  *httputil.ReverseProxy
 }
 
-func newProxy(id string, timeout time.Duration, l *lookup, counts requestCounts, t http.RoundTripper, log *slog.Logger) *proxy {
-	p := &proxy{id: id, timeout: timeout, lookup: l, requests: counts}
+// start makes the reverse proxy.
+func (p *proxy) start(t http.RoundTripper, log *slog.Logger) {
 	p.reverse = &httputil.ReverseProxy{
 		Transport:      t,
 		Rewrite:        p.rewrite,
@@ -71,13 +81,15 @@ func newProxy(id string, timeout time.Duration, l *lookup, counts requestCounts,
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		BufferPool:     &buffers{},
 	}
-	return p
 }
 
 // serve passes a request on to the nearest instance, and its answer back.
 func (p *proxy) serve(w http.ResponseWriter, req *http.Request, to destination) {
 	began := time.Now()
-	c := &passage{to: to}
+	c := &passage{to: to, host: req.Host, secure: req.TLS != nil}
+	if p.trust.Includes(req.RemoteAddr) && strings.EqualFold(req.Header.Get("X-Forwarded-Proto"), "https") {
+		c.secure = true
+	}
 	defer func() { p.requests.add("proxy", to.service, strconv.Itoa(c.code), began) }() // also when the answer is cut off
 	from, err := parseFrom(headerFrom, req.Header.Get(headerFrom))
 	if err == nil {
@@ -89,7 +101,12 @@ func (p *proxy) serve(w http.ResponseWriter, req *http.Request, to destination) 
 	}
 	c.head = withHeadTimeout(req.Context(), p.timeout)
 	defer c.head.end()
-	req = req.WithContext(withFrom(context.WithValue(c.head, passageKey{}, c), from))
+	asks := caller{from: from, key: p.keys.of(req.Header)}
+	if asks.key == "" && p.keys.sticky != "" {
+		c.key = newKey()
+		asks.key = c.key
+	}
+	req = req.WithContext(withCaller(context.WithValue(c.head, passageKey{}, c), asks))
 	if req.Body != nil && req.Body != http.NoBody {
 		req.Body = &upload{req.Body, c.head}
 	}
@@ -123,7 +140,10 @@ func (p *proxy) prepare(req *http.Request, c *passage) error {
 	if err != nil {
 		return &badRequest{"path", c.to.path, "want valid escapes"}
 	}
-	c.url = url.URL{Scheme: events.HTTP, Host: c.to.service, Path: path, RawPath: c.to.path}
+	c.url = url.URL{
+		Scheme: events.HTTP, Host: c.to.service, Path: path, RawPath: c.to.path,
+		ForceQuery: req.URL.ForceQuery, RawQuery: req.URL.RawQuery, // as it came: parsers read some differently
+	}
 	if len(have) > 0 {
 		c.url.Scheme = have[0]
 	}
@@ -164,19 +184,15 @@ func (u *upgradable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 // rewrite makes the request that the instance gets. The reverse proxy has removed
-// hop-by-hop headers, and the Forwarded headers of the caller.
+// hop-by-hop headers.
 func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	c := passageOf(pr.In.Context())
 	out := pr.Out
-	query := out.URL.RawQuery // without parameters that parsers read differently
 	out.URL = &c.url
-	out.URL.RawQuery = query
-	out.Host = "" // the service
+	out.Host = ""               // the service
+	out.Trailer = pr.In.Trailer // filled in when the body has been read
 	strip(out.Header)
-	pr.SetXForwarded()
-	if c.to.prefix != "" {
-		out.Header.Set("X-Forwarded-Prefix", c.to.prefix)
-	}
+	forwarding.Tell(out.Header, pr.In, c.to.prefix, p.trust.Includes(pr.In.RemoteAddr))
 	out.Header.Add("Via", fmt.Sprintf("%d.%d %s", pr.In.ProtoMajor, pr.In.ProtoMinor, p.id))
 	if !strings.EqualFold(out.Header.Get("Upgrade"), "websocket") {
 		// Another protocol, such as h2c, could carry requests past the router.
@@ -195,10 +211,23 @@ func (p *proxy) onAnswer(resp *http.Response) error {
 			delete(resp.Header, name)
 		}
 	}
+	(&forwarding.Site{Hosts: namesOf(resp, c.to.service), Outside: c.host, Prefix: c.to.prefix}).Rewrite(resp.Header)
+	if c.key != "" {
+		p.keys.stick(resp, c)
+	}
 	if in := proximahttp.Instance(resp); in != nil {
 		resp.Header.Set(headerInstance, in.ID)
 	}
 	return nil
+}
+
+// namesOf are the names by which an instance that answered may call itself.
+func namesOf(resp *http.Response, service string) []string {
+	names := []string{service, service + "." + proximahttp.Domain}
+	if in := proximahttp.Instance(resp); in != nil {
+		names = append(names, in.Endpoints[events.HTTP], in.Endpoints[events.HTTPS])
+	}
+	return names
 }
 
 // onError is called if there is no answer.

@@ -14,12 +14,12 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
+	"github.com/proxima-discovery/proxima/internal/router/forwarding"
 	"github.com/proxima-discovery/proxima/internal/router/guard"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
-	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
 // relay passes NATS messages on to instances.
@@ -30,24 +30,26 @@ type relay struct {
 	lookup    *lookup
 	selector  *selector.Selector
 	transport *proximahttp.Transport
+	keys      *keys
 }
 
 // route passes a message on to the nearest instance: by HTTP if the service has
 // instances with such an endpoint, else on the subject of one. The answer has the
 // id of the instance and its status in Proxima-Instance and Proxima-Status.
 func (r *relay) route(ctx context.Context, c *call) (*nats.Msg, error) {
-	path, err := parsePath(c.msg.Header.Get(headerPath))
+	path, err := parsePath(c.header.Get(headerPath))
 	if err != nil {
 		return nil, err
 	}
-	method, err := parseMethod(c.msg.Header.Get(headerMethod))
+	method, err := parseMethod(c.header.Get(headerMethod))
 	if err != nil {
 		return nil, err
 	}
-	from, err := parseFrom(headerFrom, c.msg.Header.Get(headerFrom))
+	from, err := parseFrom(headerFrom, c.header.Get(headerFrom))
 	if err != nil {
 		return nil, err
 	}
+	asks := caller{from: from, key: r.keys.of(http.Header(c.header))}
 	have, err := r.lookup.protocols(c.service, events.HTTP, events.HTTPS, events.NATS)
 	if err != nil {
 		return nil, err
@@ -56,10 +58,10 @@ func (r *relay) route(ctx context.Context, c *call) (*nats.Msg, error) {
 	for _, protocol := range have {
 		var reply *nats.Msg
 		if protocol == events.NATS {
-			reply, err = r.routeNATS(ctx, c, method, from)
+			reply, err = r.routeNATS(ctx, c, method, asks)
 		} else {
 			path.Scheme, path.Host = protocol, c.service
-			reply, err = r.routeHTTP(withFrom(ctx, from), c, &http.Request{Method: method, URL: path})
+			reply, err = r.routeHTTP(withCaller(ctx, asks), c, &http.Request{Method: method, URL: path})
 		}
 		if err == nil {
 			return reply, nil
@@ -75,7 +77,7 @@ func (r *relay) route(ctx context.Context, c *call) (*nats.Msg, error) {
 func (r *relay) routeHTTP(ctx context.Context, c *call, req *http.Request) (*nats.Msg, error) {
 	req = req.WithContext(ctx)
 	var err error
-	if req.Header, err = toHTTP(c.msg.Header); err != nil {
+	if req.Header, err = toHTTP(c.header); err != nil {
 		return nil, err
 	}
 	if len(c.msg.Data) > 0 {
@@ -100,6 +102,12 @@ func (r *relay) routeHTTP(ctx context.Context, c *call, req *http.Request) (*nat
 	if int64(len(body)) > most {
 		return nil, fmt.Errorf("router: the answer is larger than a NATS message may be (%d bytes), ask by HTTP", most)
 	}
+	(&forwarding.Site{Hosts: namesOf(resp, c.service)}).Rewrite(resp.Header)
+	for name, values := range resp.Trailer { // a message has none
+		if resp.Header[name] == nil {
+			resp.Header[name] = values
+		}
+	}
 	reply := &nats.Msg{Header: toNATS(resp.Header), Data: body}
 	reply.Header.Set(headerStatus, strconv.Itoa(resp.StatusCode))
 	if in := proximahttp.Instance(resp); in != nil {
@@ -109,8 +117,8 @@ func (r *relay) routeHTTP(ctx context.Context, c *call, req *http.Request) (*nat
 }
 
 // routeNATS sends a message to the subject of an instance.
-func (r *relay) routeNATS(ctx context.Context, c *call, method string, from *topology.Location) (*nats.Msg, error) {
-	ask := selector.Request{Service: c.service, Protocol: events.NATS, From: from, NonIdempotent: !proximahttp.Idempotent(method)}
+func (r *relay) routeNATS(ctx context.Context, c *call, method string, asks caller) (*nats.Msg, error) {
+	ask := selector.Request{Service: c.service, Protocol: events.NATS, From: asks.from, Key: asks.key, NonIdempotent: !proximahttp.Idempotent(method)}
 	var reply *nats.Msg
 	err := r.selector.DoFor(ctx, ask, func(ctx context.Context, p *selector.Pick) error {
 		c.span.Picked(p.ID, p.Circle())

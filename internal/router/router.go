@@ -14,6 +14,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/router/directory"
+	"github.com/proxima-discovery/proxima/internal/router/forwarding"
 	"github.com/proxima-discovery/proxima/internal/router/guard"
 	"github.com/proxima-discovery/proxima/internal/router/registrar"
 	"github.com/proxima-discovery/proxima/pkg/kv"
@@ -34,6 +35,7 @@ type Registry interface {
 	telemetry.RegistryCounts
 	Now() time.Time // by the server's clock
 	Bus() *kv.Bus
+	Check(ctx context.Context) kv.Health
 }
 
 // Options configure [New]. The zero value is ready to use.
@@ -56,11 +58,23 @@ type Options struct {
 	// Hedge sends a call by HTTP to a second instance too when the first one takes long,
 	// see [proximahttp.Options]. Default: off.
 	Hedge bool
+	// Trust is the networks of proxies in front of this router, whose headers about the
+	// caller are kept. Default: none.
+	Trust forwarding.Trust
+	// HashHeader and HashCookie name where a call has the key that consistent_hash hashes.
+	// The header counts first. Calls without a key are spread. Default: none.
+	HashHeader, HashCookie string
+	// StickyCookie is as HashCookie, and callers by HTTP without a key are given a cookie.
+	// Default: none.
+	StickyCookie string
 	// Concurrency bounds the calls by NATS that run at once; more are refused.
 	// Default 1024.
 	Concurrency int
 	// Grace is how long running calls may take when the router stops. Default 10s.
 	Grace time.Duration
+	// Store returns why the store of the registry, if the program has it, cannot be written
+	// to. Default: none is asked.
+	Store func() error
 	// Metrics count requests, breakers and picks. Default: none.
 	Metrics *telemetry.Metrics
 	// MetricsHandler answers GET /metrics. Default: there is no such path.
@@ -106,6 +120,7 @@ type Router struct {
 	handler   http.Handler
 	requests  *gate // HTTP
 	nats      *natsDoors
+	health    health
 
 	run      context.Context // ends with Close
 	stop     context.CancelFunc
@@ -131,6 +146,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 		return nil, fmt.Errorf("router: %w", err)
 	}
 	r.registrar = registrar.New(registry, r.directory)
+	r.health = health{registry: registry, store: o.Store, log: r.log}
 	r.run, r.stop = context.WithCancel(context.WithoutCancel(ctx))
 	r.makeDoors()
 	r.work.Go(func() {
@@ -139,6 +155,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 		}
 	})
 	r.observe(registry)
+	r.work.Go(func() { r.health.watch(r.run) })
 	r.work.Go(func() { r.nats.open(r.directory.Complete()) })
 	return r, nil
 }
@@ -169,9 +186,11 @@ func (r *Router) makeDoors() {
 	id := "proxima-" + rand.Text()[:12] // in the header Via: it reveals a loop
 	r.counts = requestCounts{r.opts.Metrics, r.directory}
 	r.lookup = &lookup{r.directory, r.selector, r.nc.MaxPayload}
-	r.proxy = newProxy(id, r.opts.Timeout, r.lookup, r.counts, transport, r.log)
+	keys := &keys{header: http.CanonicalHeaderKey(r.opts.HashHeader), cookie: r.opts.HashCookie, sticky: r.opts.StickyCookie}
+	r.proxy = &proxy{id: id, timeout: r.opts.Timeout, trust: r.opts.Trust, keys: keys, lookup: r.lookup, requests: r.counts}
+	r.proxy.start(transport, r.log)
 	r.handler = r.newHandler()
-	relay := &relay{r.nc, id, r.opts.Bucket, r.lookup, r.selector, transport}
+	relay := &relay{r.nc, id, r.opts.Bucket, r.lookup, r.selector, transport, keys}
 	r.nats = &natsDoors{
 		nc: r.nc, bucket: r.opts.Bucket, location: r.selector.Location(),
 		timeout: r.opts.Timeout, grace: r.opts.Grace, log: r.log,
@@ -246,6 +265,9 @@ func (r *Router) Serve(ctx context.Context, l net.Listener) error {
 func (r *Router) newServer() *http.Server {
 	srv := daemon.NewHTTPServer(r, r.log)
 	srv.MaxHeaderBytes = maxHeaderBytes
+	srv.Protocols = new(http.Protocols)
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
 	return srv
 }
 

@@ -53,6 +53,9 @@ type State struct {
 	// Err is the last error of this phase, nil when all is well. In [Registered]
 	// it is why the lease could not be renewed lately.
 	Err error
+	// Lapsed is set in [Registered] while the lease has not been renewed for longer than
+	// the ttl: callers may have lost the instance. Err says why.
+	Lapsed bool
 	// Revision of the record while it is listed.
 	Revision uint64
 	// Lost is how often the record was gone without a deregistration and was
@@ -309,7 +312,7 @@ func (a *Announcement) set(change func(*State)) {
 	close(a.changed)
 	a.changed = make(chan struct{})
 	a.mu.Unlock()
-	if after.Phase == before.Phase && after.Status == before.Status && after.Revision == before.Revision && sameText(after.Err, before.Err) {
+	if after.Phase == before.Phase && after.Status == before.Status && after.Revision == before.Revision && after.Lapsed == before.Lapsed && sameText(after.Err, before.Err) {
 		return
 	}
 	a.logChange(before, after)
@@ -328,6 +331,8 @@ func (a *Announcement) logChange(before, after State) {
 			facts = append(facts, "error", after.Err)
 		}
 		a.log.Info("announcement changed", facts...)
+	case after.Lapsed && !before.Lapsed:
+		a.log.Error("the lease has not been renewed for longer than its ttl, callers may have lost the instance", "phase", after.Phase, "error", after.Err)
 	case after.Err != nil && before.Err == nil:
 		a.log.Warn("announcement is in trouble", "phase", after.Phase, "error", after.Err)
 	case after.Err == nil && before.Err != nil:

@@ -47,7 +47,7 @@ func (n *announcer) run() {
 	if n.opts.Load != nil {
 		n.running.Go(func() { n.beat(n.ctx) })
 	}
-	back := n.r.link.Conn.StatusChanged(nats.CONNECTED)
+	back := n.r.link.Conn.StatusChanged(nats.CONNECTED, nats.CLOSED)
 	timer := time.NewTimer(0)
 	defer func() {
 		timer.Stop()
@@ -139,17 +139,17 @@ func (n *announcer) step(ctx context.Context) (wait time.Duration, final bool) {
 	case err == nil:
 		n.takeover, n.renewed = takeover{}, began
 		n.set(func(s *State) {
-			s.Phase, s.Status, s.Err, s.Revision = Registered, in.Status, nil, n.revision
+			s.Phase, s.Status, s.Err, s.Lapsed, s.Revision = Registered, in.Status, nil, false, n.revision
 		})
 		return wire.Jitter(RenewEvery(in.TTL)), false
 	case errors.Is(err, errReplaced):
-		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Replaced, err, 0 })
+		n.set(func(s *State) { s.Phase, s.Err, s.Lapsed, s.Revision = Replaced, err, false, 0 })
 		return 0, true
 	case errors.Is(err, errWaiting):
-		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Registering, err, 0 })
+		n.set(func(s *State) { s.Phase, s.Err, s.Lapsed, s.Revision = Registering, err, false, 0 })
 		return wire.Jitter(min(in.TTL/12, retryEvery)), false // if its lease ends no instance has this id
 	default:
-		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Conflict, err, 0 })
+		n.set(func(s *State) { s.Phase, s.Err, s.Lapsed, s.Revision = Conflict, err, false, 0 })
 		return wire.Jitter(in.TTL / 6), false
 	}
 }
@@ -199,6 +199,7 @@ func (n *announcer) writeFailed(err error) time.Duration {
 			if n.revision == 0 {
 				s.Phase, s.Revision = Registering, 0
 			}
+			s.Lapsed = s.Registered() && time.Since(n.renewed) > n.in.Load().TTL
 		})
 	}
 	return wire.Jitter(wait)

@@ -2,6 +2,7 @@ package kv_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -332,7 +333,7 @@ func TestConnectionThatIsClosedForGood(t *testing.T) {
 		nc.Close()
 		v.until("stale", time.Second, func(s events.Snapshot) bool { return s.Stale && len(s.Entries) == 1 })
 		time.Sleep(time.Minute)
-		if s := a.State(); s.Err == nil || !strings.Contains(s.Err.Error(), "not connected") {
+		if s := a.State(); !errors.Is(s.Err, nats.ErrConnectionClosed) || !strings.Contains(s.Err.Error(), "the program closed it") || !s.Lapsed {
 			t.Errorf("state %+v", s)
 		}
 		began := time.Now()

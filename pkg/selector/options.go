@@ -231,7 +231,8 @@ type Request struct {
 	// From is the place that is to be near, with names as in [Options.Location].
 	// Default: the selector's own.
 	From *topology.Location
-	// Key is what [ConsistentHash] hashes. Other strategies ignore it.
+	// Key is what [ConsistentHash] hashes. Calls without a key are spread by weight. Other
+	// strategies ignore it.
 	Key string
 	// Avoid lists instances that are not picked. Each is an ID, which excludes the
 	// instances of that ID in all zones; or zone/ID, or the text of an

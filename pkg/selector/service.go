@@ -390,7 +390,11 @@ func (svc *service) await(ctx context.Context, late <-chan time.Time) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err())
 	case <-late:
-		return fmt.Errorf("%w after %v, nothing is known of service %q", ErrNoSnapshot, svc.sel.opts.FirstSnapshot, svc.name)
+		err := fmt.Errorf("%w after %v, nothing is known of service %q", ErrNoSnapshot, svc.sel.opts.FirstSnapshot, svc.name)
+		if why := svc.sel.Health().Err; why != nil {
+			err = fmt.Errorf("%w: %v", err, why) // its end is not that of the caller's context
+		}
+		return err
 	}
 	return nil
 }

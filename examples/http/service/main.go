@@ -44,7 +44,7 @@ func run(ctx context.Context, url string) error {
 	server := &http.Server{Handler: calls.count(http.HandlerFunc(hello))}
 	go func() { _ = server.Serve(listener) }() // until Shutdown
 
-	nc, err := nats.Connect(url, nats.MaxReconnects(-1))
+	nc, err := kv.Connect(url)
 	if err != nil {
 		return err
 	}

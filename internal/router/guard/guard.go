@@ -42,18 +42,6 @@ func New(allow ...netip.Prefix) *Guard {
 	return g
 }
 
-// ParseNetwork reads a network such as 10.0.0.0/8, or one address.
-func ParseNetwork(s string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
-		return netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("network %q: want an address such as 10.0.0.5 or a network such as 10.0.0.0/8", s)
-	}
-	return p.Masked(), nil
-}
-
 // DialContext is [net.Dialer.DialContext] for allowed addresses. For others the
 // error is [ErrForbidden].
 func (g *Guard) DialContext(ctx context.Context, network, address string) (net.Conn, error) {

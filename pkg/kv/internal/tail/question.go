@@ -2,7 +2,6 @@ package tail
 
 import (
 	"encoding/json"
-	"fmt"
 	"strconv"
 	"time"
 
@@ -49,8 +48,8 @@ func (r *reader) send() {
 		of = r.from.Bucket.Leader
 	}
 	req, err := json.Marshal(r.get)
-	if err == nil && !conn.IsConnected() {
-		err = fmt.Errorf("%w: not connected", wire.ErrUnavailable)
+	if err == nil {
+		err = r.group.Link.Connected()
 	}
 	if err == nil {
 		err = conn.PublishRequest(of, r.inbox+strconv.Itoa(r.asked), req)

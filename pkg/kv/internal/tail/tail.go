@@ -80,6 +80,9 @@ func (g *Group) Snapshot(ctx context.Context, from Source) ([]events.Snapshot, e
 	return all, nil
 }
 
+// Watching reports whether any tail runs.
+func (g *Group) Watching() bool { return g.watching.Load() > 0 }
+
 // relaxed is how often a tail is looked after, of which every is the usual time:
 // a process asks the server no more than about once a second, however many
 // services it watches. What is heard of changes does not depend on it.
@@ -302,8 +305,8 @@ func (t *tail) connection() {
 	for len(t.status) > 0 {
 		<-t.status
 	}
-	if conn := t.group.Link.Conn; !conn.IsConnected() {
-		t.staleness.markStale(fmt.Errorf("%w: the connection is %s", wire.ErrUnavailable, conn.Status()))
+	if err := t.group.Link.Connected(); err != nil {
+		t.staleness.markStale(err)
 		return
 	}
 	t.reader.reconnected()

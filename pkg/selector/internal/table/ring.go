@@ -80,12 +80,11 @@ func (l *lens) ringOf(c *Circle) *ring {
 	return c.ring
 }
 
-// pick walks from the point of the key to the first node that take accepts and that is
+// pick walks from the point of a key's hash to the first node that take accepts and that is
 // not too busy, given the calls in flight to all; if there is none, to the first that
 // take accepts.
-func (r *ring) pick(key string, inFlight float32, now uint32, take func(*Node) bool) bool {
+func (r *ring) pick(hash uint64, inFlight float32, now uint32, take func(*Node) bool) bool {
 	share := boundedLoad * float64(inFlight+1) / float64(r.total)
-	hash := xxhash.Sum64String(key)
 	start, _ := slices.BinarySearch(r.points, hash&^nodeMask)
 	for _, busyToo := range [...]bool{false, true} {
 		for i := range r.points {

@@ -32,7 +32,8 @@ type search struct {
 	*Table
 	*Query
 	now   uint32
-	force bool // take an instance though its breaker does not allow it
+	hash  uint64 // of the key, for ConsistentHash; without one a random number
+	force bool   // take an instance though its breaker does not allow it
 }
 
 // Search returns an available instance, going through the circles in their order:
@@ -42,6 +43,11 @@ func (t *Table) Search(q *Query, now uint32) (Choice, bool) {
 		return Choice{}, false
 	}
 	a := search{Table: t, Query: q, now: now}
+	if t.Kind == KindHash {
+		if a.hash = rand.Uint64(); q.Key != "" {
+			a.hash = xxhash.Sum64String(q.Key)
+		}
+	}
 	begin := 0
 	if len(q.Tried) >= 2 {
 		// Two instances failed, perhaps because of their circle: begin with the next.
@@ -94,7 +100,7 @@ func (t *Table) Another(q *Query, n *Node) bool {
 func (a *search) spilled(s *Spill) (Choice, bool) {
 	random := rand.Uint32()
 	if a.Kind == KindHash {
-		random = uint32(splitMix64(xxhash.Sum64String(a.Key))) // the same key goes the same way
+		random = uint32(splitMix64(a.hash)) // the same key goes the same way
 	}
 	return a.from(s.start(random))
 }
@@ -108,7 +114,7 @@ func (a *search) from(c *Circle) (f Choice, ok bool) {
 	switch a.Kind {
 	case KindHash:
 		inFlight := float32(a.AllInFlight.Load()) + stillHeld(a.AllHeld.Load(), c.near[0].typical(), a.now)
-		ok = a.ringOf(c).pick(a.Key, inFlight, a.now, func(n *Node) bool {
+		ok = a.ringOf(c).pick(a.hash, inFlight, a.now, func(n *Node) bool {
 			f, ok = a.take(n, c)
 			return ok
 		})

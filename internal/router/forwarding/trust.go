@@ -1,0 +1,49 @@
+package forwarding
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+)
+
+// Trust is the networks of proxies in front of this one, whose headers about the caller
+// are believed. The zero value trusts none.
+type Trust []netip.Prefix
+
+// Includes reports whether a peer, host:port, is in one of the networks.
+func (t Trust) Includes(peer string) bool {
+	if len(t) == 0 {
+		return false
+	}
+	a, err := netip.ParseAddrPort(peer)
+	if err != nil {
+		return false
+	}
+	addr := a.Addr().WithZone("").Unmap()
+	return slices.ContainsFunc(t, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// ParseNetwork reads a network with the length of its prefix, such as 10.0.0.0/8 or
+// 10.0.0.5/32. An IPv4 network in IPv6 notation is the same as in IPv4 notation.
+func ParseNetwork(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+			return netip.Prefix{}, fmt.Errorf("network %q has no prefix length: want %s/%d for this one address, or a network such as 10.0.0.0/8", s, a, a.BitLen())
+		}
+		return netip.Prefix{}, fmt.Errorf("network %q: want an address and a prefix length, such as 10.0.0.0/8 or fd00::/8", s)
+	}
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p.Masked(), nil
+}
+
+// hostOf is the host of host:port, the whole text if there is no port.
+func hostOf(s string) string {
+	if h, _, err := net.SplitHostPort(s); err == nil {
+		return h
+	}
+	return s
+}
