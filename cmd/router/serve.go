@@ -82,6 +82,9 @@ func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, erro
 			return nil, daemon.Usagef("--%s: want more than 0", flag)
 		}
 	}
+	if c.Attempt < 0 || c.Attempt > c.Timeout {
+		return nil, daemon.Usagef("--attempt-timeout %v: want at most --timeout, %v", c.Attempt, c.Timeout)
+	}
 	strategy, err := selector.ParseStrategy(c.Strategy)
 	if err != nil {
 		return nil, daemon.Usagef("--strategy: %w", err)

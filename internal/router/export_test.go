@@ -24,8 +24,8 @@ func Target(req *http.Request) (service, path string, ok bool) {
 // HeadContext is for tests on fake time, which sockets would stop.
 type HeadContext struct{ *headContext }
 
-func WithHeadTimeout(parent context.Context, limit time.Duration) HeadContext {
-	return HeadContext{withHeadTimeout(parent, limit)}
+func WithHeadTimeout(parent context.Context, d time.Duration) HeadContext {
+	return HeadContext{withHeadTimeout(parent, limit{"--timeout", d})}
 }
 
 func (c HeadContext) Begin()  { c.begin() }

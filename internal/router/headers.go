@@ -19,6 +19,7 @@ const (
 	headerMethod   = "Proxima-Method"
 	headerInstance = "Proxima-Instance"
 	headerStatus   = "Proxima-Status"
+	headerTimeout  = "Proxima-Timeout"
 )
 
 // hopByHop are headers about one connection, and those that the sender of a

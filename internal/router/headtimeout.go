@@ -12,7 +12,7 @@ import (
 type headContext struct {
 	context.Context // the parent: its values
 
-	limit time.Duration
+	limit limit
 	done  chan struct{}
 	timer *time.Timer
 	stop  func() bool // stops listening to the parent
@@ -20,12 +20,13 @@ type headContext struct {
 	mu    sync.Mutex // guards what follows
 	err   error
 	begun bool
+	ends  time.Time
 }
 
 // withHeadTimeout must be followed by end.
-func withHeadTimeout(parent context.Context, limit time.Duration) *headContext {
-	c := &headContext{Context: parent, limit: limit, done: make(chan struct{})}
-	c.timer = time.AfterFunc(limit, func() { c.finish(context.DeadlineExceeded) })
+func withHeadTimeout(parent context.Context, l limit) *headContext {
+	c := &headContext{Context: parent, limit: l, ends: time.Now().Add(l.Duration), done: make(chan struct{})}
+	c.timer = time.AfterFunc(l.Duration, func() { c.finish(context.DeadlineExceeded) })
 	c.stop = context.AfterFunc(parent, func() { c.finish(parent.Err()) })
 	return c
 }
@@ -38,13 +39,22 @@ func (c *headContext) begin() {
 	c.timer.Stop()
 }
 
-// extend restarts the time, unless the answer has begun.
+// extend restarts the time, unless the answer has begun, or the caller said how long it
+// waits.
 func (c *headContext) extend() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.begun && c.err == nil {
-		c.timer.Reset(c.limit)
+	if !c.begun && c.err == nil && !c.limit.byCaller() {
+		c.timer.Reset(c.limit.Duration)
+		c.ends = time.Now().Add(c.limit.Duration)
 	}
+}
+
+// remains is how much time is left for the answer to begin.
+func (c *headContext) remains() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Until(c.ends)
 }
 
 // end releases the context.

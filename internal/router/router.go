@@ -186,10 +186,10 @@ func (r *Router) makeDoors() {
 	base.DisableCompression = true // bodies are passed on unchanged
 	r.base = identity.NewBase(base, r.opts.TLS)
 	transport := proximahttp.New(r.selector, proximahttp.Options{
-		Base: telemetry.Transport(r.base), Ask: ask, AttemptTimeout: r.opts.AttemptTimeout, Hedge: r.opts.Hedge,
+		Base: telemetry.Transport(teller{r.base}), Ask: ask, AttemptTimeout: r.opts.AttemptTimeout, Hedge: r.opts.Hedge,
 	})
 	id := "proxima-" + rand.Text()[:12] // in the header Via: it reveals a loop
-	r.counts = requestCounts{r.opts.Metrics, r.directory}
+	r.counts = requestCounts{r.opts.Metrics, r.directory, &endings{log: r.log}}
 	r.lookup = &lookup{r.directory, r.selector, r.nc.MaxPayload}
 	keys := &keys{header: http.CanonicalHeaderKey(r.opts.HashHeader), cookie: r.opts.HashCookie, sticky: r.opts.StickyCookie}
 	r.proxy = &proxy{id: id, timeout: r.opts.Timeout, trust: r.opts.Trust, keys: keys, lookup: r.lookup, requests: r.counts}

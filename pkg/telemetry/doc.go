@@ -26,6 +26,7 @@
 //	            proxima_announcer_registered, proxima_announcer_failing (service, instance)
 //	Request     proxima_router_requests (door, service, code),
 //	            proxima_router_request_duration (door, service)
+//	Timeout     proxima_router_timeouts (service, limit)
 //
 // [Transport] and [Handler] carry W3C trace context through HTTP, [Inject] and [Extract]
 // through the headers of NATS messages, and [Start] makes a span around a call that is

@@ -22,6 +22,7 @@ type Metrics struct {
 	lostRecords      metric.Int64Counter
 	breakerChanges   metric.Int64Counter
 	requests         metric.Int64Counter
+	timeouts         metric.Int64Counter
 	durations        metric.Float64Histogram
 
 	registered metric.Int64ObservableGauge
@@ -57,6 +58,7 @@ func New(meter metric.Meter) (*Metrics, error) {
 	m.lostRecords = b.counter("proxima_announcer_lost_records", "Records that had vanished without being removed, and were announced again.")
 	m.breakerChanges = b.counter("proxima_breaker_changes", "Changes of the state of breakers.")
 	m.requests = b.counter("proxima_router_requests", "Requests that came through the router's doors.")
+	m.timeouts = b.counter("proxima_router_timeouts", "Calls that a time limit of the router, or of the caller, has ended, by limit.")
 	m.durations = b.seconds("proxima_router_request_duration", "Time from a request to the end of its answer.")
 	m.registered = b.gauge("proxima_announcer_registered", "1 while the instance is listed in the registry, else 0.")
 	m.failing = b.gauge("proxima_announcer_failing", "1 while something is wrong with the announcement, such as a lease that cannot be renewed, else 0.")
@@ -119,6 +121,14 @@ func (m *Metrics) Request(door, service, code string, d time.Duration) {
 	where := []attribute.KeyValue{attribute.String("door", door), attribute.String("service", service), attribute.String("code", code)}
 	m.requests.Add(ctx, 1, metric.WithAttributes(where...))
 	m.durations.Record(ctx, d.Seconds(), metric.WithAttributes(where[:2]...))
+}
+
+// Timeout counts a call that a limit has ended. For the name of the service see
+// [Metrics.Request].
+func (m *Metrics) Timeout(service, limit string) {
+	if ctx := context.Background(); m.timeouts.Enabled(ctx) {
+		m.timeouts.Add(ctx, 1, metric.WithAttributes(attribute.String("service", service), attribute.String("limit", limit)))
+	}
 }
 
 // observe is called when metrics are collected.
