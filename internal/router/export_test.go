@@ -31,3 +31,11 @@ func WithHeadTimeout(parent context.Context, d time.Duration) HeadContext {
 func (c HeadContext) Begin()  { c.begin() }
 func (c HeadContext) Extend() { c.extend() }
 func (c HeadContext) End()    { c.end() }
+
+// Routes are the paths of the router itself, each with its method before it.
+func (r *Router) Routes() (all []string) {
+	for _, route := range r.routes() {
+		all = append(all, route.method+" "+route.path)
+	}
+	return all
+}

@@ -5,23 +5,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/announcing"
 	"github.com/proxima-discovery/proxima/internal/announcing/check"
+	"github.com/proxima-discovery/proxima/internal/strict"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// The fields that an entry may have: those of the record in the registry, check and
-// drain.
-const (
-	entryFields = "id service incarnation endpoints location status version weight metadata coordinate started ttl" +
-		" check drain"
-	locationFields = "region zone rack host"
-)
+// entryFields are the fields that an entry may have.
+func entryFields() strict.Fields {
+	f := strict.Instance()
+	f["check"], f["drain"] = nil, nil
+	return f
+}
 
 // parseEntries parses the JSON array of a file. An error names the entry, counted
 // from 1, and the field.
@@ -29,6 +26,9 @@ func parseEntries(data []byte, o Options) ([]*announcing.Entry, error) {
 	var raw []json.RawMessage
 	if err := json.Unmarshal(data, &raw); err != nil {
 		return nil, jsonError(data, err)
+	}
+	if raw == nil { // null, which is no list
+		return nil, errors.New("null: want a JSON array of instances, [] for none")
 	}
 	entries := make([]*announcing.Entry, 0, len(raw))
 	first := make(map[string]int)
@@ -51,14 +51,8 @@ func parseEntry(data []byte, o Options) (*announcing.Entry, error) {
 	if err := json.Unmarshal(data, &fields); err != nil || fields == nil {
 		return nil, errors.New("want an instance as a JSON object")
 	}
-	if err := onlyKnown("", fields, entryFields); err != nil {
+	if err := strict.Check(data, entryFields()); err != nil {
 		return nil, err
-	}
-	var location map[string]json.RawMessage
-	if json.Unmarshal(fields["location"], &location) == nil { // else Unmarshal into the instance fails below
-		if err := onlyKnown("location.", location, locationFields); err != nil {
-			return nil, err
-		}
 	}
 	e := &announcing.Entry{Drain: o.Drain}
 	if err := parseOwn(fields, e); err != nil {
@@ -76,18 +70,6 @@ func parseEntry(data []byte, o Options) (*announcing.Entry, error) {
 		return nil, err
 	}
 	return e, nil
-}
-
-// onlyKnown returns an error for a field that is not among the known. Readers of
-// records ignore such fields; in a file they are typing errors.
-func onlyKnown(within string, fields map[string]json.RawMessage, known string) error {
-	names := strings.Fields(known)
-	for _, field := range slices.Sorted(maps.Keys(fields)) {
-		if !slices.Contains(names, field) {
-			return fmt.Errorf("unknown field %.100q: want one of %s", within+field, strings.Join(names, ", "))
-		}
-	}
-	return nil
 }
 
 // parseOwn parses the fields that are not in a record.
