@@ -53,7 +53,9 @@ func (e *timeoutError) Unwrap() []error { return []error{errDeadline, e.err} }
 const attemptLimit = "--attempt-timeout"
 
 // left is how an instance is told what is left of the time for its answer.
-func left(d time.Duration) string { return max(d, time.Millisecond).Truncate(time.Millisecond).String() }
+func left(d time.Duration) string {
+	return max(d, time.Millisecond).Truncate(time.Millisecond).String()
+}
 
 // teller tells instances what is left for their answer. The first attempt has it in its
 // headers already.
