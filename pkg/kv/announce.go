@@ -34,7 +34,7 @@ const (
 	// Replaced: not listed any more, a newer incarnation has taken its id.
 	// Final: two processes must not fight for one id.
 	Replaced Phase = "replaced"
-	// Left: deregistered. Final.
+	// Left: deregistered, or left listed by [Announcement.Release]. Final.
 	Left Phase = "left"
 )
 
@@ -58,6 +58,9 @@ type State struct {
 	// Lost is how often the record was gone without a deregistration and was
 	// announced again: its lease had ended, or the registry lost it.
 	Lost uint64
+	// Released is set in the phase [Left] when the instance stays listed until its lease
+	// ends.
+	Released bool
 }
 
 // Registered reports whether the instance is listed, as far as its announcer knows.
@@ -133,6 +136,7 @@ type Announcement struct {
 	leave    context.CancelFunc
 	draining context.Context // ends when draining must end at once
 	hurry    context.CancelFunc
+	released atomic.Bool // Release was called: the instance stays listed
 
 	mu       sync.Mutex // guards what follows
 	state    State
@@ -294,6 +298,15 @@ func (a *Announcement) Leave(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.leaveErr
+}
+
+// Release ends the announcement and leaves the instance listed until its lease ends, which
+// is renewed once more: whoever announces it next, within a ttl, takes it over without a
+// gap. It is for registrars that restart, when the instances do not. Like [Announcement.Leave]
+// it may be called again, and gives up when the registry does not answer.
+func (a *Announcement) Release(ctx context.Context) error {
+	a.released.Store(true)
+	return a.Leave(ctx)
 }
 
 // set changes the state, logs it and calls OnState.

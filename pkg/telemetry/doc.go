@@ -24,6 +24,8 @@
 //	OnState     proxima_announcer_changes (service, phase),
 //	            proxima_announcer_lost_records (service),
 //	            proxima_announcer_registered, proxima_announcer_failing (service, instance)
+//	OnSource    proxima_source_instances, proxima_source_held_instances,
+//	            proxima_source_refused, proxima_source_age_seconds (source)
 //	Request     proxima_router_requests (door, service, code),
 //	            proxima_router_request_duration (door, service)
 //	Timeout     proxima_router_timeouts (service, limit)

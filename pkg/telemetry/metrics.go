@@ -30,10 +30,12 @@ type Metrics struct {
 	calls      callInstruments
 	views      viewInstruments
 	reads      registryInstruments
+	source     sourceInstruments
 	callback   metric.Registration
 
 	mu            sync.Mutex // guards the rest; not held during calls
 	announcements map[announcement]kv.State
+	listing       map[string]SourceState // by kind
 	sources       map[*source]struct{}
 	ended         calls  // of selectors that were stopped
 	counted       totals // by them
@@ -49,6 +51,7 @@ type announcement struct{ service, instance string }
 func New(meter metric.Meter) (*Metrics, error) {
 	m := &Metrics{
 		announcements: make(map[announcement]kv.State),
+		listing:       make(map[string]SourceState),
 		sources:       make(map[*source]struct{}),
 		ended:         newCalls(),
 		registries:    make(map[*counted]struct{}),
@@ -65,11 +68,12 @@ func New(meter metric.Meter) (*Metrics, error) {
 	m.calls = newCallInstruments(&b)
 	m.views = newViewInstruments(&b)
 	m.reads = newRegistryInstruments(&b)
+	m.source = newSourceInstruments(&b)
 	if b.err != nil {
 		return nil, fmt.Errorf("telemetry: make an instrument: %w", b.err)
 	}
 
-	callback, err := meter.RegisterCallback(m.observe, slices.Concat(m.calls.all(), m.views.all(), m.reads.all(), []metric.Observable{m.registered, m.failing})...)
+	callback, err := meter.RegisterCallback(m.observe, slices.Concat(m.calls.all(), m.views.all(), m.reads.all(), m.source.all(), []metric.Observable{m.registered, m.failing})...)
 	if err != nil {
 		return nil, fmt.Errorf("telemetry: register a callback: %w", err)
 	}
@@ -141,6 +145,7 @@ func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 		o.ObserveInt64(m.registered, oneIf(state.Registered()), of)
 		o.ObserveInt64(m.failing, oneIf(state.Err != nil), of)
 	}
+	m.observeListing(o)
 	m.observeViews(o)
 	m.observeRegistries(o)
 	return nil
