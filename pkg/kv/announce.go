@@ -92,6 +92,15 @@ type AnnounceOptions struct {
 	CheckInterval time.Duration
 	// CheckTimeout bounds one check. Default 2s.
 	CheckTimeout time.Duration
+	// CheckRise is how many checks in a row must pass until the instance is ready, at
+	// first and after it was not. Default 1.
+	CheckRise int
+	// CheckFall is how many checks in a row must fail until a ready instance is not ready.
+	// Default 2.
+	CheckFall int
+	// StartPeriod is how long the instance may take until it is ready for the first time:
+	// a failing check is no error in State before that. Default 0.
+	StartPeriod time.Duration
 	// Drain is how long Leave keeps the instance listed as draining, so that
 	// callers hear of it and calls end. Default 0: deregister at once; callers
 	// then send a few more calls, which fail if the server is gone.
@@ -178,6 +187,10 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 	}
 	if o.CheckTimeout <= 0 {
 		o.CheckTimeout = checkTimeout
+	}
+	o.CheckRise = max(o.CheckRise, 1)
+	if o.CheckFall <= 0 {
+		o.CheckFall = 2
 	}
 	if o.BeatInterval <= 0 {
 		o.BeatInterval = beatInterval

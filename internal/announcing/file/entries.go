@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/announcing"
@@ -62,22 +63,37 @@ func parseEntry(data []byte, o Options) (*announcing.Entry, error) {
 		return nil, fieldError(err)
 	}
 	e.Locate(o.Where, "file")
-	err := e.Prepare()
-	if err != nil {
+	if err := e.Prepare(); err != nil {
 		return nil, fieldError(err)
 	}
-	if e.Ask, err = check.ParseOptional(e.Check); err != nil {
-		return nil, err
-	}
 	return e, nil
+}
+
+// texts reads a string, or an array of them.
+func texts(data []byte) (list []string, err error) {
+	var one string
+	if json.Unmarshal(data, &one) == nil {
+		return []string{one}, nil
+	}
+	return list, json.Unmarshal(data, &list)
 }
 
 // parseOwn parses the fields that are not in a record.
 func parseOwn(fields map[string]json.RawMessage, e *announcing.Entry) error {
 	if text, ok := fields["check"]; ok {
-		if err := json.Unmarshal(text, &e.Check); err != nil {
-			return fmt.Errorf("check %s: want a string", text)
+		checks, err := texts(text)
+		if err != nil {
+			return fmt.Errorf("check %s: want a string, or an array of them", text)
 		}
+		var all []check.Func
+		for _, one := range checks {
+			ask, err := check.ParseOptional(one)
+			if err != nil {
+				return err
+			}
+			all = append(all, ask)
+		}
+		e.Check, e.Ask = strings.Join(checks, " "), check.All(all...)
 	}
 	if text, ok := fields["drain"]; ok {
 		var s string
