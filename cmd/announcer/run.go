@@ -219,7 +219,10 @@ func (c *runCommand) entry(s *session) (*announcing.Entry, kv.AnnounceOptions, e
 		return nil, none, daemon.Usagef("--%w", err) // it begins with "load"
 	}
 	o := kv.AnnounceOptions{
-		Drain: c.Drain, BeatInterval: c.BeatInterval, CheckRise: c.CheckRise, CheckFall: c.CheckFall, StartPeriod: c.StartPeriod,
+		Drain: c.Drain, BeatInterval: c.BeatInterval, CheckRise: c.CheckRise, CheckFall: c.CheckFall,
+	}
+	if len(c.Check) > 0 {
+		o.StartPeriod = c.StartPeriod
 	}
 	if u != nil {
 		o.Load = load.Ask(u, s.log.With("service", c.Service, "instance", e.Instance.ID))
