@@ -9,9 +9,11 @@ import (
 )
 
 type fileCommand struct {
-	File  string        `arg:"" help:"JSON array of instances, each with the fields of a record in the registry, \"check\" and \"drain\"."`
-	Drain time.Duration `default:"5s" placeholder:"DURATION" help:"How long an instance that leaves is announced as draining, unless its entry has a \"drain\" (${default})."`
-	Poll  time.Duration `default:"10s" placeholder:"DURATION" help:"How often the file is read although the system has reported no change of it (${default})."`
+	File        string        `arg:"" help:"JSON array of instances, each with the fields of a record in the registry, \"check\" and \"drain\"."`
+	Drain       time.Duration `default:"5s" placeholder:"DURATION" help:"How long an instance that leaves is announced as draining, unless its entry has a \"drain\" (${default})."`
+	AllowEmpty  bool          `help:"Believe a file that loses all of its instances, or more than half of them, at once. Without it they stay announced until the file is written once more."`
+	LeaveListed bool          `help:"On SIGTERM leave the instances listed until their leases end, for the announcer that comes next: restarting it costs no call."`
+	Poll        time.Duration `default:"10s" placeholder:"DURATION" help:"How often the file is read although the system has reported no change of it (${default})."`
 }
 
 // Help is shown by -h.
@@ -22,7 +24,7 @@ func (c *fileCommand) Help() string {
 
 An entry may have all fields of a record in the registry. An entry without a location gets that of the announcer. An instance without a check is always ready.
 
-When the file changes, instances are announced, updated and deregistered. An invalid file is logged and changes nothing.`
+When the file changes, instances are announced, updated and deregistered. An invalid file is logged and changes nothing. A file that loses all of its instances, or more than half of them, must be written twice, a second or more apart.`
 }
 
 // Run announces the instances of the file until ctx ends.
@@ -36,11 +38,14 @@ func (c *fileCommand) Run(ctx context.Context, p *daemon.Process, app *cli) erro
 	case c.Poll <= 0:
 		return daemon.Usagef("--poll %s: want more than 0", c.Poll)
 	}
-	source, err := file.Open(c.File, file.Options{Poll: c.Poll, Drain: c.Drain, Where: s.where, Logger: s.log})
+	source, err := file.Open(c.File, file.Options{
+		Poll: c.Poll, Drain: c.Drain, AllowEmpty: c.AllowEmpty, OnState: s.onSource, Where: s.where, Logger: s.log,
+	})
 	if err != nil {
 		return err
 	}
 	defer source.Close()
+	s.announcer.LeaveListed = c.LeaveListed
 	if err := s.start(ctx, p.Getenv); err != nil {
 		return err
 	}

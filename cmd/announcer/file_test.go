@@ -108,9 +108,24 @@ func TestABadFileChangesNothing(t *testing.T) {
 	}
 	write(t, path, list(item("two", "")))
 	r.await(key("two"), events.Up)
+	confirm(t, p, path)
 	r.awaitGone(key("one"))
 	write(t, path, "[]")
+	confirm(t, p, path)
 	r.awaitGone(key("two"))
+}
+
+// confirm writes the file again, after it has lost most of its instances.
+func confirm(t *testing.T, p process, path string) {
+	t.Helper()
+	p.logs("the file has lost most of its instances at once.*")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(1100 * time.Millisecond) // a second writing in haste is none
+	write(t, path, string(data))
+	p.logs("the file has confirmed its list.*")
 }
 
 func TestAConfigMapIsFollowed(t *testing.T) {
@@ -138,7 +153,7 @@ func TestAConfigMapIsFollowed(t *testing.T) {
 	if err := os.Symlink(filepath.Join("..data", "instances.json"), path); err != nil {
 		t.Fatal(err)
 	}
-	start(t, nil, "file", path, "--nats-url", r.url, "--zone", "a", "--poll", "1h")
+	start(t, nil, "file", path, "--nats-url", r.url, "--zone", "a", "--poll", "1h", "--allow-empty")
 	r.await(key("one"), events.Up)
 	publish("..2", list(item("two", "")))
 	r.await(key("two"), events.Up)
@@ -156,7 +171,7 @@ func TestAPollFindsAChangeThatTheSystemDoesNotReport(t *testing.T) {
 	}
 	start(t, nil, "file", path, "--nats-url", r.url, "--zone", "a", "--poll", "100ms")
 	r.await(key("one"), events.Up)
-	write(t, elsewhere, list(item("two", ""))) // in a directory that is not watched
+	write(t, elsewhere, list(item("one", ""), item("two", ""))) // in a directory that is not watched
 	r.await(key("two"), events.Up)
 }
 
@@ -184,11 +199,12 @@ func TestTheDrainOfAnEntryMayChange(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	long := strings.Replace(item("one", ""), "100ms", "1m", 1)
-	_, path := startFile(t, r, list(long))
+	p, path := startFile(t, r, list(long))
 	r.await(key("one"), events.Up)
 	write(t, path, list(item("one", `,"weight":2`)))
 	testkit.Eventually(t, "the change", func() bool { return r.find(key("one")).Weight == 2 })
 	write(t, path, "[]")
+	confirm(t, p, path)
 	r.awaitGone(key("one"))
 }
 
@@ -310,5 +326,75 @@ func TestAnInstanceThatMovesIsListedAllTheTime(t *testing.T) {
 	p.Exit()
 	if r.find(in("a")) != nil || r.find(in("e")) != nil {
 		t.Error("still listed")
+	}
+}
+
+func TestAFileThatLosesAllIsHeld(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	all := list(item("one", ""), item("two", ""), item("three", ""))
+	p, path := startFile(t, r, all, "--admin", "127.0.0.1:0", "--poll", "50ms")
+	for _, id := range []string{"one", "two", "three"} {
+		r.await(key(id), events.Up)
+	}
+	admin := "http://" + p.logs(`msg="serving health and metrics" address=(\S+)`)
+	shows := func(what, ready, metrics string) {
+		t.Helper()
+		testkit.Eventually(t, what, func() bool {
+			code, body := get(t, admin+"/readyz")
+			_, counts := get(t, admin+"/metrics")
+			return code == 200 && strings.Contains(body, ready) && strings.Contains(counts, metrics)
+		})
+	}
+	shows("three instances", `"source":{"kind":"file","instances":3,"held":0,"refused":0,`, `proxima_source_instances{source="file"} 3`)
+	for _, odd := range []string{"null", "{}", "7", `"x"`, "", "[{", "[null]", "[[]]", "\x00"} {
+		write(t, path, odd)
+		p.logs(`the file is invalid, the instances stay as they are`)
+		shows("a refusal of "+odd, `"instances":3,"held":0,"refused":`, "proxima_source_refused_total{")
+		shows("the reason of it", `"error":"`, "")
+		write(t, path, all)
+		testkit.Eventually(t, "the good file", func() bool {
+			_, body := get(t, admin+"/readyz")
+			return !strings.Contains(body, `"error"`)
+		})
+	}
+	write(t, path, "[]")
+	shows("the doubt", `"instances":3,"held":3,`, "proxima_source_held_instances{")
+	time.Sleep(1500 * time.Millisecond) // polls that find nothing new confirm nothing
+	for _, id := range []string{"one", "two", "three"} {
+		if in := r.find(key(id)); in == nil || in.Status != events.Up {
+			t.Errorf("%s is %v", id, in)
+		}
+	}
+	write(t, path, all)
+	shows("the end of the doubt", `"instances":3,"held":0,`, "")
+	p.Signal(syscall.SIGTERM)
+	if code := p.Exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+func TestAnnouncersTakeTurnsWithoutAGap(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	items := strings.ReplaceAll(list(item("one", ""), item("two", "")), `"ttl":"2s"`, `"ttl":"6s"`)
+	p, path := startFile(t, r, items, "--leave-listed")
+	first := r.await(key("one"), events.Up)
+	r.await(key("two"), events.Up)
+	p.registered()
+	always := r.always("user")
+	p.Signal(syscall.SIGTERM)
+	if code := p.Exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	p.logs(`msg="left listed until its lease ends" service=user instance=one`)
+	time.Sleep(2 * time.Second) // while no announcer runs
+	start(t, nil, "file", path, "--nats-url", r.url, "--zone", "a", "--check-interval", "50ms", "--leave-listed")
+	testkit.Within(t, 20*time.Second, "the next announcer's records", func() bool {
+		in := r.find(key("one"))
+		return in != nil && in.Incarnation != first.Incarnation
+	})
+	if !always() {
+		t.Error("there was a moment without an instance")
 	}
 }

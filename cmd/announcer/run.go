@@ -29,7 +29,10 @@ type runCommand struct {
 	Endpoint       daemon.Pairs  `required:"" placeholder:"PROTOCOL=ADDRESS" help:"Address of the instance: http, https, grpc or tcp=host:port, or nats=subject. Repeat the flag for each protocol."`
 	ID             string        `name:"id" placeholder:"ID" help:"Id of the instance, unique within the service. Default: the service and 8 random characters."`
 	TTL            time.Duration `name:"ttl" default:"15s" placeholder:"DURATION" help:"Lease: when the announcer dies, the instance is removed after this time; whole seconds (${default})."`
-	Check          string        `placeholder:"URL" help:"Check: the instance is announced when it passes, and not_ready while it fails later: http://…, https://…, tcp://host:port, grpc://host:port[/service], or none. Default: none; with a command, the instance is announced when its first host:port accepts a connection, after 3s at the latest."`
+	Check          []string      `sep:"none" placeholder:"URL" help:"Check: the instance is announced when it passes, and not_ready while it fails later: http://…, https://…, tcp://host:port, grpc://host:port[/service], exec:COMMAND LINE (by sh; exit code 0 passes), or none. Repeat the flag for several, all of which must pass. Default: none; with a command, the instance is announced when its first host:port accepts a connection, after --start-period at the latest."`
+	CheckRise      int           `default:"1" placeholder:"NUMBER" help:"How many checks in a row must pass until the instance is ready (${default})."`
+	CheckFall      int           `default:"2" placeholder:"NUMBER" help:"How many checks in a row must fail until it is not_ready (${default})."`
+	StartPeriod    time.Duration `default:"3s" placeholder:"DURATION" help:"How long the instance may take to start: until then a failing check is no trouble (${default})."`
 	Drain          time.Duration `default:"5s" placeholder:"DURATION" help:"On a signal to stop: how long the instance is announced as draining, at most, before it is deregistered (${default})."`
 	Metadata       daemon.Pairs  `placeholder:"KEY=VALUE" help:"Metadata of the instance. Repeat the flag for each key."`
 	Weight         int           `default:"100" placeholder:"NUMBER" help:"Share of calls relative to the other instances, 1 to 10000; 0: called only when no other instance can be (${default})."`
@@ -190,25 +193,49 @@ func (c *runCommand) entry(s *session) (*announcing.Entry, kv.AnnounceOptions, e
 	switch {
 	case c.Drain < 0:
 		return nil, none, daemon.Usagef("--drain %s: want 0 or more", c.Drain)
+	case c.CheckRise < 1, c.CheckFall < 1:
+		return nil, none, daemon.Usagef("--check-rise %d, --check-fall %d: want 1 or more", c.CheckRise, c.CheckFall)
+	case c.StartPeriod < 0:
+		return nil, none, daemon.Usagef("--start-period %s: want 0 or more", c.StartPeriod)
 	case c.BeatInterval < load.ShortestInterval:
 		return nil, none, daemon.Usagef("--beat-interval %s: want %s or more", c.BeatInterval, load.ShortestInterval)
 	}
 	var err error
-	if e.Ask, err = check.ParseOptional(c.Check); err != nil {
-		return nil, none, daemon.Usagef("--%w", err) // it begins with "check"
+	var checks []check.Func
+	for _, text := range c.Check {
+		ask, err := parseCheck(text)
+		if err != nil {
+			return nil, none, daemon.Usagef("--%w", err) // it begins with "check"
+		}
+		checks = append(checks, ask)
 	}
-	if c.Check == "" && len(c.Command) > 0 {
-		e.Ask = check.Listening(c.Endpoint)
+	e.Check = strings.Join(c.Check, " ")
+	e.Ask = check.All(checks...)
+	if len(c.Check) == 0 && len(c.Command) > 0 {
+		e.Ask = check.Listening(c.Endpoint, c.StartPeriod)
 	}
 	u, err := load.Parse(c.Load)
 	if err != nil {
 		return nil, none, daemon.Usagef("--%w", err) // it begins with "load"
 	}
-	o := kv.AnnounceOptions{Drain: c.Drain, BeatInterval: c.BeatInterval}
+	o := kv.AnnounceOptions{
+		Drain: c.Drain, BeatInterval: c.BeatInterval, CheckRise: c.CheckRise, CheckFall: c.CheckFall,
+	}
+	if len(c.Check) > 0 {
+		o.StartPeriod = c.StartPeriod
+	}
 	if u != nil {
 		o.Load = load.Ask(u, s.log.With("service", c.Service, "instance", e.Instance.ID))
 	}
 	return e, o, nil
+}
+
+// parseCheck is [check.ParseOptional], for commands too.
+func parseCheck(text string) (check.Func, error) {
+	if line, ok := strings.CutPrefix(text, "exec:"); ok {
+		return check.Exec(line)
+	}
+	return check.ParseOptional(text)
 }
 
 // randomID is the service and 8 random characters, short enough for an id.

@@ -38,6 +38,9 @@ type session struct {
 	admin     string // the address of --admin, "" without
 	stopAdmin context.CancelFunc
 	serving   sync.WaitGroup
+
+	mu     sync.Mutex // guards what follows
+	source *announcing.SourceState
 }
 
 // prepare checks the flags that all subcommands share. It starts nothing.
@@ -74,7 +77,11 @@ func (s *session) start(ctx context.Context, getenv func(string) string) error {
 	}
 	s.sdk, err = daemon.NewTelemetry(ctx, "announcer", getenv, s.log)
 	if err == nil {
-		s.metrics, err = telemetry.New(s.sdk.Meter("announcer"))
+		var m *telemetry.Metrics
+		m, err = telemetry.New(s.sdk.Meter("announcer"))
+		s.mu.Lock()
+		s.metrics = m
+		s.mu.Unlock()
 	}
 	if err != nil {
 		if admin != nil {
@@ -83,6 +90,9 @@ func (s *session) start(ctx context.Context, getenv func(string) string) error {
 		return err
 	}
 	s.announcer.OnState = s.metrics.OnState
+	if s.source != nil {
+		s.onSource(*s.source) // it was read before there were metrics
+	}
 	if admin != nil {
 		s.serve(ctx, admin)
 	}
@@ -93,7 +103,7 @@ func (s *session) start(ctx context.Context, getenv func(string) string) error {
 // instances leave.
 func (s *session) serve(ctx context.Context, l net.Listener) {
 	mux := http.NewServeMux()
-	daemon.HandleHealth(mux, s.announcer.Board.Ready, s.sdk.Handler())
+	daemon.HandleHealth(mux, s.announcer.Board.Ready, s.details, s.sdk.Handler())
 	ctx, s.stopAdmin = context.WithCancel(context.WithoutCancel(ctx))
 	s.serving.Go(func() {
 		if err := daemon.Serve(ctx, daemon.NewHTTPServer(mux, s.log), l, adminGrace); err != nil {
@@ -101,6 +111,43 @@ func (s *session) serve(ctx context.Context, l net.Listener) {
 		}
 	})
 	s.admin = l.Addr().String()
+}
+
+// onSource notes the state of the source.
+func (s *session) onSource(state announcing.SourceState) {
+	s.mu.Lock()
+	s.source = &state
+	metrics := s.metrics
+	s.mu.Unlock()
+	if metrics != nil {
+		metrics.OnSource(telemetry.SourceState{
+			Source: state.Source, At: state.At, Instances: state.Instances, Held: state.Held, Refused: state.Refused,
+		})
+	}
+}
+
+// sourceDetails are the part of the source in the answer of /readyz.
+type sourceDetails struct {
+	Kind       string  `json:"kind"`
+	Instances  int     `json:"instances"`
+	Held       int     `json:"held"`
+	Refused    uint64  `json:"refused"`
+	AgeSeconds float64 `json:"age_seconds"` // since it was last read and valid
+	Error      string  `json:"error,omitempty"`
+}
+
+// details are what /readyz says besides.
+func (s *session) details() map[string]any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.source == nil {
+		return nil
+	}
+	d := sourceDetails{s.source.Source, s.source.Instances, s.source.Held, s.source.Refused, time.Since(s.source.At).Round(time.Millisecond).Seconds(), ""}
+	if s.source.Err != nil {
+		d.Error = s.source.Err.Error()
+	}
+	return map[string]any{"source": d}
 }
 
 // begun logs what is known before the first instance is announced.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,6 +19,7 @@ import (
 	"github.com/proxima-discovery/proxima/internal/router"
 	"github.com/proxima-discovery/proxima/internal/router/forwarding"
 	"github.com/proxima-discovery/proxima/internal/router/guard"
+	"github.com/proxima-discovery/proxima/internal/router/identity"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
@@ -31,6 +33,9 @@ type serveCommand struct {
 	Timeout      time.Duration        `default:"10s" placeholder:"DURATION" help:"How long an instance may take to answer (${default})."`
 	Attempt      time.Duration        `name:"attempt-timeout" placeholder:"DURATION" help:"How long one instance may take to answer before another gets the call, if the call may be repeated, another instance is left, and that long is left of --timeout. Default: until it seems to hang, after a second or more, 10 times what calls to the service take on average, and 1.5 times the slowest."`
 	Hedge        bool                 `help:"Send a call that may be repeated, and is not answered in the time in which 95 % of the calls to its service are, to a second instance too. The first good answer counts."`
+	InstanceCA   string               `name:"instance-ca" placeholder:"FILE" help:"PEM file of the CA certificates that instances called by HTTPS are verified with. With it, a certificate may also have the name of the service (user, or user.internal). Default: those of the system, and the host of the endpoint. The metadata proxima.server_name of an instance names another host."`
+	InstanceCert string               `placeholder:"FILE" help:"PEM file of the router's certificate for instances that want one; it may be replaced at any time."`
+	InstanceKey  string               `placeholder:"FILE" help:"PEM file of its key."`
 	TrustCIDR    []string             `name:"trust-cidr" placeholder:"CIDR" help:"Keep what proxies in this network say of the caller (X-Forwarded-*, Forwarded, X-Real-Ip), and add to it; may be repeated. By default nothing is kept."`
 	HashHeader   string               `placeholder:"NAME" help:"Header with the key of a call, for consistent_hash. Calls without a key are spread."`
 	HashCookie   string               `placeholder:"NAME" help:"Cookie with the key of a call, for consistent_hash."`
@@ -61,6 +66,7 @@ type plan struct {
 	log   *slog.Logger
 	guard *guard.Guard
 	trust forwarding.Trust
+	tls   *tls.Config
 	pick  selector.Options
 	store func() error // of the embedded server, nil: there is none
 }
@@ -77,6 +83,9 @@ func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, erro
 			return nil, daemon.Usagef("--%s: want more than 0", flag)
 		}
 	}
+	if c.Attempt < 0 || c.Attempt > c.Timeout {
+		return nil, daemon.Usagef("--attempt-timeout %v: want at most --timeout, %v", c.Attempt, c.Timeout)
+	}
 	strategy, err := selector.ParseStrategy(c.Strategy)
 	if err != nil {
 		return nil, daemon.Usagef("--strategy: %w", err)
@@ -92,11 +101,16 @@ func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, erro
 	if err := c.validateKeys(strategy); err != nil {
 		return nil, err
 	}
+	files := identity.Files{CA: c.InstanceCA, Cert: c.InstanceCert, Key: c.InstanceKey}
+	secure, err := files.Config()
+	if err != nil {
+		return nil, daemon.Usagef("--instance-ca, --instance-cert, --instance-key: %w", err)
+	}
 	where, err := c.Location.Detect(ctx, p.Getenv, log)
 	if err != nil {
 		return nil, err
 	}
-	return &plan{log: log, guard: guard.New(allow...), trust: trust, pick: selector.Options{Location: where.Location, Strategy: strategy}}, nil
+	return &plan{log: log, guard: guard.New(allow...), trust: trust, tls: secure, pick: selector.Options{Location: where.Location, Strategy: strategy}}, nil
 }
 
 // networks reads the networks of a flag.
@@ -192,7 +206,7 @@ func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, n
 	}
 	r, err := router.New(ctx, nc, registry, router.Options{
 		Selector: pl.pick, Bucket: c.Registry.Name(), Guard: pl.guard,
-		Timeout: c.Timeout, AttemptTimeout: c.Attempt, Hedge: c.Hedge, Trust: pl.trust,
+		Timeout: c.Timeout, AttemptTimeout: c.Attempt, Hedge: c.Hedge, Trust: pl.trust, TLS: pl.tls,
 		HashHeader: c.HashHeader, HashCookie: c.HashCookie, StickyCookie: c.StickyCookie, Concurrency: c.Concurrency, Grace: c.Grace,
 		Store: pl.store, Metrics: metrics, MetricsHandler: sdk.Handler(), Logger: pl.log,
 	})

@@ -143,7 +143,7 @@ func TestAnsweringCallsEndBeforeTheProcess(t *testing.T) {
 func TestServesOnANATSServerThatIsThere(t *testing.T) {
 	r := newRegistry(t)
 	r.list(t, "user", "u1", "a", nil)
-	stdout, stderr, end := begin(t, "serve", "--nats-url", r.url, "--http", "127.0.0.1:0", "--allow-cidr", "10.0.0.0/8", "--allow-cidr", "192.168.0.1")
+	stdout, stderr, end := begin(t, "serve", "--nats-url", r.url, "--http", "127.0.0.1:0", "--allow-cidr", "10.0.0.0/8", "--allow-cidr", "192.168.0.1/32")
 	w := web{t, stdout.Await(t, `^HTTP: (http://\S+)$`)}
 	w.ready()
 	if status, body := w.do("GET", "/v1/services", ""); status != 200 || !strings.Contains(body, `"user"`) {

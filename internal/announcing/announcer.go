@@ -31,7 +31,10 @@ type Announcer struct {
 	// that moves it hears one announcement: that under the old key until the new one is
 	// listed.
 	OnState func(kv.State)
-	Logger  *slog.Logger
+	// LeaveListed leaves the instances listed when Keep ends, until their leases end: the
+	// next announcer takes them over without a gap.
+	LeaveListed bool
+	Logger      *slog.Logger
 }
 
 // List puts an instance on the board, as not registered yet.

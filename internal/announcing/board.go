@@ -164,6 +164,8 @@ func entered(log *slog.Logger, s kv.State, was, seen bool) {
 		log.Info("draining")
 	case kv.Left:
 		switch {
+		case s.Released:
+			log.Info("left listed until its lease ends", "error", s.Err)
 		case s.Err != nil:
 			log.Warn("not deregistered, its lease ends by itself", "error", s.Err)
 		case seen:

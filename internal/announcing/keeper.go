@@ -63,7 +63,11 @@ func (k *keeper) run(ctx, hurry context.Context) {
 		select {
 		case <-ctx.Done():
 			k.leave(hurry, next, 0)
-			if is != nil {
+			switch {
+			case is == nil:
+			case k.announcer.LeaveListed:
+				_ = is.announcement.Release(hurry) // the board logs errors
+			default:
 				is.leave(hurry, is.entry.Drain)
 			}
 			return

@@ -17,7 +17,8 @@ type Source interface {
 }
 
 // Keep announces the instances that the source lists, until ctx ends; it returns
-// when all of them have left. A signal on again ends every draining at once.
+// when all of them have left. A signal on again ends every draining at once. With
+// [Announcer.LeaveListed] they do not leave then.
 func (a *Announcer) Keep(ctx context.Context, registry *kv.Registry, source Source, again <-chan os.Signal) {
 	hurried, hurry := context.WithCancel(context.WithoutCancel(ctx))
 	defer hurry()

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 )
 
@@ -9,25 +10,25 @@ import (
 //
 //   - /healthz answers {"ok":true} while the program runs;
 //   - /readyz answers {"ready":true}, or 503 with {"ready":false,"reason":…} when
-//     ready returns an error;
+//     ready returns an error; details, if not nil, adds fields;
 //   - /metrics answers with metrics.
-func HandleHealth(mux *http.ServeMux, ready func() error, metrics http.Handler) {
+func HandleHealth(mux *http.ServeMux, ready func() error, details func() map[string]any, metrics http.Handler) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, map[string]bool{"ok": true})
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := ready(); err != nil {
-			answer(w, http.StatusServiceUnavailable, readiness{Reason: err.Error()})
-			return
+		fields, status := map[string]any{}, http.StatusOK
+		if details != nil {
+			maps.Copy(fields, details())
 		}
-		answer(w, http.StatusOK, readiness{Ready: true})
+		err := ready()
+		fields["ready"] = err == nil
+		if err != nil {
+			fields["reason"], status = err.Error(), http.StatusServiceUnavailable
+		}
+		answer(w, status, fields)
 	})
 	mux.Handle("GET /metrics", metrics)
-}
-
-type readiness struct {
-	Ready  bool   `json:"ready"`
-	Reason string `json:"reason,omitempty"`
 }
 
 func answer(w http.ResponseWriter, status int, body any) {

@@ -35,7 +35,7 @@ func TestHealthIsServedUntilTheContextEnds(t *testing.T) {
 	}
 	var why error
 	mux := http.NewServeMux()
-	daemon.HandleHealth(mux, func() error { return why }, http.NotFoundHandler())
+	daemon.HandleHealth(mux, func() error { return why }, nil, http.NotFoundHandler())
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() {

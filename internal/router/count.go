@@ -11,6 +11,15 @@ import (
 type requestCounts struct {
 	metrics   *telemetry.Metrics // nil: nothing is counted
 	directory *directory.Directory
+	endings   *endings
+}
+
+// late logs and counts a call that a limit has ended.
+func (c requestCounts) late(service string, err *timeoutError) {
+	c.endings.add(service, err)
+	if c.metrics != nil {
+		c.metrics.Timeout(c.label(service), err.name)
+	}
 }
 
 // label is the name of a service in metrics: "" if no such service is listed, as

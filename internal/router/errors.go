@@ -3,7 +3,6 @@ package router
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 
 	"github.com/proxima-discovery/proxima/internal/router/directory"
@@ -78,15 +77,16 @@ func is[E error](err error) bool {
 	return ok
 }
 
-// callFailed makes the error of a call to an instance that failed with err.
-func callFailed(ctx context.Context, err error) error {
+// callFailed makes the error of a call to an instance that failed with err. Its limit is
+// that of ctx.
+func callFailed(ctx context.Context, l limit, err error) error {
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return fmt.Errorf("%w: %w", errDeadline, err)
+		return &timeoutError{l, err}
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, context.DeadlineExceeded) && selector.Sent(err): // of the last attempt
-		return fmt.Errorf("%w: %w", errDeadline, err)
+		return &timeoutError{limit{name: attemptLimit}, err}
 	case errors.Is(err, selector.ErrUnknownService), errors.Is(err, selector.ErrNoInstance):
 		return err
 	}

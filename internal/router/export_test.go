@@ -27,10 +27,18 @@ func (r *Router) Server() *http.Server { return r.newServer() }
 // HeadContext is for tests on fake time, which sockets would stop.
 type HeadContext struct{ *headContext }
 
-func WithHeadTimeout(parent context.Context, limit time.Duration) HeadContext {
-	return HeadContext{withHeadTimeout(parent, limit)}
+func WithHeadTimeout(parent context.Context, d time.Duration) HeadContext {
+	return HeadContext{withHeadTimeout(parent, limit{"--timeout", d})}
 }
 
 func (c HeadContext) Begin()  { c.begin() }
 func (c HeadContext) Extend() { c.extend() }
 func (c HeadContext) End()    { c.end() }
+
+// Routes are the paths of the router itself, each with its method before it.
+func (r *Router) Routes() (all []string) {
+	for _, route := range r.routes() {
+		all = append(all, route.method+" "+route.path)
+	}
+	return all
+}

@@ -2,9 +2,12 @@ package router
 
 import (
 	"context"
+	_ "embed" // for the description of the API
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strconv"
@@ -12,6 +15,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/router/directory"
+	"github.com/proxima-discovery/proxima/internal/router/registrar"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
 )
@@ -45,36 +49,59 @@ func (r *Router) newHandler() http.Handler {
 	}))
 }
 
+// route is a path of the router itself, and the method that it has.
+type route struct {
+	method, path string
+	http.Handler
+}
+
+func (r *Router) routes() []route {
+	registration := registration{r.registrar}
+	all := []route{
+		{"GET", "/v1/services", r.door("services", r.lookup.services)},
+		{"GET", "/v1/services/{service}", r.door("service", r.lookup.instances)},
+		{"GET", "/v1/explain/{service}", r.door("explain", r.lookup.explain)},
+		{"GET", "/v1/events", &changeStreams{
+			directory: r.directory, ready: r.ready, stopping: r.stopping, open: make(chan struct{}, maxStreams),
+		}},
+		{"POST", "/v1/register", r.door("register", registration.register)},
+		{"PUT", "/v1/heartbeat", r.door("heartbeat", registration.heartbeat)},
+		{"DELETE", "/v1/deregister", r.door("deregister", registration.deregister)},
+		{"DELETE", "/v1/services/{service}/{id}", r.door("deregister", registration.deregister)},
+		{"GET", "/v1/openapi.json", http.HandlerFunc(serveOpenAPI)},
+		{"GET", "/healthz", http.HandlerFunc(healthz)},
+		{"GET", "/readyz", http.HandlerFunc(r.readyz)},
+	}
+	if r.opts.MetricsHandler != nil {
+		all = append(all, route{"GET", "/metrics", r.opts.MetricsHandler})
+	}
+	return all
+}
+
 func (r *Router) newMux() *http.ServeMux {
 	mux := http.NewServeMux()
-	handle := func(method, path string, h http.Handler) {
-		mux.Handle(method+" "+path, h)
-		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
-			allow := method
-			if method == http.MethodGet {
+	for _, route := range r.routes() {
+		mux.Handle(route.method+" "+route.path, route)
+		mux.HandleFunc(route.path, func(w http.ResponseWriter, _ *http.Request) {
+			allow := route.method
+			if allow == http.MethodGet {
 				allow += ", " + http.MethodHead
 			}
 			w.Header().Set("Allow", allow)
 			writeError(w, errMethod)
 		})
 	}
-	handle("GET", "/v1/services", r.door("services", r.lookup.services))
-	handle("GET", "/v1/services/{service}", r.door("service", r.lookup.instances))
-	handle("GET", "/v1/explain/{service}", r.door("explain", r.lookup.explain))
-	handle("GET", "/v1/events", &changeStreams{
-		directory: r.directory, ready: r.ready, stopping: r.stopping, open: make(chan struct{}, maxStreams),
-	})
-	registration := registration{r.registrar}
-	handle("POST", "/v1/register", r.door("register", registration.register))
-	handle("PUT", "/v1/heartbeat", r.door("heartbeat", registration.heartbeat))
-	handle("DELETE", "/v1/deregister", r.door("deregister", registration.deregister))
-	handle("GET", "/healthz", http.HandlerFunc(healthz))
-	handle("GET", "/readyz", http.HandlerFunc(r.readyz))
-	if r.opts.MetricsHandler != nil {
-		handle("GET", "/metrics", r.opts.MetricsHandler)
-	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { writeError(w, errNoPath) })
 	return mux
+}
+
+//go:embed openapi.json
+var openAPI []byte
+
+// serveOpenAPI describes the paths under /v1.
+func serveOpenAPI(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(openAPI) // fails only if the caller went away
 }
 
 // reply is the answer of a JSON door.
@@ -116,18 +143,6 @@ func (r *Router) door(name string, answer func(*http.Request) (reply, error)) ht
 	})
 }
 
-// readBody reads a JSON body into v.
-func readBody(req *http.Request, v any) error {
-	data, err := readAll(req)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(data, v); err != nil {
-		return &badRequest{"body", string(data), "want JSON: " + err.Error()}
-	}
-	return nil
-}
-
 func readAll(req *http.Request) ([]byte, error) {
 	data, err := io.ReadAll(req.Body)
 	switch {
@@ -146,12 +161,32 @@ func writeError(w http.ResponseWriter, err error) int {
 	if status == statusCanceled { // seen only if another context than the caller's ended
 		sent = http.StatusServiceUnavailable
 	}
-	writeJSON(w, sent, errorBody{err.Error()})
+	if seconds := retryAfter(sent, err); seconds > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(seconds))
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	writeJSON(w, sent, problem{"about:blank", http.StatusText(sent), sent, err.Error(), err.Error()})
 	return status
 }
 
-type errorBody struct {
-	Error string `json:"error"`
+// problem is an error as RFC 9457 writes it, and as this API wrote it before that.
+type problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+	Error  string `json:"error"`
+}
+
+// retryAfter is after how many seconds a client may try again, 0 if that does not help.
+func retryAfter(status int, err error) int {
+	if c, ok := errors.AsType[*registrar.ConflictError](err); ok {
+		return int(math.Ceil(c.Within.Seconds()))
+	}
+	if status == http.StatusServiceUnavailable {
+		return 1
+	}
+	return 0
 }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {
@@ -160,7 +195,9 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 		status, data = http.StatusInternalServerError, []byte(`{"error":"router: the answer cannot be written as JSON"}`)
 	}
 	h := w.Header()
-	h.Set("Content-Type", "application/json")
+	if h.Get("Content-Type") == "" {
+		h.Set("Content-Type", "application/json")
+	}
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -46,6 +47,7 @@ type call struct {
 	service string
 	msg     *nats.Msg   // with the headers as they came
 	header  nats.Header // the same in the spelling of HTTP
+	limit   limit
 	span    telemetry.Span
 }
 
@@ -168,6 +170,11 @@ func (d *natsDoors) endpoint(door string, answer answerNATS) micro.HandlerFunc {
 			Subject: subject, Reply: req.Reply(), Header: nats.Header(req.Headers()), Data: req.Data(),
 		}}
 		c.header = canonical(c.msg.Header)
+		var err error
+		if c.limit, err = limitOf(d.timeout, c.header.Get(headerTimeout)); err != nil {
+			d.finish(c, counts, nil, err, began)
+			return
+		}
 		if reserved(d.bucket, c.msg.Reply) {
 			counts.errors.Add(1)
 			d.requests.add("nats_"+door, c.service, "400", began)
@@ -187,12 +194,15 @@ func (d *natsDoors) endpoint(door string, answer answerNATS) micro.HandlerFunc {
 }
 
 func (d *natsDoors) serve(c *call, counts *doorCounts, answer answerNATS, began time.Time) {
-	ctx, cancel := context.WithTimeout(d.run, d.timeout)
+	ctx, cancel := context.WithTimeout(d.run, c.limit.Duration)
 	defer cancel()
 	ctx, c.span = telemetry.Start(telemetry.Extract(ctx, c.msg.Header), d.bucket+"."+c.door, d.requests.label(c.service))
 	reply, err := answer(ctx, c)
 	if err != nil && d.run.Err() != nil {
 		err = errStopping
+	}
+	if late, ok := errors.AsType[*timeoutError](err); ok {
+		d.requests.late(c.service, late)
 	}
 	c.span.End(err)
 	d.finish(c, counts, reply, err, began)

@@ -92,6 +92,10 @@ func (p *proxy) serve(w http.ResponseWriter, req *http.Request, to destination) 
 	}
 	defer func() { p.requests.add("proxy", to.service, strconv.Itoa(c.code), began) }() // also when the answer is cut off
 	from, err := parseFrom(headerFrom, req.Header.Get(headerFrom))
+	may := limit{}
+	if err == nil {
+		may, err = limitOf(p.timeout, req.Header.Get(headerTimeout))
+	}
 	if err == nil {
 		err = p.prepare(req, c)
 	}
@@ -99,14 +103,14 @@ func (p *proxy) serve(w http.ResponseWriter, req *http.Request, to destination) 
 		c.refuse(w, err)
 		return
 	}
-	c.head = withHeadTimeout(req.Context(), p.timeout)
+	c.head = withHeadTimeout(req.Context(), may)
 	defer c.head.end()
 	asks := caller{from: from, key: p.keys.of(req.Header)}
 	if asks.key == "" && p.keys.sticky != "" {
 		c.key = newKey()
 		asks.key = c.key
 	}
-	req = req.WithContext(withCaller(context.WithValue(c.head, passageKey{}, c), asks))
+	req = req.WithContext(withCaller(context.WithValue(context.WithValue(c.head, passageKey{}, c), remainsKey{}, c.head), asks))
 	if req.Body != nil && req.Body != http.NoBody {
 		req.Body = &upload{req.Body, c.head}
 	}
@@ -192,6 +196,7 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	out.Host = ""               // the service
 	out.Trailer = pr.In.Trailer // filled in when the body has been read
 	strip(out.Header)
+	out.Header.Set(headerTimeout, left(c.head.remains()))
 	forwarding.Tell(out.Header, pr.In, c.to.prefix, p.trust.Includes(pr.In.RemoteAddr))
 	out.Header.Add("Via", fmt.Sprintf("%d.%d %s", pr.In.ProtoMajor, pr.In.ProtoMinor, p.id))
 	if !strings.EqualFold(out.Header.Get("Upgrade"), "websocket") {
@@ -233,7 +238,11 @@ func namesOf(resp *http.Response, service string) []string {
 // onError is called if there is no answer.
 func (p *proxy) onError(w http.ResponseWriter, req *http.Request, err error) {
 	c := passageOf(req.Context())
-	c.refuse(w, callFailed(c.head, err))
+	err = callFailed(c.head, c.head.limit, err)
+	if late, ok := errors.AsType[*timeoutError](err); ok {
+		p.requests.late(c.to.service, late)
+	}
+	c.refuse(w, err)
 }
 
 // buffers are for copying bodies.

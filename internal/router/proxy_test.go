@@ -230,7 +230,7 @@ func TestNoInstanceIs503WithTheReason(t *testing.T) {
 		"drained": "zone has 1, 1 not ready", "grpc-only": "1 with no http endpoint", "gone": "connection refused", "nobody": "not listed",
 	} {
 		got := d.get("/proxy/" + service + "/")
-		if got.status != 503 || !strings.Contains(got.err(), reason) || got.header.Get("Content-Type") != "application/json" {
+		if got.status != 503 || !strings.Contains(got.err(), reason) || got.header.Get("Content-Type") != "application/problem+json" {
 			t.Errorf("%s: %d %s", service, got.status, got.body)
 		}
 	}

@@ -1,11 +1,14 @@
 package router
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/router/registrar"
+	"github.com/proxima-discovery/proxima/internal/strict"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
@@ -34,6 +37,9 @@ func (d registration) register(req *http.Request) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
+	if err := known(data, strict.Instance()); err != nil {
+		return reply{}, err
+	}
 	var in events.Instance
 	if err := json.Unmarshal(data, &in); err != nil {
 		if is[*events.FieldError](err) {
@@ -53,8 +59,8 @@ func (d registration) register(req *http.Request) (reply, error) {
 }
 
 func (d registration) heartbeat(req *http.Request) (reply, error) {
-	var ref registrar.Ref
-	if err := readBody(req, &ref); err != nil {
+	ref, err := readRef(req)
+	if err != nil {
 		return reply{}, err
 	}
 	every, err := d.registrar.Heartbeat(req.Context(), ref)
@@ -65,9 +71,50 @@ func (d registration) heartbeat(req *http.Request) (reply, error) {
 }
 
 func (d registration) deregister(req *http.Request) (reply, error) {
-	var ref registrar.Ref
-	if err := readBody(req, &ref); err != nil {
+	ref, err := readRef(req)
+	if err != nil {
 		return reply{}, err
 	}
 	return reply{service: ref.Service, body: ref}, d.registrar.Deregister(req.Context(), ref)
+}
+
+// readRef reads which instance is meant: from the path, or from the query, or from the
+// body. Not every client can send a body with DELETE.
+func readRef(req *http.Request) (registrar.Ref, error) {
+	q := req.URL.Query()
+	ref := registrar.Ref{Service: req.PathValue("service"), ID: req.PathValue("id"), Incarnation: q.Get("incarnation")}
+	if ref.Service == "" {
+		ref.Service, ref.ID = q.Get("service"), q.Get("id")
+	}
+	for name := range q {
+		if name != "service" && name != "id" && name != "incarnation" {
+			return ref, &badRequest{"query", name, "want service, id and incarnation"}
+		}
+	}
+	data, err := readAll(req)
+	if err != nil || len(bytes.TrimSpace(data)) == 0 {
+		if err == nil && ref == (registrar.Ref{}) {
+			err = &badRequest{"body", "", `want {"service":"…","id":"…"}, or ?service=…&id=…`}
+		}
+		return ref, err
+	}
+	if err := known(data, strict.Fields{"service": nil, "id": nil, "incarnation": nil}); err != nil {
+		return ref, err
+	}
+	var body registrar.Ref
+	if err := json.Unmarshal(data, &body); err != nil {
+		return ref, &badRequest{"body", string(data), "want JSON: " + err.Error()}
+	}
+	if ref != (registrar.Ref{}) && ref != body {
+		return ref, &badRequest{"body", string(data), "it names another instance than the path or the query"}
+	}
+	return body, nil
+}
+
+// known refuses fields that nothing reads: they are typing errors.
+func known(data []byte, fields strict.Fields) error {
+	if err, ok := errors.AsType[*strict.UnknownError](strict.Check(data, fields)); ok {
+		return &badRequest{"body", err.Field, err.Error()}
+	}
+	return nil
 }

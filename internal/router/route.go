@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -70,11 +71,14 @@ func (r *relay) route(ctx context.Context, c *call) (*nats.Msg, error) {
 			break
 		}
 	}
-	return nil, callFailed(ctx, err)
+	return nil, callFailed(ctx, c.limit, err)
 }
 
 // routeHTTP sends a message as an HTTP request.
 func (r *relay) routeHTTP(ctx context.Context, c *call, req *http.Request) (*nats.Msg, error) {
+	if end, ok := ctx.Deadline(); ok {
+		ctx = context.WithValue(ctx, remainsKey{}, deadline(end))
+	}
 	req = req.WithContext(ctx)
 	var err error
 	if req.Header, err = toHTTP(c.header); err != nil {
@@ -89,6 +93,7 @@ func (r *relay) routeHTTP(ctx context.Context, c *call, req *http.Request) (*nat
 		req.Header.Set("User-Agent", "proxima-router")
 	}
 	req.Header.Add("Via", "1.1 "+r.id)
+	r.tell(ctx, func(left string) { req.Header.Set(headerTimeout, left) })
 	resp, err := r.transport.RoundTrip(req)
 	if err != nil {
 		return nil, err
@@ -143,9 +148,9 @@ func (r *relay) request(ctx context.Context, c *call, in *events.Instance) (*nat
 	if forbidden(r.bucket, subject) {
 		return nil, selector.NotSent(fmt.Errorf("%w: subject %s", guard.ErrForbidden, subject))
 	}
-	answer, err := r.nc.RequestMsgWithContext(ctx, &nats.Msg{
-		Subject: subject, Data: c.msg.Data, Header: telemetry.Inject(ctx, passNATS(c.msg.Header)),
-	})
+	header := passNATS(c.msg.Header)
+	r.tell(ctx, func(left string) { header[headerTimeout] = []string{left} })
+	answer, err := r.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject, Data: c.msg.Data, Header: telemetry.Inject(ctx, header)})
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
 		// The counterpart of a refused connection.
@@ -154,6 +159,13 @@ func (r *relay) request(ctx context.Context, c *call, in *events.Instance) (*nat
 		return nil, fmt.Errorf("router: instance %s: %w", in.ID, err)
 	}
 	return fromNATS(in, answer)
+}
+
+// tell tells what is left of the time for an answer.
+func (r *relay) tell(ctx context.Context, set func(left string)) {
+	if end, ok := ctx.Deadline(); ok {
+		set(left(time.Until(end)))
+	}
 }
 
 // forbidden reports whether a subject cannot be that of an instance: it belongs to

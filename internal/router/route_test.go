@@ -84,7 +84,7 @@ func TestRoutesAMessageToASubject(t *testing.T) {
 		}
 	}
 	listen("echo.1", func(m *nats.Msg) *nats.Msg {
-		return &nats.Msg{Data: m.Data, Header: nats.Header{"X-Saw": m.Header["X-Test"], "x-case": {fmt.Sprint(len(m.Header))}, "Proxima-Status": {"999"}}}
+		return &nats.Msg{Data: m.Data, Header: nats.Header{"X-Saw": m.Header["X-Test"], "x-case": {fmt.Sprint(len(m.Header), m.Header["Proxima-Timeout"])}, "Proxima-Status": {"999"}}}
 	})
 	listen("failing.1", func(*nats.Msg) *nats.Msg {
 		return &nats.Msg{Header: nats.Header{micro.ErrorCodeHeader: {"422"}, micro.ErrorHeader: {"too young"}}}
@@ -93,7 +93,7 @@ func TestRoutesAMessageToASubject(t *testing.T) {
 	d.list(events.Instance{Service: "failing", ID: "f", Endpoints: map[string]string{"nats": "failing.1"}})
 
 	reply, code := d.ask("proxima.route.echo", "hello", "X-Test", "1", "Proxima-From", "r1/a", "Nats-Msg-Id", "7")
-	if code != "" || string(reply.Data) != "hello" || reply.Header.Get("X-Saw") != "1" || reply.Header.Get("x-case") != "1" ||
+	if code != "" || string(reply.Data) != "hello" || reply.Header.Get("X-Saw") != "1" || !strings.HasPrefix(reply.Header.Get("x-case"), "2 [9.9") ||
 		reply.Header.Get("Proxima-Instance") != "e" || reply.Header.Get("Proxima-Status") != "200" {
 		t.Errorf("got %s %v %s", code, reply.Header, reply.Data)
 	}

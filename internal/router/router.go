@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"github.com/proxima-discovery/proxima/internal/router/directory"
 	"github.com/proxima-discovery/proxima/internal/router/forwarding"
 	"github.com/proxima-discovery/proxima/internal/router/guard"
+	"github.com/proxima-discovery/proxima/internal/router/identity"
 	"github.com/proxima-discovery/proxima/internal/router/registrar"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
@@ -46,6 +48,9 @@ type Options struct {
 	// Bucket of the registry, and first token of the router's NATS subjects.
 	// Default [kv.DefaultBucket].
 	Bucket string
+	// TLS of connections to instances by HTTPS, see [identity.Files]. Default: the
+	// authorities of the system.
+	TLS *tls.Config
 	// Guard decides which addresses may be called. Default: guard.New().
 	Guard *guard.Guard
 	// Timeout of a call: by HTTP until the head of the answer, by NATS until its
@@ -87,6 +92,9 @@ func (o Options) withDefaults() Options {
 	if o.Bucket == "" {
 		o.Bucket = kv.DefaultBucket
 	}
+	if o.TLS == nil {
+		o.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
 	if o.Guard == nil {
 		o.Guard = guard.New()
 	}
@@ -115,7 +123,7 @@ type Router struct {
 	registrar *registrar.Registrar
 	lookup    *lookup
 	counts    requestCounts
-	base      *http.Transport
+	base      *identity.Base
 	proxy     *proxy
 	handler   http.Handler
 	requests  *gate // HTTP
@@ -167,6 +175,9 @@ func (r *Router) selectorOptions(registry Registry) selector.Options {
 	o.Source, o.Registry.Bucket = r.directory, r.opts.Bucket
 	o.Ramp.Now, o.Probe.Bus = registry.Now, registry.Bus()
 	o.Latency.Dial = r.opts.Guard.DialContext
+	// A probe sends nothing that is worth to be protected, and need not know the name.
+	o.Probe.TLS = r.opts.TLS.Clone()
+	o.Probe.TLS.InsecureSkipVerify = true
 	if o.Logger == nil {
 		o.Logger = r.log
 	}
@@ -177,14 +188,15 @@ func (r *Router) selectorOptions(registry Registry) selector.Options {
 }
 
 func (r *Router) makeDoors() {
-	r.base = proximahttp.NewBase()
-	r.base.DialContext = r.opts.Guard.DialContext
-	r.base.DisableCompression = true // bodies are passed on unchanged
+	base := proximahttp.NewBase()
+	base.DialContext = proximahttp.Keep(r.opts.Guard.DialContext)
+	base.DisableCompression = true // bodies are passed on unchanged
+	r.base = identity.NewBase(base, r.opts.TLS)
 	transport := proximahttp.New(r.selector, proximahttp.Options{
-		Base: telemetry.Transport(r.base), Ask: ask, AttemptTimeout: r.opts.AttemptTimeout, Hedge: r.opts.Hedge,
+		Base: telemetry.Transport(teller{r.base}), Ask: ask, AttemptTimeout: r.opts.AttemptTimeout, Hedge: r.opts.Hedge,
 	})
 	id := "proxima-" + rand.Text()[:12] // in the header Via: it reveals a loop
-	r.counts = requestCounts{r.opts.Metrics, r.directory}
+	r.counts = requestCounts{r.opts.Metrics, r.directory, &endings{log: r.log}}
 	r.lookup = &lookup{r.directory, r.selector, r.nc.MaxPayload}
 	keys := &keys{header: http.CanonicalHeaderKey(r.opts.HashHeader), cookie: r.opts.HashCookie, sticky: r.opts.StickyCookie}
 	r.proxy = &proxy{id: id, timeout: r.opts.Timeout, trust: r.opts.Trust, keys: keys, lookup: r.lookup, requests: r.counts}

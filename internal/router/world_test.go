@@ -64,6 +64,11 @@ type door struct {
 
 func (f *fleet) router(o router.Options) *door {
 	f.tb.Helper()
+	return f.loggedRouter(o, quiet())
+}
+
+func (f *fleet) loggedRouter(o router.Options, log *slog.Logger) *door {
+	f.tb.Helper()
 	nc := natstest.Connect(f.tb, f.ns)
 	reg, err := kv.Open(f.tb.Context(), nc, kv.Options{Memory: true, Logger: quiet()})
 	if err != nil {
@@ -75,7 +80,7 @@ func (f *fleet) router(o router.Options) *door {
 	if o.Selector.Latency.Interval == 0 {
 		o.Selector.Latency = latency.Options{Interval: time.Hour} // distances are the circles'
 	}
-	o.Logger = quiet()
+	o.Logger = log
 	r, err := router.New(f.tb.Context(), nc, reg, o)
 	if err != nil {
 		f.tb.Fatal(err)

@@ -34,7 +34,7 @@ const (
 	// Replaced: not listed any more, a newer incarnation has taken its id.
 	// Final: two processes must not fight for one id.
 	Replaced Phase = "replaced"
-	// Left: deregistered. Final.
+	// Left: deregistered, or left listed by [Announcement.Release]. Final.
 	Left Phase = "left"
 )
 
@@ -61,6 +61,9 @@ type State struct {
 	// Lost is how often the record was gone without a deregistration and was
 	// announced again: its lease had ended, or the registry lost it.
 	Lost uint64
+	// Released is set in the phase [Left] when the instance stays listed until its lease
+	// ends.
+	Released bool
 }
 
 // Registered reports whether the instance is listed, as far as its announcer knows.
@@ -92,6 +95,15 @@ type AnnounceOptions struct {
 	CheckInterval time.Duration
 	// CheckTimeout bounds one check. Default 2s.
 	CheckTimeout time.Duration
+	// CheckRise is how many checks in a row must pass until the instance is ready, at
+	// first and after it was not. Default 1.
+	CheckRise int
+	// CheckFall is how many checks in a row must fail until a ready instance is not ready.
+	// Default 2.
+	CheckFall int
+	// StartPeriod is how long the instance may take until it is ready for the first time:
+	// a failing check is no error in State before that. Default 0.
+	StartPeriod time.Duration
 	// Drain is how long Leave keeps the instance listed as draining, so that
 	// callers hear of it and calls end. Default 0: deregister at once; callers
 	// then send a few more calls, which fail if the server is gone.
@@ -136,6 +148,7 @@ type Announcement struct {
 	leave    context.CancelFunc
 	draining context.Context // ends when draining must end at once
 	hurry    context.CancelFunc
+	released atomic.Bool // Release was called: the instance stays listed
 
 	mu       sync.Mutex // guards what follows
 	state    State
@@ -177,6 +190,10 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 	}
 	if o.CheckTimeout <= 0 {
 		o.CheckTimeout = checkTimeout
+	}
+	o.CheckRise = max(o.CheckRise, 1)
+	if o.CheckFall <= 0 {
+		o.CheckFall = 2
 	}
 	if o.BeatInterval <= 0 {
 		o.BeatInterval = beatInterval
@@ -297,6 +314,15 @@ func (a *Announcement) Leave(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.leaveErr
+}
+
+// Release ends the announcement and leaves the instance listed until its lease ends, which
+// is renewed once more: whoever announces it next, within a ttl, takes it over without a
+// gap. It is for registrars that restart, when the instances do not. Like [Announcement.Leave]
+// it may be called again, and gives up when the registry does not answer.
+func (a *Announcement) Release(ctx context.Context) error {
+	a.released.Store(true)
+	return a.Leave(ctx)
 }
 
 // set changes the state, logs it and calls OnState.

@@ -92,6 +92,54 @@ func TestAnnouncedOnlyAfterItsFirstPassedCheck(t *testing.T) {
 	})
 }
 
+func TestHowManyChecksMakeItReadyOrNotCanBeSet(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		var h health
+		h.ill.Store(1)
+		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{Check: h.check, CheckInterval: time.Second, CheckRise: 3, CheckFall: 4, StartPeriod: time.Minute})
+		v := watch(t, f.r, "user")
+		time.Sleep(59 * time.Second)
+		if s := a.State(); s.Phase != kv.Checking || s.Err != nil {
+			t.Errorf("within the start period: %+v", s)
+		}
+		time.Sleep(2 * time.Second)
+		if s := a.State(); s.Phase != kv.Checking || s.Err == nil {
+			t.Errorf("after the start period: %+v", s)
+		}
+		passes := func(n int32) { // and fails again
+			t.Helper()
+			h.ill.Store(0)
+			before := h.calls.Load()
+			testkit.Within(t, 10*time.Second, "passes", func() bool { return h.calls.Load() >= before+n })
+			h.ill.Store(1)
+		}
+		passes(2)
+		time.Sleep(10 * time.Second)
+		if n := len(v.get("user").Entries); n != 0 {
+			t.Errorf("listed after two passes")
+		}
+		h.ill.Store(0)
+		v.until("listed", 5*time.Second, status(events.Up))
+		h.ill.Store(1)
+		time.Sleep(2500 * time.Millisecond)
+		h.ill.Store(0)
+		time.Sleep(10 * time.Second)
+		if !status(events.Up)(v.get("user")) {
+			t.Errorf("after two or three failures: %s", show(v.get("user")))
+		}
+		h.ill.Store(1)
+		v.until("not ready", 6*time.Second, status(events.NotReady))
+		passes(2)
+		time.Sleep(10 * time.Second)
+		if !status(events.NotReady)(v.get("user")) {
+			t.Errorf("after two passes: %s", show(v.get("user")))
+		}
+		h.ill.Store(0)
+		v.until("ready again", 6*time.Second, status(events.Up))
+	})
+}
+
 func TestFailingCheckMakesItNotReadyUntilItPasses(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)

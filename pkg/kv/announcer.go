@@ -28,14 +28,15 @@ type announcer struct {
 	rewrite      time.Duration // and how long until it must be again
 	unsure       bool          // a write was sent and not answered
 	tried        bool          // to list it as if its key were free
-	failingSince time.Time     // since when the registry has not taken what we said
+	begun        time.Time
+	failingSince time.Time // since when the registry has not taken what we said
 	takeover     takeover
 
 	pings *nats.Subscription // nil: they are not answered
 }
 
 func newAnnouncer(a *Announcement) *announcer {
-	n := &announcer{Announcement: a, checker: newChecker(a.opts)}
+	n := &announcer{Announcement: a, checker: newChecker(a.opts), begun: time.Now()}
 	n.ctx, n.stop = context.WithCancel(context.Background())
 
 	return n
@@ -267,7 +268,7 @@ func (n *announcer) current() *events.Instance {
 func (n *announcer) checked(err error) bool {
 	first := !n.passed
 	if !n.note(err) {
-		if first {
+		if first && err != nil && time.Since(n.begun) >= n.opts.StartPeriod {
 			n.set(func(s *State) { s.Err = fmt.Errorf("kv: the check fails: %w", err) })
 		}
 		return false

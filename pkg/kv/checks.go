@@ -14,18 +14,20 @@ import (
 type checker struct {
 	check             func(context.Context) error
 	interval, timeout time.Duration
+	rise, fall        int
 	results           chan error
 	running           sync.WaitGroup // also of beats
 
 	// The announcer's.
 	passed bool          // the check has passed once
+	good   int           // times in a row it has passed
 	failed int           // times in a row it has failed
 	health events.Status // up or not_ready
 }
 
 func newChecker(o AnnounceOptions) checker {
 	return checker{
-		check: o.Check, interval: o.CheckInterval, timeout: o.CheckTimeout,
+		check: o.Check, interval: o.CheckInterval, timeout: o.CheckTimeout, rise: o.CheckRise, fall: o.CheckFall,
 		results: make(chan error), passed: o.Check == nil, health: events.Up,
 	}
 }
@@ -33,12 +35,16 @@ func newChecker(o AnnounceOptions) checker {
 // note takes in a result and reports whether it makes a difference.
 func (c *checker) note(err error) bool {
 	if err == nil {
-		changed := !c.passed || c.health != events.Up
-		c.passed, c.failed, c.health = true, 0, events.Up
-		return changed
+		c.good, c.failed = c.good+1, 0
+		ready := c.passed && c.health == events.Up
+		if ready || c.good < c.rise {
+			return false
+		}
+		c.passed, c.health = true, events.Up
+		return true
 	}
-	c.failed++
-	if !c.passed || c.failed < 2 || c.health == events.NotReady {
+	c.good, c.failed = 0, c.failed+1
+	if !c.passed || c.failed < c.fall || c.health == events.NotReady {
 		return false
 	}
 	c.health = events.NotReady

@@ -9,18 +9,25 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// leaveNow drains and deregisters.
+// leaveNow drains and deregisters, or renews the lease for the last time.
 func (n *announcer) leaveNow() {
 	in := n.current()
-	n.drain(in)
-	err := n.deregister(in)
-	if err != nil {
-		err = fmt.Errorf("kv: %s was not deregistered, its lease ends by itself: %w", in.Key(), err)
+	var err error
+	released := n.released.Load() && n.revision != 0
+	if released {
+		if err = n.within(n.r.link.OpTimeout/2, n.keep, in); err != nil {
+			err = fmt.Errorf("kv: the lease of %s was not renewed for the last time: %w", in.Key(), err)
+		}
+	} else {
+		n.drain(in)
+		if err = n.deregister(in); err != nil {
+			err = fmt.Errorf("kv: %s was not deregistered, its lease ends by itself: %w", in.Key(), err)
+		}
 	}
 	n.mu.Lock()
 	n.leaveErr = err
 	n.mu.Unlock()
-	n.set(func(s *State) { s.Phase, s.Err, s.Revision = Left, err, 0 })
+	n.set(func(s *State) { s.Phase, s.Err, s.Revision, s.Released = Left, err, 0, released })
 }
 
 // drain announces that the instance is about to leave and waits, and keeps it

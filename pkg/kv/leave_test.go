@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -255,6 +256,37 @@ func TestSnapshotsTellWhyInstancesLeft(t *testing.T) {
 		snapshots, err := f.r.Snapshot(t.Context(), "user")
 		if err != nil || len(snapshots) != 1 || len(snapshots[0].Left) != 0 {
 			t.Errorf("%+v, %v", snapshots, err)
+		}
+	})
+}
+
+func TestAReleasedInstanceStaysListedUntilItsLeaseEnds(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		a := f.announce(f.r, instance("a"), kv.AnnounceOptions{Drain: time.Minute})
+		v := watch(t, f.r, "user")
+		v.until("listed", time.Second, status(events.Up))
+		time.Sleep(4 * time.Second) // a part of its lease has passed
+		began := time.Now()
+		if err := a.Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("took %v: it does not drain", took)
+		}
+		if s := a.State(); s.Phase != kv.Left || !s.Released || s.Registered() {
+			t.Errorf("%+v", s)
+		}
+		ttl := a.Instance().TTL
+		time.Sleep(ttl - time.Since(began) - time.Second)
+		if !status(events.Up)(v.get("user")) {
+			t.Errorf("before its lease ends: %s", show(v.get("user")))
+		}
+		// The next announcer takes it over.
+		b := f.announce(f.r, instance("a"), kv.AnnounceOptions{})
+		testkit.Within(t, ttl, "the next one", func() bool { return b.State().Phase == kv.Registered })
+		if !status(events.Up)(v.get("user")) {
+			t.Errorf("after the turn: %s", show(v.get("user")))
 		}
 	})
 }

@@ -22,6 +22,9 @@ const (
 // dozeFactor is how much less often a group that dozes is measured.
 const dozeFactor = 10
 
+// rareFactor is how much less often a target is measured that is [Target.Rare].
+const rareFactor = 8
+
 // Used notes that the service of the group was called. A group is measured less from ten
 // minutes after the last call on, and from an hour after it on not at all; at the next
 // call what is not known any more is measured at once. A group for which Used was never

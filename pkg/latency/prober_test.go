@@ -43,6 +43,37 @@ func TestProbesANewPathAtOnceAndThenPerIntervalTimesInEachInterval(t *testing.T)
 	})
 }
 
+// A database that counts connections without a login hears little of three callers.
+func TestARareTargetIsMeasuredAnEighthAsOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(20 * time.Millisecond)
+		p := start(t, n, latency.Options{Budget: -1})
+		var all []*latency.Path
+		for i := range 3 {
+			to := target(i)
+			to.Rare = true
+			all = append(all, p.Path(to))
+		}
+		p.group("db").Set(members(all...))
+		time.Sleep(time.Minute)
+		for i := range 3 {
+			if probes := len(n.at(address(i))); probes < 1 || probes > 4 {
+				t.Errorf("instance %d: %d connections in the first minute", i, probes)
+			}
+		}
+		before := len(n.at(address(0)))
+		time.Sleep(time.Hour)
+		if probes := len(n.at(address(0))) - before; probes < 85 || probes > 95 {
+			t.Errorf("%d connections in an hour, want 90", probes)
+		}
+		for _, pa := range all {
+			if got, ok := pa.Measured(); got != 20*time.Millisecond || !ok {
+				t.Errorf("Measured() = %v, %v, want 20ms, true", got, ok)
+			}
+		}
+	})
+}
+
 func TestMeasuresAllNewPathsWithinAShortTimeTheNearestCircleFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(3 * time.Millisecond)

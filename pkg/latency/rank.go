@@ -96,6 +96,9 @@ func (g *Group) rankLocked(now time.Duration) {
 		if g.pace != awake {
 			period *= dozeFactor
 		}
+		if s.path.target.Rare {
+			period *= rareFactor
+		}
 		g.scheduleLocked(s.path, period, now)
 	}
 	g.notifyNearestLocked(best)

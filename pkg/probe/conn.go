@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"crypto/tls"
 	"net"
 	"sync/atomic"
 	"time"
@@ -42,14 +41,19 @@ func Observe(conn net.Conn) net.Conn {
 	return conn
 }
 
-// Observed is the [Conn] that conn is, or that is below conn if it is a [*tls.Conn];
-// else nil.
+// Observed is the [Conn] that conn is, or that is below it if it is a [*tls.Conn] or has
+// another method NetConn; else nil.
 func Observed(conn net.Conn) *Conn {
-	if t, ok := conn.(*tls.Conn); ok {
-		conn = t.NetConn()
+	for {
+		switch c := conn.(type) {
+		case *Conn:
+			return c
+		case interface{ NetConn() net.Conn }:
+			conn = c.NetConn()
+		default:
+			return nil
+		}
 	}
-	c, _ := conn.(*Conn)
-	return c
 }
 
 // RTT is a round trip of the connection, if there is a new one: at most one in a

@@ -21,18 +21,20 @@ type answer struct {
 	req    *http.Request // the caller's
 	pick   selector.Pick
 	giveUp context.CancelCauseFunc
+	rest   func() // the connection has nothing to do any more
 	ended  atomic.Bool
 }
 
 // follow ends the pick, and the context of the attempt, when the body of resp has ended.
 // The pick of a call that has ended before stays as it is.
-func follow(resp *http.Response, req *http.Request, pick *selector.Pick, giveUp context.CancelCauseFunc) {
+func follow(resp *http.Response, req *http.Request, pick *selector.Pick, giveUp context.CancelCauseFunc, rest func()) {
 	if resp.Body == http.NoBody {
 		pick.Done(nil)
 		giveUp(nil)
+		rest()
 		return
 	}
-	a := &answer{ReadCloser: resp.Body, req: req, pick: pick.Keep(), giveUp: giveUp}
+	a := &answer{ReadCloser: resp.Body, req: req, pick: pick.Keep(), giveUp: giveUp, rest: rest}
 	resp.Body = a
 	if w, ok := a.ReadCloser.(io.Writer); ok {
 		resp.Body = &connection{a, w}
@@ -67,6 +69,7 @@ func (a *answer) Close() error {
 func (a *answer) end(result error) {
 	if a.ended.CompareAndSwap(false, true) {
 		a.pick.Done(result)
+		a.rest()
 	}
 }
 

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/probe"
@@ -38,11 +42,7 @@ func newCall(t *Transport, req *http.Request, service, protocol string) *call {
 	// A body without GetBody can be read by one attempt at a time.
 	again := req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
 	c.ask.Hedge = again && (c.ask.Hedge || t.options.Hedge)
-	limit := t.options.MaxBody
-	if c.ask.NonIdempotent {
-		limit = 0 // tried again only when nothing was sent, and so nothing read
-	}
-	c.body = newOutgoing(req, limit)
+	c.body = newOutgoing(req, t.options.MaxBody)
 	return c
 }
 
@@ -83,6 +83,15 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 	selector.OnHedged(ctx, func() { giveUp(context.Canceled) })
 	stop := c.afterSlow(ctx, p, func() { giveUp(errSlow) })
 	resp, err := c.transport.base.RoundTrip(out)
+	for range mostKept {
+		if err == nil || c.ask.NonIdempotent || !w.stale(err) || bounded.Err() != nil || !c.body.replayable() || c.attach(out) != nil {
+			break
+		}
+		// The connection was used before, and ended without a byte of an answer: its
+		// server had closed it. net/http tries other ones for GET and the like only.
+		w.begin()
+		resp, err = c.transport.base.RoundTrip(out)
+	}
 	latency := w.latency()
 	if resp == nil && err == nil {
 		err = errNoResponse
@@ -112,7 +121,7 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 	} else {
 		p.DoneAfter(result, latency) // now, so that the next pick knows
 	}
-	follow(resp, c.req, p, giveUp)
+	follow(resp, c.req, p, giveUp, w.kept(resp))
 	c.keep(resp, o == selector.Success || o == selector.Answer)
 	if result != nil && !c.body.replayable() {
 		return selector.Permanent(result)
@@ -218,18 +227,30 @@ func (c *call) failed(p *selector.Pick, out *http.Request, w *wire, err error) e
 	}
 }
 
+// mostKept is on how many connections that were used before a request may fail before the
+// instance is blamed.
+const mostKept = 3
+
 // wire observes whether anything of a request may have been sent, on which connection,
 // and how long the instance took to answer. The time to open a connection is left out: it
 // is distance, and it would make every new instance look slow.
 type wire struct {
 	nonIdempotent bool
 	asked, wrote  atomic.Bool
+	answered      atomic.Bool // a byte of an answer came
+	reused        atomic.Bool // the connection was used before
 	start         time.Time
 	connected     atomic.Int64 // nanoseconds after start
 	conn          atomic.Pointer[probe.Conn]
+	keeps         atomic.Pointer[keptConn]
+	uses          atomic.Int64 // of keeps, with this request
 }
 
-func (w *wire) begin() { w.start = time.Now() }
+func (w *wire) begin() {
+	w.start = time.Now()
+	w.connected.Store(0)
+	w.reused.Store(false)
+}
 
 func (w *wire) latency() time.Duration {
 	return time.Since(w.start) - time.Duration(w.connected.Load())
@@ -239,8 +260,14 @@ func (w *wire) trace() *httptrace.ClientTrace {
 	t := &httptrace.ClientTrace{
 		GotConn: func(got httptrace.GotConnInfo) {
 			w.connected.Store(int64(time.Since(w.start)))
+			w.reused.Store(got.Reused)
 			w.conn.Store(probe.Observed(got.Conn))
+			if k := keptOf(got.Conn); k != nil {
+				w.uses.Store(int64(k.use()))
+				w.keeps.Store(k)
+			}
 		},
+		GotFirstResponseByte: func() { w.answered.Store(true) },
 	}
 	if w.nonIdempotent {
 		t.GetConn = func(string) { w.asked.Store(true) }
@@ -254,6 +281,25 @@ func (w *wire) trace() *httptrace.ClientTrace {
 // untouched reports whether nothing was sent. It can be true only if the base calls
 // traces, as http.Transport does.
 func (w *wire) untouched() bool { return w.asked.Load() && !w.wrote.Load() }
+
+// stale reports whether an error says that the server had closed a connection that was
+// used before: it ended without a byte of an answer.
+func (w *wire) stale(err error) bool {
+	return w.reused.Load() && !w.answered.Load() &&
+		(errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed) ||
+			strings.Contains(err.Error(), "server closed idle connection")) // net/http has no name for that one
+}
+
+// kept returns what is to be called when an answer has been read, so that its connection
+// does not stay for too long.
+func (w *wire) kept(resp *http.Response) (rest func()) {
+	k := w.keeps.Load()
+	if k == nil || resp.ProtoMajor != 1 {
+		return func() {}
+	}
+	k.answered(resp.Header.Get("Keep-Alive"))
+	return func() { k.rest(int(w.uses.Load())) }
+}
 
 // error is err as a *[selector.CallError], also for what was not to be tried again.
 func (c *call) error(err error) error {

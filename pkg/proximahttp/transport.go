@@ -2,12 +2,11 @@ package proximahttp
 
 import (
 	"context"
-	"net"
+	"math"
 	"net/http"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
-	"github.com/proxima-discovery/proxima/pkg/probe"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
@@ -72,28 +71,21 @@ func New(sel Picker, o Options) *Transport {
 }
 
 // NewBase returns the default of [Options.Base], which may be changed before it is used:
-// an [http.Transport] that ignores proxies, gives up dialling after 1.5 s, so that a dead
-// machine costs no more than that, and keeps up to 64 connections to each instance. Its
-// connections are those of [probe.Observe], so that the selector learns distances from
-// them; a DialContext of your own should return such connections too.
+// an [http.Transport] that ignores proxies of the environment and gives up dialling after
+// 1.5 s, so that a dead machine costs no more than that. It tries all addresses of a name,
+// IPv6 and IPv4 in turns (RFC 8305). It keeps all connections that were used in the last
+// 55 s, see [Keep].
 func NewBase() *http.Transport {
 	base := &http.Transport{ForceAttemptHTTP2: true, ExpectContinueTimeout: time.Second}
 	if t, ok := http.DefaultTransport.(*http.Transport); ok {
 		base = t.Clone()
 	}
 	base.Proxy = nil
-	dialer := &net.Dialer{Timeout: 1500 * time.Millisecond, KeepAlive: 15 * time.Second}
-	base.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dialer.DialContext(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return probe.Observe(conn), nil
-	}
+	base.DialContext = Keep(newDial())
 	base.TLSHandshakeTimeout = 3 * time.Second
 	base.MaxIdleConns = 0 // unlimited: there may be many instances
-	base.MaxIdleConnsPerHost = 64
-	base.IdleConnTimeout = 90 * time.Second
+	base.MaxIdleConnsPerHost = math.MaxInt32
+	base.IdleConnTimeout = idleTimeout
 	return base
 }
 

@@ -66,7 +66,7 @@ func newWatched(t *testing.T, nc *nats.Conn) *watched {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = w.s.Close() })
-	eventually(t, "it is listed", func() bool {
+	testkit.Eventually(t, "it is listed", func() bool {
 		_, err := w.s.Pick(t.Context(), "user")
 		return err == nil
 	})

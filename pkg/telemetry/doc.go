@@ -26,8 +26,11 @@
 //	OnState     proxima_announcer_changes (service, phase),
 //	            proxima_announcer_lost_records (service),
 //	            proxima_announcer_registered, proxima_announcer_failing (service, instance)
+//	OnSource    proxima_source_instances, proxima_source_held_instances,
+//	            proxima_source_refused, proxima_source_age_seconds (source)
 //	Request     proxima_router_requests (door, service, code),
 //	            proxima_router_request_duration (door, service)
+//	Timeout     proxima_router_timeouts (service, limit)
 //
 // [Transport] and [Handler] carry W3C trace context through HTTP, [Inject] and [Extract]
 // through the headers of NATS messages, and [Start] makes a span around a call that is

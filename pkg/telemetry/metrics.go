@@ -22,6 +22,7 @@ type Metrics struct {
 	lostRecords      metric.Int64Counter
 	breakerChanges   metric.Int64Counter
 	requests         metric.Int64Counter
+	timeouts         metric.Int64Counter
 	durations        metric.Float64Histogram
 
 	registered metric.Int64ObservableGauge
@@ -29,10 +30,12 @@ type Metrics struct {
 	calls      callInstruments
 	views      viewInstruments
 	reads      registryInstruments
+	source     sourceInstruments
 	callback   metric.Registration
 
 	mu            sync.Mutex // guards the rest; not held during calls
 	announcements map[announcement]kv.State
+	listing       map[string]SourceState // by kind
 	sources       map[*source]struct{}
 	ended         calls  // of selectors that were stopped
 	counted       totals // by them
@@ -48,6 +51,7 @@ type announcement struct{ service, instance string }
 func New(meter metric.Meter) (*Metrics, error) {
 	m := &Metrics{
 		announcements: make(map[announcement]kv.State),
+		listing:       make(map[string]SourceState),
 		sources:       make(map[*source]struct{}),
 		ended:         newCalls(),
 		registries:    make(map[*counted]struct{}),
@@ -57,17 +61,19 @@ func New(meter metric.Meter) (*Metrics, error) {
 	m.lostRecords = b.counter("proxima_announcer_lost_records", "Records that had vanished without being removed, and were announced again.")
 	m.breakerChanges = b.counter("proxima_breaker_changes", "Changes of the state of breakers.")
 	m.requests = b.counter("proxima_router_requests", "Requests that came through the router's doors.")
+	m.timeouts = b.counter("proxima_router_timeouts", "Calls that a time limit of the router, or of the caller, has ended, by limit.")
 	m.durations = b.seconds("proxima_router_request_duration", "Time from a request to the end of its answer.")
 	m.registered = b.gauge("proxima_announcer_registered", "1 while the instance is listed in the registry, else 0.")
 	m.failing = b.gauge("proxima_announcer_failing", "1 while something is wrong with the announcement, such as a lease that cannot be renewed, else 0.")
 	m.calls = newCallInstruments(&b)
 	m.views = newViewInstruments(&b)
 	m.reads = newRegistryInstruments(&b)
+	m.source = newSourceInstruments(&b)
 	if b.err != nil {
 		return nil, fmt.Errorf("telemetry: make an instrument: %w", b.err)
 	}
 
-	callback, err := meter.RegisterCallback(m.observe, slices.Concat(m.calls.all(), m.views.all(), m.reads.all(), []metric.Observable{m.registered, m.failing})...)
+	callback, err := meter.RegisterCallback(m.observe, slices.Concat(m.calls.all(), m.views.all(), m.reads.all(), m.source.all(), []metric.Observable{m.registered, m.failing})...)
 	if err != nil {
 		return nil, fmt.Errorf("telemetry: register a callback: %w", err)
 	}
@@ -121,6 +127,14 @@ func (m *Metrics) Request(door, service, code string, d time.Duration) {
 	m.durations.Record(ctx, d.Seconds(), metric.WithAttributes(where[:2]...))
 }
 
+// Timeout counts a call that a limit has ended. For the name of the service see
+// [Metrics.Request].
+func (m *Metrics) Timeout(service, limit string) {
+	if ctx := context.Background(); m.timeouts.Enabled(ctx) {
+		m.timeouts.Add(ctx, 1, metric.WithAttributes(attribute.String("service", service), attribute.String("limit", limit)))
+	}
+}
+
 // observe is called when metrics are collected.
 func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 	m.mu.Lock()
@@ -131,6 +145,7 @@ func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 		o.ObserveInt64(m.registered, oneIf(state.Registered()), of)
 		o.ObserveInt64(m.failing, oneIf(state.Err != nil), of)
 	}
+	m.observeListing(o)
 	m.observeViews(o)
 	m.observeRegistries(o)
 	return nil

@@ -1,5 +1,5 @@
 // Package check asks an instance whether it works: by HTTP, by opening a TCP
-// connection, or by gRPC's health service.
+// connection, by gRPC's health service, or by running a command.
 //
 // [Parse] turns the URL of a check, such as http://127.0.0.1:8080/healthz, into a
 // function for kv.AnnounceOptions.Check.
@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -81,6 +82,27 @@ func ParseOptional(s string) (Func, error) {
 		return nil, nil
 	}
 	return Parse(s)
+}
+
+// All returns the check that passes when all of these do. They run beside each other. Nil
+// ones always pass; without others the result is nil.
+func All(checks ...Func) Func {
+	checks = slices.DeleteFunc(checks, func(f Func) bool { return f == nil })
+	if len(checks) < 2 {
+		if len(checks) == 0 {
+			return nil
+		}
+		return checks[0]
+	}
+	return func(ctx context.Context) error {
+		errs := make([]error, len(checks))
+		var running sync.WaitGroup
+		for i, ask := range checks {
+			running.Go(func() { errs[i] = ask(ctx) })
+		}
+		running.Wait()
+		return errors.Join(errs...)
+	}
 }
 
 // TCP returns the check that opens a connection to a host:port.

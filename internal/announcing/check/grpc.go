@@ -21,6 +21,7 @@ func askGRPC(address, path string) Func {
 	return func(ctx context.Context) error {
 		conn, err := grpc.NewClient("passthrough:///"+address,
 			grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithNoProxy(), // the address is the instance's, as for calls
 			grpc.WithUserAgent("proxima-check"))
 		if err != nil {
 			return err

@@ -18,7 +18,7 @@ const maxBody = 64 << 10
 // NewClient returns an HTTP client for one instance. It follows no redirect: the
 // target of a redirect is not the instance. It does not verify certificates, as
 // the probes of Kubernetes do not: the address, mostly one of this machine, is in
-// no certificate, and the request has no secret.
+// no certificate, and the request has no secret. It uses no proxy of the environment.
 func NewClient() *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{

@@ -5,23 +5,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/announcing"
 	"github.com/proxima-discovery/proxima/internal/announcing/check"
+	"github.com/proxima-discovery/proxima/internal/strict"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
-// The fields that an entry may have: those of the record in the registry, check and
-// drain.
-const (
-	entryFields = "id service incarnation endpoints location status version weight metadata coordinate started ttl" +
-		" check drain"
-	locationFields = "region zone rack host"
-)
+// entryFields are the fields that an entry may have.
+func entryFields() strict.Fields {
+	f := strict.Instance()
+	f["check"], f["drain"] = nil, nil
+	return f
+}
 
 // parseEntries parses the JSON array of a file. An error names the entry, counted
 // from 1, and the field.
@@ -29,6 +27,9 @@ func parseEntries(data []byte, o Options) ([]*announcing.Entry, error) {
 	var raw []json.RawMessage
 	if err := json.Unmarshal(data, &raw); err != nil {
 		return nil, jsonError(data, err)
+	}
+	if raw == nil { // null, which is no list
+		return nil, errors.New("null: want a JSON array of instances, [] for none")
 	}
 	entries := make([]*announcing.Entry, 0, len(raw))
 	first := make(map[string]int)
@@ -51,14 +52,8 @@ func parseEntry(data []byte, o Options) (*announcing.Entry, error) {
 	if err := json.Unmarshal(data, &fields); err != nil || fields == nil {
 		return nil, errors.New("want an instance as a JSON object")
 	}
-	if err := onlyKnown("", fields, entryFields); err != nil {
+	if err := strict.Check(data, entryFields()); err != nil {
 		return nil, err
-	}
-	var location map[string]json.RawMessage
-	if json.Unmarshal(fields["location"], &location) == nil { // else Unmarshal into the instance fails below
-		if err := onlyKnown("location.", location, locationFields); err != nil {
-			return nil, err
-		}
 	}
 	e := &announcing.Entry{Drain: o.Drain}
 	if err := parseOwn(fields, e); err != nil {
@@ -68,34 +63,37 @@ func parseEntry(data []byte, o Options) (*announcing.Entry, error) {
 		return nil, fieldError(err)
 	}
 	e.Locate(o.Where, "file")
-	err := e.Prepare()
-	if err != nil {
+	if err := e.Prepare(); err != nil {
 		return nil, fieldError(err)
-	}
-	if e.Ask, err = check.ParseOptional(e.Check); err != nil {
-		return nil, err
 	}
 	return e, nil
 }
 
-// onlyKnown returns an error for a field that is not among the known. Readers of
-// records ignore such fields; in a file they are typing errors.
-func onlyKnown(within string, fields map[string]json.RawMessage, known string) error {
-	names := strings.Fields(known)
-	for _, field := range slices.Sorted(maps.Keys(fields)) {
-		if !slices.Contains(names, field) {
-			return fmt.Errorf("unknown field %.100q: want one of %s", within+field, strings.Join(names, ", "))
-		}
+// texts reads a string, or an array of them.
+func texts(data []byte) (list []string, err error) {
+	var one string
+	if json.Unmarshal(data, &one) == nil {
+		return []string{one}, nil
 	}
-	return nil
+	return list, json.Unmarshal(data, &list)
 }
 
 // parseOwn parses the fields that are not in a record.
 func parseOwn(fields map[string]json.RawMessage, e *announcing.Entry) error {
 	if text, ok := fields["check"]; ok {
-		if err := json.Unmarshal(text, &e.Check); err != nil {
-			return fmt.Errorf("check %s: want a string", text)
+		checks, err := texts(text)
+		if err != nil {
+			return fmt.Errorf("check %s: want a string, or an array of them", text)
 		}
+		var all []check.Func
+		for _, one := range checks {
+			ask, err := check.ParseOptional(one)
+			if err != nil {
+				return err
+			}
+			all = append(all, ask)
+		}
+		e.Check, e.Ask = strings.Join(checks, " "), check.All(all...)
 	}
 	if text, ok := fields["drain"]; ok {
 		var s string

@@ -18,6 +18,11 @@ type Options struct {
 	Poll time.Duration
 	// Drain is for entries without one.
 	Drain time.Duration
+	// AllowEmpty believes a file that loses all of its instances, or more than half of
+	// them, at once; see [announcing.Doubt].
+	AllowEmpty bool
+	// OnState is called when the file was read. Nil: not.
+	OnState func(announcing.SourceState)
 	// Where the announcer runs. Entries without a location get this one.
 	Where  topology.Detection
 	Logger *slog.Logger
@@ -28,12 +33,15 @@ type Source struct {
 	*watcher
 	options Options
 	first   []*announcing.Entry // as Open has read them, for the first Next
+	doubt   announcing.Doubt
+	state   announcing.SourceState
 }
 
 // Open reads the file and begins to watch it. Its errors are of the type
 // [daemon.UsageError].
 func Open(path string, o Options) (*Source, error) {
-	s := &Source{watcher: newWatcher(path, o.Poll, o.Logger), options: o}
+	s := &Source{watcher: newWatcher(path, o.Poll, o.Logger), options: o, doubt: announcing.Doubt{Off: o.AllowEmpty}}
+	s.state.Source = "file"
 	data, _, err := s.read()
 	if err != nil {
 		s.Close()
@@ -43,7 +51,22 @@ func Open(path string, o Options) (*Source, error) {
 		s.Close()
 		return nil, daemon.Usagef("%s: %w", path, err)
 	}
+	s.take(s.first)
 	return s, nil
+}
+
+// take doubts what the file says, and tells what has become of it.
+func (s *Source) take(stated []*announcing.Entry) []*announcing.Entry {
+	apply, held := s.doubt.Take(stated, time.Now())
+	s.state.Instances, s.state.Held, s.state.At, s.state.Err = len(apply), held, time.Now(), nil
+	s.tell()
+	return apply
+}
+
+func (s *Source) tell() {
+	if s.options.OnState != nil {
+		s.options.OnState(s.state)
+	}
 }
 
 // Next returns at first the entries that Open has read. Later it waits until the
@@ -64,10 +87,23 @@ func (s *Source) Next(ctx context.Context) ([]*announcing.Entry, error) {
 		}
 		if err != nil {
 			s.log.Error("the file is invalid, the instances stay as they are", "file", s.path, "error", err)
+			s.state.Err = err
+			s.state.Refused++
+			s.tell()
 			continue
 		}
-		s.log.Info("the file has changed", "file", s.path, "instances", len(entries))
-		return entries, nil
+		before := s.state.Held
+		apply := s.take(entries)
+		switch held := s.state.Held; {
+		case held > 0:
+			s.log.Warn("the file has lost most of its instances at once: they stay announced until the file is written once more (or with --allow-empty)",
+				"file", s.path, "listed", len(entries), "held", held)
+		case before > 0:
+			s.log.Info("the file has confirmed its list", "file", s.path, "instances", len(entries))
+		default:
+			s.log.Info("the file has changed", "file", s.path, "instances", len(entries))
+		}
+		return apply, nil
 	}
 }
 

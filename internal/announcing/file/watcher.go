@@ -25,6 +25,7 @@ type watcher struct {
 	poll   *time.Ticker
 
 	last    []byte
+	stamp   os.FileInfo // of the file, when it was last read
 	lastErr string
 }
 
@@ -48,16 +49,20 @@ func (f *watcher) close() {
 }
 
 // read reads the file. Changed is false when content or error are those of the last
-// read.
+// read. A file that was written again has changed, too.
 func (f *watcher) read() (data []byte, changed bool, err error) {
-	data, err = os.ReadFile(f.path)
+	stamp, err := os.Stat(f.path) // before it is read: what is written meanwhile is read again
+	if err == nil {
+		data, err = os.ReadFile(f.path)
+	}
 	if err != nil {
 		changed = err.Error() != f.lastErr
 		f.lastErr = err.Error()
 		return nil, changed, err
 	}
-	changed = f.last == nil || f.lastErr != "" || !bytes.Equal(data, f.last)
-	f.last, f.lastErr = data, ""
+	again := f.stamp != nil && (!os.SameFile(f.stamp, stamp) || !f.stamp.ModTime().Equal(stamp.ModTime()))
+	changed = f.last == nil || f.lastErr != "" || again || !bytes.Equal(data, f.last)
+	f.last, f.stamp, f.lastErr = data, stamp, ""
 	return data, changed, nil
 }
 

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"github.com/proxima-discovery/proxima/internal/dialer"
 )
 
 // ErrForbidden is the error for an address that must not be called.
@@ -42,10 +44,10 @@ func New(allow ...netip.Prefix) *Guard {
 	return g
 }
 
-// DialContext is [net.Dialer.DialContext] for allowed addresses. For others the
+// DialContext is [dialer.Dialer.DialContext] for allowed addresses. For others the
 // error is [ErrForbidden].
 func (g *Guard) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	d := net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second, Control: g.control}
+	d := dialer.Dialer{Timeout: dialTimeout, Control: g.control}
 	return d.DialContext(ctx, network, address)
 }
 

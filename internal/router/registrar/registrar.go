@@ -134,9 +134,19 @@ func mayReplace(in, listed *events.Instance) bool {
 	return listed.Incarnation == in.Incarnation || maps.Equal(listed.Endpoints, in.Endpoints)
 }
 
+// ConflictError is an [ErrConflict] that may pass.
+type ConflictError struct {
+	error
+	// Within is when at the latest the lease of the other instance ends, if it is dead.
+	Within time.Duration
+}
+
+// Unwrap returns an error that is [ErrConflict].
+func (e *ConflictError) Unwrap() error { return e.error }
+
 func conflict(in, listed *events.Instance) error {
-	return fmt.Errorf("%w: %q of %s is at %s in %s since %s; if that one is dead its lease ends within %v and you can try again, else give each instance an id of its own",
-		ErrConflict, in.ID, in.Service, listed.Addresses(), listed.Location, listed.Started.Format(time.RFC3339), listed.TTL)
+	return &ConflictError{fmt.Errorf("%w: %q of %s is at %s in %s since %s; if that one is dead its lease ends within %v and you can try again, else give each instance an id of its own",
+		ErrConflict, in.ID, in.Service, listed.Addresses(), listed.Location, listed.Started.Format(time.RFC3339), listed.TTL), listed.TTL}
 }
 
 // elsewhere returns earlier lives of the instance in other zones: an id is unique
