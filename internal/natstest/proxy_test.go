@@ -152,7 +152,6 @@ func TestAProxyHoldsBack(t *testing.T) {
 	if least < 50*time.Millisecond || most < least+10*time.Millisecond {
 		t.Errorf("answers came after %v to %v, want half of twice 50ms at least, and different times", least, most)
 	}
-
 }
 
 func TestAProxyLetsNoMoreThroughThanItsRate(t *testing.T) {

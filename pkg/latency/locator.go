@@ -1,6 +1,7 @@
 package latency
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -93,8 +94,8 @@ func (l *Locator) answerLocked() []byte {
 // when there are too many.
 func (l *Locator) makeRoomLocked(now time.Duration) {
 	oldest := 0
-	for i := len(l.callers) - 1; i >= 0; i-- { // one that is dropped is replaced by one that was looked at
-		if now-l.callers[i].at > callerTimeout {
+	for i, c := range slices.Backward(l.callers) { // one that is dropped is replaced by one that was looked at
+		if now-c.at > callerTimeout {
 			l.dropLocked(i)
 		}
 	}

@@ -135,7 +135,6 @@ var errNoResponse = errors.New("proximahttp: the base returned neither a respons
 // classify says what a response means. What is no outcome of an instance is a Fault. If the
 // user's function panics, the response is closed.
 func (c *call) classify(resp *http.Response, giveUp context.CancelCauseFunc) selector.Outcome {
-	o := selector.Local
 	done := false
 	defer func() {
 		if !done {
@@ -143,7 +142,7 @@ func (c *call) classify(resp *http.Response, giveUp context.CancelCauseFunc) sel
 			giveUp(nil)
 		}
 	}()
-	o = c.transport.options.Classify(resp)
+	o := c.transport.options.Classify(resp)
 	done = true
 	if o > selector.Local {
 		return selector.Fault
