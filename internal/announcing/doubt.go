@@ -1,6 +1,9 @@
 package announcing
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // confirmAfter is the least time between two statements of a source that confirm each
 // other.
@@ -48,7 +51,7 @@ func (d *Doubt) Take(stated []*Entry, now time.Time) (apply []*Entry, held int) 
 	}
 	apply = stated
 	for name := range gone {
-		apply = append(apply[:len(apply):len(apply)], d.listed[name])
+		apply = append(slices.Clip(apply), d.listed[name])
 	}
 	d.held = gone
 	d.listed = make(map[string]*Entry, len(apply))

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/proxima-discovery/proxima/internal/dialer"
+	"github.com/proxima-discovery/proxima/pkg/dialer"
 	"github.com/proxima-discovery/proxima/pkg/probe"
 )
 

@@ -392,7 +392,7 @@ func (svc *service) await(ctx context.Context, late <-chan time.Time) error {
 	case <-late:
 		err := fmt.Errorf("%w after %v, nothing is known of service %q", ErrNoSnapshot, svc.sel.opts.FirstSnapshot, svc.name)
 		if why := svc.sel.Health().Err; why != nil {
-			err = fmt.Errorf("%w: %v", err, why) // its end is not that of the caller's context
+			err = fmt.Errorf("%w: %s", err, why.Error()) // its end is not that of the caller's context
 		}
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/proxima-discovery/proxima/internal/dialer"
+	"github.com/proxima-discovery/proxima/pkg/dialer"
 )
 
 // ErrForbidden is the error for an address that must not be called.
