@@ -85,7 +85,7 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 		if sup.Command, err = supervisor.Start(argv, p); err != nil {
 			return err
 		}
-		s.begun()
+		s.begun(ctx)
 		if o.Load == nil && c.Load != load.None {
 			if o.Load = c.measure(s, e.Instance.Endpoints, sup.Command.PID()); o.Load != nil {
 				o.InFlight = load.InFlight(sup.Command.PID(), e.Instance.Endpoints)
@@ -93,12 +93,15 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 		}
 		sup.Leave = announceInBackground(ctx, s, e, o)
 	} else {
+		defer daemon.OnHangup(func() {
+			s.log.Info("SIGHUP changes nothing: credentials and certificates are read again whenever a connection is opened")
+		})()
 		conn, registry, err := s.connect(ctx)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		s.begun()
+		s.begun(ctx)
 		a, err := s.announcer.Announce(registry, e, o)
 		if err != nil {
 			return err

@@ -76,7 +76,7 @@ func Instance(ctx context.Context, text string, stdin io.Reader) error {
 		_ = announcement.Leave(leaving) // its lease ends by itself
 		stop()
 	})()
-	return daemon.Serve(serving, daemon.NewHTTPServer(j.member, quiet), listener, grace)
+	return daemon.Serve(serving, daemon.NewHTTPServer(j.member, quiet), listener, daemon.Ending{Grace: grace})
 }
 
 // ServeHTTP answers with the id and the zone of the instance, after half a

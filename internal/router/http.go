@@ -33,6 +33,11 @@ func (r *Router) newHandler() http.Handler {
 			return
 		}
 		defer r.requests.leave()
+		if r.isStopping() && req.Header.Get("Upgrade") == "" {
+			// The next request of this client goes to another router. Until then the
+			// connection is not cut, as a request may be on its way.
+			w.Header().Set("Connection", "close")
+		}
 		if req.ProtoMajor == 1 && len(req.TransferEncoding) > 0 {
 			// The request may have had a Content-Length too, which net/http
 			// removes. A proxy in front of the router may have used that
