@@ -246,7 +246,7 @@ func TestEvacuationsOutliveTheServer(t *testing.T) {
 			f.r = open(t, f.nc, kv.Options{Memory: memory})
 			f.announce(f.r, at("eu", "eu", "a"), kv.AnnounceOptions{})
 			v := watch(t, f.r, "user")
-			v.until("it", time.Second, count(1))
+			v.until("it", 5*time.Second, count(1))
 			f.evacuate(f.r, "eu", true)
 			v.until("evacuated", time.Second, evacuated("eu"))
 			v.check = func(s events.Snapshot) {
