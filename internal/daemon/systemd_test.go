@@ -57,7 +57,7 @@ func TestSystemdIsToldWhatTheProgramDoes(t *testing.T) {
 		}
 	}
 	lives <- struct{}{} // it hangs from now on
-	time.Sleep(150 * time.Millisecond)
+	time.Sleep(150 * time.Millisecond) // so that notices of a program that hangs would come
 	daemon.Stopping(log)
 	if got := next(); got != "STOPPING=1" {
 		t.Errorf("a program that hangs was said to live: %q", got)

@@ -40,7 +40,7 @@ func TestARouterThatStopsServesUntilItWasNoticed(t *testing.T) {
 	began := time.Now()
 	go func() { d.end(); close(ended) }()
 	notReady := false
-	for refused := false; !refused; time.Sleep(20 * time.Millisecond) {
+	for refused := false; !refused; time.Sleep(20 * time.Millisecond) { // at a rate
 		fresh := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 		status, _, err := get(fresh, "/readyz")
 		if notReady = notReady || status == 503; err != nil {

@@ -330,6 +330,7 @@ func TestConnectionThatIsClosedForGood(t *testing.T) {
 		a := f.announce(r, instance("a"), kv.AnnounceOptions{Drain: time.Minute})
 		v := watch(t, r, "user")
 		v.until("listed", time.Second, count(1))
+		registered(t, a, time.Second)
 		nc.Close()
 		v.until("stale", time.Second, func(s events.Snapshot) bool { return s.Stale && len(s.Entries) == 1 })
 		time.Sleep(time.Minute)

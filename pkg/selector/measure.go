@@ -87,7 +87,7 @@ func (a *measuring) set(t *latency.Target, in *events.Instance, kind ProbeKind, 
 		t.Address = addressOf(in)
 		// An instance that has nothing but tcp= may be a database, which blocks the host
 		// of many connections that say nothing. It can ask for "connect" in its metadata.
-		t.Rare = ProbeKind(in.Metadata[ProbeKey]) != ProbeConnect && t.Address == in.Endpoints[events.TCP] && onlyTCP(in)
+		t.Rare = t.Address != "" && ProbeKind(in.Metadata[ProbeKey]) != ProbeConnect && onlyTCP(in)
 		return t.Address != ""
 	case ProbeHTTP:
 		switch {
