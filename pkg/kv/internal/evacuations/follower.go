@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
-	"github.com/proxima-discovery/proxima/pkg/kv/internal/shared"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/refcount"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
@@ -21,7 +21,7 @@ import (
 // runs while there is one. It is safe for concurrent use.
 type Follower struct {
 	*Orders
-	running shared.Run
+	running refcount.Run
 
 	mu       sync.Mutex // guards what follows
 	watching map[chan struct{}]struct{}
