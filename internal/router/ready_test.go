@@ -91,7 +91,7 @@ func TestAnswersByNATSOnceTheRegistryHasBeenRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	time.Sleep(50 * time.Millisecond)
+	time.Sleep(50 * time.Millisecond) // in which it may not begin to answer
 	ask := func() error {
 		_, err := f.nc.Request("proxima.resolve.user", nil, 5*time.Second)
 		return err

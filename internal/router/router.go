@@ -217,8 +217,7 @@ func (r *Router) Wait(ctx context.Context) error {
 // calls, by HTTP or NATS, and waits for running ones, at most for
 // [Options.Grace]. Streams of changes end at once.
 func (r *Router) Serve(ctx context.Context, l net.Listener) error {
-	srv := daemon.NewHTTPServer(r, r.log)
-	srv.MaxHeaderBytes = maxHeaderBytes
+	srv := r.newServer()
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	srv.BaseContext = func(net.Listener) context.Context { return base }
@@ -241,6 +240,13 @@ func (r *Router) Serve(ctx context.Context, l net.Listener) error {
 	r.requests.close()
 	<-r.requests.empty
 	return err
+}
+
+// newServer makes the server of the doors by HTTP.
+func (r *Router) newServer() *http.Server {
+	srv := daemon.NewHTTPServer(r, r.log)
+	srv.MaxHeaderBytes = maxHeaderBytes
+	return srv
 }
 
 // beginStop makes /readyz fail, and ends the streams of changes.

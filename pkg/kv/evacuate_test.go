@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -260,7 +261,7 @@ func TestEvacuationsOutliveTheServer(t *testing.T) {
 			again := natstest.Start(t, keep)
 			w.lead(again)
 			// A registry that knows it writes it again.
-			await(t, time.Minute, "kept again", func() bool {
+			testkit.Within(t, time.Minute, "kept again", func() bool {
 				left, err := f.r.Evacuations(t.Context())
 				return err == nil && len(left) == 1
 			})

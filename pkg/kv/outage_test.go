@@ -1,7 +1,6 @@
 package kv_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -16,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -69,7 +69,7 @@ func TestPausedAnnouncerComesBackByItself(t *testing.T) {
 			}
 			v.until("suspect, being the last one", 20*time.Second, of(1, 0))
 			v.until("back", d, of(0, 1))
-			await(t, time.Second, "a new revision", func() bool { return a.State().Revision > before })
+			testkit.Within(t, time.Second, "a new revision", func() bool { return a.State().Revision > before })
 			time.Sleep(time.Second)
 		}
 	})
@@ -467,8 +467,8 @@ func TestAnOutageIsLoggedOnce(t *testing.T) {
 		f := setup(t)
 		w := newWire(f.ns)
 		nc := w.connect(t)
-		var log bytes.Buffer
-		r := open(t, nc, kv.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		var log testkit.Output
+		r := open(t, nc, kv.Options{Logger: log.Logger(slog.LevelInfo)})
 		for i := range 10 {
 			watch(t, r, fmt.Sprint("service-", i))
 		}
@@ -540,8 +540,8 @@ func TestTheLeaseThatIsAboutToEndIsRenewedFirst(t *testing.T) {
 func TestALogLineWithoutAnErrorHasNoAttributeForIt(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
-		var log bytes.Buffer
-		a, err := f.r.Announce(instance("a"), kv.AnnounceOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		var log testkit.Output
+		a, err := f.r.Announce(instance("a"), kv.AnnounceOptions{Logger: log.Logger(slog.LevelInfo)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -121,7 +121,7 @@ func demo() (ctx context.Context, url string, stop func()) {
 		}, kv.AnnounceOptions{Logger: silent})
 		check(err)
 		for !a.State().Registered() {
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // an example has no test to fail
 		}
 		stops = append(stops, func() { _ = a.Leave(context.Background()) }, hello.Close)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
@@ -274,7 +275,7 @@ func TestAPickInPanicAllocatesNothing(t *testing.T) {
 			p.Done(errCall)
 		}
 	}
-	eventually(t, "two fill in", func() bool {
+	testkit.Eventually(t, "two fill in", func() bool {
 		e, err := s.Explain(t.Context(), selector.Request{Service: "user"})
 		return err == nil && e.Panic && e.Circles[0].Usable == 3
 	})

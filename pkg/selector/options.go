@@ -240,7 +240,8 @@ type Request struct {
 	Avoid []string
 	// Wait makes a pick wait until there is an instance that can be picked, or the
 	// context ends; then the error is that of a pick that does not wait, with the
-	// context's. Default: such a pick fails at once.
+	// context's. It does not wait longer than [Options.FirstSnapshot] for the first list
+	// of the service. Default: such a pick fails at once.
 	Wait bool
 	// Hedge makes DoFor call a second instance too when the first one has not answered in
 	// the time in which 95 % of the successes end. The first that succeeds counts, and
@@ -339,7 +340,7 @@ type Source interface {
 
 // Static is a Source that lists these instances and never changes, for tests
 // without NATS. An instance needs a Service and an ID; its Status is up and its
-// Weight the default if they are not set.
+// Weight the default if they are not set. Of two with one key the last one counts.
 func Static(instances ...events.Instance) Source {
 	s := static{}
 	for _, in := range instances {
@@ -347,8 +348,15 @@ func Static(instances ...events.Instance) Source {
 		in.Weight = cmp.Or(in.Weight, events.DefaultWeight)
 		s[in.Service] = append(s[in.Service], events.Entry{Instance: &in})
 	}
-	for _, entries := range s {
-		slices.SortFunc(entries, func(a, b events.Entry) int { return a.Compare(b.Instance) })
+	for service, entries := range s {
+		slices.SortStableFunc(entries, func(a, b events.Entry) int { return a.Compare(b.Instance) })
+		last := entries[:0]
+		for i, e := range entries {
+			if i+1 == len(entries) || e.Key() != entries[i+1].Key() {
+				last = append(last, e)
+			}
+		}
+		s[service] = last
 	}
 	return s
 }

@@ -237,11 +237,23 @@ func (s *Selector) PickFor(ctx context.Context, r Request) (Pick, error) {
 		return Pick{}, err
 	}
 	if s.opts.OnPick != nil {
-		shown := p
-		shown.flags = 0
-		s.opts.OnPick(shown)
+		s.show(p)
 	}
 	return p, nil
+}
+
+// show calls OnPick. If that panics, the pick is no load.
+func (s *Selector) show(p Pick) {
+	shown := p
+	shown.flags = 0
+	ended := false
+	defer func() {
+		if !ended {
+			p.Done(context.Canceled)
+		}
+	}()
+	s.opts.OnPick(shown)
+	ended = true
 }
 
 // waitEvery is how often a pick that waits looks whether there is an instance.
