@@ -128,7 +128,7 @@ func (t *tries) more(p *Pick) bool {
 	if t.spent+1 >= t.opts.Retry.Attempts || t.request.NonIdempotent || t.opts.Retry.Budget < 0 || t.last != nil && errors.Is(t.last.Err, ErrSlow) {
 		return false
 	}
-	now := t.svc.view(t.request).current()
+	now := t.svc.vantage(t.request).current()
 	return now != nil && now.Another(&table.Query{Avoid: t.request.Avoid, Tried: t.request.tried}, p.node)
 }
 
