@@ -26,8 +26,8 @@ type Follower struct {
 	mu       sync.Mutex // guards what follows
 	watching map[chan struct{}]struct{}
 	left     []events.Evacuation // the places to leave; replaced, never changed
-	asked    bool                // they have been asked for, at least
-	known    bool                // with success, or one was heard
+	asked    bool                // a read was attempted
+	known    bool                // a read succeeded or an order was heard
 }
 
 // Join begins to follow. The channel is written to when [Follower.Now] has something

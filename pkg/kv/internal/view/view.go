@@ -161,7 +161,7 @@ func (v *View) Hear(c *wire.Change, now time.Time) Finding {
 	v.newest = c.Seq
 	v.merge(rec, c, now)
 	if !v.ready {
-		return Fine // the read under way comes to all of it
+		return Fine // the read in progress will include this change
 	}
 	return found
 }
