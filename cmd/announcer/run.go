@@ -27,7 +27,7 @@ const connectGrace = 2 * time.Second
 type runCommand struct {
 	Service        string        `required:"" placeholder:"NAME" help:"Service of the instance."`
 	Endpoint       daemon.Pairs  `required:"" placeholder:"PROTOCOL=ADDRESS" help:"Address of the instance: http, https, grpc or tcp=host:port, or nats=subject. Repeat the flag for each protocol."`
-	ID             string        `name:"id" placeholder:"ID" help:"Id of the instance, unique within the service. Default: the service and 8 random characters."`
+	ID             string        `name:"id" placeholder:"ID" help:"Id of the instance, unique within the service; the registry enforces that per zone. Default: the service and 8 random characters."`
 	TTL            time.Duration `name:"ttl" default:"15s" placeholder:"DURATION" help:"Lease: when the announcer dies, the instance is removed after this time; whole seconds (${default})."`
 	Check          string        `placeholder:"URL" help:"Check: the instance is announced when it passes, and not_ready while it fails later: http://…, https://…, tcp://host:port, grpc://host:port[/service], or none. Default: none; with a command, the instance is announced when its first host:port accepts a connection, after 3s at the latest."`
 	Drain          time.Duration `default:"5s" placeholder:"DURATION" help:"On a signal to stop: how long the instance is announced as draining, at most, before it is deregistered (${default})."`
