@@ -84,7 +84,7 @@ func Example_canaryByWeight() {
 	options := selector.Options{
 		Location: here, Source: release(11), Probe: selector.Probe{Kind: selector.ProbeNone}, // v2: weight 11, nine of v1: 100 each
 	}
-	options.Strategy = selector.WeightedRoundRobin // shares of calls are shares of weight
+	options.Strategy = selector.WeightedRoundRobin // exact shares
 	sel, err := selector.New(ctx, nil, options)
 	if err != nil {
 		panic(err)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -179,6 +180,9 @@ func (c *serveCommand) connect(ctx context.Context, p *daemon.Process, pl *plan)
 	server, err := embedded.Start(ctx, embedded.Options{
 		Listen: c.NATSListen, StoreDir: c.StoreDir, Domain: c.Registry.Domain, Logger: log,
 	})
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("%w (is NATS running there? --nats-url nats://%s uses it, --nats-listen chooses another address)", err, c.NATSListen)
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -90,8 +90,8 @@ type AnnounceOptions struct {
 	// fail, also if the cause is a dependency that they share. Default: always
 	// ready.
 	Check func(context.Context) error
-	// CheckInterval is the time between checks, less until the first pass.
-	// Default 2s.
+	// CheckInterval is the time between checks; until the first pass it is at most
+	// 200 ms. Default 2s.
 	CheckInterval time.Duration
 	// CheckTimeout bounds one check. Default 2s.
 	CheckTimeout time.Duration
@@ -160,14 +160,14 @@ type Announcement struct {
 // first passed check, renews the lease every third of the ttl, announces again
 // whenever the record was lost, and never gives up. It returns at once, see
 // [Announcement.Ready]; the error is about in and o only. While the instance is
-// listed, pings on <bucket>.<[events.Key.Ping]> are answered, for callers that
-// measure how far it is.
+// listed, pings on the subject <bucket>. followed by [events.Key.Ping] are answered,
+// for callers that measure how far it is.
 //
 // Incarnation and Started are filled in if they are empty. So is Location if none
 // of its fields is known: from PROXIMA_REGION, PROXIMA_ZONE and the others of
-// [topology.Environment], as selector.New does for the caller; both log it once. ID, Service and
-// Endpoints must be given; each protocol has one endpoint, so a second port or
-// subject of the same protocol is another service.
+// [topology.Environment], as selector.New does for the caller; both log it once. ID,
+// Service and Endpoints must be given; each protocol has one endpoint, so a second
+// port or subject of the same protocol is another service.
 func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcement, error) {
 	in.Incarnation = cmp.Or(in.Incarnation, rand.Text()[:12])
 	if in.Started.IsZero() {

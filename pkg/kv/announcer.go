@@ -23,11 +23,11 @@ type announcer struct {
 	stop context.CancelFunc
 
 	revision     uint64        // of our record, 0 when not listed
-	renewed      time.Time     // when what was last accepted was sent: the lease begins no earlier
+	renewed      time.Time     // send time of the last accepted write; the lease is at least that new
 	written      time.Time     // when the record was last written; zero: it must be
 	rewrite      time.Duration // and how long until it must be again
 	unsure       bool          // a write was sent and not answered
-	tried        bool          // to list it as if its key were free
+	tried        bool          // a first write without reading the key was made
 	begun        time.Time
 	failingSince time.Time // since when the registry has not taken what we said
 	takeover     takeover
@@ -191,7 +191,7 @@ func (n *announcer) writeFailed(err error) time.Duration {
 		case made:
 			n.failingSince, wait = time.Time{}, retryEvery/5
 		case e != nil && !wire.Transient(e):
-			err = e // that says it better
+			err = e // this error is more specific
 		}
 	}
 	if n.busy.Err() == nil { // else it was interrupted: Leave was called

@@ -30,9 +30,9 @@ const (
 // Bus carries the messages of callers and instances about distances, on core NATS,
 // so that no sender waits for a receiver. A stream in memory (PROXIMA_LATENCY for
 // the bucket "proxima", Dev_latency for a name with a capital) keeps the last message
-// of each subject for two minutes: a new subscriber receives those first. Without the stream, or the right to read it,
-// only that is lost. Get one with [Registry.Bus]; it is safe for concurrent use and
-// holds nothing that must be closed.
+// of each subject for two minutes: a new subscriber receives those first. Without the
+// stream, or the right to read it, only that is lost. Get one with [Registry.Bus]; it is
+// safe for concurrent use and holds nothing that must be closed.
 type Bus struct {
 	link     *wire.Link
 	noCreate bool

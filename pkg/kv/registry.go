@@ -15,9 +15,9 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/disk"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/evacuations"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/refcount"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/regions"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/server"
-	"github.com/proxima-discovery/proxima/pkg/kv/internal/shared"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/tail"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
@@ -90,7 +90,7 @@ type Registry struct {
 
 	opts    Options
 	bucket  *bucket
-	keeping shared.Run                   // looks after the sources
+	keeping refcount.Run                 // looks after the sources
 	stores  map[*wire.Bucket]*disk.Store // of the last snapshots; empty: nothing is saved
 	tails   tail.Group
 

@@ -183,7 +183,7 @@ func (g *Group) takeLocked(r *wire.Report, b *wire.Batch, age time.Duration) boo
 	rep := g.reporters[r.Reporter]
 	known := rep != nil && now-rep.at <= reporterTimeout
 	switch {
-	case rep == nil && b.Leaving: // it dozes: its word counts, and it has no slots
+	case rep == nil && b.Leaving: // it dozes: its samples count, and it gets no slots
 		rep = newReporter(r.Reporter)
 	case rep == nil:
 		if len(g.reporters) >= 16*maxReporters {

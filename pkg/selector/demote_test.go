@@ -186,7 +186,7 @@ func TestExplainShowsWhyACircleIsDemoted(t *testing.T) {
 		wantReasons(t, w.explain(), []string{
 			"r region true picked by p2c: in the near set of region",
 			"z zone false standby: used only when no instance in circle \"region\" is available (zone is demoted: its nearest is at 40 ms, that of region at 2 ms)",
-			"e elsewhere false standby: used only when no instance in circle \"region\" is available (it is nearer)",
+			"e elsewhere false standby: used only when no instance in circle \"region\" is available (circle region is nearer)",
 		})
 		c := w.state("zone")
 		if c.Note != "demoted: 40 ms away, while region is at 2 ms" || !c.Demoted || c.BestMS != 40 || c.DistanceSource != "measured" {

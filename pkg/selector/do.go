@@ -128,7 +128,7 @@ func (t *tries) more(p *Pick) bool {
 	if t.spent+1 >= t.opts.Retry.Attempts || t.request.NonIdempotent || t.opts.Retry.Budget < 0 || t.last != nil && errors.Is(t.last.Err, ErrSlow) {
 		return false
 	}
-	now := t.svc.view(t.request).current()
+	now := t.svc.vantage(t.request).current()
 	return now != nil && now.Another(&table.Query{Avoid: t.request.Avoid, Tried: t.request.tried}, p.node)
 }
 
@@ -222,11 +222,18 @@ const (
 )
 
 // AfterSlow calls late when the instance seems to hang and another one may take the call.
-// That is when the call has taken a second, 10 times what successes take on average, and
-// 1.5 times what the slowest one took in the last minutes (unless the last call to it
-// failed), and the instance has answered no other call meanwhile. While no success is known it is 15 s, or 60 % of the time until ctx
-// ends. late is not called when the time left before ctx ends is less than twice what a
-// success takes, nor for the last attempt, see [Pick.Last]. stop returns false if late was called.
+// That is when all of this holds:
+//
+//   - the call has taken a second;
+//   - it has taken 10 times what successes take on average;
+//   - it has taken 1.5 times what the slowest success took in the last minutes, unless
+//     the last call to the instance failed;
+//   - the instance has answered no other call meanwhile;
+//   - the time left before ctx ends is more than twice what a success takes;
+//   - the attempt is not the last one, see [Pick.Last].
+//
+// While no success is known, 15 s stand for the first three, or 60 % of the time until ctx
+// ends if that is less. stop returns false if late was called.
 func (p *Pick) AfterSlow(ctx context.Context, late func()) (stop func() bool) {
 	if p.Last() {
 		return func() bool { return true }
@@ -239,10 +246,10 @@ func (p *Pick) AfterSlow(ctx context.Context, late func()) (stop func() bool) {
 	return s.stop
 }
 
-// Last reports whether no attempt at another instance follows, because the service lists
-// no other one that was not tried, or the call must not be repeated, or all attempts were
-// made. It is true for a pick that is not of [Selector.DoFor] if the service lists no other
-// instance.
+// Last reports whether no attempt at another instance follows: there is no other one that
+// works and was not tried, or the call must not be repeated, or all attempts were made, or
+// one was given up as too slow. A pick that is not of [Selector.DoFor] is the last one if
+// the service lists no other instance.
 func (p *Pick) Last() bool {
 	return p.node == nil || p.flags&pickLast != 0 || p.node.Listed.Load() <= 1
 }

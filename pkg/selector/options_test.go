@@ -92,7 +92,7 @@ func TestALocationWhereNoInstanceCanBeIsAnError(t *testing.T) {
 			want("Request.From", err)
 			want("Request.From", s.DoFor(t.Context(), r, nil))
 			if n := s.Views("user"); n > 0 {
-				t.Errorf("%d views of such places are kept", n)
+				t.Errorf("%d vantages of such places are kept", n)
 			}
 		})
 	}

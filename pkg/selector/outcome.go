@@ -25,10 +25,10 @@ import (
 // the usual time, so that an instance does not attract calls by failing quickly. Usual is
 // what the successes of the same circle take lately. A call is late when it was given up
 // after 4 times the usual duration, 5 ms, and all that a success took in the last minutes, or
-// as the fifth one in a row without a success. A Fault by [context.DeadlineExceeded] that is not late is Canceled: the caller
-// had less time than calls take. A success is slow when it took more than a second and 10
-// times the usual duration: many of them open the breaker. docs/outcomes.md says how the
-// statuses of protocols map onto outcomes.
+// as the fifth one in a row without a success. A Fault by [context.DeadlineExceeded] that
+// is not late is Canceled: the caller had less time than calls take. A success is slow when
+// it took more than a second and 10 times the usual duration: many of them open the
+// breaker. docs/outcomes.md says how the statuses of protocols map onto outcomes.
 type Outcome uint8
 
 // The outcomes.
