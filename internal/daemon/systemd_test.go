@@ -56,7 +56,7 @@ func TestSystemdIsToldWhatTheProgramDoes(t *testing.T) {
 			t.Errorf("then %q", got)
 		}
 	}
-	lives <- struct{}{} // it hangs from now on
+	lives <- struct{}{}                // it hangs from now on
 	time.Sleep(150 * time.Millisecond) // so that notices of a program that hangs would come
 	daemon.Stopping(log)
 	if got := next(); got != "STOPPING=1" {
