@@ -127,7 +127,7 @@ func (connection) Close() error { return nil }
 func (d *distances) at(id string, where topology.Location, distance time.Duration, change ...func(*events.Entry)) events.Entry {
 	address := id + ".example:80"
 	d.set(address, distance)
-	return instance(id, where, append(change, endpoint(events.HTTP, address))...)
+	return instance(id, where, append(change, endpoint(events.TCP, address))...)
 }
 
 // world is a selector in a bubble, and what it sees.
