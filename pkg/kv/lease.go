@@ -116,13 +116,26 @@ func (l *Leases) Renew(ctx context.Context, in *events.Instance, revision uint64
 }
 
 // Deregister removes the record of that revision, and its lease with it, in
-// one message. The error is [ErrFenced] when the record is gone already or another
-// instance has replaced it.
+// one message. When the lease has ended before, the mark that it left is replaced:
+// callers that keep the instance as a suspect remove it then. The error is
+// [ErrFenced] when the record is gone otherwise or another instance has replaced it.
 func (l *Leases) Deregister(ctx context.Context, in *events.Instance, revision uint64) error {
 	k := in.Key()
 	if err := k.Validate(); err != nil {
 		return err
 	}
+	err := l.remove(ctx, k, revision)
+	if errors.Is(err, ErrFenced) {
+		last, e := l.last(ctx, k)
+		if e == nil && last.Err == nil && last.Expired && last.Seq > revision {
+			err = l.remove(ctx, k, last.Seq)
+		}
+	}
+	return err
+}
+
+// remove writes the mark of a removal over exactly that revision.
+func (l *Leases) remove(ctx context.Context, k events.Key, revision uint64) error {
 	msg := &nats.Msg{Subject: l.link.Prefix + k.Inst(), Data: wire.BodyDeregistered, Header: nats.Header{
 		wire.HdrOperation:    {wire.Purge},
 		wire.HdrScheduleNext: {"purge"},

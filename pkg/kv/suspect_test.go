@@ -1,6 +1,7 @@
 package kv_test
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -308,6 +309,30 @@ func TestManySuspectsAreLoggedOnce(t *testing.T) {
 		v.close()
 		if got := strings.Count(log.String(), "expired together"); got != 1 {
 			t.Errorf("%d lines:\n%s", got, &log)
+		}
+	})
+}
+
+// After an outage the instances whose leases ended are suspects. One that leaves
+// before it has announced itself again is gone, and not used for minutes.
+func TestASuspectThatDeregistersIsGoneAtOnceAndSaidToHaveDeregistered(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		leaves, stays := instance("leaves"), instance("stays")
+		revision := f.register(leaves)
+		f.register(stays)
+		v := watch(t, f.r, "user")
+		v.until("suspects", 2*ttl15, of(2, 0))
+		if err := f.r.Deregister(t.Context(), &leaves, revision); err != nil {
+			t.Fatal(err)
+		}
+		v.until("gone", time.Second, of(1, 0))
+		left := v.get("user").Left
+		if len(left) != 1 || left[0].Key != leaves.Key() || left[0].Reason != events.ReasonDeregistered {
+			t.Errorf("left: %+v", left)
+		}
+		if err := f.r.Deregister(t.Context(), &leaves, revision); !errors.Is(err, kv.ErrFenced) {
+			t.Errorf("once more: %v", err)
 		}
 	})
 }
