@@ -10,10 +10,10 @@ import (
 
 type fileCommand struct {
 	File        string        `arg:"" help:"JSON array of instances, each with the fields of a record in the registry, \"check\" and \"drain\"."`
-	Drain       time.Duration `default:"5s" placeholder:"DURATION" help:"How long an instance that leaves is announced as draining, unless its entry has a \"drain\" (${default})."`
-	AllowEmpty  bool          `help:"Believe a file that loses all of its instances, or more than half of them, at once. Without it they stay announced until the file is written once more."`
-	LeaveListed bool          `help:"On SIGTERM leave the instances listed until their leases end, for the announcer that comes next: restarting it costs no call."`
-	Poll        time.Duration `default:"10s" placeholder:"DURATION" help:"How often the file is read although the system has reported no change of it (${default})."`
+	Drain       time.Duration `group:"Instances:" default:"5s" placeholder:"DURATION" help:"How long an instance that leaves is announced as draining, unless its entry has a \"drain\" (${default})."`
+	AllowEmpty  bool          `group:"Instances:" help:"Believe a file that loses all of its instances, or more than half of them, at once. Without it they stay announced until the file is written once more."`
+	LeaveListed bool          `group:"Instances:" help:"On SIGTERM leave the instances listed until their leases end, for the announcer that comes next: restarting it costs no call."`
+	Poll        time.Duration `group:"Instances:" default:"10s" placeholder:"DURATION" help:"How often the file is read although the system has reported no change of it (${default})."`
 }
 
 // Help is shown by -h.
@@ -24,7 +24,9 @@ func (c *fileCommand) Help() string {
 
 An entry may have all fields of a record in the registry. An entry without a location gets that of the announcer. An instance without a check is always ready.
 
-When the file changes, instances are announced, updated and deregistered. An invalid file is logged and changes nothing. A file that loses all of its instances, or more than half of them, must be written twice, a second or more apart.`
+When the file changes, instances are announced, updated and deregistered. An invalid file is logged and changes nothing. A file that loses all of its instances, or more than half of them, must be written twice, a second or more apart. SIGHUP has the file read at once.
+
+On SIGTERM or SIGINT all instances are announced as draining, for their drain, and deregistered. A second signal skips the wait, a third ends the announcer at once, and leaves the rest to the leases.`
 }
 
 // Run announces the instances of the file until ctx ends.
@@ -45,8 +47,12 @@ func (c *fileCommand) Run(ctx context.Context, p *daemon.Process, app *cli) erro
 		return err
 	}
 	defer source.Close()
+	defer daemon.OnHangup(func() {
+		s.log.Info("SIGHUP: reading the file", "file", c.File)
+		s.manager.Reload(source.Reload)
+	})()
 	s.announcer.LeaveListed = c.LeaveListed
-	if err := s.start(ctx, p.Getenv); err != nil {
+	if err := s.start(ctx, p); err != nil {
 		return err
 	}
 	defer s.end(ctx)
@@ -55,12 +61,8 @@ func (c *fileCommand) Run(ctx context.Context, p *daemon.Process, app *cli) erro
 		return err
 	}
 	defer conn.Close()
-	s.begun(ctx)
+	defer s.begun(ctx)()
 
-	defer daemon.OnHangup(func() {
-		s.log.Info("SIGHUP: reading the file", "file", c.File)
-		source.Reload()
-	})()
-	s.announcer.Keep(ctx, registry, source, p.Again)
+	s.announcer.Keep(ctx, p.Hurried(), registry, source)
 	return nil
 }

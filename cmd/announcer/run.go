@@ -25,20 +25,20 @@ import (
 const connectGrace = 2 * time.Second
 
 type runCommand struct {
-	Service        string        `required:"" placeholder:"NAME" help:"Service of the instance."`
-	Endpoint       daemon.Pairs  `required:"" placeholder:"PROTOCOL=ADDRESS" help:"Address of the instance: http, https, grpc or tcp=host:port, or nats=subject. Repeat the flag for each protocol."`
-	ID             string        `name:"id" placeholder:"ID" help:"Id of the instance, unique within the service; the registry enforces that per zone. Default: the service and 8 random characters."`
-	TTL            time.Duration `name:"ttl" default:"15s" placeholder:"DURATION" help:"Lease: when the announcer dies, the instance is removed after this time; whole seconds (${default})."`
-	Check          []string      `sep:"none" placeholder:"URL" help:"Check: the instance is announced when it passes, and not_ready while it fails later: http://…, https://…, tcp://host:port, grpc://host:port[/service], exec:COMMAND LINE (by sh; exit code 0 passes), or none. Repeat the flag for several, all of which must pass. Default: none; with a command, the instance is announced when its first host:port accepts a connection, after --start-period at the latest."`
-	CheckRise      int           `default:"1" placeholder:"NUMBER" help:"How many checks in a row must pass until the instance is ready (${default})."`
-	CheckFall      int           `default:"2" placeholder:"NUMBER" help:"How many checks in a row must fail until it is not_ready (${default})."`
-	StartPeriod    time.Duration `default:"3s" placeholder:"DURATION" help:"How long the instance may take to start: until then a failing check is no trouble (${default})."`
-	Drain          time.Duration `default:"5s" placeholder:"DURATION" help:"On a signal to stop: how long the instance is announced as draining, at most, before it is deregistered (${default})."`
-	Metadata       daemon.Pairs  `placeholder:"KEY=VALUE" help:"Metadata of the instance. Repeat the flag for each key."`
-	Weight         int           `default:"100" placeholder:"NUMBER" help:"Share of calls relative to the other instances, 1 to 10000; 0: called only when no other instance can be (${default})."`
-	Load           string        `placeholder:"URL" help:"Load of the instance: http://… or https://… that answers with a beat as JSON, or none. Default: none; with a command on Linux, the load that the system measures."`
-	BeatInterval   time.Duration `default:"5s" placeholder:"DURATION" help:"Time between two beats, which are reports of the load (${default})."`
-	ServiceVersion string        `placeholder:"VERSION" help:"Version of the service that the instance runs."`
+	Service        string        `group:"Instance:" required:"" placeholder:"NAME" help:"Service of the instance."`
+	Endpoint       daemon.Pairs  `group:"Instance:" required:"" placeholder:"PROTOCOL=ADDRESS" help:"Address of the instance: http, https, grpc or tcp=host:port, or nats=subject. Repeat the flag for each protocol."`
+	ID             string        `group:"Instance:" name:"id" placeholder:"ID" help:"Id of the instance, unique within the service; the registry enforces that per zone. Default: the service and 8 random characters."`
+	TTL            time.Duration `group:"Instance:" name:"ttl" default:"15s" placeholder:"DURATION" help:"Lease: when the announcer dies, the instance is removed after this time; whole seconds (${default})."`
+	Check          []string      `group:"Checks:" sep:"none" placeholder:"URL" help:"Check: the instance is announced when it passes, and not_ready while it fails later: http://…, https://…, tcp://host:port, grpc://host:port[/service], exec:COMMAND LINE (by sh; exit code 0 passes), or none. Repeat the flag for several, all of which must pass. Default: none; with a command, the instance is announced when its first host:port accepts a connection, after --start-period at the latest."`
+	CheckRise      int           `group:"Checks:" default:"1" placeholder:"NUMBER" help:"How many checks in a row must pass until the instance is ready (${default})."`
+	CheckFall      int           `group:"Checks:" default:"2" placeholder:"NUMBER" help:"How many checks in a row must fail until it is not_ready (${default})."`
+	StartPeriod    time.Duration `group:"Checks:" default:"3s" placeholder:"DURATION" help:"How long the instance may take to start: until then a failing check is no trouble (${default})."`
+	Drain          time.Duration `group:"Instance:" default:"5s" placeholder:"DURATION" help:"On a signal to stop: how long the instance is announced as draining, at most, before it is deregistered (${default})."`
+	Metadata       daemon.Pairs  `group:"Instance:" placeholder:"KEY=VALUE" help:"Metadata of the instance. Repeat the flag for each key."`
+	Weight         int           `group:"Instance:" default:"100" placeholder:"NUMBER" help:"Share of calls relative to the other instances, 1 to 10000; 0: called only when no other instance can be (${default})."`
+	Load           string        `group:"Load:" placeholder:"URL" help:"Load of the instance: http://… or https://… that answers with a beat as JSON, or none. Default: none; with a command on Linux, the load that the system measures."`
+	BeatInterval   time.Duration `group:"Load:" default:"5s" placeholder:"DURATION" help:"Time between two beats, which are reports of the load (${default})."`
+	ServiceVersion string        `group:"Instance:" placeholder:"VERSION" help:"Version of the service that the instance runs."`
 
 	Command []string `arg:"" optional:"" passthrough:"partial" help:"Command that is the instance, after --. The announcer starts it, passes signals to it, and ends with its exit code."`
 }
@@ -47,7 +47,7 @@ type runCommand struct {
 func (c *runCommand) Help() string {
 	return `The instance is announced when its check has passed for the first time. While the check fails later it stays listed as not_ready.
 
-On SIGTERM or SIGINT the announcer announces the instance as draining, waits until its calls have ended, at most for --drain, deregisters it, and then passes the signal to the command. A second signal skips the wait. When the command ends by itself the instance is deregistered at once. That calls have ended is known only of a command whose load is measured: when there is no connection to the ports of its endpoints. (A systemd unit needs KillMode=mixed; else systemd also sends the signal to the command, before the instance is deregistered.)
+On SIGTERM or SIGINT the announcer announces the instance as draining, waits until its calls have ended, at most for --drain, deregisters it, and then passes the signal to the command. A second signal skips the wait. (Without a command, a third ends the announcer at once, and SIGHUP changes nothing; a command gets all of these, and SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 at once.) When the command ends by itself the instance is deregistered at once. That calls have ended is known only of a command whose load is measured: when there is no connection to the ports of its endpoints. (A systemd unit needs KillMode=mixed; else systemd also sends the signal to the command, before the instance is deregistered.)
 
 Beats report the load of the instance to callers: {"cpu":0.42,"mem":0.5,"in_flight":12,"queue":0}. cpu and mem are shares of what the instance may use. With --load the instance itself is asked. Without --load a command is measured: cpu and mem are those of its cgroup if that has limits (v2), else those of its processes; in_flight is the number of connections to the ports of its endpoints; queue is the number of connections that it has not accepted yet. An instance that uses NATS may also publish beats itself, on proxima.beat.<service>.<region>.<zone>.<id>.
 
@@ -70,45 +70,49 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 	if err != nil {
 		return err
 	}
-	if err := s.start(ctx, p.Getenv); err != nil {
+	if err := s.start(ctx, p); err != nil {
 		return err
 	}
 	defer s.end(ctx)
 	s.announcer.List(e)
+	if len(argv) == 0 {
+		return c.announce(ctx, p, s, e, o)
+	}
 
 	sup := &supervisor.Supervisor{Log: s.log, Again: p.Again}
-	if len(argv) > 0 {
-		other := make(chan os.Signal, 8)
-		signal.Notify(other, supervisor.PassedOn()...)
-		defer signal.Stop(other)
-		sup.Other = other
-		if sup.Command, err = supervisor.Start(argv, p); err != nil {
-			return err
-		}
-		s.begun(ctx)
-		if o.Load == nil && c.Load != load.None {
-			if o.Load = c.measure(s, e.Instance.Endpoints, sup.Command.PID()); o.Load != nil {
-				o.InFlight = load.InFlight(sup.Command.PID(), e.Instance.Endpoints)
-			}
-		}
-		sup.Leave = announceInBackground(ctx, s, e, o)
-	} else {
-		defer daemon.OnHangup(func() {
-			s.log.Info("SIGHUP changes nothing: credentials and certificates are read again whenever a connection is opened")
-		})()
-		conn, registry, err := s.connect(ctx)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		s.begun(ctx)
-		a, err := s.announcer.Announce(registry, e, o)
-		if err != nil {
-			return err
-		}
-		sup.Leave = a.Leave
+	other := make(chan os.Signal, 8)
+	signal.Notify(other, supervisor.PassedOn()...)
+	defer signal.Stop(other)
+	sup.Other = other
+	if sup.Command, err = supervisor.Start(argv, p); err != nil {
+		return err
 	}
+	defer s.begun(ctx)()
+	if o.Load == nil && c.Load != load.None {
+		if o.Load = c.measure(s, e.Instance.Endpoints, sup.Command.PID()); o.Load != nil {
+			o.InFlight = load.InFlight(sup.Command.PID(), e.Instance.Endpoints)
+		}
+	}
+	sup.Leave = announceInBackground(ctx, s, e, o)
 	return sup.Run(ctx)
+}
+
+// announce announces an instance that another program runs, until ctx ends.
+func (c *runCommand) announce(ctx context.Context, p *daemon.Process, s *session, e *announcing.Entry, o kv.AnnounceOptions) error {
+	defer daemon.IgnoreHangups(s.log)()
+	conn, registry, err := s.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer s.begun(ctx)()
+	a, err := s.announcer.Announce(registry, e, o)
+	if err != nil {
+		return err
+	}
+	<-ctx.Done()
+	_ = a.Leave(p.Hurried()) // the board logs errors; the lease ends by itself
+	return nil
 }
 
 // announceInBackground announces as soon as the registry can be opened. It returns

@@ -30,6 +30,7 @@ const (
 type session struct {
 	app       *cli
 	log       *slog.Logger
+	manager   *daemon.Manager
 	where     topology.Detection
 	announcer *announcing.Announcer
 
@@ -60,22 +61,19 @@ func (app *cli) prepare(ctx context.Context, p *daemon.Process) (*session, error
 		return nil, err
 	}
 	a := &announcing.Announcer{Board: announcing.NewBoard(log), CheckInterval: app.CheckInterval, Logger: log}
-	return &session{app: app, log: log, where: where, announcer: a}, nil
+	return &session{app: app, log: log, manager: p.Manager(log), where: where, announcer: a}, nil
 }
 
 // start starts the telemetry, and serves it when there is an --admin.
-func (s *session) start(ctx context.Context, getenv func(string) string) error {
+func (s *session) start(ctx context.Context, p *daemon.Process) error {
 	// When the reader of the log has gone, SIGPIPE would end the program. Caught,
 	// it only makes the write fail.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	var admin net.Listener
-	var err error
-	if s.app.Admin != "" {
-		if admin, err = daemon.Listen("--admin", s.app.Admin); err != nil {
-			return err
-		}
+	admin, err := daemon.Listen("--admin", s.app.Admin)
+	if err != nil {
+		return err
 	}
-	s.sdk, err = daemon.NewTelemetry(ctx, "announcer", getenv, s.log)
+	s.sdk, err = daemon.NewTelemetry(ctx, "announcer", p.Getenv, s.log)
 	if err == nil {
 		var m *telemetry.Metrics
 		m, err = telemetry.New(s.sdk.Meter("announcer"))
@@ -103,14 +101,26 @@ func (s *session) start(ctx context.Context, getenv func(string) string) error {
 // instances leave.
 func (s *session) serve(ctx context.Context, l net.Listener) {
 	mux := http.NewServeMux()
-	daemon.HandleHealth(mux, s.announcer.Board.Ready, s.details, s.sdk.Handler())
-	ctx, s.stopAdmin = context.WithCancel(context.WithoutCancel(ctx))
+	daemon.HandleHealth(mux, func() error { return s.ready(ctx) }, s.details, s.sdk.Handler())
+	srv := daemon.NewHTTPServer(daemon.LastAnswers(ctx.Done(), mux), s.log)
+	var until context.Context
+	until, s.stopAdmin = context.WithCancel(context.WithoutCancel(ctx))
 	s.serving.Go(func() {
-		if err := daemon.Serve(ctx, daemon.NewHTTPServer(mux, s.log), l, daemon.Ending{Grace: adminGrace}); err != nil {
+		closing, cutting, release := daemon.End{Grace: adminGrace}.Phases(until)
+		defer release()
+		if err := daemon.Serve(closing, cutting, srv, l); err != nil {
 			s.log.Error("health and metrics are not served any more", "error", err)
 		}
 	})
 	s.admin = l.Addr().String()
+}
+
+// ready returns why not all instances are listed, or that they are about to leave.
+func (s *session) ready(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return errors.New("the announcer is stopping")
+	}
+	return s.announcer.Board.Ready()
 }
 
 // onSource notes the state of the source.
@@ -150,16 +160,25 @@ func (s *session) details() map[string]any {
 	return map[string]any{"source": d}
 }
 
-// begun logs what is known before the first instance is announced, and tells systemd that
-// the announcer runs: it is of use before all instances are registered.
-func (s *session) begun(ctx context.Context) {
-	daemon.Ready(ctx, s.log, func() { _ = s.announcer.Board.Ready() })
-	context.AfterFunc(ctx, func() { daemon.Stopping(s.log) })
+// begun logs what is known before the first instance is announced, and from then on
+// tells systemd how the announcer is: it is of use before all instances are registered.
+// The function that it returns ends that.
+func (s *session) begun(ctx context.Context) (end func()) {
 	if s.admin != "" {
 		s.log.Info("serving health and metrics", "address", s.admin)
 	}
 	if s.where.Location.Zone == "" {
 		s.log.Warn("the zone is unknown: callers cannot tell that the instance is near (set --zone)")
+	}
+	s.manager.Ready()
+	stopped := context.AfterFunc(ctx, func() { s.log.Info("stopping: not ready any more") })
+	watched := s.manager.Watch(ctx, func() error { return s.ready(ctx) })
+	return func() {
+		stopped()
+		watched()
+		if ctx.Err() != nil {
+			s.log.Info("stopped")
+		}
 	}
 }
 

@@ -32,10 +32,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// start starts the router as a process.
+// start starts the router as a process, which does not drain unless args say so.
 func start(tb testing.TB, args ...string) *testkit.Process {
 	tb.Helper()
-	return testkit.Start(tb, testkit.Command{Args: args, Env: []string{childEnv + "=1"}})
+	return testkit.Start(tb, testkit.Command{Args: args, Env: []string{childEnv + "=1", "PROXIMA_DRAIN=0s"}})
 }
 
 // result is what a command that has ended leaves.
@@ -53,11 +53,11 @@ func run(tb testing.TB, env map[string]string, args ...string) result {
 	return result{code, stdout.String(), stderr.String()}
 }
 
-// begin runs a command inside the test until end is called.
+// begin runs a command inside the test until end is called. It does not drain.
 func begin(tb testing.TB, args ...string) (stdout, stderr *testkit.Output, end func() int) {
 	tb.Helper()
 	stdout, stderr = new(testkit.Output), new(testkit.Output)
-	p := &daemon.Process{Args: args, Getenv: func(string) string { return "" }, Stdout: stdout, Stderr: stderr}
+	p := &daemon.Process{Args: args, Getenv: func(k string) string { return map[string]string{"PROXIMA_DRAIN": "0s"}[k] }, Stdout: stdout, Stderr: stderr}
 	ctx, cancel := context.WithCancel(tb.Context())
 	ended := make(chan int, 1)
 	go func() { ended <- p.Run(ctx, "router", description, new(cli)) }()

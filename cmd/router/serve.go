@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -27,37 +28,39 @@ import (
 )
 
 type serveCommand struct {
-	HTTP         string               `name:"http" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Serve HTTP here; port 0 takes a free one (${default})."`
-	NATSListen   string               `name:"nats-listen" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Without --nats-url: where the embedded NATS server listens; port 0 takes a free one (${default})."`
-	StoreDir     string               `placeholder:"DIR" help:"Without --nats-url: where the embedded NATS server stores its data. Default: a temporary directory, removed at exit."`
-	AllowCIDR    []string             `name:"allow-cidr" placeholder:"NETWORK" help:"Call only instances in this network; may be repeated. Link-local, multicast and metadata addresses are never called."`
-	Timeout      time.Duration        `default:"10s" placeholder:"DURATION" help:"How long an instance may take to answer (${default})."`
-	Attempt      time.Duration        `name:"attempt-timeout" placeholder:"DURATION" help:"How long one instance may take to answer before another gets the call, if the call may be repeated, another instance is left, and that long is left of --timeout. Default: until it seems to hang, after a second or more, 10 times what calls to the service take on average, and 1.5 times the slowest."`
-	Hedge        bool                 `help:"Send a call that may be repeated, and is not answered in the time in which 95 % of the calls to its service are, to a second instance too. The first good answer counts."`
-	InstanceCA   string               `name:"instance-ca" placeholder:"FILE" help:"PEM file of the CA certificates that instances called by HTTPS are verified with. With it, a certificate may also have the name of the service (user, or user.internal). Default: those of the system, and the host of the endpoint. The metadata proxima.server_name of an instance names another host."`
-	InstanceCert string               `placeholder:"FILE" help:"PEM file of the router's certificate for instances that want one; it may be replaced at any time."`
-	InstanceKey  string               `placeholder:"FILE" help:"PEM file of its key."`
-	TrustCIDR    []string             `name:"trust-cidr" placeholder:"CIDR" help:"Keep what proxies in this network say of the caller (X-Forwarded-*, Forwarded, X-Real-Ip), and add to it; may be repeated. By default nothing is kept."`
-	HashHeader   string               `placeholder:"NAME" help:"Header with the key of a call, for consistent_hash. Calls without a key are spread."`
-	HashCookie   string               `placeholder:"NAME" help:"Cookie with the key of a call, for consistent_hash."`
-	StickyCookie string               `placeholder:"NAME" help:"As --hash-cookie, and a caller without a key is given a cookie, so that it stays with one instance."`
-	Concurrency  int                  `default:"1024" placeholder:"NUMBER" help:"Concurrent calls by NATS; more are refused (${default})."`
-	Drain        time.Duration        `default:"5s" placeholder:"DURATION" help:"After SIGTERM: how long to go on serving while /readyz says that the router is not ready, so that balancers notice (${default})."`
-	Grace        time.Duration        `default:"10s" placeholder:"DURATION" help:"After that: how long running calls may take (${default})."`
-	Strategy     string               `default:"p2c" placeholder:"NAME" help:"How to choose among about equally near instances: p2c, nearest, round_robin, weighted_round_robin, random, least_request, consistent_hash, or load_aware, by the load they report (${default})."`
-	SnapshotDir  string               `placeholder:"DIR" help:"Store the last list of each service here, and start with it when NATS cannot be reached. Default: wait for NATS."`
-	NoSuspects   bool                 `help:"Remove an instance as soon as its lease ends, even when many leases end together. Without it, those are kept as suspects: used last, and probed."`
-	Location     daemon.LocationFlags `embed:""`
-	Log          daemon.LogFlags      `embed:""`
-	NATS         daemon.NATSFlags     `embed:""`
-	Registry     daemon.RegistryFlags `embed:""`
+	HTTP         string               `group:"HTTP:" name:"http" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Serve HTTP here; port 0 takes a free one (${default})."`
+	NATSListen   string               `group:"Embedded NATS server:" name:"nats-listen" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Without --nats-url: where the embedded NATS server listens; port 0 takes a free one (${default})."`
+	StoreDir     string               `group:"Embedded NATS server:" placeholder:"DIR" help:"Without --nats-url: where the embedded NATS server stores its data. Default: a temporary directory, removed at exit."`
+	AllowCIDR    []string             `group:"Calls:" name:"allow-cidr" placeholder:"NETWORK" help:"Call only instances in this network; may be repeated. Link-local, multicast and metadata addresses are never called."`
+	Timeout      time.Duration        `group:"Calls:" default:"10s" placeholder:"DURATION" help:"How long an instance may take to answer (${default})."`
+	Attempt      time.Duration        `group:"Calls:" name:"attempt-timeout" placeholder:"DURATION" help:"How long one instance may take to answer before another gets the call, if the call may be repeated, another instance is left, and that long is left of --timeout. Default: until it seems to hang, after a second or more, 10 times what calls to the service take on average, and 1.5 times the slowest."`
+	Hedge        bool                 `group:"Calls:" help:"Send a call that may be repeated, and is not answered in the time in which 95 % of the calls to its service are, to a second instance too. The first good answer counts."`
+	InstanceCA   string               `group:"Calls:" name:"instance-ca" placeholder:"FILE" help:"PEM file of the CA certificates that instances called by HTTPS are verified with. With it, a certificate may also have the name of the service (user, or user.internal). Default: those of the system, and the host of the endpoint. The metadata proxima.server_name of an instance names another host."`
+	InstanceCert string               `group:"Calls:" placeholder:"FILE" help:"PEM file of the router's certificate for instances that want one; it may be replaced at any time."`
+	InstanceKey  string               `group:"Calls:" placeholder:"FILE" help:"PEM file of its key."`
+	TrustCIDR    []string             `group:"HTTP:" name:"trust-cidr" placeholder:"CIDR" help:"Keep what proxies in this network say of the caller (X-Forwarded-*, Forwarded, X-Real-Ip), and add to it; may be repeated. By default nothing is kept."`
+	HashHeader   string               `group:"Calls:" placeholder:"NAME" help:"Header with the key of a call, for consistent_hash. Calls without a key are spread."`
+	HashCookie   string               `group:"Calls:" placeholder:"NAME" help:"Cookie with the key of a call, for consistent_hash."`
+	StickyCookie string               `group:"Calls:" placeholder:"NAME" help:"As --hash-cookie, and a caller without a key is given a cookie, so that it stays with one instance."`
+	Concurrency  int                  `group:"Calls:" default:"1024" placeholder:"NUMBER" help:"Concurrent calls by NATS; more are refused (${default})."`
+	Drain        time.Duration        `group:"Stopping:" default:"5s" placeholder:"DURATION" help:"After SIGTERM: how long to go on serving while /readyz says that the router is not ready, so that balancers notice (${default})."`
+	Grace        time.Duration        `group:"Stopping:" default:"10s" placeholder:"DURATION" help:"After that: how long running calls may take (${default})."`
+	Strategy     string               `group:"Calls:" default:"p2c" placeholder:"NAME" help:"How to choose among about equally near instances: p2c, nearest, round_robin, weighted_round_robin, random, least_request, consistent_hash, or load_aware, by the load they report (${default})."`
+	SnapshotDir  string               `group:"Registry:" placeholder:"DIR" help:"Store the last list of each service here, and start with it when NATS cannot be reached. Default: wait for NATS."`
+	NoSuspects   bool                 `group:"Registry:" help:"Remove an instance as soon as its lease ends, even when many leases end together. Without it, those are kept as suspects: used last, and probed."`
+	Location     daemon.LocationFlags `group:"Location:" embed:""`
+	NATS         daemon.NATSFlags     `group:"NATS:" embed:""`
+	Registry     daemon.RegistryFlags `group:"NATS:" embed:""`
+	Log          daemon.LogFlags      `group:"Logging:" embed:""`
 }
 
 // Help is shown by -h.
 func (c *serveCommand) Help() string {
 	return `Without --nats-url the router runs a NATS server with JetStream in its own process, on --nats-listen: enough for a first try or a small fleet.
 
-On SIGTERM or SIGINT the router says that it is not ready, and goes on serving for --drain. Then it takes no more calls, waits for the running ones, at most for --grace, and cuts off what is left. A second signal skips both. SIGHUP changes nothing: credentials and certificates are read again whenever a connection is opened.`
+On SIGTERM or SIGINT the router says that it is not ready, and goes on serving for --drain. Then it takes no more calls, waits for the running ones, at most for --grace, and cuts off what is left. A second signal skips what is left of both, a third ends the router at once. SIGHUP changes nothing: flags are read at the start only, files with credentials and certificates whenever a connection is opened.
+
+When systemd starts the router, it is told when the router is ready and what it does, and may pass the socket of --http (Type=notify, WatchdogSec=, a socket unit).`
 }
 
 // embeddedURL is the default of --nats-url: the router runs a server itself.
@@ -150,6 +153,7 @@ func (c *serveCommand) Run(ctx context.Context, p *daemon.Process) error {
 	if err != nil {
 		return err
 	}
+	defer daemon.IgnoreHangups(pl.log)()
 	l, err := daemon.Listen("--http", c.HTTP)
 	if err != nil {
 		return err
@@ -184,7 +188,7 @@ func (c *serveCommand) connect(ctx context.Context, p *daemon.Process, pl *plan)
 		err = fmt.Errorf("%w (is NATS running there? --nats-url nats://%s uses it, --nats-listen chooses another address)", err, c.NATSListen)
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, unwritable("--store-dir", err)
 	}
 	pl.store = server.Err
 	fmt.Fprintf(p.Stdout, "NATS: an embedded server at %s (no --nats-url was given)\n", server.URL())
@@ -210,22 +214,12 @@ func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, n
 	options.SnapshotDir, options.NoSuspects = c.SnapshotDir, c.NoSuspects
 	registry, err := kv.Open(ctx, nc, options)
 	if err != nil {
-		return err
+		return unwritable("--snapshot-dir", err)
 	}
-	hurry := make(chan struct{})
-	ended := make(chan struct{})
-	defer close(ended)
-	go func() { // ends with this function
-		select {
-		case <-p.Again:
-			close(hurry)
-		case <-ended:
-		}
-	}()
 	r, err := router.New(ctx, nc, registry, router.Options{
 		Selector: pl.pick, Bucket: c.Registry.Name(), Guard: pl.guard,
 		Timeout: c.Timeout, AttemptTimeout: c.Attempt, Hedge: c.Hedge, Trust: pl.trust, TLS: pl.tls,
-		HashHeader: c.HashHeader, HashCookie: c.HashCookie, StickyCookie: c.StickyCookie, Concurrency: c.Concurrency, Drain: c.Drain, Grace: c.Grace, Hurry: hurry,
+		HashHeader: c.HashHeader, HashCookie: c.HashCookie, StickyCookie: c.StickyCookie, Concurrency: c.Concurrency, Drain: c.Drain, Grace: c.Grace, Hurry: p.Hurried().Done(),
 		Store: pl.store, Metrics: metrics, MetricsHandler: sdk.Handler(), Logger: pl.log,
 	})
 	if err != nil {
@@ -240,15 +234,26 @@ func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, n
 	if pl.pick.Location.Zone == "" {
 		pl.log.Warn("the zone is unknown: callers that do not say where they are get instances from anywhere (set --zone)")
 	}
-	defer daemon.OnHangup(func() {
-		pl.log.Info("SIGHUP changes nothing: credentials and certificates are read again whenever a connection is opened")
+	defer p.Manager(pl.log).Watch(ctx, func() error {
+		r.Alive()
+		return r.Ready()
 	})()
-	fmt.Fprintf(p.Stdout, "HTTP: http://%s\n", l.Addr())
-	go func() { // ends when the router has read the registry, or stops
-		if r.Wait(ctx) == nil {
-			daemon.Ready(ctx, pl.log, r.Alive)
-		}
-	}()
-	defer context.AfterFunc(ctx, func() { daemon.Stopping(pl.log) })()
+	fmt.Fprintf(p.Stdout, "HTTP: %s\n", urlOf(l))
 	return r.Serve(ctx, l)
+}
+
+// unwritable says what to do about an error of a file in the directory of a flag.
+func unwritable(flag string, err error) error {
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("%w: %s wants a directory that this user can write to", err, flag)
+	}
+	return err
+}
+
+// urlOf is where a listener is reached.
+func urlOf(l net.Listener) string {
+	if l.Addr().Network() == "unix" {
+		return "unix:" + l.Addr().String()
+	}
+	return "http://" + l.Addr().String()
 }

@@ -223,9 +223,11 @@ func TestReportsInOneLineWhyItCannotServe(t *testing.T) {
 		"a zone that is none":       {[]string{"--zone", "a.b"}, 2, `--zone "a.b"`},
 		"a URL that is none":        {[]string{"--nats-url", "http://x"}, 2, "--nats-url"},
 		"no address":                {[]string{"--http", "8080"}, 2, "--http 8080: want host:port"},
-		"an address that is taken":  {[]string{"--http", taken.Addr().String()}, 1, "address already in use"},
+		"an address that is taken":  {[]string{"--http", taken.Addr().String()}, 1, "address already in use: end the program that listens there, or choose another port"},
 		"NATS' address is taken":    {[]string{"--nats-listen", taken.Addr().String()}, 1, "address already in use (is NATS running there? --nats-url nats://" + taken.Addr().String()},
-		"a store that is a file":    {[]string{"--store-dir", file}, 1, "store directory"},
+		"a store that is a file":    {[]string{"--store-dir", file}, 1, "--store-dir wants a directory that this user can write to"},
+		"a store that is read-only": {[]string{"--store-dir", "/proc/store"}, 1, "--store-dir wants a directory that this user can write to"},
+		"no place for snapshots":    {[]string{"--snapshot-dir", "/proc/snapshots"}, 1, "--snapshot-dir wants a directory that this user can write to"},
 		"no server at the URL":      {[]string{"--nats-url", "nats://127.0.0.1:1", "--connect-timeout", "200ms"}, 1, "cannot reach NATS at nats://127.0.0.1:1"},
 		"a server without what for": {[]string{"--nats-url", bare.ClientURL()}, 1, "start it with JetStream enabled"},
 	} {

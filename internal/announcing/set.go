@@ -2,7 +2,6 @@ package announcing
 
 import (
 	"context"
-	"os"
 	"sync"
 
 	"github.com/proxima-discovery/proxima/pkg/kv"
@@ -17,27 +16,13 @@ type Source interface {
 }
 
 // Keep announces the instances that the source lists, until ctx ends; it returns
-// when all of them have left. A signal on again ends every draining at once. With
+// when all of them have left. The end of hurried ends every draining. With
 // [Announcer.LeaveListed] they do not leave then.
-func (a *Announcer) Keep(ctx context.Context, registry *kv.Registry, source Source, again <-chan os.Signal) {
-	hurried, hurry := context.WithCancel(context.WithoutCancel(ctx))
-	defer hurry()
+func (a *Announcer) Keep(ctx, hurried context.Context, registry *kv.Registry, source Source) {
 	s := &set{announcer: a, registry: registry, keepers: make(map[string]*keeper)}
 	s.start = func(k *keeper) { s.running.Go(func() { k.run(ctx, hurried) }) }
-	done := make(chan struct{})
-	go func() { // waited for below
-		defer close(done)
-		s.follow(ctx, source)
-		s.running.Wait()
-	}()
-	for {
-		select {
-		case <-done:
-			return
-		case <-again:
-			hurry()
-		}
-	}
+	s.follow(ctx, source)
+	s.running.Wait()
 }
 
 // set has a keeper for every instance that is listed. It is used by one goroutine.

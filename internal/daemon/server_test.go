@@ -28,6 +28,13 @@ func get(t *testing.T, url string) (int, string) {
 	return resp.StatusCode, strings.TrimSpace(string(body))
 }
 
+// serve serves until ctx ends, and then up to grace.
+func serve(ctx context.Context, srv *http.Server, l net.Listener, grace time.Duration) error {
+	closing, cutting, release := daemon.End{Grace: grace}.Phases(ctx)
+	defer release()
+	return daemon.Serve(closing, cutting, srv, l)
+}
+
 func TestHealthIsServedUntilTheContextEnds(t *testing.T) {
 	l, err := daemon.Listen("--admin", "127.0.0.1:0")
 	if err != nil {
@@ -39,7 +46,7 @@ func TestHealthIsServedUntilTheContextEnds(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() {
-		served <- daemon.Serve(ctx, daemon.NewHTTPServer(mux, slog.New(slog.DiscardHandler)), l, daemon.Ending{Grace: time.Second})
+		served <- serve(ctx, daemon.NewHTTPServer(mux, slog.New(slog.DiscardHandler)), l, time.Second)
 	}()
 	url := "http://" + l.Addr().String()
 	if code, body := get(t, url+"/healthz"); code != 200 || body != `{"ok":true}` {
@@ -77,7 +84,7 @@ func TestServeClosesConnectionsAfterTheGraceTime(t *testing.T) {
 		close(begun)
 		<-r.Context().Done()
 	}), slog.New(slog.DiscardHandler))
-	go func() { served <- daemon.Serve(ctx, srv, l, daemon.Ending{Grace: 10 * time.Millisecond}) }()
+	go func() { served <- serve(ctx, srv, l, 10*time.Millisecond) }()
 	asked := make(chan error, 1)
 	go func() {
 		resp, err := http.Get("http://" + l.Addr().String())
@@ -103,7 +110,7 @@ func TestServeReportsAListenerThatFails(t *testing.T) {
 	}
 	l.Close()
 	srv := daemon.NewHTTPServer(http.NotFoundHandler(), slog.New(slog.DiscardHandler))
-	if err := daemon.Serve(t.Context(), srv, l, daemon.Ending{Grace: time.Second}); err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
+	if err := serve(t.Context(), srv, l, time.Second); err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -9,6 +9,7 @@ const (
 	reconnectWait   = 100 * time.Millisecond // between two rounds of attempts to connect
 	reconnectJitter = 150 * time.Millisecond // at most this much more
 	tryWait         = time.Second            // for the server, in TryConnect
+	statusInterval  = time.Second            // between two looks at what systemd is told
 	dialTimeout     = 2 * time.Second        // for one attempt to connect
 	pingInterval    = 2 * time.Second
 	maxPings        = 2               // without an answer

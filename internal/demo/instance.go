@@ -76,7 +76,9 @@ func Instance(ctx context.Context, text string, stdin io.Reader) error {
 		_ = announcement.Leave(leaving) // its lease ends by itself
 		stop()
 	})()
-	return daemon.Serve(serving, daemon.NewHTTPServer(j.member, quiet), listener, daemon.Ending{Grace: grace})
+	closing, cutting, release := daemon.End{Grace: grace}.Phases(serving)
+	defer release()
+	return daemon.Serve(closing, cutting, daemon.NewHTTPServer(j.member, quiet), listener)
 }
 
 // ServeHTTP answers with the id and the zone of the instance, after half a

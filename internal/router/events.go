@@ -23,7 +23,7 @@ const (
 type changeStreams struct {
 	directory *directory.Directory
 	ready     func() error
-	stopping  <-chan struct{} // closed when the router stops
+	closing   <-chan struct{} // closed when the router takes no more calls
 	open      chan struct{}   // one token per stream
 }
 
@@ -88,7 +88,7 @@ func (s *changeStreams) write(ctx context.Context, w http.ResponseWriter, change
 			}
 			text = fmt.Sprintf("event: %s\ndata: %s\n\n", c.Kind, data)
 		case <-alive.C:
-		case <-s.stopping:
+		case <-s.closing:
 			return errStopping
 		case <-ctx.Done():
 			return ctx.Err()

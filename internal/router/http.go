@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/daemon"
 	"github.com/proxima-discovery/proxima/internal/router/directory"
 	"github.com/proxima-discovery/proxima/internal/router/registrar"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
@@ -27,17 +28,12 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) { r.handler
 // paths such as //a or /a/../b: these are for the instance to interpret.
 func (r *Router) newHandler() http.Handler {
 	mux := r.newMux()
-	return telemetry.Handler(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	return daemon.LastAnswers(r.stopping, telemetry.Handler(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if err := r.requests.enter(); err != nil {
 			writeError(w, err)
 			return
 		}
 		defer r.requests.leave()
-		if r.isStopping() && req.Header.Get("Upgrade") == "" {
-			// The next request of this client goes to another router. Until then the
-			// connection is not cut, as a request may be on its way.
-			w.Header().Set("Connection", "close")
-		}
 		if req.ProtoMajor == 1 && len(req.TransferEncoding) > 0 {
 			// The request may have had a Content-Length too, which net/http
 			// removes. A proxy in front of the router may have used that
@@ -51,7 +47,7 @@ func (r *Router) newHandler() http.Handler {
 		default:
 			mux.ServeHTTP(w, req)
 		}
-	}))
+	})))
 }
 
 // route is a path of the router itself, and the method that it has.
@@ -67,7 +63,7 @@ func (r *Router) routes() []route {
 		{"GET", "/v1/services/{service}", r.door("service", r.lookup.instances)},
 		{"GET", "/v1/explain/{service}", r.door("explain", r.lookup.explain)},
 		{"GET", "/v1/events", &changeStreams{
-			directory: r.directory, ready: r.ready, stopping: r.stopping, open: make(chan struct{}, maxStreams),
+			directory: r.directory, ready: r.complete, closing: r.closing, open: make(chan struct{}, maxStreams),
 		}},
 		{"POST", "/v1/register", r.door("register", registration.register)},
 		{"PUT", "/v1/heartbeat", r.door("heartbeat", registration.heartbeat)},
@@ -215,12 +211,18 @@ func healthz(w http.ResponseWriter, _ *http.Request) {
 	}{true})
 }
 
-func (r *Router) ready() error {
+// Ready returns why the router is not ready, nil if it is.
+func (r *Router) Ready() error {
 	select {
 	case <-r.stopping:
 		return errStopping
 	default:
 	}
+	return r.complete()
+}
+
+// complete returns an error while the registry has not been read.
+func (r *Router) complete() error {
 	if !r.directory.IsComplete() {
 		if h := r.health.now(); h.Err != nil {
 			return fmt.Errorf("%w: %w", directory.ErrIncomplete, h.Err)

@@ -57,7 +57,6 @@ type natsDoors struct {
 	bucket    string
 	location  topology.Location
 	timeout   time.Duration // of a call
-	grace     time.Duration // of the calls that run when the router stops
 	log       *slog.Logger
 	endpoints map[string]answerNATS
 	counts    map[string]*doorCounts // by endpoint
@@ -125,14 +124,11 @@ func (d *natsDoors) offer() error {
 	return nil
 }
 
-// close takes no more requests and waits for the running ones, at most for the
-// grace.
-func (d *natsDoors) close(hurried context.Context) { d.closeOnce.Do(func() { d.drain(hurried) }) }
+// leave takes no more requests and waits for the running ones, until ctx ends at
+// most; then it gives them up.
+func (d *natsDoors) leave(ctx context.Context) { d.closeOnce.Do(func() { d.drain(ctx) }) }
 
-func (d *natsDoors) drain(hurried context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.run), d.grace)
-	defer cancel()
-	defer context.AfterFunc(hurried, cancel)()
+func (d *natsDoors) drain(ctx context.Context) {
 	d.mu.Lock()
 	d.closed = true
 	service := d.service
@@ -141,21 +137,27 @@ func (d *natsDoors) drain(hurried context.Context) {
 		if err := service.Stop(); err != nil {
 			d.log.Warn("the NATS service was not stopped in order", "error", err)
 		}
-		// After a flush, requests that the server has sent are in the queues of
-		// nats.go; after a barrier they have been given to the handlers.
-		handled := make(chan struct{})
-		if d.nc.IsConnected() && d.nc.FlushWithContext(ctx) == nil && d.nc.Barrier(func() { close(handled) }) == nil {
-			select {
-			case <-handled:
-			case <-ctx.Done():
-			}
-		}
+		d.handOver(ctx)
 	}
 	d.calls.close()
 	if d.calls.wait(ctx) != nil {
-		d.log.Warn("calls did not end in time, giving them up", "calls", d.calls.count())
 		d.stop()
 		<-d.calls.empty
+	}
+}
+
+// handOver waits until the requests that the server has sent have been given to the
+// handlers: after a flush they are in the queues of nats.go, after a barrier they
+// were handled.
+func (d *natsDoors) handOver(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
+	handled := make(chan struct{})
+	if d.nc.IsConnected() && d.nc.FlushWithContext(ctx) == nil && d.nc.Barrier(func() { close(handled) }) == nil {
+		select {
+		case <-handled:
+		case <-ctx.Done():
+		}
 	}
 }
 

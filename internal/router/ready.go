@@ -101,7 +101,7 @@ func (r *Router) readyz(w http.ResponseWriter, _ *http.Request) {
 		Writable: connected && h.WriteErr == nil,
 	}
 	status := http.StatusOK
-	switch err := r.ready(); {
+	switch err := r.Ready(); {
 	case err != nil:
 		status, answer.Ready, answer.Reason = http.StatusServiceUnavailable, false, err.Error()
 	case h.Err != nil:

@@ -139,8 +139,9 @@ type Router struct {
 	stop     context.CancelFunc
 	work     sync.WaitGroup
 	stopping chan struct{} // closed when a stop begins
+	closing  chan struct{} // closed when no new calls are taken any more
 
-	stopOnce, closeOnce sync.Once
+	stopOnce, closingOnce, closeOnce sync.Once
 }
 
 // New starts a router: it follows the registry and answers by NATS. HTTP is
@@ -153,6 +154,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 		directory: directory.New(registry, ""),
 		requests:  newGate(0),
 		stopping:  make(chan struct{}),
+		closing:   make(chan struct{}),
 	}
 	var err error
 	if r.selector, err = selector.New(ctx, nc, r.selectorOptions(registry)); err != nil {
@@ -210,7 +212,7 @@ func (r *Router) makeDoors() {
 	relay := &relay{r.nc, id, r.opts.Bucket, r.lookup, r.selector, transport, keys}
 	r.nats = &natsDoors{
 		nc: r.nc, bucket: r.opts.Bucket, location: r.selector.Location(),
-		timeout: r.opts.Timeout, grace: r.opts.Grace, log: r.log,
+		timeout: r.opts.Timeout, log: r.log,
 		endpoints: map[string]answerNATS{
 			"route": relay.route, "resolve": r.lookup.resolveNATS, "explain": r.lookup.explainNATS,
 		},
@@ -250,86 +252,67 @@ func (r *Router) Wait(ctx context.Context) error {
 }
 
 // Serve answers HTTP on l until ctx ends. Then the router stops, in this order: it is not
-// ready any more, and streams of changes end; for [Options.Drain] it goes on serving, by
-// HTTP and NATS, and asks clients to open no further request on their connections; it
-// takes no more calls, and waits for running ones, at most for [Options.Grace]; it cuts
-// off those that are left.
+// ready any more; for [Options.Drain] it goes on at all doors, by HTTP and NATS, and asks
+// clients to open no further request on their connections; it takes no more calls, ends
+// the streams of changes, and waits for running calls, at most for [Options.Grace]; it
+// cuts off those that are left.
 func (r *Router) Serve(ctx context.Context, l net.Listener) error {
+	end := daemon.End{Drain: r.opts.Drain, Grace: r.opts.Grace, Hurry: r.opts.Hurry}
+	closing, cutting, release := end.Phases(ctx)
+	defer release()
+	run, cut := context.WithCancel(context.WithoutCancel(ctx)) // of the calls
+	defer cut()
+	defer context.AfterFunc(cutting, func() {
+		r.log.Warn("cutting off what has not ended", r.running()...)
+		cut()
+	})()
 	srv := r.newServer()
-	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	srv.BaseContext = func(net.Listener) context.Context { return base }
-	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	hurried, hurry := context.WithCancel(context.WithoutCancel(ctx))
-	defer hurry()
+	srv.BaseContext = func(net.Listener) context.Context { return run }
 	served := make(chan struct{})
 	var doors sync.WaitGroup
 	doors.Go(func() {
 		select {
-		case <-r.opts.Hurry:
-			hurry()
-		case <-served:
-		}
-	})
-	doors.Go(func() {
-		select {
 		case <-ctx.Done():
-			r.drain(hurried)
-			stop()
-			r.closeNATS(hurried)
+			r.log.Info("stopping: not ready any more, going on for a while so that balancers notice", "drain", end.Drain)
+			r.beginStop()
+		case <-served:
+			return
+		}
+		select {
+		case <-closing.Done():
+			r.beginClosing()
+			r.log.Info("taking no more calls, waiting for those that run", append(r.running(), "grace", end.Grace)...)
+			r.nats.leave(run)
 		case <-served:
 		}
 	})
-	began := time.Now()
-	err := daemon.Serve(serving, srv, l, daemon.Ending{Grace: r.opts.Grace, Hurried: hurried, Closing: func() {
-		began = time.Now()
-		r.log.Info("taking no more calls, waiting for those that run", "requests", r.requests.count(), "grace", r.opts.Grace)
-	}, Cutting: func() {
-		r.log.Warn("cutting off what has not ended", "calls", r.proxy.waiting.Load(), "streams", r.proxy.streams.Load(),
-			"after", time.Since(began).Round(time.Millisecond))
-	}})
+	err := daemon.Serve(closing, run, srv, l)
 	close(served)
 	doors.Wait()
 	// The server does not know of connections that were taken over, such as
-	// WebSockets: their handlers end with their context.
-	if n := r.requests.count(); n > 0 {
-		r.log.Warn("cutting off connections that were taken over", "streams", n)
-	}
-	cancel()
+	// WebSockets: their handlers end with their callers, or with their context.
 	r.requests.close()
+	if err == nil {
+		_ = r.requests.wait(run)
+	}
+	cut()
 	<-r.requests.empty
+	if err == nil {
+		r.log.Info("stopped")
+	}
 	return err
 }
 
-// drain goes on serving while the router says that it is not ready.
-func (r *Router) drain(hurried context.Context) {
-	r.beginStop()
-	if r.opts.Drain <= 0 {
-		r.log.Info("stopping: not ready any more")
-		return
-	}
-	r.log.Info("stopping: not ready any more, going on for a while so that balancers notice", "drain", r.opts.Drain)
-	select {
-	case <-time.After(r.opts.Drain):
-	case <-hurried.Done():
-	}
+// running is for the log: how many calls wait for their answer, by HTTP and by NATS,
+// and how many answers by HTTP have begun and not ended.
+func (r *Router) running() []any {
+	return []any{"calls", r.proxy.waiting.Load(), "streams", r.proxy.streams.Load(), "nats_calls", r.nats.calls.count()}
 }
 
 // Alive returns unless the router hangs, for a watchdog.
 func (r *Router) Alive() {
 	r.requests.count()
 	r.directory.IsComplete()
-}
-
-// isStopping reports whether a stop has begun.
-func (r *Router) isStopping() bool {
-	select {
-	case <-r.stopping:
-		return true
-	default:
-		return false
-	}
 }
 
 // newServer makes the server of the doors by HTTP.
@@ -342,22 +325,24 @@ func (r *Router) newServer() *http.Server {
 	return srv
 }
 
-// beginStop makes /readyz fail, and ends the streams of changes.
+// beginStop makes /readyz fail.
 func (r *Router) beginStop() { r.stopOnce.Do(func() { close(r.stopping) }) }
 
-// closeNATS takes no more calls by NATS, and waits for the running ones, at most until
-// hurried ends.
-func (r *Router) closeNATS(hurried context.Context) {
+// beginClosing ends the streams of changes too.
+func (r *Router) beginClosing() {
 	r.beginStop()
-	r.nats.close(hurried)
+	r.closingOnce.Do(func() { close(r.closing) })
 }
 
 // Close ends the router: it takes no more calls by NATS, waits for the running
-// ones, and stops following the registry. [Router.Serve] must have ended before.
-// Close may be called twice.
+// ones, at most for [Options.Grace], and stops following the registry.
+// [Router.Serve] must have ended before. Close may be called twice.
 func (r *Router) Close() error {
 	r.closeOnce.Do(func() {
-		r.closeNATS(context.Background())
+		r.beginClosing()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.run), r.opts.Grace)
+		defer cancel()
+		r.nats.leave(ctx)
 		r.stop()
 		_ = r.selector.Close() // always nil
 		r.work.Wait()

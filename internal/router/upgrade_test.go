@@ -16,7 +16,7 @@ import (
 )
 
 func TestUpgradesToWebSockets(t *testing.T) {
-	d := newFleet(t).router(router.Options{})
+	d := newFleet(t).router(router.Options{Grace: time.Second})
 	backend := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") == "" {
 			_, _ = io.WriteString(w, "plain")
@@ -67,7 +67,7 @@ func TestUpgradesToWebSockets(t *testing.T) {
 			t.Errorf("%s: got %d %q", protocol, got.status, got.body)
 		}
 	}
-	// A WebSocket that is open does not keep the router from stopping.
+	// A WebSocket that is open keeps the router no longer than other calls.
 	_, _, _ = upgrade("websocket")
 	done := make(chan struct{})
 	go func() { d.end(); close(done) }()

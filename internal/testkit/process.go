@@ -19,6 +19,8 @@ type Command struct {
 	// Env is added to PATH, HOME (a new directory) and what the Go runtime reads.
 	// Nothing else of the environment of the test is passed on.
 	Env []string
+	// Files are what the process inherits, as its descriptors from 3 on.
+	Files []*os.File
 	// Attr are attributes of the operating system. Optional.
 	Attr *syscall.SysProcAttr
 	// Stdout and Stderr get the output. They may be the same. Default: new ones.
@@ -75,6 +77,7 @@ func Start(tb testing.TB, c Command) *Process {
 	}
 	cmd.Env = append(cmd.Env, c.Env...)
 	cmd.SysProcAttr = dieWithParent(c.Attr)
+	cmd.ExtraFiles = c.Files
 	cmd.Stdout, cmd.Stderr = c.Stdout, c.Stderr
 	cmd.WaitDelay = drain
 	read, write, err := os.Pipe()

@@ -107,11 +107,12 @@ func (s *Source) Next(ctx context.Context) ([]*announcing.Entry, error) {
 	}
 }
 
-// Reload reads the file now. It may be called by any goroutine.
-func (s *Source) Reload() {
+// Reload has the file read now, and calls done then. It may be called by any goroutine.
+func (s *Source) Reload(done func()) {
 	select {
-	case s.reload <- struct{}{}:
-	default:
+	case s.reload <- done:
+	default: // it is about to be read anyway
+		done()
 	}
 }
 

@@ -23,7 +23,7 @@ type watcher struct {
 	log    *slog.Logger
 	notify *fsnotify.Watcher // nil when the system has none
 	poll   *time.Ticker
-	reload chan struct{} // holds one: the file is to be read now
+	reload chan func() // holds one: to read now, and to call this then
 
 	last    []byte
 	stamp   os.FileInfo // of the file, when it was last read
@@ -31,7 +31,7 @@ type watcher struct {
 }
 
 func newWatcher(path string, poll time.Duration, log *slog.Logger) *watcher {
-	f := &watcher{path: path, log: log, poll: time.NewTicker(poll), reload: make(chan struct{}, 1)}
+	f := &watcher{path: path, log: log, poll: time.NewTicker(poll), reload: make(chan func(), 1)}
 	var err error
 	if f.notify, err = fsnotify.NewWatcher(); err == nil {
 		err = f.notify.Add(filepath.Dir(path))
@@ -76,6 +76,7 @@ func (f *watcher) next(ctx context.Context) ([]byte, error) {
 	}
 	var settled <-chan time.Time // nil: no notice since the last read
 	for {
+		done := func() {}
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -88,14 +89,16 @@ func (f *watcher) next(ctx context.Context) ([]byte, error) {
 			f.log.Debug("watching the directory of the file", "error", err)
 		case <-settled:
 			settled = nil
-		case <-f.reload:
+		case done = <-f.reload:
 		case <-f.poll.C:
 			if f.notify != nil {
 				// The directory may have been replaced.
 				_ = f.notify.Add(filepath.Dir(f.path))
 			}
 		}
-		if data, changed, err := f.read(); changed {
+		data, changed, err := f.read()
+		done()
+		if changed {
 			return data, err
 		}
 	}

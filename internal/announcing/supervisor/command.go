@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
@@ -40,6 +42,7 @@ type Command struct {
 func Start(argv []string, p *daemon.Process) (*Command, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = p.Stdout, p.Stderr
+	cmd.Env = slices.DeleteFunc(os.Environ(), isForAnnouncer)
 	if p.Stdin != nil && !daemon.IsTerminal(p.Stdin) {
 		cmd.Stdin = p.Stdin
 	}
@@ -61,6 +64,13 @@ func Start(argv []string, p *daemon.Process) (*Command, error) {
 		wait(cmd)
 	}()
 	return c, nil
+}
+
+// isForAnnouncer reports whether a variable is from systemd, which would refuse the
+// messages of another process than the one that it has started.
+func isForAnnouncer(variable string) bool {
+	name, _, _ := strings.Cut(variable, "=")
+	return name == "NOTIFY_SOCKET" || name == "WATCHDOG_USEC" || name == "WATCHDOG_PID"
 }
 
 // PID is the id of its process.

@@ -22,7 +22,7 @@ import (
 // When the command ends by itself the instance is deregistered at once.
 type Supervisor struct {
 	Log     *slog.Logger
-	Command *Command // nil: another program runs the instance
+	Command *Command
 	// Leave ends the announcement. The end of its context ends the draining.
 	Leave func(context.Context) error
 	Again <-chan os.Signal // signals to stop, after the first
@@ -34,10 +34,6 @@ type Supervisor struct {
 func (s *Supervisor) Run(ctx context.Context) error {
 	leaving, hurry := context.WithCancel(context.WithoutCancel(ctx))
 	defer hurry()
-	var exited <-chan struct{}
-	if s.Command != nil {
-		exited = s.Command.exited
-	}
 	var (
 		stop    = ctx.Done()
 		left    chan error // the result of Leave, nil unless it runs
@@ -58,9 +54,6 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		case err := <-left:
 			left = nil
 			s.notDeregistered(err)
-			if s.Command == nil {
-				return nil
-			}
 			if !hurried {
 				s.pass(first)
 			}
@@ -70,7 +63,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			s.pass(again)
 		case other := <-s.Other:
 			s.pass(other)
-		case <-exited:
+		case <-s.Command.exited:
 			hurry()
 			if stop != nil {
 				left = begin()
@@ -84,9 +77,6 @@ func (s *Supervisor) Run(ctx context.Context) error {
 }
 
 func (s *Supervisor) pass(signal os.Signal) {
-	if s.Command == nil {
-		return
-	}
 	if err := s.Command.signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		s.Log.Warn("a signal did not reach the command", "signal", signal.String(), "error", err)
 	}
