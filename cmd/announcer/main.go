@@ -8,9 +8,8 @@ import (
 	"github.com/proxima-discovery/proxima/internal/daemon"
 )
 
-const description = `Registers instances of services in Proxima's registry in NATS, renews their leases, and deregisters them when they end.
-
-Every flag can be set by its environment variable instead.`
+const description = `Keeps instances of services listed in Proxima's registry in NATS while they run.
+Every flag can be set by its environment variable instead. More is said by "announcer run -h".`
 
 func main() { daemon.Main("announcer", description, new(cli)) }
 
@@ -19,14 +18,15 @@ type cli struct {
 	Run  runCommand  `cmd:"" help:"Announce one instance, and run the command that is this instance."`
 	File fileCommand `cmd:"" help:"Announce the instances in a file, also after changes of the file."`
 
-	CheckInterval time.Duration `default:"2s" placeholder:"DURATION" help:"Time between two checks of an instance (${default})."`
-	Admin         string        `placeholder:"HOST:PORT" help:"Serve /healthz, /readyz and /metrics on this address; port 0 takes a free port."`
+	CheckInterval time.Duration `group:"Checks:" default:"2s" placeholder:"DURATION" help:"Time between two checks of an instance (${default})."`
 
-	Location daemon.LocationFlags `embed:"" group:"Where it runs:"`
+	Location daemon.LocationFlags `embed:"" group:"Location:"`
 
 	NATS     daemon.NATSFlags     `embed:"" group:"NATS:"`
 	Registry daemon.RegistryFlags `embed:"" group:"NATS:"`
 
-	Log                daemon.LogFlags `embed:"" group:"Other:"`
-	daemon.VersionFlag `embed:"" group:"Other:"`
+	Admin string          `group:"Logging, health and metrics:" placeholder:"HOST:PORT" help:"Serve /healthz, /readyz and /metrics on this address; port 0 takes a free port."`
+	Log   daemon.LogFlags `embed:"" group:"Logging, health and metrics:"`
+
+	daemon.VersionFlag
 }

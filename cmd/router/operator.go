@@ -18,8 +18,8 @@ const answerWait = 3 * time.Second
 
 // operatorFlags are the flags of every operator's command.
 type operatorFlags struct {
-	NATS     daemon.NATSFlags     `embed:""`
-	Registry daemon.RegistryFlags `embed:""`
+	NATS     daemon.NATSFlags     `embed:"" group:"NATS:"`
+	Registry daemon.RegistryFlags `embed:"" group:"NATS:"`
 	JSON     bool                 `name:"json" help:"Print JSON."`
 }
 

@@ -24,7 +24,8 @@ func (p *Process) parse(name, description string, cli any) (*kong.Context, error
 		kong.Description(description),
 		kong.Writers(p.Stdout, p.Stderr),
 		kong.Exit(func(int) { printed = true }),
-		kong.ConfigureHelp(kong.HelpOptions{FlagsLast: true, WrapUpperBound: 110}),
+		kong.ConfigureHelp(kong.HelpOptions{FlagsLast: true, WrapUpperBound: helpWidth}),
+		kong.Help(printHelp),
 		kong.ValueFormatter(helpWithVariable),
 		kong.Resolvers(kong.ResolverFunc(p.resolve)),
 		// Variables in the tags of flags. A subcommand may set them:
@@ -87,13 +88,6 @@ func variable(v *kong.Value) string {
 		return ""
 	}
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(v.Name, "-", "_"))
-}
-
-func helpWithVariable(v *kong.Value) string {
-	if name := variable(v); name != "" {
-		return strings.TrimSuffix(v.Help, ".") + " ($" + name + ")."
-	}
-	return v.Help
 }
 
 // Pairs is a flag of the form key=value that may be repeated. In its environment
