@@ -54,6 +54,9 @@ func TestACircleIsDemotedForItsDistanceAndComesBack(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, quick(selector.Options{}))
 				z, r := w.at("z", home, tt.steps[0].zone), w.at("r", nextDoor, tt.steps[0].region)
+				for _, e := range []*events.Entry{&z, &r} { // what has tcp alone is measured less often
+					e.Endpoints = map[string]string{events.HTTP: e.ID + ".example:80"}
+				}
 				for i, s := range tt.steps {
 					w.set("z.example:80", s.zone)
 					w.set("r.example:80", s.region)
