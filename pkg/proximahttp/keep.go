@@ -7,10 +7,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
-	"github.com/proxima-discovery/proxima/internal/dialer"
 	"github.com/proxima-discovery/proxima/pkg/probe"
+	"github.com/proxima-discovery/proxima/pkg/proximahttp/internal/dialer"
 )
 
 const (
@@ -45,7 +46,12 @@ func Keep(dial Dial) Dial {
 	}
 }
 
-func newDial() Dial { return (&dialer.Dialer{Timeout: dialTimeout}).DialContext }
+// CheckedDial returns the Dial of [NewBase], which tries all addresses of a name, with a
+// check of each address before it is connected to: control is as that of [net.Dialer], nil
+// allows all.
+func CheckedDial(control func(network, address string, c syscall.RawConn) error) Dial {
+	return (&dialer.Dialer{Timeout: dialTimeout, Control: control}).DialContext
+}
 
 // keptConn is a connection that is used for one request after the other.
 type keptConn struct {

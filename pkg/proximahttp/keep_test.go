@@ -88,6 +88,7 @@ func TestAConnectionThatTheServerHasClosedIsNoFailure(t *testing.T) {
 	}
 	// A POST may have been executed: it is not sent twice.
 	if resp, err := f.client().Do(request(t, "POST", strings.NewReader("body"))); err == nil {
+		resp.Body.Close()
 		t.Errorf("a POST on a connection that had been used: %s", resp.Status)
 	}
 }
