@@ -65,17 +65,19 @@ type Place struct {
 // they share none (2 for a nil ls). They share a level if both know it, it is equal,
 // and they do not differ in a wider level of ls ("zone a" of two regions is two
 // zones). They differ in a level also if only one of them knows it, and not if
-// neither does.
+// neither does; but a region that only one of them knows does not part them: then
+// equal zones are one zone.
 func (ls Levels) Circle(a, b Place) int {
 	ls = ls.orDefault()
 	nearest := len(ls)
 	for i, l := range slices.Backward(ls) {
 		va, vb := a.value(l), b.value(l)
-		if va != vb {
-			break
-		}
-		if va != "" {
+		switch {
+		case va == vb && va != "":
 			nearest = i
+		case va == vb, l == Region && (va == "" || vb == ""):
+		default:
+			return nearest
 		}
 	}
 	return nearest
