@@ -20,6 +20,7 @@ type cli struct {
 	File fileCommand `cmd:"" help:"Announce the instances in a file, also after changes of the file."`
 
 	CheckInterval time.Duration `default:"2s" placeholder:"DURATION" help:"Time between two checks of an instance (${default})."`
+	AllowLoopback bool          `help:"Announce loopback endpoints, such as 127.0.0.1:8080, also if --nats-url names another machine: all callers run on this one."`
 	Admin         string        `placeholder:"HOST:PORT" help:"Serve /healthz, /readyz and /metrics on this address; port 0 takes a free port."`
 
 	Location daemon.LocationFlags `embed:"" group:"Where it runs:"`

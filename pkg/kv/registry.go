@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -88,6 +89,8 @@ type Registry struct {
 	tails   tail.Group
 
 	evacuations evacuations.Follower
+
+	warned struct{ region, loopback sync.Once } // what Announce has warned of
 }
 
 // Counts are totals since [Open].
