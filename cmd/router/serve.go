@@ -37,6 +37,7 @@ type serveCommand struct {
 	InstanceCert string               `placeholder:"FILE" help:"PEM file of the router's certificate for instances that want one; it may be replaced at any time."`
 	InstanceKey  string               `placeholder:"FILE" help:"PEM file of its key."`
 	TrustCIDR    []string             `name:"trust-cidr" placeholder:"CIDR" help:"Keep what proxies in this network say of the caller (X-Forwarded-*, Forwarded, X-Real-Ip), and add to it; may be repeated. By default nothing is kept."`
+	Loopback     bool                 `name:"allow-loopback" help:"Let clients register loopback endpoints, such as 127.0.0.1:8080, also from other machines and if --nats-url names another machine: all callers run where the instance does."`
 	HashHeader   string               `placeholder:"NAME" help:"Header with the key of a call, for consistent_hash. Calls without a key are spread."`
 	HashCookie   string               `placeholder:"NAME" help:"Cookie with the key of a call, for consistent_hash."`
 	StickyCookie string               `placeholder:"NAME" help:"As --hash-cookie, and a caller without a key is given a cookie, so that it stays with one instance."`
@@ -68,6 +69,7 @@ type plan struct {
 	trust forwarding.Trust
 	tls   *tls.Config
 	pick  selector.Options
+	away  bool // NATS is on another machine
 }
 
 func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, error) {
@@ -109,7 +111,11 @@ func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, erro
 	if err != nil {
 		return nil, err
 	}
-	return &plan{log, guard.New(allow...), trust, secure, selector.Options{Location: where.Location, Strategy: strategy}}, nil
+	return &plan{
+		log: log, guard: guard.New(allow...), trust: trust, tls: secure,
+		pick: selector.Options{Location: where.Location, Strategy: strategy},
+		away: c.NATS.URL != embeddedURL && c.NATS.Elsewhere(),
+	}, nil
 }
 
 // networks reads the networks of a flag.
@@ -204,6 +210,7 @@ func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, n
 	r, err := router.New(ctx, nc, registry, router.Options{
 		Selector: pl.pick, Bucket: c.Registry.Name(), Guard: pl.guard,
 		Timeout: c.Timeout, AttemptTimeout: c.Attempt, Hedge: c.Hedge, Trust: pl.trust, TLS: pl.tls,
+		NATSElsewhere: pl.away, AllowLoopback: c.Loopback,
 		HashHeader: c.HashHeader, HashCookie: c.HashCookie, StickyCookie: c.StickyCookie, Concurrency: c.Concurrency, Grace: c.Grace,
 		Metrics: metrics, MetricsHandler: sdk.Handler(), Logger: pl.log,
 	})
