@@ -89,9 +89,9 @@ func (c *contract) message(msg *nats.Msg) {
 			return
 		}
 		where = "reply to " + asked
-	case strings.HasPrefix(msg.Subject, "$JS."):
+	case strings.HasPrefix(msg.Subject, "$JS."), strings.HasPrefix(msg.Subject, "$SYS."):
 		// What callers need the right to send. The answers are the server's matter.
-		if strings.HasPrefix(msg.Subject, "$JS.API.") && msg.Subject != "$JS.API.STREAM.LIST" { // that is the test's
+		if !strings.HasPrefix(msg.Subject, "$JS.EVENT.") && msg.Subject != "$JS.API.STREAM.LIST" { // that is the test's
 			c.see("? request %s", pattern(msg.Subject, "."))
 		}
 		return

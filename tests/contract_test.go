@@ -124,29 +124,34 @@ func (w *contractWorld) call() {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { _ = answers.Unsubscribe() })
+	var all sync.WaitGroup // at once: some are tried for over a second
 	for _, path := range []string{
 		"/proxy/user/one/hello", "/proxy/unknown/", "/proxy/orders/", "/v1/services", "/v1/services/user?from=r1/z1", "/v1/services/user?limit=100", "/v1/services/user?limit=x",
 		"/v1/services/user?from=a/b/c", "/v1/services/unknown", "/v1/services/UPPER", "/v1/explain/user?from=r2/z2", "/v1/explain/unknown", "/v1/explain/user?from=a/b/c", "/v1/events?service=UPPER",
 	} {
-		w.get(path, "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "Proxima-From", "r1/z1")
+		all.Go(func() {
+			w.get(path, "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "Proxima-From", "r1/z1")
+		})
 	}
-	w.get("/one/hello", "Host", "user.proxima")
-	w.get("/one/hello", "Host", "user.proxima", "Proxima-From", "a/b/c")
-	w.http(w.door, "POST", "/proxy/user/one/hello", "body")
-	w.ask("proxima.route.user", "body", "Proxima-Path", "/one/hello?x=1", "Proxima-Method", "PUT", "Proxima-From", "r1/z1")
-	w.ask("proxima.route.orders", "body", "Mine", "x", "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	all.Go(func() { w.get("/one/hello", "Host", "user.proxima") })
+	all.Go(func() { w.get("/one/hello", "Host", "user.proxima", "Proxima-From", "a/b/c") })
+	all.Go(func() { w.http(w.door, "POST", "/proxy/user/one/hello", "body") })
+	ask := func(subject, data string, header ...string) { all.Go(func() { w.ask(subject, data, header...) }) }
+	ask("proxima.route.user", "body", "Proxima-Path", "/one/hello?x=1", "Proxima-Method", "PUT", "Proxima-From", "r1/z1")
+	ask("proxima.route.orders", "body", "Mine", "x", "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 	for _, wrong := range []string{"Proxima-Path", "Proxima-Method", "Proxima-From"} {
-		w.ask("proxima.route.user", "", wrong, "a b/c/d")
+		ask("proxima.route.user", "", wrong, "a b/c/d")
 	}
 	for _, door := range []string{"route", "resolve", "explain"} {
-		w.ask("proxima."+door+".unknown", "")
-		w.ask("proxima."+door+".UPPER", "")
+		ask("proxima."+door+".unknown", "")
+		ask("proxima."+door+".UPPER", "")
 	}
-	w.ask("proxima.resolve.user", "", "Proxima-From", "r1/z1")
-	w.ask("proxima.explain.user", "", "Proxima-From", "r1/z1")
+	ask("proxima.resolve.user", "", "Proxima-From", "r1/z1")
+	ask("proxima.explain.user", "", "Proxima-From", "r1/z1")
 	for _, verb := range []string{"PING", "INFO", "STATS"} {
-		w.ask("$SRV."+verb+".proxima", "")
+		ask("$SRV."+verb+".proxima", "")
 	}
+	all.Wait()
 }
 
 // share waits for what callers and instances tell each other.
@@ -165,7 +170,7 @@ func (w *contractWorld) share() {
 // operate uses the commands of operators.
 func (w *contractWorld) operate() {
 	var all sync.WaitGroup
-	for _, args := range [][]string{{"services"}, {"instances", "user"}, {"explain", "user"}} {
+	for _, args := range [][]string{{"services"}, {"instances", "user"}, {"explain", "user"}, {"doctor"}} {
 		all.Go(func() { w.command(args...) })
 	}
 	all.Wait()

@@ -19,21 +19,21 @@ import (
 
 // hello is what README.md shows, to the letter.
 func hello(ctx context.Context, url string) error {
-	nc, err := nats.Connect(url, nats.MaxReconnects(-1))
-	if err != nil {
-		return err
-	}
-	sel, err := selector.New(ctx, nc, selector.Options{})
-	if err != nil {
-		return err
-	}
-	client := &http.Client{Transport: proximahttp.New(sel, proximahttp.Options{})}
-	resp, err := client.Get("http://user/hello") // the nearest instance of "user" that works
+	nc, err := kv.Connect(url)
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
+	sel, err := selector.New(ctx, nc, selector.Options{})
+	if err != nil {
+		return err
+	}
 	defer func() { _ = sel.Close() }()
+	client := &http.Client{Transport: proximahttp.New(sel, proximahttp.Options{})}
+	resp, err := client.Get("http://hello/?name=Ada") // the nearest instance of "hello" that works
+	if err != nil {
+		return err
+	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
 	fmt.Println(string(body))
@@ -52,7 +52,7 @@ func Example() {
 
 	// The service.
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, r.URL.Path, " from user-1")
+		fmt.Fprint(w, "hello ", r.URL.Query().Get("name"), " from hello-1")
 	}))
 	defer service.Close()
 	nc, err := nats.Connect(server.URL())
@@ -65,7 +65,7 @@ func Example() {
 		panic(err)
 	}
 	announcement, err := registry.Announce(events.Instance{
-		ID: "user-1", Service: "user",
+		ID: "hello-1", Service: "hello",
 		Endpoints: map[string]string{events.HTTP: service.Listener.Addr().String()},
 	}, kv.AnnounceOptions{Logger: quiet})
 	if err != nil {
@@ -80,5 +80,5 @@ func Example() {
 	if err := hello(ctx, server.URL()); err != nil {
 		panic(err)
 	}
-	// Output: /hello from user-1
+	// Output: hello Ada from hello-1
 }

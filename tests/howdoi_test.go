@@ -84,7 +84,7 @@ func Example_canaryByWeight() {
 	options := selector.Options{
 		Location: here, Source: release(11), Probe: selector.Probe{Kind: selector.ProbeNone}, // v2: weight 11, nine of v1: 100 each
 	}
-	options.Strategy = selector.WeightedRoundRobin // shares of calls are shares of weight
+	options.Strategy = selector.WeightedRoundRobin // exact shares
 	sel, err := selector.New(ctx, nil, options)
 	if err != nil {
 		panic(err)
@@ -217,6 +217,14 @@ func located(ctx context.Context, flags topology.Location) topology.Location {
 	return found.Location
 }
 
+// healthy shows how a program says whether its selector hears of changes.
+func healthy(sel *selector.Selector) error {
+	if h := sel.Health(); h.Err != nil {
+		return fmt.Errorf("the last lists are used, %d services, since %v: %w", h.Services, h.StaleSince, h.Err)
+	}
+	return nil
+}
+
 func use(...any) error { return nil }
 
-var _, _ = instrumented, located // compiled, not run
+var _, _, _ = instrumented, located, healthy // compiled, not run

@@ -20,7 +20,7 @@ var (
 
 // ARCHITECTURE.md walks with one record from the flags of an announcer to a pick:
 // a numbered list, each line with a file and what of it is met there.
-func TestTheWalkThroughTheArchitectureNamesFilesAndFunctionsThatExist(t *testing.T) {
+func TestTheWalkThroughTheArchitectureNamesWhatExists(t *testing.T) {
 	page, err := os.ReadFile("../ARCHITECTURE.md")
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +48,7 @@ func TestTheWalkThroughTheArchitectureNamesFilesAndFunctionsThatExist(t *testing
 			}
 		}
 		if file == "" || len(names) == 0 {
-			t.Errorf("want a file and a function in backquotes in %q", line)
+			t.Errorf("want a file and a function or type in backquotes in %q", line)
 			continue
 		}
 		declared := declarations(t, file)
@@ -63,7 +63,7 @@ func TestTheWalkThroughTheArchitectureNamesFilesAndFunctionsThatExist(t *testing
 	}
 }
 
-// declarations are the functions of a file, and its methods as Type.Method.
+// declarations are the functions and types of a file, and its methods as Type.Method.
 func declarations(t *testing.T, file string) map[string]bool {
 	t.Helper()
 	parsed, err := parser.ParseFile(token.NewFileSet(), filepath.Join("..", file), nil, parser.SkipObjectResolution)
@@ -73,15 +73,20 @@ func declarations(t *testing.T, file string) map[string]bool {
 	}
 	declared := map[string]bool{}
 	for _, d := range parsed.Decls {
-		f, ok := d.(*ast.FuncDecl)
-		if !ok {
-			continue
+		switch d := d.(type) {
+		case *ast.FuncDecl:
+			name := d.Name.Name
+			if d.Recv != nil {
+				name = receiver(d.Recv.List[0].Type) + "." + name
+			}
+			declared[name] = true
+		case *ast.GenDecl:
+			for _, s := range d.Specs {
+				if t, ok := s.(*ast.TypeSpec); ok {
+					declared[t.Name.Name] = true
+				}
+			}
 		}
-		name := f.Name.Name
-		if f.Recv != nil {
-			name = receiver(f.Recv.List[0].Type) + "." + name
-		}
-		declared[name] = true
 	}
 	return declared
 }

@@ -28,7 +28,7 @@ func child(args []string) {
 	parent := os.Getppid()
 	go func() { // a failing test kills only the announcer
 		for os.Getppid() == parent {
-			time.Sleep(20 * time.Millisecond)
+			time.Sleep(20 * time.Millisecond) // a child of its own looks now and then
 		}
 		os.Exit(3)
 	}()
@@ -111,7 +111,7 @@ func orphans() {
 		left = append(left, pid)
 	}
 	for range 500 {
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond) // a child of its own looks now and then
 		left = slices.DeleteFunc(left, func(pid int) bool {
 			return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) // a zombie still has its number
 		})

@@ -64,7 +64,7 @@ func TestTheCommandServesWhileItIsDraining(t *testing.T) {
 	defer call.Close() // it lasts longer than the draining
 	began := time.Now()
 	p.Signal(syscall.SIGTERM)
-	for r.await(user1, events.Draining); r.find(user1) != nil; time.Sleep(5 * time.Millisecond) {
+	for r.await(user1, events.Draining); r.find(user1) != nil; time.Sleep(5 * time.Millisecond) { // a call every 5 ms
 		conn, err := net.Dial("tcp", address)
 		if err != nil {
 			if r.find(user1) == nil {

@@ -55,8 +55,12 @@ func (c *fileCommand) Run(ctx context.Context, p *daemon.Process, app *cli) erro
 		return err
 	}
 	defer conn.Close()
-	s.begun()
+	s.begun(ctx)
 
+	defer daemon.OnHangup(func() {
+		s.log.Info("SIGHUP: reading the file", "file", c.File)
+		source.Reload()
+	})()
 	s.announcer.Keep(ctx, registry, source, p.Again)
 	return nil
 }

@@ -29,7 +29,7 @@ func TestACommandIsMeasured(t *testing.T) {
 	p.Signal(syscall.SIGTERM)
 	p.Exit()
 	before := len(heard.get())
-	time.Sleep(500 * time.Millisecond)
+	time.Sleep(500 * time.Millisecond) // in which no beat may come
 	if n := len(heard.get()); n != before {
 		t.Errorf("%d beats after the end", n-before)
 	}

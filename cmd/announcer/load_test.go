@@ -127,7 +127,7 @@ func TestBeatsHaveTheLoadThatTheInstanceAnswers(t *testing.T) {
 		s.set(tt.answer)
 		p.logs(`level=WARN msg="the load is unknown, no beats are sent" service=user instance=user-1 url="?` + s.URL + `/load\?x=1"? error="[^\n]*` + tt.trouble)
 		before := len(heard.get())
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(300 * time.Millisecond) // in which no beat may come
 		if n := len(heard.get()); n != before {
 			t.Errorf("%.30s: %d beats", tt.answer, n-before)
 		}
@@ -165,7 +165,7 @@ func TestWithoutALoadThereAreNoBeats(t *testing.T) {
 		p := start(t, nil, announce(r.url, deadAddress(t), append([]string{"--check", "none", "--beat-interval", "100ms"}, more...)...)...)
 		r.await(user1, events.Up)
 		p.registered()
-		time.Sleep(500 * time.Millisecond)
+		time.Sleep(500 * time.Millisecond) // in which no beat may come
 		p.Signal(syscall.SIGTERM)
 		p.Exit()
 	}

@@ -34,7 +34,7 @@ const (
 func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv(roleVar) == "":
-		testkit.AtOnce(8)
+		testkit.AtOnce(16)
 		os.Exit(m.Run())
 	case len(os.Args) > 1 && os.Args[1] == childArg:
 		child(os.Args[2:])
@@ -278,8 +278,13 @@ func newPort(t testing.TB) *port {
 	return p
 }
 
-// release gives the port to a program that will listen itself.
-func (p *port) release() { p.file.Close() }
+// release gives the port to a program that will listen itself. It waits until no
+// process is being started: that has the port, too, until it runs its program.
+func (p *port) release() {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	p.file.Close()
+}
 
 // listen lets connections in.
 func (p *port) listen() {

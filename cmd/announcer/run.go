@@ -27,7 +27,7 @@ const connectGrace = 2 * time.Second
 type runCommand struct {
 	Service        string        `required:"" placeholder:"NAME" help:"Service of the instance."`
 	Endpoint       daemon.Pairs  `required:"" placeholder:"PROTOCOL=ADDRESS" help:"Address of the instance: http, https, grpc or tcp=host:port, or nats=subject. Repeat the flag for each protocol."`
-	ID             string        `name:"id" placeholder:"ID" help:"Id of the instance, unique within the service. Default: the service and 8 random characters."`
+	ID             string        `name:"id" placeholder:"ID" help:"Id of the instance, unique within the service; the registry enforces that per zone. Default: the service and 8 random characters."`
 	TTL            time.Duration `name:"ttl" default:"15s" placeholder:"DURATION" help:"Lease: when the announcer dies, the instance is removed after this time; whole seconds (${default})."`
 	Check          []string      `sep:"none" placeholder:"URL" help:"Check: the instance is announced when it passes, and not_ready while it fails later: http://…, https://…, tcp://host:port, grpc://host:port[/service], exec:COMMAND LINE (by sh; exit code 0 passes), or none. Repeat the flag for several, all of which must pass. Default: none; with a command, the instance is announced when its first host:port accepts a connection, after --start-period at the latest."`
 	CheckRise      int           `default:"1" placeholder:"NUMBER" help:"How many checks in a row must pass until the instance is ready (${default})."`
@@ -85,7 +85,7 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 		if sup.Command, err = supervisor.Start(argv, p); err != nil {
 			return err
 		}
-		s.begun()
+		s.begun(ctx)
 		if o.Load == nil && c.Load != load.None {
 			if o.Load = c.measure(s, e.Instance.Endpoints, sup.Command.PID()); o.Load != nil {
 				o.InFlight = load.InFlight(sup.Command.PID(), e.Instance.Endpoints)
@@ -93,12 +93,15 @@ func (c *runCommand) Run(ctx context.Context, p *daemon.Process, app *cli) error
 		}
 		sup.Leave = announceInBackground(ctx, s, e, o)
 	} else {
+		defer daemon.OnHangup(func() {
+			s.log.Info("SIGHUP changes nothing: credentials and certificates are read again whenever a connection is opened")
+		})()
 		conn, registry, err := s.connect(ctx)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		s.begun()
+		s.begun(ctx)
 		a, err := s.announcer.Announce(registry, e, o)
 		if err != nil {
 			return err

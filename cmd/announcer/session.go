@@ -120,7 +120,7 @@ func (s *session) serve(ctx context.Context, l net.Listener) {
 	daemon.HandleHealth(mux, s.announcer.Board.Ready, s.details, s.sdk.Handler())
 	ctx, s.stopAdmin = context.WithCancel(context.WithoutCancel(ctx))
 	s.serving.Go(func() {
-		if err := daemon.Serve(ctx, daemon.NewHTTPServer(mux, s.log), l, adminGrace); err != nil {
+		if err := daemon.Serve(ctx, daemon.NewHTTPServer(mux, s.log), l, daemon.Ending{Grace: adminGrace}); err != nil {
 			s.log.Error("health and metrics are not served any more", "error", err)
 		}
 	})
@@ -164,8 +164,11 @@ func (s *session) details() map[string]any {
 	return map[string]any{"source": d}
 }
 
-// begun logs what is known before the first instance is announced.
-func (s *session) begun() {
+// begun logs what is known before the first instance is announced, and tells systemd that
+// the announcer runs: it is of use before all instances are registered.
+func (s *session) begun(ctx context.Context) {
+	daemon.Ready(ctx, s.log, func() { _ = s.announcer.Board.Ready() })
+	context.AfterFunc(ctx, func() { daemon.Stopping(s.log) })
 	if s.admin != "" {
 		s.log.Info("serving health and metrics", "address", s.admin)
 	}
@@ -224,5 +227,9 @@ func (s *session) connectInBackground(ctx context.Context) (*nats.Conn, *kv.Regi
 }
 
 func (s *session) open(ctx context.Context, conn *nats.Conn) (*kv.Registry, error) {
-	return kv.Open(ctx, conn, s.app.Registry.Options(s.log))
+	registry, err := kv.Open(ctx, conn, s.app.Registry.Options(s.log))
+	if err == nil {
+		s.metrics.Registry(registry) // until end
+	}
+	return registry, err
 }

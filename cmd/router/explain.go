@@ -22,7 +22,7 @@ import (
 )
 
 // measureWait is how long this command measures before it explains.
-const measureWait = time.Second
+const measureWait = 2 * time.Second
 
 type explainCommand struct {
 	Service string `arg:"" help:"Service to explain."`
@@ -164,7 +164,7 @@ func (c *explainCommand) measure(ctx context.Context, p *daemon.Process, s *sess
 			break
 		}
 		select {
-		case <-time.After(measureWait / 20):
+		case <-time.After(measureWait / 40):
 		case <-ctx.Done():
 			return e, ctx.Err()
 		}

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	testkit.AtOnce(8)
+	testkit.AtOnce(16)
 	os.Exit(m.Run())
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -42,7 +43,8 @@ type serveCommand struct {
 	HashCookie   string               `placeholder:"NAME" help:"Cookie with the key of a call, for consistent_hash."`
 	StickyCookie string               `placeholder:"NAME" help:"As --hash-cookie, and a caller without a key is given a cookie, so that it stays with one instance."`
 	Concurrency  int                  `default:"1024" placeholder:"NUMBER" help:"Concurrent calls by NATS; more are refused (${default})."`
-	Grace        time.Duration        `default:"10s" placeholder:"DURATION" help:"How long running calls may take after SIGTERM (${default})."`
+	Drain        time.Duration        `default:"5s" placeholder:"DURATION" help:"After SIGTERM: how long to go on serving while /readyz says that the router is not ready, so that balancers notice (${default})."`
+	Grace        time.Duration        `default:"10s" placeholder:"DURATION" help:"After that: how long running calls may take (${default})."`
 	Strategy     string               `default:"p2c" placeholder:"NAME" help:"How to choose among about equally near instances: p2c, nearest, round_robin, weighted_round_robin, random, least_request, consistent_hash, or load_aware, by the load they report (${default})."`
 	SnapshotDir  string               `placeholder:"DIR" help:"Store the last list of each service here, and start with it when NATS cannot be reached. Default: wait for NATS."`
 	NoSuspects   bool                 `help:"Remove an instance as soon as its lease ends, even when many leases end together. Without it, those are kept as suspects: used last, and probed."`
@@ -56,7 +58,7 @@ type serveCommand struct {
 func (c *serveCommand) Help() string {
 	return `Without --nats-url the router runs a NATS server with JetStream in its own process, on --nats-listen: enough for a first try or a small fleet.
 
-On SIGTERM or SIGINT the router takes no more calls and waits for the running ones, at most for --grace.`
+On SIGTERM or SIGINT the router says that it is not ready, and goes on serving for --drain. Then it takes no more calls, waits for the running ones, at most for --grace, and cuts off what is left. A second signal skips both. SIGHUP changes nothing: credentials and certificates are read again whenever a connection is opened.`
 }
 
 // embeddedURL is the default of --nats-url: the router runs a server itself.
@@ -69,7 +71,8 @@ type plan struct {
 	trust forwarding.Trust
 	tls   *tls.Config
 	pick  selector.Options
-	away  bool // NATS is on another machine
+	away  bool         // NATS is on another machine
+	store func() error // of the embedded server, nil: there is none
 }
 
 func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, error) {
@@ -86,6 +89,9 @@ func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, erro
 	}
 	if c.Attempt < 0 || c.Attempt > c.Timeout {
 		return nil, daemon.Usagef("--attempt-timeout %v: want at most --timeout, %v", c.Attempt, c.Timeout)
+	}
+	if c.Drain < 0 {
+		return nil, daemon.Usagef("--drain %v: want 0 or more", c.Drain)
 	}
 	strategy, err := selector.ParseStrategy(c.Strategy)
 	if err != nil {
@@ -155,7 +161,7 @@ func (c *serveCommand) Run(ctx context.Context, p *daemon.Process) error {
 		return err
 	}
 	defer l.Close()
-	nc, end, err := c.connect(ctx, p, pl.log)
+	nc, end, err := c.connect(ctx, p, pl)
 	if err != nil {
 		return err
 	}
@@ -165,7 +171,8 @@ func (c *serveCommand) Run(ctx context.Context, p *daemon.Process) error {
 
 // connect connects to the NATS server of the flags, or starts one. end closes
 // the connection and the server.
-func (c *serveCommand) connect(ctx context.Context, p *daemon.Process, log *slog.Logger) (nc *nats.Conn, end func() error, err error) {
+func (c *serveCommand) connect(ctx context.Context, p *daemon.Process, pl *plan) (nc *nats.Conn, end func() error, err error) {
+	log := pl.log
 	if c.NATS.URL != embeddedURL {
 		connect := c.NATS.Connect
 		if c.SnapshotDir != "" { // the router can start without NATS
@@ -179,9 +186,13 @@ func (c *serveCommand) connect(ctx context.Context, p *daemon.Process, log *slog
 	server, err := embedded.Start(ctx, embedded.Options{
 		Listen: c.NATSListen, StoreDir: c.StoreDir, Domain: c.Registry.Domain, Logger: log,
 	})
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("%w (is NATS running there? --nats-url nats://%s uses it, --nats-listen chooses another address)", err, c.NATSListen)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
+	pl.store = server.Err
 	fmt.Fprintf(p.Stdout, "NATS: an embedded server at %s (no --nats-url was given)\n", server.URL())
 	c.NATS.URL = server.URL()
 	if nc, err = c.NATS.Connect(ctx, "proxima-router", log, server.InProcess()); err != nil {
@@ -207,12 +218,22 @@ func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, n
 	if err != nil {
 		return err
 	}
+	hurry := make(chan struct{})
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() { // ends with this function
+		select {
+		case <-p.Again:
+			close(hurry)
+		case <-ended:
+		}
+	}()
 	r, err := router.New(ctx, nc, registry, router.Options{
 		Selector: pl.pick, Bucket: c.Registry.Name(), Guard: pl.guard,
 		Timeout: c.Timeout, AttemptTimeout: c.Attempt, Hedge: c.Hedge, Trust: pl.trust, TLS: pl.tls,
 		NATSElsewhere: pl.away, AllowLoopback: c.Loopback,
-		HashHeader: c.HashHeader, HashCookie: c.HashCookie, StickyCookie: c.StickyCookie, Concurrency: c.Concurrency, Grace: c.Grace,
-		Metrics: metrics, MetricsHandler: sdk.Handler(), Logger: pl.log,
+		HashHeader: c.HashHeader, HashCookie: c.HashCookie, StickyCookie: c.StickyCookie, Concurrency: c.Concurrency, Drain: c.Drain, Grace: c.Grace, Hurry: hurry,
+		Store: pl.store, Metrics: metrics, MetricsHandler: sdk.Handler(), Logger: pl.log,
 	})
 	if err != nil {
 		return err
@@ -226,6 +247,15 @@ func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, n
 	if pl.pick.Location.Zone == "" {
 		pl.log.Warn("the zone is unknown: callers that do not say where they are get instances from anywhere (set --zone)")
 	}
+	defer daemon.OnHangup(func() {
+		pl.log.Info("SIGHUP changes nothing: credentials and certificates are read again whenever a connection is opened")
+	})()
 	fmt.Fprintf(p.Stdout, "HTTP: http://%s\n", l.Addr())
+	go func() { // ends when the router has read the registry, or stops
+		if r.Wait(ctx) == nil {
+			daemon.Ready(ctx, pl.log, r.Alive)
+		}
+	}()
+	defer context.AfterFunc(ctx, func() { daemon.Stopping(pl.log) })()
 	return r.Serve(ctx, l)
 }

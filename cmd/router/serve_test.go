@@ -224,7 +224,7 @@ func TestReportsInOneLineWhyItCannotServe(t *testing.T) {
 		"a URL that is none":        {[]string{"--nats-url", "http://x"}, 2, "--nats-url"},
 		"no address":                {[]string{"--http", "8080"}, 2, "--http 8080: want host:port"},
 		"an address that is taken":  {[]string{"--http", taken.Addr().String()}, 1, "address already in use"},
-		"NATS' address is taken":    {[]string{"--nats-listen", taken.Addr().String()}, 1, "address already in use"},
+		"NATS' address is taken":    {[]string{"--nats-listen", taken.Addr().String()}, 1, "address already in use (is NATS running there? --nats-url nats://" + taken.Addr().String()},
 		"a store that is a file":    {[]string{"--store-dir", file}, 1, "store directory"},
 		"no server at the URL":      {[]string{"--nats-url", "nats://127.0.0.1:1", "--connect-timeout", "200ms"}, 1, "cannot reach NATS at nats://127.0.0.1:1"},
 		"a server without what for": {[]string{"--nats-url", bare.ClientURL()}, 1, "start it with JetStream enabled"},

@@ -20,7 +20,10 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
-func TestMain(m *testing.M) { natstest.Main(m) }
+func TestMain(m *testing.M) {
+	testkit.AtOnce(4)
+	natstest.Main(m)
+}
 
 // startCluster starts cluster.conf three times.
 func startCluster(t *testing.T) []*natstest.Process {

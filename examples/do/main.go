@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
@@ -31,7 +32,7 @@ func main() {
 func run(url, name string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // of the call with all its attempts
 	defer cancel()
-	nc, err := nats.Connect(url, nats.MaxReconnects(-1))
+	nc, err := kv.Connect(url)
 	if err != nil {
 		return err
 	}

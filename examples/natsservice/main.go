@@ -26,7 +26,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	nc, err := nats.Connect(cmp.Or(os.Getenv("PROXIMA_NATS_URL"), nats.DefaultURL), nats.MaxReconnects(-1))
+	nc, err := kv.Connect(cmp.Or(os.Getenv("PROXIMA_NATS_URL"), nats.DefaultURL))
 	switch {
 	case err != nil:
 	case len(os.Args) == 3 && os.Args[1] == "call":

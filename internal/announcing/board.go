@@ -97,6 +97,8 @@ func (b *Board) Ready() error {
 	for k, l := range b.lines {
 		n := name(k.Service, k.ID)
 		switch s := l.state; {
+		case s.Lapsed:
+			missing = append(missing, fmt.Sprintf("%s: the lease was not renewed for longer than its ttl: %v", n, s.Err))
 		case s.Registered() && s.Phase != kv.Draining:
 		case s.Err != nil:
 			missing = append(missing, fmt.Sprintf("%s: %s: %v", n, s.Phase, s.Err))
@@ -135,7 +137,9 @@ func (b *Board) onState(k events.Key, s kv.State) {
 	} else if s.Status != before.Status {
 		log.Info("status changed", "status", s.Status)
 	}
-	if s.Err != nil && s.Err.Error() != fmt.Sprint(before.Err) {
+	if s.Lapsed && !before.Lapsed {
+		log.Error("the lease was not renewed for longer than its ttl: callers may have lost the instance", "error", s.Err)
+	} else if s.Err != nil && s.Err.Error() != fmt.Sprint(before.Err) {
 		inTrouble(log, s)
 	} else if s.Err == nil && before.Err != nil {
 		log.Info("the announcement works again", "phase", s.Phase)

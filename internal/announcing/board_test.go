@@ -39,6 +39,20 @@ func TestTheBoardLogsEveryChangeOnce(t *testing.T) {
 			[]string{"INFO registered", "INFO draining", "INFO deregistered"},
 		},
 		{
+			"an outage that the lease does not survive",
+			[]kv.State{
+				{Phase: kv.Registered, Status: events.Up, Revision: 1},
+				{Phase: kv.Registered, Status: events.Up, Revision: 1, Err: away},
+				{Phase: kv.Registered, Status: events.Up, Revision: 1, Err: away, Lapsed: true},
+				{Phase: kv.Registered, Status: events.Up, Revision: 1, Err: away, Lapsed: true},
+				{Phase: kv.Registered, Status: events.Up, Revision: 1},
+			},
+			[]string{
+				"INFO registered", "WARN the lease is not renewed, retrying",
+				"ERROR the lease was not renewed for longer than its ttl: callers may have lost the instance", "INFO the announcement works again",
+			},
+		},
+		{
 			"a check that passes late, fails, and passes again",
 			[]kv.State{
 				{Phase: kv.Checking, Status: events.Up, Err: refused},
@@ -150,6 +164,9 @@ func TestTheBoardNamesWhatIsNotRegistered(t *testing.T) {
 	wants("1 of 2 not registered: user/user-2: checking: refused")
 	state("user-2", kv.Registered, errors.New("the lease was not renewed lately"))
 	wants("")
+	b.onState(key("user-2"), kv.State{Phase: kv.Registered, Err: errors.New("no server"), Lapsed: true})
+	wants("1 of 2 not registered: user/user-2: the lease was not renewed for longer than its ttl: no server")
+	state("user-2", kv.Registered, nil)
 	state("user-1", kv.Draining, nil)
 	wants("1 of 2 not registered: user/user-1: draining")
 	b.remove(key("user-1"))

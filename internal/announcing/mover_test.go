@@ -36,7 +36,7 @@ func TestMoverMovesToAnotherServerWhileThereIsTrouble(t *testing.T) {
 	testkit.Eventually(t, "a connection", nc.IsConnected)
 	time.Sleep(50 * time.Millisecond) // a move under way has ended
 	stays, reconnects := nc.ConnectedUrl(), nc.Stats().Reconnects
-	time.Sleep(100 * time.Millisecond)
+	time.Sleep(100 * time.Millisecond) // in which it may not move
 	if nc.ConnectedUrl() != stays || nc.Stats().Reconnects != reconnects {
 		t.Error("it moved without trouble")
 	}
@@ -52,7 +52,7 @@ func TestMoverStaysWhereThereIsNoOther(t *testing.T) {
 	defer nc.Close()
 	m := newMover(nc, func() time.Duration { return 5 * time.Millisecond }, log.Logger(slog.LevelInfo))
 	m.trouble(true)
-	time.Sleep(100 * time.Millisecond)
+	time.Sleep(100 * time.Millisecond) // in which it may not move
 	m.trouble(false)
 	if n := nc.Stats().Reconnects; n != 0 {
 		t.Errorf("%d reconnects", n)

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,7 +63,11 @@ func TestConnectWaitsForAServerThatComesLater(t *testing.T) {
 		}
 		started <- nc
 	}()
-	time.Sleep(150 * time.Millisecond) // some attempts fail
+	select {
+	case <-started:
+		t.Fatal("Connect returned without a server")
+	case <-time.After(150 * time.Millisecond):
+	}
 	natstest.Start(t, natstest.ListenAt(address))
 	nc := <-started
 	if nc == nil {
@@ -143,9 +149,18 @@ func TestARefusalEndsTheWait(t *testing.T) {
 		}},
 		{"by a server that comes later", func(t *testing.T) string {
 			address, started := testkit.FreeAddress(t), make(chan struct{})
+			l, err := net.Listen("tcp", address)
+			if err != nil {
+				t.Fatal(err)
+			}
 			go func() {
 				defer close(started)
-				time.Sleep(150 * time.Millisecond)
+				for range 2 { // attempts that fail
+					if conn, err := l.Accept(); err == nil {
+						conn.Close()
+					}
+				}
+				l.Close()
 				natstest.Start(t, natstest.ListenAt(address), password)
 			}()
 			t.Cleanup(func() { <-started })
@@ -184,15 +199,25 @@ func TestConnectInBackgroundConnectsAndReconnects(t *testing.T) {
 	testkit.Eventually(t, "the connection", nc.IsConnected)
 	natstest.Stop(ns)
 	testkit.Eventually(t, "the loss", func() bool { return strings.Contains(log.String(), "lost the connection to NATS") })
-	natstest.Start(t, natstest.ListenAt(address), func(o *server.Options) { o.Username, o.Password = "new", "rules" })
+	var refused refusals
+	natstest.Start(t, natstest.ListenAt(address), func(o *server.Options) { o.CustomClientAuthentication = &refused })
 	testkit.Eventually(t, "the refusal", func() bool { return strings.Contains(strings.ToLower(log.String()), "authorization violation") })
-	time.Sleep(1500 * time.Millisecond) // more refusals, unmentioned
+	mentioned := refused.n.Load()
+	testkit.Eventually(t, "six more refusals, unmentioned", func() bool { return refused.n.Load() >= mentioned+6 })
 	if nc.IsClosed() {
 		t.Error("gave up")
 	}
 	if n := strings.Count(log.String(), "msg=\"cannot reach NATS, retrying\""); n > 4 {
 		t.Errorf("%d complaints:\n%s", n, log)
 	}
+}
+
+// refusals lets no client in, and counts them.
+type refusals struct{ n atomic.Int64 }
+
+func (r *refusals) Check(server.ClientAuthentication) bool {
+	r.n.Add(1)
+	return false
 }
 
 func TestAPermissionViolationIsLogged(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -28,8 +29,12 @@ func NewHTTPServer(handler http.Handler, logger *slog.Logger) *http.Server {
 }
 
 // Listen listens on the TCP address of a flag. A malformed address is a
-// [UsageError].
+// [UsageError]. A socket that systemd has opened for the flag takes its place: one with the
+// name of the flag (FileDescriptorName=http), or for --http the only one.
 func Listen(flag, address string) (net.Listener, error) {
+	if l, err := inherited(strings.TrimLeft(flag, "-")); l != nil || err != nil {
+		return l, err
+	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		if op, ok := errors.AsType[*net.OpError](err); ok && op.Addr == nil {
@@ -40,9 +45,17 @@ func Listen(flag, address string) (net.Listener, error) {
 	return l, nil
 }
 
-// Serve serves l until ctx ends. Then it accepts no more connections, waits up to
-// grace for the requests under way, and closes what is left.
-func Serve(ctx context.Context, srv *http.Server, l net.Listener, grace time.Duration) error {
+// Ending is how a server ends.
+type Ending struct {
+	Grace   time.Duration   // for the requests under way
+	Hurried context.Context // its end ends that; nil: nothing does
+	Closing func()          // called before it waits; nil: not
+	Cutting func()          // called before it closes what has not ended; nil: not
+}
+
+// Serve serves l until ctx ends. Then it accepts no more connections, waits for the
+// requests under way, and closes what is left.
+func Serve(ctx context.Context, srv *http.Server, l net.Listener, e Ending) error {
 	var g errgroup.Group
 	served := make(chan struct{})
 	g.Go(func() error {
@@ -55,11 +68,20 @@ func Serve(ctx context.Context, srv *http.Server, l net.Listener, grace time.Dur
 	g.Go(func() error {
 		select {
 		case <-ctx.Done():
+			if e.Closing != nil {
+				e.Closing()
+			}
 		case <-served:
 		}
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.Grace)
 		defer cancel()
+		if e.Hurried != nil {
+			defer context.AfterFunc(e.Hurried, cancel)()
+		}
 		if srv.Shutdown(stop) != nil {
+			if e.Cutting != nil {
+				e.Cutting()
+			}
 			return srv.Close()
 		}
 		return nil

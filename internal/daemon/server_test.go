@@ -39,7 +39,7 @@ func TestHealthIsServedUntilTheContextEnds(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() {
-		served <- daemon.Serve(ctx, daemon.NewHTTPServer(mux, slog.New(slog.DiscardHandler)), l, time.Second)
+		served <- daemon.Serve(ctx, daemon.NewHTTPServer(mux, slog.New(slog.DiscardHandler)), l, daemon.Ending{Grace: time.Second})
 	}()
 	url := "http://" + l.Addr().String()
 	if code, body := get(t, url+"/healthz"); code != 200 || body != `{"ok":true}` {
@@ -77,7 +77,7 @@ func TestServeClosesConnectionsAfterTheGraceTime(t *testing.T) {
 		close(begun)
 		<-r.Context().Done()
 	}), slog.New(slog.DiscardHandler))
-	go func() { served <- daemon.Serve(ctx, srv, l, 10*time.Millisecond) }()
+	go func() { served <- daemon.Serve(ctx, srv, l, daemon.Ending{Grace: 10 * time.Millisecond}) }()
 	asked := make(chan error, 1)
 	go func() {
 		resp, err := http.Get("http://" + l.Addr().String())
@@ -103,7 +103,7 @@ func TestServeReportsAListenerThatFails(t *testing.T) {
 	}
 	l.Close()
 	srv := daemon.NewHTTPServer(http.NotFoundHandler(), slog.New(slog.DiscardHandler))
-	if err := daemon.Serve(t.Context(), srv, l, time.Second); err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
+	if err := daemon.Serve(t.Context(), srv, l, daemon.Ending{Grace: time.Second}); err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
 		t.Errorf("error %v", err)
 	}
 }

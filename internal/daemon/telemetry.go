@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -28,6 +29,7 @@ type Telemetry struct {
 	registry *prometheus.Registry
 	meters   *sdkmetric.MeterProvider
 	tracers  *sdktrace.TracerProvider // nil without a collector
+	flush    time.Duration            // for what is sent at the end
 }
 
 // NewTelemetry makes the SDK the global one. Trace context is propagated in W3C
@@ -39,7 +41,7 @@ func NewTelemetry(ctx context.Context, service string, getenv func(string) strin
 	if err != nil {
 		return nil, fmt.Errorf("telemetry resource: %w", err)
 	}
-	t := &Telemetry{registry: prometheus.NewRegistry()}
+	t := &Telemetry{registry: prometheus.NewRegistry(), flush: flushTimeout}
 	t.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	reader, err := otelprometheus.New(otelprometheus.WithRegisterer(t.registry), otelprometheus.WithoutScopeInfo())
 	if err != nil {
@@ -77,7 +79,7 @@ func (t *Telemetry) Handler() http.Handler {
 
 // Shutdown exports the remaining spans, for 2 s at most, also when ctx has ended.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.flush)
 	defer cancel()
 	err := t.meters.Shutdown(ctx)
 	if t.tracers != nil {

@@ -73,7 +73,7 @@ func Run(ctx context.Context, o Options) (result Result, err error) {
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
 	d.url = server.URL()
-	nc, err := nats.Connect(d.url, nats.Name("demo"), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1))
+	nc, err := kv.Connect(d.url, nats.Name("demo"))
 	if err != nil {
 		return result, fmt.Errorf("demo: connect to %s: %w", d.url, err)
 	}

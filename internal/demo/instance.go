@@ -49,7 +49,7 @@ func Instance(ctx context.Context, text string, stdin io.Reader) error {
 		return fmt.Errorf("demo: instance %s: %w", j.ID, err)
 	}
 
-	nc, err := nats.Connect(j.NATS, nats.Name(j.ID), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), nats.RetryOnFailedConnect(true))
+	nc, err := kv.Connect(j.NATS, nats.Name(j.ID))
 	if err != nil {
 		return fmt.Errorf("demo: instance %s: %w", j.ID, err)
 	}
@@ -76,7 +76,7 @@ func Instance(ctx context.Context, text string, stdin io.Reader) error {
 		_ = announcement.Leave(leaving) // its lease ends by itself
 		stop()
 	})()
-	return daemon.Serve(serving, daemon.NewHTTPServer(j.member, quiet), listener, grace)
+	return daemon.Serve(serving, daemon.NewHTTPServer(j.member, quiet), listener, daemon.Ending{Grace: grace})
 }
 
 // ServeHTTP answers with the id and the zone of the instance, after half a

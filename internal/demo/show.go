@@ -143,12 +143,19 @@ func (e *event) outcome() string {
 	}
 	var parts []string
 	if e.tries > 0 {
-		parts = append(parts, fmt.Sprintf("avoided after %d failed attempts, the last at %s", e.tries, short(e.lastTry)))
+		parts = append(parts, fmt.Sprintf("avoided after %d failed %s, the last at %s", e.tries, attempts(e.tries), short(e.lastTry)))
 	}
 	if e.lastAnswer > 0 {
 		parts = append(parts, "its last answer at "+short(e.lastAnswer))
 	}
 	return strings.Join(parts, "; ")
+}
+
+func attempts(n int) string {
+	if n == 1 {
+		return "attempt"
+	}
+	return "attempts"
 }
 
 func (r Result) success() float64 {

@@ -82,7 +82,7 @@ func Stop(ns *server.Server) {
 // Connect connects to ns in process; the connection is closed with the test.
 func Connect(tb testing.TB, ns *server.Server, opts ...nats.Option) *nats.Conn {
 	tb.Helper()
-	opts = append([]nats.Option{nats.InProcessServer(ns), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1)}, opts...)
+	opts = append([]nats.Option{nats.InProcessServer(ns), nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(), nats.ReconnectBufSize(-1)}, opts...)
 	nc, err := nats.Connect("", opts...)
 	if err != nil {
 		tb.Fatalf("natstest: connect: %v", err)

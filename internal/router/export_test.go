@@ -21,6 +21,9 @@ func Target(req *http.Request) (service, path string, ok bool) {
 	return to.service, to.path, ok
 }
 
+// Server is what Serve answers by HTTP with.
+func (r *Router) Server() *http.Server { return r.newServer() }
+
 // HeadContext is for tests on fake time, which sockets would stop.
 type HeadContext struct{ *headContext }
 

@@ -5,6 +5,7 @@ import (
 	_ "embed" // for the description of the API
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net"
@@ -32,6 +33,11 @@ func (r *Router) newHandler() http.Handler {
 			return
 		}
 		defer r.requests.leave()
+		if r.isStopping() && req.Header.Get("Upgrade") == "" {
+			// The next request of this client goes to another router. Until then the
+			// connection is not cut, as a request may be on its way.
+			w.Header().Set("Connection", "close")
+		}
 		if req.ProtoMajor == 1 && len(req.TransferEncoding) > 0 {
 			// The request may have had a Content-Length too, which net/http
 			// removes. A proxy in front of the router may have used that
@@ -209,24 +215,6 @@ func healthz(w http.ResponseWriter, _ *http.Request) {
 	}{true})
 }
 
-// readiness answers GET /readyz: a router is ready when it has read the registry.
-// With a stale view it still works, so it stays ready.
-type readiness struct {
-	Ready    bool   `json:"ready"`
-	Stale    bool   `json:"stale"`
-	Services int    `json:"services"`
-	Reason   string `json:"reason,omitempty"`
-}
-
-func (r *Router) readyz(w http.ResponseWriter, _ *http.Request) {
-	answer := readiness{Ready: true, Stale: r.directory.IsStale() || !r.nc.IsConnected(), Services: len(r.directory.All())}
-	status := http.StatusOK
-	if err := r.ready(); err != nil {
-		status, answer.Ready, answer.Reason = http.StatusServiceUnavailable, false, err.Error()
-	}
-	writeJSON(w, status, answer)
-}
-
 func (r *Router) ready() error {
 	select {
 	case <-r.stopping:
@@ -234,6 +222,9 @@ func (r *Router) ready() error {
 	default:
 	}
 	if !r.directory.IsComplete() {
+		if h := r.health.now(); h.Err != nil {
+			return fmt.Errorf("%w: %w", directory.ErrIncomplete, h.Err)
+		}
 		return directory.ErrIncomplete
 	}
 	return nil

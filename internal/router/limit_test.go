@@ -136,7 +136,7 @@ func TestASlowUploadDoesNotProlongWhatTheCallerWaits(t *testing.T) {
 			if _, err := w.Write([]byte("x")); err != nil {
 				return
 			}
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(10 * time.Millisecond) // the caller takes its time
 		}
 	}()
 	req, err := http.NewRequest("PUT", d.url+"/proxy/user/", r)

@@ -127,11 +127,12 @@ func (d *natsDoors) offer() error {
 
 // close takes no more requests and waits for the running ones, at most for the
 // grace.
-func (d *natsDoors) close() { d.closeOnce.Do(d.drain) }
+func (d *natsDoors) close(hurried context.Context) { d.closeOnce.Do(func() { d.drain(hurried) }) }
 
-func (d *natsDoors) drain() {
+func (d *natsDoors) drain(hurried context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.run), d.grace)
 	defer cancel()
+	defer context.AfterFunc(hurried, cancel)()
 	d.mu.Lock()
 	d.closed = true
 	service := d.service

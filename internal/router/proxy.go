@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/router/forwarding"
@@ -25,13 +26,14 @@ import (
 
 // passage is one proxied request. It travels in the request's context.
 type passage struct {
-	to     destination
-	host   string  // by which the caller knows the router
-	url    url.URL // for the transport: the host is the service
-	key    string  // new one for the sticky cookie; empty: the caller has one
-	head   *headContext
-	code   int  // of the answer
-	secure bool // the caller came by TLS
+	to       destination
+	host     string  // by which the caller knows the router
+	url      url.URL // for the transport: the host is the service
+	key      string  // new one for the sticky cookie; empty: the caller has one
+	head     *headContext
+	code     int  // of the answer
+	secure   bool // the caller came by TLS
+	answered bool // its answer has begun
 }
 
 type passageKey struct{}
@@ -69,6 +71,8 @@ type proxy struct {
 	lookup   *lookup
 	requests requestCounts
 	reverse  *httputil.ReverseProxy
+
+	waiting, streams atomic.Int64 // calls without an answer, and those whose answer has begun
 }
 
 // start makes the reverse proxy.
@@ -103,6 +107,14 @@ func (p *proxy) serve(w http.ResponseWriter, req *http.Request, to destination) 
 		c.refuse(w, err)
 		return
 	}
+	p.waiting.Add(1)
+	defer func() {
+		if c.answered {
+			p.streams.Add(-1)
+		} else {
+			p.waiting.Add(-1)
+		}
+	}()
 	c.head = withHeadTimeout(req.Context(), may)
 	defer c.head.end()
 	asks := caller{from: from, key: p.keys.of(req.Header)}
@@ -210,6 +222,11 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 func (p *proxy) onAnswer(resp *http.Response) error {
 	c := passageOf(resp.Request.Context())
 	c.head.begin()
+	if !c.answered {
+		c.answered = true
+		p.waiting.Add(-1)
+		p.streams.Add(1)
+	}
 	c.code = resp.StatusCode
 	for name := range resp.Header {
 		if reservedHeader(name) {

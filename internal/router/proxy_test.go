@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -219,6 +220,7 @@ func TestACallerThatGoesAwayOpensNoBreaker(t *testing.T) {
 }
 
 func TestNoInstanceIs503WithTheReason(t *testing.T) {
+	t.Parallel()
 	d := newFleet(t).router(router.Options{})
 	d.list(events.Instance{Service: "drained", ID: "d", Location: zoneA, Status: events.NotReady, Endpoints: map[string]string{"http": "127.0.0.1:9"}})
 	d.list(events.Instance{Service: "grpc-only", ID: "g", Location: zoneA, Endpoints: map[string]string{"grpc": "127.0.0.1:9"}})
@@ -252,17 +254,23 @@ func TestOnlyAllowedNetworksAreCalled(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := f.router(router.Options{Guard: guard.New(netip.MustParsePrefix("10.0.0.0/8"))})
+	var callers sync.WaitGroup // at once: each call is tried for over a second
 	for i, host := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]"} {
 		service := fmt.Sprint("s", i)
 		d.list(events.Instance{Service: service, ID: "i", Location: zoneA, Endpoints: map[string]string{"http": host + ":" + port}})
-		if got := d.get("/proxy/" + service + "/"); got.status != 503 || !strings.Contains(got.err(), "not allowed") {
-			t.Errorf("%s: got %d %s", host, got.status, got.body)
-		}
-		if reply, code := d.ask("proxima.route."+service, ""); code != "503" {
-			t.Errorf("%s by NATS: got %s %v", host, code, reply.Header)
-		}
-		_ = d.get("/v1/services/" + service) // and it is probed
+		callers.Go(func() {
+			if got := d.get("/proxy/" + service + "/"); got.status != 503 || !strings.Contains(got.err(), "not allowed") {
+				t.Errorf("%s: got %d %s", host, got.status, got.body)
+			}
+			_ = d.get("/v1/services/" + service) // and it is probed
+		})
+		callers.Go(func() {
+			if reply, code := d.ask("proxima.route."+service, ""); code != "503" {
+				t.Errorf("%s by NATS: got %s %v", host, code, reply.Header)
+			}
+		})
 	}
+	callers.Wait()
 	if called.Load() != 0 || counted.n.Load() != 0 {
 		t.Errorf("%d calls and %d connections came through", called.Load(), counted.n.Load())
 	}

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
@@ -51,6 +53,60 @@ func TestGoesOnWithoutNATS(t *testing.T) {
 	}
 }
 
+func TestSaysWhetherRegistrationsCanBeStored(t *testing.T) {
+	f := newFleet(t)
+	var broken atomic.Pointer[error]
+	d := f.router(router.Options{Store: func() error {
+		if err := broken.Load(); err != nil {
+			return *err
+		}
+		return nil
+	}})
+	d.instance("user", "u", zoneA, says("hello"))
+	ready := func(what, body string) {
+		t.Helper()
+		testkit.Eventually(t, what, func() bool {
+			got := d.get("/readyz")
+			return got.status == 200 && strings.HasPrefix(got.body, body)
+		})
+	}
+	ready("at first", `{"ready":true,"stale":false,"services":1,"writable":true}`)
+	full := errors.New("no space left on device")
+	broken.Store(&full)
+	ready("without room", `{"ready":true,"stale":false,"services":1,"writable":false,"reason":"no space left on device"}`)
+	broken.Store(nil)
+	ready("with room", `{"ready":true,"stale":false,"services":1,"writable":true}`)
+	natstest.Stop(f.ns)
+	took := testkit.Eventually(t, "without a server", func() bool {
+		got := d.get("/readyz")
+		return got.status == 200 && strings.Contains(got.body, `"stale":true`) && strings.Contains(got.body, `"writable":false`) && strings.Contains(got.body, "not connected")
+	})
+	if took > 5*time.Second {
+		t.Errorf("it said so after %v", took)
+	}
+}
+
+func TestSaysWhyTheRegistryCannotBeRead(t *testing.T) {
+	ns := natstest.Start(t, func(o *server.Options) {
+		o.Users = []*server.User{{Username: "blind", Password: "x", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$JS.API.DIRECT.GET.>"}}}}}
+	})
+	nc := natstest.Connect(t, ns, nats.UserInfo("blind", "x"), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	reg, err := kv.Open(t.Context(), nc, kv.Options{Memory: true, Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := router.New(t.Context(), nc, reg, router.Options{Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	testkit.Eventually(t, "it names the permission", func() bool {
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, httptest.NewRequest("GET", "/readyz", nil))
+		return w.Code == 503 && strings.Contains(w.Body.String(), "has not been read yet") && strings.Contains(strings.ToLower(w.Body.String()), "permissions violation for publish")
+	})
+}
+
 func TestIsNotReadyBeforeTheRegistryHasBeenRead(t *testing.T) {
 	f := newFleet(t)
 	nc := natstest.Connect(t, f.ns)
@@ -91,7 +147,7 @@ func TestAnswersByNATSOnceTheRegistryHasBeenRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	time.Sleep(50 * time.Millisecond)
+	time.Sleep(50 * time.Millisecond) // in which it may not begin to answer
 	ask := func() error {
 		_, err := f.nc.Request("proxima.resolve.user", nil, 5*time.Second)
 		return err

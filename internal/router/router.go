@@ -37,6 +37,7 @@ type Registry interface {
 	telemetry.RegistryCounts
 	Now() time.Time // by the server's clock
 	Bus() *kv.Bus
+	Check(ctx context.Context) kv.Health
 }
 
 // Options configure [New]. The zero value is ready to use.
@@ -78,8 +79,16 @@ type Options struct {
 	// Concurrency bounds the calls by NATS that run at once; more are refused.
 	// Default 1024.
 	Concurrency int
-	// Grace is how long running calls may take when the router stops. Default 10s.
+	// Drain is how long the router goes on serving when it is to stop, and says that it is
+	// not ready: balancers must have the time to see that. Default: it stops at once.
+	Drain time.Duration
+	// Grace is how long running calls may take after that. Default 10s.
 	Grace time.Duration
+	// Hurry ends what is left of Drain and Grace when it is closed. Nil: nothing does.
+	Hurry <-chan struct{}
+	// Store returns why the store of the registry, if the program has it, cannot be written
+	// to. Default: none is asked.
+	Store func() error
 	// Metrics count requests, breakers and picks. Default: none.
 	Metrics *telemetry.Metrics
 	// MetricsHandler answers GET /metrics. Default: there is no such path.
@@ -128,6 +137,7 @@ type Router struct {
 	handler   http.Handler
 	requests  *gate // HTTP
 	nats      *natsDoors
+	health    health
 
 	run      context.Context // ends with Close
 	stop     context.CancelFunc
@@ -153,6 +163,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 		return nil, fmt.Errorf("router: %w", err)
 	}
 	r.registrar = registrar.New(registry, r.directory)
+	r.health = health{registry: registry, store: o.Store, log: r.log}
 	r.run, r.stop = context.WithCancel(context.WithoutCancel(ctx))
 	r.makeDoors()
 	r.work.Go(func() {
@@ -161,6 +172,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 		}
 	})
 	r.observe(registry)
+	r.work.Go(func() { r.health.watch(r.run) })
 	r.work.Go(func() { r.nats.open(r.directory.Complete()) })
 	return r, nil
 }
@@ -241,46 +253,107 @@ func (r *Router) Wait(ctx context.Context) error {
 	}
 }
 
-// Serve answers HTTP on l until ctx ends. Then the router stops: it takes no more
-// calls, by HTTP or NATS, and waits for running ones, at most for
-// [Options.Grace]. Streams of changes end at once.
+// Serve answers HTTP on l until ctx ends. Then the router stops, in this order: it is not
+// ready any more, and streams of changes end; for [Options.Drain] it goes on serving, by
+// HTTP and NATS, and asks clients to open no further request on their connections; it
+// takes no more calls, and waits for running ones, at most for [Options.Grace]; it cuts
+// off those that are left.
 func (r *Router) Serve(ctx context.Context, l net.Listener) error {
-	srv := daemon.NewHTTPServer(r, r.log)
-	srv.MaxHeaderBytes = maxHeaderBytes
-	srv.Protocols = new(http.Protocols)
-	srv.Protocols.SetHTTP1(true)
-	srv.Protocols.SetUnencryptedHTTP2(true)
+	srv := r.newServer()
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	srv.BaseContext = func(net.Listener) context.Context { return base }
-	srv.RegisterOnShutdown(r.beginStop)
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	hurried, hurry := context.WithCancel(context.WithoutCancel(ctx))
+	defer hurry()
 	served := make(chan struct{})
 	var doors sync.WaitGroup
 	doors.Go(func() {
 		select {
-		case <-ctx.Done():
-			r.closeNATS()
+		case <-r.opts.Hurry:
+			hurry()
 		case <-served:
 		}
 	})
-	err := daemon.Serve(ctx, srv, l, r.opts.Grace)
+	doors.Go(func() {
+		select {
+		case <-ctx.Done():
+			r.drain(hurried)
+			stop()
+			r.closeNATS(hurried)
+		case <-served:
+		}
+	})
+	began := time.Now()
+	err := daemon.Serve(serving, srv, l, daemon.Ending{Grace: r.opts.Grace, Hurried: hurried, Closing: func() {
+		began = time.Now()
+		r.log.Info("taking no more calls, waiting for those that run", "requests", r.requests.count(), "grace", r.opts.Grace)
+	}, Cutting: func() {
+		r.log.Warn("cutting off what has not ended", "calls", r.proxy.waiting.Load(), "streams", r.proxy.streams.Load(),
+			"after", time.Since(began).Round(time.Millisecond))
+	}})
 	close(served)
 	doors.Wait()
 	// The server does not know of connections that were taken over, such as
 	// WebSockets: their handlers end with their context.
+	if n := r.requests.count(); n > 0 {
+		r.log.Warn("cutting off connections that were taken over", "streams", n)
+	}
 	cancel()
 	r.requests.close()
 	<-r.requests.empty
 	return err
 }
 
+// drain goes on serving while the router says that it is not ready.
+func (r *Router) drain(hurried context.Context) {
+	r.beginStop()
+	if r.opts.Drain <= 0 {
+		r.log.Info("stopping: not ready any more")
+		return
+	}
+	r.log.Info("stopping: not ready any more, going on for a while so that balancers notice", "drain", r.opts.Drain)
+	select {
+	case <-time.After(r.opts.Drain):
+	case <-hurried.Done():
+	}
+}
+
+// Alive returns unless the router hangs, for a watchdog.
+func (r *Router) Alive() {
+	r.requests.count()
+	r.directory.IsComplete()
+}
+
+// isStopping reports whether a stop has begun.
+func (r *Router) isStopping() bool {
+	select {
+	case <-r.stopping:
+		return true
+	default:
+		return false
+	}
+}
+
+// newServer makes the server of the doors by HTTP.
+func (r *Router) newServer() *http.Server {
+	srv := daemon.NewHTTPServer(r, r.log)
+	srv.MaxHeaderBytes = maxHeaderBytes
+	srv.Protocols = new(http.Protocols)
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	return srv
+}
+
 // beginStop makes /readyz fail, and ends the streams of changes.
 func (r *Router) beginStop() { r.stopOnce.Do(func() { close(r.stopping) }) }
 
-// closeNATS takes no more calls by NATS, and waits for the running ones.
-func (r *Router) closeNATS() {
+// closeNATS takes no more calls by NATS, and waits for the running ones, at most until
+// hurried ends.
+func (r *Router) closeNATS(hurried context.Context) {
 	r.beginStop()
-	r.nats.close()
+	r.nats.close(hurried)
 }
 
 // Close ends the router: it takes no more calls by NATS, waits for the running
@@ -288,7 +361,7 @@ func (r *Router) closeNATS() {
 // Close may be called twice.
 func (r *Router) Close() error {
 	r.closeOnce.Do(func() {
-		r.closeNATS()
+		r.closeNATS(context.Background())
 		r.stop()
 		_ = r.selector.Close() // always nil
 		r.work.Wait()

@@ -47,7 +47,7 @@ func check(within string, data []byte, known Fields) error {
 	if known == nil {
 		return nil
 	}
-	_ = json.Unmarshal(data, &fields) // what is no object has no fields
+	_ = json.Unmarshal(data, &fields) // no object has no fields
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		below, ok := known[name]
 		if !ok {

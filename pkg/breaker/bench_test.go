@@ -76,7 +76,7 @@ func BenchmarkAllowDone(b *testing.B) {
 	b.Run("closed-again", func(b *testing.B) { // nothing is counted after a window without a failure
 		br := breaker.New(key, &breaker.Settings{Window: 1})
 		for _, end := range []error{failure, nil} {
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // longer than the window
 			pass, _ := br.Allow()
 			pass.Done(end)
 		}

@@ -34,9 +34,9 @@ type Settings struct {
 	// Failures in a row that open a closed breaker, however long ago the first of them
 	// was. Default 5.
 	Failures int
-	// FailureRatio is the part of the calls in a Window that opens a closed breaker when
-	// it fails, if there are MinCalls of them at least. Calls count from the first failure
-	// in the window on. From 0 to 1: 1 means all calls. Default 0.5; negative: none.
+	// FailureRatio opens a closed breaker when that fraction of the calls in a Window
+	// fails, and there are at least MinCalls. Calls count from the first failure in the
+	// window on. From 0 to 1: 1 means all calls. Default 0.5; negative: none.
 	FailureRatio float64
 	// MinCalls is the number of calls in a Window that FailureRatio needs. Default 20.
 	MinCalls int

@@ -49,11 +49,13 @@ const (
 // registry's record. Instances that were read are shared between goroutines: do not
 // change them.
 //
-// To announce an instance, set ID, Service, Endpoints and Location. kv.Announce
-// fills in Incarnation and Started, and defaults; it does not fill in ID, and it
-// does not look up Location (see topology.Detect).
+// To announce an instance, set ID, Service and Endpoints. kv.Announce fills in
+// Incarnation, Started and defaults. It also fills in Location, from PROXIMA_REGION,
+// PROXIMA_ZONE and the other variables of topology.Environment, if none of its fields
+// is set.
 type Instance struct {
-	// ID names the instance within its service and zone: [A-Za-z0-9_-], 1 to 63 long.
+	// ID names the instance: [A-Za-z0-9_-], 1 to 63 long. It must be unique within the
+	// service; the registry enforces that per zone.
 	ID string
 	// Service is a DNS label: lower-case letters, digits and '-'.
 	Service string
@@ -108,8 +110,9 @@ func (in *Instance) Place() topology.Place {
 }
 
 // Decode reads and validates a record. It ignores unknown fields, and fills in
-// defaults for fields that are absent, null or empty; a ttl of zero is an error. It keeps nothing of data. The error quotes at most 80 bytes of a field; it is
-// a *[FieldError] when the JSON is valid.
+// defaults for fields that are absent, null or empty; a ttl of zero is an error. It
+// keeps nothing of data. The error quotes at most 80 bytes of a field; it is a
+// *[FieldError] when the JSON is valid.
 func Decode(data []byte) (*Instance, error) {
 	if len(data) > MaxSize {
 		return nil, fmt.Errorf("events: an instance of %d bytes, want at most %d", len(data), MaxSize)

@@ -28,10 +28,13 @@ type Snapshot struct {
 type Entry struct {
 	*Instance
 	// Suspect is set when its lease has ended, or its record has vanished without
-	// a message, and it may still live. It is used after all others.
+	// a message, and it may still live. Package selector picks it after usable
+	// instances, before draining ones and those that fail; last of all when it does
+	// not answer probes.
 	Suspect bool
 	// Evacuated is set when an operator has evacuated its place, see
-	// [Evacuation]. It is used when there is no better one.
+	// [Evacuation]. Package selector picks it after usable, suspect and draining
+	// instances, before those that fail.
 	Evacuated bool
 	// Revision is the version of its record at the source, 0 if the source has no
 	// versions.

@@ -57,6 +57,9 @@ type State struct {
 	// Err is the last error of this phase, nil when all is well. In [Registered]
 	// it is why the lease could not be renewed lately.
 	Err error
+	// Lapsed is set in [Registered] while the lease has not been renewed for longer than
+	// the ttl: callers may have lost the instance. Err says why.
+	Lapsed bool
 	// Revision of the record while it is listed.
 	Revision uint64
 	// Lost is how often the record was gone without a deregistration and was
@@ -91,8 +94,8 @@ type AnnounceOptions struct {
 	// fail, also if the cause is a dependency that they share. Default: always
 	// ready.
 	Check func(context.Context) error
-	// CheckInterval is the time between checks, less until the first pass.
-	// Default 2s.
+	// CheckInterval is the time between checks; until the first pass it is at most
+	// 200 ms. Default 2s.
 	CheckInterval time.Duration
 	// CheckTimeout bounds one check. Default 2s.
 	CheckTimeout time.Duration
@@ -161,15 +164,15 @@ type Announcement struct {
 // first passed check, renews the lease every third of the ttl, announces again
 // whenever the record was lost, and never gives up. It returns at once, see
 // [Announcement.Ready]; the error is about in and o only. While the instance is
-// listed, pings on <bucket>.<[events.Key.Ping]> are answered, for callers that
-// measure how far it is.
+// listed, pings on the subject <bucket>. followed by [events.Key.Ping] are answered,
+// for callers that measure how far it is.
 //
 // Incarnation and Started are filled in if they are empty. So is Location if none
 // of its fields is known: from PROXIMA_REGION, PROXIMA_ZONE and the others of
 // [topology.Environment], as selector.New does for the caller; both log it once. A zone
-// without a region, and a loopback address while NATS is elsewhere, are warned of once. ID, Service and
-// Endpoints must be given; each protocol has one endpoint, so a second port or
-// subject of the same protocol is another service.
+// without a region, and a loopback address while NATS is elsewhere, are warned of once.
+// ID, Service and Endpoints must be given; each protocol has one endpoint, so a second
+// port or subject of the same protocol is another service.
 func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcement, error) {
 	in.Incarnation = cmp.Or(in.Incarnation, rand.Text()[:12])
 	if in.Started.IsZero() {
@@ -377,7 +380,7 @@ func (a *Announcement) set(change func(*State)) {
 	close(a.changed)
 	a.changed = make(chan struct{})
 	a.mu.Unlock()
-	if after.Phase == before.Phase && after.Status == before.Status && after.Revision == before.Revision && sameText(after.Err, before.Err) {
+	if after.Phase == before.Phase && after.Status == before.Status && after.Revision == before.Revision && after.Lapsed == before.Lapsed && sameText(after.Err, before.Err) {
 		return
 	}
 	a.logChange(before, after)
@@ -396,6 +399,8 @@ func (a *Announcement) logChange(before, after State) {
 			facts = append(facts, "error", after.Err)
 		}
 		a.log.Info("announcement changed", facts...)
+	case after.Lapsed && !before.Lapsed:
+		a.log.Error("the lease has not been renewed for longer than its ttl, callers may have lost the instance", "phase", after.Phase, "error", after.Err)
 	case after.Err != nil && before.Err == nil:
 		a.log.Warn("announcement is in trouble", "phase", after.Phase, "error", after.Err)
 	case after.Err == nil && before.Err != nil:

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -110,7 +111,7 @@ func TestHowManyChecksMakeItReadyOrNotCanBeSet(t *testing.T) {
 			t.Helper()
 			h.ill.Store(0)
 			before := h.calls.Load()
-			await(t, 10*time.Second, "passes", func() bool { return h.calls.Load() >= before+n })
+			testkit.Within(t, 10*time.Second, "passes", func() bool { return h.calls.Load() >= before+n })
 			h.ill.Store(1)
 		}
 		passes(2)
@@ -149,13 +150,13 @@ func TestFailingCheckMakesItNotReadyUntilItPasses(t *testing.T) {
 		v.until("up", time.Second, status(events.Up))
 		n := h.calls.Load()
 		h.ill.Store(1)
-		await(t, 3*time.Second, "a failed check", func() bool { return h.calls.Load() == n+1 })
+		testkit.Within(t, 3*time.Second, "a failed check", func() bool { return h.calls.Load() == n+1 })
 		time.Sleep(time.Second)
 		if !status(events.Up)(v.get("user")) {
 			t.Errorf("one failed check: %s", show(v.get("user")))
 		}
 		v.until("not ready", 3*time.Second, status(events.NotReady))
-		await(t, time.Second, "told", func() bool { return a.State().Registered() && a.State().Status == events.NotReady })
+		testkit.Within(t, time.Second, "told", func() bool { return a.State().Registered() && a.State().Status == events.NotReady })
 		time.Sleep(time.Minute)
 		if !status(events.NotReady)(v.get("user")) {
 			t.Errorf("a minute later: %s", show(v.get("user")))
@@ -163,7 +164,7 @@ func TestFailingCheckMakesItNotReadyUntilItPasses(t *testing.T) {
 		h.ill.Store(0)
 		v.until("up again", 3*time.Second, status(events.Up))
 		v.close()
-		await(t, time.Second, "told", func() bool { return a.State().Status == events.Up })
+		testkit.Within(t, time.Second, "told", func() bool { return a.State().Status == events.Up })
 		registeredTwice := 0
 		for _, w := range told.get() {
 			if w == "registered not_ready" {

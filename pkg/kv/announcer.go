@@ -23,11 +23,11 @@ type announcer struct {
 	stop context.CancelFunc
 
 	revision     uint64        // of our record, 0 when not listed
-	renewed      time.Time     // when what was last accepted was sent: the lease begins no earlier
+	renewed      time.Time     // send time of the last accepted write; the lease is at least that new
 	written      time.Time     // when the record was last written; zero: it must be
 	rewrite      time.Duration // and how long until it must be again
 	unsure       bool          // a write was sent and not answered
-	tried        bool          // to list it as if its key were free
+	tried        bool          // a first write without reading the key was made
 	begun        time.Time
 	failingSince time.Time // since when the registry has not taken what we said
 	takeover     takeover
@@ -48,7 +48,7 @@ func (n *announcer) run() {
 	if n.opts.Load != nil {
 		n.running.Go(func() { n.beat(n.ctx) })
 	}
-	back := n.r.link.Conn.StatusChanged(nats.CONNECTED)
+	back := n.r.link.Conn.StatusChanged(nats.CONNECTED, nats.CLOSED)
 	timer := time.NewTimer(0)
 	defer func() {
 		timer.Stop()
@@ -140,17 +140,17 @@ func (n *announcer) step(ctx context.Context) (wait time.Duration, final bool) {
 	case err == nil:
 		n.takeover, n.renewed = takeover{}, began
 		n.set(func(s *State) {
-			s.Phase, s.Status, s.Err, s.Revision = Registered, in.Status, nil, n.revision
+			s.Phase, s.Status, s.Err, s.Lapsed, s.Revision = Registered, in.Status, nil, false, n.revision
 		})
 		return wire.Jitter(RenewEvery(in.TTL)), false
 	case errors.Is(err, errReplaced):
-		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Replaced, err, 0 })
+		n.set(func(s *State) { s.Phase, s.Err, s.Lapsed, s.Revision = Replaced, err, false, 0 })
 		return 0, true
 	case errors.Is(err, errWaiting):
-		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Registering, err, 0 })
+		n.set(func(s *State) { s.Phase, s.Err, s.Lapsed, s.Revision = Registering, err, false, 0 })
 		return wire.Jitter(min(in.TTL/12, retryEvery)), false // if its lease ends no instance has this id
 	default:
-		n.set(func(s *State) { s.Phase, s.Err, s.Revision = Conflict, err, 0 })
+		n.set(func(s *State) { s.Phase, s.Err, s.Lapsed, s.Revision = Conflict, err, false, 0 })
 		return wire.Jitter(in.TTL / 6), false
 	}
 }
@@ -191,7 +191,7 @@ func (n *announcer) writeFailed(err error) time.Duration {
 		case made:
 			n.failingSince, wait = time.Time{}, retryEvery/5
 		case e != nil && !wire.Transient(e):
-			err = e // that says it better
+			err = e // this error is more specific
 		}
 	}
 	if n.busy.Err() == nil { // else it was interrupted: Leave was called
@@ -200,6 +200,7 @@ func (n *announcer) writeFailed(err error) time.Duration {
 			if n.revision == 0 {
 				s.Phase, s.Revision = Registering, 0
 			}
+			s.Lapsed = s.Registered() && time.Since(n.renewed) > n.in.Load().TTL
 		})
 	}
 	return wire.Jitter(wait)

@@ -1,7 +1,6 @@
 package kv_test
 
 import (
-	"bytes"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -99,7 +99,7 @@ func TestBeatsOfAnUnknownPlaceInAnotherBucket(t *testing.T) {
 		in := instance("a")
 		in.Location.Region, in.Location.Zone, in.Incarnation = "", "", "x"
 		f.announce(f.r, in, kv.AnnounceOptions{Load: l.tell, BeatInterval: time.Second})
-		await(t, 2*time.Second, "a beat", func() bool { return len(h.get()) > 0 })
+		testkit.Within(t, 2*time.Second, "a beat", func() bool { return len(h.get()) > 0 })
 		if got, want := h.get()[0], `other.beat.user._._.a {"cpu":0,"mem":0,"in_flight":0,"queue":0,"incarnation":"x"}`; got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
@@ -127,9 +127,9 @@ func TestBeatsBeginWhenItIsListedAndEndWithLeave(t *testing.T) {
 		}
 		check.ill.Store(0)
 		registered(t, a, time.Second)
-		await(t, 5500*time.Millisecond+time.Second, "a beat", func() bool { return len(h.get()) > 0 })
+		testkit.Within(t, 5500*time.Millisecond+time.Second, "a beat", func() bool { return len(h.get()) > 0 })
 		check.ill.Store(1)
-		await(t, 10*time.Second, "not ready", func() bool { return a.State().Status == events.NotReady })
+		testkit.Within(t, 10*time.Second, "not ready", func() bool { return a.State().Status == events.NotReady })
 		before := len(h.get())
 		time.Sleep(time.Minute)
 		if n := len(h.get()) - before; n < 10 {
@@ -163,13 +163,13 @@ func TestNoBeatIsReplayedAfterAReconnect(t *testing.T) {
 				l := &load{t: t, takes: 100 * time.Millisecond}
 				a := f.announce(r, instance("a"), kv.AnnounceOptions{Load: l.tell, BeatInterval: time.Second})
 				registered(t, a, time.Second)
-				await(t, 2*time.Second, "a beat", func() bool { return len(h.get()) > 0 })
+				testkit.Within(t, 2*time.Second, "a beat", func() bool { return len(h.get()) > 0 })
 				if how == "cut" {
 					w.cut()
 				} else {
 					w.swallow()
 				}
-				await(t, 10*time.Second, "disconnected", func() bool { return !nc.IsConnected() })
+				testkit.Within(t, 10*time.Second, "disconnected", func() bool { return !nc.IsConnected() })
 				time.Sleep(time.Second)
 				before, calls := len(h.get()), l.calls.Load()
 				time.Sleep(30 * time.Second)
@@ -180,13 +180,13 @@ func TestNoBeatIsReplayedAfterAReconnect(t *testing.T) {
 					t.Fatal(err)
 				}
 				w.lead(f.ns)
-				await(t, time.Second, "connected", nc.IsConnected)
+				testkit.Within(t, time.Second, "connected", nc.IsConnected)
 				time.Sleep(100 * time.Millisecond) // beats are at least 900ms apart, but one may be due
 				replayed := h.get()[before:]
 				if len(replayed) == 0 || replayed[0] != "proxima.beat.kept " || len(replayed) > 2 {
 					t.Errorf("heard after the reconnect: %q", replayed)
 				}
-				await(t, 2*time.Second, "the next beat", func() bool { return len(h.get()) > before+1 })
+				testkit.Within(t, 2*time.Second, "the next beat", func() bool { return len(h.get()) > before+1 })
 			})
 		})
 	}
@@ -208,7 +208,7 @@ func TestASlowLoadDelaysNoHeartbeat(t *testing.T) {
 		if n := len(h.get()); n < 4 || n > 6 {
 			t.Errorf("%d beats in 4 minutes, want one each 45s", n)
 		}
-		await(t, time.Minute, "a call under way", func() bool { return l.running.Load() == 1 })
+		testkit.Within(t, time.Minute, "a call under way", func() bool { return l.running.Load() == 1 })
 		calls, told := l.calls.Load(), len(h.get())
 		v.allow(0)
 		began := time.Now()
@@ -252,12 +252,9 @@ func TestWhatIsNoBeatIsNotToldAndLoggedOnce(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
 		h := f.hear("proxima.beat.>")
-		var mu sync.Mutex
-		var log bytes.Buffer
+		var log testkit.Output
 		percent := events.Beat{CPU: 50}
 		logged := func() int {
-			mu.Lock()
-			defer mu.Unlock()
 			return strings.Count(log.String(), `level=WARN msg="the load is not published" service=user instance=a error="events: cpu \"50\": want a number, 0 to 1"`)
 		}
 		var right atomic.Bool
@@ -268,32 +265,20 @@ func TestWhatIsNoBeatIsNotToldAndLoggedOnce(t *testing.T) {
 				}
 				return percent, true
 			},
-			Logger: slog.New(slog.NewTextHandler(locked{&mu, &log}, nil)),
+			Logger: log.Logger(slog.LevelInfo),
 		})
 		time.Sleep(time.Minute)
 		if len(h.get()) != 0 || logged() != 1 {
 			t.Errorf("heard %q, logged %d times\n%s", h.get(), logged(), log.String())
 		}
 		right.Store(true)
-		await(t, 6*time.Second, "a beat", func() bool { return len(h.get()) == 1 })
+		testkit.Within(t, 6*time.Second, "a beat", func() bool { return len(h.get()) == 1 })
 		right.Store(false)
 		time.Sleep(time.Minute)
 		if len(h.get()) != 1 || logged() != 2 {
 			t.Errorf("heard %q, logged %d times", h.get(), logged())
 		}
 	})
-}
-
-// locked is a writer for several goroutines.
-type locked struct {
-	mu  *sync.Mutex
-	buf *bytes.Buffer
-}
-
-func (l locked) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
 }
 
 func TestAReplacedInstancePublishesNoLoad(t *testing.T) {

@@ -1,13 +1,13 @@
 package kv_test
 
 import (
-	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +20,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -32,6 +33,10 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(serverEnv); dir != "" {
 		serve(dir)
 		return
+	}
+	flag.Parse()
+	if os.Getenv("GOGC") == "" && flag.Lookup("test.bench").Value.String() == "" {
+		debug.SetGCPercent(400) // the servers of the tests allocate much and keep little
 	}
 	os.Exit(m.Run())
 }
@@ -57,29 +62,8 @@ func serve(dir string) {
 // process starts a server in a process of its own.
 func process(b *testing.B) (url string, cpu func() time.Duration) {
 	b.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), serverEnv+"="+b.TempDir())
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		_ = in.Close()
-		_ = cmd.Wait()
-	})
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		b.Fatal(err)
-	}
-	return strings.TrimSpace(line), func() time.Duration { return processTime(b, cmd.Process.Pid) }
+	p := testkit.Start(b, testkit.Command{Env: []string{serverEnv + "=" + b.TempDir()}})
+	return p.Stdout.Await(b, "^nats://.+$"), func() time.Duration { return processTime(b, p.PID()) }
 }
 
 // processTime is the CPU time of a process, 0 where /proc does not tell.

@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/regions"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/server"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
@@ -23,13 +25,18 @@ type bucket struct {
 	opts    Options
 	sources *regions.Sources // nil: there are no other regions
 	ensured atomic.Bool      // it has been seen
+	missing atomic.Int64     // copies that it should have and has not
 
 	// ensuring is full while the bucket is asked for, or made: a channel, because that
 	// waits for the server, and another goroutine must not wait beyond its context.
 	// It guards what follows.
 	ensuring chan struct{}
+	counted  time.Time // when the copies were last counted
 	refused  time.Time // since when the servers refuse three replicas; zero: they do not
 }
+
+// replicas of the bucket in a cluster, by default.
+const replicas = 3
 
 // notClustered is the server's error for more than one replica without a cluster. A
 // server that has leaf nodes has the name of a cluster, and may be in none.
@@ -40,6 +47,9 @@ const notClustered jetstream.ErrorCode = 10074
 // answers questions about the stream. If a copy of the stream answers and its leader
 // does not, open does not wait for an election: reads work without a leader.
 func (b *bucket) open(ctx context.Context) error {
+	if err := server.CheckConnected(b.link.Conn); err != nil {
+		return err
+	}
 	look, done := context.WithTimeout(ctx, b.link.OpTimeout/2)
 	_, err := b.link.LastMsg(look, b.link.Prefix+"none")
 	done()
@@ -63,7 +73,7 @@ func (b *bucket) open(ctx context.Context) error {
 
 // config is the stream under the bucket. It is not made by CreateKeyValue,
 // whose discard policy refuses schedules, yet it is an ordinary bucket to read.
-func (b *bucket) config(replicas int) jetstream.StreamConfig {
+func (b *bucket) config(copies int) jetstream.StreamConfig {
 	storage := jetstream.FileStorage
 	if b.opts.Memory {
 		storage = jetstream.MemoryStorage
@@ -74,7 +84,7 @@ func (b *bucket) config(replicas int) jetstream.StreamConfig {
 		Description:            "Proxima's instances and their leases",
 		Subjects:               []string{b.link.Prefix + ">"},
 		Storage:                storage,
-		Replicas:               replicas,
+		Replicas:               copies,
 		MaxMsgsPerSubject:      1,
 		MaxMsgSize:             events.MaxSize + 4096,
 		Discard:                jetstream.DiscardOld,
@@ -109,7 +119,7 @@ func (b *bucket) heal(ctx context.Context) (made bool, err error) {
 	case b.ensuring <- struct{}{}:
 		defer func() { <-b.ensuring }()
 	default:
-		return false, fmt.Errorf("%w: another goroutine is looking for its bucket", ErrUnavailable)
+		return false, wire.ErrBusy
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.link.OpTimeout/4)
 	defer cancel()
@@ -132,8 +142,11 @@ func (b *bucket) ensure(ctx context.Context) error {
 
 // ensureLocked makes the bucket unless it is there, and reports whether it did.
 func (b *bucket) ensureLocked(ctx context.Context) (made bool, err error) {
-	if !b.link.Conn.IsConnected() {
-		return false, fmt.Errorf("%w: not connected", ErrUnavailable)
+	if err := b.link.Connected(); err != nil {
+		return false, err
+	}
+	if err := server.CheckConnected(b.link.Conn); err != nil {
+		return false, err // before anything is made that this server, or a later one, cannot use
 	}
 	s, err := b.link.FindStream(ctx, b.link.Stream, b.ensured.Load() && !b.opts.NoCreate)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -162,28 +175,68 @@ func (b *bucket) ensureLocked(ctx context.Context) (made bool, err error) {
 	if missing := b.incompatible(s.CachedInfo().Config); missing != "" {
 		return false, fmt.Errorf("kv: bucket %q was not made by Proxima: %s; remove it or choose another name", b.opts.Bucket, missing)
 	}
-	b.ensured.Store(true)
+	if !b.ensured.Swap(true) {
+		b.countReplicas(ctx, s.CachedInfo())
+	}
 	return made, nil
+}
+
+// recount counts the copies from time to time, unless another goroutine is at the bucket.
+func (b *bucket) recount(ctx context.Context) {
+	select {
+	case b.ensuring <- struct{}{}:
+		defer func() { <-b.ensuring }()
+	default:
+		return
+	}
+	if time.Since(b.counted) < recountEvery || b.link.Conn.ConnectedClusterName() == "" {
+		return
+	}
+	if s, err := b.link.JS.Stream(ctx, b.link.Stream); err == nil {
+		b.countReplicas(ctx, s.CachedInfo())
+	}
+}
+
+// countReplicas finds out how many copies of the bucket are missing: there should be as
+// many as were asked for, three by default, or one on each server if there are fewer. It
+// warns if that is news. It does nothing if the servers do not tell how many they are.
+func (b *bucket) countReplicas(ctx context.Context, info *jetstream.StreamInfo) {
+	b.counted = time.Now()
+	want, have := cmp.Or(b.opts.Replicas, replicas), max(info.Config.Replicas, 1)
+	if have >= want || b.link.Conn.ConnectedClusterName() == "" {
+		b.missing.Store(0)
+		return
+	}
+	servers, err := server.All(ctx, b.link.Conn)
+	if err != nil || info.Cluster == nil {
+		return
+	}
+	n := server.Keeping(servers, info.Cluster.Name, b.link.Domain)
+	missing := max(min(want, n)-have, 0)
+	if was := b.missing.Swap(int64(missing)); missing > 0 && was != int64(missing) {
+		b.link.Log.Warn("the registry has too few copies: it is lost for as long as a server is, raise it with: router doctor --fix",
+			"bucket", b.opts.Bucket, "replicas", have, "wanted", have+missing, "servers", n)
+	}
 }
 
 // create makes the bucket. The default of three replicas is tried for a while, in
 // several calls if need be, if the servers refuse: a cluster that has just started does
 // not know all of its servers.
 func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
-	replicas := b.opts.Replicas
-	if replicas == 0 {
-		replicas = 1
+	copies := b.opts.Replicas
+	if copies == 0 {
+		copies = 1
 		if b.link.Conn.ConnectedClusterName() != "" {
-			replicas = 3
+			copies = replicas
 		}
 	}
-	s, err := b.link.JS.CreateStream(ctx, b.config(replicas))
-	for b.opts.Replicas == 0 && replicas > 1 && err != nil && !wire.Transient(err) && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+	s, err := b.link.JS.CreateStream(ctx, b.config(copies))
+	for b.opts.Replicas == 0 && copies > 1 && err != nil && !wire.Transient(err) && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		if b.refused.IsZero() {
 			b.refused = time.Now()
 		}
 		if e, ok := errors.AsType[*jetstream.APIError](err); ok && e.ErrorCode == notClustered || time.Since(b.refused) > clusterForms {
-			replicas = 1 // no cluster, or one of fewer servers
+			copies = 1 // no cluster, or one of fewer servers
 		} else {
 			select {
 			case <-time.After(clusterForms / 10):
@@ -191,7 +244,7 @@ func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
 				return nil, ctx.Err()
 			}
 		}
-		s, err = b.link.JS.CreateStream(ctx, b.config(replicas))
+		s, err = b.link.JS.CreateStream(ctx, b.config(copies))
 	}
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process was faster
 		return b.link.JS.Stream(ctx, b.link.Stream)

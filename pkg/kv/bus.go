@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/server"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
@@ -29,9 +30,9 @@ const (
 // Bus carries the messages of callers and instances about distances, on core NATS,
 // so that no sender waits for a receiver. A stream in memory (PROXIMA_LATENCY for
 // the bucket "proxima", Dev_latency for a name with a capital) keeps the last message
-// of each subject for two minutes: a new subscriber receives those first. Without the stream, or the right to read it,
-// only that is lost. Get one with [Registry.Bus]; it is safe for concurrent use and
-// holds nothing that must be closed.
+// of each subject for two minutes: a new subscriber receives those first. Without the
+// stream, or the right to read it, only that is lost. Get one with [Registry.Bus]; it is
+// safe for concurrent use and holds nothing that must be closed.
 type Bus struct {
 	link     *wire.Link
 	noCreate bool
@@ -44,8 +45,8 @@ func (r *Registry) Bus() *Bus { return &Bus{r.link, r.opts.NoCreate} }
 // Publish sends data to all subscribers. While NATS is away it is an error:
 // nothing is sent later, when it may no longer be true.
 func (b *Bus) Publish(subject string, data []byte) error {
-	if !b.link.Conn.IsConnected() {
-		return fmt.Errorf("%w: not connected", ErrUnavailable)
+	if err := b.link.Connected(); err != nil {
+		return err
 	}
 	if err := b.link.Conn.Publish(b.link.Live+subject, data); err != nil {
 		return fmt.Errorf("kv: publish %s: %w", subject, err)
@@ -55,8 +56,8 @@ func (b *Bus) Publish(subject string, data []byte) error {
 
 // Request sends data to a subject and returns the first answer.
 func (b *Bus) Request(ctx context.Context, subject string, data []byte) ([]byte, error) {
-	if !b.link.Conn.IsConnected() {
-		return nil, fmt.Errorf("%w: not connected", ErrUnavailable)
+	if err := b.link.Connected(); err != nil {
+		return nil, err
 	}
 	msg, err := b.link.Conn.RequestWithContext(ctx, b.link.Live+subject, data)
 	if err != nil {
@@ -158,6 +159,9 @@ func (b *Bus) stream() string {
 func (b *Bus) ensure(ctx context.Context) error {
 	if b.noCreate {
 		return fmt.Errorf("%w: there is no stream %s and this user does not create it", ErrUnavailable, b.stream())
+	}
+	if err := server.CheckConnected(b.link.Conn); err != nil {
+		return err
 	}
 	config := jetstream.StreamConfig{
 		Name:              b.stream(),

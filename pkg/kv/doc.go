@@ -32,8 +32,9 @@
 // alone. Many of a service or of one of its zones that expire together, one that
 // expires just after an outage, and all that vanish without a word are kept as
 // suspects for a while: it is more likely that the registry failed than that
-// they did. So is the last one of a service, without which no call can succeed. The user of a list can probe them; package selector does. A snapshot
-// says why instances left ([events.Snapshot].Left).
+// they did. So is the last one of a service, without which no call can succeed.
+// The user of a list can probe them; package selector does. A snapshot says why
+// instances left ([events.Snapshot].Left).
 //
 // With [Options].SnapshotDir the last snapshots are kept on disk, too, for
 // callers that start while the registry is away.

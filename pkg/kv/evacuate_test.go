@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -245,7 +246,7 @@ func TestEvacuationsOutliveTheServer(t *testing.T) {
 			f.r = open(t, f.nc, kv.Options{Memory: memory})
 			f.announce(f.r, at("eu", "eu", "a"), kv.AnnounceOptions{})
 			v := watch(t, f.r, "user")
-			v.until("it", time.Second, count(1))
+			v.until("it", 5*time.Second, count(1))
 			f.evacuate(f.r, "eu", true)
 			v.until("evacuated", time.Second, evacuated("eu"))
 			v.check = func(s events.Snapshot) {
@@ -260,7 +261,7 @@ func TestEvacuationsOutliveTheServer(t *testing.T) {
 			again := natstest.Start(t, keep)
 			w.lead(again)
 			// A registry that knows it writes it again.
-			await(t, time.Minute, "kept again", func() bool {
+			testkit.Within(t, time.Minute, "kept again", func() bool {
 				left, err := f.r.Evacuations(t.Context())
 				return err == nil && len(left) == 1
 			})

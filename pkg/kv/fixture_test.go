@@ -104,7 +104,7 @@ func (f *fixture) listen(subject string) (heard func() int) {
 		if err := f.nc.Flush(); err != nil {
 			f.t.Error(err)
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) // in a bubble
 		mu.Lock()
 		defer mu.Unlock()
 		return n

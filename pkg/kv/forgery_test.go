@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -200,7 +201,7 @@ func TestRecordsThatAreGarbageAreSkipped(t *testing.T) {
 		for _, v := range []*viewer{early, late} {
 			v.until("the good one", time.Second, of(0, 1))
 		}
-		await(t, time.Second, "counted by both", func() bool { return f.r.Counts().Invalid >= 2*uint64(len(bodies)) })
+		testkit.Within(t, time.Second, "counted by both", func() bool { return f.r.Counts().Invalid >= 2*uint64(len(bodies)) })
 		f.again("good")
 		for _, v := range []*viewer{early, late} {
 			v.until("goes on", time.Second, func(s events.Snapshot) bool { return s.Entries[0].Version == "again" })

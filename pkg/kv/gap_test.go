@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -295,12 +296,12 @@ func TestReconnectsWhileTheReaderIsBusy(t *testing.T) {
 			w.cut()
 			time.Sleep(time.Second)
 			w.lead(f.ns)
-			await(t, 2*time.Second, "connected", nc.IsConnected)
+			testkit.Within(t, 2*time.Second, "connected", nc.IsConnected)
 		}
 		w.cut()
 		f.register(longLived("b"))
 		w.lead(f.ns)
-		await(t, 2*time.Second, "connected", nc.IsConnected)
+		testkit.Within(t, 2*time.Second, "connected", nc.IsConnected)
 		close(busy)
 		time.Sleep(time.Second)
 		if s := last.Load(); !count(2)(*s) {

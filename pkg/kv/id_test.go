@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -37,7 +38,7 @@ func TestSecondAnnouncerWithAnIDIsToldClearly(t *testing.T) {
 		if s := second.State(); s.Registered() || s.Err == nil {
 			t.Errorf("after a second: %+v", s)
 		}
-		await(t, ttl15/2, "conflict", func() bool { return second.State().Phase == kv.Conflict })
+		testkit.Within(t, ttl15/2, "conflict", func() bool { return second.State().Phase == kv.Conflict })
 		s := second.State()
 		if !errors.Is(s.Err, kv.ErrConflict) || s.Registered() {
 			t.Errorf("state %+v", s)
@@ -71,7 +72,7 @@ func TestSecondAnnouncerTakesOverWhenTheFirstIsGone(t *testing.T) {
 				registered(t, first, time.Second)
 				v := watch(t, f.r, "user")
 				second := f.announce(f.r, incarnation("two", "10.0.0.2:80"), kv.AnnounceOptions{})
-				await(t, ttl15, "conflict", func() bool { return second.State().Phase == kv.Conflict })
+				testkit.Within(t, ttl15, "conflict", func() bool { return second.State().Phase == kv.Conflict })
 				if how == "it leaves" {
 					if err := first.Leave(t.Context()); err != nil {
 						t.Fatal(err)
@@ -100,7 +101,7 @@ func TestRestartWithTheSameIDTakesOver(t *testing.T) {
 		registered(t, second, time.Second)
 		// The first was only out of reach after all.
 		w.lead(f.ns)
-		await(t, 2*time.Second, "the first gives up", func() bool { return first.State().Phase == kv.Replaced })
+		testkit.Within(t, 2*time.Second, "the first gives up", func() bool { return first.State().Phase == kv.Replaced })
 		<-first.Done()
 		if s := first.State(); !errors.Is(s.Err, kv.ErrConflict) || !strings.Contains(s.Err.Error(), "incarnation two") || s.Registered() {
 			t.Errorf("the first: %+v", s)
@@ -211,7 +212,7 @@ func TestAnOutageTakesNoInstanceItsID(t *testing.T) {
 			both[i] = f.announce(r, incarnation(name, "10.0.0.1:80"), kv.AnnounceOptions{})
 			time.Sleep(time.Second)
 		}
-		await(t, ttl15, "conflict", func() bool { return both[1].State().Phase == kv.Conflict })
+		testkit.Within(t, ttl15, "conflict", func() bool { return both[1].State().Phase == kv.Conflict })
 		for range 20 {
 			for _, w := range wires {
 				w.cut() // as when the server is away: no lease can be renewed

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -174,16 +175,7 @@ func count(n int) func(events.Snapshot) bool {
 // registered waits until the announcement is listed.
 func registered(t testing.TB, a *kv.Announcement, limit time.Duration) {
 	t.Helper()
-	await(t, limit, "registered", func() bool { return a.State().Registered() && a.State().Err == nil })
-}
-
-func await(t testing.TB, limit time.Duration, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(limit); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("after %v still not: %s", limit, what)
-		}
-	}
+	testkit.Within(t, limit, "registered", func() bool { return a.State().Registered() && a.State().Err == nil })
 }
 
 func TestAnnouncedInstanceIsSeenAndLeaves(t *testing.T) {

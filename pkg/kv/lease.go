@@ -24,10 +24,9 @@ import (
 type Leases struct {
 	link    *wire.Link
 	sources *regions.Sources // nil: instances of every region are taken
-	// guess says that a key may be taken for free without a look: most often there
-	// is no message about it, and if there is the server refuses to write. A bucket
-	// of another domain must be looked at first: writes go to whichever bucket of
-	// this name is near.
+	// guess is to write first without reading the key: most often there is no message
+	// about it, and if there is the server refuses to write. In a bucket of another
+	// domain the key must be read first: writes go to the nearest bucket of this name.
 	guess bool
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -283,7 +284,7 @@ func TestAReleasedInstanceStaysListedUntilItsLeaseEnds(t *testing.T) {
 		}
 		// The next announcer takes it over.
 		b := f.announce(f.r, instance("a"), kv.AnnounceOptions{})
-		await(t, ttl, "the next one", func() bool { return b.State().Phase == kv.Registered })
+		testkit.Within(t, ttl, "the next one", func() bool { return b.State().Phase == kv.Registered })
 		if !status(events.Up)(v.get("user")) {
 			t.Errorf("after the turn: %s", show(v.get("user")))
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -193,9 +194,9 @@ func TestConnectionThatGivesUpIsWarnedOf(t *testing.T) {
 			"60 times": {nats.MaxReconnects(60), true},
 			"never":    {nats.NoReconnect(), true},
 		} {
-			var log bytes.Buffer
+			var log testkit.Output
 			nc := natstest.Connect(t, ns, x.opt)
-			if _, err := kv.Open(t.Context(), nc, kv.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}); err != nil {
+			if _, err := kv.Open(t.Context(), nc, kv.Options{Logger: log.Logger(slog.LevelInfo)}); err != nil {
 				t.Fatal(err)
 			}
 			if got := strings.Contains(log.String(), "MaxReconnects(-1)"); got != x.warn {

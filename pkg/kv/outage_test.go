@@ -1,8 +1,8 @@
 package kv_test
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -69,7 +70,7 @@ func TestPausedAnnouncerComesBackByItself(t *testing.T) {
 			}
 			v.until("suspect, being the last one", 20*time.Second, of(1, 0))
 			v.until("back", d, of(0, 1))
-			await(t, time.Second, "a new revision", func() bool { return a.State().Revision > before })
+			testkit.Within(t, time.Second, "a new revision", func() bool { return a.State().Revision > before })
 			time.Sleep(time.Second)
 		}
 	})
@@ -329,10 +330,11 @@ func TestConnectionThatIsClosedForGood(t *testing.T) {
 		a := f.announce(r, instance("a"), kv.AnnounceOptions{Drain: time.Minute})
 		v := watch(t, r, "user")
 		v.until("listed", time.Second, count(1))
+		registered(t, a, time.Second)
 		nc.Close()
 		v.until("stale", time.Second, func(s events.Snapshot) bool { return s.Stale && len(s.Entries) == 1 })
 		time.Sleep(time.Minute)
-		if s := a.State(); s.Err == nil || !strings.Contains(s.Err.Error(), "not connected") {
+		if s := a.State(); !errors.Is(s.Err, nats.ErrConnectionClosed) || !strings.Contains(s.Err.Error(), "the program closed it") || !s.Lapsed {
 			t.Errorf("state %+v", s)
 		}
 		began := time.Now()
@@ -467,8 +469,8 @@ func TestAnOutageIsLoggedOnce(t *testing.T) {
 		f := setup(t)
 		w := newWire(f.ns)
 		nc := w.connect(t)
-		var log bytes.Buffer
-		r := open(t, nc, kv.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		var log testkit.Output
+		r := open(t, nc, kv.Options{Logger: log.Logger(slog.LevelInfo)})
 		for i := range 10 {
 			watch(t, r, fmt.Sprint("service-", i))
 		}
@@ -540,8 +542,8 @@ func TestTheLeaseThatIsAboutToEndIsRenewedFirst(t *testing.T) {
 func TestALogLineWithoutAnErrorHasNoAttributeForIt(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
-		var log bytes.Buffer
-		a, err := f.r.Announce(instance("a"), kv.AnnounceOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		var log testkit.Output
+		a, err := f.r.Announce(instance("a"), kv.AnnounceOptions{Logger: log.Logger(slog.LevelInfo)})
 		if err != nil {
 			t.Fatal(err)
 		}

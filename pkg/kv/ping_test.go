@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -56,7 +57,7 @@ func TestAnInstanceAnswersPingsWhileItIsListed(t *testing.T) {
 		registered(t, a, 5*time.Second)
 		f.answers("when it is listed", true)
 		ready.Store(false)
-		await(t, 20*time.Second, "not ready", func() bool { return a.State().Status == events.NotReady })
+		testkit.Within(t, 20*time.Second, "not ready", func() bool { return a.State().Status == events.NotReady })
 		f.answers("when it is not ready", true)
 		ready.Store(true)
 
@@ -118,14 +119,14 @@ func TestOnlyTheOneThatIsListedAnswersPings(t *testing.T) {
 		first := f.announce(r, incarnation("one", "10.0.0.1:80"), kv.AnnounceOptions{})
 		registered(t, first, time.Second)
 		second := f.announce(f.r, incarnation("two", "10.0.0.2:80"), kv.AnnounceOptions{})
-		await(t, ttl15, "conflict", func() bool { return second.State().Phase == kv.Conflict })
+		testkit.Within(t, ttl15, "conflict", func() bool { return second.State().Phase == kv.Conflict })
 		w.swallow() // the server still thinks that it is there
 		if msg, err := f.ping(t.Context()); err == nil {
 			t.Errorf("the second answered %+v for the first", msg)
 		}
 		registered(t, second, 2*ttl15)
 		w.lead(f.ns)
-		await(t, 2*ttl15, "the first gives up", func() bool { return first.State().Phase == kv.Replaced })
+		testkit.Within(t, 2*ttl15, "the first gives up", func() bool { return first.State().Phase == kv.Replaced })
 		<-first.Done()
 		heard := f.listen("_INBOX.count")
 		if err := f.nc.PublishRequest(pings+"a", "_INBOX.count", nil); err != nil {

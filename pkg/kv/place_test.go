@@ -1,7 +1,6 @@
 package kv_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -38,9 +38,9 @@ func TestAnInstanceWithoutAPlaceIsAnnouncedWhereItsEnvironmentSays(t *testing.T)
 // warnings announces instances and returns what was warned of.
 func warnings(t *testing.T, f *fixture, all ...events.Instance) string {
 	t.Helper()
-	var log bytes.Buffer
+	var log testkit.Output
 	for _, in := range all {
-		f.announce(f.r, in, kv.AnnounceOptions{Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+		f.announce(f.r, in, kv.AnnounceOptions{Logger: log.Logger(slog.LevelWarn)})
 	}
 	return log.String()
 }
@@ -91,11 +91,11 @@ func TestItIsLoggedOnceWhereInstancesAre(t *testing.T) {
 	t.Setenv("PROXIMA_ZONE", zone)
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
-		var log bytes.Buffer
+		var log testkit.Output
 		for _, id := range []string{"a", "b"} {
 			in := instance(id)
 			in.Location = topology.Location{}
-			a, err := f.r.Announce(in, kv.AnnounceOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			a, err := f.r.Announce(in, kv.AnnounceOptions{Logger: log.Logger(slog.LevelInfo)})
 			if err != nil {
 				t.Fatal(err)
 			}

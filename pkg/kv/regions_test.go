@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -136,7 +137,7 @@ func TestWhatRegionsReadEachOtherWithIsMadeAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		await(t, time.Minute, "consumers again", func() bool { return consumers() == "region_eu" })
+		testkit.Within(t, time.Minute, "consumers again", func() bool { return consumers() == "region_eu" })
 		v := watch(t, f.r, "user")
 		v.until("the instance again", time.Minute, count(1))
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,8 +16,9 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/disk"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/evacuations"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/refcount"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/regions"
-	"github.com/proxima-discovery/proxima/pkg/kv/internal/shared"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/server"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/tail"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
@@ -29,6 +31,11 @@ var (
 	ErrNotFound = wire.ErrNotFound
 	// ErrUnavailable is returned when the registry does not answer.
 	ErrUnavailable = wire.ErrUnavailable
+	// ErrTooOld is returned when the NATS server has not what leases need.
+	ErrTooOld = server.ErrTooOld
+	// ErrDomain is returned when another JetStream domain than [Options].Domain stores what
+	// is written.
+	ErrDomain = wire.ErrDomain
 )
 
 // DefaultBucket is the bucket's name unless [Options] says otherwise.
@@ -84,7 +91,7 @@ type Registry struct {
 
 	opts    Options
 	bucket  *bucket
-	keeping shared.Run                   // looks after the sources
+	keeping refcount.Run                 // looks after the sources
 	stores  map[*wire.Bucket]*disk.Store // of the last snapshots; empty: nothing is saved
 	tails   tail.Group
 
@@ -107,6 +114,25 @@ type Counts struct {
 // bucket. A server that does not answer is no error: announcements and watches try
 // again until it does.
 func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
+	r, err := newRegistry(nc, o)
+	if err != nil {
+		return nil, err
+	}
+	if lacks := server.Ends(&nc.Opts); len(lacks) > 0 {
+		r.link.Log.Warn("the NATS connection closes for good in an outage or while credentials are changed: connect with kv.Connect, or add what it lacks",
+			"lacks", strings.Join(lacks, ", "))
+	}
+	if err := r.link.Connected(); err != nil {
+		r.link.Log.Warn("NATS cannot be reached yet, trying again until it can", "error", err)
+	}
+	if err := r.bucket.open(ctx); err != nil && !wire.Transient(err) {
+		return nil, err
+	}
+	return r, nil
+}
+
+// newRegistry is Open without any exchange with the server.
+func newRegistry(nc *nats.Conn, o Options) (*Registry, error) {
 	if nc == nil {
 		return nil, errors.New("kv: open: no NATS connection was given")
 	}
@@ -118,7 +144,7 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 		o.OpTimeout = opTimeout
 	}
 
-	link := &wire.Link{Conn: nc, API: "$JS.API.", OpTimeout: o.OpTimeout, Log: o.Logger, Clock: wire.NewClock()}
+	link := &wire.Link{Conn: nc, API: "$JS.API.", Domain: o.Domain, OpTimeout: o.OpTimeout, Log: o.Logger, Clock: wire.NewClock()}
 	var err error
 	if o.Domain != "" {
 		if err := events.ValidateName("domain", o.Domain); err != nil {
@@ -150,13 +176,6 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 				return nil, err
 			}
 		}
-	}
-	if !nc.Opts.AllowReconnect || nc.Opts.MaxReconnect >= 0 {
-		r.link.Log.Warn("the NATS connection gives up after a number of reconnects, use nats.MaxReconnects(-1) for discovery that heals by itself",
-			"reconnects", nc.Opts.AllowReconnect, "max_reconnects", nc.Opts.MaxReconnect)
-	}
-	if err := r.bucket.open(ctx); err != nil && !wire.Transient(err) {
-		return nil, err
 	}
 	return r, nil
 }

@@ -1,7 +1,6 @@
 package kv_test
 
 import (
-	"bytes"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -9,6 +8,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
@@ -299,8 +299,8 @@ func TestOneThatExpiresWhenTheStreamHadNoLeaderIsSuspect(t *testing.T) {
 func TestManySuspectsAreLoggedOnce(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
-		var log bytes.Buffer
-		r := open(t, f.nc, kv.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		var log testkit.Output
+		r := open(t, f.nc, kv.Options{Logger: log.Logger(slog.LevelInfo)})
 		f.dying(100, 10)
 		v := watch(t, r, "user")
 		v.until("suspect", 20*time.Second, of(100, 10))

@@ -24,7 +24,7 @@ type takeover struct {
 }
 
 // acquire lists the instance when its key is free, and finds out whether it is.
-// The first time the key is taken for free: if it is not, the server refuses.
+// The first time it writes without reading the key: if that is taken, the server refuses.
 func (n *announcer) acquire(ctx context.Context, in *events.Instance) error {
 	if !n.tried && !n.unsure && n.r.guess {
 		n.tried = true
@@ -101,7 +101,7 @@ func (n *announcer) watchHolder(ctx context.Context, other *events.Instance) err
 		*v = takeover{incarnation: other.Incarnation, lease: lease, since: time.Now()}
 	case v.lease != lease:
 		v.lease, v.since, v.lives = lease, time.Now(), true
-	case time.Since(v.since) > other.TTL*4/9: // a third, and a third of that
+	case time.Since(v.since) > other.TTL*4/9: // 1/3 ttl (renewal interval) + 1/9 margin
 		return nil
 	}
 	if !v.lives {

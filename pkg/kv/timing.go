@@ -30,9 +30,12 @@ const (
 	// clusterForms is how long a cluster that has just started may take until all of
 	// its servers know each other. It must end well before what ensure allows itself.
 	clusterForms = 2 * time.Second
+	trialTTL     = 5 * time.Second // of what is written to see whether writes succeed
 	retrySlow    = 5 * time.Second
 	beatInterval = 5 * time.Second // default of AnnounceOptions
 	retryLong    = 30 * time.Second
+	// recountEvery is the time between two looks at the copies of the bucket.
+	recountEvery = time.Minute
 	// samplesAge is how long the last message of a reporter is kept for callers that
 	// come later.
 	samplesAge = 2 * time.Minute

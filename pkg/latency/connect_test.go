@@ -1,7 +1,6 @@
 package latency_test
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"log/slog"
@@ -11,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 )
 
@@ -54,7 +54,7 @@ func TestMeasuresAndClosesARealConnection(t *testing.T) {
 		}
 	}
 	for i, pa := range list {
-		eventually(t, func() bool { _, ok := pa.Measured(); return ok })
+		testkit.Eventually(t, "it is measured", func() bool { _, ok := pa.Measured(); return ok })
 		if d, _ := pa.Measured(); d > time.Second {
 			t.Errorf("path %d: %v over the loopback interface", i, d)
 		}
@@ -71,14 +71,13 @@ func TestAddressesThatCannotBeConnectedToCountAsFailures(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	var log lockedBuffer
-	logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	p := start(t, nil, latency.Options{}, latency.Caller{Logger: logger})
+	var log testkit.Output
+	p := start(t, nil, latency.Options{}, latency.Caller{Logger: log.Logger(slog.LevelDebug)})
 	for _, address := range []string{closed, "no-port", "unknown.invalid:80", "127.0.0.1:http:80", "10.0.0.1:99999"} {
 		pa := p.Path(latency.Target{Address: address})
 		p.group(address).Set(members(pa))
-		eventually(t, func() bool { return pa.Failures() > 0 })
-		eventually(t, func() bool { return strings.Contains(log.String(), address) })
+		testkit.Eventually(t, address+" fails", func() bool { return pa.Failures() > 0 })
+		testkit.Eventually(t, address+" is logged", func() bool { return log.Contains(address) })
 		if d, ok := pa.Measured(); ok {
 			t.Errorf("%s: measured %v", address, d)
 		}
@@ -86,36 +85,4 @@ func TestAddressesThatCannotBeConnectedToCountAsFailures(t *testing.T) {
 	if !strings.Contains(log.String(), "service="+closed) {
 		t.Errorf("no service in the log:\n%s", log.String())
 	}
-}
-
-// eventually waits for what other goroutines and the kernel do.
-func eventually(t *testing.T, ok func() bool) {
-	t.Helper()
-	deadline := time.After(10 * time.Second)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-deadline:
-			t.Fatal("not within 10s")
-		case <-tick.C:
-		}
-	}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

@@ -7,9 +7,10 @@ import (
 
 // A group whose service is not called is measured less. After dozeAfter it dozes: it
 // leaves the reporters of the zone, and measures each path dozeFactor times less often,
-// unless it heard of another caller's measurement. It publishes what it measured as the
-// word of one that is leaving, so the callers that doze measure about as much together
-// as one of them would alone, and those that are awake share their slots without it.
+// unless it heard of another caller's measurement. It publishes what it measured in a
+// batch marked Leaving: other reporters count its samples and give it no slots. So the
+// callers that doze measure about as much together as one of them would alone, and those
+// that are awake share their slots without it.
 // After sleepAfter it measures nothing. It still hears what others measure.
 type pace uint8
 

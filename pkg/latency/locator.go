@@ -1,6 +1,7 @@
 package latency
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -30,24 +31,25 @@ type Locator struct {
 
 	mu          sync.Mutex
 	own         events.Coordinate
-	callers     map[string]*caller
-	first       time.Duration // when the first ping came
+	callers     []caller
+	neighbours  []coord.Neighbour // what each of the callers said last
+	index       map[string]int    // of the callers, by name
+	first       time.Duration     // when the first ping came
 	still       events.Coordinate
 	stillFrom   time.Duration // since then own has not moved by moveThreshold
 	published   events.Coordinate
 	publishedAt time.Duration
-	known       bool              // published is a coordinate
-	neighbours  []coord.Neighbour // the callers, in any order
+	known       bool // published is a coordinate
 }
 
 type caller struct {
-	coord.Neighbour
-	at time.Duration
+	name string
+	at   time.Duration // of its last ping that was taken in
 }
 
 // NewLocator makes a locator without a coordinate.
 func NewLocator() *Locator {
-	return &Locator{start: time.Now(), own: coord.New(), callers: make(map[string]*caller)}
+	return &Locator{start: time.Now(), own: coord.New(), index: make(map[string]int)}
 }
 
 // Answer reads a ping and returns the answer to it: the instance's coordinate. An
@@ -64,23 +66,21 @@ func (l *Locator) Answer(data []byte) []byte {
 		return nil
 	}
 	now := time.Since(l.start)
-	c := l.callers[p.Reporter]
+	i, known := l.index[p.Reporter]
 	switch {
-	case c == nil:
+	case !known:
 		if len(l.callers) == 0 {
 			l.first = now
 		}
 		l.makeRoomLocked(now)
-		c = &caller{}
-		l.callers[p.Reporter] = c
-	case now-c.at < pingInterval:
+		i = len(l.callers)
+		l.index[p.Reporter] = i
+		l.callers, l.neighbours = append(l.callers, caller{name: p.Reporter}), append(l.neighbours, coord.Neighbour{})
+	case now-l.callers[i].at < pingInterval:
 		return l.answerLocked()
 	}
-	*c = caller{coord.Neighbour{At: p.Coordinate, RTT: p.RTT.Seconds()}, now}
-	l.neighbours = l.neighbours[:0]
-	for _, c := range l.callers {
-		l.neighbours = append(l.neighbours, c.Neighbour)
-	}
+	l.callers[i].at = now
+	l.neighbours[i] = coord.Neighbour{At: p.Coordinate, RTT: p.RTT.Seconds()}
 	coord.Fit(&l.own, l.neighbours)
 	return l.answerLocked()
 }
@@ -93,19 +93,32 @@ func (l *Locator) answerLocked() []byte {
 // makeRoomLocked drops callers that no longer ping, and the one of the oldest ping
 // when there are too many.
 func (l *Locator) makeRoomLocked(now time.Duration) {
-	oldest := ""
-	for name, c := range l.callers {
+	oldest := 0
+	for i, c := range slices.Backward(l.callers) { // one that is dropped is replaced by one that was looked at
 		if now-c.at > callerTimeout {
-			delete(l.callers, name)
-			continue
+			l.dropLocked(i)
 		}
-		if oldest == "" || c.at < l.callers[oldest].at {
-			oldest = name
+	}
+	for i := range l.callers {
+		if l.callers[i].at < l.callers[oldest].at {
+			oldest = i
 		}
 	}
 	if len(l.callers) >= coord.MaxNeighbours {
-		delete(l.callers, oldest)
+		l.dropLocked(oldest)
 	}
+}
+
+// dropLocked puts the last caller in the place of one.
+func (l *Locator) dropLocked(i int) {
+	last := len(l.callers) - 1
+	delete(l.index, l.callers[i].name)
+	if i < last {
+		l.callers[i], l.neighbours[i] = l.callers[last], l.neighbours[last]
+		l.index[l.callers[i].name] = i
+	}
+	l.callers[last] = caller{}
+	l.callers, l.neighbours = l.callers[:last], l.neighbours[:last]
 }
 
 // Coordinate is what the record should carry now, false while that is unknown. It

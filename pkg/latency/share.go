@@ -44,7 +44,7 @@ type shared struct {
 	publish   time.Duration // when the next batch is due
 
 	reporters map[string]*reporter
-	live      []*reporter        // heard within reporterTimeout
+	live      []*reporter        // the reporters, and until countLocked those that have left
 	byID      map[string][]*Path // an id is unique in a zone: at most one of each key
 	early     map[string][]earlyVote
 	sweptAt   time.Duration // when old entries of early were last dropped
@@ -59,9 +59,15 @@ type Unloaded = wire.Unloaded
 
 // reporter is another caller in the zone.
 type reporter struct {
+	name string
 	hash uint64
 	seq  uint64        // of its last batch
 	at   time.Duration // when it was last heard
+	gone bool          // it has left
+}
+
+func newReporter(name string) *reporter {
+	return &reporter{name: name, hash: xxhash.Sum64String(name)}
 }
 
 // earlyVote is a vote on an instance that this caller does not know yet.
@@ -89,6 +95,7 @@ func (g *Group) Share(ctx context.Context) error {
 	}
 	g.report = r
 	g.reporters, g.byID, g.early = map[string]*reporter{}, map[string][]*Path{}, map[string][]earlyVote{}
+	g.live = nil
 	g.publish = p.now() + jitter(batchInterval)
 	p.sharing[g.service] = g
 	for _, m := range g.members {
@@ -176,25 +183,28 @@ func (g *Group) takeLocked(r *wire.Report, b *wire.Batch, age time.Duration) boo
 	rep := g.reporters[r.Reporter]
 	known := rep != nil && now-rep.at <= reporterTimeout
 	switch {
-	case rep == nil && b.Leaving: // it dozes: its word counts, and it has no slots
-		rep = &reporter{hash: xxhash.Sum64String(r.Reporter)}
+	case rep == nil && b.Leaving: // it dozes: its samples count, and it gets no slots
+		rep = newReporter(r.Reporter)
 	case rep == nil:
-		rep = &reporter{hash: xxhash.Sum64String(r.Reporter)}
 		if len(g.reporters) >= 16*maxReporters {
 			p.rejected.Add(1) // too many: some are forged, or will time out
 			return false
 		}
-		g.reporters[r.Reporter] = rep
+		rep = newReporter(r.Reporter)
+		g.reporters[rep.name] = rep
+		g.live = append(g.live, rep)
+		g.unranked = true // the periods depend on the number of reporters
 	case b.Sequence <= rep.seq:
 		p.rejected.Add(1) // a replay
 		return false
 	}
 	rep.seq, rep.at = b.Sequence, now-age
 	if b.Leaving {
-		delete(g.reporters, r.Reporter)
-	}
-	if known == b.Leaving {
-		g.countLocked(now) // any other change is found by chooseRoleLocked
+		rep.gone = true
+		delete(g.reporters, rep.name)
+		if known {
+			g.countLocked(now) // any other change is found by chooseRoleLocked
+		}
 	}
 	for i := range b.Samples {
 		g.voteLocked(rep, &b.Samples[i], now, age)
@@ -337,18 +347,15 @@ func (g *Group) unindexLocked(pa *Path) {
 // countLocked makes live the reporters heard within reporterTimeout.
 func (g *Group) countLocked(now time.Duration) {
 	before := len(g.live)
-	g.live = g.live[:0]
-	for name, r := range g.reporters {
-		if now-r.at > reporterTimeout {
-			delete(g.reporters, name)
-			continue
+	g.live = slices.DeleteFunc(g.live, func(r *reporter) bool {
+		if !r.gone && now-r.at > reporterTimeout {
+			r.gone = true
+			delete(g.reporters, r.name)
 		}
-		g.live = append(g.live, r)
-	}
-	if len(g.live) != before {
-		g.unranked = true // the periods depend on the number of reporters
-	}
+		return r.gone
+	})
 	if len(g.live) < before {
+		g.unranked = true   // the periods depend on the number of reporters
 		g.replanLocked(now) // the slots of the missing reporter have new owners
 	}
 }

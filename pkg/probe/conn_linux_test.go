@@ -24,7 +24,7 @@ func watched(t *testing.T, work time.Duration) net.Conn {
 			if _, err := io.ReadFull(conn, b); err != nil {
 				return
 			}
-			time.Sleep(work)
+			time.Sleep(work) // the server takes its time
 			if _, err := conn.Write(b); err != nil {
 				return
 			}
@@ -98,12 +98,12 @@ func TestAnIdleConnectionGivesNoSample(t *testing.T) {
 	t.Parallel()
 	conn := watched(t, 0)
 	exchange(t, conn)
-	time.Sleep(1100 * time.Millisecond)
+	time.Sleep(1100 * time.Millisecond) // after that a connection in use gives a sample
 	if rtt, ok := probe.Observed(conn).RTT(); ok {
 		t.Errorf("got %v", rtt)
 	}
 	_ = conn.Close()
-	time.Sleep(time.Second)
+	time.Sleep(time.Second) // as above
 	if rtt, ok := probe.Observed(conn).RTT(); ok {
 		t.Errorf("got %v of a connection that is closed", rtt)
 	}

@@ -73,7 +73,7 @@ func (m *memory) carry(from, to net.Conn) {
 	m.work.Go(func() {
 		defer to.Close()
 		for p := range road {
-			time.Sleep(time.Until(p.due))
+			time.Sleep(time.Until(p.due)) // in a bubble
 			if _, err := to.Write(p.data); err != nil {
 				break
 			}

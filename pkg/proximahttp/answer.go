@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"strconv"
 	"sync/atomic"
@@ -102,7 +103,7 @@ func ClassifyStatus(status int, retryAfter bool) selector.Outcome {
 		return selector.Backpressure
 	case status == http.StatusNotImplemented, status == http.StatusHTTPVersionNotSupported:
 		return selector.Answer
-	case status >= http.StatusInternalServerError:
+	case status >= http.StatusInternalServerError, status < http.StatusContinue:
 		return selector.Fault
 	case status >= http.StatusBadRequest:
 		return selector.Answer
@@ -139,8 +140,11 @@ func (e statusError) Error() string { return fmt.Sprintf("status %d", int(e)) }
 
 // retryAfter reads the value of the header of that name: seconds, or a date.
 func retryAfter(value string, now time.Time) time.Duration {
-	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+	switch seconds, err := strconv.ParseUint(value, 10, 31); {
+	case err == nil:
 		return time.Duration(seconds) * time.Second
+	case errors.Is(err, strconv.ErrRange):
+		return math.MaxInt32 * time.Second
 	}
 	if at, err := http.ParseTime(value); err == nil {
 		return max(0, at.Sub(now))

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -111,42 +112,45 @@ func TestABodyCutOffIsAFailureThatTheCallerSees(t *testing.T) {
 func TestABodyThatTheCallerGivesUpIsNoFailure(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"cancel", "deadline", "close", "client timeout"} {
-		release := make(chan struct{})
-		f := newFleet(t, proximahttp.Options{}, serve(t, "near", "a", func(w http.ResponseWriter, _ *http.Request) {
-			_, _ = io.WriteString(w, "some")
-			_ = http.NewResponseController(w).Flush()
-			<-release
-		}))
-		ctx, cancel := context.WithCancel(t.Context())
-		client := f.client()
-		switch how {
-		case "deadline":
-			ctx, cancel = context.WithTimeout(t.Context(), time.Second)
-		case "client timeout":
-			client.Timeout = time.Second
-		}
-		resp, err := client.Do(request(t, "GET", nil).WithContext(ctx))
-		if err != nil {
-			t.Fatal(how, err)
-		}
-		if _, err := io.ReadFull(resp.Body, make([]byte, 4)); err != nil {
-			t.Error(how, err)
-		}
-		switch how {
-		case "cancel":
-			cancel()
-		case "close":
-			resp.Body.Close()
-		}
-		if _, err := resp.Body.Read(make([]byte, 1)); err == nil {
-			t.Error(how, "read on")
-		}
-		if f.opened() != "" || f.inFlight() != 0 {
-			t.Errorf("%s: breakers %q, %d in flight", how, f.opened(), f.inFlight())
-		}
-		cancel()
-		resp.Body.Close()
-		close(release)
+		t.Run(how, func(t *testing.T) {
+			t.Parallel() // two of them wait for a second
+			release := make(chan struct{})
+			f := newFleet(t, proximahttp.Options{}, serve(t, "near", "a", func(w http.ResponseWriter, _ *http.Request) {
+				_, _ = io.WriteString(w, "some")
+				_ = http.NewResponseController(w).Flush()
+				<-release
+			}))
+			defer close(release) // before the server's Close, which waits for it
+			ctx, cancel := context.WithCancel(t.Context())
+			client := f.client()
+			switch how {
+			case "deadline":
+				ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+			case "client timeout":
+				client.Timeout = time.Second
+			}
+			defer cancel()
+			resp, err := client.Do(request(t, "GET", nil).WithContext(ctx))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if _, err := io.ReadFull(resp.Body, make([]byte, 4)); err != nil {
+				t.Error(err)
+			}
+			switch how {
+			case "cancel":
+				cancel()
+			case "close":
+				resp.Body.Close()
+			}
+			if _, err := resp.Body.Read(make([]byte, 1)); err == nil {
+				t.Error("read on")
+			}
+			if f.opened() != "" || f.inFlight() != 0 {
+				t.Errorf("breakers %q, %d in flight", f.opened(), f.inFlight())
+			}
+		})
 	}
 }
 
@@ -304,16 +308,17 @@ func share(t *testing.T, f *fleet, n int, id string) float64 {
 }
 
 func TestBalancesByTheTimeToTheHeadNotToTheEnd(t *testing.T) {
+	t.Parallel()
 	var s float64
 	for range 3 { // a first answer that is late by chance counts for many calls
 		f := newFleetWith(t, func(o *selector.Options) { o.Strategy = selector.P2C }, proximahttp.Options{},
 			serve(t, "streams", "a", func(w http.ResponseWriter, _ *http.Request) {
 				_ = http.NewResponseController(w).Flush()
-				time.Sleep(20 * time.Millisecond)
+				time.Sleep(20 * time.Millisecond) // the instance takes its time
 				_, _ = io.WriteString(w, "slow body")
 			}),
 			serve(t, "thinks", "a", func(w http.ResponseWriter, _ *http.Request) {
-				time.Sleep(10 * time.Millisecond)
+				time.Sleep(10 * time.Millisecond) // the instance takes its time
 				_, _ = io.WriteString(w, "slow head")
 			}))
 		if s = share(t, f, 60, "streams"); s >= 0.8 {
@@ -325,19 +330,23 @@ func TestBalancesByTheTimeToTheHeadNotToTheEnd(t *testing.T) {
 
 func TestQuickErrorsAttractNoRequests(t *testing.T) {
 	for _, status := range []int{429, 500} {
-		f := newFleetWith(t, func(o *selector.Options) { o.Strategy = selector.P2C }, proximahttp.Options{},
-			serve(t, "fails", "a", fails(status)),
-			serve(t, "works", "a", func(w http.ResponseWriter, _ *http.Request) {
-				time.Sleep(3 * time.Millisecond)
-				_, _ = io.WriteString(w, "slow")
-			}))
-		if s := share(t, f, 150, "fails"); s > 0.7 {
-			t.Errorf("the instance that answers %d at once gets %.0f %%", status, 100*s)
-		}
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			t.Parallel()
+			f := newFleetWith(t, func(o *selector.Options) { o.Strategy = selector.P2C }, proximahttp.Options{},
+				serve(t, "fails", "a", fails(status)),
+				serve(t, "works", "a", func(w http.ResponseWriter, _ *http.Request) {
+					time.Sleep(3 * time.Millisecond) // the instance takes its time
+					_, _ = io.WriteString(w, "slow")
+				}))
+			if s := share(t, f, 150, "fails"); s > 0.7 {
+				t.Errorf("the instance that answers %d at once gets %.0f %%", status, 100*s)
+			}
+		})
 	}
 }
 
 func TestOpeningAConnectionIsNotTheInstancesDuration(t *testing.T) {
+	t.Parallel()
 	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer srv.Close()
 	f := newFleetWith(t, func(o *selector.Options) { o.Strategy = selector.P2C }, proximahttp.Options{}, at("a", "a", events.HTTP, srv.Listener.Addr().String()))

@@ -26,7 +26,7 @@ func blackHole(t *testing.T) string {
 		t.Fatal(cerr, err)
 	}
 	for range 16 {
-		c, err := net.DialTimeout("tcp", l.Addr().String(), time.Second)
+		c, err := net.DialTimeout("tcp", l.Addr().String(), 200*time.Millisecond)
 		if err != nil {
 			return l.Addr().String()
 		}

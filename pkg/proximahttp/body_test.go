@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
@@ -31,15 +30,14 @@ func (b *countingBody) Close() error {
 // RoundTrip has returned, and checks that it stays at once.
 func (b *countingBody) closedOnce(t *testing.T, when string) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); b.closed.Load() == 0 && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
-	}
+	testkit.Eventually(t, when+": the body is closed", func() bool { return b.closed.Load() > 0 })
 	if n := b.closed.Load(); n != 1 {
 		t.Errorf("%s: the body was closed %d times, want once", when, n)
 	}
 }
 
 func TestClosesTheRequestsBodyOnEveryPath(t *testing.T) {
+	t.Parallel()
 	gone := func(t *testing.T) events.Entry { return at("near", "a", events.HTTP, testkit.FreeAddress(t)) }
 	with := func(h http.HandlerFunc) func(*testing.T) events.Entry {
 		return func(t *testing.T) events.Entry { return serve(t, "near", "a", h) }
@@ -60,42 +58,44 @@ func TestClosesTheRequestsBodyOnEveryPath(t *testing.T) {
 	} {
 		for _, kind := range []string{"stream", "repeatable"} {
 			for _, method := range []string{http.MethodPut, http.MethodPost} {
-				instances := []events.Entry{tt.near(t)}
-				if tt.far != nil {
-					far := tt.far(t)
-					far.ID, far.Location.Zone = "far", "b"
-					instances = append(instances, far)
-				}
-				f := newFleet(t, proximahttp.Options{}, instances...)
-				first := &countingBody{Reader: strings.NewReader("hello")}
-				var repeats []*countingBody
-				req := request(t, method, nil)
-				req.Body, req.ContentLength = first, 5
-				if kind == "repeatable" {
-					req.GetBody = func() (io.ReadCloser, error) {
-						b := &countingBody{Reader: strings.NewReader("hello")}
-						repeats = append(repeats, b)
-						return b, nil
+				t.Run(tt.name+" "+kind+" "+method, func(t *testing.T) {
+					t.Parallel() // some are tried again for over a second
+					instances := []events.Entry{tt.near(t)}
+					if tt.far != nil {
+						far := tt.far(t)
+						far.ID, far.Location.Zone = "far", "b"
+						instances = append(instances, far)
 					}
-				}
-				if tt.url != "" {
-					parsed, err := req.URL.Parse(tt.url)
-					if err != nil {
-						t.Fatal(err)
+					f := newFleet(t, proximahttp.Options{}, instances...)
+					first := &countingBody{Reader: strings.NewReader("hello")}
+					var repeats []*countingBody
+					req := request(t, method, nil)
+					req.Body, req.ContentLength = first, 5
+					if kind == "repeatable" {
+						req.GetBody = func() (io.ReadCloser, error) {
+							b := &countingBody{Reader: strings.NewReader("hello")}
+							repeats = append(repeats, b)
+							return b, nil
+						}
 					}
-					req.URL = parsed
-				}
-				if resp, err := f.RoundTrip(req); err == nil {
-					resp.Body.Close()
-				}
-				name := tt.name + " " + kind + " " + method
-				first.closedOnce(t, name)
-				for _, b := range repeats {
-					b.closedOnce(t, name+" repeated")
-				}
-				if n := f.inFlight(); n != 0 {
-					t.Errorf("%s: %d in flight", name, n)
-				}
+					if tt.url != "" {
+						parsed, err := req.URL.Parse(tt.url)
+						if err != nil {
+							t.Fatal(err)
+						}
+						req.URL = parsed
+					}
+					if resp, err := f.RoundTrip(req); err == nil {
+						resp.Body.Close()
+					}
+					first.closedOnce(t, "the first")
+					for _, b := range repeats {
+						b.closedOnce(t, "repeated")
+					}
+					if n := f.inFlight(); n != 0 {
+						t.Errorf("%d in flight", n)
+					}
+				})
 			}
 		}
 	}

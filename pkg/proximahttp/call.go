@@ -93,6 +93,9 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 		resp, err = c.transport.base.RoundTrip(out)
 	}
 	latency := w.latency()
+	if resp == nil && err == nil {
+		err = errNoResponse
+	}
 	if !stop() && err == nil { // its body cannot be read any more
 		_ = resp.Body.Close()
 		err = errSlow
@@ -108,7 +111,7 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 		resp.Body = http.NoBody
 	}
 	resp.Request = c.req.WithContext(ctx)
-	o := c.transport.options.Classify(resp)
+	o := c.classify(resp, giveUp)
 	result := outcome(o, resp)
 	if o == selector.Success {
 		p.Answered(latency)
@@ -124,6 +127,27 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 		return selector.Permanent(result)
 	}
 	return result
+}
+
+// errNoResponse is the error of a base that breaks the rules of http.RoundTripper.
+var errNoResponse = errors.New("proximahttp: the base returned neither a response nor an error")
+
+// classify says what a response means. What is no outcome of an instance is a Fault. If the
+// user's function panics, the response is closed.
+func (c *call) classify(resp *http.Response, giveUp context.CancelCauseFunc) selector.Outcome {
+	done := false
+	defer func() {
+		if !done {
+			_ = resp.Body.Close()
+			giveUp(nil)
+		}
+	}()
+	o := c.transport.options.Classify(resp)
+	done = true
+	if o > selector.Local {
+		return selector.Fault
+	}
+	return o
 }
 
 // begin notes an attempt.

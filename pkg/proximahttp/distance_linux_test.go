@@ -59,6 +59,7 @@ func TestConnectionsOfCallsMeasureTheDistance(t *testing.T) {
 }
 
 func TestAFailureIsNoSampleOfTheDistance(t *testing.T) {
+	t.Parallel()
 	for name, h := range map[string]http.HandlerFunc{"503": fails(503), "hangs up": hangsUp} {
 		f := newFleet(t, proximahttp.Options{}, serve(t, "i", "a", h))
 		if resp, err := f.RoundTrip(request(t, http.MethodGet, nil)); err == nil {

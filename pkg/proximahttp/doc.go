@@ -3,9 +3,10 @@
 // [Transport] is an [http.RoundTripper] whose URLs name a service instead of a
 // machine: http://user/path, or http://user.proxima/path; https:// goes to
 // endpoints of protocol https. A [selector.Selector] picks the instance. The
-// transport reports to it how the request ended: the time to the head of the
-// response balances load, failures open breakers, and the request counts as in
-// flight until the body of the response has ended.
+// transport reports to it how the request ended. The time to the head of the
+// response balances load, and failures open breakers. The request counts as in
+// flight until the head of the response; an error while the body is read still
+// counts against the instance.
 //
 // # What is a failure
 //

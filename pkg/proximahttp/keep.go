@@ -7,11 +7,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
+	"github.com/proxima-discovery/proxima/pkg/dialer"
 	"github.com/proxima-discovery/proxima/pkg/probe"
-	"github.com/proxima-discovery/proxima/pkg/proximahttp/internal/dialer"
 )
 
 const (
@@ -46,12 +45,7 @@ func Keep(dial Dial) Dial {
 	}
 }
 
-// CheckedDial returns the Dial of [NewBase], which tries all addresses of a name, with a
-// check of each address before it is connected to: control is as that of [net.Dialer], nil
-// allows all.
-func CheckedDial(control func(network, address string, c syscall.RawConn) error) Dial {
-	return (&dialer.Dialer{Timeout: dialTimeout, Control: control}).DialContext
-}
+func newDial() Dial { return (&dialer.Dialer{Timeout: dialTimeout}).DialContext }
 
 // keptConn is a connection that is used for one request after the other.
 type keptConn struct {

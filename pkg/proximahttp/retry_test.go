@@ -115,6 +115,7 @@ func TestTriesAnotherInstanceWhenThatIsSafe(t *testing.T) {
 }
 
 func TestTheLastResponseIsReturnedAsItIs(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, proximahttp.Options{},
 		serve(t, "near", "a", fails(503)), serve(t, "far", "b", fails(502)), at("gone", "c", events.HTTP, testkit.FreeAddress(t)))
 	resp, err := f.client().Get("http://user/")
@@ -133,6 +134,7 @@ func TestTheLastResponseIsReturnedAsItIs(t *testing.T) {
 }
 
 func TestTheLastErrorNamesTheInstance(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, proximahttp.Options{}, at("gone", "a", events.HTTP, testkit.FreeAddress(t)))
 	_, err := f.client().Get("http://user/") //nolint:bodyclose // there is none
 	if err == nil || !strings.Contains(err.Error(), "user: 3 attempts, last at gone (zone): ") || !strings.Contains(err.Error(), "refused") {
@@ -332,6 +334,11 @@ func TestNoCallFailsWhenAnInstanceIsKilled(t *testing.T) {
 	var by [2]atomic.Int64
 	var callers sync.WaitGroup
 	stop := make(chan struct{})
+	end := sync.OnceFunc(func() {
+		close(stop)
+		callers.Wait()
+	})
+	defer end()
 	for range 8 {
 		callers.Go(func() {
 			for {
@@ -355,21 +362,16 @@ func TestNoCallFailsWhenAnInstanceIsKilled(t *testing.T) {
 			}
 		})
 	}
-	until := func(n *atomic.Int64, want int64) {
-		for end := time.Now().Add(10 * time.Second); n.Load() < want && time.Now().Before(end); {
-			time.Sleep(time.Millisecond)
-		}
+	until := func(what string, n *atomic.Int64) {
+		t.Helper()
+		testkit.Eventually(t, "50 calls are answered by "+what, func() bool { return n.Load() >= 50 })
 	}
-	until(&by[0], 50)
+	until("near", &by[0])
 	_ = srv.Listener.Close() // the kill: no new connections,
 	close(hang)              // no answers,
 	srv.CloseClientConnections()
-	until(&by[1], 50)
-	close(stop)
-	callers.Wait()
-	if by[0].Load() < 50 || by[1].Load() < 50 {
-		t.Errorf("near answered %d, far %d", by[0].Load(), by[1].Load())
-	}
+	until("far", &by[1])
+	end()
 	if n := f.inFlight(); n != 0 {
 		t.Errorf("%d in flight at the end", n)
 	}
@@ -442,6 +444,7 @@ func TestAnInstanceThatHangsCostsAnAttemptNotTheCall(t *testing.T) {
 
 // Of two instances one takes long now and then.
 func TestAHedgedRequestGetsTheFirstGoodResponse(t *testing.T) {
+	t.Parallel()
 	var slow atomic.Bool
 	handler := func(name string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
@@ -454,7 +457,7 @@ func TestAHedgedRequestGetsTheFirstGoodResponse(t *testing.T) {
 			}
 			if slow.Load() { // the body goes on after the head has won
 				_ = http.NewResponseController(w).Flush()
-				time.Sleep(200 * time.Millisecond)
+				time.Sleep(200 * time.Millisecond) // the instance takes its time
 			}
 			_, _ = io.WriteString(w, name+string(body))
 		}

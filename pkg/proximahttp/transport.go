@@ -81,7 +81,7 @@ func NewBase() *http.Transport {
 		base = t.Clone()
 	}
 	base.Proxy = nil
-	base.DialContext = Keep(CheckedDial(nil))
+	base.DialContext = Keep(newDial())
 	base.TLSHandshakeTimeout = 3 * time.Second
 	base.MaxIdleConns = 0 // unlimited: there may be many instances
 	base.MaxIdleConnsPerHost = math.MaxInt32

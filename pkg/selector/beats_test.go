@@ -1,7 +1,6 @@
 package selector_test
 
 import (
-	"bytes"
 	"fmt"
 	"log/slog"
 	"math"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -120,8 +120,8 @@ func TestABeatCountsForFifteenSeconds(t *testing.T) {
 
 func TestInvalidBeatsAreCountedAndLoggedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
-		w := start(t, selector.Options{Strategy: selector.LoadAware, Logger: slog.New(slog.NewTextHandler(&log, nil))}, several(2)...)
+		var log testkit.Output
+		w := start(t, selector.Options{Strategy: selector.LoadAware, Logger: log.Logger(slog.LevelInfo)}, several(2)...)
 		good, err := events.EncodeBeat(events.Beat{CPU: 0.5})
 		if err != nil {
 			t.Fatal(err)
@@ -210,12 +210,12 @@ func TestBeatsAreReceivedOnNATS(t *testing.T) {
 				}
 				return 0
 			}
-			eventually(t, "it is listed", func() bool { return score("i1") == 0 })
+			testkit.Eventually(t, "it is listed", func() bool { return score("i1") == 0 })
 			prefix := "proxima."
 			if bucket != "" {
 				prefix = bucket + "."
 			}
-			eventually(t, "its beat is heard", func() bool {
+			testkit.Eventually(t, "its beat is heard", func() bool {
 				data, err := events.EncodeBeat(events.Beat{CPU: 0.25, Memory: 0.5, Queue: 1})
 				if err != nil {
 					t.Fatal(err)
@@ -228,13 +228,13 @@ func TestBeatsAreReceivedOnNATS(t *testing.T) {
 			if got := score("i0"); got != 0 {
 				t.Errorf("score %v of the one that is silent", got)
 			}
-			eventually(t, "garbage is counted", func() bool {
+			testkit.Eventually(t, "garbage is counted", func() bool {
 				_ = nc.Publish(prefix+"beat.user.x", []byte("?"))
 				return s.Stats().InvalidBeats > 0
 			})
 			before := ns.NumSubscriptions()
 			_ = s.Close()
-			eventually(t, "no subscription is left", func() bool { return ns.NumSubscriptions() < before })
+			testkit.Eventually(t, "no subscription is left", func() bool { return ns.NumSubscriptions() < before })
 		})
 	}
 }

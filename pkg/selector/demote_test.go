@@ -53,10 +53,7 @@ func TestACircleIsDemotedForItsDistanceAndComesBack(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, quick(selector.Options{}))
-				z, r := w.at("z", home, tt.steps[0].zone), w.at("r", nextDoor, tt.steps[0].region)
-				for _, e := range []*events.Entry{&z, &r} { // what has tcp alone is measured less often
-					e.Endpoints = map[string]string{events.HTTP: e.ID + ".example:80"}
-				}
+				z, r := w.at("z", home, tt.steps[0].zone, label(selector.ProbeKey, "connect")), w.at("r", nextDoor, tt.steps[0].region, label(selector.ProbeKey, "connect"))
 				for i, s := range tt.steps {
 					w.set("z.example:80", s.zone)
 					w.set("r.example:80", s.region)
@@ -150,7 +147,7 @@ func TestACircleIsDemotedAsFarAsItsDistanceGoes(t *testing.T) {
 	const ms = time.Millisecond
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, quick(selector.Options{}))
-		w.list(w.at("z", home, 400*ms), w.at("r", nextDoor, 50*ms), w.at("e", farAway, 20*ms))
+		w.list(w.at("z", home, 400*ms, label(selector.ProbeKey, "connect")), w.at("r", nextDoor, 50*ms, label(selector.ProbeKey, "connect")), w.at("e", farAway, 20*ms, label(selector.ProbeKey, "connect")))
 		order := func() (all []string) {
 			for _, c := range w.explain().Circles {
 				all = append(all, c.Name)
@@ -184,12 +181,12 @@ func TestExplainShowsWhyACircleIsDemoted(t *testing.T) {
 	const ms = time.Millisecond
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, quick(selector.Options{}))
-		w.list(w.at("z", home, 40*ms), w.at("r", nextDoor, 2*ms), w.at("e", farAway, 80*ms))
+		w.list(w.at("z", home, 40*ms, label(selector.ProbeKey, "connect")), w.at("r", nextDoor, 2*ms, label(selector.ProbeKey, "connect")), w.at("e", farAway, 80*ms, label(selector.ProbeKey, "connect")))
 		time.Sleep(time.Minute)
 		wantReasons(t, w.explain(), []string{
 			"r region true picked by p2c: in the near set of region",
 			"z zone false standby: used only when no instance in circle \"region\" is available (zone is demoted: its nearest is at 40 ms, that of region at 2 ms)",
-			"e elsewhere false standby: used only when no instance in circle \"region\" is available (it is nearer)",
+			"e elsewhere false standby: used only when no instance in circle \"region\" is available (circle region is nearer)",
 		})
 		c := w.state("zone")
 		if c.Note != "demoted: 40 ms away, while region is at 2 ms" || !c.Demoted || c.BestMS != 40 || c.DistanceSource != "measured" {
@@ -211,7 +208,7 @@ func TestDemotionDoesNotFlap(t *testing.T) {
 	const ms = time.Millisecond
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, quick(selector.Options{}))
-		w.list(w.at("z", home, 18*ms), w.at("r", nextDoor, 10*ms))
+		w.list(w.at("z", home, 18*ms, label(selector.ProbeKey, "connect")), w.at("r", nextDoor, 10*ms, label(selector.ProbeKey, "connect")))
 		last, changes := "zone", 0
 		for i := range 600 {
 			w.set("z.example:80", []time.Duration{18 * ms, 26 * ms, 17500 * time.Microsecond, 21 * ms, 30 * ms}[i/7%5])

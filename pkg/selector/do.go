@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/proxima-discovery/proxima/pkg/breaker"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
@@ -43,6 +44,7 @@ func (p *Pick) Try(ctx context.Context, call func(context.Context) error) error 
 	defer giveUp(nil)
 	OnHedged(ctx, func() { giveUp(errHedged) })
 	stop := p.AfterSlow(ctx, func() { giveUp(ErrSlow) })
+	defer stop() // also if call panics
 	err := call(attempt)
 	switch slow := !stop(); {
 	case slow && err != nil && ctx.Err() == nil:
@@ -78,7 +80,7 @@ func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Conte
 			}
 			return err
 		}
-		if !t.more() {
+		if !t.more(&p) {
 			p.flags |= pickLast
 		}
 		if t.attempts > 0 {
@@ -91,7 +93,7 @@ func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Conte
 		if outcome == Answer || outcome == Success {
 			return answer(err)
 		}
-		t.tried(p)
+		t.tried(p, err)
 		t.last = &CallError{Service: r.Service, Attempts: t.attempts, Instance: p.ID, Circle: p.Circle(), Err: err}
 		if outcome == Canceled || t.enough(ctx) {
 			return t.last
@@ -112,26 +114,40 @@ type tries struct {
 	*Selector
 	svc      *service
 	request  *Request
-	attempts int
+	attempts int // made
+	spent    int // of Retry.Attempts: refused connections of one round count as one
+	refused  int // in this round
 	rounds   int // how often all instances were tried
 	last     *CallError
 }
 
-// more reports whether a further attempt, at another instance, may follow the next one.
-func (t *tries) more() bool {
-	return t.attempts+1 < t.opts.Retry.Attempts && !t.request.NonIdempotent && t.opts.Retry.Budget >= 0 &&
-		len(t.request.tried)+1 < int(t.svc.Listed.Load())
+// more reports whether a further attempt, at another instance that works, may follow that
+// of a pick. After an attempt that was given up as too slow it may not: that two instances
+// hang is less likely than that the call takes long.
+func (t *tries) more(p *Pick) bool {
+	if t.spent+1 >= t.opts.Retry.Attempts || t.request.NonIdempotent || t.opts.Retry.Budget < 0 || t.last != nil && errors.Is(t.last.Err, ErrSlow) {
+		return false
+	}
+	now := t.svc.vantage(t.request).current()
+	return now != nil && now.Another(&table.Query{Avoid: t.request.Avoid, Tried: t.request.tried}, p.node)
 }
 
-// tried notes an attempt that failed.
-func (t *tries) tried(p Pick) {
+// tried notes an attempt that failed with err.
+func (t *tries) tried(p Pick, err error) {
 	t.request.tried = append(t.request.tried, p.node)
 	t.attempts++
+	if breaker.Refused(err) {
+		if t.refused++; t.refused > 1 {
+			return // it cost nothing, and a restart of all instances must not use up all attempts
+		}
+	}
+	t.spent++
 }
 
 const (
-	mostRounds = 2
-	roundWait  = 400 * time.Millisecond // before the second round; before the third twice that
+	mostRefused = 8 // instances that are tried in a round though all refuse
+	mostRounds  = 2
+	roundWait   = 400 * time.Millisecond // before the second round; before the third twice that
 )
 
 // again begins with all instances anew, after a wait, if those that were tried are the
@@ -142,7 +158,7 @@ func (t *tries) again(ctx context.Context) bool {
 	}
 	wait := roundWait << t.rounds
 	t.rounds++
-	t.request.tried = nil
+	t.request.tried, t.refused = nil, 0
 	return t.wait(ctx, wait*4/5+rand.N(wait*2/5))
 }
 
@@ -167,8 +183,11 @@ func (t *tries) enough(ctx context.Context) bool {
 		return true
 	case t.request.NonIdempotent && Sent(t.last.Err):
 		return true
-	case t.attempts >= t.opts.Retry.Attempts:
+	case t.spent >= t.opts.Retry.Attempts && (t.refused < 2 || t.refused >= mostRefused):
 		return true
+	case breaker.Refused(t.last.Err):
+		// No process listens, so a retry is no load for the service, which is what the
+		// budget bounds.
 	case !t.svc.budget.retry(t.now()):
 		if t.opts.Retry.Budget > 0 { // else there are never retries
 			t.svc.refused.Add(1)
@@ -203,11 +222,18 @@ const (
 )
 
 // AfterSlow calls late when the instance seems to hang and another one may take the call.
-// That is when the call has taken a second, 10 times what successes take on average, and
-// 1.5 times what the slowest one took in the last minutes (unless the last call to it
-// failed), and the instance has answered no other call meanwhile. While no success is known it is 15 s, or 60 % of the time until ctx
-// ends. late is not called when the time left before ctx ends is less than twice what a
-// success takes, nor for the last attempt, see [Pick.Last]. stop returns false if late was called.
+// That is when all of this holds:
+//
+//   - the call has taken a second;
+//   - it has taken 10 times what successes take on average;
+//   - it has taken 1.5 times what the slowest success took in the last minutes, unless
+//     the last call to the instance failed;
+//   - the instance has answered no other call meanwhile;
+//   - the time left before ctx ends is more than twice what a success takes;
+//   - the attempt is not the last one, see [Pick.Last].
+//
+// While no success is known, 15 s stand for the first three, or 60 % of the time until ctx
+// ends if that is less. stop returns false if late was called.
 func (p *Pick) AfterSlow(ctx context.Context, late func()) (stop func() bool) {
 	if p.Last() {
 		return func() bool { return true }
@@ -220,10 +246,10 @@ func (p *Pick) AfterSlow(ctx context.Context, late func()) (stop func() bool) {
 	return s.stop
 }
 
-// Last reports whether no attempt at another instance follows, because the service lists
-// no other one that was not tried, or the call must not be repeated, or all attempts were
-// made. It is true for a pick that is not of [Selector.DoFor] if the service lists no other
-// instance.
+// Last reports whether no attempt at another instance follows: there is no other one that
+// works and was not tried, or the call must not be repeated, or all attempts were made, or
+// one was given up as too slow. A pick that is not of [Selector.DoFor] is the last one if
+// the service lists no other instance.
 func (p *Pick) Last() bool {
 	return p.node == nil || p.flags&pickLast != 0 || p.node.Listed.Load() <= 1
 }

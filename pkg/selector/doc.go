@@ -34,13 +34,22 @@
 //
 // Breakers and suspicion take out half of a service at most. If fewer than half are
 // usable (panic) others fill in: suspects first, then instances with an open breaker,
-// nearer circles first, longest open first. An instance that refused the connection does
-// not fill in, nor does one that is draining or evacuated. If no instance is usable,
-// picks take suspects, then draining instances, then evacuated ones, then those with an
-// open breaker. An instance that is not ready is never picked.
+// nearer circles first, longest open first. An instance does not fill in if it refused
+// the connection, if it asked for no calls for some time, or if it is draining or
+// evacuated.
 //
-// Before instances with an open breaker, picks take those that do not answer probes, nor
-// have answered a call lately, and before draining ones those of weight 0.
+// If no instance is usable, picks take the first of these that there is:
+//
+//   - suspects;
+//   - instances of weight 0;
+//   - draining instances;
+//   - evacuated instances;
+//   - instances that do not answer probes, and have not answered a call lately;
+//   - instances with an open breaker, first those that are neither draining nor
+//     evacuated;
+//   - dead instances, unless the registry is in reach and all of the service are dead.
+//
+// An instance that is not ready is never picked.
 //
 // An instance that has become usable begins with a tenth of its weight, compared with the
 // oldest of its near set, and has all of it after [Ramp.Up]. It becomes usable when it is

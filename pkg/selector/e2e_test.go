@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -44,7 +45,7 @@ func TestFollowsARealRegistry(t *testing.T) {
 		door := announce(t, r, d.at("door", nextDoor, 2*time.Millisecond))
 		o := selector.Options{Location: home, Logger: silent}
 		o.Latency.Dial = d.dial
-		eventually(t, "both are listed", func() bool { return here.State().Registered() && door.State().Registered() })
+		testkit.Eventually(t, "both are listed", func() bool { return here.State().Registered() && door.State().Registered() })
 
 		s, err := selector.New(t.Context(), natstest.Connect(t, ns), o)
 		if err != nil {
@@ -65,19 +66,19 @@ func TestFollowsARealRegistry(t *testing.T) {
 		if err := here.Update(func(in *events.Instance) { in.Status = events.Draining }); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "a draining instance is left alone", func() bool { return picked() == "door" })
+		testkit.Eventually(t, "a draining instance is left alone", func() bool { return picked() == "door" })
 		if err := here.Update(func(in *events.Instance) { in.Status = events.Up }); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "it comes back", func() bool { return picked() == "here" })
+		testkit.Eventually(t, "it comes back", func() bool { return picked() == "here" })
 		if err := here.Leave(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "it has left", func() bool { return picked() == "door" })
+		testkit.Eventually(t, "it has left", func() bool { return picked() == "door" })
 
 		// The registry is gone: the view stays, marked stale.
 		natstest.Stop(ns)
-		eventually(t, "the view is stale", func() bool {
+		testkit.Eventually(t, "the view is stale", func() bool {
 			e, err := s.Explain(t.Context(), selector.Request{Service: "user"})
 			return err == nil && e.Stale
 		})
@@ -140,7 +141,7 @@ func TestStartsBeforeItsRegistryAndThroughItsRestart(t *testing.T) {
 			p.Done(nil)
 			return err == nil && p.ID == "a"
 		}
-		eventually(t, "the newcomer is picked", picked)
+		testkit.Eventually(t, "the newcomer is picked", picked)
 
 		w.to.Store(nil)
 		natstest.Stop(ns)
@@ -151,7 +152,7 @@ func TestStartsBeforeItsRegistryAndThroughItsRestart(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		w.to.Store(natstest.Start(t, store))
-		eventually(t, "the view is fresh again", func() bool {
+		testkit.Eventually(t, "the view is fresh again", func() bool {
 			e, err := s.Explain(t.Context(), selector.Request{Service: "user"})
 			return err == nil && !e.Stale
 		})
@@ -185,7 +186,7 @@ func TestTheRegistryOfARegionIsOpenedByOptions(t *testing.T) {
 			t.Fatal(err)
 		}
 		announce(t, r, d.at("here", home, time.Millisecond))
-		eventually(t, "it is picked", func() bool {
+		testkit.Eventually(t, "it is picked", func() bool {
 			p, err := s.Pick(t.Context(), "user")
 			p.Done(nil)
 			return err == nil && p.ID == "here"

@@ -39,7 +39,7 @@ type NoInstanceError struct {
 }
 
 // noInstance is the error when no instance of a table was picked.
-func (v *view) noInstance(t *table.Table, r *Request) error {
+func (v *vantage) noInstance(t *table.Table, r *Request) error {
 	if t.Size == 0 {
 		v.svc.lastAsked.Store(int64(v.svc.Now()))
 		return unknownService(v.svc.name)

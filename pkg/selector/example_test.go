@@ -84,7 +84,7 @@ func ExampleSelector_Explain() {
 	}
 	// Output:
 	// b (region): picked by p2c: in the near set of region
-	// c (elsewhere): standby: used only when no instance in circle "region" is available (it is nearer)
+	// c (elsewhere): standby: used only when no instance in circle "region" is available (circle region is nearer)
 	// a (zone): standby: used only when no better instance is available: it is about to leave
 }
 
@@ -121,7 +121,7 @@ func demo() (ctx context.Context, url string, stop func()) {
 		}, kv.AnnounceOptions{Logger: silent})
 		check(err)
 		for !a.State().Registered() {
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // an example has no test to fail
 		}
 		stops = append(stops, func() { _ = a.Leave(context.Background()) }, hello.Close)
 	}

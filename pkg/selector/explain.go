@@ -86,7 +86,7 @@ func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) 
 	if err != nil {
 		return Explanation{}, err
 	}
-	v := svc.view(&r)
+	v := svc.vantage(&r)
 	t := v.current()
 	if t == nil {
 		if v, t, err = s.await(ctx, svc, &r); err != nil {
@@ -99,12 +99,12 @@ func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) 
 	}
 	e := v.explain(r.Protocol)
 	if r.From != nil {
-		e.From = r.From.String() // the view may be for several places
+		e.From = r.From.String() // the vantage may be for several places
 	}
 	return e, nil
 }
 
-func (v *view) explain(protocol string) Explanation {
+func (v *vantage) explain(protocol string) Explanation {
 	svc := v.svc
 	e := Explanation{Service: svc.name, From: v.builder.Place.String(), Strategy: svc.Kind.String()}
 	svc.mu.Lock()

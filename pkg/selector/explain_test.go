@@ -40,13 +40,13 @@ func TestExplainListsEveryInstanceWithItsReason(t *testing.T) {
 			"a zone true picked by p2c: in the near set of zone",
 			"b zone true picked by p2c: in the near set of zone",
 			"c zone false standby: used only when no instance of the near set is available (farther than 1.4 ms, the nearest of zone is at 0.4 ms)",
-			"d region false standby: used only when no instance in circle \"zone\" is available (it is nearer)",
-			"e elsewhere false standby: used only when no instance in circle \"zone\" is available (it is nearer)",
-			"k elsewhere false standby: used only when no instance in circle \"zone\" is available (it is nearer)",
+			"d region false standby: used only when no instance in circle \"zone\" is available (circle zone is nearer)",
+			"e elsewhere false standby: used only when no instance in circle \"zone\" is available (circle zone is nearer)",
+			"k elsewhere false standby: used only when no instance in circle \"zone\" is available (circle zone is nearer)",
 			"f zone false standby: used only when no better instance is available: its lease ended and nothing proves it dead",
 			"g zone false standby: used only when no better instance is available: it is about to leave",
-			"h zone false standby: used only when no better instance is available: its breaker is open, calls failed",
-			"j zone false standby: used only when no better instance is available: it is about to leave and its breaker is open, calls failed",
+			"h zone false standby: used only when no better instance is available: its breaker is open, it refused the connection",
+			"j zone false standby: used only when no better instance is available: it is about to leave and its breaker is open, it refused the connection",
 			"i zone false never picked: not ready, its own check fails",
 		}
 		e := w.explain()
@@ -78,7 +78,7 @@ func TestExplainShowsWhatIsPickedWhenNoInstanceIsUsable(t *testing.T) {
 			"a zone true picked by nearest: in the near set of zone, because no better instance is available: its lease ended and nothing proves it dead",
 			"b zone true standby: used only when the nearest instance in circle \"zone\" is not available: its lease ended and nothing proves it dead",
 			"c zone false standby: used only when no instance of the near set is available (farther than 2 ms, the nearest of zone is at 1 ms): its lease ended and nothing proves it dead",
-			"d region false standby: used only when no instance in circle \"zone\" is available (it is nearer): its lease ended and nothing proves it dead",
+			"d region false standby: used only when no instance in circle \"zone\" is available (circle zone is nearer): its lease ended and nothing proves it dead",
 			"e zone false standby: used only when no better instance is available: it is about to leave",
 		})
 	})

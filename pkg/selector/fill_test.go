@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
@@ -223,8 +224,8 @@ func TestExplainShowsWhichInstancesFillIn(t *testing.T) {
 			"i1 zone true picked by p2c: in the near set of zone, fills in because fewer than half of the service are usable (panic): its breaker is open, calls failed",
 			"i4 zone true picked by p2c: in the near set of zone",
 			"s zone true picked by p2c: in the near set of zone, fills in because fewer than half of the service are usable (panic): its lease ended and nothing proves it dead",
-			"i0 zone false standby: used only when no better instance is available: its breaker is open, calls failed; it does not fill in because it refused the connection",
-			"i2 zone false standby: used only when no better instance is available: its breaker is open, calls failed; it does not fill in because it refused the connection",
+			"i0 zone false standby: used only when no better instance is available: its breaker is open, it refused the connection; so it does not fill in",
+			"i2 zone false standby: used only when no better instance is available: its breaker is open, it refused the connection; so it does not fill in",
 			"i3 zone false standby: used only when no better instance is available: its breaker is open, calls failed; half of the service can be picked without it",
 		})
 		if c := w.state("zone"); c.Note != "panic: 2 that are not usable fill in; 50 % of its weight can be picked" || c.Usable != 1 || c.Instances != 6 {
@@ -274,7 +275,7 @@ func TestAPickInPanicAllocatesNothing(t *testing.T) {
 			p.Done(errCall)
 		}
 	}
-	eventually(t, "two fill in", func() bool {
+	testkit.Eventually(t, "two fill in", func() bool {
 		e, err := s.Explain(t.Context(), selector.Request{Service: "user"})
 		return err == nil && e.Panic && e.Circles[0].Usable == 3
 	})

@@ -70,7 +70,7 @@ func OnHedged(ctx context.Context, f func()) {
 // one that counts.
 func (t *tries) attempt(ctx context.Context, p Pick, call func(context.Context, *Pick) error) (Pick, error) {
 	after := time.Duration(t.svc.P95.Load())
-	if !t.request.Hedge || after == 0 || !t.more() {
+	if !t.request.Hedge || after == 0 || !t.more(&p) {
 		err := p.run(ctx, call)
 		return p, err
 	}
@@ -84,7 +84,7 @@ func (t *tries) attempt(ctx context.Context, p Pick, call func(context.Context, 
 			h.running--
 			if h.running == 0 || !h.fails(r.err) {
 				if first != nil && h.fails(r.err) {
-					t.tried(first.pick)
+					t.tried(first.pick, first.err)
 				}
 				h.end(r.lost)
 				return r.pick, r.err

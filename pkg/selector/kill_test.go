@@ -1,22 +1,20 @@
 package selector_test
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/breaker"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
@@ -53,37 +51,6 @@ func serve(id string) error {
 	return err
 }
 
-// child starts a process that is an instance, and returns its address and a function that
-// kills it.
-func child(t *testing.T, id string) (address string, kill func()) {
-	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), servesAs+"="+id)
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	end := sync.OnceFunc(func() {
-		_ = cmd.Process.Kill() // SIGKILL
-		_ = stdin.Close()
-		_ = cmd.Wait()
-	})
-	t.Cleanup(end)
-	address, err = bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		t.Fatalf("%s did not say where it listens: %v", id, err)
-	}
-	return strings.TrimSpace(address), end
-}
-
 // Real processes on real sockets in a real registry: the nearest one is killed under 200
 // calls a second.
 func TestNoCallFailsWhenTheNearestIsKilled(t *testing.T) {
@@ -92,12 +59,12 @@ func TestNoCallFailsWhenTheNearestIsKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kill := make(map[string]func())
+	processes := make(map[string]*testkit.Process)
 	for id, at := range map[string]topology.Location{"here": home, "door": nextDoor, "far": farAway} {
-		address, end := child(t, id)
-		kill[id] = end
+		processes[id] = testkit.Start(t, testkit.Command{Env: []string{servesAs + "=" + id}})
+		address := processes[id].Stdout.Await(t, "^.+$")
 		a := announce(t, r, instance(id, at, endpoint(events.HTTP, address)))
-		eventually(t, id+" is listed", func() bool { return a.State().Registered() })
+		testkit.Eventually(t, id+" is listed", func() bool { return a.State().Registered() })
 	}
 	o := selector.Options{Location: home, Logger: silent, Spill: selector.Spill{Off: true}} // a busy machine is not a busy instance
 	o.Breaker.OpenFor = time.Minute
@@ -155,7 +122,7 @@ func TestNoCallFailsWhenTheNearestIsKilled(t *testing.T) {
 	if h, d := here.Load(), door.Load(); h == 0 || d != 0 {
 		t.Errorf("%d calls here and %d next door, want all here", h, d)
 	}
-	kill["here"]()
+	processes["here"].Kill()
 	load(time.Second)
 	calls.Wait()
 	if door.Load() < 190 {
@@ -163,7 +130,7 @@ func TestNoCallFailsWhenTheNearestIsKilled(t *testing.T) {
 	}
 
 	// One call after the other: the first to be refused is the last to go there.
-	kill["door"]()
+	processes["door"].Kill()
 	var order []string
 	refused := -1
 	for range 50 {

@@ -25,7 +25,7 @@ func heap() int64 {
 // A worker makes all of its calls under the context of its process.
 func TestManyCallsUnderOneContextLeaveNothing(t *testing.T) {
 	const calls = 100_000
-	s := openAlways(t, selector.Options{}, several(3)...)
+	s := openAlways(t, selector.Options{Retry: selector.Retry{Backoff: 1}}, several(3)...)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	attempts := 0

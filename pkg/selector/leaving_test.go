@@ -55,6 +55,7 @@ func leaving(t *testing.T, seeds []uint64, names ...string) {
 			}
 		}
 		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
 			for _, seed := range seeds {
 				synctest.Test(t, func(t *testing.T) {
 					for _, row := range c.Run(func(s *sim.Sim, setup cases.Setup) sim.Picker { return newCallers(t, s, setup) }, []uint64{seed}, false) {

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/latency"
@@ -137,6 +138,7 @@ func TestAnInstanceIsMeasuredInTheWayThatFitsIt(t *testing.T) {
 		{name: "http2 frames", option: selector.ProbeHTTP2, protocol: events.GRPC, kept: true},
 	} {
 		t.Run(x.name, func(t *testing.T) {
+			t.Parallel()
 			serve := serveHTTP
 			if x.protocol == events.GRPC {
 				serve = serveGRPC
@@ -158,11 +160,11 @@ func TestAnInstanceIsMeasuredInTheWayThatFitsIt(t *testing.T) {
 				t.Fatal(err)
 			}
 			probes := func() int { return int(s.Stats().Latency.Probes) }
-			eventually(t, "measured", func() bool {
+			testkit.Eventually(t, "measured", func() bool {
 				e, err := s.Explain(t.Context(), selector.Request{Service: "user"})
 				return err == nil && e.Instances[0].DistanceSource == "measured"
 			})
-			eventually(t, "measured again", func() bool { return probes() >= 6 })
+			testkit.Eventually(t, "measured again", func() bool { return probes() >= 6 })
 			connections, request := l.s.counts()
 			if request != x.request {
 				t.Errorf("it was asked %q, want %q", request, x.request)
@@ -173,7 +175,7 @@ func TestAnInstanceIsMeasuredInTheWayThatFitsIt(t *testing.T) {
 
 			// No connection to an instance that left is kept.
 			src.lists <- events.Snapshot{Service: "user"}
-			eventually(t, "its connections are closed", func() bool { return l.open.Load() == 0 })
+			testkit.Eventually(t, "its connections are closed", func() bool { return l.open.Load() == 0 })
 		})
 	}
 }
@@ -214,7 +216,7 @@ func TestAnInstanceBehindASubjectIsMeasuredByItsAnnouncement(t *testing.T) {
 			t.Fatal(err)
 		}
 		a := announce(t, r, instance("a", home, endpoint(events.NATS, "svc.user")))
-		eventually(t, "listed", func() bool { return a.State().Registered() })
+		testkit.Eventually(t, "listed", func() bool { return a.State().Registered() })
 		s, err := selector.New(t.Context(), natstest.Connect(t, ns), selector.Options{Location: home, Logger: silent})
 		if err != nil {
 			t.Fatal(err)
@@ -227,7 +229,7 @@ func TestAnInstanceBehindASubjectIsMeasuredByItsAnnouncement(t *testing.T) {
 		p.Done(nil)
 		// In a bubble a round trip takes no time, which is no sample: the test can only see
 		// that it was probed and that no probe failed.
-		eventually(t, "probed", func() bool { return s.Stats().Latency.Probes >= 3 })
+		testkit.Eventually(t, "probed", func() bool { return s.Stats().Latency.Probes >= 3 })
 		if n := calls.Load(); n > 0 {
 			t.Errorf("it was called %d times", n)
 		}
@@ -246,7 +248,7 @@ func TestANewcomerOfAZonePicksTheNearestAtOnce(t *testing.T) {
 		var d distances
 		for i := range 5 {
 			a := announce(t, r, d.at(fmt.Sprint("i", i), farAway, time.Duration(100-20*i)*time.Millisecond))
-			eventually(t, "listed", func() bool { return a.State().Registered() })
+			testkit.Eventually(t, "listed", func() bool { return a.State().Registered() })
 		}
 		open := func(dial func(context.Context, string, string) (net.Conn, error)) *selector.Selector {
 			s, err := selector.New(t.Context(), natstest.Connect(t, ns), selector.Options{

@@ -118,8 +118,10 @@ type Retry struct {
 	// one up to 64 times that. The wait is random below it, so that callers do not
 	// retry together. Default 10ms.
 	Backoff time.Duration
-	// Budget is the share of the calls to a service that may be retries; ten
-	// retries a second are always allowed. Default 0.2. Negative: no retries.
+	// Budget is the share of the calls to a service that may be retries. It has no
+	// window: each call saves so much of a retry, up to 100 retries, and each retry
+	// takes one. Ten retries a second are always allowed. Default 0.2. Negative: no
+	// retries.
 	Budget float64
 }
 
@@ -241,12 +243,15 @@ type Request struct {
 	Avoid []string
 	// Wait makes a pick wait until there is an instance that can be picked, or the
 	// context ends; then the error is that of a pick that does not wait, with the
-	// context's. Default: such a pick fails at once.
+	// context's. It does not wait longer than [Options.FirstSnapshot] for the first list
+	// of the service. Default: such a pick fails at once.
 	Wait bool
 	// Hedge makes DoFor call a second instance too when the first one has not answered in
-	// the time in which 95 % of the successes end. The first that succeeds counts, and
-	// DoFor waits for the other one, which [Pick.Try] or [OnHedged] tell to end. So the
-	// function may run in two goroutines at a time. The retry budget bounds it. Ignored with NonIdempotent.
+	// the time in which 95 % of the successes of the service end. Until a success is known
+	// no call is hedged; after the first it is twice what that took. The first attempt that
+	// succeeds counts, and DoFor waits for the other one, which [Pick.Try] or [OnHedged]
+	// tell to end. So the function may run in two goroutines at a time. The retry budget
+	// bounds it. Ignored with NonIdempotent.
 	Hedge bool
 	// NonIdempotent makes Do retry only when nothing was sent.
 	NonIdempotent bool
@@ -301,11 +306,12 @@ const (
 	// zones have different circles: for one instance per key everywhere, use an empty
 	// Options.Levels. Spill.Regions makes a circle of each region outside the own one.
 	ConsistentHash Strategy = "consistent_hash"
-	// LoadAware draws two at random and takes the one with the higher score,
-	// 0.4 (1-cpu) + 0.4 (1-memory) + 0.2 / (1+queue), from the load reports (beats) that
-	// instances send on <bucket>.beat.<service>.>. If the scores are about equal, or one
-	// is older than 15 s, P2C decides. Beats come on the connection given to [New];
-	// without one LoadAware is P2C.
+	// LoadAware draws two at random and takes the one with the higher score, which has
+	// more to spare: 0.4 (1-cpu) + 0.4 (1-memory) + 0.2 / (1+queue), 1 for an idle
+	// instance. It comes from the load reports (beats) that instances send on
+	// <bucket>.beat.<service>.>. If the scores are about equal, or one is older than
+	// 15 s, P2C decides. Beats come on the connection given to [New]; without one
+	// LoadAware is P2C.
 	LoadAware Strategy = "load_aware"
 )
 
@@ -340,7 +346,7 @@ type Source interface {
 
 // Static is a Source that lists these instances and never changes, for tests
 // without NATS. An instance needs a Service and an ID; its Status is up and its
-// Weight the default if they are not set.
+// Weight the default if they are not set. Of two with one key the last one counts.
 func Static(instances ...events.Instance) Source {
 	s := static{}
 	for _, in := range instances {
@@ -348,8 +354,15 @@ func Static(instances ...events.Instance) Source {
 		in.Weight = cmp.Or(in.Weight, events.DefaultWeight)
 		s[in.Service] = append(s[in.Service], events.Entry{Instance: &in})
 	}
-	for _, entries := range s {
-		slices.SortFunc(entries, func(a, b events.Entry) int { return a.Compare(b.Instance) })
+	for service, entries := range s {
+		slices.SortStableFunc(entries, func(a, b events.Entry) int { return a.Compare(b.Instance) })
+		last := entries[:0]
+		for i, e := range entries {
+			if i+1 == len(entries) || e.Key() != entries[i+1].Key() {
+				last = append(last, e)
+			}
+		}
+		s[service] = last
 	}
 	return s
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -91,7 +92,7 @@ func TestALocationWhereNoInstanceCanBeIsAnError(t *testing.T) {
 			want("Request.From", err)
 			want("Request.From", s.DoFor(t.Context(), r, nil))
 			if n := s.Views("user"); n > 0 {
-				t.Errorf("%d views of such places are kept", n)
+				t.Errorf("%d vantages of such places are kept", n)
 			}
 		})
 	}
@@ -170,8 +171,8 @@ func TestALocationThatCannotBeReadIsLoggedAndUnknown(t *testing.T) {
 	bad := "not a region, " + rand.Text() // the process logs each once, however often this test runs
 	t.Setenv("PROXIMA_REGION", bad)
 	t.Setenv("PROXIMA_ZONE", "")
-	var log strings.Builder
-	s, err := selector.New(t.Context(), nil, selector.Options{Source: always(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	var log testkit.Output
+	s, err := selector.New(t.Context(), nil, selector.Options{Source: always(), Logger: log.Logger(slog.LevelInfo)})
 	if err != nil {
 		t.Fatal(err)
 	}

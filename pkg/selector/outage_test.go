@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
@@ -55,7 +56,7 @@ func TestALongOutageOfTheRegistryCostsNeitherCallsNorMemory(t *testing.T) {
 			e, err := s.Explain(t.Context(), selector.Request{Service: "user"})
 			return err == nil && !e.Stale && len(e.Instances) == 2
 		}
-		eventually(t, "both are listed", fresh)
+		testkit.Eventually(t, "both are listed", fresh)
 		calls(10 * time.Second)
 		w.to.Store(nil)
 		natstest.Stop(ns)
@@ -71,7 +72,7 @@ func TestALongOutageOfTheRegistryCostsNeitherCallsNorMemory(t *testing.T) {
 		}
 		w.to.Store(natstest.Start(t, store))
 		began := time.Now()
-		eventually(t, "the view is fresh again", fresh)
+		testkit.Eventually(t, "the view is fresh again", fresh)
 		if took := time.Since(began); took > 5*time.Second {
 			t.Errorf("fresh again after %v", took)
 		}

@@ -24,11 +24,11 @@ import (
 // Calls that end sooner than usual with another outcome than Success hold their slot for
 // the usual time, so that an instance does not attract calls by failing quickly. Usual is
 // what the successes of the same circle take lately. A call is late when it was given up
-// after 50 ms or more, 4 times the usual duration, and all that a success took in the last
-// minutes. A Fault by [context.DeadlineExceeded] that is not late is Canceled: the caller
-// had less time than calls take. A success is slow when it took more than a second and 10
-// times the usual duration: many of them open the breaker. docs/outcomes.md says how the
-// statuses of protocols map onto outcomes.
+// after 4 times the usual duration, 5 ms, and all that a success took in the last minutes, or
+// as the fifth one in a row without a success. A Fault by [context.DeadlineExceeded] that
+// is not late is Canceled: the caller had less time than calls take. A success is slow when
+// it took more than a second and 10 times the usual duration: many of them open the
+// breaker. docs/outcomes.md says how the statuses of protocols map onto outcomes.
 type Outcome uint8
 
 // The outcomes.
@@ -38,7 +38,7 @@ const (
 	Backpressure = Outcome(table.Backpressure) // the instance works, and asks for fewer calls
 	Fault        = Outcome(table.Fault)        // the instance failed
 	Canceled     = Outcome(table.Canceled)     // the caller gave up
-	Local        = Outcome(table.Local)        // the caller could not call: it has no file descriptors, no route, or no name for the address
+	Local        = Outcome(table.Local)        // the caller could not call: it has no file descriptors, no route, or no name server that answers
 )
 
 var outcomeNames = [...]string{Success: "success", Answer: "answer", Backpressure: "backpressure", Fault: "fault", Canceled: "canceled", Local: "local"}
@@ -90,8 +90,8 @@ func isLocal(err error) bool {
 			return true
 		}
 	}
-	_, ok := errors.AsType[*net.DNSError](err)
-	return ok
+	dns, ok := errors.AsType[*net.DNSError](err)
+	return ok && !dns.IsNotFound // that there is no such name is the instance's
 }
 
 type overloadedError struct {

@@ -39,7 +39,8 @@ var outcomes = []struct {
 	{"canceled", fmt.Errorf("get: %w", context.Canceled), selector.Canceled, false},
 	{"no file descriptors", &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)}, selector.Local, false},
 	{"no route", &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ENETUNREACH)}, selector.Local, true},
-	{"no name", &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "user", IsNotFound: true}}, selector.Local, true},
+	{"no name", &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "user", IsNotFound: true}}, selector.Fault, true},
+	{"no name server", &net.OpError{Op: "dial", Err: &net.DNSError{Err: "server misbehaving", Name: "user", IsTemporary: true}}, selector.Local, true},
 }
 
 func TestErrorsAreClassified(t *testing.T) {
@@ -68,6 +69,7 @@ func TestNoOutcomeThatComesAtOnceAttractsCalls(t *testing.T) {
 			for _, rate := range rates {
 				for _, good := range others {
 					t.Run(fmt.Sprint(strategy, " ", tt.name, " ", rate, " 1 of ", good+1), func(t *testing.T) {
+						t.Parallel() // beside each other only: no bubble with a server runs meanwhile
 						synctest.Test(t, func(t *testing.T) {
 							o := selector.Options{Strategy: strategy}
 							o.Breaker.Failures = 1 << 30 // balancing alone
@@ -167,7 +169,7 @@ func TestAPickThatIsEndedTwiceDoesNoHarm(t *testing.T) {
 func TestForgottenCallsAreNoLoadForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logs testkit.Output
-		w := start(t, selector.Options{Logger: slog.New(slog.NewTextHandler(&logs, nil))}, join(several(2), some("far", farAway, 1, 0))...)
+		w := start(t, selector.Options{Logger: logs.Logger(slog.LevelInfo)}, join(several(2), some("far", farAway, 1, 0))...)
 		for range 6 {
 			w.aim("i0")
 		}
@@ -228,6 +230,7 @@ func TestWeightsAreSharesAtAnyLoad(t *testing.T) {
 					continue
 				}
 				t.Run(fmt.Sprint(strategy, weights, workers), func(t *testing.T) {
+					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
 						var entries []events.Entry
 						sum := 0

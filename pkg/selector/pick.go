@@ -237,11 +237,23 @@ func (s *Selector) PickFor(ctx context.Context, r Request) (Pick, error) {
 		return Pick{}, err
 	}
 	if s.opts.OnPick != nil {
-		shown := p
-		shown.flags = 0
-		s.opts.OnPick(shown)
+		s.show(p)
 	}
 	return p, nil
+}
+
+// show calls OnPick. If that panics, the pick is no load.
+func (s *Selector) show(p Pick) {
+	shown := p
+	shown.flags = 0
+	ended := false
+	defer func() {
+		if !ended {
+			p.Done(context.Canceled)
+		}
+	}()
+	s.opts.OnPick(shown)
+	ended = true
 }
 
 // waitEvery is how often a pick that waits looks whether there is an instance.
@@ -267,7 +279,7 @@ func (s *Selector) pickFor(ctx context.Context, r *Request) (Pick, error) {
 	if err != nil {
 		return Pick{}, err
 	}
-	v := svc.view(r)
+	v := svc.vantage(r)
 	t := v.current()
 	if t == nil {
 		if v, t, err = s.await(ctx, svc, r); err != nil {
@@ -283,14 +295,14 @@ func (s *Selector) pickFor(ctx context.Context, r *Request) (Pick, error) {
 }
 
 // await waits for the first snapshot of a service.
-func (s *Selector) await(ctx context.Context, svc *service, r *Request) (*view, *table.Table, error) {
+func (s *Selector) await(ctx context.Context, svc *service, r *Request) (*vantage, *table.Table, error) {
 	late := time.NewTimer(s.opts.FirstSnapshot)
 	defer late.Stop()
 	for {
 		if err := svc.await(ctx, late.C); err != nil {
 			return nil, nil, err
 		}
-		v := svc.view(r)
+		v := svc.vantage(r)
 		if t := v.current(); t != nil {
 			return v, t, nil
 		}
@@ -303,7 +315,7 @@ func (s *Selector) await(ctx context.Context, svc *service, r *Request) (*view, 
 }
 
 // pick takes an instance of a table. It returns false if the request excludes all.
-func (v *view) pick(t *table.Table, r *Request) (Pick, bool) {
+func (v *vantage) pick(t *table.Table, r *Request) (Pick, bool) {
 	start := time.Duration(v.svc.sel.clock.Load())
 	if v.pickFlags&pickTimed != 0 {
 		start = v.svc.Now()

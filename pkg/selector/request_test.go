@@ -23,7 +23,7 @@ func TestPicksOnlyInstancesWithTheProtocol(t *testing.T) {
 			instance("https", farAway, endpoint(events.HTTPS, "10.0.0.4:1")),
 		)
 		for _, protocol := range []string{events.NATS, events.GRPC, events.HTTP, events.HTTPS, events.TCP} {
-			for range 2 { // the view is made, and found
+			for range 2 { // the vantage is made, and found
 				if got := w.only(selector.Request{Protocol: protocol}); !slices.Equal(got, []string{protocol}) {
 					t.Errorf("%s: picked %v", protocol, got)
 				}
@@ -37,7 +37,7 @@ func TestPicksOnlyInstancesWithTheProtocol(t *testing.T) {
 		if got := none.Circles[0]; got.OtherProtocol != 1 || got.Instances != 1 {
 			t.Errorf("%+v, want one without the protocol", got)
 		}
-		// The views follow the list.
+		// The vantages follow the list.
 		w.list(instance("here", home, endpoint(events.HTTP, "10.0.0.5:1")))
 		if got := w.only(selector.Request{Protocol: events.HTTP}); !slices.Equal(got, []string{"here"}) {
 			t.Errorf("picked %v after here has come", got)
@@ -121,7 +121,7 @@ func TestThereMayBeRequestsFromAnyNumberOfPlaces(t *testing.T) {
 			}
 		}
 		if got := w.Views("user"); got > 64 {
-			t.Errorf("%d views are kept, want at most 64", got)
+			t.Errorf("%d vantages are kept, want at most 64", got)
 		}
 	})
 }
@@ -150,7 +150,7 @@ func TestCallersThatDifferInNoLevelShareAView(t *testing.T) {
 					w.picks(1, selector.Request{From: in("us-b", i)})
 				}
 				if got := w.Views("user"); got != tt.want {
-					t.Errorf("%d views, want %d", got, tt.want)
+					t.Errorf("%d vantages, want %d", got, tt.want)
 				}
 			})
 		})
@@ -175,7 +175,7 @@ func TestAnUnknownZoneIsNotThatOfOtherCallers(t *testing.T) {
 		w := start(t, selector.Options{Location: topology.Location{Region: "us", Host: "h"}}, instance("a", home))
 		w.picks(1, selector.Request{From: &topology.Location{Region: "us", Host: "other"}})
 		if got := w.Views("user"); got != 1 {
-			t.Errorf("%d views, want one of its own", got)
+			t.Errorf("%d vantages, want one of its own", got)
 		}
 	})
 }
@@ -191,7 +191,7 @@ func TestTheViewThatWasNotUsedForLongestGoes(t *testing.T) {
 			for i := range 50 {
 				from := zone("used", i)
 				if stranger > 0 && !w.Sees("user", from) {
-					t.Fatalf("the view from %v went, after %d strangers", from, stranger)
+					t.Fatalf("the vantage from %v went, after %d strangers", from, stranger)
 				}
 				w.picks(1, selector.Request{From: &from})
 			}

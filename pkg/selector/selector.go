@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -95,7 +96,7 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 	}
 	for i := range s.assumed {
 		s.assumed[i] = latency.Assumed(min(i, len(o.Levels)), len(o.Levels)+1)
-		s.leave.Price = append(s.leave.Price, time.Duration(i)*o.Spill.Price)
+		s.leave.Price = append(s.leave.Price, times(o.Spill.Price, i))
 	}
 	s.leave.Off, s.outermost = o.Spill.Off, uint8(len(s.assumed)-1)
 	if i := slices.Index(o.Levels, o.Spill.Within); i >= 0 {
@@ -124,6 +125,14 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 	s.run, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.work.Go(s.maintain)
 	return s, nil
+}
+
+// times is n times a duration, the longest one if that is more.
+func times(d time.Duration, n int) time.Duration {
+	if n > 0 && d > math.MaxInt64/time.Duration(n) {
+		return math.MaxInt64
+	}
+	return d * time.Duration(n)
 }
 
 // Location is where the selector is.

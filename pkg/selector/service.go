@@ -31,7 +31,7 @@ const (
 	sharingWait = 250 * time.Millisecond
 )
 
-// service is one service: its members, and a view for each place and protocol that was
+// service is one service: its members, and a vantage for each place and protocol that was
 // asked for.
 type service struct {
 	sel   *Selector
@@ -45,13 +45,13 @@ type service struct {
 	fastPath  bool  // picks by name need nothing but the home table
 	breaker   breaker.Settings
 
-	home       *view                           // any protocol, from the selector's own place
-	homes      [8]atomic.Pointer[view]         // one protocol, from there
-	views      atomic.Pointer[map[place]*view] // from other places; replaced, never changed
-	first      chan struct{}                   // closed with the first snapshot
-	generation atomic.Uint64                   // counts changes of what tables are built from
-	lastAsked  atomic.Int64                    // when a pick last found it empty, on the selector's clock
-	waiting    atomic.Int64                    // picks that wait for the first snapshot
+	home       *vantage                           // any protocol, from the selector's own place
+	homes      [8]atomic.Pointer[vantage]         // one protocol, from there
+	vantages   atomic.Pointer[map[place]*vantage] // from other places; replaced, never changed
+	first      chan struct{}                      // closed with the first snapshot
+	generation atomic.Uint64                      // counts changes of what tables are built from
+	lastAsked  atomic.Int64                       // when a pick last found it empty, on the selector's clock
+	waiting    atomic.Int64                       // picks that wait for the first snapshot
 	budget     budget
 	retries    atomic.Uint64 // attempts after the first one of a call
 	refused    atomic.Uint64 // retries that the budget did not allow
@@ -119,8 +119,8 @@ func newService(s *Selector, name string) *service {
 	}
 	svc.fastPath = svc.Kind != table.KindHash && s.opts.OnPick == nil
 	svc.breaker = svc.breakerSettings()
-	svc.home = svc.newView(nil, 0)
-	svc.views.Store(&map[place]*view{})
+	svc.home = svc.newVantage(nil, 0)
+	svc.vantages.Store(&map[place]*vantage{})
 	return svc
 }
 
@@ -199,7 +199,7 @@ func (svc *service) rebuildLocked() {
 	generation := svc.generation.Add(1)
 	svc.builtAt = svc.Now()
 	svc.due.Store(int64(table.Never))
-	svc.eachHome(func(v *view) { v.renewLocked(generation) })
+	svc.eachHome(func(v *vantage) { v.renewLocked(generation) })
 	svc.probeLocked()
 }
 
@@ -278,8 +278,8 @@ func (svc *service) maintain(now time.Duration) {
 		return
 	}
 	idle := true
-	svc.eachHome(func(v *view) { idle = v.lookLocked(now) && idle })
-	for _, v := range *svc.views.Load() {
+	svc.eachHome(func(v *vantage) { idle = v.lookLocked(now) && idle })
+	for _, v := range *svc.vantages.Load() {
 		idle = v.lookLocked(now) && idle
 	}
 	svc.loaded.Store(!idle)
@@ -305,7 +305,7 @@ func (svc *service) outer(circle uint8) bool {
 // One that starts while a circle is overloaded cannot see it by itself.
 func (svc *service) tellUnloadedLocked() {
 	var list []latency.Unloaded
-	svc.eachHome(func(v *view) {
+	svc.eachHome(func(v *vantage) {
 		for i := range svc.Assumed {
 			if d, ok := v.builder.Unloaded(uint8(i)); ok && svc.outer(uint8(i)) {
 				list = append(list, latency.Unloaded{Circle: svc.Name(uint8(i)), Protocol: v.builder.Protocols.Name(), Duration: d})
@@ -329,7 +329,7 @@ func (svc *service) hearUnloaded(list []latency.Unloaded) {
 			if old, ok := svc.unloaded[of]; !ok || u.Duration <= old.Duration || now-old.at > unloadedLasts {
 				svc.unloaded[of] = heard{u.Duration, now}
 			}
-			svc.eachHome(func(v *view) {
+			svc.eachHome(func(v *vantage) {
 				if v.builder.Protocols == of.protocols {
 					v.builder.Hint(of.circle, u.Duration, now)
 				}
@@ -338,8 +338,8 @@ func (svc *service) hearUnloaded(list []latency.Unloaded) {
 	}
 }
 
-// eachHome calls f with each view from the selector's own place.
-func (svc *service) eachHome(f func(*view)) {
+// eachHome calls f with each vantage from the selector's own place.
+func (svc *service) eachHome(f func(*vantage)) {
 	f(svc.home)
 	for i := range svc.homes {
 		if v := svc.homes[i].Load(); v != nil {
@@ -390,7 +390,11 @@ func (svc *service) await(ctx context.Context, late <-chan time.Time) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err())
 	case <-late:
-		return fmt.Errorf("%w after %v, nothing is known of service %q", ErrNoSnapshot, svc.sel.opts.FirstSnapshot, svc.name)
+		err := fmt.Errorf("%w after %v, nothing is known of service %q", ErrNoSnapshot, svc.sel.opts.FirstSnapshot, svc.name)
+		if why := svc.sel.Health().Err; why != nil {
+			err = fmt.Errorf("%w: %s", err, why.Error()) // its end is not that of the caller's context
+		}
+		return err
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
@@ -357,9 +358,9 @@ func TestASourceThatEndsLeavesTheLastView(t *testing.T) {
 	for _, end := range []error{nil, errors.New("the disk is gone")} {
 		t.Run(fmt.Sprint(end), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var log strings.Builder
+				var log testkit.Output
 				w := newWorld(t, selector.Options{
-					Logger: slog.New(slog.NewTextHandler(&log, nil)),
+					Logger: log.Logger(slog.LevelInfo),
 					Source: watching(func(_ context.Context, service string, apply func(events.Snapshot)) error {
 						apply(events.Snapshot{Service: service, Entries: []events.Entry{instance("a", home)}})
 						return end

@@ -115,10 +115,13 @@ func (d *distances) dial(ctx context.Context, _, address string) (net.Conn, erro
 		return nil, ctx.Err()
 	}
 	time.Sleep(distance)
-	a, b := net.Pipe()
-	_ = b.Close()
-	return a, nil
+	return connection{}, nil
 }
+
+// connection is one that nothing goes over.
+type connection struct{ net.Conn }
+
+func (connection) Close() error { return nil }
 
 // at is an instance with an address at a distance.
 func (d *distances) at(id string, where topology.Location, distance time.Duration, change ...func(*events.Entry)) events.Entry {
@@ -188,9 +191,9 @@ func (w *world) send(s events.Snapshot) {
 
 // pick fails the test when there is no instance.
 func (w *world) pick(r ...selector.Request) selector.Pick {
-	w.t.Helper()
 	p, err := w.try(r...)
 	if err != nil {
+		w.t.Helper() // no sooner: it costs more than a pick
 		w.t.Fatalf("pick: %v", err)
 	}
 	return p
@@ -472,14 +475,3 @@ func learned(c selector.Candidate) string {
 }
 
 var silent = slog.New(slog.DiscardHandler)
-
-// eventually waits for a real registry.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); {
-		if time.Now().After(end) {
-			t.Fatalf("not within 30s: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}

@@ -20,7 +20,9 @@
 //	            proxima_probes, proxima_rejected_samples, proxima_invalid_beats
 //	OnBreaker   proxima_breaker_changes (service, to)
 //	Registry    proxima_registry_invalid_messages, proxima_registry_forged_messages,
-//	            proxima_registry_gaps, proxima_registry_snapshots
+//	            proxima_registry_gaps, proxima_registry_snapshots,
+//	            proxima_registry_unreadable, proxima_registry_unwritable,
+//	            proxima_registry_missing_replicas
 //	OnState     proxima_announcer_changes (service, phase),
 //	            proxima_announcer_lost_records (service),
 //	            proxima_announcer_registered, proxima_announcer_failing (service, instance)

@@ -273,27 +273,34 @@ func TestCountsProbesAndRejectedSamples(t *testing.T) {
 	want("of one that was taken away and one", "107", "25", "4")
 }
 
-type registryCounts kv.Counts
+// registry has these counts and this health.
+type registry struct {
+	counts kv.Counts
+	health kv.Health
+}
 
-func (c registryCounts) Counts() kv.Counts { return kv.Counts(c) }
+func (r registry) Counts() kv.Counts { return r.counts }
+func (r registry) Health() kv.Health { return r.health }
 
 func TestCountsWhatIsWrongWithTheRegistry(t *testing.T) {
 	m := newMetrics(t)
 	names := []string{"proxima_registry"}
-	want := func(when, invalid, forged, gaps, snapshots string) {
+	want := func(when, invalid, forged, gaps, snapshots, missing, unreadable, unwritable string) {
 		t.Helper()
 		m.want(t, when, names, []string{
 			"proxima_registry_forged_messages_total " + forged, "proxima_registry_gaps_total " + gaps,
-			"proxima_registry_invalid_messages_total " + invalid, "proxima_registry_snapshots_total " + snapshots,
+			"proxima_registry_invalid_messages_total " + invalid, "proxima_registry_missing_replicas " + missing, "proxima_registry_snapshots_total " + snapshots,
+			"proxima_registry_unreadable " + unreadable, "proxima_registry_unwritable " + unwritable,
 		})
 	}
 	m.want(t, "at first", names, nil)
-	stop := m.Registry(registryCounts{Invalid: 10, Forged: 20, Gaps: 30, Snapshots: 40})
-	m.Registry(registryCounts{Invalid: 1, Forged: 2, Gaps: 3, Snapshots: 4})
-	want("of two", "11", "22", "33", "44")
+	broken := errors.New("broken")
+	stop := m.Registry(registry{kv.Counts{Invalid: 10, Forged: 20, Gaps: 30, Snapshots: 40}, kv.Health{Err: broken, WriteErr: broken, MissingReplicas: 2}})
+	m.Registry(registry{kv.Counts{Invalid: 1, Forged: 2, Gaps: 3, Snapshots: 4}, kv.Health{MissingReplicas: 1}})
+	want("of two", "11", "22", "33", "44", "2", "1", "1")
 	stop()
 	stop()
-	want("of one that was taken away and one", "11", "22", "33", "44")
+	want("of one that was taken away and one", "11", "22", "33", "44", "1", "0", "0")
 }
 
 func TestAddsUpSelectors(t *testing.T) {

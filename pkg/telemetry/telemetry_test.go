@@ -2,18 +2,19 @@ package telemetry_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"testing"
-	"time"
 
 	"go.opentelemetry.io/otel"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace/noop"
 
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
@@ -45,9 +46,7 @@ func spans(t *testing.T, o ...sdktrace.TracerProviderOption) *tracetest.InMemory
 // only waits for the end of n spans and returns them in the order they ended.
 func only(t *testing.T, e *tracetest.InMemoryExporter, n int) tracetest.SpanStubs {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); len(e.GetSpans()) < n && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
-	}
+	testkit.Eventually(t, fmt.Sprint(n, " spans"), func() bool { return len(e.GetSpans()) >= n })
 	got := e.GetSpans()
 	if len(got) != n {
 		t.Fatalf("%d spans, want %d: %+v", len(got), n, got)

@@ -18,7 +18,7 @@ func Here(ctx context.Context, log *slog.Logger) Location {
 	found := Detect(ctx, Environment(os.Getenv)...)
 	if err := errors.Join(found.Errors...); err != nil {
 		if once(err.Error()) {
-			log.Warn("the location in the environment is not valid, and unknown as far as it is not", "location", found.Location.String(), "error", err)
+			log.Warn("a location variable is not valid and is ignored", "location", found.Location.String(), "error", err)
 		}
 		return found.Location
 	}

@@ -36,7 +36,7 @@ func TestHereLogsWhereItIsOnceForEachPlace(t *testing.T) {
 		{"PROXIMA_HOST", "", topology.Location{}, `level=INFO msg="it is not known where this process runs, so nothing is near it: set PROXIMA_REGION and PROXIMA_ZONE"`},
 		{"SERVICE_ZONE", zone, topology.Location{Zone: zone}, `level=INFO msg="this process runs where its environment says" location=_/` + zone + ` variables=SERVICE_ZONE`},
 		{"PROXIMA_REGION", "r", topology.Location{Region: "r", Zone: zone}, `level=INFO msg="this process runs where its environment says" location=r/` + zone + ` variables="PROXIMA_REGION, SERVICE_ZONE"`},
-		{"PROXIMA_RACK", "a/b", topology.Location{Region: "r", Zone: zone}, `level=WARN msg="the location in the environment is not valid, and unknown as far as it is not" location=r/` + zone +
+		{"PROXIMA_RACK", "a/b", topology.Location{Region: "r", Zone: zone}, `level=WARN msg="a location variable is not valid and is ignored" location=r/` + zone +
 			` error="topology: env PROXIMA: rack \"a/b\": want at most 255 bytes of printable text without '/'"`},
 	} {
 		t.Setenv(tt.name, tt.value)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
@@ -16,6 +17,7 @@ func TestMain(m *testing.M) {
 	if name := os.Getenv(roleEnv); name != "" {
 		os.Exit(play(name)) // the program starts itself again
 	}
+	testkit.AtOnce(4)
 	os.Exit(m.Run())
 }
 
@@ -46,6 +48,7 @@ func want(t *testing.T, all map[string]figure, name string, low, high float64) {
 }
 
 func TestAFleetIsListedAndRead(t *testing.T) {
+	t.Parallel()
 	_, all := figures(t, "-sections", "fleet,service", "-instances", "500", "-services", "20", "-large", "300")
 	want(t, all, "fleet registrations", 50, 1e6)
 	want(t, all, "fleet a caller that watches everything knows it after", 0.1, 30_000)
@@ -56,11 +59,13 @@ func TestAFleetIsListedAndRead(t *testing.T) {
 }
 
 func TestLeasesAreRenewed(t *testing.T) {
+	t.Parallel()
 	_, all := figures(t, "-sections", "heartbeats", "-leases", "500", "-watchers", "5", "-steady", "1s")
 	want(t, all, "heartbeats CPU of the server for each heartbeat, 5 watching connections", 1, 1e5)
 }
 
 func TestTablesAreTheBucketAfterChurn(t *testing.T) {
+	t.Parallel()
 	r, all := figures(t, "-sections", "churn", "-large", "200", "-changes", "200", "-churn-time", "1500ms", "-block", "500ms")
 	want(t, all, "churn changes", 20, 250)
 	want(t, all, "churn a slow caller is let go and knows the newest after", 0, 60_000)
@@ -80,6 +85,7 @@ func TestTablesAreTheBucketAfterChurn(t *testing.T) {
 }
 
 func TestCallersStartAtOnce(t *testing.T) {
+	t.Parallel()
 	_, all := figures(t, "-sections", "start", "-callers", "10", "-instances", "100", "-services", "10")
 	want(t, all, "start 10 callers start at once and all pick after", 0.1, 60_000)
 	want(t, all, "start snapshots read", 10, 20)

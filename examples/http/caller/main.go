@@ -14,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
@@ -28,7 +29,7 @@ func main() {
 }
 
 func run(ctx context.Context, url string) error {
-	nc, err := nats.Connect(url, nats.MaxReconnects(-1))
+	nc, err := kv.Connect(url)
 	if err != nil {
 		return err
 	}

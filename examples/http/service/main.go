@@ -44,7 +44,7 @@ func run(ctx context.Context, url string) error {
 	server := &http.Server{Handler: calls.count(http.HandlerFunc(hello))}
 	go func() { _ = server.Serve(listener) }() // until Shutdown
 
-	nc, err := nats.Connect(url, nats.MaxReconnects(-1))
+	nc, err := kv.Connect(url)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func run(ctx context.Context, url string) error {
 	}
 
 	<-ctx.Done()
-	// First out of every caller's table, then the calls that run, then NATS.
+	// Leave: callers stop picking this instance. Shutdown: running calls end. NATS closes last.
 	bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
 	defer cancel()
 	return errors.Join(announcement.Leave(bye), server.Shutdown(bye))

@@ -110,5 +110,13 @@ func (s *Source) Next(ctx context.Context) ([]*announcing.Entry, error) {
 	}
 }
 
+// Reload reads the file now. It may be called by any goroutine.
+func (s *Source) Reload() {
+	select {
+	case s.reload <- struct{}{}:
+	default:
+	}
+}
+
 // Close ends the watch.
 func (s *Source) Close() { s.close() }

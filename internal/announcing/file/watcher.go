@@ -23,6 +23,7 @@ type watcher struct {
 	log    *slog.Logger
 	notify *fsnotify.Watcher // nil when the system has none
 	poll   *time.Ticker
+	reload chan struct{} // holds one: the file is to be read now
 
 	last    []byte
 	stamp   os.FileInfo // of the file, when it was last read
@@ -30,7 +31,7 @@ type watcher struct {
 }
 
 func newWatcher(path string, poll time.Duration, log *slog.Logger) *watcher {
-	f := &watcher{path: path, log: log, poll: time.NewTicker(poll)}
+	f := &watcher{path: path, log: log, poll: time.NewTicker(poll), reload: make(chan struct{}, 1)}
 	var err error
 	if f.notify, err = fsnotify.NewWatcher(); err == nil {
 		err = f.notify.Add(filepath.Dir(path))
@@ -87,6 +88,7 @@ func (f *watcher) next(ctx context.Context) ([]byte, error) {
 			f.log.Debug("watching the directory of the file", "error", err)
 		case <-settled:
 			settled = nil
+		case <-f.reload:
 		case <-f.poll.C:
 			if f.notify != nil {
 				// The directory may have been replaced.

@@ -66,7 +66,7 @@ func measured(t *testing.T, what string, right func(events.Beat) bool, command .
 		t.Fatal(err)
 	}
 	for range 40 {
-		time.Sleep(500 * time.Millisecond)
+		time.Sleep(500 * time.Millisecond) // what the load is measured over
 		if b, ok := load(); ok && right(b) {
 			return b
 		}

@@ -13,6 +13,8 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -41,9 +43,17 @@ type Options struct {
 
 // Server is a running NATS server.
 type Server struct {
-	ns        *server.Server
+	options   server.Options // of each server that is started, the first and later ones
+	address   string         // host:port
+	now       atomic.Pointer[server.Server]
+	log       *slog.Logger
 	temporary string   // a directory that Close removes, "" for none
 	lock      *os.File // of the store directory, nil for none
+
+	stop    context.CancelFunc
+	running sync.WaitGroup
+	broken  chan string           // what the server logged of its store, when it could not write to it
+	fault   atomic.Pointer[error] // nil: the store works
 }
 
 // Start starts a server and returns when clients can connect. ctx bounds the start
@@ -55,7 +65,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("embedded NATS: listen on %s: %w", address, err)
 	}
-	s := &Server{}
+	s := &Server{log: log, address: address, stop: func() {}, broken: make(chan string, 1)}
 	dir := o.StoreDir
 	if dir == "" {
 		if dir, err = os.MkdirTemp("", "proxima-nats-"); err != nil {
@@ -65,45 +75,60 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	} else if err := s.lockDir(dir); err != nil {
 		return nil, fmt.Errorf("embedded NATS: store directory %s: %w", dir, err)
 	}
-	logs := &adapter{log: log, fatal: make(chan string, 1)}
-	s.ns, err = server.NewServer(&server.Options{
+	s.options = server.Options{
 		Host: host, Port: port,
 		JetStream: true, JetStreamDomain: o.Domain, StoreDir: dir,
 		NoSigs: true, MaxTracedMsgLen: 256,
-	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("embedded NATS: %w", err), s.release())
 	}
-	s.ns.SetLoggerV2(logs, log.Enabled(ctx, slog.LevelDebug), false, false)
-	if err := s.start(ctx, address, logs.fatal); err != nil {
+	if err := s.tryStore(); err != nil {
+		return nil, errors.Join(fmt.Errorf("embedded NATS: store directory %s: %w", dir, err), s.release())
+	}
+	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	if a, ok := s.ns().Addr().(*net.TCPAddr); ok { // a later server takes the same port
+		s.options.Port, s.address = a.Port, net.JoinHostPort(host, strconv.Itoa(a.Port))
+	}
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = stop
+	s.running.Go(func() { s.repair(run) }) // until Close
 	if s.temporary != "" {
 		log.Warn("the store of the embedded NATS server is temporary: it is removed when this program ends", "dir", dir)
 	}
 	return s, nil
 }
 
-func (s *Server) start(ctx context.Context, address string, fatal <-chan string) error {
+// ns is the server that runs; nil: none was made yet.
+func (s *Server) ns() *server.Server { return s.now.Load() }
+
+// start starts a server.
+func (s *Server) start(ctx context.Context) error {
+	logs := &adapter{log: s.log, fatal: make(chan string, 1), broken: s.broken}
+	ns, err := server.NewServer(s.options.Clone())
+	if err != nil {
+		return fmt.Errorf("embedded NATS: %w", err)
+	}
+	ns.SetLoggerV2(logs, s.log.Enabled(ctx, slog.LevelDebug), false, false)
+	s.now.Store(ns)
 	// The server itself finds a taken port only after it has opened the store,
 	// which may be the store of another server.
-	probe, err := net.Listen("tcp", address)
+	probe, err := net.Listen("tcp", s.address)
 	if err != nil {
 		return fmt.Errorf("embedded NATS: %w", err)
 	}
 	if err := probe.Close(); err != nil {
 		return fmt.Errorf("embedded NATS: %w", err)
 	}
-	s.ns.Start()
+	ns.Start()
 	for deadline := time.Now().Add(startTimeout); ; {
 		select {
-		case why := <-fatal:
+		case why := <-logs.fatal:
 			return fmt.Errorf("embedded NATS: %s", why)
 		case <-ctx.Done():
 			return fmt.Errorf("embedded NATS: %w", context.Cause(ctx))
 		default:
 		}
-		if s.ns.ReadyForConnections(100 * time.Millisecond) {
+		if ns.ReadyForConnections(100 * time.Millisecond) {
 			return nil
 		}
 		if time.Now().After(deadline) {
@@ -113,16 +138,28 @@ func (s *Server) start(ctx context.Context, address string, fatal <-chan string)
 }
 
 // URL is the address for clients in other processes.
-func (s *Server) URL() string { return s.ns.ClientURL() }
+func (s *Server) URL() string { return s.ns().ClientURL() }
 
 // InProcess is the option for a connection without a socket.
-func (s *Server) InProcess() nats.Option { return nats.InProcessServer(s.ns) }
+func (s *Server) InProcess() nats.Option { return nats.InProcessServer(s) }
+
+// InProcessConn makes such a connection, to the server that runs then.
+func (s *Server) InProcessConn() (net.Conn, error) { return s.ns().InProcessConn() }
 
 // Close stops the server and waits until it has ended. It may be called twice.
 func (s *Server) Close() error {
-	s.ns.Shutdown()
-	s.ns.WaitForShutdown()
+	s.stop()
+	s.running.Wait()
+	s.end()
 	return s.release()
+}
+
+// end ends the server that runs.
+func (s *Server) end() {
+	if ns := s.ns(); ns != nil {
+		ns.Shutdown()
+		ns.WaitForShutdown()
+	}
 }
 
 // lockDir makes the directory if there is none, and locks it.
@@ -167,8 +204,9 @@ func hostPort(address string) (string, int, error) {
 // adapter writes the log of the server with slog. Notices of the server are logged
 // at debug level.
 type adapter struct {
-	log   *slog.Logger
-	fatal chan string // the first fatal error
+	log    *slog.Logger
+	fatal  chan string // the first fatal error
+	broken chan string // errors of the store
 }
 
 func (a *adapter) Noticef(format string, v ...any) { a.write(slog.LevelDebug, format, v) }
@@ -178,7 +216,15 @@ func (a *adapter) Warnf(format string, v ...any)   { a.write(slog.LevelWarn, for
 func (a *adapter) Errorf(format string, v ...any)  { a.write(slog.LevelError, format, v) }
 
 func (a *adapter) write(level slog.Level, format string, v []any) {
-	a.log.Log(context.Background(), level, "log of the embedded NATS server", "text", fmt.Sprintf(format, v...))
+	text := fmt.Sprintf(format, v...)
+	if level == slog.LevelError && isOfStore(text) {
+		select {
+		case a.broken <- text:
+		default:
+			level = slog.LevelDebug // the first one was logged, each further write fails the same
+		}
+	}
+	a.log.Log(context.Background(), level, "log of the embedded NATS server", "text", text)
 }
 
 // Fatalf is called before the server gives up. The logger of the server would end

@@ -9,12 +9,17 @@ import (
 	"net/netip"
 	"slices"
 	"syscall"
+	"time"
 
-	"github.com/proxima-discovery/proxima/pkg/proximahttp"
+	"github.com/proxima-discovery/proxima/pkg/dialer"
 )
 
 // ErrForbidden is the error for an address that must not be called.
 var ErrForbidden = errors.New("router: address not allowed")
+
+// dialTimeout is how long an unreachable machine may delay a call. Nothing was
+// sent then: the next instance gets the call.
+const dialTimeout = 1500 * time.Millisecond
 
 // Guard decides which addresses may be called. It checks the address to connect
 // to after the name was resolved: a name cannot resolve to one address for the
@@ -39,10 +44,11 @@ func New(allow ...netip.Prefix) *Guard {
 	return g
 }
 
-// DialContext opens connections as package proximahttp does, to allowed addresses. For
-// others the error is [ErrForbidden].
+// DialContext is [dialer.Dialer.DialContext] for allowed addresses. For others the
+// error is [ErrForbidden].
 func (g *Guard) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	return proximahttp.CheckedDial(g.control)(ctx, network, address)
+	d := dialer.Dialer{Timeout: dialTimeout, Control: g.control}
+	return d.DialContext(ctx, network, address)
 }
 
 // control is called with the numeric address, just before the connection is made.

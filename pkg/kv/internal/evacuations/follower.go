@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
-	"github.com/proxima-discovery/proxima/pkg/kv/internal/shared"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/refcount"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
@@ -21,13 +21,13 @@ import (
 // runs while there is one. It is safe for concurrent use.
 type Follower struct {
 	*Orders
-	running shared.Run
+	running refcount.Run
 
 	mu       sync.Mutex // guards what follows
 	watching map[chan struct{}]struct{}
 	left     []events.Evacuation // the places to leave; replaced, never changed
-	asked    bool                // they have been asked for, at least
-	known    bool                // with success, or one was heard
+	asked    bool                // a read was attempted
+	known    bool                // a read succeeded or an order was heard
 }
 
 // Join begins to follow. The channel is written to when [Follower.Now] has something

@@ -4,10 +4,10 @@ package regions
 // publish it.
 type reading struct {
 	Born  int64  `json:"born"`           // when our stream was made
-	Made  int64  `json:"made"`           // and the consumer over there
+	Made  int64  `json:"made"`           // when its consumer in the other region was made
 	Epoch int64  `json:"epoch"`          // of the source; it grows
 	Count uint64 `json:"count"`          // of what was delivered since the consumer was last wound back
-	Seen  uint64 `json:"seen"`           // the sequence, over there, of the last that was stored here
+	Seen  uint64 `json:"seen"`           // the sequence, in the other region, of the last message that was stored here
 	Safe  uint64 `json:"safe"`           // the same some seconds before: nothing up to it is missing
 	Away  bool   `json:"away,omitempty"` // it was out of reach
 	Vain  int    `json:"vain,omitempty"` // how often in a row it was begun anew
@@ -70,6 +70,6 @@ func (was reading) next(is look) (reading, bool) {
 
 // begun is what is known when the source was begun anew.
 func (was reading) begun(epoch int64) reading {
-	vain := min(was.Vain+1, maxVain)
+	vain := min(was.Vain+1, maxFailedRestarts)
 	return reading{Born: was.Born, Made: was.Made, Epoch: epoch, Safe: was.Safe, Seen: was.Safe, Vain: vain, Skip: 1<<(vain-1) - 1}
 }

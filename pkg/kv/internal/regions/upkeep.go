@@ -18,8 +18,8 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
-// maxVain: the wait of a source that was begun anew in vain doubles so often at most.
-const maxVain = 5
+// maxFailedRestarts: the back-off of a source doubles at most this often.
+const maxFailedRestarts = 5
 
 // upkeep looks after the sources of a registry. All processes of a region that do so
 // share the work: each waits for a random time, and starts to wait again when another
@@ -169,7 +169,7 @@ func decodeLooked(data []byte) (looked, error) {
 		return looked{}, fmt.Errorf("not what is known of other regions: %w", err)
 	}
 	for region, x := range l.Regions {
-		if x.Epoch < 0 || x.Vain < 0 || x.Vain > maxVain || x.Skip < 0 || x.Skip >= 1<<maxVain {
+		if x.Epoch < 0 || x.Vain < 0 || x.Vain > maxFailedRestarts || x.Skip < 0 || x.Skip >= 1<<maxFailedRestarts {
 			return looked{}, fmt.Errorf("not what is known of region %q: %+v", region, x)
 		}
 	}

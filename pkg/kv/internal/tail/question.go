@@ -2,7 +2,6 @@ package tail
 
 import (
 	"encoding/json"
-	"fmt"
 	"strconv"
 	"time"
 
@@ -49,8 +48,8 @@ func (r *reader) send() {
 		of = r.from.Bucket.Leader
 	}
 	req, err := json.Marshal(r.get)
-	if err == nil && !conn.IsConnected() {
-		err = fmt.Errorf("%w: not connected", wire.ErrUnavailable)
+	if err == nil {
+		err = r.group.Link.Connected()
 	}
 	if err == nil {
 		err = conn.PublishRequest(of, r.inbox+strconv.Itoa(r.asked), req)
@@ -85,8 +84,8 @@ func (q *question) wait(d time.Duration) {
 	q.timeout.Reset(d)
 }
 
-// extend puts off the end of that wait: for so long nothing was taken in. More than
-// that would keep a question for ever while changes are heard.
+// extend adds the time that apply took to the answer's deadline. Resetting the deadline
+// on every change would keep a question open for ever.
 func (q *question) extend(by time.Duration) {
 	if q.asked != 0 {
 		q.wait(time.Until(q.until) + by)
@@ -95,8 +94,8 @@ func (q *question) extend(by time.Duration) {
 
 // patience is how long the reader waits for an answer, or for more of it. It doubles
 // with each question in a row that had no answer, because asking costs the server,
-// too. The first wait is short: the copy that was asked may be on a server that has
-// just stopped to answer, and the next question goes to another.
+// too. The first wait is short: the copy that was asked may be on a server that
+// stopped answering, and the next question goes to another.
 func (r *reader) patience() time.Duration {
 	first := retryWait
 	if r.from.Store != nil && !r.view.Ready() {

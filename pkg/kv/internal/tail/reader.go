@@ -164,7 +164,7 @@ func (r *reader) askPage() {
 // and accepts the answer to either question: an overloaded server would never finish
 // if late answers were dropped.
 func (r *reader) silence() {
-	err := fmt.Errorf("%w: no answer for %v", wire.ErrUnavailable, r.patience())
+	err := r.group.Link.Explain(r.from.Bucket.Direct, fmt.Errorf("%w: no answer for %v", wire.ErrUnavailable, r.patience()))
 	if r.about == leaderNewest || r.about == page && (r.chain != 0 || r.unread) {
 		r.failed(err) // perhaps it needs not be known; of a page that has begun the rest is asked for
 		return
@@ -398,12 +398,17 @@ func (r *reader) refused(err error) {
 
 // noBucket makes the bucket that is not there, or says so.
 func (r *reader) noBucket() error {
+	none := fmt.Errorf("%w: no server has bucket %q", wire.ErrUnavailable, r.from.Bucket.Name)
 	if heal := r.group.Heal; heal != nil {
-		if _, err := heal(r.ctx); err != nil && !wire.Transient(err) {
+		switch _, err := heal(r.ctx); {
+		case err == nil, errors.Is(err, wire.ErrBusy):
+		case !wire.Transient(err):
 			return err
+		default:
+			return fmt.Errorf("%w: %w", none, err)
 		}
 	}
-	return fmt.Errorf("%w: no server has bucket %q", wire.ErrUnavailable, r.from.Bucket.Name)
+	return none
 }
 
 // noAnswer notes that a question has failed. One failure does not make the view stale:

@@ -27,6 +27,9 @@ type staleness struct {
 // markStale marks the view stale, and starts with the one on disk if there is none.
 func (s *staleness) markStale(err error) {
 	s.err = err
+	if !s.silent && !s.from.Bucket.Sourced() {
+		s.group.Link.Reads.Note(err)
+	}
 	if s.stale {
 		return
 	}
@@ -68,6 +71,9 @@ func (s *staleness) restore() (restored bool) {
 // markFresh notes that the registry has answered.
 func (s *staleness) markFresh() {
 	s.err = nil
+	if !s.from.Bucket.Sourced() {
+		s.group.Link.Reads.Over()
+	}
 	if !s.stale {
 		return
 	}

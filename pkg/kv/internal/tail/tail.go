@@ -80,9 +80,12 @@ func (g *Group) Snapshot(ctx context.Context, from Source) ([]events.Snapshot, e
 	return all, nil
 }
 
-// relaxed is how often a tail is looked after, of which every is the usual time:
-// a process asks the server no more than about once a second, however many
-// services it watches. What is heard of changes does not depend on it.
+// Watching reports whether any tail runs.
+func (g *Group) Watching() bool { return g.watching.Load() > 0 }
+
+// relaxed returns the interval between checks of a tail. It is every for up to
+// manyWatches tails, then grows with their number, so a process sends about one
+// request a second. Changes are received at once regardless.
 func (g *Group) relaxed(every time.Duration) time.Duration {
 	return every * time.Duration(max(manyWatches, g.watching.Load())) / manyWatches
 }
@@ -99,12 +102,12 @@ type tail struct {
 	once    bool // it ends with the first complete view
 	live    chan *nats.Msg
 	elected chan struct{} // the stream has a leader again
-	leave   func()        // ends that
+	leave   func()        // unsubscribes from elections
 	status  chan nats.Status
 	subs    []*nats.Subscription
 	dropped int
-	rest    time.Time     // until when nothing is given out
-	rested  *time.Timer   // that is over
+	rest    time.Time     // no snapshot is delivered before
+	rested  *time.Timer   // fires at rest
 	grace   *time.Timer   // of the view's pending expiries
 	places  chan struct{} // there is news of evacuated places
 	placed  bool          // it is known which places are evacuated
@@ -302,8 +305,8 @@ func (t *tail) connection() {
 	for len(t.status) > 0 {
 		<-t.status
 	}
-	if conn := t.group.Link.Conn; !conn.IsConnected() {
-		t.staleness.markStale(fmt.Errorf("%w: the connection is %s", wire.ErrUnavailable, conn.Status()))
+	if err := t.group.Link.Connected(); err != nil {
+		t.staleness.markStale(err)
 		return
 	}
 	t.reader.reconnected()

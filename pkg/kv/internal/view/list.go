@@ -19,7 +19,7 @@ type list struct {
 
 	departed []events.Departure // appended to, and cut at the front, never changed: snapshots have it
 
-	metadata map[string]string // of the instance that came last, see share
+	metadata map[string]string // of the instance that came last, see internMetadata
 }
 
 func (v *View) list(service string) *list {
@@ -31,10 +31,10 @@ func (v *View) list(service string) *list {
 	return l
 }
 
-// share lets an instance that has just been read use the metadata of another, if
+// internMetadata lets an instance that has just been read use the metadata of another, if
 // that is the same. Most instances of a service have the same, and a map takes
 // more memory than the rest of an instance.
-func (l *list) share(in *events.Instance) {
+func (l *list) internMetadata(in *events.Instance) {
 	if maps.Equal(in.Metadata, l.metadata) {
 		in.Metadata = l.metadata
 	} else {

@@ -190,9 +190,9 @@ func (v *View) vanished(rec *record, now time.Time) {
 	v.touch(in.Service)
 }
 
-// unconfirmed makes instances suspect that no snapshot has ever listed, unless they
-// are more than those that one has: then they are made up, and as suspects they
-// would be most of the service, of which half is picked from in any case.
+// unconfirmed makes instances suspect that no snapshot has ever listed. If unconfirmed
+// instances outnumber the stored ones, they are taken for forged and dropped: as
+// suspects they would be most of the service, and half of a service can always be picked.
 func (v *View) unconfirmed(l *list, records []*record, now time.Time) {
 	in, stored := records[0].instance, 0
 	for _, rec := range l.records {

@@ -15,7 +15,7 @@ const (
 	// maxUnconfirmed is how long an instance is kept that no snapshot has ever
 	// listed: it was stored just before the registry lost all, or is made up.
 	maxUnconfirmed = 30 * time.Second
-	// keepDeparted is how long it is told why an instance left.
+	// keepDeparted: departures stay in snapshots for this long.
 	keepDeparted = time.Minute
 	// maxSuspect is how long an instance is kept that vanished without a removal,
 	// or expired together with many others.
@@ -25,9 +25,9 @@ const (
 	maxOutOfReach = 6 * time.Hour
 )
 
-// maxDeparted is of how many instances of a service it is told why they left.
+// maxDeparted: snapshots hold at most this many departures per service.
 const maxDeparted = 10_000
 
-// massPercent: more than so many of the instances of a service, or of those in
-// one zone of it, that expire within a ttl are many.
+// massPercent: when more than this percentage of the instances of a service, or of
+// those in one zone of it, expire within a ttl, that is a mass expiry.
 const massPercent = 15

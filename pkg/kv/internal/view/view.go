@@ -161,7 +161,7 @@ func (v *View) Hear(c *wire.Change, now time.Time) Finding {
 	v.newest = c.Seq
 	v.merge(rec, c, now)
 	if !v.ready {
-		return Fine // the read under way comes to all of it
+		return Fine // the read in progress will include this change
 	}
 	return found
 }
@@ -206,7 +206,7 @@ func (v *View) merge(rec *record, c *wire.Change, now time.Time) *record {
 	if rec.instance != nil && hash == rec.hash {
 		return rec // written again, and the same: only the revision is new
 	}
-	l.share(c.Instance)
+	l.internMetadata(c.Instance)
 	added := rec.instance == nil
 	rec.instance, rec.hash = c.Instance, hash
 	if added {

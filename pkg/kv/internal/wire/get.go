@@ -67,8 +67,8 @@ func Pending(msg *nats.Msg) uint64 {
 // most pages times in all. The error is [ErrUnavailable] or [ErrTooMany];
 // messages may have come before it.
 func (l *Link) Read(ctx context.Context, direct string, q Get, pages int, each func(*nats.Msg)) error {
-	if !l.Conn.IsConnected() {
-		return fmt.Errorf("%w: not connected", ErrUnavailable)
+	if err := l.Connected(); err != nil {
+		return err
 	}
 	sub, err := l.Conn.SubscribeSync(l.Conn.NewInbox())
 	if err != nil {
@@ -120,8 +120,8 @@ func (l *Link) readPage(ctx context.Context, sub *nats.Subscription, direct stri
 func (l *Link) LastMsg(ctx context.Context, subject string) (*nats.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.OpTimeout)
 	defer cancel()
-	if !l.Conn.IsConnected() {
-		return nil, fmt.Errorf("%w: not connected", ErrUnavailable)
+	if err := l.Connected(); err != nil {
+		return nil, err
 	}
 	q := Get{LastFor: subject}
 	req, err := json.Marshal(q)
@@ -138,7 +138,7 @@ func (l *Link) LastMsg(ctx context.Context, subject string) (*nats.Msg, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: read %s: %w", ErrUnavailable, subject, err)
+		return nil, fmt.Errorf("%w: read %s: %w", ErrUnavailable, subject, l.Explain(l.Direct, err))
 	}
 	return msg, q.Answer(msg)
 }

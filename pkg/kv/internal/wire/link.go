@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/server"
 )
 
 var (
@@ -19,6 +23,10 @@ var (
 	ErrNotFound = errors.New("kv: no such instance")
 	// ErrUnavailable says that the registry does not answer.
 	ErrUnavailable = errors.New("kv: the registry does not answer")
+	// ErrBusy says that another goroutine is looking for the bucket.
+	ErrBusy = fmt.Errorf("%w: another goroutine is looking for its bucket", ErrUnavailable)
+	// ErrDomain says that writes go to another JetStream domain than reads.
+	ErrDomain = errors.New("kv: writes go to another JetStream domain")
 	// ErrNoJetStream says that the server has no JetStream for this user.
 	ErrNoJetStream = errors.New("kv: the NATS server has no JetStream for this user, start it with JetStream enabled (nats-server -js)")
 )
@@ -31,12 +39,16 @@ type Link struct {
 	Conn      *nats.Conn
 	JS        jetstream.JetStream
 	API       string        // prefix of JetStream's subjects
+	Domain    string        // that was asked for, "" for the server's
 	OpTimeout time.Duration // of one exchange with the server
 	Log       *slog.Logger
 	Clock     *Clock
 	Counts    Counts
+	Writes    Trouble // of what is written to the bucket
+	Reads     Trouble // of what is read from it
 
-	warned Throttle // of messages that are not valid
+	warned Throttle  // of messages that are not valid
+	closed sync.Once // it was logged that the connection is closed
 }
 
 // Counts are totals since the registry was opened.
@@ -57,25 +69,90 @@ func (l *Link) Invalid(subject string, err error) {
 
 // Publish writes one message and waits for its acknowledgement.
 func (l *Link) Publish(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	ack, err := l.publish(ctx, msg, opts)
+	switch {
+	case err == nil:
+		l.Writes.Over()
+	case !errors.Is(err, ErrFenced) && !errors.Is(err, context.Canceled): // a store that takes no writes can still refuse one
+		l.Writes.Note(err)
+	}
+	return ack, err
+}
+
+func (l *Link) publish(ctx context.Context, msg *nats.Msg, opts []jetstream.PublishOpt) (*jetstream.PubAck, error) {
 	// nats.go would keep the message and send it after a reconnect, when it
 	// may no longer be true.
-	if !l.Conn.IsConnected() {
-		return nil, fmt.Errorf("%w: not connected", ErrUnavailable)
+	if err := l.Connected(); err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.OpTimeout)
 	defer cancel()
+	// The bucket may be in another domain than that of the server. Then the plain
+	// subject belongs to the bucket of this name that is near, if there is one.
+	if near := l.Conn.ConnectedDomain(); l.Domain != "" && near != "" && near != l.Domain {
+		msg.Subject = l.API + msg.Subject
+	}
 	ack, err := l.JS.PublishMsg(ctx, msg, append(opts, jetstream.WithRetryAttempts(0))...)
 	if err == nil {
+		if l.Domain != "" && ack.Domain != l.Domain {
+			return nil, fmt.Errorf("%w: domain %q was asked for, and %q has stored the message: connect to a server of domain %s, or correct the domain (--nats-domain)",
+				ErrDomain, l.Domain, ack.Domain, l.Domain)
+		}
 		return ack, nil
 	}
 	if e, ok := errors.AsType[*jetstream.APIError](err); ok && (e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
 		e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant) {
 		return nil, ErrFenced
 	}
+	if old := server.CheckConnected(l.Conn); old != nil {
+		return nil, fmt.Errorf("%w: %w", old, err)
+	}
 	if Transient(err) {
-		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+		err = fmt.Errorf("%w: %w", ErrUnavailable, l.Explain(msg.Subject, err))
 	}
 	return nil, err
+}
+
+// Connected returns why the link is not connected: [ErrUnavailable], and
+// [nats.ErrConnectionClosed] if it never will be again.
+func (l *Link) Connected() error {
+	switch {
+	case l.Conn.IsConnected():
+		return nil
+	case l.Conn.IsClosed():
+		return fmt.Errorf("%w: %w", ErrUnavailable, l.closedError())
+	}
+	if err := l.Conn.LastError(); err != nil {
+		return fmt.Errorf("%w: not connected to NATS: %w", ErrUnavailable, err)
+	}
+	return fmt.Errorf("%w: not connected to NATS", ErrUnavailable)
+}
+
+// closedError tells why nats.go has closed the connection for good, and what prevents it.
+// The first time it is logged.
+func (l *Link) closedError() error {
+	err := nats.ErrConnectionClosed
+	if last := l.Conn.LastError(); last != nil && !errors.Is(last, err) {
+		err = fmt.Errorf("%w: %w", err, last)
+	}
+	advice := "the program closed it"
+	if lacks := server.Ends(&l.Conn.Opts); len(lacks) > 0 {
+		advice = "connect with kv.Connect, or set " + strings.Join(lacks, " and ")
+	}
+	l.closed.Do(func() {
+		l.Log.Error("the connection to NATS is closed for good: nothing is announced or heard any more until the program makes a new one", "error", err, "advice", advice)
+	})
+	return fmt.Errorf("%w (%s)", err, advice)
+}
+
+// Explain adds to the error of a request without an answer that the server has refused it,
+// if it has: the server says so, yet not in an answer.
+func (l *Link) Explain(subject string, err error) error {
+	last := l.Conn.LastError()
+	if errors.Is(last, nats.ErrPermissionViolation) && strings.Contains(last.Error(), `"`+subject+`"`) {
+		return fmt.Errorf("%w: %w", err, last)
+	}
+	return err
 }
 
 // NoServer says that no server keeps the bucket now.
@@ -85,7 +162,7 @@ func NoServer(err error) bool {
 
 // Transient says that trying again may help.
 func Transient(err error) bool {
-	if errors.Is(err, ErrNoJetStream) {
+	if errors.Is(err, ErrNoJetStream) || errors.Is(err, ErrDomain) || errors.Is(err, server.ErrTooOld) {
 		return false
 	}
 	if e, ok := errors.AsType[*jetstream.APIError](err); ok {

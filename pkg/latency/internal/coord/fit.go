@@ -158,14 +158,16 @@ func fitStep(c *events.Coordinate, neighbours []Neighbour, least float64) bool {
 			weight *= pull
 		}
 		var direction vector
+		unit := scale / max(apart, 1e-6)
 		for k := range dimensions {
-			direction[k] = (c.Vec[k] - n.At.Vec[k]) / max(apart, 1e-6) * scale
+			direction[k] = (c.Vec[k] - n.At.Vec[k]) * unit
 		}
 		direction[dimensions] = scale
 		for j := range unknowns {
-			slope[j] += weight * direction[j] * e
-			for k := range j + 1 {
-				curvature[j][k] += weight * direction[j] * direction[k]
+			weighted, row := weight*direction[j], &curvature[j]
+			slope[j] += weighted * e
+			for k, d := range direction[:j+1] {
+				row[k] += weighted * d
 			}
 		}
 	}

@@ -17,6 +17,7 @@ type Seen struct {
 	InFlight    int           // calls without an answer's head
 	Distance    time.Duration // estimate of the round trip
 	Queued      bool          // fresh load reports of its instances say that calls wait
+	Spare       bool          // some of its instances reject no calls: balancing inside the circle sends them there
 	Ramp        float64       // 1: all of its instances have all of their weight; 0.1: its oldest instance is new; 0 counts as 1
 }
 
@@ -160,9 +161,10 @@ func (c *circle) base() float64 {
 // begun is calls a second.
 func (c *circle) begun() float64 { return c.picks / max(c.span, 1e-9) }
 
-// rejected is the part of the answers that ask for fewer calls.
+// rejected is the part of the answers that ask for fewer calls, 0 while some instances of
+// the circle reject none.
 func (c *circle) rejected() float64 {
-	if c.done < fewEvents/2 {
+	if c.done < fewEvents/2 || c.last.Spare {
 		return 0
 	}
 	return c.rejects / c.done

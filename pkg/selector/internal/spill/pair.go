@@ -22,6 +22,7 @@ const (
 	trialRate  = 4.0 // calls a second that leave for a trial
 	trialPart  = 0.5 // of the calls leave for it at most
 	trialCalls = 8.0 // measured calls that decide it
+	trialPrior = 1.0 // calls that are taken to be rejected as often as here, before it
 	trialFew   = 5.0 // that decide it after trialPatience
 	trialClear = 3.0 // that decide it if the circle is so many times slower
 
@@ -132,7 +133,8 @@ func (p *pair) judge() {
 			p.nextTakes = next.inside(t.busy / t.measured)
 		}
 		if t := c.tried; t.done >= 3 {
-			nextRejects = t.rejects / t.done
+			// A few calls show little of rejects: without more they are as here.
+			nextRejects = (t.rejects + trialPrior*p.rejects) / (t.done + trialPrior)
 		}
 	}
 	// The base of the next circle may be unknown, or be measured under load.
@@ -150,10 +152,7 @@ func (p *pair) judge() {
 	p.evidence = slowness(p.takes, base) > startAt*(1+chance(c.measured)) || p.rejects > startRejects || c.last.Queued && p.takes > 0
 	p.calm = p.slow < endAt && !c.last.Queued
 
-	p.here = c.last.Distance.Seconds() + p.takes
-	if p.rejects > startRejects {
-		p.here += rejectCost
-	}
+	p.here = c.last.Distance.Seconds() + p.takes + rejectCost*p.rejects
 	p.unsure = p.nextTakes == 0
 	at := p.nextTakes
 	if p.unsure {
@@ -166,7 +165,7 @@ func (p *pair) judge() {
 			at = min(at, p.takes/2)
 		}
 	}
-	p.there = next.last.Distance.Seconds() + at
+	p.there = next.last.Distance.Seconds() + at + rejectCost*nextRejects
 	p.gain = p.here - p.there - max(leastMargin, margin*p.there) - p.price
 }
 

@@ -77,7 +77,7 @@ func (r *Rule) Look(now time.Duration, seen []Seen) (shares []float64, changed, 
 				r.active = now
 			}
 		default:
-			c.last.Distance, c.last.Ramp, c.last.Queued = max(0, s.Distance), s.Ramp, s.Queued
+			c.last.Distance, c.last.Ramp, c.last.Queued, c.last.Spare = max(0, s.Distance), s.Ramp, s.Queued, s.Spare
 		}
 		c.look, c.at = r.looks, now
 	}

@@ -74,7 +74,14 @@ func (t *Table) nearLimit(best time.Duration) time.Duration {
 	if t.Kind == KindHash && t.NearSlack == 0 {
 		return Never
 	}
-	return max(best+t.slack(), time.Duration(float64(best)*t.NearFactor))
+	limit := best + t.slack()
+	if limit < best { // the slack is as long as can be
+		return Never
+	}
+	if by := float64(best) * t.NearFactor; by < float64(Never) {
+		return max(limit, time.Duration(by))
+	}
+	return Never
 }
 
 // slack is by how much an instance of a near set may be farther than the nearest. Zones
@@ -132,9 +139,11 @@ type Builder struct {
 	counted []spill.Seen // by circle; only what is counted
 	taken   []spill.Seen // of that, what is in Typical
 	seen    []spill.Seen // at the last look
-	shares  []float64    // that it gave
-	looked  time.Duration
-	last    *Table
+
+	rejecting map[*Node]*rejecting // of those that ever rejected a call
+	shares    []float64            // that it gave
+	looked    time.Duration
+	last      *Table
 }
 
 // NewBuilder returns a Builder for a place, the selector's own if from is nil, and a
@@ -144,6 +153,7 @@ func NewBuilder(s *Shared, from *topology.Location, p Protocols) *Builder {
 		lens:  lens{Shared: s, Home: from == nil, near: true, Protocols: p, Place: s.Origin},
 		order: newOrder(len(s.Assumed), len(s.Levels)), rule: spill.New(s.Leave, len(s.Assumed)),
 		counted: make([]spill.Seen, len(s.Assumed)), taken: make([]spill.Seen, len(s.Assumed)), looked: -lookLasts,
+		rejecting: make(map[*Node]*rejecting),
 	}
 	if from != nil {
 		b.Place = topology.Place{Location: *from}

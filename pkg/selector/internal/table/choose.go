@@ -52,19 +52,40 @@ func (t *Table) Choose(c *Circle, now uint32) *Node {
 	near := c.near
 	switch t.Kind {
 	case KindRoundRobin:
-		for {
-			if i := uint32(t.turn.n.Add(1)) % uint32(len(near)); c.admits(i) {
+		for asked := 0; ; {
+			i := uint32(t.turn.n.Add(1)) % uint32(len(near))
+			if !c.admits(i) {
+				continue
+			}
+			if asked++; asked > len(near) || !near[i].Pausing() {
 				return near[i]
 			}
 		}
 	case KindRandom:
-		if c.upTo != nil {
-			return near[c.draw()]
+		n := t.random(c)
+		for range 2 * pauseCalls {
+			if !n.Pausing() {
+				break
+			}
+			n = t.random(c)
 		}
-		return near[(rand.Uint64()>>32)*uint64(len(near))>>32]
+		return n
 	case KindWeighted:
 		if len(near) > 1 {
-			return near[c.stride.next(&t.turn.n)]
+			n := near[c.stride.next(&t.turn.n)]
+			for range len(near) {
+				if !n.Pausing() {
+					break
+				}
+				n = near[c.stride.next(&t.turn.n)]
+			}
+			return n
+		}
+	case KindNearest:
+		for _, n := range near {
+			if !n.Pausing() {
+				return n
+			}
 		}
 	case KindP2C, KindLeastRequest, KindLoadAware:
 		if len(near) == 1 {
@@ -74,15 +95,9 @@ func (t *Table) Choose(c *Circle, now uint32) *Node {
 			return t.chooseByWeight(c, now)
 		}
 		a, b := two(near)
-		if c.halfOpen {
-			if n := trial(a, b); n != nil {
-				return n
-			}
-		}
-		if t.Kind == KindLoadAware {
-			if n := moreSpare(a, b, now); n != nil {
-				return n
-			}
+		now = t.exactly(now, a, b)
+		if n := t.preferred2(c, a, b, now); n != nil {
+			return n
 		}
 		la, lb := t.loads(a, b, now)
 		if lb < la {
@@ -91,6 +106,43 @@ func (t *Table) Choose(c *Circle, now uint32) *Node {
 		return a
 	}
 	return near[0]
+}
+
+// exactly is the time for two nodes. A strategy that needs no durations is given none, and
+// needs it where something is held against a node.
+func (t *Table) exactly(now uint32, a, b *Node) uint32 {
+	if t.Kind == KindLeastRequest && (a.holds.Load() || b.holds.Load()) {
+		return Ticks(t.Now())
+	}
+	return now
+}
+
+// random draws a node by weight.
+func (t *Table) random(c *Circle) *Node {
+	if c.upTo != nil {
+		return c.near[c.draw()]
+	}
+	return c.near[(rand.Uint64()>>32)*uint64(len(c.near))>>32]
+}
+
+// preferred2 returns the one of two nodes that is to be taken whatever their loads are, nil
+// if that is neither.
+func (t *Table) preferred2(c *Circle, a, b *Node, now uint32) *Node {
+	if c.halfOpen {
+		if n := trial(a, b); n != nil {
+			return n
+		}
+	}
+	if (a.holds.Load() || b.holds.Load()) && a.pausing(now) != b.pausing(now) {
+		if a.pausing(now) {
+			return b
+		}
+		return a
+	}
+	if t.Kind == KindLoadAware {
+		return moreSpare(a, b, now)
+	}
+	return nil
 }
 
 // two returns two different random nodes.
@@ -105,17 +157,19 @@ func two(near []*Node) (a, b *Node) {
 	return near[i], near[j]
 }
 
-// trial returns the one of two nodes that is half-open: a half-open node is taken when
-// it is drawn, since no other call finds out whether it is back. Its breaker limits how
-// often.
+// trial returns one of two nodes of which one is half-open, nil if neither is: that one in
+// half of the cases, the other one else. A half-open node must be called whatever its load
+// is, since no other call finds out whether it works again; its breaker limits how often.
+// But it gets no more than its share: where calls are rare, each one could be a trial.
 func trial(a, b *Node) *Node {
-	if a.Breaker.State() == breaker.HalfOpen {
+	ta, tb := a.Breaker.State() == breaker.HalfOpen, b.Breaker.State() == breaker.HalfOpen
+	switch {
+	case !ta && !tb:
+		return nil
+	case ta && tb, rand.Uint64()&1 == 0:
 		return a
 	}
-	if b.Breaker.State() == breaker.HalfOpen {
-		return b
-	}
-	return nil
+	return b
 }
 
 // sameDuration is the factor by which the calls of two nodes may differ and still count
@@ -149,15 +203,9 @@ func (t *Table) chooseByWeight(c *Circle, now uint32) *Node {
 		j = (i + 1 + rand.IntN(len(c.near)-1)) % len(c.near)
 	}
 	a, b := c.near[i], c.near[j]
-	if c.halfOpen {
-		if n := trial(a, b); n != nil {
-			return n
-		}
-	}
-	if t.Kind == KindLoadAware {
-		if n := moreSpare(a, b, now); n != nil {
-			return n
-		}
+	now = t.exactly(now, a, b)
+	if n := t.preferred2(c, a, b, now); n != nil {
+		return n
 	}
 	wa, wb := c.weightOf(i), c.weightOf(j)
 	la, lb, apart := a.queue(now)-1, b.queue(now)-1, callsApart/min(wa, wb)

@@ -91,7 +91,7 @@ var stateText = [...]string{
 var openText = map[breaker.Reason]string{
 	breaker.ByFailures: ", calls failed",
 	breaker.ByRatio:    ", too many calls failed or were far too slow",
-	breaker.ByRefusal:  ", calls failed",
+	breaker.ByRefusal:  ", it refused the connection",
 	breaker.ByRequest:  ", it asked for no calls for some time",
 }
 
@@ -119,13 +119,14 @@ func (e *Explanation) Reason(s *Standing, protocol string) (near bool, why strin
 	case s.verdict.usedAs != t.best:
 		return false, "standby: used only when no better instance is available" + because + e.notFilled(s)
 	case !reached:
-		why := "it is nearer"
 		first := t.ahead(c.index)
+		var why string
 		if first != nil {
 			why = fmt.Sprintf("%s is demoted: its nearest is at %.3g ms, that of %s at %.3g ms",
 				t.Name(c.index), Milliseconds(c.demotedFor()), t.Name(first.index), Milliseconds(first.demotedFor()))
 		} else {
 			first = t.First
+			why = fmt.Sprintf("circle %s is nearer", t.Name(first.index))
 		}
 		return false, fmt.Sprintf("standby: used only when no instance in circle %q is available (%s)%s", t.Name(first.index), why, because)
 	case s.verdict.distance > c.limit:
@@ -162,10 +163,8 @@ func (e *Explanation) notFilled(s *Standing) string {
 	switch {
 	case !e.Panic || s.verdict.State != Open && s.verdict.State != Suspect:
 		return ""
-	case s.opened.Why == breaker.ByRefusal:
-		return "; it does not fill in because it refused the connection"
-	case s.opened.Why == breaker.ByRequest:
-		return "; it does not fill in because it asked for no calls"
+	case s.opened.Why == breaker.ByRefusal, s.opened.Why == breaker.ByRequest:
+		return "; so it does not fill in"
 	}
 	return "; half of the service can be picked without it"
 }
@@ -256,7 +255,7 @@ func (c *Circle) load() float64 {
 }
 
 // fullWeight is the weight of a circle if all of its instances were usable. Instances
-// that leave, or have not the requested protocol, do not count.
+// that leave, or lack an endpoint of the requested protocol, do not count.
 func (t *Table) fullWeight(circle uint8) (sum int) {
 	for _, what := range [...]State{Usable, Suspect, Open, NotReady} {
 		sum += t.weights[t.index(what, circle)]

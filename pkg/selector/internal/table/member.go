@@ -27,11 +27,11 @@ type Member struct {
 	gone               bool          // it is dead, and the registry, which is in reach, does not list it
 	breaker            breaker.State // at the last Refresh
 	weight             uint16        // as announced
-	Born               time.Duration // when it started, on the selector's clock
+	Born               time.Duration // when it became usable (started, ready, un-evacuated, breaker closed), on the selector's clock
 }
 
 // NewMember returns the member for an entry of the list. n is what was learned of
-// that instance so far, and born when it started. stale is whether the registry is
+// that instance so far, and born when it became usable. stale is whether the registry is
 // out of reach.
 func NewMember(n *Node, e events.Entry, born time.Duration, stale bool) Member {
 	if before := n.Instance.Swap(e.Instance); before != nil && before.Coordinate != e.Coordinate {

@@ -23,7 +23,7 @@ type Node struct {
 	cost     atomic.Uint64
 	Breaker  *breaker.Breaker
 	Instance atomic.Pointer[events.Instance]
-	holds    atomic.Bool   // held is not 0
+	holds    atomic.Bool   // held is not 0, or the node pauses
 	Home     uint8         // circle seen from the selector's own place
 	beat     atomic.Uint64 // the score of its last beat and when that came, see [packCost]; for LoadAware
 
@@ -35,7 +35,10 @@ type Node struct {
 	answers  atomic.Uint64 // other answers, and those of them that ask for fewer calls in the upper half
 	earlier  atomic.Int64  // calls in flight that began in an earlier period, see [Node.GiveUp]
 	taken    uint64        // measured when it was last taken, see [Node.TakeMeasured]
-	_        [24]byte      // so that an allocated node begins with a cache line
+	pause    atomic.Uint32 // until when other nodes are called, see [Node.Pausing]
+	inRow    atomic.Uint32 // calls that ended badly without a success between, see [Node.row]
+	lastBad  atomic.Uint64 // cost after the last of them
+	_        [8]byte       // so that an allocated node begins with a cache line
 }
 
 // Close ends the breaker and the path. The caller holds no lock: hooks may run.
@@ -56,9 +59,38 @@ func (n *Node) queue(now uint32) float32 {
 	q := float32(n.InFlight() + 1)
 	if n.holds.Load() {
 		q += n.heldCalls(now)
+		if n.pausing(now) {
+			q += pauseCalls
+		}
 	}
 	return q
 }
+
+// Pausing reports whether the instance has just asked for fewer calls, so that others are
+// called where there are any.
+func (n *Node) Pausing() bool { return n.holds.Load() && n.pausing(Ticks(n.Now())) }
+
+func (n *Node) pausing(now uint32) bool { return int32(n.pause.Load()-now) > 0 }
+
+// rest lets the node pause, for some of the usual time of a call: twice as long after each
+// of the rejects that follow one another without a success.
+func (n *Node) rest(usual float32, now uint32) {
+	most := max(mostPause, leastPause*usual)
+	d := min(leastPause*max(usual, leastPauseOf)*float32(uint64(1)<<min(n.row()-1, 20)), most)
+	n.pause.Store(now + uint32(d/float32(tick)) + 1)
+	n.holds.Store(true)
+}
+
+// row counts one more call that ended badly, and returns how many did so without a success
+// between: a success changes the cost. [Node.noted] is called when the cost has been set.
+func (n *Node) row() uint32 {
+	if n.cost.Load() != n.lastBad.Load() {
+		n.inRow.Store(0)
+	}
+	return n.inRow.Add(1)
+}
+
+func (n *Node) noted() { n.lastBad.Store(n.cost.Load()) }
 
 // Begin counts a pick, and a call in flight until End.
 func (n *Node) Begin() { n.calls.Add(onePick) }
@@ -160,12 +192,18 @@ const (
 	// A call that the caller gave up after this many times the usual duration, and not
 	// sooner than that, is like one that timed out.
 	canceledLate  = 4
-	leastLate     = 50 * time.Millisecond
-	unknownLate   = time.Second            // if no duration is known
-	leastSlowest  = 250 * time.Millisecond // less than that is not remembered as the slowest
-	slowFactor    = 10                     // a success that took so many times longer than others do, and slowest, is slow
+	leastLate     = 5 * time.Millisecond
+	unknownLate   = time.Second          // if no duration is known
+	leastSlowest  = 5 * time.Millisecond // less than that is not remembered as the slowest
+	lateInRow     = 5                    // so many given up in a row after canceledLate times the usual duration are late though successes took longer
+	longInRow     = 20                   // and so many after the usual one
+	slowFactor    = 10                   // a success that took so many times longer than others do, and slowest, is slow
 	slowest       = time.Second
-	leastHeld     = 1.0 / 32 // fewer calls are not held against an instance
+	leastPause    = 2                             // times the usual duration that a node pauses after a reject
+	leastPauseOf  = float32(2 * time.Millisecond) // usual duration that it pauses for at least
+	mostPause     = float32(time.Second)          // it does not pause longer, unless calls take that long
+	pauseCalls    = 16                            // calls that a pause counts as
+	leastHeld     = 1.0 / 32                      // fewer calls are not held against an instance
 	measuredBits  = 24
 	measuredPart  = 8 // of the successes of an instance that follow one another closely, one in so many is measured for its circle
 	measuredTicks = int32(measuredGap / tick)
@@ -198,15 +236,15 @@ func durations(a, b *Node, now uint32) (da, db float32) {
 	if max(ia, ib) > trustedTicks && min(ia, ib) <= busyTicks {
 		return 0, 0
 	}
-	if da, db = cmp.Or(expected(da, ia), a.typical()), cmp.Or(expected(db, ib), b.typical()); da == 0 || db == 0 {
+	if da, db = cmp.Or(expected(da, a.typical(), ia), a.typical()), cmp.Or(expected(db, b.typical(), ib), b.typical()); da == 0 || db == 0 {
 		return 0, 0
 	}
 	return da, db
 }
 
 // expected is the duration that a cost stands for which has not changed for that many
-// ticks.
-func expected(ns float32, idle int32) float32 {
+// ticks: it decays to what is usual, not below.
+func expected(ns, usual float32, idle int32) float32 {
 	if ns < 0 {
 		if idle > trustedTicks {
 			return 0
@@ -214,7 +252,7 @@ func expected(ns float32, idle int32) float32 {
 		ns = -ns
 	}
 	if idle > decayAfter {
-		ns *= decayed(idle)
+		ns = max(ns*decayed(idle), min(ns, usual))
 	}
 	return ns
 }
@@ -306,7 +344,10 @@ func (n *Node) average(ns, sample, weight, sign float32, idle int32, now uint32)
 	case idle > decayAfter/2: // before, it is less than minWeight
 		weight = max(weight, 1-decayed(idle))
 	}
-	n.cost.Store(packCost(sign*(ns+(sample-ns)*weight), now))
+	if weight < 1 {
+		sample = ns + (sample-ns)*weight
+	}
+	n.cost.Store(packCost(sign*sample, now))
 }
 
 // Answered reports whether the last call succeeded, and not long ago.
@@ -344,28 +385,38 @@ func (n *Node) Learn(o Outcome, took time.Duration, now uint32) (failed bool) {
 		sample = max(sample, ns, usual)
 	case Backpressure:
 		n.answers.Add(1<<32 | 1)
-		usual = max(ns, usual, leastPenalty/rejectPenalty) * rejectPenalty
-		n.hold(sample, usual, now)
-		sample, weight, sign = max(sample, usual), failWeight, -1
+		n.rest(cmp.Or(usual, ns), now)
+		n.hold(sample, rejectPenalty*max(cmp.Or(usual, ns), leastPenalty/rejectPenalty), now)
+		sample, weight, sign = max(sample, penalty(max(ns, usual))), failWeight, -1
+		defer n.noted()
 	case Fault:
 		n.hold(sample, max(ns, usual), now)
-		sample, weight, sign = max(sample, min(max(failPenalty*max(ns, usual), leastPenalty), mostPenalty)), failWeight, -1
+		sample, weight, sign = max(sample, penalty(max(ns, usual))), failWeight, -1
 	case Canceled:
 		failed = n.late(took, known)
 		if usual = max(ns, usual); sample <= usual || usual == 0 && !failed {
 			n.hold(sample, usual, now)
 			return false
 		}
+		if row := n.row(); !failed && (row >= longInRow || row >= lateInRow && sample >= canceledLate*usual) {
+			failed = true // though successes took longer, there are none
+		}
 		weight = failWeight // it would have taken at least as long as that
 		if failed {
 			sign = -1
 		}
+		defer n.noted()
 	default:
 		n.hold(sample, max(ns, usual), now)
 		return false
 	}
 	n.average(ns, sample, weight, sign, idle, now)
 	return failed
+}
+
+// penalty is the duration that a failed call counts as where that is the usual one.
+func penalty(usual float32) float32 {
+	return min(max(failPenalty*usual, leastPenalty), max(mostPenalty, usual))
 }
 
 // Slow reports whether a success took so much longer than successes of the circle do that
@@ -396,7 +447,7 @@ func (n *Node) hold(took, usual float32, now uint32) {
 // heldCalls is the number of calls that are held against the node.
 func (n *Node) heldCalls(now uint32) float32 {
 	calls := stillHeld(n.held.Load(), n.typical(), now)
-	if calls == 0 {
+	if calls == 0 && !n.pausing(now) {
 		n.holds.Store(false)
 	}
 	return calls

@@ -75,6 +75,27 @@ func (t *Table) Search(q *Query, now uint32) (Choice, bool) {
 	return Choice{}, false
 }
 
+// Another reports whether a pick that the query allows could take another node than n now,
+// as good as those that picks begin with: one that is only listed, or used when there is no
+// other, does not count.
+func (t *Table) Another(q *Query, n *Node) bool {
+	if t.First == nil {
+		return false
+	}
+	a := search{Table: t, Query: q}
+	for i := range t.levels {
+		for _, set := range [...][]*Node{t.circles[int(t.best)*t.levels+i].near, t.circles[int(t.best)*t.levels+i].rest} {
+			for _, other := range set {
+				if other != n && !slices.Contains(q.Tried, other) && other.Breaker.State() == breaker.Closed &&
+					(len(q.Avoid) == 0 || !a.avoids(other.Instance.Load())) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
 // spilled takes an instance where the spill lets the pick begin.
 func (a *search) spilled(s *Spill) (Choice, bool) {
 	random := rand.Uint32()

@@ -94,9 +94,11 @@ func (b *Builder) Look(t *Table, now time.Duration) (next *Table, idle bool) {
 	for _, c := range t.preferred {
 		s := b.counted[c.index]
 		s.Circle, s.InFlight, s.Distance, s.Ramp = c.index, c.counts.inFlight(), c.best, float64(c.oldest)
+		s.Spare = b.spare(c)
 		s.Queued = b.Kind == KindLoadAware && c.queued(Ticks(now)) // other strategies hear no load reports
 		b.seen = append(b.seen, s)
 	}
+	b.forgetRejecting()
 	shares, changed, idle := b.rule.Look(now, b.seen)
 	if !changed {
 		return t, idle
@@ -113,6 +115,51 @@ func (b *Builder) Unloaded(circle uint8) (time.Duration, bool) { return b.rule.B
 
 // Hint takes in what another caller of the same place told, see [spill.Rule.Hint].
 func (b *Builder) Hint(circle uint8, d, now time.Duration) { b.rule.Hint(circle, d, now) }
+
+// rejecting is how many of the calls to a node it rejected lately.
+type rejecting struct {
+	ended, rejects uint64  // at the last look
+	calls, refused float64 // sums that decay
+	used           bool    // since the last look
+}
+
+const (
+	rejectKeeps = 0.96  // of these sums with each look: they are of the last five seconds
+	rejectFew   = 0.025 // a node that rejects less of its calls has room
+)
+
+// spare reports whether a circle has an instance that rejects next to none of its calls.
+// That others do is no reason to leave the circle: balancing finds that one.
+func (b *Builder) spare(c *Circle) (room bool) {
+	for _, n := range c.near {
+		_, rejects := n.Answers()
+		if rejects == 0 {
+			room = true
+			continue
+		}
+		r := b.rejecting[n]
+		if r == nil {
+			r = &rejecting{}
+			b.rejecting[n] = r
+		}
+		ended := n.Ended()
+		r.calls = r.calls*rejectKeeps + float64(grown(ended, r.ended))
+		r.refused = r.refused*rejectKeeps + float64(grown(uint64(rejects), r.rejects))
+		r.ended, r.rejects, r.used = ended, uint64(rejects), true
+		room = room || r.refused < rejectFew*r.calls || r.calls < 0.01
+	}
+	return room
+}
+
+// forgetRejecting forgets the nodes that no circle has any more.
+func (b *Builder) forgetRejecting() {
+	for n, r := range b.rejecting {
+		if !r.used {
+			delete(b.rejecting, n)
+		}
+		r.used = false
+	}
+}
 
 // carry returns the shares of the last look for a table with the same circles.
 func (b *Builder) carry(t *Table) []float64 {

@@ -12,10 +12,10 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// maxViews is how many views of one service from other places are kept.
-const maxViews = 64
+// maxVantages is how many vantages of one service from other places are kept.
+const maxVantages = 64
 
-// place is the key of a view from another place.
+// place is the key of a vantage from another place.
 type place struct {
 	from      topology.Location // only the fields that are levels
 	protocols table.Protocols
@@ -52,66 +52,66 @@ func (f *fields) of(l topology.Location) topology.Location {
 	return l
 }
 
-// view is a service seen from one place, as far as its instances have an endpoint of one
+// vantage is a service seen from one place, as far as its instances have an endpoint of one
 // protocol.
-type view struct {
+type vantage struct {
 	svc       *service
 	pickFlags uint8
 	table     atomic.Pointer[table.Table]
 
-	usedAt  atomic.Int64   // when a pick last used a view from another place: a look of maintain
+	usedAt  atomic.Int64   // when a pick last used a vantage from another place: a look of maintain
 	builder *table.Builder // guarded by the service
 }
 
-// newView is for the selector's own place if from is nil.
-func (svc *service) newView(from *topology.Location, p table.Protocols) *view {
-	return &view{svc: svc, pickFlags: svc.pickFlags, builder: table.NewBuilder(&svc.Shared, from, p)}
+// newVantage is for the selector's own place if from is nil.
+func (svc *service) newVantage(from *topology.Location, p table.Protocols) *vantage {
+	return &vantage{svc: svc, pickFlags: svc.pickFlags, builder: table.NewBuilder(&svc.Shared, from, p)}
 }
 
-// view returns the view for a request, made when it is first needed.
-func (svc *service) view(r *Request) *view {
+// vantage returns the vantage for a request, made when it is first needed.
+func (svc *service) vantage(r *Request) *vantage {
 	p := table.ProtocolOf(r.Protocol)
 	if r.From == nil || *r.From == svc.sel.home.Location {
-		return svc.homeView(p)
+		return svc.homeVantage(p)
 	}
 	key := place{svc.sel.fields.of(*r.From), p}
 	if alike := svc.sel.alike; alike != nil && key.from == *alike {
-		return svc.homeView(p)
+		return svc.homeVantage(p)
 	}
-	if v := (*svc.views.Load())[key]; v != nil {
+	if v := (*svc.vantages.Load())[key]; v != nil {
 		v.use()
 		return v
 	}
 	svc.mu.Lock()
 	defer svc.mu.Unlock()
-	old := *svc.views.Load()
+	old := *svc.vantages.Load()
 	if v := old[key]; v != nil {
 		return v
 	}
-	v := svc.newView(&key.from, p)
-	views := maps.Clone(old)
-	if len(views) >= maxViews { // places come from outside, and must not cost memory for ever
-		delete(views, leastRecent(views))
+	v := svc.newVantage(&key.from, p)
+	vantages := maps.Clone(old)
+	if len(vantages) >= maxVantages { // places come from outside, and must not cost memory for ever
+		delete(vantages, leastRecent(vantages))
 	}
 	v.use()
-	views[key] = v
-	svc.views.Store(&views)
+	vantages[key] = v
+	svc.vantages.Store(&vantages)
 	return v
 }
 
-// use notes that a pick uses the view.
-func (v *view) use() {
+// use notes that a pick uses the vantage.
+func (v *vantage) use() {
 	if now := v.svc.sel.clock.Load(); v.usedAt.Load() != now {
 		v.usedAt.Store(now)
 	}
 }
 
-// leastRecent is the view that was not used for the longest time: any one of those, since
+// leastRecent is the vantage that was not used for the longest time: any one of those, since
 // places that take turns would else evict each other just before they are used again.
-func leastRecent(views map[place]*view) place {
+func leastRecent(vantages map[place]*vantage) place {
 	var least place
 	at := int64(math.MaxInt64)
-	for key, v := range views {
+	for key, v := range vantages {
 		if used := v.usedAt.Load(); used < at {
 			least, at = key, used
 		}
@@ -119,7 +119,7 @@ func leastRecent(views map[place]*view) place {
 	return least
 }
 
-func (svc *service) homeView(p table.Protocols) *view {
+func (svc *service) homeVantage(p table.Protocols) *vantage {
 	if p == 0 {
 		return svc.home
 	}
@@ -132,7 +132,7 @@ func (svc *service) homeView(p table.Protocols) *view {
 	if v := slot.Load(); v != nil {
 		return v
 	}
-	v := svc.newView(nil, p)
+	v := svc.newVantage(nil, p)
 	for of, h := range svc.unloaded {
 		if of.protocols == p {
 			v.builder.Hint(of.circle, h.Duration, h.at)
@@ -142,10 +142,10 @@ func (svc *service) homeView(p table.Protocols) *view {
 	return v
 }
 
-// current returns the table of a view, nil before the first snapshot and after the
+// current returns the table of a vantage, nil before the first snapshot and after the
 // service was evicted. Tables for other places are built when they are next used, those
 // for the selector's own place with every change.
-func (v *view) current() *table.Table {
+func (v *vantage) current() *table.Table {
 	t := v.table.Load()
 	if t != nil && (v.builder.Home || t.Generation == v.svc.generation.Load()) {
 		return t
@@ -160,8 +160,8 @@ func (v *view) current() *table.Table {
 	return t
 }
 
-// renewLocked builds the table of a view anew.
-func (v *view) renewLocked(generation uint64) *table.Table {
+// renewLocked builds the table of a vantage anew.
+func (v *vantage) renewLocked(generation uint64) *table.Table {
 	t := v.builder.Build(v.svc.members.list, v.svc.Now(), generation)
 	v.svc.dueLocked(t.Due)
 	v.table.Store(t)
@@ -170,7 +170,7 @@ func (v *view) renewLocked(generation uint64) *table.Table {
 
 // lookLocked looks at what became of the calls lately, and lets calls leave circles or stay.
 // It reports whether there were none.
-func (v *view) lookLocked(now time.Duration) (idle bool) {
+func (v *vantage) lookLocked(now time.Duration) (idle bool) {
 	t := v.table.Load()
 	if t == nil {
 		return true

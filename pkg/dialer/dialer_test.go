@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/proxima-discovery/proxima/pkg/proximahttp/internal/dialer"
+	"github.com/proxima-discovery/proxima/pkg/dialer"
 )
 
 // resolver returns these addresses for every name, and counts.

@@ -1,5 +1,5 @@
-// Package shared runs something for as long as it has users.
-package shared
+// Package refcount runs something for as long as it has users.
+package refcount
 
 import (
 	"context"

@@ -1,0 +1,133 @@
+package kv
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/server"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
+)
+
+// Connect connects to NATS with what a registry needs: the connection is made again for
+// ever, also if no server answers at first and while servers refuse the credentials. It
+// keeps nothing to send later, and notices a server that went silent within six seconds.
+// Options are added to these. An error is about the URL or the options; whether there is a
+// server is told by the log and by [Registry.Health].
+func Connect(url string, options ...nats.Option) (*nats.Conn, error) {
+	nc, err := nats.Connect(url, append(server.Lasting(), options...)...)
+	if err != nil {
+		return nil, fmt.Errorf("kv: connect: %w", err)
+	}
+	return nc, nil
+}
+
+// Health is how a registry is, as far as it is known here.
+type Health struct {
+	// Err is why the registry cannot be read, in the words of the server if it gave a
+	// reason. It matches [nats.ErrConnectionClosed] if the connection is closed for good.
+	// Nil: it can, or nothing has tried.
+	Err error
+	// WriteErr is why the last write failed, as that of a lease, and WriteFailing the time
+	// since when all have. Nil: it did not, or nothing was written.
+	WriteErr     error
+	WriteFailing time.Time
+	// MissingReplicas is how many copies of the bucket there should be and are not, as it
+	// was found at the start or by the last [Registry.Check].
+	MissingReplicas int
+}
+
+// Health returns what the watches, announcements and other calls have found out. It asks
+// nothing.
+func (r *Registry) Health() Health {
+	h := Health{Err: r.link.Connected(), MissingReplicas: int(r.bucket.missing.Load())}
+	if h.Err == nil && r.tails.Watching() {
+		_, h.Err = r.link.Reads.Now()
+	}
+	h.WriteFailing, h.WriteErr = r.link.Writes.Now()
+	if h.WriteErr != nil && h.Err != nil && errors.Is(h.Err, nats.ErrConnectionClosed) {
+		h.WriteErr = h.Err
+	}
+	return h
+}
+
+// Check asks the leader of the bucket whether it is there, and returns the health of the
+// registry. A bucket that was lost is made again, unless [Options].NoCreate is set. If the last write failed, it writes something that is of no use to any other
+// program, and that the server removes by itself. It is for programs such as routers that
+// must know soon, and not for every caller: any number of copies answers these.
+func (r *Registry) Check(ctx context.Context) Health {
+	err := r.askLeader(ctx)
+	if e, ok := errors.AsType[*jetstream.APIError](err); ok && e.ErrorCode == jetstream.JSErrCodeStreamNotFound && !r.opts.NoCreate {
+		if made, failed := r.bucket.heal(ctx); made {
+			err = r.askLeader(ctx)
+		} else if failed != nil && !errors.Is(failed, wire.ErrBusy) {
+			err = failed
+		}
+	}
+	if _, failed := r.link.Writes.Now(); failed != nil && err == nil {
+		r.tryWrite(ctx)
+	}
+	if err == nil {
+		r.bucket.recount(ctx)
+	}
+	h := r.Health()
+	if err != nil {
+		h.Err = err
+	}
+	if h.WriteErr == nil && err != nil { // no write can succeed without the leader
+		h.WriteErr, h.WriteFailing = err, time.Now()
+	}
+	return h
+}
+
+// askLeader returns why the leader of the bucket does not answer.
+func (r *Registry) askLeader(ctx context.Context) error {
+	if err := r.link.Connected(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.link.OpTimeout)
+	defer cancel()
+	msg, err := r.link.Conn.RequestWithContext(ctx, r.link.Leader, []byte(`{"last_by_subj":"`+r.link.Prefix+trial+`"}`))
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return fmt.Errorf("%w: no server has bucket %q: %w", ErrUnavailable, r.link.Name, r.why(ctx, err))
+	case err != nil:
+		return fmt.Errorf("%w: the leader of bucket %q: %w", ErrUnavailable, r.link.Name, r.link.Explain(r.link.Leader, r.why(ctx, err)))
+	}
+	var answer struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(msg.Data, &answer); err != nil {
+		return fmt.Errorf("%w: the leader of bucket %q: %w", ErrUnavailable, r.link.Name, err)
+	}
+	if e := answer.Error; e != nil && e.ErrorCode != jetstream.JSErrCodeMessageNotFound {
+		return fmt.Errorf("%w: %w", ErrUnavailable, e)
+	}
+	return nil
+}
+
+// why asks JetStream itself why a request about the bucket had no answer.
+func (r *Registry) why(ctx context.Context, err error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.link.OpTimeout/2)
+	defer cancel()
+	if _, said := r.link.JS.AccountInfo(ctx); said != nil && !errors.Is(said, context.DeadlineExceeded) {
+		return said
+	}
+	return err
+}
+
+// trial is the key of what is written to see whether writes succeed. No instance can have
+// it.
+const trial = "trial"
+
+// tryWrite writes something that is of no use.
+func (r *Registry) tryWrite(ctx context.Context) {
+	_, _ = r.link.Publish(ctx, &nats.Msg{
+		Subject: r.link.Prefix + trial, Header: nats.Header{wire.HdrOperation: {wire.Purge}},
+	}, jetstream.WithMsgTTL(trialTTL)) // the link notes its error
+}
