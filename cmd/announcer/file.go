@@ -41,7 +41,7 @@ func (c *fileCommand) Run(ctx context.Context, p *daemon.Process, app *cli) erro
 		return daemon.Usagef("--poll %s: want more than 0", c.Poll)
 	}
 	source, err := file.Open(c.File, file.Options{
-		Poll: c.Poll, Drain: c.Drain, AllowEmpty: c.AllowEmpty, OnState: s.onSource, Where: s.where, Logger: s.log,
+		Poll: c.Poll, Drain: c.Drain, AllowEmpty: c.AllowEmpty, OnState: s.onSource, Where: s.where, Reachable: s.reachable, Logger: s.log,
 	})
 	if err != nil {
 		return err

@@ -230,6 +230,8 @@ func TestAFileThatCannotBeUsedAtTheStartIsOneLine(t *testing.T) {
 	dir := t.TempDir()
 	bad := filepath.Join(dir, "bad.json")
 	write(t, bad, list(item("one", ""), `{"service":"user","id":"two"}`))
+	loop := filepath.Join(dir, "loop.json")
+	write(t, loop, list(item("one", ""), strings.Replace(item("two", ""), "10.0.0.5", "localhost", 1)))
 	good := filepath.Join(dir, "good.json")
 	write(t, good, list(item("one", "")))
 	nowhere := "nats://" + deadAddress(t)
@@ -243,6 +245,9 @@ func TestAFileThatCannotBeUsedAtTheStartIsOneLine(t *testing.T) {
 		{"missing", []string{filepath.Join(dir, "missing.json")}, 2, "missing.json: no such file"},
 		{"directory", []string{dir}, 2, "is a directory"},
 		{"bad entry", []string{bad}, 2, bad + `: entry 2: endpoints "": want at least one`},
+		{"loopback, NATS elsewhere", []string{loop, "--nats-url", "nats://10.255.0.1"}, 2, loop + `: entry 2: endpoints.http "localhost:80": callers on other machines cannot reach it`},
+		{"loopback, allowed", []string{loop, "--nats-url", "nats://10.255.0.1", "--allow-loopback", "--connect-timeout=300ms"}, 1, "cannot reach NATS"},
+		{"loopback, NATS here", []string{loop, "--connect-timeout=300ms", "--nats-url", nowhere}, 1, "cannot reach NATS"},
 		{"drain", []string{good, "--drain=-1s"}, 2, "--drain -1s: want 0 or more"},
 		{"poll", []string{good, "--poll=0s"}, 2, "--poll 0s: want more than 0"},
 		{"zone", []string{good, "--zone=a b"}, 2, `--zone "a b": want`},

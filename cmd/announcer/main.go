@@ -25,6 +25,8 @@ type cli struct {
 	NATS     daemon.NATSFlags     `embed:"" group:"NATS:"`
 	Registry daemon.RegistryFlags `embed:"" group:"NATS:"`
 
+	AllowLoopback bool `group:"NATS:" help:"Announce loopback endpoints, such as 127.0.0.1:8080, also if --nats-url names another machine: all callers run on this one."`
+
 	Admin string          `group:"Logging, health and metrics:" placeholder:"HOST:PORT" help:"Serve /healthz, /readyz and /metrics on this address; port 0 takes a free port."`
 	Log   daemon.LogFlags `embed:"" group:"Logging, health and metrics:"`
 

@@ -194,7 +194,11 @@ func (c *runCommand) entry(s *session) (*announcing.Entry, kv.AnnounceOptions, e
 		Version: c.ServiceVersion, Weight: weight, Metadata: c.Metadata,
 		Started: time.Now(), TTL: c.TTL,
 	}}
-	if err := e.Prepare(); err != nil {
+	err := e.Prepare()
+	if err == nil {
+		err = s.reachable(&e.Instance)
+	}
+	if err != nil {
 		return nil, none, flagError(err)
 	}
 	switch {
@@ -206,8 +210,9 @@ func (c *runCommand) entry(s *session) (*announcing.Entry, kv.AnnounceOptions, e
 		return nil, none, daemon.Usagef("--start-period %s: want 0 or more", c.StartPeriod)
 	case c.BeatInterval < load.ShortestInterval:
 		return nil, none, daemon.Usagef("--beat-interval %s: want %s or more", c.BeatInterval, load.ShortestInterval)
+	case c.BeatInterval > load.LongestInterval:
+		return nil, none, daemon.Usagef("--beat-interval %s: want %s or less, as a beat counts for no longer than that", c.BeatInterval, load.LongestInterval)
 	}
-	var err error
 	var checks []check.Func
 	for _, text := range c.Check {
 		ask, err := parseCheck(text)

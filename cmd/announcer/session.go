@@ -16,6 +16,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/announcing"
 	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -62,6 +63,19 @@ func (app *cli) prepare(ctx context.Context, p *daemon.Process) (*session, error
 	}
 	a := &announcing.Announcer{Board: announcing.NewBoard(log), CheckInterval: app.CheckInterval, Logger: log}
 	return &session{app: app, log: log, manager: p.Manager(log), where: where, announcer: a}, nil
+}
+
+// reachable refuses an endpoint that only callers on this machine can reach, while NATS
+// serves other machines too.
+func (s *session) reachable(in *events.Instance) error {
+	protocol, address, found := in.LoopbackEndpoint()
+	if !found || s.app.AllowLoopback || !s.app.NATS.Elsewhere() {
+		return nil
+	}
+	return &events.FieldError{
+		Field: "endpoints." + protocol, Value: address,
+		Rule: "callers on other machines cannot reach it, and --nats-url names another machine: want an address of this machine, or --allow-loopback if all callers run here",
+	}
 }
 
 // start starts the telemetry, and serves it when there is an --admin.

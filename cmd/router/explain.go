@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -74,10 +76,48 @@ func (c *explainCommand) Run(ctx context.Context, p *daemon.Process) error {
 		}
 		fmt.Fprintf(p.Stderr, "router: the location of %s is unknown, so every instance is elsewhere: --from REGION/ZONE shows what a caller there picks\n", of)
 	}
+	if from != nil {
+		if places, found := placesOf(*from, e.Instances); !found {
+			fmt.Fprintf(p.Stderr, "router: no instance of %s is in %s (is that its name?): they are in %s\n", c.Service, regionZone(*from), strings.Join(places, ", "))
+		}
+	}
 	if c.JSON {
 		return printJSON(p.Stdout, e)
 	}
 	return printExplanation(p.Stdout, e)
+}
+
+// maxPlaces is how many places a line names.
+const maxPlaces = 10
+
+// placesOf reports whether an instance is in a place, in its zone if that is known, else in
+// its region; and returns the places of all, some of them if there are many.
+func placesOf(from topology.Location, all []selector.Candidate) (places []string, found bool) {
+	circles := 2 // that are in it: zone and region
+	if from.Zone != "" {
+		circles = 1
+	}
+	found = len(all) == 0 || from.Zone == "" && from.Region == ""
+	known := make(map[string]bool)
+	for i := range all {
+		at := all[i].Location
+		known[regionZone(at)] = true
+		there := topology.DefaultLevels().Circle(topology.Place{Location: from}, topology.Place{Location: at})
+		found = found || there < circles
+	}
+	places = slices.Sorted(maps.Keys(known))
+	if more := len(places) - maxPlaces; more > 0 {
+		places = append(places[:maxPlaces], fmt.Sprintf("and %d more", more))
+	}
+	return places, found
+}
+
+// regionZone prints the region of a location, and the zone if it is known.
+func regionZone(l topology.Location) string {
+	if l.Zone == "" && l.Region != "" {
+		return l.Region
+	}
+	return place(topology.Location{Region: l.Region, Zone: l.Zone})
 }
 
 // askRouter asks one of the routers of the bucket.

@@ -157,6 +157,18 @@ func TestExplainsWhatARouterSees(t *testing.T) {
 	if lines := strings.Split(squeeze(got.stdout), "\n"); got.code != 0 || got.stderr != "" || len(lines) != 9 || lines[3] != "zone 1 1 100 % 0.5 ms assumed 0 -" || !strings.HasPrefix(lines[7], "u2 zone 0.5 ms assumed up closed 0 picked") {
 		t.Errorf("%d\n%s%s", got.code, got.stdout, got.stderr)
 	}
+	for _, tt := range []struct{ from, says string }{
+		{"r1", ""},
+		{"_/b", ""},
+		{"r1/zz", "router: no instance of user is in r1/zz (is that its name?): they are in r1/a, r1/b\n"},
+		{"r3/a/rack", "router: no instance of user is in r3/a (is that its name?): they are in r1/a, r1/b\n"},
+		{"r3", "router: no instance of user is in r3 (is that its name?): they are in r1/a, r1/b\n"},
+	} {
+		got := run(t, nil, "explain", "user", "--from", tt.from, "--json", "--nats-url", r.url)
+		if got.code != 0 || got.stderr != tt.says || !strings.Contains(got.stdout, `"u2"`) {
+			t.Errorf("from %s: %d\n%s%s", tt.from, got.code, got.stdout, got.stderr)
+		}
+	}
 	if got := run(t, nil, "explain", "nobody", "--nats-url", r.url); got.code != 1 || got.stderr != "router: no instance of service \"nobody\" is listed\n" {
 		t.Errorf("%d %s", got.code, got.stderr)
 	}

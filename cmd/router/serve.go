@@ -46,6 +46,7 @@ type serveCommand struct {
 	Drain        time.Duration        `group:"Stopping:" default:"5s" placeholder:"DURATION" help:"After SIGTERM: how long to go on serving while /readyz says that the router is not ready, so that balancers notice (${default})."`
 	Grace        time.Duration        `group:"Stopping:" default:"10s" placeholder:"DURATION" help:"After that: how long running calls may take (${default})."`
 	Strategy     string               `group:"Calls:" default:"p2c" placeholder:"NAME" help:"How to choose among about equally near instances: p2c, nearest, round_robin, weighted_round_robin, random, least_request, consistent_hash, or load_aware, by the load they report (${default})."`
+	Loopback     bool                 `group:"Registry:" name:"allow-loopback" help:"Let clients register loopback endpoints, such as 127.0.0.1:8080, also from other machines and if --nats-url names another machine: all callers run where the instance does."`
 	SnapshotDir  string               `group:"Registry:" placeholder:"DIR" help:"Store the last list of each service here, and start with it when NATS cannot be reached. Default: wait for NATS."`
 	NoSuspects   bool                 `group:"Registry:" help:"Remove an instance as soon as its lease ends, even when many leases end together. Without it, those are kept as suspects: used last, and probed."`
 	Location     daemon.LocationFlags `group:"Location:" embed:""`
@@ -73,6 +74,7 @@ type plan struct {
 	trust forwarding.Trust
 	tls   *tls.Config
 	pick  selector.Options
+	away  bool         // NATS is on another machine
 	store func() error // of the embedded server, nil: there is none
 }
 
@@ -118,7 +120,11 @@ func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, erro
 	if err != nil {
 		return nil, err
 	}
-	return &plan{log: log, guard: guard.New(allow...), trust: trust, tls: secure, pick: selector.Options{Location: where.Location, Strategy: strategy}}, nil
+	return &plan{
+		log: log, guard: guard.New(allow...), trust: trust, tls: secure,
+		pick: selector.Options{Location: where.Location, Strategy: strategy},
+		away: c.NATS.URL != embeddedURL && c.NATS.Elsewhere(),
+	}, nil
 }
 
 // networks reads the networks of a flag.
@@ -219,6 +225,7 @@ func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, n
 	r, err := router.New(ctx, nc, registry, router.Options{
 		Selector: pl.pick, Bucket: c.Registry.Name(), Guard: pl.guard,
 		Timeout: c.Timeout, AttemptTimeout: c.Attempt, Hedge: c.Hedge, Trust: pl.trust, TLS: pl.tls,
+		NATSElsewhere: pl.away, AllowLoopback: c.Loopback,
 		HashHeader: c.HashHeader, HashCookie: c.HashCookie, StickyCookie: c.StickyCookie, Concurrency: c.Concurrency, Drain: c.Drain, Grace: c.Grace, Hurry: p.Hurried().Done(),
 		Store: pl.store, Metrics: metrics, MetricsHandler: sdk.Handler(), Logger: pl.log,
 	})

@@ -49,9 +49,9 @@ func (d *Doubt) Take(stated []*Entry, now time.Time) (apply []*Entry, held int) 
 	if d.Off {
 		clear(gone)
 	}
-	apply = stated
+	apply = slices.Clip(stated) // the caller's array stays as it is
 	for name := range gone {
-		apply = append(slices.Clip(apply), d.listed[name])
+		apply = append(apply, d.listed[name])
 	}
 	d.held = gone
 	d.listed = make(map[string]*Entry, len(apply))

@@ -14,6 +14,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
+
+	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
 // NATSFlags are the address of NATS and the credentials for it. The default of the
@@ -190,6 +192,21 @@ func (f *NATSFlags) validateURL() error {
 		}
 	}
 	return nil
+}
+
+// Elsewhere reports whether none of the servers is on this machine, as far as the URLs tell:
+// names are not resolved.
+func (f *NATSFlags) Elsewhere() bool {
+	for one := range strings.SplitSeq(f.URL, ",") {
+		one = strings.TrimSpace(one)
+		if !strings.Contains(one, "://") {
+			one = "nats://" + one
+		}
+		if u, err := url.Parse(one); err != nil || events.Loopback(u.Hostname()) {
+			return false
+		}
+	}
+	return true
 }
 
 // where is the URL without passwords.

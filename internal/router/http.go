@@ -57,7 +57,7 @@ type route struct {
 }
 
 func (r *Router) routes() []route {
-	registration := registration{r.registrar}
+	registration := registration{r.registrar, r.loopbackFrom}
 	all := []route{
 		{"GET", "/v1/services", r.door("services", r.lookup.services)},
 		{"GET", "/v1/services/{service}", r.door("service", r.lookup.instances)},

@@ -30,7 +30,17 @@ func (r registered) MarshalJSON() ([]byte, error) {
 func duration(d time.Duration) string { return d.Truncate(time.Millisecond).String() }
 
 // registration answers at the doors that need a registrar.
-type registration struct{ registrar *registrar.Registrar }
+type registration struct {
+	registrar *registrar.Registrar
+	// loopback reports whether the client may register loopback endpoints.
+	loopback func(*http.Request) bool
+}
+
+// loopbackFrom reports whether what the client calls 127.0.0.1 is the same for this router
+// and for the callers of its registry.
+func (r *Router) loopbackFrom(client *http.Request) bool {
+	return r.opts.AllowLoopback || !r.opts.NATSElsewhere && r.opts.Trust.Local(client)
+}
 
 func (d registration) register(req *http.Request) (reply, error) {
 	data, err := readAll(req)
@@ -46,6 +56,12 @@ func (d registration) register(req *http.Request) (reply, error) {
 			return reply{}, err
 		}
 		return reply{}, &badRequest{"body", string(data), "want an instance as JSON: " + err.Error()}
+	}
+	if protocol, address, found := in.LoopbackEndpoint(); found && !d.loopback(req) {
+		return reply{service: in.Service}, &events.FieldError{
+			Field: "endpoints." + protocol, Value: address,
+			Rule: "callers on other machines cannot reach it: want an address of the instance's machine (or router serve --allow-loopback, if all callers run there)",
+		}
 	}
 	done, err := d.registrar.Register(req.Context(), in)
 	if err != nil {

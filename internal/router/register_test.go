@@ -3,6 +3,8 @@ package router_test
 import (
 	"context"
 	"errors"
+	"net/http/httptest"
+	"net/netip"
 	"runtime"
 	"strings"
 	"testing"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/router"
+	"github.com/proxima-discovery/proxima/internal/router/forwarding"
 	"github.com/proxima-discovery/proxima/internal/router/registrar"
 	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
@@ -57,6 +60,56 @@ func TestAProgramWithoutNATSRegistersKeepsItsLeaseAndLeaves(t *testing.T) {
 	}
 	if got := d.do("PUT", "/v1/heartbeat", u1Ref); got.status != 404 {
 		t.Errorf("a heartbeat after it left: %d %s", got.status, got.body)
+	}
+}
+
+// A loopback address means the client's machine, which must be that of the router and of all
+// callers.
+func TestALoopbackEndpointIsForClientsOnOneMachine(t *testing.T) {
+	f := newFleet(t)
+	here, elsewhere := f.router(router.Options{}), f.router(router.Options{NATSElsewhere: true})
+	if got := here.do("POST", "/v1/register", u1Body); got.status != 201 {
+		t.Errorf("all on one machine: %d %s", got.status, got.body)
+	}
+	const why = `events: endpoints.http "127.0.0.1:9": callers on other machines cannot reach it`
+	if got := elsewhere.do("POST", "/v1/register", u1Body); got.status != 400 || !strings.HasPrefix(got.err(), why) || !strings.Contains(got.err(), "--allow-loopback") {
+		t.Errorf("NATS elsewhere: %d %s", got.status, got.body)
+	}
+	if got := elsewhere.do("POST", "/v1/register", strings.Replace(u1Body, "127.0.0.1", "10.0.0.5", 1)); got.status != 409 {
+		t.Errorf("an address of its machine: %d %s", got.status, got.body)
+	}
+	allowed := f.router(router.Options{NATSElsewhere: true, AllowLoopback: true})
+	if got := allowed.do("POST", "/v1/register", u1Body); got.status != 200 {
+		t.Errorf("allowed: %d %s", got.status, got.body)
+	}
+
+	local := forwarding.Trust{netip.MustParsePrefix("127.0.0.0/8")}
+	behind := f.router(router.Options{Trust: local})
+	for _, tt := range []struct {
+		name   string
+		d      *door
+		peer   string
+		client []string
+		want   int
+	}{
+		{"a client on another machine", here, "192.0.2.1:9", nil, 400},
+		{"the same, allowed", allowed, "192.0.2.1:9", nil, 200},
+		{"a client here by IPv6", here, "[::1]:9", nil, 200},
+		{"a client that says it is elsewhere", here, "127.0.0.1:9", []string{"192.0.2.1"}, 200},
+		{"by way of a proxy here, from another machine", behind, "127.0.0.1:9", []string{"127.0.0.1", "192.0.2.1"}, 400},
+		{"by way of a proxy here, from here", behind, "127.0.0.1:9", []string{"127.0.0.1, ::1"}, 200},
+		{"by way of a proxy elsewhere", behind, "192.0.2.1:9", []string{"127.0.0.1"}, 400},
+	} {
+		req := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/register", strings.NewReader(u1Body))
+		req.RemoteAddr = tt.peer
+		for _, c := range tt.client {
+			req.Header.Add("X-Forwarded-For", c)
+		}
+		w := httptest.NewRecorder()
+		tt.d.ServeHTTP(w, req)
+		if w.Code != tt.want {
+			t.Errorf("%s: %d %s", tt.name, w.Code, w.Body)
+		}
 	}
 }
 

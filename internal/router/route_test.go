@@ -17,6 +17,8 @@ import (
 	"github.com/proxima-discovery/proxima/internal/router"
 	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
 // echo answers with the request as it came.
@@ -101,6 +103,27 @@ func TestRoutesAMessageToASubject(t *testing.T) {
 	reply, code = d.ask("proxima.route.failing", "")
 	if code != "422" || reply.Header.Get(micro.ErrorHeader) != "too young" || reply.Header.Get("Proxima-Instance") != "f" || reply.Header.Get("Proxima-Status") != "422" {
 		t.Errorf("got %s %v", code, reply.Header)
+	}
+}
+
+// As of "announcer run --zone a" beside "router serve --region r1 --zone a".
+func TestAnInstanceThatDoesNotKnowItsRegionIsCalledBeforeAnotherZone(t *testing.T) {
+	f := newFleet(t)
+	d, next := f.router(router.Options{}), f.router(router.Options{Selector: selector.Options{Location: zoneB}})
+	d.instance("user", "near", topology.Location{Zone: "a"}, says("near"))
+	d.instance("user", "next", zoneB, says("next"))
+	d.instance("user", "far", topology.Location{Region: "r2", Zone: "a"}, says("far"))
+	for range 100 {
+		if got := d.get("/proxy/user/"); got.body != "near" {
+			t.Fatalf("called %s: %d", got.body, got.status)
+		}
+	}
+	testkit.Eventually(t, "the other router lists all", func() bool { return strings.Count(next.get("/v1/services/user").body, `"id":`) == 3 })
+	if got := next.get("/proxy/user/", "Proxima-From", "r1/a"); got.body != "near" {
+		t.Errorf("as seen from r1/a: called %s: %d", got.body, got.status)
+	}
+	if got := next.get("/proxy/user/"); got.body != "next" {
+		t.Errorf("as seen from r1/b: called %s: %d", got.body, got.status)
 	}
 }
 

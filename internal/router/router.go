@@ -66,6 +66,10 @@ type Options struct {
 	// Trust is the networks of proxies in front of this router, whose headers about the
 	// caller are kept. Default: none.
 	Trust forwarding.Trust
+	// NATSElsewhere says that NATS is on another machine, so that callers are, too. Then, and
+	// for clients on other machines, a registration with a loopback endpoint is refused,
+	// unless AllowLoopback is set.
+	NATSElsewhere, AllowLoopback bool
 	// HashHeader and HashCookie name where a call has the key that consistent_hash hashes.
 	// The header counts first. Calls without a key are spread. Default: none.
 	HashHeader, HashCookie string

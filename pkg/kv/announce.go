@@ -7,9 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -165,8 +169,9 @@ type Announcement struct {
 //
 // Incarnation and Started are filled in if they are empty. So is Location if none
 // of its fields is known: from PROXIMA_REGION, PROXIMA_ZONE and the others of
-// [topology.Environment], as selector.New does for the caller; both log it once. ID,
-// Service and Endpoints must be given; each protocol has one endpoint, so a second
+// [topology.Environment], as selector.New does for the caller; both log it once. A zone
+// without a region, and a loopback address while NATS is elsewhere, are warned of once.
+// ID, Service and Endpoints must be given; each protocol has one endpoint, so a second
 // port or subject of the same protocol is another service.
 func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcement, error) {
 	in.Incarnation = cmp.Or(in.Incarnation, rand.Text()[:12])
@@ -185,6 +190,7 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 	if err != nil {
 		return nil, err
 	}
+	r.doubt(full, o.Logger)
 	if o.CheckInterval <= 0 {
 		o.CheckInterval = checkInterval
 	}
@@ -214,6 +220,42 @@ func (r *Registry) Announce(in events.Instance, o AnnounceOptions) (*Announcemen
 	}
 	go newAnnouncer(a).run() // ends with Leave, or when it is replaced
 	return a, nil
+}
+
+// doubt warns, once of each, of what callers elsewhere cannot use.
+func (r *Registry) doubt(in *events.Instance, log *slog.Logger) {
+	log = log.With("service", in.Service, "instance", in.ID)
+	if in.Location.Zone != "" && in.Location.Region == "" {
+		r.warned.region.Do(func() {
+			log.Warn("the region is unknown: set it (--region, PROXIMA_REGION), else equally named zones of all regions count as near", "zone", in.Location.Zone)
+		})
+	}
+	if protocol, address, found := in.LoopbackEndpoint(); found && natsElsewhere(r.link.Conn) {
+		r.warned.loopback.Do(func() {
+			log.Warn("NATS is on another machine, and callers on other machines cannot reach a loopback address", "endpoint", protocol+"="+address)
+		})
+	}
+}
+
+// natsElsewhere reports whether none of the servers that a connection was made for is on
+// this machine, as far as addresses tell.
+func natsElsewhere(nc *nats.Conn) bool {
+	o := &nc.Opts
+	if o.InProcessServer != nil || o.CustomDialer != nil {
+		return false
+	}
+	for _, server := range append([]string{o.Url}, o.Servers...) {
+		if server == "" {
+			continue
+		}
+		if !strings.Contains(server, "://") {
+			server = "nats://" + server
+		}
+		if u, err := url.Parse(server); err != nil || events.Loopback(u.Hostname()) {
+			return false
+		}
+	}
+	return true
 }
 
 // Ready waits until the instance is listed. The error is ctx's, with the last one

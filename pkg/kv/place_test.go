@@ -11,6 +11,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/testkit"
+	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -34,6 +35,57 @@ func TestAnInstanceWithoutAPlaceIsAnnouncedWhereItsEnvironmentSays(t *testing.T)
 	})
 }
 
+// warnings announces instances and returns what was warned of.
+func warnings(t *testing.T, f *fixture, all ...events.Instance) string {
+	t.Helper()
+	var log testkit.Output
+	for _, in := range all {
+		f.announce(f.r, in, kv.AnnounceOptions{Logger: log.Logger(slog.LevelWarn)})
+	}
+	return log.String()
+}
+
+func TestAZoneWithoutARegionIsWarnedOfOnce(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		a, b := instance("a"), instance("b")
+		if text := warnings(t, setup(t), a); text != "" {
+			t.Errorf("with a region: %s", text)
+		}
+		a.Location, b.Location = topology.Location{Zone: "a"}, topology.Location{Zone: "b"}
+		if text := warnings(t, setup(t), a, b); strings.Count(text, "the region is unknown") != 1 || strings.Count(text, "\n") != 1 || !strings.Contains(text, "zone=a") {
+			t.Errorf("logged: %s", text)
+		}
+	})
+}
+
+func TestALoopbackAddressIsWarnedOfOnceWhenNATSIsElsewhere(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		a, b := instance("a"), instance("b")
+		for _, in := range []*events.Instance{&a, &b} {
+			in.Endpoints = map[string]string{events.HTTP: "localhost:80"}
+		}
+		for _, tt := range []struct {
+			servers []string
+			warns   int
+		}{
+			{nil, 0}, // in this process
+			{[]string{"nats://127.0.0.1:4222"}, 0},
+			{[]string{"nats://10.0.0.5:4222", "localhost"}, 0},
+			{[]string{"nats://10.0.0.5:4222", "nats.example"}, 1},
+			{[]string{"tls://[fd00::1]:4222"}, 1},
+		} {
+			f := setup(t)
+			if tt.servers != nil {
+				o := &f.r.Conn().Opts
+				o.InProcessServer, o.Url, o.Servers = nil, "", tt.servers
+			}
+			if text := warnings(t, f, a, b); strings.Count(text, "endpoint=") != tt.warns || tt.warns > 0 && !strings.Contains(text, "http=localhost:80") {
+				t.Errorf("NATS at %q: logged %s", tt.servers, text)
+			}
+		}
+	})
+}
+
 func TestItIsLoggedOnceWhereInstancesAre(t *testing.T) {
 	zone := rand.Text() // the process logs each place once, however often this test runs
 	t.Setenv("PROXIMA_ZONE", zone)
@@ -52,7 +104,7 @@ func TestItIsLoggedOnceWhereInstancesAre(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if text := log.String(); strings.Count(text, zone) != 1 || !strings.Contains(text, "variables=PROXIMA_ZONE") {
+		if text := log.String(); strings.Count(text, "location=_/"+zone) != 1 || !strings.Contains(text, "variables=PROXIMA_ZONE") {
 			t.Errorf("logged: %s", text)
 		}
 	})

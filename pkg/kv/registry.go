@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -95,6 +96,8 @@ type Registry struct {
 	tails   tail.Group
 
 	evacuations evacuations.Follower
+
+	warned struct{ region, loopback sync.Once } // what Announce has warned of
 }
 
 // Counts are totals since [Open].

@@ -38,7 +38,8 @@
 // reporter by rendezvous hashing. So nothing has to be agreed, and the probes that
 // an instance gets do not depend on the number of callers. A caller that is alone
 // has all slots. At most 32 callers of a service in a zone report, the others
-// listen. Without a Bus, or without a zone, a caller is alone.
+// listen. Without a Bus, or without a zone, a caller is alone. A zone is here the pair of
+// region and zone: callers that know their region and callers that do not, do not share.
 //
 // Budget bounds what one process does for one group, and TotalBudget what it does
 // for all. If its part of the work is more, it measures all instances less often.

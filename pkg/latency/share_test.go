@@ -227,7 +227,7 @@ func TestOnlyReportersOfTheSameZoneCount(t *testing.T) {
 		all := f.rush(5, 0, latency.Options{})
 		defer closeAll(t, all)
 		time.Sleep(time.Minute)
-		for _, where := range []topology.Location{{Region: "r", Zone: "b"}, {Region: "q", Zone: "a"}, {Region: "r"}, {}} {
+		for _, where := range []topology.Location{{Region: "r", Zone: "b"}, {Region: "q", Zone: "a"}, {Region: "r"}, {Zone: "a"}, {}} {
 			p := start(t, newNetwork(silent), latency.Options{}, latency.Caller{Bus: f.bus, Location: where})
 			if err := p.group("user").Share(t.Context()); err != nil {
 				t.Fatal(err)

@@ -87,7 +87,7 @@ func (a *measuring) set(t *latency.Target, in *events.Instance, kind ProbeKind, 
 		t.Address = addressOf(in)
 		// An instance that has nothing but tcp= may be a database, which blocks the host
 		// of many connections that say nothing. It can ask for "connect" in its metadata.
-		t.Rare = t.Address != "" && ProbeKind(in.Metadata[ProbeKey]) != ProbeConnect && onlyTCP(in)
+		t.Rare = ProbeKind(in.Metadata[ProbeKey]) != ProbeConnect && onlyTCP(in)
 		return t.Address != ""
 	case ProbeHTTP:
 		switch {
@@ -157,9 +157,10 @@ func (l *lazySession) close() {
 	}
 }
 
-// onlyTCP reports whether an instance has no endpoint of a protocol that is known better.
+// onlyTCP reports whether an instance has an endpoint tcp, and no other that would say more
+// of what it is.
 func onlyTCP(in *events.Instance) bool {
-	return in.Endpoints[events.HTTP] == "" && in.Endpoints[events.HTTPS] == "" && in.Endpoints[events.GRPC] == ""
+	return len(in.Endpoints) == 1 && in.Endpoints[events.TCP] != ""
 }
 
 // addressOf is the address at which an instance is probed.

@@ -152,6 +152,21 @@ func TestAnUnderscoreInTheLocationIsUnknown(t *testing.T) {
 	}
 }
 
+func TestAZoneWithoutARegionIsWarnedOf(t *testing.T) {
+	t.Setenv("PROXIMA_REGION", "")
+	for at, warns := range map[topology.Location]int{home: 0, {Region: "us"}: 0, {Zone: "us-a"}: 1} {
+		var log strings.Builder
+		s, err := selector.New(t.Context(), nil, selector.Options{Source: always(), Location: at, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = s.Close()
+		if n := strings.Count(log.String(), "the region is unknown"); n != warns {
+			t.Errorf("%v: %d warnings, want %d: %s", at, n, warns, log.String())
+		}
+	}
+}
+
 func TestALocationThatCannotBeReadIsLoggedAndUnknown(t *testing.T) {
 	bad := "not a region, " + rand.Text() // the process logs each once, however often this test runs
 	t.Setenv("PROXIMA_REGION", bad)

@@ -42,6 +42,39 @@ func TestMeasuresTheNearestCircleFirst(t *testing.T) {
 	})
 }
 
+// A database counts connections that say nothing. It may be all that an instance with a tcp
+// endpoint alone is; one that asks for connections, or has another endpoint, is none.
+func TestAnInstanceThatMayBeADatabaseIsMeasuredAnEighthAsOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		dialled := make(map[string]int)
+		o := selector.Options{}
+		o.Latency.Dial = func(_ context.Context, _, address string) (net.Conn, error) {
+			mu.Lock()
+			dialled[address]++
+			mu.Unlock()
+			time.Sleep(time.Millisecond)
+			a, b := net.Pipe()
+			_ = b.Close()
+			return a, nil
+		}
+		start(t, o,
+			instance("a", home, endpoint(events.TCP, "database:1")),
+			instance("b", home, endpoint(events.TCP, "asks:1"), label(selector.ProbeKey, "connect")),
+			instance("c", home, endpoint(events.HTTP, "http:1")),
+			instance("d", home, func(e *events.Entry) { e.Endpoints = map[string]string{events.TCP: "both:1", events.NATS: "both"} }),
+		)
+		time.Sleep(10 * time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
+		for _, often := range []string{"asks:1", "http:1", "both:1"} {
+			if dialled[often] < 6*dialled["database:1"] || dialled["database:1"] == 0 {
+				t.Errorf("connections in ten minutes: %v, want about eight times as many to %s as to the database", dialled, often)
+			}
+		}
+	})
+}
+
 // An address is dialled whatever the protocol; a subject is no address.
 func TestMeasuresEveryKindOfAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

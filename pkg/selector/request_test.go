@@ -82,6 +82,29 @@ func TestPicksFromAnotherPlace(t *testing.T) {
 	})
 }
 
+// A caller that knows no region takes r/a for its zone, and the rest of r for elsewhere.
+func TestFromTheOwnZoneWithItsRegionTheRegionIsNear(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, selector.Options{Location: topology.Location{Zone: home.Zone}})
+		w.list(w.at("here", home, time.Millisecond), instance("door", nextDoor), instance("far", farAway))
+		for _, tt := range []struct {
+			id, circle, source string
+			from               *topology.Location
+			distance           float64
+		}{
+			{"here", "zone", "measured", nil, 1},
+			{"door", "elsewhere", "assumed", nil, 150},
+			{"here", "zone", "measured", &home, 1},
+			{"door", "region", "assumed", &home, 2},
+			{"far", "elsewhere", "assumed", &home, 150},
+		} {
+			if c := w.candidate(tt.id, selector.Request{From: tt.from}); c.Circle != tt.circle || c.DistanceSource != tt.source || c.DistanceMS != tt.distance {
+				t.Errorf("%s from %v: %s, %v ms %s; want %s, %v ms %s", tt.id, tt.from, c.Circle, c.DistanceMS, c.DistanceSource, tt.circle, tt.distance, tt.source)
+			}
+		}
+	})
+}
+
 func TestThereMayBeRequestsFromAnyNumberOfPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var entries []events.Entry

@@ -80,6 +80,9 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 	if o.Location == (topology.Location{}) {
 		o.Location = topology.Here(ctx, o.Logger)
 	}
+	if o.Location.Zone != "" && o.Location.Region == "" {
+		o.Logger.Warn("the region is unknown: set it (--region, PROXIMA_REGION), else equally named zones of all regions count as near", "zone", o.Location.Zone)
+	}
 	s := &Selector{
 		opts: o, source: o.Source, log: o.Logger,
 		home:    topology.Place{Location: o.Location, Labels: o.Labels},

@@ -57,6 +57,8 @@ func parseCIDR(text string) ([]CIDREntry, error) {
 func parseEntry(network string, words []string) (CIDREntry, error) {
 	prefix, err := netip.ParsePrefix(network)
 	switch {
+	case err != nil && isAddr(network):
+		return CIDREntry{}, fmt.Errorf("network %.80q has no prefix length: want a network such as 10.1.0.0/16, or a /32 (IPv6: /128) of one address", network)
 	case err != nil:
 		return CIDREntry{}, fmt.Errorf("network %.80q: want a network such as 10.1.0.0/16", network)
 	case prefix.Addr().Is4In6():
@@ -79,6 +81,11 @@ func parseEntry(network string, words []string) (CIDREntry, error) {
 	}
 	entry.Location.Normalize()
 	return entry, entry.Location.Validate()
+}
+
+func isAddr(s string) bool {
+	a, err := netip.ParseAddr(s)
+	return err == nil && a.Zone() == "" // a zone may hold a '/'
 }
 
 // LocateCIDR returns the location and prefix of the network that contains one of the

@@ -77,7 +77,7 @@ func TestOfEquallyLongPrefixesTheFirstOfTheTableWins(t *testing.T) {
 func TestAWrongNetworkNamesItsLine(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"no network", "# c\nzone=a", `line 2: network "zone=a": want a network such as 10.1.0.0/16`},
-		{"an address", "10.1.0.1 zone=a", `line 1: network "10.1.0.1": want a network such as 10.1.0.0/16`},
+		{"an address", "10.1.0.1 zone=a", `line 1: network "10.1.0.1" has no prefix length: want a network such as 10.1.0.0/16`},
 		{"host bits", "10.1.0.1/16 zone=a", "line 1: network 10.1.0.1/16: want 10.1.0.0/16, or a longer prefix"},
 		{"IPv4 in IPv6", "::ffff:10.1.0.0/112 zone=a", "line 1: network ::ffff:10.1.0.0/112: want an IPv4 network as such"},
 		{"an IPv6 zone", "fe80::%eth0/64 zone=a", `line 1: network "fe80::%eth0/64": want a network such as`},

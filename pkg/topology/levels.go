@@ -64,24 +64,27 @@ type Place struct {
 // Circle is the index in ls of the nearest level that a and b share, or len(ls) when
 // they share none (2 for a nil ls). They share a level if both know it, it is equal,
 // and they do not differ in a wider level of ls. A level that only one of them knows
-// is a difference, one that neither knows is not. By [DefaultLevels]:
+// is a difference, one that neither knows is not; but a region that only one of them
+// knows is no difference: equal zones are one zone then. By [DefaultLevels]:
 //
 //	eu/a and eu/a    0  the same zone
 //	eu/a and eu/b    1  the same region
 //	eu/a and eu/?    1  only one zone is known
 //	eu/a and us/a    2  zones of two regions
-//	eu/a and ?/a     2  only one region is known
+//	eu/a and ?/a     0  only one region is known, and the zones are equal
+//	eu/a and ?/b     2  only one region is known
 //	 ?/a and ?/a     0  no region is known, so the regions do not differ
 func (ls Levels) Circle(a, b Place) int {
 	ls = ls.orDefault()
 	nearest := len(ls)
 	for i, l := range slices.Backward(ls) {
 		va, vb := a.value(l), b.value(l)
-		if va != vb {
-			break
-		}
-		if va != "" {
+		switch {
+		case va == vb && va != "":
 			nearest = i
+		case va == vb, l == Region && (va == "" || vb == ""):
+		default:
+			return nearest
 		}
 	}
 	return nearest

@@ -63,7 +63,11 @@ func parseEntry(data []byte, o Options) (*announcing.Entry, error) {
 		return nil, fieldError(err)
 	}
 	e.Locate(o.Where, "file")
-	if err := e.Prepare(); err != nil {
+	err := e.Prepare()
+	if err == nil && o.Reachable != nil {
+		err = o.Reachable(&e.Instance)
+	}
+	if err != nil {
 		return nil, fieldError(err)
 	}
 	return e, nil

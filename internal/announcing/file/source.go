@@ -8,6 +8,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/internal/announcing"
 	"github.com/proxima-discovery/proxima/internal/daemon"
+	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
@@ -24,8 +25,10 @@ type Options struct {
 	// OnState is called when the file was read. Nil: not.
 	OnState func(announcing.SourceState)
 	// Where the announcer runs. Entries without a location get this one.
-	Where  topology.Detection
-	Logger *slog.Logger
+	Where topology.Detection
+	// Reachable refuses instances that callers cannot reach. Nil: none are refused.
+	Reachable func(*events.Instance) error
+	Logger    *slog.Logger
 }
 
 // Source is a watched file. It must be used by one goroutine.

@@ -33,6 +33,8 @@ const (
 	// ShortestInterval is the least time between two calls of a [Func]: the kernel
 	// counts processor time in hundredths of a second.
 	ShortestInterval = 100 * time.Millisecond
+	// LongestInterval is the most between two beats: callers use a beat for 15 s.
+	LongestInterval = 15 * time.Second
 )
 
 // Parse parses the URL for [Ask]. It returns nil for "" and [None]. The error tells

@@ -3,8 +3,10 @@ package forwarding
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Trust is the networks of proxies in front of this one, whose headers about the caller
@@ -22,6 +24,30 @@ func (t Trust) Includes(peer string) bool {
 	}
 	addr := a.Addr().WithZone("").Unmap()
 	return slices.ContainsFunc(t, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// Local reports whether a request comes from this machine, also if it came by way of a proxy
+// in one of the networks.
+func (t Trust) Local(req *http.Request) bool {
+	if !loopback(hostOf(req.RemoteAddr)) {
+		return false
+	}
+	if !t.Includes(req.RemoteAddr) {
+		return true
+	}
+	for _, line := range req.Header.Values("X-Forwarded-For") {
+		for client := range strings.SplitSeq(line, ",") {
+			if !loopback(hostOf(strings.TrimSpace(client))) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func loopback(host string) bool {
+	a, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil && a.Unmap().IsLoopback()
 }
 
 // ParseNetwork reads a network with the length of its prefix, such as 10.0.0.0/8 or

@@ -63,7 +63,7 @@ func newReader(g *Group, from Source, v *view.View, s *staleness, which string) 
 	r := &reader{
 		group: g, from: from, view: v, staleness: s,
 		filter: from.Bucket.Inst + which, inbox: g.Link.Conn.NewInbox() + ".", replies: make(chan *nats.Msg, most+pageSize/8),
-		due: time.NewTimer(0),
+		due: time.NewTimer(0), soon: true, // the first read
 	}
 	r.timeout = time.NewTimer(time.Hour)
 	r.timeout.Stop()

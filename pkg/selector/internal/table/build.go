@@ -375,7 +375,10 @@ func (l *lens) judge(vd *verdict, m *Member) {
 	*vd = verdict{distance: m.distance, known: m.known, circle: m.Circle, State: m.State, usedAs: m.State}
 	if !l.Home {
 		vd.circle = l.Circle(l.Place, m.In.Place())
-		if !l.near { // what was measured here is not the distance from there
+		// What was measured here is not the distance from there. An assumed distance is that of
+		// the circle, which may be another one also from nearby: from r/a, and from an a whose
+		// region is unknown.
+		if !l.near || vd.known == assumed {
 			vd.distance, vd.known = l.Assumed[vd.circle], assumed
 		}
 	}
