@@ -110,12 +110,12 @@ func (w *world) addService(name string) {
 		n := len(w.instances)
 		in := &instance{node: node, locator: latency.NewLocator(), record: &events.Instance{
 			ID: id, Service: name, Incarnation: "1", Status: events.Up,
-			Endpoints: map[string]string{events.TCP: fmt.Sprintf("10.%d.%d.%d:80", n>>16&255, n>>8&255, n&255)},
+			Endpoints: map[string]string{events.HTTP: fmt.Sprintf("10.%d.%d.%d:80", n>>16&255, n>>8&255, n&255)},
 			Location:  w.location(node, "i"+strconv.Itoa(n)),
 			Weight:    events.DefaultWeight, TTL: events.DefaultTTL,
 		}}
 		w.instances = append(w.instances, in)
-		w.byAddress[in.record.Endpoints[events.TCP]] = in
+		w.byAddress[in.record.Endpoints[events.HTTP]] = in
 		w.byID[id] = in
 		w.byPing[in.record.Key().Ping()] = in
 		w.source.put(in.record)
