@@ -270,12 +270,16 @@ func newPort(t testing.TB) *port {
 	}
 	p := &port{t, os.NewFile(uintptr(fd), "port"), ""}
 	t.Cleanup(p.release)
-	number := testkit.FreePorts(t, 1)[0]
-	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Port: number, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
+	for range 100 {
+		// A process that is being started may have what FreePorts listened on for a moment.
+		number := testkit.FreePorts(t, 1)[0]
+		if err = syscall.Bind(fd, &syscall.SockaddrInet4{Port: number, Addr: [4]byte{127, 0, 0, 1}}); err == nil {
+			p.addr = fmt.Sprintf("127.0.0.1:%d", number)
+			return p
+		}
 	}
-	p.addr = fmt.Sprintf("127.0.0.1:%d", number)
-	return p
+	t.Fatal(err)
+	return nil
 }
 
 // release gives the port to a program that will listen itself. It waits until no

@@ -80,12 +80,11 @@ func TestAnEvacuationIsSeenAtOnceAndUntilItIsUndone(t *testing.T) {
 			what := fmt.Sprintf("%s evacuated: %t", step.place, step.is)
 			v.until(what, time.Second, evacuated(step.want...))
 			// A watch that begins now has it in the first snapshot.
-			began := watch(t, f.r, "user")
-			began.check = func(s events.Snapshot) {
+			began := watch(t, f.r, "user", func(s events.Snapshot) {
 				if !evacuated(step.want...)(s) {
 					t.Errorf("%s: the first snapshot is %+v", what, s.Entries)
 				}
-			}
+			})
 			began.until("the first snapshot", time.Second, count(4))
 			began.close()
 			left, err := other.Evacuations(t.Context())
@@ -249,11 +248,11 @@ func TestEvacuationsOutliveTheServer(t *testing.T) {
 			v.until("it", 5*time.Second, count(1))
 			f.evacuate(f.r, "eu", true)
 			v.until("evacuated", time.Second, evacuated("eu"))
-			v.check = func(s events.Snapshot) {
+			v.hook(func(s events.Snapshot) {
 				if len(s.Entries) > 0 && !evacuated("eu")(s) {
 					t.Errorf("memory=%t: for a moment it is not evacuated", memory)
 				}
-			}
+			})
 			time.Sleep(5 * time.Second) // it has been found in the bucket, too
 			w.cut()
 			natstest.Stop(f.ns)

@@ -34,15 +34,13 @@ func evil(id string) []byte {
 // honest fails the test when an evil instance is ever shown.
 func honest(t *testing.T, v *viewer) {
 	t.Helper()
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.check = func(s events.Snapshot) {
+	v.hook(func(s events.Snapshot) {
 		for _, e := range s.Entries {
 			if e.Incarnation == "evil" {
 				t.Errorf("an evil one is listed: %s", show(s))
 			}
 		}
-	}
+	})
 }
 
 // A user that may write one lease can make the server write to any key.

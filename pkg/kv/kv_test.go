@@ -92,10 +92,14 @@ type viewer struct {
 	done  chan struct{}
 }
 
-func watch(t testing.TB, r *kv.Registry, service string) *viewer {
+// watch watches a service. Each snapshot is given to check first, unless that is left out.
+func watch(t testing.TB, r *kv.Registry, service string, check ...func(events.Snapshot)) *viewer {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	v := &viewer{t: t, last: map[string]events.Snapshot{}, bell: make(chan struct{}, 1), stop: cancel, done: make(chan struct{})}
+	for _, c := range check {
+		v.check = c
+	}
 	go func() {
 		defer close(v.done)
 		_ = r.Watch(ctx, service, v.apply)

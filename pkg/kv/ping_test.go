@@ -90,14 +90,12 @@ func TestAnInstanceThatIsListedAnswersPings(t *testing.T) {
 		v := watch(t, f.r, "user")
 		v.until("a snapshot", time.Second, count(0))
 		var asked atomic.Int32
-		v.mu.Lock()
-		v.check = func(s events.Snapshot) {
+		v.hook(func(s events.Snapshot) {
 			if len(s.Entries) > 0 {
 				asked.Add(1)
 				f.answers("when it is first seen", true)
 			}
-		}
-		v.mu.Unlock()
+		})
 		for range 5 {
 			a := f.announce(f.r, instance("a"), kv.AnnounceOptions{})
 			v.until("listed", time.Second, count(1))
