@@ -146,6 +146,11 @@ func TestTheReadmesCommandsPrintWhatItShows(t *testing.T) {
 			case strings.HasSuffix(command, " &"):
 				p := begin(strings.TrimSuffix(command, " &"), "PROXIMA_NATS_URL="+url)
 				p.Stderr.Await(t, shown(want))
+				t.Cleanup(func() { // a kill would leave the command of an announcer running
+					p.Signal(os.Interrupt)
+					p.Signal(os.Interrupt)
+					p.Exit()
+				})
 			default:
 				prints(t, command, want, func() string {
 					if path, ok := strings.CutPrefix(command, "curl "); ok && !installed("curl") {
