@@ -40,7 +40,7 @@ func (f *operatorFlags) open(ctx context.Context, p *daemon.Process) (*session, 
 	if err != nil {
 		return nil, err
 	}
-	o := f.Registry.Options(log)
+	o := f.Registry.Options(slog.New(slog.NewTextHandler(p.Stderr, nil))) // it also says when the registry is back
 	o.NoCreate = true
 	registry, err := kv.Open(ctx, nc, o)
 	if err != nil {

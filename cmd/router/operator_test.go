@@ -261,7 +261,7 @@ func TestWatchShowsWhetherAnInstanceIsEvacuated(t *testing.T) {
 	}
 }
 
-func TestWatchReportsThatNATSIsBack(t *testing.T) {
+func TestWatchReportsThatNATSAndTheRegistryAreBack(t *testing.T) {
 	t.Parallel()
 	address := testkit.FreeAddress(t)
 	first := natstest.Start(t, natstest.ListenAt(address))
@@ -270,8 +270,10 @@ func TestWatchReportsThatNATSIsBack(t *testing.T) {
 	stdout.Await(t, `listed +user +u1`)
 	natstest.Stop(first)
 	stderr.Await(t, `msg="lost the connection to NATS"`)
-	natstest.Start(t, natstest.ListenAt(address))
+	second := natstest.Start(t, natstest.ListenAt(address))
 	stderr.Await(t, `msg="connected to NATS again" url=nats://`+address)
+	registryOn(t, second) // makes the bucket, which was in memory
+	stderr.Await(t, `msg="the registry is back"`)
 }
 
 func TestReportsInOneLineWhyItCannotAnswer(t *testing.T) {

@@ -38,7 +38,7 @@ func TestTheExamplesOfTheDoorsPageAreWhatARouterAnswers(t *testing.T) {
 	var commands, messages int
 	var registration string
 	for _, block := range regexp.MustCompile("(?s)```(console|nats)\n(.*?)```").FindAllStringSubmatch(string(page), -1) {
-		text := strings.ReplaceAll(block[2], "127.0.0.1:9001", address)
+		text := strings.NewReplacer("127.0.0.1:9001", address, "\\\n", "").Replace(block[2]) // also joins a command of two lines
 		var got, want string
 		if block[1] == "console" {
 			commands++

@@ -144,12 +144,6 @@ func (t *tries) tried(p Pick, err error) {
 	t.spent++
 }
 
-const (
-	mostRefused = 8 // instances that are tried in a round though all refuse
-	mostRounds  = 2
-	roundWait   = 400 * time.Millisecond // before the second round; before the third twice that
-)
-
 // again begins with all instances anew, after a wait, if those that were tried are the
 // only ones there are.
 func (t *tries) again(ctx context.Context) bool {
@@ -159,7 +153,7 @@ func (t *tries) again(ctx context.Context) bool {
 	wait := roundWait << t.rounds
 	t.rounds++
 	t.request.tried, t.refused = nil, 0
-	return t.wait(ctx, wait*4/5+rand.N(wait*2/5))
+	return t.wait(ctx, jitter(wait))
 }
 
 // restarts reports whether an error is one that calls end with while an instance restarts.
@@ -196,10 +190,13 @@ func (t *tries) enough(ctx context.Context) bool {
 		return true
 	}
 	if t.rounds > 0 && restarts(t.last.Err) && len(t.request.tried) < int(t.svc.Listed.Load()) {
-		return !t.wait(ctx, roundWait*4/5+rand.N(roundWait*2/5)) // there are few attempts left for the restart
+		return !t.wait(ctx, jitter(roundWait)) // there are few attempts left for the restart
 	}
 	return !t.wait(ctx, rand.N(t.opts.Retry.Backoff<<min(t.attempts-1, 6)+1))
 }
+
+// jitter is a time, up to a fifth less or more, so that many callers do not come together.
+func jitter(d time.Duration) time.Duration { return d*4/5 + rand.N(d*2/5) }
 
 // wait returns false if ctx ends before.
 func (t *tries) wait(ctx context.Context, wait time.Duration) bool {
@@ -211,15 +208,6 @@ func (t *tries) wait(ctx context.Context, wait time.Duration) bool {
 
 // ErrSlow is the end of an attempt at an instance that seems to hang.
 var ErrSlow = errors.New("selector: no answer for much longer than usual")
-
-// When an instance seems to hang.
-const (
-	slowAtLeast = time.Second      // never sooner
-	slowTypical = 10               // times the mean duration of successes
-	slowSlowest = 1.5              // times the longest success lately, unless the last call to it failed
-	slowUnknown = 15 * time.Second // if no success is known, or
-	slowOfTime  = 0.6              // of the time that the call has, if that is less
-)
 
 // AfterSlow calls late when the instance seems to hang and another one may take the call.
 // That is when all of this holds:
@@ -322,11 +310,6 @@ type budget struct {
 	tokens float64
 	filled time.Duration
 }
-
-const (
-	reserve   = 10  // retries a second that are always allowed
-	maxTokens = 100 // the most that can be saved
-)
 
 func newBudget(share float64) budget {
 	return budget{share: share, tokens: reserve}

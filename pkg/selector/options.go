@@ -147,13 +147,13 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	setDefault(&o.Probe.Kind, ProbeConnect)
 	setDefault(&o.Near.Factor, 1.25)
-	setDefault(&o.Ramp.Up, 30*time.Second)
-	setDefault(&o.FirstSnapshot, 5*time.Second)
+	setDefault(&o.Ramp.Up, rampUp)
+	setDefault(&o.FirstSnapshot, firstSnapshot)
 	if o.Retry.Classify == nil {
 		o.Retry.Classify = Classify
 	}
 	setDefault(&o.Retry.Attempts, 4)
-	setDefault(&o.Retry.Backoff, 10*time.Millisecond)
+	setDefault(&o.Retry.Backoff, backoff)
 	setDefault(&o.Retry.Budget, 0.2)
 	setDefault(&o.Registry.Bucket, kv.DefaultBucket)
 	if o.Logger == nil {

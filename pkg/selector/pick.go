@@ -256,9 +256,6 @@ func (s *Selector) show(p Pick) {
 	ended = true
 }
 
-// waitEvery is how often a pick that waits looks whether there is an instance.
-const waitEvery = 25 * time.Millisecond
-
 // sleep returns why ctx ended if it did before.
 func sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)

@@ -27,13 +27,6 @@ const (
 	maxEmpty   = 128     // services without instances that are watched although no pick waits for them
 	maxWaiting = 1024    // with those that a pick waits for
 	maxUnknown = 1 << 14 // names that are remembered as unknown, although they are not watched
-
-	// unknownFor is how long such a name is remembered: picks of it fail without a
-	// question to the registry.
-	unknownFor = time.Second
-	// unusedFor is how long a service that never had an instance is watched after the
-	// last pick.
-	unusedFor = time.Minute
 )
 
 // Selector picks instances of any number of services. It is safe for concurrent use.
@@ -155,10 +148,6 @@ func (s *Selector) Close() error {
 
 // now is the selector's clock, see [table.Shared].
 func (s *Selector) now() time.Duration { return time.Since(s.epoch) }
-
-// maintainEvery is the time between two looks at loads; [table.Builder.Weigh] counts on
-// it.
-const maintainEvery = 200 * time.Millisecond
 
 // maintain handles what changes with time alone, until the selector is closed: loads,
 // new instances, circles that are about to change places.

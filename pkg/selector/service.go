@@ -3,7 +3,6 @@ package selector
 import (
 	"context"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -15,20 +14,6 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 	"github.com/proxima-discovery/proxima/pkg/topology"
-)
-
-const (
-	// rebuildEvery is the least time between tables that are built because breakers or
-	// distances changed. Picks notice both without a new table.
-	rebuildEvery = 20 * time.Millisecond
-	// slowestFalls is the factor by which the longest success falls with each look: to
-	// half in ten minutes.
-	slowestFalls = 1 - math.Ln2/float64(10*time.Minute/maintainEvery)
-	// unloadedLasts is how long it counts what another caller told of durations without
-	// load: about as long as the rule for leaving a circle remembers it.
-	unloadedLasts = 30 * time.Minute
-	// sharingWait is how long the first table waits for what other callers measured.
-	sharingWait = 250 * time.Millisecond
 )
 
 // service is one service: its members, and a vantage for each place and protocol that was
@@ -265,7 +250,7 @@ func (svc *service) maintain(now time.Duration) {
 		svc.Slowest.CompareAndSwap(slowest, int64(float64(slowest)*slowestFalls))
 	}
 	active := svc.active.Swap(false)
-	if active && now-svc.usedAt >= time.Second {
+	if active && now-svc.usedAt >= tellEvery {
 		svc.usedAt = now
 		svc.group.Used()
 	}
@@ -283,7 +268,7 @@ func (svc *service) maintain(now time.Duration) {
 		idle = v.lookLocked(now) && idle
 	}
 	svc.loaded.Store(!idle)
-	if now-svc.toldAt >= time.Second {
+	if now-svc.toldAt >= tellEvery {
 		svc.toldAt = now
 		svc.tellUnloadedLocked()
 	}

@@ -11,7 +11,6 @@ import (
 const (
 	demoteAbove  = 2
 	restoreBelow = 1.5
-	demoteSlack  = 2 * time.Millisecond
 )
 
 // order is the order in which circles are tried.

@@ -75,8 +75,8 @@ func (n *Node) pausing(now uint32) bool { return int32(n.pause.Load()-now) > 0 }
 // rest lets the node pause, for some of the usual time of a call: twice as long after each
 // of the rejects that follow one another without a success.
 func (n *Node) rest(usual float32, now uint32) {
-	most := max(mostPause, leastPause*usual)
-	d := min(leastPause*max(usual, leastPauseOf)*float32(uint64(1)<<min(n.row()-1, 20)), most)
+	most := max(float32(mostPause), leastPause*usual)
+	d := min(leastPause*max(usual, float32(leastPauseOf))*float32(uint64(1)<<min(n.row()-1, 20)), most)
 	n.pause.Store(now + uint32(d/float32(tick)) + 1)
 	n.holds.Store(true)
 }
@@ -187,23 +187,15 @@ const (
 	failWeight    = 1.0 / 4
 	failPenalty   = 4 // a failure counts as a call that took this many times longer
 	rejectPenalty = 4 // so does an answer that asks for fewer calls
-	leastPenalty  = float32(10 * time.Millisecond)
-	mostPenalty   = float32(5 * time.Second)
 	// A call that the caller gave up after this many times the usual duration, and not
-	// sooner than that, is like one that timed out.
+	// sooner than leastLate, is like one that timed out.
 	canceledLate  = 4
-	leastLate     = 5 * time.Millisecond
-	unknownLate   = time.Second          // if no duration is known
-	leastSlowest  = 5 * time.Millisecond // less than that is not remembered as the slowest
-	lateInRow     = 5                    // so many given up in a row after canceledLate times the usual duration are late though successes took longer
-	longInRow     = 20                   // and so many after the usual one
-	slowFactor    = 10                   // a success that took so many times longer than others do, and slowest, is slow
-	slowest       = time.Second
-	leastPause    = 2                             // times the usual duration that a node pauses after a reject
-	leastPauseOf  = float32(2 * time.Millisecond) // usual duration that it pauses for at least
-	mostPause     = float32(time.Second)          // it does not pause longer, unless calls take that long
-	pauseCalls    = 16                            // calls that a pause counts as
-	leastHeld     = 1.0 / 32                      // fewer calls are not held against an instance
+	lateInRow     = 5        // so many given up in a row after canceledLate times the usual duration are late though successes took longer
+	longInRow     = 20       // and so many after the usual one
+	slowFactor    = 10       // a success that took so many times longer than others do, and slowest, is slow
+	leastPause    = 2        // times the usual duration that a node pauses after a reject
+	pauseCalls    = 16       // calls that a pause counts as
+	leastHeld     = 1.0 / 32 // fewer calls are not held against an instance
 	measuredBits  = 24
 	measuredPart  = 8 // of the successes of an instance that follow one another closely, one in so many is measured for its circle
 	measuredTicks = int32(measuredGap / tick)
@@ -386,7 +378,7 @@ func (n *Node) Learn(o Outcome, took time.Duration, now uint32) (failed bool) {
 	case Backpressure:
 		n.answers.Add(1<<32 | 1)
 		n.rest(cmp.Or(usual, ns), now)
-		n.hold(sample, rejectPenalty*max(cmp.Or(usual, ns), leastPenalty/rejectPenalty), now)
+		n.hold(sample, rejectPenalty*max(cmp.Or(usual, ns), float32(leastPenalty)/rejectPenalty), now)
 		sample, weight, sign = max(sample, penalty(max(ns, usual))), failWeight, -1
 		defer n.noted()
 	case Fault:
@@ -416,7 +408,7 @@ func (n *Node) Learn(o Outcome, took time.Duration, now uint32) (failed bool) {
 
 // penalty is the duration that a failed call counts as where that is the usual one.
 func penalty(usual float32) float32 {
-	return min(max(failPenalty*usual, leastPenalty), max(mostPenalty, usual))
+	return min(max(failPenalty*usual, float32(leastPenalty)), max(float32(mostPenalty), usual))
 }
 
 // Slow reports whether a success took so much longer than successes of the circle do that

@@ -174,9 +174,6 @@ func (b *Builder) carry(t *Table) []float64 {
 	return b.shares
 }
 
-// lookLasts is how long after a look the counts of a table are kept.
-const lookLasts = 2 * time.Second
-
 // collect adds what the circles of a table have counted since they were last collected.
 func (b *Builder) collect(t *Table) {
 	for _, c := range t.preferred {

@@ -11,7 +11,9 @@ func TestTheTimesFitTogether(t *testing.T) {
 		name string
 		time time.Duration
 	}{
-		{"blindSlack", blindSlack}, {"nearSlack", nearSlack}, {"tick", tick}, {"busyGap", busyGap}, {"rampEvery", rampEvery}, {"trustedFor", trustedFor}, {"decay", decay}, {"beatFresh", beatFresh},
+		{"blindSlack", blindSlack}, {"nearSlack", nearSlack}, {"tick", tick}, {"demoteSlack", demoteSlack},
+		{"leastLate", leastLate}, {"leastPenalty", leastPenalty}, {"busyGap", busyGap}, {"rampEvery", rampEvery}, {"lookLasts", lookLasts},
+		{"trustedFor", trustedFor}, {"mostPenalty", mostPenalty}, {"decay", decay}, {"beatFresh", beatFresh},
 	}
 	for i, x := range order[1:] {
 		if before := order[i]; before.time >= x.time {
@@ -20,6 +22,12 @@ func TestTheTimesFitTogether(t *testing.T) {
 	}
 	if demoteAfter < 2*trustedFor {
 		t.Errorf("a circle moves after %v, want at least twice the %v for which calls are remembered", demoteAfter, trustedFor)
+	}
+	if leastPauseOf*leastPause >= mostPause || mostPause >= trustedFor {
+		t.Errorf("an instance that rejects pauses for %v to %v, and is remembered for %v", leastPauseOf*leastPause, mostPause, trustedFor)
+	}
+	if leastSlowest > slowest || leastSlowest > leastLate || leastLate > unknownLate {
+		t.Errorf("the slowest success is remembered from %v on, a success is slow after %v, a call late after %v to %v", leastSlowest, slowest, leastLate, unknownLate)
 	}
 	if wraps := time.Duration(1<<31) * tick; wraps < 20*24*time.Hour {
 		t.Errorf("ages are known up to %v only", wraps)

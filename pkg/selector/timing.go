@@ -1,0 +1,76 @@
+package selector
+
+import (
+	"math"
+	"time"
+)
+
+// How a selector spends its time, shortest first. How it fits together:
+//
+//   - A pick reads a table. Changes of breakers and distances, which picks notice without
+//     a new table, cost one each rebuildEvery at most.
+//   - Calls are looked at every maintainEvery. What needs only be roughly right, that a
+//     service is used and how long its calls take without load, is told every tellEvery.
+//   - The first pick of a service waits up to sharingWait for what other callers of its
+//     zone measured, within the firstSnapshot that it waits for the list of instances.
+//   - Retries wait for up to backoff at first. When all instances were tried and are
+//     perhaps restarting, the next round begins after roundWait, the one after it after
+//     twice that.
+//   - An attempt is given up after slowAtLeast at the earliest, which is longer than each
+//     wait for a round. While nothing is known of durations it is slowUnknown.
+//   - A name without instances is remembered for unknownFor, and watched for unusedFor.
+//   - The longest success falls to half in slowestHalves. Durations without load that
+//     other callers told are kept longer, for unloadedLasts.
+const (
+	backoff = 10 * time.Millisecond // default of Retry
+	// rebuildEvery is the least time between tables that are built because breakers or
+	// distances changed. Picks notice both without a new table.
+	rebuildEvery = 20 * time.Millisecond
+	// waitEvery is how often a pick that waits looks whether there is an instance.
+	waitEvery = 25 * time.Millisecond
+	// maintainEvery is the time between two looks at calls; [table.Builder.Look] counts
+	// on it.
+	maintainEvery = 200 * time.Millisecond
+	// sharingWait is how long the first table waits for what other callers measured.
+	sharingWait = 250 * time.Millisecond
+	// roundWait is the wait before the second round through the instances; before the
+	// third it is twice that.
+	roundWait = 400 * time.Millisecond
+	// slowAtLeast: an instance seems to hang no sooner than that.
+	slowAtLeast = time.Second
+	// tellEvery is how often a group of paths learns that its service is called, and how
+	// long calls take without load.
+	tellEvery = time.Second
+	// unknownFor is how long a name is remembered as unknown: picks of it fail without a
+	// question to the registry.
+	unknownFor    = time.Second
+	firstSnapshot = 5 * time.Second // default of Options
+	// slowUnknown is when an instance seems to hang while no success is known.
+	slowUnknown = 15 * time.Second
+	rampUp      = 30 * time.Second // default of Ramp
+	// unusedFor is how long a service that never had an instance is watched after the
+	// last pick.
+	unusedFor = time.Minute
+	// invalidEvery is the time between two log lines about invalid beats.
+	invalidEvery = time.Minute
+	// slowestHalves is the time in which the longest success falls to half.
+	slowestHalves = 10 * time.Minute
+	// unloadedLasts is how long it counts what another caller told of durations without
+	// load: about as long as the rule for leaving a circle remembers it.
+	unloadedLasts = 30 * time.Minute
+)
+
+// How these times are used.
+const (
+	mostRounds  = 2   // further rounds through all instances
+	mostRefused = 8   // instances that are tried in a round though all refuse
+	slowTypical = 10  // an instance seems to hang after this many times the mean duration of successes,
+	slowSlowest = 1.5 // and this many times the longest success lately, unless the last call to it failed
+	slowOfTime  = 0.6 // while no success is known: of the time that the call has, if that is less than slowUnknown
+
+	// slowestFalls is the factor by which the longest success falls with each look.
+	slowestFalls = 1 - math.Ln2/float64(slowestHalves/maintainEvery)
+
+	reserve   = 10  // retries a second that are always allowed
+	maxTokens = 100 // retries that can be saved
+)
