@@ -145,9 +145,12 @@ func (l *Link) closedError() error {
 	return fmt.Errorf("%w (%s)", err, advice)
 }
 
-// Explain adds to the error of a request without an answer that the server has refused it,
-// if it has: the server says so, yet not in an answer.
+// Explain adds to the error of a request without an answer what it means: that the server
+// has refused it, which it says, yet not in an answer, or that there is no connection.
 func (l *Link) Explain(subject string, err error) error {
+	if errors.Is(err, nats.ErrReconnectBufExceeded) { // it keeps nothing until it is connected again
+		return fmt.Errorf("not connected to NATS: %w", err)
+	}
 	last := l.Conn.LastError()
 	if errors.Is(last, nats.ErrPermissionViolation) && strings.Contains(last.Error(), `"`+subject+`"`) {
 		return fmt.Errorf("%w: %w", err, last)

@@ -11,9 +11,19 @@ func TestTheTimesFitTogether(t *testing.T) {
 		name string
 		time time.Duration
 	}{
-		{"blindSlack", blindSlack}, {"nearSlack", nearSlack}, {"tick", tick}, {"demoteSlack", demoteSlack},
-		{"leastLate", leastLate}, {"leastPenalty", leastPenalty}, {"busyGap", busyGap}, {"rampEvery", rampEvery}, {"lookLasts", lookLasts},
-		{"trustedFor", trustedFor}, {"mostPenalty", mostPenalty}, {"decay", decay}, {"beatFresh", beatFresh},
+		{"blindSlack", blindSlack},
+		{"nearSlack", nearSlack},
+		{"tick", tick},
+		{"demoteSlack", demoteSlack},
+		{"leastLate", leastLate},
+		{"leastPenalty", leastPenalty},
+		{"busyGap", busyGap},
+		{"rampEvery", rampEvery},
+		{"lookLasts", lookLasts},
+		{"trustedFor", trustedFor},
+		{"mostPenalty", mostPenalty},
+		{"decay", decay},
+		{"beatFresh", beatFresh},
 	}
 	for i, x := range order[1:] {
 		if before := order[i]; before.time >= x.time {
