@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,27 +20,36 @@ import (
 // changing is a server whose password changes.
 type changing struct {
 	*server.Server
-	t       *testing.T
-	options *server.Options
+	t        *testing.T
+	password atomic.Pointer[string]
 }
 
 func newChanging(t *testing.T) *changing {
 	t.Helper()
 	c := &changing{t: t}
-	c.Server = natstest.Start(t, natstest.Listen, func(o *server.Options) {
-		o.Username, o.Password = "user", "secret"
-		c.options = o.Clone()
-	})
+	c.password.Store(new("secret"))
+	c.Server = natstest.Start(t, natstest.Listen, func(o *server.Options) { o.CustomClientAuthentication = c })
 	return c
 }
 
-// change replaces the password, and ends the connections of those that use the former.
+// Check implements server.Authentication.
+func (c *changing) Check(client server.ClientAuthentication) bool {
+	o := client.GetOpts()
+	return o.Username == "user" && o.Password == *c.password.Load()
+}
+
+// change replaces the password, and ends all connections, as a server does that
+// reads its configuration again (Server.ReloadOptions does not lock what requests
+// read meanwhile).
 func (c *changing) change(password string) {
 	c.t.Helper()
-	o := c.options.Clone()
-	o.Password = password
-	if err := c.ReloadOptions(o); err != nil {
+	c.password.Store(&password)
+	all, err := c.Connz(nil)
+	if err != nil {
 		c.t.Fatal(err)
+	}
+	for _, conn := range all.Conns {
+		_ = c.DisconnectClientByID(conn.Cid) // ended meanwhile
 	}
 }
 
