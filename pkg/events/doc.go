@@ -2,12 +2,12 @@
 // instances, their keys and their load.
 //
 // Most users need five names of it: [Instance], its [Status], the [Snapshot] of a
-// service with its [Entry] values, and the protocols [HTTP], [HTTPS], [GRPC], [TCP]
-// and [NATS]. The rest is for programs that read or write a registry:
+// service with its [Entry] values, and the protocols, such as [HTTP]. The rest is for
+// programs that read or write a registry:
 //
 //   - [Encode] writes an Instance as the JSON record of a registry, and [Decode]
 //     reads it. Both validate: an Instance from Decode is valid, whatever wrote it.
-//   - [Key] is an instance's place in keys and subjects.
+//   - [Key] is an instance's place in keys and subjects, and [ServiceTokens] a service's.
 //   - A [Beat] is an instance's load report; an [Evacuation] is an operator's order
 //     to use a place only when there is no other.
 //

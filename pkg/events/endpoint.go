@@ -3,6 +3,7 @@ package events
 import (
 	"net"
 	"net/netip"
+	"path"
 	"strconv"
 	"strings"
 
@@ -10,27 +11,110 @@ import (
 )
 
 const (
-	hostRule    = "want host:port that callers can dial, with a port of 1 to 65535, such as 10.0.0.5:8080"
-	subjectRule = "want a NATS subject: tokens of printable ASCII joined by dots, no wildcards, no $ in front, at most 255 bytes"
+	maxEndpointName = 15  // as a service of IANA
+	maxSocket       = 104 // bytes of a path, as systems with short ones have it
+
+	unixScheme = "unix:"
+
+	hostRule     = "want host:port that callers can dial, with a port of 1 to 65535, such as 10.0.0.5:8080"
+	unixRule     = "want host:port, or unix: and an absolute path of at most 104 printable bytes without '.' and '..', such as unix:/run/user.sock"
+	subjectRule  = "want a NATS subject: tokens of printable ASCII joined by dots, no wildcards, no $ in front, at most 255 bytes"
+	protocolRule = "want a protocol of http, https, grpc, grpcs, tcp, udp or nats, alone or with a name after it, such as http.admin"
+	nameRule     = "want a name after the protocol: 1 to 15 of a-z, 0-9 and '-', with a letter or digit at both ends, such as http.admin"
+	noHostRule   = "want the host of an instance with a unix socket: only callers that are on the same one can use it"
 )
 
-// validateEndpoint checks the address of one protocol. Host is a name or an IP
+// CutEndpoint cuts a name of [Instance.Endpoints] into its protocol and the name that the
+// endpoint has beside it, empty for none: http.admin into http and admin.
+func CutEndpoint(endpoint string) (protocol, name string) {
+	protocol, name, _ = strings.Cut(endpoint, ".")
+	return protocol, name
+}
+
+// Network is what to dial for an address of an endpoint: "unix" and the path for
+// unix:/path, else "tcp" and the address.
+func Network(address string) (network, dial string) {
+	if path, ok := strings.CutPrefix(address, unixScheme+"/"); ok {
+		return "unix", "/" + path
+	}
+	return "tcp", address
+}
+
+// FirstEndpoint returns the address of the endpoint of a protocol that stands for the
+// instance: the one without a name, else the first by name that there is. Addresses of
+// unix sockets are left out. It returns "" if there is none.
+func (in *Instance) FirstEndpoint(protocol string) string {
+	best, address := "", in.Endpoints[protocol]
+	if address != "" && !strings.HasPrefix(address, unixScheme) {
+		return address
+	}
+	address = ""
+	for endpoint, a := range in.Endpoints {
+		if p, name := CutEndpoint(endpoint); p == protocol && name != "" && !strings.HasPrefix(a, unixScheme) && (best == "" || name < best) {
+			best, address = name, a
+		}
+	}
+	return address
+}
+
+// validateEndpoint checks the address of one endpoint. Host is a name or an IP
 // address that means the same on every machine: not 0.0.0.0, no IPv6 zone. A
 // subject must not be one of the server's own, such as $JS.
-func validateEndpoint(protocol, address string) error {
+func validateEndpoint(endpoint, address string) error {
+	protocol, name, named := strings.Cut(endpoint, ".")
+	rule := ""
 	switch protocol {
-	case HTTP, HTTPS, GRPC, TCP:
+	case HTTP, GRPC, TCP:
+		switch unix := strings.HasPrefix(address, unixScheme); {
+		case unix && !validSocket(address[len(unixScheme):]):
+			rule = unixRule
+		case !unix && !validHostPort(address):
+			rule = hostRule
+		}
+	case HTTPS, GRPCS, UDP:
 		if !validHostPort(address) {
-			return &FieldError{"endpoints." + protocol, address, hostRule}
+			rule = hostRule
 		}
 	case NATS:
 		if !validSubject(address) {
-			return &FieldError{"endpoints." + protocol, address, subjectRule}
+			rule = subjectRule
 		}
 	default:
-		return &FieldError{"endpoints", protocol, "want a protocol of http, https, grpc, tcp or nats"}
+		return &FieldError{"endpoints", endpoint, protocolRule}
+	}
+	switch {
+	case named && !validEndpointName(name):
+		return &FieldError{"endpoints", endpoint, nameRule}
+	case rule != "":
+		return &FieldError{"endpoints." + endpoint, address, rule}
 	}
 	return nil
+}
+
+func validEndpointName(s string) bool {
+	ok := len(s) >= 1 && len(s) <= maxEndpointName && s[0] != '-' && s[len(s)-1] != '-'
+	for i := 0; ok && i < len(s); i++ {
+		c := s[i]
+		ok = 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-'
+	}
+	return ok
+}
+
+// validSocket checks the path of a unix socket. It has one spelling, so that a directory
+// can be checked by its beginning.
+func validSocket(p string) bool {
+	return len(p) <= maxSocket && len(p) > 1 && p[0] == '/' && path.Clean(p) == p &&
+		!strings.ContainsFunc(p, func(r rune) bool { return r <= ' ' || r >= 0x7f })
+}
+
+// hasSocket reports whether an endpoint is a unix socket.
+func (in *Instance) hasSocket() bool {
+	for endpoint, address := range in.Endpoints {
+		if protocol, _ := CutEndpoint(endpoint); protocol != NATS && strings.HasPrefix(address, unixScheme) {
+			return true
+		}
+	}
+	return false
 }
 
 func validHostPort(address string) bool {

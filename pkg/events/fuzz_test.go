@@ -23,7 +23,9 @@ func addRecords(f *testing.F) {
 		with(`"started":"2026-11-21T09:00:00.5+01:00"`), with(`"started":"0001-01-01T00:00:00Z"`),
 		with(`"coordinate":{"vec":[1,2,3,4,5,6,7,8],"vec":[1]}`), with(`"coordinate":{"vec":[1,null,3,4,5,6,7,-0.0],"height":1e-400}`),
 		with(`"location":{"region":"_","zone":"é"}`), with(`"id":"a.b"`), with("\"version\":\"\x7f\""), with("\"version\":\"\xff\""),
-		with(`"endpoints":{"nats":"$JS","nats":"a.b"}`), with(`"endpoints":{"":""}`), least + " x", "\t" + least,
+		with(`"endpoints":{"nats":"$JS","nats":"a.b"}`), strings.Replace(least, `"user"`, `"payments.User"`, 1), with(`"endpoints":{"http.admin":"h:1","http":"h:2","udp":"h:3","grpcs":"h:4"}`),
+		with(`"endpoints":{"http.admin":"h:1","http\u002eadmin":"h:2"}`), with(`"endpoints":{"http.":"h:1"}`), with(`"location":{"host":"n1"},"endpoints":{"tcp":"unix:/run/a"}`),
+		with(`"endpoints":{"grpc.x":"unix:/run/a"}`), with(`"endpoints":{"":""}`), least + " x", "\t" + least,
 		with(`"later":` + strings.Repeat("[", 301) + strings.Repeat("]", 301)),
 	} {
 		f.Add([]byte(s))
@@ -120,7 +122,7 @@ func TestDecodeAgreesOnRandomRecords(t *testing.T) {
 		return one(`null`, `true`, `0`, `-0`, `1e2`, `15`, `01`, `+1`, `-`, `1.`, `nan`, `inf`, `""`, `"x"`, `"_"`, `"a b"`, `"é"`, `"\u0061"`,
 			`"\ud800"`, `"\x"`, "\"\x01\"", "\"\xff\"", "\"\x80\"", "\"\x7f\"", `[]`, `{}`, `[1,2]`, `{"a":"b","a":"c"}`, `{"a":null}`, ``)
 	}
-	text := func() string { return odd(`"a"`, `"b-1"`, `"user"`) }
+	text := func() string { return odd(`"a"`, `"b-1"`, `"user"`, `"user"`, `"A.b_c"`) }
 	number := func() string { return odd(`0`, `1`, `-0.5`, `9.75e0`, `1E-3`, `0.25`, `-0.0`) }
 	object := func(members ...func() string) string {
 		var b strings.Builder
@@ -170,7 +172,8 @@ func TestDecodeAgreesOnRandomRecords(t *testing.T) {
 	accepted := 0
 	const n = 5_000
 	for range n {
-		members := []string{member("id", text)(), member("service", text)(), `"endpoints":` + odd(`{"http":"h:1"}`, `{"tcp":"10.0.0.1:2","nats":"a.b"}`)}
+		members := []string{member("id", text)(), member("service", text)(), `"endpoints":` + odd(`{"http":"h:1"}`, `{"tcp":"10.0.0.1:2","nats":"a.b"}`, `{"http":"h:1","http.admin":"h:2"}`,
+			`{"grpcs.a-1":"h:1","udp":"h:2"}`, `{"tcp":"unix:/run/a"}`, `{"http.A":"h:1"}`)}
 		for _, i := range rnd.Perm(len(optional))[:rnd.IntN(len(optional)+1)] {
 			members = append(members, optional[i]())
 		}

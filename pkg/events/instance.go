@@ -25,12 +25,15 @@ const (
 	NotReady Status = "not_ready"
 )
 
-// The protocols of endpoints. The address is host:port, for [NATS] a subject.
+// The protocols of endpoints. The address is host:port, for [NATS] a subject. For [HTTP],
+// [GRPC] and [TCP] it may be a unix socket, unix:/path, see [Instance.Endpoints].
 const (
 	HTTP  = "http"
 	HTTPS = "https"
 	GRPC  = "grpc"
+	GRPCS = "grpcs" // gRPC with TLS
 	TCP   = "tcp"
+	UDP   = "udp" // listed for callers that ask for it, never probed
 	NATS  = "nats"
 )
 
@@ -58,14 +61,20 @@ type Instance struct {
 	// ID names the instance: [A-Za-z0-9_-], 1 to 63 long. It must be unique within the
 	// service; the registry enforces that per zone.
 	ID string
-	// Service is a DNS label: lower-case letters, digits and '-'.
+	// Service is a DNS label (lower-case letters, digits and '-'), or several labels
+	// joined by dots, such as payments.user or grpc.health.v1.Health, which may have
+	// upper-case letters and '_', see [ValidateService].
 	Service string
 	// Incarnation distinguishes two processes that announce the same ID, one after
 	// the other.
 	Incarnation string
-	// Endpoints maps a protocol ([HTTP], [HTTPS], [GRPC], [TCP], [NATS]) to an
-	// address: host:port that callers can dial, or a subject for [NATS]. There
-	// must be one.
+	// Endpoints maps a protocol ([HTTP], [HTTPS], [GRPC], [GRPCS], [TCP], [UDP], [NATS])
+	// to an address: host:port that callers can dial, or a subject for [NATS]. There
+	// must be one. Further endpoints of a protocol have a name after it: http.admin.
+	//
+	// The address unix:/path is a socket on the host of the instance, which Location
+	// must name. Only callers whose location has the same host can use it, if their
+	// program allows the directory.
 	Endpoints map[string]string
 	// Location is where it runs; unknown fields are empty. Region and zone are
 	// names like ID, rack and host are printable text without '/'.
@@ -162,20 +171,21 @@ func (in *Instance) setDefaults() {
 // Addresses are the endpoints as text: "grpc=10.0.0.5:9090, http=10.0.0.5:8080".
 func (in *Instance) Addresses() string {
 	var all []string
-	for _, protocol := range slices.Sorted(maps.Keys(in.Endpoints)) {
-		all = append(all, protocol+"="+in.Endpoints[protocol])
+	for _, endpoint := range slices.Sorted(maps.Keys(in.Endpoints)) {
+		all = append(all, endpoint+"="+in.Endpoints[endpoint])
 	}
 	return strings.Join(all, ", ")
 }
 
 // LoopbackEndpoint returns an endpoint with a [Loopback] address, which only callers on the
-// machine of the instance reach, and false if there is none. Subjects are not addresses.
-func (in *Instance) LoopbackEndpoint() (protocol, address string, found bool) {
-	for _, protocol := range slices.Sorted(maps.Keys(in.Endpoints)) {
-		address := in.Endpoints[protocol]
+// machine of the instance reach, and false if there is none. Subjects are not addresses, and
+// unix sockets are meant so.
+func (in *Instance) LoopbackEndpoint() (endpoint, address string, found bool) {
+	for _, endpoint := range slices.Sorted(maps.Keys(in.Endpoints)) {
+		address := in.Endpoints[endpoint]
 		host, _, err := net.SplitHostPort(address)
-		if protocol != NATS && err == nil && Loopback(host) {
-			return protocol, address, true
+		if protocol, _ := CutEndpoint(endpoint); protocol != NATS && err == nil && Loopback(host) {
+			return endpoint, address, true
 		}
 	}
 	return "", "", false

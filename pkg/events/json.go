@@ -475,10 +475,10 @@ func (d *plainDecoder) coordinate(name []byte, v *fastjson.Value) {
 	}
 }
 
-func (d *plainDecoder) endpoint(protocol []byte, v *fastjson.Value) {
-	p := pair{constant: protocolName(protocol)}
+func (d *plainDecoder) endpoint(name []byte, v *fastjson.Value) {
+	p := pair{constant: protocolName(name)}
 	if p.constant == "" {
-		p.name = d.keep(protocol)
+		p.name = d.keep(name)
 	}
 	p.value = d.keep(d.bytes(v))
 	d.endpoints = append(d.endpoints, p)
@@ -546,8 +546,12 @@ func protocolName(b []byte) string {
 		return HTTPS
 	case GRPC:
 		return GRPC
+	case GRPCS:
+		return GRPCS
 	case TCP:
 		return TCP
+	case UDP:
+		return UDP
 	case NATS:
 		return NATS
 	}

@@ -19,7 +19,8 @@ const (
 )
 
 // Key is an instance's place in a bucket and in subjects: of its record, its lease,
-// its beats and its pings. Region and Zone are empty when unknown.
+// its beats and its pings. Region and Zone are empty when unknown. A service with dots in
+// its name is several tokens, see [ServiceTokens].
 type Key struct{ Service, Region, Zone, ID string }
 
 // Inst is the bucket key of the record: inst.<service>.<region>.<zone>.<id>.
@@ -37,11 +38,11 @@ func (k Key) Beat() string { return k.join(beatFamily) }
 // bucket.
 func (k Key) Ping() string { return k.join(pingFamily) }
 
-// String is <service>.<region>.<zone>.<id>.
+// String is <service>.<region>.<zone>.<id>, as in keys.
 func (k Key) String() string { return k.join("")[1:] }
 
 func (k Key) join(family string) string {
-	return family + "." + k.Service + "." + cmp.Or(k.Region, Unknown) + "." + cmp.Or(k.Zone, Unknown) + "." + k.ID
+	return family + "." + ServiceTokens(k.Service) + "." + cmp.Or(k.Region, Unknown) + "." + cmp.Or(k.Zone, Unknown) + "." + k.ID
 }
 
 // Validate returns the error of the first name that breaks a rule, or nil.
@@ -75,21 +76,19 @@ func ParseBeatKey(key string) (Key, error) { return parseKey(beatFamily, key) }
 func parseKey(family, key string) (Key, error) {
 	first, rest, ok := strings.Cut(key, ".")
 	ok = ok && first == family
-	var tokens [4]string
-	for i := range tokens {
-		if i < len(tokens)-1 {
-			var more bool
-			tokens[i], rest, more = strings.Cut(rest, ".")
-			ok = ok && more
-		} else {
-			tokens[i] = rest
-		}
-		ok = ok && tokens[i] != ""
+	var k Key
+	if ok {
+		k.Service, rest, ok = CutService(rest)
+		ok = ok && k.Service != ""
 	}
-	if !ok || strings.Contains(rest, ".") {
+	for _, token := range [...]*string{&k.Region, &k.Zone, &k.ID} {
+		var more bool
+		*token, rest, more = strings.Cut(rest, ".")
+		ok = ok && *token != "" && more == (token != &k.ID)
+	}
+	if !ok {
 		return Key{}, &FieldError{"key", key, "want " + family + ".<service>.<region>.<zone>.<id>"}
 	}
-	k := Key{tokens[0], tokens[1], tokens[2], tokens[3]}
 	k.normalize()
 	if err := k.Validate(); err != nil {
 		return Key{}, err

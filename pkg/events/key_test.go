@@ -99,7 +99,7 @@ func TestAKeyHasOneForm(t *testing.T) {
 }
 
 func FuzzParseKey(f *testing.F) {
-	for _, s := range []string{"inst.user.us-east-1.us-east-1a.user-7f3a", "inst.user._._.1", "inst.user...1", "lease.user.r.z.1", "inst.a.b.c.d.e"} {
+	for _, s := range []string{"inst.user.us-east-1.us-east-1a.user-7f3a", "inst.user._._.1", "inst.user...1", "lease.user.r.z.1", "inst.a.b.c.d.e", "inst.payments=.=user.eu._.1", "inst.a=.b=.=C.r.z.1", "inst.a=.b.r.z.1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -122,7 +122,8 @@ func FuzzParseKey(f *testing.F) {
 	})
 }
 
-// checkTokens wants a key that is five tokens of a subject, whatever the names.
+// checkTokens wants a key that is four tokens of a subject and those of the service,
+// whatever the names.
 func checkTokens(t *testing.T, k events.Key) {
 	t.Helper()
 	if err := k.Validate(); err != nil {
@@ -130,7 +131,7 @@ func checkTokens(t *testing.T, k events.Key) {
 	}
 	for _, s := range []string{k.Inst(), k.Lease(), k.Beat(), k.Ping()} {
 		tokens := strings.Split(s, ".")
-		if len(tokens) != 5 || len(s) > 5+1+4*64 {
+		if len(tokens) != 5+strings.Count(k.Service, ".") || len(s) > 5+1+4*64+253 {
 			t.Fatalf("%q is %d tokens, %d bytes", s, len(tokens), len(s))
 		}
 		for _, token := range tokens {

@@ -32,26 +32,12 @@ func (e *FieldError) Error() string {
 }
 
 const (
-	serviceRule    = "want a DNS label: 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both ends"
 	textRule       = "want at most 255 bytes of printable text"
 	weightRule     = "want a whole number, 0 to 10000"
 	ttlRule        = `want whole seconds from 1s to 1h, such as "15s"`
 	startedRule    = "want a time of the years 1970 to 9999, such as 2026-11-21T08:00:00Z"
 	coordinateRule = "want finite seconds, at most 10"
 )
-
-// ValidateService checks a service name: a DNS label (RFC 1123), lower case.
-func ValidateService(s string) error {
-	ok := len(s) >= 1 && len(s) <= 63 && s[0] != '-' && s[len(s)-1] != '-'
-	for i := 0; ok && i < len(s); i++ {
-		c := s[i]
-		ok = 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-'
-	}
-	if !ok {
-		return &FieldError{"service", s, serviceRule}
-	}
-	return nil
-}
 
 // ValidateName checks a name that becomes one token of a subject: an id, a region or
 // a zone. Field is its name in the error.
@@ -110,6 +96,9 @@ func (in *Instance) Validate() error {
 	}
 	if err := validateEach(in.Endpoints, validateEndpoint); err != nil {
 		return err
+	}
+	if in.Location.Host == "" && in.hasSocket() {
+		return &FieldError{"location.host", "", noHostRule}
 	}
 	if err := validateEach(in.Metadata, validateMetadata); err != nil || in.Coordinate == nil {
 		return err

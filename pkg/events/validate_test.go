@@ -6,23 +6,13 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
-
-func TestValidateService(t *testing.T) {
-	for _, s := range []string{"a", "0", "user", "user-2", "2-user", strings.Repeat("a", 63)} {
-		if err := events.ValidateService(s); err != nil {
-			t.Error(err)
-		}
-	}
-	for _, s := range []string{"", "-", "-a", "a-", "A", "a_b", "a.b", "a b", "*", ">", "é", "a\x00", "a\n", "_", strings.Repeat("a", 64)} {
-		checkField(t, events.ValidateService(s), "service", "want a DNS label")
-	}
-}
 
 func TestValidateName(t *testing.T) {
 	for _, s := range []string{"a", "Z", "_", "-", "a-b_C9", strings.Repeat("a", 63)} {
@@ -41,7 +31,7 @@ func TestValidateEndpoint(t *testing.T) {
 		"[::1]:80", "[2001:db8::5]:8080", "[::ffff:10.0.0.5]:80", "my_host-1:80", "A.example:443", "7f3a2b1c0d9e:80",
 		"123456789012:80", "1a.2b:80", strings.Repeat(strings.Repeat("a", 62)+".", 4) + "a:80",
 	} {
-		for _, protocol := range []string{events.HTTP, events.HTTPS, events.GRPC, events.TCP} {
+		for _, protocol := range []string{events.HTTP, events.HTTPS, events.GRPC, events.GRPCS, events.TCP, events.UDP} {
 			if err := events.ValidateEndpoint(protocol, address); err != nil {
 				t.Error(err)
 			}
@@ -56,7 +46,7 @@ func TestValidateEndpoint(t *testing.T) {
 		"10.0.1:80", "256.1.1.1:80", "1.2.3.4.5:80", "1.2.3.4.:80", "127.1:80", "2130706433:80", "010.0.0.1:80",
 		strings.Repeat("a", 64) + ":80", strings.Repeat("a.", 127) + "a:80",
 	} {
-		for _, protocol := range []string{events.HTTP, events.HTTPS, events.GRPC, events.TCP} {
+		for _, protocol := range []string{events.HTTP, events.HTTPS, events.GRPC, events.GRPCS, events.TCP, events.UDP} {
 			checkField(t, events.ValidateEndpoint(protocol, address), "endpoints."+protocol, "want host:port")
 		}
 	}
@@ -71,8 +61,77 @@ func TestValidateEndpoint(t *testing.T) {
 	} {
 		checkField(t, events.ValidateEndpoint(events.NATS, subject), "endpoints.nats", "want a NATS subject")
 	}
-	for _, protocol := range []string{"", "HTTP", "udp", "http ", "h\nttp"} {
-		checkField(t, events.ValidateEndpoint(protocol, "10.0.0.5:80"), "endpoints", "want a protocol of http, https, grpc, tcp or nats")
+	for _, protocol := range []string{"", "HTTP", "quic", "http ", "h\nttp", ".http", "httpx.admin"} {
+		checkField(t, events.ValidateEndpoint(protocol, "10.0.0.5:80"), "endpoints", "want a protocol of http, https, grpc, grpcs, tcp, udp or nats")
+	}
+}
+
+func TestAnEndpointMayHaveANameAfterItsProtocol(t *testing.T) {
+	for _, endpoint := range []string{"http.admin", "https.a", "grpc.internal", "grpcs.internal-2", "tcp.0", "udp.dns", "nats.jobs", "http.abcdefghijklmno"} {
+		address := "10.0.0.5:80"
+		if strings.HasPrefix(endpoint, "nats") {
+			address = "user.jobs"
+		}
+		if err := events.ValidateEndpoint(endpoint, address); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, endpoint := range []string{"http.", "http.Admin", "http.-a", "http.a-", "http.a_b", "http.a.b", "http.a b", "http.é", "http.abcdefghijklmnop"} {
+		checkField(t, events.ValidateEndpoint(endpoint, "10.0.0.5:80"), "endpoints", "want a name after the protocol")
+	}
+	checkField(t, events.ValidateEndpoint("http.admin", "10.0.0.5"), "endpoints.http.admin", "want host:port")
+	for endpoint, want := range map[string][2]string{"http": {"http", ""}, "http.admin": {"http", "admin"}, "": {"", ""}} {
+		if protocol, name := events.CutEndpoint(endpoint); protocol != want[0] || name != want[1] {
+			t.Errorf("%q is %q and %q, want %q", endpoint, protocol, name, want)
+		}
+	}
+}
+
+func TestASocketIsForCallersOnTheSameHost(t *testing.T) {
+	long := "/" + strings.Repeat("a", 103)
+	for _, path := range []string{"/run/user.sock", "/a", "/run/a-b_c@d", long} {
+		for _, endpoint := range []string{"http", "grpc", "tcp", "http.admin"} {
+			if err := events.ValidateEndpoint(endpoint, "unix:"+path); err != nil {
+				t.Error(err)
+			}
+		}
+		if network, dial := events.Network("unix:" + path); network != "unix" || dial != path {
+			t.Errorf("%s is dialled as %s %s", path, network, dial)
+		}
+		for _, endpoint := range []string{"https", "grpcs", "udp", "https.admin"} {
+			checkField(t, events.ValidateEndpoint(endpoint, "unix:"+path), "endpoints."+endpoint, "want host:port")
+		}
+	}
+	if network, dial := events.Network("10.0.0.5:80"); network != "tcp" || dial != "10.0.0.5:80" {
+		t.Errorf("an address is dialled as %s %s", network, dial)
+	}
+	for _, path := range []string{"", "/", "run/a", "@abstract", "//run/a", "/run//a", "/run/", "/run/../a", "/run/./a", "/a b", "/a\n", "/é", "/a\x00", long + "a"} {
+		checkField(t, events.ValidateEndpoint("http", "unix:"+path), "endpoints.http", "want host:port, or unix:")
+	}
+
+	in := user()
+	in.Endpoints = map[string]string{"http": "unix:/run/user.sock"}
+	if in.Location.Host == "" {
+		t.Fatal("the instance has no host")
+	}
+	if err := in.Validate(); err != nil {
+		t.Error(err)
+	}
+	if endpoint, _, found := in.LoopbackEndpoint(); found {
+		t.Errorf("%s counts as loopback", endpoint)
+	}
+	in.Location.Host = ""
+	checkField(t, in.Validate(), "location.host", "want the host")
+}
+
+func TestTheFirstEndpointOfAProtocolIsTheOneWithoutAName(t *testing.T) {
+	in := events.Instance{Endpoints: map[string]string{
+		"http": "h:1", "http.admin": "h:2", "grpc.b": "h:3", "grpc.a": "h:4", "tcp": "unix:/run/a", "tcp.z": "h:5", "https.a": "unix:/run/b",
+	}}
+	for protocol, want := range map[string]string{"http": "h:1", "grpc": "h:4", "tcp": "h:5", "https": "", "udp": ""} {
+		if got := in.FirstEndpoint(protocol); got != want {
+			t.Errorf("%s is %q, want %q", protocol, got, want)
+		}
 	}
 }
 
@@ -118,7 +177,9 @@ func FuzzValidateEndpoint(f *testing.F) {
 		f.Add(uint8(0), address)
 		f.Add(uint8(4), address)
 	}
-	protocols := []string{events.HTTP, events.HTTPS, events.GRPC, events.TCP, events.NATS, "", "udp"}
+	f.Add(uint8(0), "unix:/run/user.sock")
+	f.Add(uint8(7), "unix:/run/../a")
+	protocols := []string{events.HTTP, events.HTTPS, events.GRPC, events.TCP, events.NATS, "", "quic", "http.admin", events.GRPCS, "udp.dns"}
 	f.Fuzz(func(t *testing.T, p uint8, address string) {
 		protocol := protocols[int(p)%len(protocols)]
 		err := events.ValidateEndpoint(protocol, address)
@@ -131,13 +192,22 @@ func FuzzValidateEndpoint(f *testing.F) {
 		if strings.ContainsFunc(address, func(r rune) bool { return r <= ' ' || r >= 0x7f }) || len(address) > 270 {
 			t.Fatalf("accepted %q", address)
 		}
+		if network, file := events.Network(address); network == "unix" && protocol != events.NATS {
+			if protocol != events.HTTP && protocol != events.GRPC && protocol != events.TCP && protocol != "http.admin" {
+				t.Fatalf("accepted %q for %s", address, protocol)
+			}
+			if file != path.Clean(file) || file[0] != '/' || len(file) > 104 {
+				t.Fatalf("accepted socket %q", file)
+			}
+			return
+		}
 		switch protocol {
 		case events.NATS:
 			if strings.ContainsAny(address, "*>") || strings.Contains("."+address+".", "..") || address[0] == '$' {
 				t.Fatalf("accepted subject %q", address)
 			}
 			return
-		case events.HTTP, events.HTTPS, events.GRPC, events.TCP:
+		case events.HTTP, events.HTTPS, events.GRPC, events.TCP, events.GRPCS, "http.admin", "udp.dns":
 		default:
 			t.Fatalf("accepted protocol %q", protocol)
 		}
