@@ -1,6 +1,7 @@
 package kv_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -82,6 +83,7 @@ func (f *fixture) announce(r *kv.Registry, in events.Instance, o kv.AnnounceOpti
 // viewer keeps the newest snapshot of each service.
 type viewer struct {
 	t     testing.TB
+	of    string // the service that until is about
 	mu    sync.Mutex
 	last  map[string]events.Snapshot
 	n     int
@@ -96,7 +98,7 @@ type viewer struct {
 func watch(t testing.TB, r *kv.Registry, service string, check ...func(events.Snapshot)) *viewer {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	v := &viewer{t: t, last: map[string]events.Snapshot{}, bell: make(chan struct{}, 1), stop: cancel, done: make(chan struct{})}
+	v := &viewer{t: t, of: cmp.Or(service, "user"), last: map[string]events.Snapshot{}, bell: make(chan struct{}, 1), stop: cancel, done: make(chan struct{})}
 	for _, c := range check {
 		v.check = c
 	}
@@ -150,16 +152,16 @@ func (v *viewer) applied() int {
 	return v.n
 }
 
-// until waits until the snapshot of service user is as wanted.
+// until waits until the snapshot is as wanted, of service user if all are watched.
 func (v *viewer) until(what string, limit time.Duration, ok func(events.Snapshot) bool) {
 	v.t.Helper()
 	end := time.NewTimer(limit)
 	defer end.Stop()
-	for !ok(v.get("user")) {
+	for !ok(v.get(v.of)) {
 		select {
 		case <-v.bell:
 		case <-end.C:
-			v.t.Fatalf("after %v still not: %s; have %s", limit, what, show(v.get("user")))
+			v.t.Fatalf("after %v still not: %s; have %s", limit, what, show(v.get(v.of)))
 		}
 	}
 }

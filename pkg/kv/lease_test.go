@@ -238,7 +238,7 @@ func TestNamesAreCheckedBeforeNATSSeesThem(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
 		for _, change := range []func(*events.Instance){
-			func(in *events.Instance) { in.Service = "us.er" },
+			func(in *events.Instance) { in.Service = "us..er" },
 			func(in *events.Instance) { in.Service = ">" },
 			func(in *events.Instance) { in.ID = "a b" },
 			func(in *events.Instance) { in.ID = strings.Repeat("x", 4096) },

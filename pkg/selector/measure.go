@@ -204,7 +204,7 @@ func (i *invalid) log(log *slog.Logger, now time.Duration, subject string, err e
 // listen receives the beats of the instances of a service until that is stopped.
 func (svc *service) listen() {
 	s := svc.sel
-	sub, err := s.nc.SubscribeSync(s.subject + "beat." + svc.name + ".>")
+	sub, err := s.nc.SubscribeSync(s.subject + "beat." + events.ServiceTokens(svc.name) + ".>")
 	if err == nil {
 		defer func() { _ = sub.Unsubscribe() }()
 		err = sub.SetPendingLimits(maxBeats, maxBeatBytes)

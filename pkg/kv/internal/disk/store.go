@@ -1,6 +1,8 @@
 package disk
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,14 +28,19 @@ const (
 	// maxFile is the largest file that is read.
 	maxFile = 1 << 30
 
+	// maxName is the longest name of a file without its end, of the 255 bytes that file
+	// systems take, and hashed how many bytes of a hash are in a longer one.
+	maxName = 200
+	hashed  = 16
+
 	storeVersion = 1
 	storeSuffix  = ".json"
 )
 
 // Store keeps the last snapshot of each service on disk, in a file of its own:
-// <dir>/<bucket>/<service>.json. Callers that start while the registry is away
-// begin with that. Several processes may share a directory: files are replaced
-// as a whole, and the last writer wins.
+// <dir>/<bucket>/<service>.json, see [fileName]. Callers that start while the
+// registry is away begin with that. Several processes may share a directory: files
+// are replaced as a whole, and the last writer wins.
 type Store struct {
 	dir string // of the bucket
 	log *slog.Logger
@@ -133,7 +140,29 @@ func (s *Store) flush() {
 	}
 }
 
-func (s *Store) path(service string) string { return filepath.Join(s.dir, service+storeSuffix) }
+func (s *Store) path(service string) string {
+	return filepath.Join(s.dir, fileName(service)+storeSuffix)
+}
+
+// fileName is the name of a service's file without its end: the service, with "=" and the
+// lower-case letter for each upper-case one, as some file systems ignore case. What would
+// be too long for a file ends in a hash instead.
+func fileName(service string) string {
+	var b strings.Builder
+	for i := range len(service) {
+		c := service[i]
+		if 'A' <= c && c <= 'Z' {
+			b.WriteByte('=')
+			c += 'a' - 'A'
+		}
+		b.WriteByte(c)
+	}
+	if name := b.String(); len(name) <= maxName {
+		return name
+	}
+	sum := sha256.Sum256([]byte(service))
+	return b.String()[:maxName-2*hashed-2] + "==" + hex.EncodeToString(sum[:hashed])
+}
 
 // write replaces the file of a service. One without instances has none.
 func (s *Store) write(snapshot events.Snapshot) error {
@@ -147,7 +176,7 @@ func (s *Store) write(snapshot events.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(s.dir, snapshot.Service+"-*.tmp")
+	f, err := os.CreateTemp(s.dir, fileName(snapshot.Service)+"-*.tmp")
 	if err != nil {
 		return err
 	}
@@ -164,9 +193,10 @@ func (s *Store) write(snapshot events.Snapshot) error {
 // Load reads what was saved: of one service, or of all if it is empty. Each snapshot
 // is stale since it was saved. What cannot be used is logged and left alone.
 func (s *Store) Load(service string) []events.Snapshot {
-	names := []string{service}
-	if service == "" {
-		names = names[:0]
+	var names []string
+	if service != "" {
+		names = []string{fileName(service)}
+	} else {
 		files, err := os.ReadDir(s.dir)
 		if err != nil {
 			s.log.Warn("saved snapshots cannot be read", "error", err)
@@ -184,17 +214,15 @@ func (s *Store) Load(service string) []events.Snapshot {
 		case err == nil:
 			all = append(all, stored)
 		case !errors.Is(err, fs.ErrNotExist):
-			s.log.Warn("a saved snapshot cannot be used", "service", name, "error", err)
+			s.log.Warn("a saved snapshot cannot be used", "file", name+storeSuffix, "error", err)
 		}
 	}
 	return all
 }
 
-func (s *Store) read(service string) (stored events.Snapshot, err error) {
-	if err := events.ValidateService(service); err != nil {
-		return stored, err
-	}
-	path := s.path(service)
+// read reads a file, whose name is that of the service that it is about.
+func (s *Store) read(name string) (stored events.Snapshot, err error) {
+	path := filepath.Join(s.dir, name+storeSuffix)
 	info, err := os.Stat(path)
 	if err != nil {
 		return stored, err
@@ -210,7 +238,7 @@ func (s *Store) read(service string) (stored events.Snapshot, err error) {
 	switch age := time.Since(stored.StaleSince); {
 	case err != nil:
 		err = fmt.Errorf("kv: %s: %w", path, err)
-	case stored.Service != service:
+	case events.ValidateService(stored.Service) != nil || fileName(stored.Service) != name:
 		err = fmt.Errorf("kv: %s is about service %q", path, stored.Service)
 	case age > maxStored:
 		err = fmt.Errorf("kv: %s is %v old, want at most %v", path, age.Round(time.Minute), maxStored)

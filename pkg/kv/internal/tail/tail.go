@@ -119,7 +119,7 @@ func (g *Group) open(from Source) (*tail, error) {
 		if err := events.ValidateService(from.Service); err != nil {
 			return nil, err
 		}
-		which = from.Service + ".>"
+		which = events.ServiceTokens(from.Service) + ".>"
 	}
 	v := view.New(view.Options{Service: from.Service, Sourced: from.Bucket.Sourced(), NoSuspects: g.NoSuspects, Notes: notes{g, from.Bucket}})
 	t := &tail{

@@ -41,7 +41,7 @@ var (
 // Change is one message of the stream about one instance: a record, or a removal.
 type Change struct {
 	Key      events.Key
-	Name     string           // the rest of the subject: service.region.zone.id
+	Name     string           // the rest of the subject: <service>.<region>.<zone>.<id>
 	Instance *events.Instance // nil: removed, or Err
 	Data     []byte           // the body
 	Expired  bool             // removed because its lease has ended

@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -35,20 +34,29 @@ const (
 // permission can bind a reporter to its subject.
 type Report struct{ Region, Zone, Service, Reporter string }
 
-// Subject is latency.<region>.<zone>.<service>.<reporter>. With "*" as the
-// reporter it is the pattern of all of them in that zone.
+// Subject is latency.<region>.<zone>.<service>.<reporter>, with the tokens of the
+// service as in keys ([events.ServiceTokens]). With "*" as the reporter it is the
+// pattern of all of them in that zone.
 func (r Report) Subject() string {
-	return family + "." + cmp.Or(r.Region, topology.Unknown) + "." + cmp.Or(r.Zone, topology.Unknown) + "." + r.Service + "." + r.Reporter
+	return family + "." + cmp.Or(r.Region, topology.Unknown) + "." + cmp.Or(r.Zone, topology.Unknown) + "." + events.ServiceTokens(r.Service) + "." + r.Reporter
 }
 
 // ParseReport reads a subject as [Report.Subject] makes it and validates its
 // names.
 func ParseReport(subject string) (Report, error) {
-	parts := strings.Split(subject, ".")
-	if len(parts) != 5 || parts[0] != family || slices.Contains(parts, "") {
+	rest, ok := strings.CutPrefix(subject, family+".")
+	var r Report
+	for _, place := range [...]*string{&r.Region, &r.Zone} {
+		var more bool
+		*place, rest, more = strings.Cut(rest, ".")
+		ok = ok && more && *place != ""
+	}
+	if ok {
+		r.Service, r.Reporter, ok = events.CutService(rest)
+	}
+	if !ok || r.Service == "" || r.Reporter == "" || strings.Contains(r.Reporter, ".") {
 		return Report{}, &events.FieldError{Field: "subject", Value: subject, Rule: "want latency.<region>.<zone>.<service>.<reporter>"}
 	}
-	r := Report{parts[1], parts[2], parts[3], parts[4]}
 	l := topology.Location{Region: r.Region, Zone: r.Zone}
 	l.Normalize()
 	r.Region, r.Zone = l.Region, l.Zone

@@ -63,13 +63,14 @@ func TestAReportIsItsSubject(t *testing.T) {
 	for subject, want := range map[string]wire.Report{
 		"latency.us-east-1.us-east-1a.user.x1": {Region: "us-east-1", Zone: "us-east-1a", Service: "user", Reporter: "x1"},
 		"latency._._.user.x1":                  {Service: "user", Reporter: "x1"},
+		"latency.eu._.payments=.=user.x1":      {Region: "eu", Service: "payments.user", Reporter: "x1"},
 	} {
 		got, err := wire.ParseReport(subject)
 		if err != nil || got.Subject() != subject || got.Service != want.Service || got.Reporter != want.Reporter {
 			t.Errorf("%s: %+v, %v", subject, got, err)
 		}
 	}
-	for _, bad := range []string{"", "latency", "latency.a.b.c", "latency.a.b.C.d", "latency.a.b.c.d.e", "latency..b.c.d", "latency.a.b.c.*", "beat.a.b.c.d"} {
+	for _, bad := range []string{"", "latency", "latency.a.b.c", "latency.a.b.C.d", "latency.a.b.c.d.e", "latency..b.c.d", "latency.a.b.c.*", "beat.a.b.c.d", "latency.a.b.c=.d.e", "latency.a.b.=c.d", "latency.a.b.c=.=d"} {
 		if r, err := wire.ParseReport(bad); err == nil {
 			t.Errorf("%q: accepted as %+v", bad, r)
 		}
@@ -130,6 +131,7 @@ func FuzzDecodePing(f *testing.F) {
 func FuzzParseReport(f *testing.F) {
 	f.Add("latency.a.b.user.x")
 	f.Add("latency._.b.user.x")
+	f.Add("latency._.b.payments=.=user.x")
 	f.Fuzz(func(t *testing.T, subject string) {
 		if r, err := wire.ParseReport(subject); err == nil && r.Subject() != subject {
 			t.Fatalf("%q is %q", subject, r.Subject())
