@@ -193,10 +193,15 @@ func watch(t *testing.T, nc *nats.Conn) *viewer {
 
 func watchWith(t *testing.T, r *kv.Registry) *viewer {
 	t.Helper()
+	return watchService(t, r, "user")
+}
+
+func watchService(t *testing.T, r *kv.Registry, service string) *viewer {
+	t.Helper()
 	v := &viewer{change: make(chan struct{}, 1), least: 1 << 30}
 	ctx, cancel := context.WithCancel(context.Background())
 	var watching sync.WaitGroup
-	watching.Go(func() { _ = r.Watch(ctx, "user", v.apply) }) // until ctx ends
+	watching.Go(func() { _ = r.Watch(ctx, service, v.apply) }) // until ctx ends
 	t.Cleanup(func() { cancel(); watching.Wait() })
 	return v
 }

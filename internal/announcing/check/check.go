@@ -39,7 +39,7 @@ func Parse(s string) (Func, error) {
 		ask = askHTTP(u)
 	case u.User != nil || u.RawQuery != "":
 	case u.Scheme == "tcp" && u.Path == "":
-		ask = askTCP(u.Host)
+		ask = askListener("tcp", u.Host)
 	case u.Scheme == "grpc":
 		ask = askGRPC(u.Host, u.Path)
 	}
@@ -106,7 +106,7 @@ func All(checks ...Func) Func {
 }
 
 // TCP returns the check that opens a connection to a host:port.
-func TCP(address string) Func { return bounded("tcp://"+address, askTCP(address)) }
+func TCP(address string) Func { return bounded("tcp://"+address, askListener("tcp", address)) }
 
 // bounded gives ask a deadline, and puts the name of the check before its errors.
 func bounded(name string, ask Func) Func {
@@ -125,10 +125,10 @@ func bounded(name string, ask Func) Func {
 	}
 }
 
-func askTCP(address string) Func {
+func askListener(network, address string) Func {
 	return func(ctx context.Context) error {
 		var d net.Dialer
-		conn, err := d.DialContext(ctx, "tcp", address)
+		conn, err := d.DialContext(ctx, network, address)
 		if err != nil {
 			return cause(err)
 		}

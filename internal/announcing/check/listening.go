@@ -2,6 +2,8 @@ package check
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
@@ -9,11 +11,19 @@ import (
 
 // Listening returns the check of a command that was just started: it passes when
 // the first host:port of the endpoints accepts a connection, after the start period at
-// the latest, and then always. It returns nil when no endpoint has a host:port.
+// the latest, and then always. Endpoints without a name come before those with one, and
+// unix sockets last. It returns nil when there is nothing to connect to.
 func Listening(endpoints map[string]string, startPeriod time.Duration) Func {
-	for _, protocol := range []string{events.HTTP, events.HTTPS, events.GRPC, events.TCP} {
-		if address, ok := endpoints[protocol]; ok {
+	in := events.Instance{Endpoints: endpoints}
+	for _, protocol := range []string{events.HTTP, events.HTTPS, events.GRPC, events.GRPCS, events.TCP} {
+		if address := in.FirstEndpoint(protocol); address != "" {
 			return listening(TCP(address), startPeriod)
+		}
+	}
+	for _, endpoint := range slices.Sorted(maps.Keys(endpoints)) {
+		protocol, _ := events.CutEndpoint(endpoint)
+		if network, path := events.Network(endpoints[endpoint]); network == "unix" && protocol != events.NATS {
+			return listening(bounded(endpoints[endpoint], askListener(network, path)), startPeriod)
 		}
 	}
 	return nil

@@ -124,8 +124,8 @@ func (a *asker) get(ctx context.Context) ([]byte, error) {
 // Ports are the TCP ports of endpoints.
 func Ports(endpoints map[string]string) []uint16 {
 	var all []uint16
-	for protocol, address := range endpoints {
-		if protocol == events.NATS {
+	for endpoint, address := range endpoints {
+		if protocol, _ := events.CutEndpoint(endpoint); protocol == events.NATS || protocol == events.UDP {
 			continue
 		}
 		if _, port, err := net.SplitHostPort(address); err == nil {

@@ -123,15 +123,16 @@ func (e *examination) list(ctx context.Context) (*listing, error) {
 	return l, err
 }
 
-// unreachable are the instances that do not take a connection. Those with a subject only
-// are left out.
+// unreachable are the instances that do not take a connection. Those without an endpoint
+// that takes one from any host are left out.
 func unreachable(ctx context.Context, list []*events.Instance) []string {
 	var mu sync.Mutex
 	var silent []string
 	var dials sync.WaitGroup
 	for _, in := range list[:min(len(list), dialled)] {
-		for protocol, address := range in.Endpoints {
-			if protocol == events.NATS {
+		for endpoint, address := range in.Endpoints {
+			protocol, _ := events.CutEndpoint(endpoint)
+			if network, _ := events.Network(address); protocol == events.NATS || protocol == events.UDP || network != "tcp" {
 				continue
 			}
 			dials.Go(func() {

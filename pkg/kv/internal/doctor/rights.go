@@ -71,7 +71,7 @@ func (e *examination) needs() map[string][]right {
 	write := []right{
 		{true, b.Prefix + "inst." + name}, {true, b.Prefix + "lease." + name}, {true, b.Direct}, {true, api + "STREAM.INFO." + b.Stream}, {false, "_INBOX.x"},
 	}
-	doors := []right{{false, b.Live + "route.service"}, {false, b.Live + "resolve.service"}, {false, b.Live + "explain.service"}, {false, "$SRV.PING"}}
+	doors := []right{{false, b.Live + "route.>"}, {false, b.Live + "resolve.>"}, {false, b.Live + "explain.>"}, {false, "$SRV.PING"}}
 	return map[string][]right{
 		"announcer": slices.Concat(write, []right{{true, b.Live + "beat." + name}, {false, b.Live + "ping." + name}}),
 		"caller":    slices.Concat(read, latency),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -77,9 +78,14 @@ func (s *Sources) Belongs(region string) error {
 func (s *Sources) Make(ctx context.Context, own jetstream.Stream, seen bool) error {
 	for _, reader := range s.others {
 		config := s.consumer(reader)
-		_, err := own.PushConsumer(ctx, config.Durable)
-		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		made, err := own.PushConsumer(ctx, config.Durable)
+		switch {
+		case errors.Is(err, jetstream.ErrConsumerNotFound):
 			_, err = own.CreatePushConsumer(ctx, config)
+		case err == nil && !containsAll(made.CachedInfo().Config.FilterSubjects, config.FilterSubjects): // made by an earlier version
+			now := made.CachedInfo().Config
+			now.FilterSubjects = config.FilterSubjects
+			_, err = own.UpdatePushConsumer(ctx, now)
 		}
 		if err != nil && !errors.Is(err, jetstream.ErrConsumerExists) { // made by another process meanwhile
 			return fmt.Errorf("let region %s read this one: %w", reader, err)
@@ -110,8 +116,8 @@ func (s *Sources) Make(ctx context.Context, own jetstream.Stream, seen bool) err
 }
 
 // addMissing adds the regions that are not sourced yet and can be reached, and
-// reports whether all are sourced. None is ever taken away: while a new list is
-// rolled out, there are two.
+// reports whether all are sourced. A source that an earlier version made, which reads
+// less, is replaced. None is ever taken away: while a new list is rolled out, there are two.
 func (s *Sources) addMissing(ctx context.Context) (all bool, err error) {
 	stream, err := s.link.JS.Stream(ctx, s.Bucket.Stream)
 	if err != nil {
@@ -119,10 +125,15 @@ func (s *Sources) addMissing(ctx context.Context) (all bool, err error) {
 	}
 	all = true
 	for _, region := range s.others {
-		if sourceOf(stream.CachedInfo().Config.Sources, region) >= 0 {
-			continue
+		epoch := time.Now().UnixMicro()
+		if i := sourceOf(stream.CachedInfo().Config.Sources, region); i >= 0 {
+			has := stream.CachedInfo().Config.Sources[i]
+			if containsAll(has.SubjectTransforms, s.transforms(region)) {
+				continue
+			}
+			epoch = max(epoch, epochOf(has)+1)
 		}
-		if err := s.source(ctx, region, time.Now().UnixMicro(), 0); err != nil {
+		if err := s.source(ctx, region, epoch, 0); err != nil {
 			s.link.Log.Debug("a region is not read yet", "region", region, "error", err)
 			all = false
 		}
@@ -155,7 +166,7 @@ func (s *Sources) consumer(reader string) jetstream.ConsumerConfig {
 		MaxAckPending:  4096,
 		FlowControl:    true,
 		IdleHeartbeat:  sourceHeartbeat,
-		FilterSubjects: []string{s.instOf(s.own), s.link.Prefix + wire.EvacuateFamily + ">"},
+		FilterSubjects: append(s.instOf(s.own), s.link.Prefix+wire.EvacuateFamily+">"),
 	}
 }
 
@@ -167,8 +178,38 @@ func (s *Sources) sourceSubject(from, reader string) string {
 }
 
 // instOf are the records of the instances that are in a region: what its bucket has
-// of others is not read elsewhere.
-func (s *Sources) instOf(region string) string { return s.link.Inst + "*." + region + ".>" }
+// of others is not read elsewhere. There is a filter for each number of labels in the name
+// of a service. Each has a length of its own, since filters must not overlap.
+func (s *Sources) instOf(region string) []string {
+	all := make([]string, events.MaxLabels)
+	for i := range all {
+		all[i] = s.link.Inst + strings.Repeat("*.", i+1) + region + ".*.*"
+	}
+	return all
+}
+
+// transforms are what is read of a region, and where it is kept: its instances, and its
+// orders by its name.
+func (s *Sources) transforms(region string) []jetstream.SubjectTransformConfig {
+	var all []jetstream.SubjectTransformConfig
+	for i, source := range s.instOf(region) {
+		service := ""
+		for label := range i + 1 {
+			service += fmt.Sprintf("{{wildcard(%d)}}.", label+1)
+		}
+		all = append(all, jetstream.SubjectTransformConfig{
+			Source: source, Destination: fmt.Sprintf("%s%s%s.{{wildcard(%d)}}.{{wildcard(%d)}}", s.Bucket.Inst, service, region, i+2, i+3),
+		})
+	}
+	return append(all, jetstream.SubjectTransformConfig{
+		Source: s.link.Prefix + wire.EvacuateFamily + ">", Destination: s.Bucket.Prefix + wire.EvacuateFamily + region + ".>",
+	})
+}
+
+// containsAll reports whether each of the values that are wanted is there.
+func containsAll[T comparable](all, wanted []T) bool {
+	return !slices.ContainsFunc(wanted, func(one T) bool { return !slices.Contains(all, one) })
+}
 
 // streamConfig is the stream of the other regions' instances, before it has sources.
 // No client writes to it: it has no subjects.
@@ -189,18 +230,12 @@ func (s *Sources) streamConfig(own jetstream.StreamConfig) jetstream.StreamConfi
 	}
 }
 
-// sourceConfig is how another region is sourced: its instances, and its orders by
-// its name.
+// sourceConfig is how another region is sourced.
 func (s *Sources) sourceConfig(region string, epoch int64) *jetstream.StreamSource {
-	b := s.Bucket
 	return &jetstream.StreamSource{
-		Name:     s.link.Stream,
-		External: &jetstream.ExternalStream{APIPrefix: apiOf(region)},
-		Consumer: &jetstream.StreamConsumerSource{Name: sourceName(s.own), DeliverSubject: s.sourceSubject(region, s.own)},
-		SubjectTransforms: []jetstream.SubjectTransformConfig{
-			{Source: s.instOf(region), Destination: b.Inst + "{{wildcard(1)}}." + region + ".>"},
-			{Source: s.link.Prefix + wire.EvacuateFamily + ">", Destination: b.Prefix + wire.EvacuateFamily + region + ".>"},
-			s.epochTransform(epoch),
-		},
+		Name:              s.link.Stream,
+		External:          &jetstream.ExternalStream{APIPrefix: apiOf(region)},
+		Consumer:          &jetstream.StreamConsumerSource{Name: sourceName(s.own), DeliverSubject: s.sourceSubject(region, s.own)},
+		SubjectTransforms: append(s.transforms(region), s.epochTransform(epoch)),
 	}
 }
