@@ -109,8 +109,8 @@ func validSocket(p string) bool {
 
 // hasSocket reports whether an endpoint is a unix socket.
 func (in *Instance) hasSocket() bool {
-	for endpoint, address := range in.Endpoints {
-		if protocol, _ := CutEndpoint(endpoint); protocol != NATS && strings.HasPrefix(address, unixScheme) {
+	for _, address := range in.Endpoints {
+		if strings.HasPrefix(address, unixScheme) {
 			return true
 		}
 	}
@@ -166,7 +166,7 @@ func endsInNumber(h string) bool {
 }
 
 func validSubject(s string) bool {
-	if s == "" || len(s) > 255 || s[0] == '$' || s[0] == '.' || s[len(s)-1] == '.' || strings.Contains(s, "..") {
+	if s == "" || len(s) > 255 || s[0] == '$' || s[0] == '.' || s[len(s)-1] == '.' || strings.Contains(s, "..") || strings.HasPrefix(s, unixScheme) {
 		return false
 	}
 	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '*' || r == '>' })

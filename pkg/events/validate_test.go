@@ -57,7 +57,7 @@ func TestValidateEndpoint(t *testing.T) {
 	}
 	for _, subject := range []string{
 		"", ".", "a.", ".a", "a..b", "a b", "a\tb", "a\nb", "*", "a.*", "a*", ">", "a.>", "é", "a\x7f", "a\x00",
-		"$JS.API.STREAM.DELETE.KV_proxima", "$SYS.REQ.SERVER.PING", "$KV.proxima.inst.x", strings.Repeat("a", 256),
+		"$JS.API.STREAM.DELETE.KV_proxima", "$SYS.REQ.SERVER.PING", "$KV.proxima.inst.x", "unix:/run/a", strings.Repeat("a", 256),
 	} {
 		checkField(t, events.ValidateEndpoint(events.NATS, subject), "endpoints.nats", "want a NATS subject")
 	}
@@ -192,7 +192,7 @@ func FuzzValidateEndpoint(f *testing.F) {
 		if strings.ContainsFunc(address, func(r rune) bool { return r <= ' ' || r >= 0x7f }) || len(address) > 270 {
 			t.Fatalf("accepted %q", address)
 		}
-		if network, file := events.Network(address); network == "unix" && protocol != events.NATS {
+		if network, file := events.Network(address); network == "unix" {
 			if protocol != events.HTTP && protocol != events.GRPC && protocol != events.TCP && protocol != "http.admin" {
 				t.Fatalf("accepted %q for %s", address, protocol)
 			}

@@ -1,6 +1,7 @@
 package selector
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -79,7 +80,7 @@ func (e *NoInstanceError) Error() string {
 			{c.Evacuated, "evacuated"},
 			{c.Dead, "dead"},
 			{c.Outside, "where calls must not go"},
-			{c.OtherProtocol, "with no " + e.Protocol + " endpoint"},
+			{c.OtherProtocol, "with no " + cmp.Or(e.Protocol, "usable") + " endpoint"},
 		} {
 			if part.n > 0 {
 				fmt.Fprintf(&b, ", %d %s", part.n, part.what)

@@ -41,8 +41,8 @@ const (
 	// ProbeHTTP2 exchanges frames on an open connection, see [probe.HTTP2]: for gRPC,
 	// and for HTTPS that speaks HTTP/2.
 	ProbeHTTP2 ProbeKind = "http2"
-	// ProbeGRPC is ProbeHTTP2 for instances that have a gRPC endpoint. What follows a
-	// colon is ignored.
+	// ProbeGRPC is ProbeHTTP2 for instances that have a gRPC endpoint, plain or with TLS.
+	// What follows a colon is ignored.
 	ProbeGRPC ProbeKind = "grpc"
 	// ProbeNATS pings through NATS, see [probe.NATS]. It is the default for instances
 	// that have no other endpoint.
@@ -84,7 +84,7 @@ func (a *measuring) target(in *events.Instance) latency.Target {
 // set reports whether an instance can be measured in a way, and if so has t measured so.
 func (a *measuring) set(t *latency.Target, in *events.Instance, kind ProbeKind, detail string) bool {
 	dial, secure := a.dial, a.TLS
-	plain, encrypted := in.Endpoints[events.HTTP], in.Endpoints[events.HTTPS]
+	plain, encrypted, grpc, grpcs := in.FirstEndpoint(events.HTTP), in.FirstEndpoint(events.HTTPS), in.FirstEndpoint(events.GRPC), in.FirstEndpoint(events.GRPCS)
 	switch kind {
 	case ProbeNone:
 		return true
@@ -101,19 +101,17 @@ func (a *measuring) set(t *latency.Target, in *events.Instance, kind ProbeKind, 
 		case encrypted != "":
 			inSession(t, func() *probe.Session { return probe.HTTP(dial, encrypted, detail, orTLS(secure)) })
 		}
-	case ProbeHTTP2:
-		switch grpc := in.Endpoints[events.GRPC]; {
+	case ProbeHTTP2, ProbeGRPC:
+		switch {
 		case grpc != "":
 			inSession(t, func() *probe.Session { return probe.HTTP2(dial, grpc, secure) })
-		case encrypted != "":
+		case grpcs != "":
+			inSession(t, func() *probe.Session { return probe.HTTP2(dial, grpcs, orTLS(secure)) })
+		case encrypted != "" && kind == ProbeHTTP2:
 			inSession(t, func() *probe.Session { return probe.HTTP2(dial, encrypted, orTLS(secure)) })
 		}
-	case ProbeGRPC:
-		if grpc := in.Endpoints[events.GRPC]; grpc != "" {
-			inSession(t, func() *probe.Session { return probe.HTTP2(dial, grpc, secure) })
-		}
 	case ProbeNATS:
-		if a.nc != nil && in.Endpoints[events.NATS] != "" {
+		if a.nc != nil && in.FirstEndpoint(events.NATS) != "" {
 			t.Probe = probe.NATS(a.nc, a.subject+in.Key().Ping())
 		}
 	}
@@ -162,16 +160,31 @@ func (l *lazySession) close() {
 	}
 }
 
-// onlyTCP reports whether an instance has an endpoint tcp, and no other that would say more
+// onlyTCP reports whether an instance has endpoints of tcp, and no other that would say more
 // of what it is.
 func onlyTCP(in *events.Instance) bool {
-	return len(in.Endpoints) == 1 && in.Endpoints[events.TCP] != ""
+	for endpoint := range in.Endpoints {
+		if protocol, _ := events.CutEndpoint(endpoint); protocol != events.TCP && protocol != events.UDP {
+			return false
+		}
+	}
+	return true
 }
 
-// addressOf is the address at which an instance is probed.
+// addressOf is the address at which an instance is probed: of an endpoint without a name if
+// there is one. Sockets are not probed: most callers of a zone, who share what they measure,
+// are on another host.
 func addressOf(in *events.Instance) string {
-	for _, p := range []string{events.TCP, events.HTTP, events.HTTPS, events.GRPC} {
+	protocols := [...]string{events.TCP, events.HTTP, events.HTTPS, events.GRPC, events.GRPCS}
+	for _, p := range protocols {
 		if a := in.Endpoints[p]; a != "" {
+			if network, _ := events.Network(a); network == "tcp" {
+				return a
+			}
+		}
+	}
+	for _, p := range protocols {
+		if a := in.FirstEndpoint(p); a != "" {
 			return a
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -33,6 +34,10 @@ type Options struct {
 	// anywhere: Levels{topology.Zone, "carrier", topology.Region} prefers the own
 	// zone, then instances of the own carrier, then the own region.
 	Levels topology.Levels
+	// Sockets is the directory below which unix sockets of instances may be called, such
+	// as /run/proxima: of those whose location has the same host as Location. Default: none,
+	// as an address in a record must not lead a caller to any socket of its host.
+	Sockets string
 	// Strategy chooses among the instances of a near set. Default [P2C].
 	Strategy Strategy
 	// Near bounds which instances of a circle count as equally near.
@@ -212,6 +217,9 @@ func (o *Options) validate() error {
 	if err := o.Location.Validate(); err != nil {
 		return fmt.Errorf("selector: Options.Location: %w", err)
 	}
+	if s := o.Sockets; s != "" && (s[0] != '/' || s == "/" || path.Clean(s) != s) {
+		return fmt.Errorf("selector: Sockets: %q, want an absolute path of a directory, such as /run/proxima", s)
+	}
 	for _, region := range o.Spill.Regions {
 		if err := (topology.Location{Region: region}).Validate(); err != nil || region == "" {
 			return fmt.Errorf("selector: Spill.Regions: region %q: %s", region, topology.NameRule)
@@ -227,8 +235,9 @@ const maxLevels = 32
 type Request struct {
 	// Service to call.
 	Service string
-	// Protocol that the instance must have an endpoint of ([events.HTTP] …).
-	// Default: any; call then looks which endpoints the instance has.
+	// Protocol that the instance must have an endpoint of ([events.HTTP] …), or an
+	// endpoint with a name, such as http.admin. Default: any; call then looks which
+	// endpoints the instance has. A selector tells 22 named endpoints of a service apart.
 	Protocol string
 	// From is the place that is to be near, with names as in [Options.Location].
 	// Default: the selector's own.

@@ -75,7 +75,8 @@ func TestAnInstanceThatMayBeADatabaseIsMeasuredAnEighthAsOften(t *testing.T) {
 	})
 }
 
-// An address is dialled whatever the protocol; a subject is no address.
+// An address is dialled whatever the protocol, the one without a name first; a subject, a
+// socket and an address of UDP are none.
 func TestMeasuresEveryKindOfAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -90,12 +91,14 @@ func TestMeasuresEveryKindOfAddress(t *testing.T) {
 		start(t, o,
 			instance("a", home, endpoint(events.TCP, "tcp:1")), instance("b", home, endpoint(events.HTTP, "http:1")),
 			instance("c", home, endpoint(events.HTTPS, "https:1")), instance("d", home, endpoint(events.GRPC, "grpc:1")),
-			instance("e", home, endpoint(events.NATS, "subject")),
+			instance("e", home, endpoint(events.NATS, "subject")), instance("f", home, endpoint(events.GRPCS, "grpcs:1")),
+			instance("g", home, endpoint("tcp.a", "named:1"), also(events.GRPC, "unnamed:1")), instance("h", home, endpoint("http.b", "b:1"), also("http.a", "a:1")),
+			instance("i", home, endpoint(events.UDP, "udp:1")), instance("j", home, endpoint(events.HTTP, "unix:/run/a")),
 		)
 		mu.Lock()
 		defer mu.Unlock()
 		slices.Sort(dialled)
-		if got, want := slices.Compact(dialled), []string{"grpc:1", "http:1", "https:1", "tcp:1"}; !slices.Equal(got, want) {
+		if got, want := slices.Compact(dialled), []string{"a:1", "grpc:1", "grpcs:1", "http:1", "https:1", "tcp:1", "unnamed:1"}; !slices.Equal(got, want) {
 			t.Errorf("dialled %v, want %v", got, want)
 		}
 	})

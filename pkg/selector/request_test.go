@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,6 +44,116 @@ func TestPicksOnlyInstancesWithTheProtocol(t *testing.T) {
 			t.Errorf("picked %v after here has come", got)
 		}
 	})
+}
+
+// also adds an endpoint.
+func also(protocol, address string) func(*events.Entry) {
+	return func(e *events.Entry) { e.Endpoints[protocol] = address }
+}
+
+func TestPicksByTheNameOfAnEndpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{},
+			instance("plain", home, endpoint(events.HTTP, "10.0.0.1:1")),
+			instance("both", nextDoor, endpoint(events.HTTP, "10.0.0.2:1"), also("http.admin", "10.0.0.2:2")),
+			instance("admin", farAway, endpoint("http.admin", "10.0.0.3:2")),
+			instance("grpcs", farAway, endpoint(events.GRPCS, "10.0.0.4:2")),
+			instance("udp", farAway, endpoint("udp", "10.0.0.5:2"), also("udp.dns", "10.0.0.5:3")),
+		)
+		for protocol, want := range map[string][]string{
+			events.HTTP: {"plain"}, "http.admin": {"both"}, events.GRPCS: {"grpcs"}, events.UDP: {"udp"}, "udp.dns": {"udp"},
+		} {
+			for range 2 {
+				if got := w.only(selector.Request{Protocol: protocol}); !slices.Equal(got, want) {
+					t.Errorf("%s: picked %v, want %v", protocol, got, want)
+				}
+			}
+		}
+		if got := w.only(selector.Request{Protocol: "http.admin", From: &farAway}); !slices.Equal(got, []string{"admin"}) {
+			t.Errorf("http.admin from far away: picked %v", got)
+		}
+		for _, protocol := range []string{"http.other", "grpc.admin", "http.", ".admin", "."} {
+			if _, err := w.try(selector.Request{Protocol: protocol}); !errors.Is(err, selector.ErrNoInstance) {
+				t.Errorf("%s: error %v, want ErrNoInstance", protocol, err)
+			}
+		}
+		// The vantages follow the list.
+		w.list(instance("plain", home, endpoint(events.HTTP, "10.0.0.1:1"), also("http.other", "10.0.0.1:2")))
+		if got := w.only(selector.Request{Protocol: "http.other"}); !slices.Equal(got, []string{"plain"}) {
+			t.Errorf("picked %v after one with the endpoint has come", got)
+		}
+		if _, err := w.try(selector.Request{Protocol: "http.admin"}); !errors.Is(err, selector.ErrNoInstance) {
+			t.Errorf("http.admin: error %v after the last one has gone", err)
+		}
+	})
+}
+
+// Names of endpoints come from outside.
+func TestManyNamesOfEndpointsCostNoMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, selector.Options{}, instance("a", home, endpoint("http.n0", "10.0.0.1:1"), also("http.last", "10.0.0.1:2")))
+		for i := range 100 {
+			_, err := w.try(selector.Request{Protocol: fmt.Sprint("http.n", i)})
+			if (err == nil) != (i == 0) {
+				t.Fatalf("http.n%d: %v", i, err)
+			}
+		}
+		if _, err := w.try(selector.Request{Protocol: "http.last"}); !errors.Is(err, selector.ErrNoInstance) {
+			t.Errorf("after 100 names: error %v, want ErrNoInstance", err)
+		}
+		if got := w.only(selector.Request{Protocol: "http.n0"}); !slices.Equal(got, []string{"a"}) {
+			t.Errorf("the first name picks %v", got)
+		}
+	})
+}
+
+func TestASocketIsPickedOnItsHostOnly(t *testing.T) {
+	here := topology.Location{Region: "us", Zone: "us-a", Host: "n1"}
+	next := topology.Location{Region: "us", Zone: "us-a", Host: "n2"}
+	sidecar := func(id string, at topology.Location, endpoints map[string]string) events.Entry {
+		e := instance(id, at)
+		e.Endpoints = endpoints
+		return e
+	}
+	entries := []events.Entry{
+		sidecar("here", here, map[string]string{"http": "unix:/run/proxima/user.sock", "http.admin": "unix:/run/proxima/admin.sock"}),
+		sidecar("next", next, map[string]string{"http": "unix:/run/proxima/user.sock"}),
+		sidecar("escape", here, map[string]string{"http": "unix:/run/proximate/user.sock"}),
+		sidecar("docker", here, map[string]string{"http": "unix:/var/run/docker.sock", "http.admin": "unix:/run/docker.sock"}),
+		sidecar("mixed", next, map[string]string{"http": "unix:/run/proxima/user.sock", "grpc": "10.0.0.1:1"}),
+	}
+	for _, tt := range []struct {
+		name     string
+		options  selector.Options
+		ask      selector.Request
+		wantOnly []string
+	}{
+		{"http on the host", selector.Options{Location: here, Sockets: "/run/proxima"}, selector.Request{Protocol: "http"}, []string{"here"}},
+		{"an endpoint with a name", selector.Options{Location: here, Sockets: "/run/proxima"}, selector.Request{Protocol: "http.admin"}, []string{"here"}},
+		{"any protocol", selector.Options{Location: here, Sockets: "/run/proxima"}, selector.Request{}, []string{"here", "mixed"}},
+		{"without leave", selector.Options{Location: here}, selector.Request{}, []string{"mixed"}},
+		{"from another place", selector.Options{Location: here, Sockets: "/run/proxima"}, selector.Request{From: &farAway}, []string{"mixed"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := start(t, tt.options, entries...)
+				if got := w.only(tt.ask); !slices.Equal(got, tt.wantOnly) {
+					t.Errorf("picked %v, want %v", got, tt.wantOnly)
+				}
+				if why := w.candidate("docker", tt.ask).Reason; !strings.Contains(why, "never picked") {
+					t.Errorf("a socket elsewhere: %s", why)
+				}
+			})
+		})
+	}
+	for _, o := range []selector.Options{
+		{Location: home, Sockets: "/run/proxima"}, {Location: here, Sockets: "/"}, {Location: here, Sockets: "run"}, {Location: here, Sockets: "/run/"}, {Location: here, Sockets: "/a/../b"},
+	} {
+		o.Source = always()
+		if _, err := selector.New(t.Context(), nil, o); err == nil || !strings.Contains(err.Error(), "Sockets") {
+			t.Errorf("Sockets %q at %v: error %v", o.Sockets, o.Location, err)
+		}
+	}
 }
 
 func TestPicksFromAnotherPlace(t *testing.T) {

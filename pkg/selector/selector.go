@@ -3,6 +3,7 @@ package selector
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -72,6 +73,9 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 	}
 	if o.Location == (topology.Location{}) {
 		o.Location = topology.Here(ctx, o.Logger)
+	}
+	if o.Sockets != "" && o.Location.Host == "" {
+		return nil, errors.New("selector: Sockets: want Location.Host too (PROXIMA_HOST): sockets are for callers on the same host")
 	}
 	if o.Location.Zone != "" && o.Location.Region == "" {
 		o.Logger.Warn("the region is unknown: set it (--region, PROXIMA_REGION), else equally named zones of all regions count as near", "zone", o.Location.Zone)

@@ -30,8 +30,8 @@ type service struct {
 	fastPath  bool  // picks by name need nothing but the home table
 	breaker   breaker.Settings
 
-	home       *vantage                           // any protocol, from the selector's own place
-	homes      [8]atomic.Pointer[vantage]         // one protocol, from there
+	home       *vantage // any protocol, from the selector's own place
+	homes      [table.NumProtocols]atomic.Pointer[vantage]
 	vantages   atomic.Pointer[map[place]*vantage] // from other places; replaced, never changed
 	first      chan struct{}                      // closed with the first snapshot
 	generation atomic.Uint64                      // counts changes of what tables are built from
@@ -82,7 +82,7 @@ func newService(s *Selector, name string) *service {
 			Kind: table.KindOf(string(o.Strategy)), Levels: o.Levels, Origin: s.home, Assumed: s.assumed, Epoch: s.epoch, Offset: rand.Uint64(),
 			Classify: func(err error) uint8 { return uint8(s.classify(err)) }, Typical: make([]atomic.Int64, len(s.assumed)),
 			NearSlack: o.Near.Slack, NearFactor: o.Near.Factor, RampUp: o.Ramp.Up,
-			Regions: o.Spill.Regions, Outermost: s.outermost, Leave: s.leave,
+			Regions: o.Spill.Regions, Outermost: s.outermost, Leave: s.leave, Sockets: s.opts.Sockets,
 		},
 	}
 	circles := len(s.assumed)
@@ -292,8 +292,12 @@ func (svc *service) tellUnloadedLocked() {
 	var list []latency.Unloaded
 	svc.eachHome(func(v *vantage) {
 		for i := range svc.Assumed {
+			protocol := v.builder.Protocols.Name()
+			if v.builder.Protocols != 0 && protocol == "" {
+				continue // an endpoint with a name
+			}
 			if d, ok := v.builder.Unloaded(uint8(i)); ok && svc.outer(uint8(i)) {
-				list = append(list, latency.Unloaded{Circle: svc.Name(uint8(i)), Protocol: v.builder.Protocols.Name(), Duration: d})
+				list = append(list, latency.Unloaded{Circle: svc.Name(uint8(i)), Protocol: protocol, Duration: d})
 			}
 		}
 	})

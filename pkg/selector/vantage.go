@@ -3,7 +3,6 @@ package selector
 import (
 	"maps"
 	"math"
-	"math/bits"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -70,7 +69,7 @@ func (svc *service) newVantage(from *topology.Location, p table.Protocols) *vant
 
 // vantage returns the vantage for a request, made when it is first needed.
 func (svc *service) vantage(r *Request) *vantage {
-	p := table.ProtocolOf(r.Protocol)
+	p := svc.Requested(r.Protocol)
 	if r.From == nil || *r.From == svc.sel.home.Location {
 		return svc.homeVantage(p)
 	}
@@ -123,7 +122,7 @@ func (svc *service) homeVantage(p table.Protocols) *vantage {
 	if p == 0 {
 		return svc.home
 	}
-	slot := &svc.homes[bits.TrailingZeros8(uint8(p))]
+	slot := &svc.homes[p.Index()]
 	if v := slot.Load(); v != nil {
 		return v
 	}

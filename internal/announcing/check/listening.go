@@ -21,8 +21,7 @@ func Listening(endpoints map[string]string, startPeriod time.Duration) Func {
 		}
 	}
 	for _, endpoint := range slices.Sorted(maps.Keys(endpoints)) {
-		protocol, _ := events.CutEndpoint(endpoint)
-		if network, path := events.Network(endpoints[endpoint]); network == "unix" && protocol != events.NATS {
+		if network, path := events.Network(endpoints[endpoint]); network == "unix" {
 			return listening(bounded(endpoints[endpoint], askListener(network, path)), startPeriod)
 		}
 	}

@@ -28,6 +28,9 @@ type Shared struct {
 	Regions    []string // outside of Levels, in the order in which they are tried
 	Outermost  uint8    // circle that calls may be made to
 	Leave      spill.Options
+	Sockets    string // the directory whose sockets may be used; empty: none
+
+	endpoints endpoints
 
 	AllInFlight atomic.Int64    // calls to the service, for ConsistentHash
 	AllHeld     atomic.Uint64   // of them, those held against an instance, see [Node.hold]
@@ -95,6 +98,7 @@ type lens struct {
 	placed    bool // something narrower than the region of Place is known
 	near      bool // Place is in its innermost circle, so that distances measured here count
 	Protocols Protocols
+	endpoint  string // with a name, that Protocols stands for; empty: none
 	Place     topology.Place
 	turn      turn
 	rings     []atomic.Pointer[ring] // the last one of each circle, for ConsistentHash
@@ -129,7 +133,7 @@ func NewBuilder(s *Shared, from *topology.Location, p Protocols) *Builder {
 		b.Place = topology.Place{Location: *from}
 		b.near = s.Levels.Circle(s.Origin, b.Place) == 0
 	}
-	b.placed = s.placed(b.Place)
+	b.placed, b.endpoint = s.placed(b.Place), s.endpointOf(p)
 	if s.Kind == KindHash {
 		b.rings = make([]atomic.Pointer[ring], len(s.Assumed))
 	}
@@ -356,7 +360,7 @@ func (l *lens) judge(vd *verdict, m *Member) {
 		vd.State, vd.usedAs = Outside, Outside
 		return
 	}
-	if l.Protocols != 0 && m.Protocols&l.Protocols == 0 {
+	if !l.offers(m) {
 		vd.State, vd.usedAs = OtherProtocol, OtherProtocol
 	}
 }

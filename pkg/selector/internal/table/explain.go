@@ -101,7 +101,10 @@ func (e *Explanation) Reason(s *Standing, protocol string) (near bool, why strin
 	t := e.Table
 	switch s.verdict.State {
 	case OtherProtocol:
-		return false, fmt.Sprintf("never picked: it has no %s endpoint", protocol)
+		if protocol == "" {
+			return false, "never picked: it has only sockets, which this caller cannot use"
+		}
+		return false, fmt.Sprintf("never picked: it has no %s endpoint that this caller can use", protocol)
 	case NotReady:
 		return false, "never picked: not ready, its own check fails"
 	case Gone:

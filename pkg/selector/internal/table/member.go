@@ -17,7 +17,7 @@ type Member struct {
 	distance           time.Duration // from the selector's own place
 	known              certainty     // of distance
 	Circle             uint8         // seen from the selector's own place
-	Protocols          Protocols
+	protocols, sockets Protocols     // of its endpoints; sockets are those that only the selector's own place can use
 	State              State
 	Suspect            bool
 	Evacuated          bool          // an operator has evacuated its place
@@ -37,7 +37,8 @@ func NewMember(n *Node, e events.Entry, born time.Duration, stale bool) Member {
 	if before := n.Instance.Swap(e.Instance); before != nil && before.Coordinate != e.Coordinate {
 		n.Path.SetCoordinate(e.Coordinate)
 	}
-	m := Member{Node: n, In: e.Instance, Circle: n.Home, Suspect: e.Suspect, Evacuated: e.Evacuated, Protocols: protocolsOf(e.Instance), weight: weightOf(e.Instance), Born: born}
+	m := Member{Node: n, In: e.Instance, Circle: n.Home, Suspect: e.Suspect, Evacuated: e.Evacuated, weight: weightOf(e.Instance), Born: born}
+	m.protocols, m.sockets = n.protocolsOf(e.Instance)
 	m.placed = n.placed(e.Place())
 	m.DiscountFailures()
 	m.Refresh(stale)
@@ -172,55 +173,4 @@ func certaintyOf(d latency.Estimate) certainty {
 		return predicted
 	}
 	return assumed
-}
-
-// Protocols is a set of protocols: those that an instance has endpoints of, or the
-// one that is requested. The empty set requests any.
-type Protocols uint8
-
-const (
-	protocolHTTP Protocols = 1 << iota
-	protocolHTTPS
-	protocolGRPC
-	protocolTCP
-	protocolNATS
-	protocolOther // requested by name; no instance has it
-)
-
-func protocolsOf(in *events.Instance) Protocols {
-	var set Protocols
-	for p := range in.Endpoints {
-		set |= ProtocolOf(p) &^ protocolOther
-	}
-	return set
-}
-
-// ProtocolOf is the set of one protocol, empty for an empty name.
-func ProtocolOf(protocol string) Protocols {
-	switch protocol {
-	case "":
-		return 0
-	case events.HTTP:
-		return protocolHTTP
-	case events.HTTPS:
-		return protocolHTTPS
-	case events.GRPC:
-		return protocolGRPC
-	case events.TCP:
-		return protocolTCP
-	case events.NATS:
-		return protocolNATS
-	default:
-		return protocolOther
-	}
-}
-
-// Name is the name of the protocol of a set of one, empty for the empty set.
-func (p Protocols) Name() string {
-	for _, name := range []string{events.HTTP, events.HTTPS, events.GRPC, events.TCP, events.NATS} {
-		if p == ProtocolOf(name) {
-			return name
-		}
-	}
-	return ""
 }
