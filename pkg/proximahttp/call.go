@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/probe"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 )
@@ -38,7 +39,9 @@ func newCall(t *Transport, req *http.Request, service, protocol string) *call {
 	if t.options.Ask != nil {
 		t.options.Ask(req, &c.ask)
 	}
-	c.ask.Protocol = protocol
+	if p, name := events.CutEndpoint(c.ask.Protocol); p != protocol || name == "" {
+		c.ask.Protocol = protocol
+	}
 	// A body without GetBody can be read by one attempt at a time.
 	again := req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
 	c.ask.Hedge = again && (c.ask.Hedge || t.options.Hedge)
@@ -68,7 +71,7 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 	bounded, giveUp := context.WithCancelCause(ctx) // ends with the body of the response
 	out := c.req.WithContext(httptrace.WithClientTrace(bounded, w.trace()))
 	u := *c.req.URL
-	u.Host = p.Endpoints[c.ask.Protocol]
+	u.Host = hostOf(p.Endpoints[c.ask.Protocol])
 	out.URL = &u
 	if out.Host == "" || out.Host == c.req.URL.Host {
 		out.Host = c.service

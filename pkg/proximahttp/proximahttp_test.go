@@ -3,11 +3,14 @@ package proximahttp_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -227,10 +230,108 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
+func TestAHostMayBeADottedService(t *testing.T) {
+	named := func(service string) events.Entry {
+		e := serve(t, service, "a", func(w http.ResponseWriter, req *http.Request) { _, _ = io.WriteString(w, service+" as "+req.Host) })
+		e.Service = service
+		return e
+	}
+	all := []events.Entry{named("payments"), named("payments.user"), named("payments.User"), named("a.proxima")}
+	for _, tt := range []struct {
+		url       string
+		elsewhere bool
+		want      string
+	}{
+		{"http://payments/", false, "payments as payments"},
+		{"http://PAYMENTS.Proxima/", false, "payments as payments"},
+		{"http://payments.user/", false, "payments.user as payments.user"},
+		{"http://payments.User/", false, "payments.User as payments.User"},
+		{"http://payments.User.PROXIMA/", false, "payments.User as payments.User"},
+		{"http://a.proxima.proxima/", false, "a.proxima as a.proxima"},
+		{"http://payments.user.proxima/", true, "payments.user as payments.user"},
+	} {
+		f := newFleet(t, proximahttp.Options{Fallthrough: tt.elsewhere}, all...)
+		resp, err := f.client().Get(tt.url)
+		if status, text := read(t, resp, err); status != http.StatusOK || text != tt.want {
+			t.Errorf("%s: %d %q, want %q", tt.url, status, text, tt.want)
+		}
+	}
+	// With Fallthrough it may as well be a host of the internet.
+	sent := ""
+	base := roundTripper(func(req *http.Request) (*http.Response, error) {
+		sent = req.URL.Host
+		return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+	})
+	resp, err := newFleet(t, proximahttp.Options{Base: base, Fallthrough: true}, all...).client().Get("http://payments.user/")
+	if _, _ = read(t, resp, err); sent != "payments.user" {
+		t.Errorf("payments.user with Fallthrough was sent to %q, want it unchanged", sent)
+	}
+}
+
+func TestCallsAnEndpointWithAName(t *testing.T) {
+	e := serve(t, "a", "a", says("plain"))
+	e.Endpoints["http.admin"] = serve(t, "a", "a", says("admin")).Endpoints["http"]
+	for protocol, want := range map[string]string{"": "plain", "http": "plain", "http.admin": "admin", "grpc.admin": "plain", "https.admin": "plain", "http.": "plain"} {
+		f := newFleet(t, proximahttp.Options{Ask: func(_ *http.Request, r *selector.Request) { r.Protocol = protocol }}, e)
+		resp, err := f.client().Get("http://user/")
+		if _, text := read(t, resp, err); text != want {
+			t.Errorf("%q calls %s, want %s", protocol, text, want)
+		}
+	}
+	f := newFleet(t, proximahttp.Options{Ask: func(_ *http.Request, r *selector.Request) { r.Protocol = "http.other" }}, e)
+	if _, err := f.client().Get("http://user/"); !errors.Is(err, selector.ErrNoInstance) { //nolint:bodyclose // there is none
+		t.Errorf("an endpoint that no instance has: %v", err)
+	}
+}
+
+func TestCallsASocketOfItsHost(t *testing.T) {
+	dir := t.TempDir()
+	var all []events.Entry
+	for _, name := range []string{"a", "b"} {
+		l, err := net.Listen("unix", filepath.Join(dir, name+".sock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			_, _ = io.WriteString(w, name+" as "+req.Host)
+		})}}
+		srv.Start()
+		t.Cleanup(srv.Close)
+		e := at(name, name, events.HTTP, "unix:"+l.Addr().String())
+		e.Location.Host = "n1"
+		all = append(all, e)
+	}
+	reused := false
+	f := newFleetWith(t, func(o *selector.Options) { o.Location.Host, o.Sockets = "n1", dir }, proximahttp.Options{}, all...)
+	for i := range 2 {
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused }})
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://user/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := f.client().Do(req)
+		if _, text := read(t, resp, err); text != "a as user" || reused != (i > 0) {
+			t.Errorf("got %q on a connection that was used before: %t", text, reused)
+		}
+		if in := proximahttp.Instance(resp); in == nil || in.ID != "a" {
+			t.Errorf("the answer is of %v", in)
+		}
+	}
+	// No URL from outside leads to a socket.
+	hex := fmt.Sprintf("%x", strings.TrimPrefix(all[0].Endpoints[events.HTTP], "unix:"))
+	for _, u := range []string{"http://" + hex + ".unix.invalid/", "http://" + hex + ".x.unix.invalid/"} {
+		f := newFleet(t, proximahttp.Options{Fallthrough: true}, all...)
+		if resp, err := f.client().Get(u); err == nil {
+			_ = resp.Body.Close()
+			t.Errorf("%s is answered", u)
+		}
+	}
+}
+
 func TestRefusesHostsThatAreNotServices(t *testing.T) {
 	for _, u := range []string{
-		"http://example.com/", "http://127.0.0.1/", "http://[::1]/", "http://user:8080/", "http://user.proxima:80/",
-		"http://a.b.proxima/", "http://.proxima/", "http:///path", "http://user_1/", "http://-user/", "ftp://user/", "user/path",
+		"http://example.com:80/", "http://a..b/", "http://a_.b/", "http://127.0.0.1/", "http://[::1]/", "http://user:8080/", "http://user.proxima:80/",
+		"http://a..b.proxima/", "http://.proxima/", "http:///path", "http://user_1/", "http://-user/", "ftp://user/", "user/path",
 		"http://" + strings.Repeat("u", 64) + "/",
 	} {
 		parsed, err := url.Parse(u)

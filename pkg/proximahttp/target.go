@@ -16,8 +16,23 @@ import (
 // Domain may follow the name of a service: http://user.proxima/.
 const Domain = "proxima"
 
-// target returns the service and protocol that a URL names.
-func target(u *url.URL) (service, protocol string, err error) {
+// CutDomain cuts the [Domain] from a host, whatever its case, and returns the service that
+// is left: lower-case if it has no dot, as then it has one spelling. Found is false, and the
+// service is the host, if the host has no such domain.
+func CutDomain(host string) (service string, found bool) {
+	service = host
+	if at := len(host) - len(Domain) - 1; at > 0 && host[at] == '.' && strings.EqualFold(host[at+1:], Domain) {
+		service, found = host[:at], true
+	}
+	if !strings.Contains(service, ".") {
+		service = strings.ToLower(service)
+	}
+	return service, found
+}
+
+// target returns the service and protocol that a URL names. Unless dotted is set, a name
+// with dots needs the domain, as it may be any host.
+func target(u *url.URL, dotted bool) (service, protocol string, err error) {
 	if u == nil {
 		return "", "", errors.New("proximahttp: the request has no URL")
 	}
@@ -29,8 +44,8 @@ func target(u *url.URL) (service, protocol string, err error) {
 	default:
 		return "", "", fmt.Errorf("proximahttp: scheme %q, want http or https", u.Scheme)
 	}
-	service = strings.TrimSuffix(strings.ToLower(u.Host), "."+Domain)
-	if events.ValidateService(service) != nil {
+	service, found := CutDomain(u.Host)
+	if !found && !dotted && strings.Contains(service, ".") || events.ValidateService(service) != nil {
 		return "", "", fmt.Errorf("proximahttp: %q is not a service, want %s://service/ or %s://service.%s/ without a port",
 			u.Host, u.Scheme, u.Scheme, Domain)
 	}

@@ -31,15 +31,17 @@ type Options struct {
 	// request is canceled. The retry budget bounds it. Default: off.
 	Hedge bool
 	// Fallthrough sends requests whose URL does not name a service to Base,
-	// unchanged. Default: they are refused with an error.
+	// unchanged. A service with dots in its name then needs the domain:
+	// http://payments.user.proxima/. Default: they are refused with an error.
 	Fallthrough bool
 	// Classify says what a response means for the instance, and whether the request is
 	// sent to another one if that is safe: after a [selector.Fault] and
 	// [selector.Backpressure]. It must not read the body. Default [ClassifyResponse].
 	Classify func(*http.Response) selector.Outcome
 	// Ask may change what is requested of the selector, for example the key of a
-	// consistent hash, the place to be near to, or whether the request may be sent
-	// twice. It must not change req.
+	// consistent hash, the place to be near to, whether the request may be sent
+	// twice, or as Protocol an endpoint with a name: "http.admin" or "https.admin" for
+	// URLs of that scheme. It must not change req.
 	Ask func(req *http.Request, r *selector.Request)
 }
 
@@ -73,7 +75,7 @@ func New(sel Picker, o Options) *Transport {
 // NewBase returns the default of [Options.Base], which may be changed before it is used:
 // an [http.Transport] that ignores proxies of the environment and gives up dialling after
 // 1.5 s, so that a dead machine costs no more than that. It tries all addresses of a name,
-// IPv6 and IPv4 in turns (RFC 8305). It keeps all connections that were used in the last
+// IPv6 and IPv4 in turns (RFC 8305), and dials unix sockets of instances. It keeps all connections that were used in the last
 // 55 s, see [Keep].
 func NewBase() *http.Transport {
 	base := &http.Transport{ForceAttemptHTTP2: true, ExpectContinueTimeout: time.Second}
@@ -81,7 +83,7 @@ func NewBase() *http.Transport {
 		base = t.Clone()
 	}
 	base.Proxy = nil
-	base.DialContext = Keep(newDial())
+	base.DialContext = Keep(sockets(newDial()))
 	base.TLSHandshakeTimeout = 3 * time.Second
 	base.MaxIdleConns = 0 // unlimited: there may be many instances
 	base.MaxIdleConnsPerHost = math.MaxInt32
@@ -93,7 +95,7 @@ func NewBase() *http.Transport {
 // one if that fails and it is safe. The Request of the response is a copy of req whose
 // context names the instance that answered, see [Instance].
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	service, protocol, err := target(req.URL)
+	service, protocol, err := target(req.URL, !t.options.Fallthrough)
 	if err != nil {
 		if t.options.Fallthrough && req.URL != nil {
 			return t.base.RoundTrip(req)
