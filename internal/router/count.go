@@ -25,7 +25,7 @@ func (c requestCounts) late(service string, err *timeoutError) {
 // label is the name of a service in metrics: "" if no such service is listed, as
 // every name costs memory for ever.
 func (c requestCounts) label(service string) string {
-	if _, known := c.directory.Protocols(service); known {
+	if _, known := c.directory.Endpoints(service); known {
 		return service
 	}
 	return ""

@@ -16,6 +16,7 @@ import (
 // Headers that the router reads and writes.
 const (
 	headerFrom     = "Proxima-From"
+	headerEndpoint = "Proxima-Endpoint"
 	headerPath     = "Proxima-Path"
 	headerMethod   = "Proxima-Method"
 	headerInstance = "Proxima-Instance"

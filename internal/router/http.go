@@ -240,13 +240,12 @@ func target(req *http.Request) (destination, bool) {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
-	host = strings.TrimSuffix(strings.ToLower(host), ".")
-	if service, ok := strings.CutSuffix(host, "."+proximahttp.Domain); ok {
-		return destination{service: service, path: path, pattern: "{service}." + proximahttp.Domain + "/{path...}"}, true
+	if service, ok := proximahttp.CutDomain(strings.TrimSuffix(host, ".")); ok {
+		return destination{service: service, hosted: true, path: path, pattern: "{service}." + proximahttp.Domain + "/{path...}"}, true
 	}
 	if rest, ok := strings.CutPrefix(path, proxyPrefix); ok {
 		service, path, _ := strings.Cut(rest, "/")
-		return destination{service, "/" + path, proxyPrefix + service, proxyPrefix + "{service}/{path...}"}, true
+		return destination{service, false, "/" + path, proxyPrefix + service, proxyPrefix + "{service}/{path...}"}, true
 	}
 	return destination{}, false
 }
@@ -256,6 +255,7 @@ const proxyPrefix = "/proxy/"
 // destination is where a proxied request goes.
 type destination struct {
 	service string
+	hosted  bool   // service is part of a host, which has no case
 	path    string // escaped, as the instance gets it
 	prefix  string // that was cut off before the path
 	pattern string // for traces

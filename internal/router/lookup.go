@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -137,21 +138,34 @@ func (l *lookup) explainHTTP(req *http.Request) (selector.Explanation, error) {
 // explanation asks the selector about a listed service. Others are refused
 // before: the selector would begin to watch every name that a caller invents.
 func (l *lookup) explanation(ctx context.Context, service string, from *topology.Location) (selector.Explanation, error) {
-	if _, err := l.protocols(service); err != nil {
+	if _, err := l.endpoints(service); err != nil {
 		return selector.Explanation{}, err
 	}
 	return l.selector.Explain(ctx, selector.Request{Service: service, From: from})
 }
 
-// protocols returns which of wanted the instances of the service have.
-func (l *lookup) protocols(service string, wanted ...string) ([]string, error) {
+// hosted returns the service that a host means, which has no case. Case counts where it
+// decides: a spelling that is listed is meant.
+func (l *lookup) hosted(host string) (string, error) {
+	switch names := l.directory.Named(host); len(names) {
+	case 0:
+		return host, nil
+	case 1:
+		return names[0], nil
+	default:
+		return host, &badRequest{"host", host, "hosts have no case, and there are services " + strings.Join(names, " and ") + ": want " + proxyPrefix + names[0] + "/"}
+	}
+}
+
+// endpoints returns which of wanted the instances of the service have.
+func (l *lookup) endpoints(service string, wanted ...string) ([]string, error) {
 	if err := events.ValidateService(service); err != nil {
 		return nil, err
 	}
 	if !l.directory.IsComplete() {
 		return nil, directory.ErrIncomplete
 	}
-	have, known := l.directory.Protocols(service, wanted...)
+	have, known := l.directory.Endpoints(service, wanted...)
 	if !known {
 		return nil, fmt.Errorf("%w %q", selector.ErrUnknownService, service)
 	}

@@ -140,7 +140,7 @@ func TestAnswersErrorsAsJSON(t *testing.T) {
 		{"GET", "/v1/services/user?limit=-1", "", 400, `limit "-1"`},
 		{"GET", "/v1/services/user?limit=1e3", "", 400, `limit "1e3"`},
 		{"GET", "/v1/services/user?limit=99999999999999999999", "", 400, `limit`},
-		{"GET", "/v1/events?service=a.b", "", 400, `service "a.b"`},
+		{"GET", "/v1/events?service=a..b", "", 400, `service "a..b"`},
 		{"POST", "/v1/services", "", 405, "not allowed"},
 		{"GET", "/v1/register", "", 405, "not allowed"},
 		{"POST", "/v1/heartbeat", "{}", 405, "not allowed"},

@@ -117,8 +117,8 @@ func (d *natsDoors) offer() error {
 	d.service = svc
 	group := svc.AddGroup(d.bucket)
 	for name, answer := range d.endpoints {
-		if err := group.AddEndpoint(name, d.endpoint(name, answer), micro.WithEndpointSubject(name+".*")); err != nil {
-			return fmt.Errorf("router: offer %s.%s.*: %w", d.bucket, name, err)
+		if err := group.AddEndpoint(name, d.endpoint(name, answer), micro.WithEndpointSubject(name+".>")); err != nil {
+			return fmt.Errorf("router: offer %s.%s.>: %w", d.bucket, name, err)
 		}
 	}
 	return nil
@@ -169,7 +169,7 @@ func (d *natsDoors) endpoint(door string, answer answerNATS) micro.HandlerFunc {
 	return func(req micro.Request) {
 		began := time.Now()
 		subject := req.Subject()
-		c := &call{door: door, service: subject[strings.LastIndexByte(subject, '.')+1:], msg: &nats.Msg{
+		c := &call{door: door, service: strings.TrimPrefix(subject, d.bucket+"."+door+"."), msg: &nats.Msg{
 			Subject: subject, Reply: req.Reply(), Header: nats.Header(req.Headers()), Data: req.Data(),
 		}}
 		c.header = canonical(c.msg.Header)

@@ -210,7 +210,7 @@ func TestIsFoundAsANATSService(t *testing.T) {
 	for _, e := range info.Endpoints {
 		subjects[e.Subject] = e.QueueGroup != ""
 	}
-	if !subjects["proxima.route.*"] || !subjects["proxima.resolve.*"] || !subjects["proxima.explain.*"] || info.Metadata["location"] != "r1/a" {
+	if !subjects["proxima.route.>"] || !subjects["proxima.resolve.>"] || !subjects["proxima.explain.>"] || info.Metadata["location"] != "r1/a" {
 		t.Errorf("got %s", reply.Data)
 	}
 	if reply, err = d.nc.Request("$SRV.STATS.proxima", nil, 5*time.Second); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
@@ -34,6 +35,15 @@ func parseFrom(field, s string) (*topology.Location, error) {
 		return nil, &badRequest{field, s, "want region/zone, each 1 to 63 of A-Z, a-z, 0-9, '_' and '-', or '_' when it is unknown"}
 	}
 	return &l, nil
+}
+
+// parseEndpoint reads the name of an endpoint, and returns what follows its protocol: nothing
+// for an empty one, as then the endpoint without a name is meant.
+func parseEndpoint(s string) (suffix string, err error) {
+	if s == "" {
+		return "", nil
+	}
+	return "." + s, events.ValidateEndpointName(headerEndpoint, s)
 }
 
 // parseLimit reads how many instances are wanted; 0 stands for all.

@@ -30,6 +30,7 @@ type passage struct {
 	host     string  // by which the caller knows the router
 	url      url.URL // for the transport: the host is the service
 	key      string  // new one for the sticky cookie; empty: the caller has one
+	endpoint string  // with a name, that the caller wants; empty: one without
 	head     *headContext
 	code     int  // of the answer
 	secure   bool // the caller came by TLS
@@ -45,8 +46,9 @@ func passageOf(ctx context.Context) *passage {
 
 // caller is what a request says of its caller.
 type caller struct {
-	from *topology.Location // nil: the router's own
-	key  string             // that consistent_hash hashes
+	from     *topology.Location // nil: the router's own
+	key      string             // that consistent_hash hashes
+	endpoint string             // with a name, that is called; empty: one without
 }
 
 type callerKey struct{}
@@ -59,7 +61,7 @@ func withCaller(ctx context.Context, c caller) context.Context {
 // ask passes what is known of the caller to the selector.
 func ask(req *http.Request, r *selector.Request) {
 	c, _ := req.Context().Value(callerKey{}).(caller)
-	r.From, r.Key = c.from, c.key
+	r.From, r.Key, r.Protocol = c.from, c.key, c.endpoint
 }
 
 // proxy passes requests on to instances, and their answers back.
@@ -94,8 +96,16 @@ func (p *proxy) serve(w http.ResponseWriter, req *http.Request, to destination) 
 	if p.trust.Includes(req.RemoteAddr) && strings.EqualFold(req.Header.Get("X-Forwarded-Proto"), "https") {
 		c.secure = true
 	}
-	defer func() { p.requests.add("proxy", to.service, strconv.Itoa(c.code), began) }() // also when the answer is cut off
-	from, err := parseFrom(headerFrom, req.Header.Get(headerFrom))
+	defer func() { p.requests.add("proxy", c.to.service, strconv.Itoa(c.code), began) }() // also when the answer is cut off
+	var err error
+	if to.hosted {
+		to.service, err = p.lookup.hosted(to.service)
+		c.to = to
+	}
+	var from *topology.Location
+	if err == nil {
+		from, err = parseFrom(headerFrom, req.Header.Get(headerFrom))
+	}
 	may := limit{}
 	if err == nil {
 		may, err = limitOf(p.timeout, req.Header.Get(headerTimeout))
@@ -117,7 +127,7 @@ func (p *proxy) serve(w http.ResponseWriter, req *http.Request, to destination) 
 	}()
 	c.head = withHeadTimeout(req.Context(), may)
 	defer c.head.end()
-	asks := caller{from: from, key: p.keys.of(req.Header)}
+	asks := caller{from: from, key: p.keys.of(req.Header), endpoint: c.endpoint}
 	if asks.key == "" && p.keys.sticky != "" {
 		c.key = newKey()
 		asks.key = c.key
@@ -148,9 +158,19 @@ func (p *proxy) prepare(req *http.Request, c *passage) error {
 	if strings.Contains(strings.Join(req.Header["Via"], ","), p.id) {
 		return errLoop
 	}
-	have, err := p.lookup.protocols(c.to.service, events.HTTP, events.HTTPS)
+	suffix, err := parseEndpoint(req.Header.Get(headerEndpoint))
 	if err != nil {
 		return err
+	}
+	have, err := p.lookup.endpoints(c.to.service, events.HTTP+suffix, events.HTTPS+suffix)
+	if err != nil {
+		return err
+	}
+	if suffix != "" { // the selector remembers every name that it is asked for
+		if len(have) == 0 {
+			return fmt.Errorf("%w of %s with an endpoint %q", selector.ErrNoInstance, c.to.service, suffix[1:])
+		}
+		c.endpoint = have[0]
 	}
 	path, err := url.PathUnescape(c.to.path)
 	if err != nil {
@@ -161,7 +181,7 @@ func (p *proxy) prepare(req *http.Request, c *passage) error {
 		ForceQuery: req.URL.ForceQuery, RawQuery: req.URL.RawQuery, // as it came: parsers read some differently
 	}
 	if len(have) > 0 {
-		c.url.Scheme = have[0]
+		c.url.Scheme, _ = events.CutEndpoint(have[0])
 	}
 	return nil
 }
@@ -247,7 +267,11 @@ func (p *proxy) onAnswer(resp *http.Response) error {
 func namesOf(resp *http.Response, service string) []string {
 	names := []string{service, service + "." + proximahttp.Domain}
 	if in := proximahttp.Instance(resp); in != nil {
-		names = append(names, in.Endpoints[events.HTTP], in.Endpoints[events.HTTPS])
+		for endpoint, address := range in.Endpoints {
+			if protocol, _ := events.CutEndpoint(endpoint); protocol == events.HTTP || protocol == events.HTTPS {
+				names = append(names, address)
+			}
+		}
 	}
 	return names
 }

@@ -57,7 +57,7 @@ func TestProxiesByHost(t *testing.T) {
 			t.Errorf("%s: %d %s", host, got.status, got.body)
 		}
 	}
-	if got := d.get("/", "Host", "a.b.proxima"); got.status != 400 {
+	if got := d.get("/", "Host", "a..b.proxima"); got.status != 400 {
 		t.Errorf("a host that is no service: %d %s", got.status, got.body)
 	}
 	if got := d.get("/v1/services", "Host", "proxima"); got.status != 200 {

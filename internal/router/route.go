@@ -50,13 +50,18 @@ func (r *relay) route(ctx context.Context, c *call) (*nats.Msg, error) {
 	if err != nil {
 		return nil, err
 	}
-	asks := caller{from: from, key: r.keys.of(http.Header(c.header))}
-	have, err := r.lookup.protocols(c.service, events.HTTP, events.HTTPS, events.NATS)
+	suffix, err := parseEndpoint(c.header.Get(headerEndpoint))
+	if err != nil {
+		return nil, err
+	}
+	have, err := r.lookup.endpoints(c.service, events.HTTP+suffix, events.HTTPS+suffix, events.NATS+suffix)
 	if err != nil {
 		return nil, err
 	}
 	err = &selector.NoInstanceError{Service: c.service}
-	for _, protocol := range have {
+	for _, endpoint := range have {
+		asks := caller{from: from, key: r.keys.of(http.Header(c.header)), endpoint: endpoint}
+		protocol, _ := events.CutEndpoint(endpoint)
 		var reply *nats.Msg
 		if protocol == events.NATS {
 			reply, err = r.routeNATS(ctx, c, method, asks)
@@ -123,12 +128,12 @@ func (r *relay) routeHTTP(ctx context.Context, c *call, req *http.Request) (*nat
 
 // routeNATS sends a message to the subject of an instance.
 func (r *relay) routeNATS(ctx context.Context, c *call, method string, asks caller) (*nats.Msg, error) {
-	ask := selector.Request{Service: c.service, Protocol: events.NATS, From: asks.from, Key: asks.key, NonIdempotent: !proximahttp.Idempotent(method)}
+	ask := selector.Request{Service: c.service, Protocol: asks.endpoint, From: asks.from, Key: asks.key, NonIdempotent: !proximahttp.Idempotent(method)}
 	var reply *nats.Msg
 	err := r.selector.DoFor(ctx, ask, func(ctx context.Context, p *selector.Pick) error {
 		c.span.Picked(p.ID, p.Circle())
 		return p.Try(ctx, func(ctx context.Context) error {
-			answer, err := r.request(ctx, c, p.Instance)
+			answer, err := r.request(ctx, c, p.Instance, p.Endpoints[asks.endpoint])
 			if answer != nil {
 				reply = answer
 			}
@@ -141,10 +146,9 @@ func (r *relay) routeNATS(ctx context.Context, c *call, method string, asks call
 	return nil, err
 }
 
-// request sends a message to one instance. It may return both an answer and an
+// request sends a message to a subject of one instance. It may return both an answer and an
 // error: what the answer means for the breaker of the instance.
-func (r *relay) request(ctx context.Context, c *call, in *events.Instance) (*nats.Msg, error) {
-	subject := in.Endpoints[events.NATS]
+func (r *relay) request(ctx context.Context, c *call, in *events.Instance, subject string) (*nats.Msg, error) {
 	if forbidden(r.bucket, subject) {
 		return nil, selector.NotSent(fmt.Errorf("%w: subject %s", guard.ErrForbidden, subject))
 	}

@@ -20,7 +20,10 @@ const (
 	unixRule     = "want host:port, or unix: and an absolute path of at most 104 printable bytes without '.' and '..', such as unix:/run/user.sock"
 	subjectRule  = "want a NATS subject: tokens of printable ASCII joined by dots, no wildcards, no $ in front, at most 255 bytes"
 	protocolRule = "want a protocol of http, https, grpc, grpcs, tcp, udp or nats, alone or with a name after it, such as http.admin"
-	nameRule     = "want a name after the protocol: 1 to 15 of a-z, 0-9 and '-', with a letter or digit at both ends, such as http.admin"
+
+	endpointNameRule = "want 1 to 15 of a-z, 0-9 and '-', with a letter or digit at both ends"
+	nameRule         = "want a name after the protocol, such as http.admin: 1 to 15 of a-z, 0-9 and '-', with a letter or digit at both ends"
+
 	noHostRule   = "want the host of an instance with a unix socket: only callers that are on the same one can use it"
 )
 
@@ -87,6 +90,15 @@ func validateEndpoint(endpoint, address string) error {
 		return &FieldError{"endpoints", endpoint, nameRule}
 	case rule != "":
 		return &FieldError{"endpoints." + endpoint, address, rule}
+	}
+	return nil
+}
+
+// ValidateEndpointName checks the name of an endpoint, without the protocol. Field is its
+// name in the error.
+func ValidateEndpointName(field, s string) error {
+	if !validEndpointName(s) {
+		return &FieldError{field, s, endpointNameRule}
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,6 +40,7 @@ type Directory struct {
 
 	mu        sync.Mutex // guards what follows
 	services  map[string]*service
+	spellings spellings
 	heard     map[string]struct{} // names of services, until the view is complete
 	stale     bool
 	followers map[*follower]struct{}
@@ -56,7 +58,7 @@ type Record struct {
 type service struct {
 	events.Snapshot
 	byID      map[string][]Record // more than one if two zones use the same id
-	protocols map[string]int      // how many instances have an endpoint of it
+	endpoints map[string]int      // how many instances have it
 }
 
 // New returns a directory of the service filter, or of all services if that is
@@ -64,7 +66,7 @@ type service struct {
 func New(registry Lister, filter string) *Directory {
 	return &Directory{
 		registry: registry, filter: filter, complete: make(chan struct{}),
-		services: map[string]*service{}, heard: map[string]struct{}{}, followers: map[*follower]struct{}{},
+		services: map[string]*service{}, spellings: spellings{}, heard: map[string]struct{}{}, followers: map[*follower]struct{}{},
 	}
 }
 
@@ -118,8 +120,9 @@ func (d *Directory) apply(s events.Snapshot) {
 	}
 	svc := d.services[s.Service]
 	if svc == nil {
-		svc = &service{byID: map[string][]Record{}, protocols: map[string]int{}}
+		svc = &service{byID: map[string][]Record{}, endpoints: map[string]int{}}
 		d.services[s.Service] = svc
+		d.spellings.add(s.Service)
 	}
 	compare(svc.Entries, s.Entries, func(before, after *events.Entry) {
 		svc.replace(before, after, first)
@@ -127,6 +130,7 @@ func (d *Directory) apply(s events.Snapshot) {
 	svc.Snapshot = s
 	if len(s.Entries) == 0 {
 		delete(d.services, s.Service)
+		d.spellings.remove(s.Service)
 	}
 	for f := range d.followers {
 		f.notify(s)
@@ -149,14 +153,16 @@ func (s *service) replace(before, after *events.Entry, old bool) {
 
 func (s *service) add(r Record) {
 	s.byID[r.ID] = append(s.byID[r.ID], r)
-	for protocol := range r.Endpoints {
-		s.protocols[protocol]++
+	for endpoint := range r.Endpoints {
+		s.endpoints[endpoint]++
 	}
 }
 
 func (s *service) remove(e *events.Entry) Record {
-	for protocol := range e.Endpoints {
-		s.protocols[protocol]--
+	for endpoint := range e.Endpoints {
+		if s.endpoints[endpoint]--; s.endpoints[endpoint] == 0 {
+			delete(s.endpoints, endpoint)
+		}
 	}
 	key := e.Key()
 	var removed Record
@@ -185,9 +191,9 @@ func (d *Directory) Find(service, id string) []Record {
 	return nil
 }
 
-// Protocols returns which of wanted the instances of a service have, in the
+// Endpoints returns which of wanted the instances of a service have, in the
 // order of wanted. Known reports whether the service is listed at all.
-func (d *Directory) Protocols(service string, wanted ...string) (have []string, known bool) {
+func (d *Directory) Endpoints(service string, wanted ...string) (have []string, known bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	svc := d.services[service]
@@ -195,11 +201,41 @@ func (d *Directory) Protocols(service string, wanted ...string) (have []string, 
 		return nil, false
 	}
 	for _, p := range wanted {
-		if svc.protocols[p] > 0 {
+		if svc.endpoints[p] > 0 {
 			have = append(have, p)
 		}
 	}
 	return have, true
+}
+
+// Named returns the services that a host may mean: the one of exactly that name, or else
+// all that differ from it in case only, in order.
+func (d *Directory) Named(host string) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.services[host] != nil {
+		return []string{host}
+	}
+	return slices.Clone(d.spellings[strings.ToLower(host)])
+}
+
+// spellings are the names of services, by their lower-case form.
+type spellings map[string][]string
+
+func (s spellings) add(service string) {
+	folded := strings.ToLower(service)
+	s[folded] = append(s[folded], service)
+	slices.Sort(s[folded])
+}
+
+func (s spellings) remove(service string) {
+	folded := strings.ToLower(service)
+	if i := slices.Index(s[folded], service); i >= 0 {
+		s[folded] = slices.Delete(s[folded], i, i+1)
+	}
+	if len(s[folded]) == 0 {
+		delete(s, folded)
+	}
 }
 
 // All returns the last known lists, ordered by name.

@@ -62,7 +62,8 @@ func (f *Files) Config() (*tls.Config, error) {
 // Base sends requests to instances, and verifies those by HTTPS: the certificate must have
 // the name of the instance's metadata ([ServerNameKey]), or else the host of its endpoint.
 // With authorities of one's own the name of the service will do as well, alone or as the
-// first part of a name (user, user.internal): such authorities certify nothing else.
+// first part of a name (user, user.internal, payments.user.internal): such authorities
+// certify nothing else.
 //
 // It is safe for concurrent use.
 type Base struct {
@@ -148,7 +149,7 @@ func verifyAny(c *tls.Config, n name) {
 			return nil
 		}
 		for _, dns := range leaf.DNSNames {
-			if first, _, _ := strings.Cut(dns, "."); strings.EqualFold(first, n.service) {
+			if rest := len(dns) - len(n.service); rest >= 0 && strings.EqualFold(dns[:len(n.service)], n.service) && (rest == 0 || dns[len(n.service)] == '.') {
 				return nil
 			}
 		}

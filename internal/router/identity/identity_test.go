@@ -1,6 +1,7 @@
 package identity_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -118,7 +119,7 @@ func (a *authority) serve(mutual bool, names ...string) (address string) {
 	return l.Addr().String()
 }
 
-// call calls the instances of service user through a Base.
+// call calls the instances, all of one service, through a Base.
 func call(t *testing.T, f identity.Files, instances ...events.Instance) (string, error) {
 	t.Helper()
 	c, err := f.Config()
@@ -136,7 +137,7 @@ func call(t *testing.T, f identity.Files, instances ...events.Instance) (string,
 	defer b.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, "GET", "https://user/", http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, "GET", "https://"+instances[0].Service+"/", http.NoBody)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,6 +159,7 @@ func TestACertificateHasTheRightName(t *testing.T) {
 		host     string   // of the endpoint; default its address
 		wants    string   // what the instance says; empty: it is not called
 		byOthers bool     // the router has another CA
+		service  string   // default user
 	}{
 		{name: "the service", names: []string{"user"}, wants: "HTTP/2.0 user user"},
 		{name: "a name that begins with the service", names: []string{"x", "User.internal"}, wants: "HTTP/2.0 user user"},
@@ -167,6 +169,9 @@ func TestACertificateHasTheRightName(t *testing.T) {
 		{name: "another name", names: []string{"admin.internal"}},
 		{name: "a name that only begins alike", names: []string{"users.internal"}},
 		{name: "the service, though the metadata says another name", names: []string{"user"}, told: "shop.example"},
+		{name: "a dotted service", service: "payments.User", names: []string{"payments.user"}, wants: "HTTP/2.0 payments.User payments.User"},
+		{name: "a name that begins with a dotted service", service: "payments.user", names: []string{"payments.user.internal"}, wants: "HTTP/2.0 payments.user payments.user"},
+		{name: "the namespace only", service: "payments.user", names: []string{"payments", "payments.internal", "payments.users"}},
 		{name: "another authority", names: []string{"user"}, byOthers: true},
 	} {
 		address := own.serve(false, tt.names...)
@@ -174,7 +179,7 @@ func TestACertificateHasTheRightName(t *testing.T) {
 			_, port, _ := net.SplitHostPort(address)
 			address = net.JoinHostPort(tt.host, port)
 		}
-		in := events.Instance{Service: "user", ID: "u", Endpoints: map[string]string{events.HTTPS: address}}
+		in := events.Instance{Service: cmp.Or(tt.service, "user"), ID: "u", Endpoints: map[string]string{events.HTTPS: address}}
 		if tt.told != "" {
 			in.Metadata = map[string]string{identity.ServerNameKey: tt.told}
 		}
