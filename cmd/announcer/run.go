@@ -25,8 +25,8 @@ import (
 const connectGrace = 2 * time.Second
 
 type runCommand struct {
-	Service        string        `group:"Instance:" required:"" placeholder:"NAME" help:"Service of the instance."`
-	Endpoint       daemon.Pairs  `group:"Instance:" required:"" placeholder:"PROTOCOL=ADDRESS" help:"Address of the instance: http, https, grpc or tcp=host:port, or nats=subject. Repeat the flag for each protocol."`
+	Service        string        `group:"Instance:" required:"" placeholder:"NAME" help:"Service of the instance: a DNS label, or labels joined by dots such as payments.user."`
+	Endpoint       daemon.Pairs  `group:"Instance:" required:"" placeholder:"PROTOCOL=ADDRESS" help:"Address of the instance: http, https, grpc, grpcs, tcp or udp=host:port; http, grpc or tcp=unix:/path, for callers on the same host (--host); or nats=subject. Repeat the flag for each protocol, and with a name for more of one: http.admin=host:port."`
 	ID             string        `group:"Instance:" name:"id" placeholder:"ID" help:"Id of the instance, unique within the service; the registry enforces that per zone. Default: the service and 8 random characters."`
 	TTL            time.Duration `group:"Instance:" name:"ttl" default:"15s" placeholder:"DURATION" help:"Lease: when the announcer dies, the instance is removed after this time; whole seconds (${default})."`
 	Check          []string      `group:"Checks:" sep:"none" placeholder:"URL" help:"Check: the instance is announced when it passes, and not_ready while it fails later: http://…, https://…, tcp://host:port, grpc://host:port[/service], exec:COMMAND LINE (by sh; exit code 0 passes), or none. Repeat the flag for several, all of which must pass. Default: none; with a command, the instance is announced when its first host:port accepts a connection, after --start-period at the latest."`
@@ -253,7 +253,7 @@ func parseCheck(text string) (check.Func, error) {
 // randomID is the service and 8 random characters, short enough for an id.
 func randomID(service string) string {
 	const most = 63 - 1 - 8
-	return service[:min(len(service), most)] + "-" + strings.ToLower(rand.Text()[:8])
+	return strings.ReplaceAll(service[:min(len(service), most)], ".", "-") + "-" + strings.ToLower(rand.Text()[:8])
 }
 
 // flagError names the flag instead of the field of the instance.

@@ -85,6 +85,25 @@ func TestAnIDIsMadeUpWhenNoneIsGiven(t *testing.T) {
 	}
 }
 
+func TestAnInstanceOfADottedServiceHasAnIDAndSeveralEndpoints(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	p := start(t, nil, "run", "--nats-url", r.url, "--service", "payments.User", "--endpoint", "http=10.0.0.5:80", "--endpoint", "http.admin=10.0.0.5:90",
+		"--endpoint", "grpcs=10.0.0.5:91", "--endpoint", "udp=10.0.0.5:92", "--endpoint", "tcp.side=unix:/run/user.sock", "--host", "n1", "--drain", "0s")
+	id := p.logs(`msg=registered service=payments.User instance=(\S+)`)
+	if !regexp.MustCompile(`^payments-User-[a-z2-7]{8}$`).MatchString(id) {
+		t.Errorf("id %q", id)
+	}
+	in := r.find(events.Key{Service: "payments.User", ID: id})
+	if want := "grpcs=10.0.0.5:91, http=10.0.0.5:80, http.admin=10.0.0.5:90, tcp.side=unix:/run/user.sock, udp=10.0.0.5:92"; in == nil || in.Addresses() != want {
+		t.Errorf("announced %+v, want %s", in, want)
+	}
+	p.Signal(os.Interrupt)
+	if code := p.Exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
 func TestNothingIsListedBeforeItListens(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
@@ -268,6 +287,12 @@ func TestAnErrorIsOneLineAndAnExitCode(t *testing.T) {
 		{"unknown flag", []string{"run", "--bogus", "user"}, 2, "unknown flag --bogus"},
 		{"unknown flag before the command", append([]string{"run"}, append(good, "--bogus", "true")...), 2, "unknown flag --bogus"},
 		{"service", []string{"run", "--service", "User", "--endpoint", "http=h:80"}, 2, `--service "User": want a DNS label`},
+		{"dotted service", []string{"run", "--service", "payments.", "--endpoint", "http=h:80"}, 2, `--service "payments.": want up to 8 labels joined by dots`},
+		{"name of an endpoint", []string{"run", "--service", "user", "--endpoint", "http.Admin=h:80"}, 2, `--endpoint "http.Admin": want a name after the protocol, such as http.admin`},
+		{"endpoint with a name, without port", []string{"run", "--service", "user", "--endpoint", "http.admin=h"}, 2, `--endpoint "http.admin=h": want host:port`},
+		{"socket without host", []string{"run", "--service", "user", "--endpoint", "http=unix:/run/a"}, 2, `--host "": want the host of an instance with a unix socket`},
+		{"socket of TLS", []string{"run", "--service", "user", "--endpoint", "grpcs=unix:/run/a"}, 2, `--endpoint "grpcs=unix:/run/a": want host:port`},
+		{"socket with a bad path", []string{"run", "--service", "user", "--endpoint", "tcp=unix:run/a"}, 2, `--endpoint "tcp=unix:run/a": want host:port, or unix: and an absolute path`},
 		{"id", append([]string{"run", "--id", "a.b"}, good...), 2, `--id "a.b": want 1 to 63`},
 		{"endpoint without protocol", []string{"run", "--service", "user", "--endpoint", "h:80"}, 2, `--endpoint: "h:80": want key=value`},
 		{"endpoint without port", []string{"run", "--service", "user", "--endpoint", "http=h"}, 2, `--endpoint "http=h": want host:port`},
