@@ -1,5 +1,7 @@
 package regions
 
+import "slices"
+
 // reading is how well another region is read. The processes that look after it
 // publish it.
 type reading struct {
@@ -25,6 +27,16 @@ type look struct {
 	count   uint64
 	seen    uint64 // 0: nothing from that source
 	told    uint64 // the last sequence that it has delivered
+
+	sends, takes []string // subjects that its consumer sends, and that our source stores
+}
+
+// narrow reports whether the region sends what our source does not store: it was made by an
+// earlier version, or when the region was one.
+func (is look) narrow(wanted []string) bool {
+	return is.reached && is.sourced && slices.ContainsFunc(wanted, func(subject string) bool {
+		return slices.Contains(is.sends, subject) && !slices.Contains(is.takes, subject)
+	})
 }
 
 // next is what is known after a look, and whether the source is to be begun anew,

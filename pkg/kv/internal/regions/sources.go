@@ -82,10 +82,9 @@ func (s *Sources) Make(ctx context.Context, own jetstream.Stream, seen bool) err
 		switch {
 		case errors.Is(err, jetstream.ErrConsumerNotFound):
 			_, err = own.CreatePushConsumer(ctx, config)
-		case err == nil && !containsAll(made.CachedInfo().Config.FilterSubjects, config.FilterSubjects): // made by an earlier version
-			now := made.CachedInfo().Config
-			now.FilterSubjects = config.FilterSubjects
-			_, err = own.UpdatePushConsumer(ctx, now)
+		case err == nil && !containsAll(made.CachedInfo().Config.FilterSubjects, config.FilterSubjects):
+			// Made by an earlier version. The reader begins anew when it finds this.
+			_, err = own.UpdatePushConsumer(ctx, config)
 		}
 		if err != nil && !errors.Is(err, jetstream.ErrConsumerExists) { // made by another process meanwhile
 			return fmt.Errorf("let region %s read this one: %w", reader, err)
@@ -116,8 +115,8 @@ func (s *Sources) Make(ctx context.Context, own jetstream.Stream, seen bool) err
 }
 
 // addMissing adds the regions that are not sourced yet and can be reached, and
-// reports whether all are sourced. A source that an earlier version made, which reads
-// less, is replaced. None is ever taken away: while a new list is rolled out, there are two.
+// reports whether all are sourced. None is ever taken away: while a new list is
+// rolled out, there are two.
 func (s *Sources) addMissing(ctx context.Context) (all bool, err error) {
 	stream, err := s.link.JS.Stream(ctx, s.Bucket.Stream)
 	if err != nil {
@@ -125,15 +124,10 @@ func (s *Sources) addMissing(ctx context.Context) (all bool, err error) {
 	}
 	all = true
 	for _, region := range s.others {
-		epoch := time.Now().UnixMicro()
-		if i := sourceOf(stream.CachedInfo().Config.Sources, region); i >= 0 {
-			has := stream.CachedInfo().Config.Sources[i]
-			if containsAll(has.SubjectTransforms, s.transforms(region)) {
-				continue
-			}
-			epoch = max(epoch, epochOf(has)+1)
+		if sourceOf(stream.CachedInfo().Config.Sources, region) >= 0 {
+			continue // what it lacks is found by the upkeep
 		}
-		if err := s.source(ctx, region, epoch, 0); err != nil {
+		if err := s.source(ctx, region, time.Now().UnixMicro(), 0); err != nil {
 			s.link.Log.Debug("a region is not read yet", "region", region, "error", err)
 			all = false
 		}
@@ -166,7 +160,7 @@ func (s *Sources) consumer(reader string) jetstream.ConsumerConfig {
 		MaxAckPending:  4096,
 		FlowControl:    true,
 		IdleHeartbeat:  sourceHeartbeat,
-		FilterSubjects: append(s.instOf(s.own), s.link.Prefix+wire.EvacuateFamily+">"),
+		FilterSubjects: s.wanted(s.own),
 	}
 }
 
@@ -188,10 +182,19 @@ func (s *Sources) instOf(region string) []string {
 	return all
 }
 
-// transforms are what is read of a region, and where it is kept: its instances, and its
+// wanted are the subjects that are read of a region.
+func (s *Sources) wanted(region string) []string {
+	return append(s.instOf(region), s.link.Prefix+wire.EvacuateFamily+">")
+}
+
+// transforms are where it is kept what a consumer sends of a region: its instances, and its
 // orders by its name.
-func (s *Sources) transforms(region string) []jetstream.SubjectTransformConfig {
-	var all []jetstream.SubjectTransformConfig
+func (s *Sources) transforms(region string, sends []string) []jetstream.SubjectTransformConfig {
+	all := []jetstream.SubjectTransformConfig{
+		{Source: s.link.Prefix + wire.EvacuateFamily + ">", Destination: s.Bucket.Prefix + wire.EvacuateFamily + region + ".>"},
+		// Of an earlier version, which knew of no dotted services.
+		{Source: s.link.Inst + "*." + region + ".>", Destination: s.Bucket.Inst + "{{wildcard(1)}}." + region + ".>"},
+	}
 	for i, source := range s.instOf(region) {
 		service := ""
 		for label := range i + 1 {
@@ -201,9 +204,7 @@ func (s *Sources) transforms(region string) []jetstream.SubjectTransformConfig {
 			Source: source, Destination: fmt.Sprintf("%s%s%s.{{wildcard(%d)}}.{{wildcard(%d)}}", s.Bucket.Inst, service, region, i+2, i+3),
 		})
 	}
-	return append(all, jetstream.SubjectTransformConfig{
-		Source: s.link.Prefix + wire.EvacuateFamily + ">", Destination: s.Bucket.Prefix + wire.EvacuateFamily + region + ".>",
-	})
+	return slices.DeleteFunc(all, func(t jetstream.SubjectTransformConfig) bool { return !slices.Contains(sends, t.Source) })
 }
 
 // containsAll reports whether each of the values that are wanted is there.
@@ -230,12 +231,12 @@ func (s *Sources) streamConfig(own jetstream.StreamConfig) jetstream.StreamConfi
 	}
 }
 
-// sourceConfig is how another region is sourced.
-func (s *Sources) sourceConfig(region string, epoch int64) *jetstream.StreamSource {
+// sourceConfig is how another region is sourced, whose consumer sends these subjects.
+func (s *Sources) sourceConfig(region string, epoch int64, sends []string) *jetstream.StreamSource {
 	return &jetstream.StreamSource{
 		Name:              s.link.Stream,
 		External:          &jetstream.ExternalStream{APIPrefix: apiOf(region)},
 		Consumer:          &jetstream.StreamConsumerSource{Name: sourceName(s.own), DeliverSubject: s.sourceSubject(region, s.own)},
-		SubjectTransforms: append(s.transforms(region), s.epochTransform(epoch)),
+		SubjectTransforms: append(s.transforms(region, sends), s.epochTransform(epoch)),
 	}
 }
