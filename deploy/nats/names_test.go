@@ -2,13 +2,18 @@ package nats_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/testkit"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
@@ -53,6 +58,71 @@ func TestRegionsSeeEachOthersDottedServices(t *testing.T) {
 			t.Errorf("%s has skipped messages: %+v", s.region, c)
 		}
 	}
+}
+
+func TestAUserIsBoundToItsNamespace(t *testing.T) {
+	t.Setenv("NATS_PAYMENTS_PASSWORD", "p")
+	t.Setenv("NATS_PASSWORD", "a")
+	opts, err := server.ProcessConfigFile("namespace.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns := natstest.Start(t, func(o *server.Options) { o.Users = opts.Users })
+	var refused sync.Map
+	open := func(user, password string) (*nats.Conn, *kv.Registry) {
+		nc := natstest.Connect(t, ns, nats.UserInfo(user, password), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused.Store(err.Error(), user) }))
+		r, err := kv.Open(t.Context(), nc, kv.Options{OpTimeout: time.Second, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return nc, r
+	}
+	_, program := open("program", "a")
+	nc, bound := open("payments", "p")
+	v := watchService(t, program, "payments.user")
+	a, err := bound.Announce(named("payments.user", "eu"), kv.AnnounceOptions{
+		Logger: slog.New(slog.DiscardHandler), BeatInterval: 100 * time.Millisecond, Load: func() (events.Beat, bool) { return events.Beat{CPU: 0.5}, true },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	beats := make(chan *nats.Msg, 64)
+	other, _ := open("program", "a")
+	if _, err := other.ChanSubscribe("proxima.beat.payments=.=user.>", beats); err != nil {
+		t.Fatal(err)
+	}
+	v.until(t, "the instance", v.all(1))
+	<-beats
+	if _, err := bound.Register(t.Context(), named("payments.v1.Ledger", "eu"), 0); err != nil {
+		t.Errorf("a namespace in it: %v", err)
+	}
+	refused.Range(func(what, user any) bool {
+		t.Errorf("%v may not: %v", user, what)
+		return true
+	})
+	for _, service := range []string{"payments", "user", "payments-v2.user", "orders.payments", "orders.user"} {
+		if _, err := bound.Register(t.Context(), named(service, "eu"), 0); !errors.Is(err, nats.ErrPermissionViolation) {
+			t.Errorf("an instance of %s: %v", service, err)
+		}
+	}
+
+	// Calls through a router, here an answer to all.
+	if _, err := other.Subscribe("proxima.route.>", func(msg *nats.Msg) { _ = msg.Respond(nil) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for service, allowed := range map[string]bool{"payments.user": true, "payments.v1.Ledger": true, "payments": false, "user": false, "orders.user": false} {
+		_, err := nc.Request("proxima.route."+service, nil, 300*time.Millisecond)
+		if (err == nil) != allowed {
+			t.Errorf("a call of %s: %v", service, err)
+		}
+	}
+	if err := a.Leave(t.Context()); err != nil {
+		t.Errorf("leaves: %v", err)
+	}
+	v.until(t, "it gone", v.all(0))
 }
 
 // Earlier versions read inst.*.<region>.> of each other, which is no dotted service.
