@@ -2,6 +2,7 @@ package router_test
 
 import (
 	"net/http/httptest"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -53,6 +54,47 @@ func TestADottedServiceIsWrittenPlainlyAtTheDoors(t *testing.T) {
 		t.Errorf("deregistered: %d %s", got.status, got.body)
 	}
 	testkit.Eventually(t, "it is not listed", func() bool { return d.get("/proxy/payments.user/").status == 503 })
+}
+
+func TestTheDescriptionOfTheAPIKnowsTheNames(t *testing.T) {
+	d := newFleet(t).router(router.Options{})
+	doc := decode[struct {
+		Components struct {
+			Schemas map[string]struct {
+				Properties struct {
+					Service   struct{ Pattern string }
+					Endpoints struct{ PropertyNames struct{ Pattern string } }
+				}
+			}
+		}
+	}](t, d.get("/v1/openapi.json").body)
+	n := 0
+	for name, schema := range doc.Components.Schemas {
+		service, endpoint := schema.Properties.Service.Pattern, schema.Properties.Endpoints.PropertyNames.Pattern
+		if endpoint == "" {
+			continue
+		}
+		n++
+		for text, valid := range map[string]bool{
+			"user": true, "user-2": true, "payments.user": true, "grpc.health.v1.Health": true, "a.b_c.D": true, "a.b.c.d.e.f.g.h": true,
+			"User": false, "us_er": false, "": false, "-a": false, "a.": false, ".a": false, "a..b": false, "a.-b": false, "a.b.c.d.e.f.g.h.i": false,
+			strings.Repeat("a", 63): true, strings.Repeat("a", 64): false, "a." + strings.Repeat("b", 64): false,
+		} {
+			if got := regexp.MustCompile(service).MatchString(text); got != valid || (events.ValidateService(text) == nil) != valid {
+				t.Errorf("%s: service %q: %t, want %t", name, text, got, valid)
+			}
+		}
+		for text, valid := range map[string]bool{
+			"http": true, "grpcs": true, "udp": true, "http.admin": true, "nats.a-1": true, "quic": false, "http.": false, "http.A": false, "http.a-": false, "http.abcdefghijklmnop": false,
+		} {
+			if got := regexp.MustCompile(endpoint).MatchString(text); got != valid {
+				t.Errorf("%s: endpoint %q: %t, want %t", name, text, got, valid)
+			}
+		}
+	}
+	if n == 0 {
+		t.Error("no instance is described")
+	}
 }
 
 func TestAHostHasNoCase(t *testing.T) {

@@ -237,7 +237,7 @@ type Request struct {
 	Service string
 	// Protocol that the instance must have an endpoint of ([events.HTTP] …), or an
 	// endpoint with a name, such as http.admin. Default: any; call then looks which
-	// endpoints the instance has. A selector tells 22 named endpoints of a service apart.
+	// endpoints the instance has. A selector tells 23 named endpoints of a service apart.
 	Protocol string
 	// From is the place that is to be near, with names as in [Options.Location].
 	// Default: the selector's own.
