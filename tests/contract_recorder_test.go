@@ -53,8 +53,9 @@ func (c *contract) await(line string) {
 // names are values that the test has chosen, by what they stand for.
 var names = map[string]string{
 	"user": "<service>", "orders": "<service>", "filed": "<service>", "mortal": "<service>", "many": "<service>", "regional": "<service>", "unknown": "<service>",
+	"payments.user": "<service>", "payments": "<namespace>", "payments=": "<namespace>=", "=user": "=<service>",
 	"r1": "<region>", "r2": "<region>", "z1": "<zone>", "z2": "<zone>",
-	"one": "<id>", "two": "<id>", "three": "<id>", "four": "<id>", "five": "<id>", "refuses": "<id>",
+	"one": "<id>", "two": "<id>", "three": "<id>", "four": "<id>", "five": "<id>", "six": "<id>", "refuses": "<id>",
 }
 
 // id is that of one of many, and random what a program has made up.

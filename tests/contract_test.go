@@ -43,6 +43,7 @@ func TestTheContractIsWhatIsSeenFromOutside(t *testing.T) {
 	w.register()
 	w.announce()
 	w.call()
+	w.name()
 	w.share()
 	w.operate()
 	w.fail()
@@ -152,6 +153,29 @@ func (w *contractWorld) call() {
 		ask("$SRV."+verb+".proxima", "")
 	}
 	all.Wait()
+}
+
+// name has a dotted service with several endpoints, and calls it.
+func (w *contractWorld) name() {
+	address := w.service.Listener.Addr().String()
+	p := w.start(w.announcer, "run", "--nats-url", w.url, "--region", "r1", "--zone", "z1", "--host", "h1", "--service", "payments.user", "--id", "six",
+		"--endpoint", "http="+address, "--endpoint", "http.admin="+address, "--endpoint", "grpcs="+address, "--endpoint", "udp="+address, "--endpoint", "tcp.side=unix:/run/user.sock",
+		"--load", "http://"+address+"/load", "--beat-interval", "100ms", "--check", "none", "--drain", "0s")
+	w.listed("payments.user", "six", "up")
+	for _, header := range [][]string{nil, {"Proxima-Endpoint", "admin"}, {"Proxima-Endpoint", "other"}, {"Proxima-Endpoint", "Other"}} {
+		w.get("/proxy/payments.user/one/hello", header...)
+		w.get("/one/hello", append([]string{"Host", "Payments.User.proxima"}, header...)...)
+		w.ask("proxima.route.payments.user", "body", append([]string{"Proxima-Path", "/one/hello"}, header...)...)
+	}
+	w.ask("proxima.resolve.payments.user", "")
+	w.ask("proxima.explain.payments.user", "")
+	w.await("nats proxima.beat.<namespace>=.=<service>.<region>.<zone>.<id> json cpu float")
+	w.await("nats proxima.latency.<region>.<zone>.<namespace>=.=<service>.<random> json samples[].rtt_us float")
+	p.Signal(syscall.SIGTERM)
+	if code := p.Exit(); code != 0 {
+		w.t.Errorf("an announcer ends with exit code %d", code)
+	}
+	w.listed("payments.user", "six", "")
 }
 
 // share waits for what callers and instances tell each other.

@@ -24,7 +24,7 @@ const (
 	endpointNameRule = "want 1 to 15 of a-z, 0-9 and '-', with a letter or digit at both ends"
 	nameRule         = "want a name after the protocol, such as http.admin: 1 to 15 of a-z, 0-9 and '-', with a letter or digit at both ends"
 
-	noHostRule   = "want the host of an instance with a unix socket: only callers that are on the same one can use it"
+	noHostRule = "want the host of an instance with a unix socket: only callers that are on the same one can use it"
 )
 
 // CutEndpoint cuts a name of [Instance.Endpoints] into its protocol and the name that the

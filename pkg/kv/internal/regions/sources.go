@@ -195,14 +195,12 @@ func (s *Sources) transforms(region string, sends []string) []jetstream.SubjectT
 		// Of an earlier version, which knew of no dotted services.
 		{Source: s.link.Inst + "*." + region + ".>", Destination: s.Bucket.Inst + "{{wildcard(1)}}." + region + ".>"},
 	}
-	for i, source := range s.instOf(region) {
-		service := ""
-		for label := range i + 1 {
-			service += fmt.Sprintf("{{wildcard(%d)}}.", label+1)
+	for _, source := range s.instOf(region) {
+		kept := strings.TrimPrefix(source, s.link.Inst)
+		for n := 1; strings.Contains(kept, "*"); n++ {
+			kept = strings.Replace(kept, "*", fmt.Sprintf("{{wildcard(%d)}}", n), 1)
 		}
-		all = append(all, jetstream.SubjectTransformConfig{
-			Source: source, Destination: fmt.Sprintf("%s%s%s.{{wildcard(%d)}}.{{wildcard(%d)}}", s.Bucket.Inst, service, region, i+2, i+3),
-		})
+		all = append(all, jetstream.SubjectTransformConfig{Source: source, Destination: s.Bucket.Inst + kept})
 	}
 	return slices.DeleteFunc(all, func(t jetstream.SubjectTransformConfig) bool { return !slices.Contains(sends, t.Source) })
 }
