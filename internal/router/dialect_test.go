@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -232,6 +233,37 @@ func TestTrailersPassBothWays(t *testing.T) {
 	reply, code := d.ask("proxima.route.user", "body")
 	if code != "" || reply.Header.Get("X-Late") != "not announced" {
 		t.Errorf("by NATS: %s %v", code, reply.Header)
+	}
+}
+
+// A receiver may add trailers to the headers: what a caller may not say there it may not say here.
+func TestTrailersDoNotSayWhatOnlyTheRouterMaySay(t *testing.T) {
+	d := newFleet(t).router(router.Options{})
+	d.instance("user", "u", zoneA, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "Proxima-Instance, X-Sum")
+		_, _ = io.Copy(w, r.Body)
+		fmt.Fprint(w, slices.Sorted(maps.Keys(r.Trailer)))
+		w.Header().Set("X-Sum", "7")
+		w.Header().Set("Proxima-Instance", "another")
+		w.Header().Set(http.TrailerPrefix+"Keep-Alive", "timeout=5")
+		w.Header().Set(http.TrailerPrefix+"Nats-Sequence", "5")
+	}))
+	req, err := http.NewRequest("PUT", d.url+"/proxy/user/", io.MultiReader(strings.NewReader("body ")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Trailer = http.Header{"X-Check": {"7"}, "X-Forwarded-For": {"203.0.113.9"}, "Proxima-From": {"r2/b"}, "X-Real-Ip": {"203.0.113.9"}, "Forwarded": {"for=x"}}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || string(body) != "body [X-Check]" {
+		t.Errorf("the instance got trailers %s, %v", body, err)
+	}
+	if len(resp.Trailer) != 1 || resp.Trailer.Get("X-Sum") != "7" {
+		t.Errorf("the caller got trailers %v", resp.Trailer)
 	}
 }
 

@@ -124,7 +124,7 @@ func (p *proxy) serve(w http.ResponseWriter, req *http.Request, to destination) 
 	}
 	req = req.WithContext(withCaller(context.WithValue(context.WithValue(c.head, passageKey{}, c), remainsKey{}, c.head), asks))
 	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &upload{req.Body, c.head}
+		req.Body = &upload{req.Body, c.head, req.Trailer}
 	}
 	w.Header()["Content-Type"] = nil // keeps net/http from guessing one
 	p.reverse.ServeHTTP(&upgradable{w, c.head}, req)
@@ -170,12 +170,30 @@ func (p *proxy) prepare(req *http.Request, c *passage) error {
 // cannot answer: each read restarts the time for the head.
 type upload struct {
 	io.ReadCloser
-	head *headContext
+	head    *headContext
+	trailer http.Header // has its values at the end of the body
 }
 
 func (u *upload) Read(b []byte) (int, error) {
 	n, err := u.ReadCloser.Read(b)
 	u.head.extend()
+	if err == io.EOF {
+		stripTrailers(u.trailer, reservedForward)
+	}
+	return n, err
+}
+
+// download is the body of an answer.
+type download struct {
+	io.ReadCloser
+	resp *http.Response // has its trailers at the end of the body
+}
+
+func (d *download) Read(b []byte) (int, error) {
+	n, err := d.ReadCloser.Read(b)
+	if err == io.EOF {
+		stripTrailers(d.resp.Trailer, reservedHeader)
+	}
 	return n, err
 }
 
@@ -207,6 +225,7 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	out.URL = &c.url
 	out.Host = ""               // the service
 	out.Trailer = pr.In.Trailer // filled in when the body has been read
+	stripTrailers(out.Trailer, reservedForward)
 	strip(out.Header)
 	out.Header.Set(headerTimeout, left(c.head.remains()))
 	forwarding.Tell(out.Header, pr.In, c.to.prefix, p.trust.Includes(pr.In.RemoteAddr))
@@ -232,6 +251,10 @@ func (p *proxy) onAnswer(resp *http.Response) error {
 		if reservedHeader(name) {
 			delete(resp.Header, name)
 		}
+	}
+	stripTrailers(resp.Trailer, reservedHeader) // as announced
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		resp.Body = &download{resp.Body, resp}
 	}
 	(&forwarding.Site{Hosts: namesOf(resp, c.to.service), Outside: c.host, Prefix: c.to.prefix}).Rewrite(resp.Header)
 	if c.key != "" {
