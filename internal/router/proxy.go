@@ -136,6 +136,9 @@ func (c *passage) refuse(w http.ResponseWriter, err error) {
 	if errors.Is(err, selector.ErrUnknownService) {
 		err = fmt.Errorf("%w: service %q is not listed", selector.ErrNoInstance, c.to.service)
 	}
+	if errors.Is(err, errMethod) {
+		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE") // among others
+	}
 	c.code = writeError(w, err)
 }
 

@@ -138,6 +138,7 @@ type Router struct {
 	requests  *gate // HTTP
 	nats      *natsDoors
 	health    health
+	began     time.Time
 
 	run      context.Context // ends with Close
 	stop     context.CancelFunc
@@ -154,7 +155,7 @@ type Router struct {
 func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Router, error) {
 	o = o.withDefaults()
 	r := &Router{
-		opts: o, nc: nc, log: o.Logger,
+		opts: o, nc: nc, log: o.Logger, began: time.Now(),
 		directory: directory.New(registry, ""),
 		requests:  newGate(0),
 		stopping:  make(chan struct{}),

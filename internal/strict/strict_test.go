@@ -43,10 +43,10 @@ func TestAFieldIsThereOnce(t *testing.T) {
 	for data, want := range map[string]string{
 		`{"id":"a","service":"id","metadata":{"id":"id","x":"y"},"location":{"zone":"a","region":"zone"}}`: "",
 		`{"id":"a","metadata":[{"a":1},{"a":1}],"version":{"a":{"b":[1,{"b":"b"}]},"b":"a"}}`:              "",
-		`{"id":"a","service":"user","id":"b"}`:              `field "id" is there twice`,
-		`{"id":"a","endpoints":{"http":"a:1","http":"b:1"}`: `field "endpoints.http" is there twice`, // and no end
-		`{"metadata":{"list":[1,{"a":[{}],"a":2}]}}`:        `field "metadata.list.a" is there twice`,
-		`{"id":"a","\u0069d":"b"}`:                          `field "id" is there twice`,
+		`{"id":"a","service":"user","id":"b"}`:                                                             `field "id" is there twice`,
+		`{"id":"a","endpoints":{"http":"a:1","http":"b:1"}`:                                                `field "endpoints.http" is there twice`, // and no end
+		`{"metadata":{"list":[1,{"a":[{}],"a":2}]}}`:                                                       `field "metadata.list.a" is there twice`,
+		`{"id":"a","\u0069d":"b"}`:                                                                         `field "id" is there twice`,
 	} {
 		err := strict.Check([]byte(data), strict.Instance())
 		if (err == nil) != (want == "") || err != nil && err.Error() != want {

@@ -78,6 +78,8 @@ func (r *Registry) Check(ctx context.Context) Health {
 	h := r.Health()
 	if err != nil {
 		h.Err = err
+	} else { // another server than at the start may be connected
+		err = server.CheckConnected(r.link.Conn)
 	}
 	if h.WriteErr == nil && err != nil { // no write can succeed without the leader
 		h.WriteErr, h.WriteFailing = err, time.Now()

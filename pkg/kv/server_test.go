@@ -73,6 +73,30 @@ func TestAnAnnouncementSaysThatTheServerItFoundLaterIsTooOld(t *testing.T) {
 	testkit.Eventually(t, "the state says it", func() bool { return errors.Is(a.State().Err, kv.ErrTooOld) })
 }
 
+func TestAServerThatIsReplacedByAnOlderOneIsToldOf(t *testing.T) {
+	t.Parallel() // most of its time is waiting for a server
+	ns := natstest.Start(t, natstest.Listen)
+	first := natstest.NewProxy(t, ns.Addr().String())
+	nc, err := kv.Connect(first.URL()+","+natstest.Pretend(t, ns.Addr().String(), "2.12.12"), nats.DontRandomize())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	r, err := kv.Open(t.Context(), nc, kv.Options{Logger: quiet(nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := r.Check(t.Context()); h.Err != nil || h.WriteErr != nil {
+		t.Fatalf("at the first server: %+v", h)
+	}
+	first.Cut()
+	testkit.Eventually(t, "the health says it", func() bool {
+		h := r.Check(t.Context())
+		return h.Err == nil && errors.Is(h.WriteErr, kv.ErrTooOld) && strings.Contains(h.WriteErr.Error(), "2.12.12")
+	})
+	first.Heal()
+}
+
 func finding(all []kv.Finding, check string) kv.Finding {
 	for _, f := range all {
 		if f.Check == check {
@@ -140,7 +164,7 @@ func TestWritesGoToTheDomainThatIsRead(t *testing.T) {
 }
 
 func TestAnAcknowledgementOfAnotherDomainIsAnError(t *testing.T) {
-	t.Parallel() // most of its time is waiting for a server
+	t.Parallel()                                 // most of its time is waiting for a server
 	nc := natstest.Connect(t, natstest.Start(t)) // has no domain, and a bucket of that name
 	if _, err := kv.Open(t.Context(), nc, kv.Options{Logger: quiet(nil)}); err != nil {
 		t.Fatal(err)
