@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"strings"
@@ -247,7 +248,11 @@ func parseCheck(text string) (check.Func, error) {
 	if line, ok := strings.CutPrefix(text, "exec:"); ok {
 		return check.Exec(line)
 	}
-	return check.ParseOptional(text)
+	ask, err := check.ParseOptional(text)
+	if err != nil {
+		err = fmt.Errorf("%w, exec:COMMAND LINE or none", err)
+	}
+	return ask, err
 }
 
 // randomID is the service and 8 random characters, short enough for an id.

@@ -96,18 +96,18 @@ func (c *evacuateCommand) show(ctx context.Context, p *daemon.Process, s *sessio
 	if c.JSON {
 		return printJSON(p.Stdout, of)
 	}
-	what := "is evacuated: they are picked only when there is nothing else"
+	order, effect := "evacuated", "picked only when no other instance can be"
 	if !e.Evacuated {
-		what = "is not evacuated any more: they are picked as all others"
+		order, effect = "no longer evacuated", "picked like all others"
 	}
-	with := fmt.Sprintf("%d instances now", of.Instances)
+	instances := fmt.Sprintf("its %d instances are %s", of.Instances, effect)
 	switch of.Instances {
 	case 0:
-		with += " (is that its name?)"
+		instances = "no instance is there now, check the name of the place"
 	case 1:
-		with = "1 instance now"
+		instances = "its instance is " + effect
 	}
-	_, err = fmt.Fprintf(p.Stdout, "%s, with %s, %s\n", e.Place(), with, what)
+	_, err = fmt.Fprintf(p.Stdout, "%s is %s: %s\n", e.Place(), order, instances)
 	return err
 }
 

@@ -34,7 +34,7 @@ func TestEvacuatesAPlaceAndUndoesIt(t *testing.T) {
 	}
 
 	got := run(t, nil, "evacuate", "r1/a", "--nats-url", r.url)
-	if want := "r1/a, with 2 instances now, is evacuated: they are picked only when there is nothing else\n"; got.code != 0 || got.stdout != want || got.stderr != "" {
+	if want := "r1/a is evacuated: its 2 instances are picked only when no other instance can be\n"; got.code != 0 || got.stdout != want || got.stderr != "" {
 		t.Errorf("%d\n%s%s", got.code, got.stdout, got.stderr)
 	}
 	took := testkit.Eventually(t, "the router lists the evacuated instance last", func() bool {
@@ -96,7 +96,7 @@ func TestEvacuatesAPlaceAndUndoesIt(t *testing.T) {
 func TestEvacuatingAnEmptyPlaceAsksForItsName(t *testing.T) {
 	r := newRegistry(t)
 	got := run(t, nil, "evacuate", "r-one", "--nats-url", r.url)
-	if got.code != 0 || !strings.Contains(got.stdout, "r-one, with 0 instances now (is that its name?), is evacuated") {
+	if got.code != 0 || !strings.Contains(got.stdout, "r-one is evacuated: no instance is there now, check the name of the place\n") {
 		t.Errorf("%d\n%s%s", got.code, got.stdout, got.stderr)
 	}
 	in, _ := r.list(t, "user", "u1", "a", func(in *events.Instance) { in.Location.Region = "r-one" })

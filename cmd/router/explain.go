@@ -78,7 +78,7 @@ func (c *explainCommand) Run(ctx context.Context, p *daemon.Process) error {
 	}
 	if from != nil {
 		if places, found := placesOf(*from, e.Instances); !found {
-			fmt.Fprintf(p.Stderr, "router: no instance of %s is in %s (is that its name?): they are in %s\n", c.Service, regionZone(*from), strings.Join(places, ", "))
+			fmt.Fprintf(p.Stderr, "router: no instance of %s is in %s, check the name if there should be one: its instances are in %s\n", c.Service, regionZone(*from), strings.Join(places, ", "))
 		}
 	}
 	if c.JSON {

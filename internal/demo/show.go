@@ -146,7 +146,7 @@ func (e *event) outcome() string {
 		parts = append(parts, fmt.Sprintf("avoided after %d failed %s, the last at %s", e.tries, attempts(e.tries), short(e.lastTry)))
 	}
 	if e.lastAnswer > 0 {
-		parts = append(parts, "its last answer at "+short(e.lastAnswer))
+		parts = append(parts, "the last answer at "+short(e.lastAnswer))
 	}
 	return strings.Join(parts, "; ")
 }
