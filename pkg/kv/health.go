@@ -27,23 +27,24 @@ func Connect(url string, options ...nats.Option) (*nats.Conn, error) {
 	return nc, nil
 }
 
-// Health is how a registry is, as far as it is known here.
+// Health is what this process knows of its access to the registry.
 type Health struct {
 	// Err is why the registry cannot be read, in the words of the server if it gave a
 	// reason. It matches [nats.ErrConnectionClosed] if the connection is closed for good.
-	// Nil: it can, or nothing has tried.
+	// Nil: it can be read, or no read was tried.
 	Err error
-	// WriteErr is why the last write failed, as that of a lease, and WriteFailing the time
-	// since when all have. Nil: it did not, or nothing was written.
+	// WriteErr is the error of the last write, for instance of a lease. Nil: it
+	// succeeded, or nothing was written. WriteFailing is the time of the first of the
+	// writes that have failed in a row; zero: none has.
 	WriteErr     error
 	WriteFailing time.Time
-	// MissingReplicas is how many copies of the bucket there should be and are not, as it
-	// was found at the start or by the last [Registry.Check].
+	// MissingReplicas is the number of copies that the bucket lacks, found when the
+	// registry was opened or by the last [Registry.Check].
 	MissingReplicas int
 }
 
-// Health returns what the watches, announcements and other calls have found out. It asks
-// nothing.
+// Health returns what watches, announcements and other calls have found out. It sends no
+// request.
 func (r *Registry) Health() Health {
 	h := Health{Err: r.link.Connected(), MissingReplicas: int(r.bucket.missing.Load())}
 	if h.Err == nil && r.tails.Watching() {

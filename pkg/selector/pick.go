@@ -12,9 +12,9 @@ import (
 )
 
 // Pick is the instance that was picked for one call. When the call has ended, Done or
-// DoneAfter must be called once; further calls on the same variable do nothing, and on a
-// copy no lasting harm. A pick whose end is forgotten counts as load for 10 to 20
-// minutes; the selector then logs that.
+// DoneAfter must be called once. Further calls on the same variable are ignored; a call
+// on a copy counts the end a second time. A pick that is never ended counts as load for
+// 10 to 20 minutes; then the selector logs it. A Pick is for one goroutine at a time.
 type Pick struct {
 	// Instance to call. It is shared: do not change it.
 	*events.Instance
@@ -65,13 +65,15 @@ func (p *Pick) Done(err error) {
 	p.pass.Done(nil)
 }
 
-// DoneAfter is Done for a call that goes on after the answer, such as a response whose
-// body is streamed: latency is the time until the instance had answered.
+// DoneAfter is Done for a call that went on after its answer, such as a streamed
+// response: balancing learns latency, the time until the answer, instead of the time
+// since the pick.
 func (p *Pick) DoneAfter(err error, latency time.Duration) { p.end(err, max(0, latency)) }
 
-// Answered says that the instance has answered, for a call that goes on after that, such
-// as a response whose body is read or a stream: from now on it is no load. latency is the
-// time that the answer took. Done must still be called, with the outcome.
+// Answered reports that the instance has answered, for a call that goes on after its
+// answer, such as a stream or a response with a long body. From then on the call does not
+// count as load. latency is the time until the answer. Done must still be called, with
+// the outcome.
 func (p *Pick) Answered(latency time.Duration) {
 	if p.flags&pickBusy == 0 {
 		return

@@ -281,8 +281,8 @@ func (s *Selector) forgetUnused(now time.Duration) {
 	}
 }
 
-// Stats returns what metrics show. It may be called as often as they are scraped;
-// a pick counts nothing for it.
+// Stats returns the counts that metrics show. It may be called at each scrape, and adds
+// no cost to picks.
 func (s *Selector) Stats() Stats {
 	all := Stats{Latency: s.prober.Counts(), InvalidBeats: s.invalidBeats.count.Load()}
 	services := *s.services.Load()

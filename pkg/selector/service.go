@@ -129,7 +129,7 @@ func (svc *service) watch() {
 	svc.joinSharing()
 	err := svc.sel.source.Watch(svc.run, svc.name, svc.apply)
 	if err != nil && svc.run.Err() == nil {
-		svc.sel.log.Error("the source of instances ended, the last view stays", "service", svc.name, "error", err)
+		svc.sel.log.Error("the source of instances has ended, its last list is used from now on", "service", svc.name, "error", err)
 	}
 	<-svc.run.Done()
 }
@@ -140,7 +140,7 @@ func (svc *service) joinSharing() {
 	ctx, cancel := context.WithTimeout(svc.run, sharingWait)
 	defer cancel()
 	if err := svc.group.Share(ctx); err != nil {
-		svc.sel.log.Warn("what other callers measure is not known", "service", svc.name, "error", err)
+		svc.sel.log.Warn("cannot read what other callers of the zone have measured", "service", svc.name, "error", err)
 	}
 }
 

@@ -21,14 +21,15 @@ type Stats struct {
 	InvalidBeats uint64
 }
 
-// Health is whether a selector hears of changes.
+// Health is whether a selector receives changes of the registry.
 type Health struct {
-	// Err is why it does not: why the registry cannot be read, in the words of the server
-	// if it gave a reason. It matches [nats.ErrConnectionClosed] when the connection is
-	// closed for good, and the selector must be made anew with another one. Nil: it does.
+	// Err is nil while the selector receives changes. Otherwise it is why the registry
+	// cannot be read, in the words of the server if it gave a reason. When it matches
+	// [nats.ErrConnectionClosed] the connection is closed for good: make a new selector
+	// with another connection.
 	Err error
-	// Stale is set while the last known list of a service is used, and StaleSince is when
-	// the registry was last heard then; zero: not known.
+	// Stale is set while a service is picked from its last known list. StaleSince is when
+	// the registry last answered; zero: not known.
 	Stale      bool
 	StaleSince time.Time
 	// Services is how many services were asked for and have a known list.
