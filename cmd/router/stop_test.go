@@ -309,7 +309,7 @@ func TestARouterServesOnASocketThatSystemdHasPassed(t *testing.T) {
 			t.Errorf("%s: exit code %d", name, code)
 		}
 	}
-	// The next router answers who connects while there is none.
+	// The next router answers clients that connect while there is none.
 	conn, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)

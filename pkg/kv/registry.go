@@ -31,7 +31,8 @@ var (
 	ErrNotFound = wire.ErrNotFound
 	// ErrUnavailable is returned when the registry does not answer.
 	ErrUnavailable = wire.ErrUnavailable
-	// ErrTooOld is returned when the NATS server has not what leases need.
+	// ErrTooOld is returned when the NATS server is older than the first version that
+	// supports leases.
 	ErrTooOld = server.ErrTooOld
 	// ErrDomain is returned when another JetStream domain than [Options].Domain stores what
 	// is written.
