@@ -14,11 +14,13 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
-// Connect connects to NATS with what a registry needs: the connection is made again for
-// ever, also if no server answers at first and while servers refuse the credentials. It
-// keeps nothing to send later, and notices a server that went silent within six seconds.
-// Options are added to these. An error is about the URL or the options; whether there is a
-// server is told by the log and by [Registry.Health].
+// Connect connects to NATS with the options that a registry needs. The connection is made
+// again for ever, also when no server answers at first, and while servers refuse the
+// credentials. It notices within six seconds that a server is silent. While it is not
+// connected nothing is stored to be sent later: a publish or request fails with
+// [nats.ErrReconnectBufExceeded]. Options are added to these. The error is about the URL
+// or the options. Whether there is a server is reported by the log and by
+// [Registry.Health].
 func Connect(url string, options ...nats.Option) (*nats.Conn, error) {
 	nc, err := nats.Connect(url, append(server.Lasting(), options...)...)
 	if err != nil {

@@ -373,15 +373,20 @@ func (svc *service) await(ctx context.Context, late <-chan time.Time) error {
 	case <-svc.first:
 	case <-svc.run.Done():
 	case <-ctx.Done():
-		return fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err())
+		return svc.because(fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err()))
 	case <-late:
-		err := fmt.Errorf("%w after %v, nothing is known of service %q", ErrNoSnapshot, svc.sel.opts.FirstSnapshot, svc.name)
-		if why := svc.sel.Health().Err; why != nil {
-			err = fmt.Errorf("%w: %s", err, why.Error()) // its end is not that of the caller's context
-		}
-		return err
+		return svc.because(fmt.Errorf("%w after %v, nothing is known of service %q", ErrNoSnapshot, svc.sel.opts.FirstSnapshot, svc.name))
 	}
 	return nil
+}
+
+// because adds to an error why the registry cannot be read, as text: a time-out of the
+// registry is not that of the caller's context.
+func (svc *service) because(err error) error {
+	if why := svc.sel.Health().Err; why != nil {
+		return fmt.Errorf("%w: %s", err, why.Error())
+	}
+	return err
 }
 
 // answered reports whether the first snapshot has come.
