@@ -60,9 +60,10 @@ func (r *Registry) Health() Health {
 }
 
 // Check asks the leader of the bucket whether it is there, and returns the health of the
-// registry. A bucket that was lost is made again, unless [Options].NoCreate is set. If the last write failed, it writes something that is of no use to any other
-// program, and that the server removes by itself. It is for programs such as routers that
-// must know soon, and not for every caller: any number of copies answers these.
+// registry. A bucket that was lost is made again, unless [Options].NoCreate is set. If
+// the last write failed, it tries a write that no other program reads and that the server
+// removes by itself. Check is for the few programs that must know soon, such as routers:
+// only the leader answers it.
 func (r *Registry) Check(ctx context.Context) Health {
 	err := r.askLeader(ctx)
 	if e, ok := errors.AsType[*jetstream.APIError](err); ok && e.ErrorCode == jetstream.JSErrCodeStreamNotFound && !r.opts.NoCreate {

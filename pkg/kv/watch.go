@@ -14,10 +14,10 @@ import (
 // ends. An empty service watches all: apply is then called for each service
 // that changed, with an empty snapshot for one whose last instance left.
 //
-// While the registry cannot be reached the last snapshot stays: apply is
-// called once with Stale set, and again when all is well. If that is so at the
-// start, the last snapshot is the one on disk, see [Options.SnapshotDir]. The error is ctx's,
-// or about service; nothing else ends a watch.
+// While the registry cannot be reached the last snapshot stays: apply is called once with
+// Stale set, and again when the registry can be read. A watch that starts while the
+// registry cannot be reached begins with the snapshot on disk, see [Options.SnapshotDir].
+// The error is ctx's, or about service; nothing else ends a watch.
 func (r *Registry) Watch(ctx context.Context, service string, apply func(events.Snapshot)) error {
 	if r.sources == nil {
 		return r.tails.Watch(ctx, r.from(&r.link.Bucket, service), apply)
@@ -31,10 +31,10 @@ func (r *Registry) Watch(ctx context.Context, service string, apply func(events.
 	return regions.Combine(ctx, r.opts.Domain, service, both, apply)
 }
 
-// Snapshot reads what is listed now: one snapshot for each service, ordered by
-// name. An empty service reads all. A service that is not listed has none. It
-// tries until ctx ends, unless there are snapshots on disk: if the registry
-// cannot be reached they are the answer, and Stale.
+// Snapshot reads what is listed now: one snapshot for each service, ordered by name. An
+// empty service reads all. A service that is not listed has none. While the registry
+// cannot be reached, Snapshot returns the snapshots on disk, marked Stale; without any it
+// tries until ctx ends.
 func (r *Registry) Snapshot(ctx context.Context, service string) ([]events.Snapshot, error) {
 	if r.sources == nil {
 		return r.tails.Snapshot(ctx, r.from(&r.link.Bucket, service))

@@ -44,7 +44,9 @@ func (p *Pick) Circle() string {
 }
 
 // Done ends the pick with the error of its call, which [Retry.Classify] makes an
-// [Outcome]. The time since the pick is the duration that balancing learns.
+// [Outcome]. Balancing learns the time since the pick. [context.Canceled] and
+// [context.DeadlineExceeded] count against the instance only if the call took far longer
+// than usual.
 func (p *Pick) Done(err error) {
 	flags := p.flags
 	if err != nil || flags&(pickBusy|pickCounts) != pickBusy {
@@ -225,8 +227,8 @@ func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 	return s.PickFor(ctx, Request{Service: service})
 }
 
-// PickFor is Pick for a [Request]. A [Request.From] where no instance can be is a
-// [topology.FieldError].
+// PickFor is Pick for a [Request]. The error is a *[topology.FieldError] if no instance
+// can announce the names in [Request.From].
 func (s *Selector) PickFor(ctx context.Context, r Request) (Pick, error) {
 	p, err := s.pickFor(ctx, &r)
 	for r.Wait && len(r.tried) == 0 && (errors.Is(err, ErrUnknownService) || errors.Is(err, ErrNoInstance)) {

@@ -36,9 +36,9 @@ type Health struct {
 	Services int
 }
 
-// Health returns whether the selector hears of changes. Picks go on with the last known
-// lists when it does not. It asks nothing, and may be called as often as a program is asked
-// whether it is ready.
+// Health reports whether the selector receives changes. While it does not, picks use the
+// last known lists. Health sends no request, so it may be called at every readiness
+// check.
 func (s *Selector) Health() Health {
 	var h Health
 	if r, ok := s.source.(*kv.Registry); ok {
