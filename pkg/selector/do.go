@@ -102,6 +102,14 @@ func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Conte
 	}
 }
 
+// classify is what [Retry.Classify] makes of an error; what is no outcome is a Fault.
+func (s *Selector) classify(err error) Outcome {
+	if o := s.opts.Retry.Classify(err); o <= Local {
+		return o
+	}
+	return Fault
+}
+
 // run makes one attempt.
 func (p *Pick) run(ctx context.Context, call func(context.Context, *Pick) error) error {
 	err := context.Canceled // stays so if call panics: the outcome is not known then

@@ -335,14 +335,3 @@ func (v *vantage) pick(t *table.Table, r *Request) (Pick, bool) {
 	}
 	return Pick{f.Instance, f.Node, f.Pass, start, f.Index, flags}, true
 }
-
-// timed returns the start of a pick whose strategy needs no durations: exactly for some of
-// those of an instance since the last look of maintain, so that overload is seen, else
-// roughly, which takes less time.
-func (svc *service) timed(n *table.Node, flags uint8) (time.Duration, uint8) {
-	look := time.Duration(svc.sel.clock.Load())
-	if n.Stale(table.Ticks(look)) {
-		return svc.Now(), flags | pickTimed
-	}
-	return look, flags
-}

@@ -1,12 +1,8 @@
 package selector
 
 import (
-	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
-	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
@@ -34,31 +30,6 @@ type Health struct {
 	StaleSince time.Time
 	// Services is how many services were asked for and have a known list.
 	Services int
-}
-
-// Health reports whether the selector receives changes. While it does not, picks use the
-// last known lists. Health sends no request, so it may be called at every readiness
-// check.
-func (s *Selector) Health() Health {
-	var h Health
-	if r, ok := s.source.(*kv.Registry); ok {
-		h.Err = r.Health().Err
-	} else if s.nc != nil && s.nc.IsClosed() {
-		h.Err = fmt.Errorf("selector: %w", nats.ErrConnectionClosed)
-	}
-	for _, svc := range *s.services.Load() {
-		svc.mu.Lock()
-		known, stale, since := svc.known, svc.members.stale, svc.since
-		svc.mu.Unlock()
-		if !known {
-			continue
-		}
-		h.Services++
-		if stale && (!h.Stale || since.Before(h.StaleSince)) {
-			h.Stale, h.StaleSince = true, since
-		}
-	}
-	return h
 }
 
 // ServiceStats is the part of [Stats] about one service.
