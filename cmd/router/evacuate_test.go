@@ -106,6 +106,23 @@ func TestEvacuatingAnEmptyPlaceAsksForItsName(t *testing.T) {
 	}
 }
 
+func TestUndoingAnEvacuationNamesThePlacesThatStillAre(t *testing.T) {
+	r := newRegistry(t)
+	r.list(t, "user", "u1", "a", nil)
+	for _, tt := range []struct{ args, want string }{
+		{"r1/a", "r1/a is evacuated: its instance is picked only when no other instance can be\n"},
+		{"r1", "r1 is evacuated: its instance is picked only when no other instance can be\n"},
+		{"r1/b --undo", "r1/b is no longer evacuated, but r1 still is\n"},
+		{"r1 --undo", "r1 is no longer evacuated, but r1/a still is\n"},
+		{"r1/a --undo", "r1/a is no longer evacuated: its instance is picked like all others\n"},
+	} {
+		args := append([]string{"evacuate", "--nats-url", r.url}, strings.Fields(tt.args)...)
+		if got := run(t, nil, args...); got.code != 0 || got.stdout != tt.want {
+			t.Errorf("%s: %d\n%s%s", tt.args, got.code, got.stdout, got.stderr)
+		}
+	}
+}
+
 func TestEvacuateReportsWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
