@@ -125,7 +125,7 @@ func summary(r Result) string {
 	}
 	fmt.Fprintf(&b, "answers came from: %s\n", strings.Join(parts, ", "))
 	for _, ev := range r.events {
-		fmt.Fprintf(&b, "%6.1fs  %-45s %s\n", ev.at.Seconds(), ev.String(), ev.outcome())
+		fmt.Fprintf(&b, "%6.1fs  %-47s %s\n", ev.at.Seconds(), ev.String(), ev.outcome())
 	}
 	if r.Failure != nil {
 		fmt.Fprintf(&b, "the last failure: %v\n", r.Failure)
