@@ -172,7 +172,7 @@ func TestBothDoorsMakeTheSameRequest(t *testing.T) {
 	}
 }
 
-func TestAProxyInFrontIsBelieved(t *testing.T) {
+func TestForwardedHeadersOfATrustedProxyAreKept(t *testing.T) {
 	said := []string{"X-Forwarded-For", "203.0.113.9", "X-Forwarded-Proto", "https", "X-Forwarded-Prefix", "/api", "Forwarded", "for=203.0.113.9"}
 	show := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Prefix", "Forwarded"} {

@@ -487,3 +487,22 @@ func (n *Node) TakeMeasured() (count uint64, sum time.Duration) {
 	count = (now - before) & (1<<measuredBits - 1)
 	return count, time.Duration((now-before)>>measuredBits) * time.Microsecond
 }
+
+// Outcome is what the end of a call says of its instance.
+type Outcome uint8
+
+// The outcomes, see those of package selector.
+const (
+	Success Outcome = iota
+	Answer
+	Backpressure
+	Fault
+	Canceled
+	Local
+	NumOutcomes
+
+	// What is counted beside the outcomes.
+	Broken    = NumOutcomes     // a Fault after the instance had answered, which is a Success too
+	Forgotten = NumOutcomes + 1 // given up, see [Node.GiveUp]
+	NumCounts = NumOutcomes + 2
+)
