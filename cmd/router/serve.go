@@ -238,6 +238,10 @@ func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, n
 	keeping.Go(func() { _ = registry.KeepSources(run) }) // until the router has ended
 	defer keeping.Wait()
 	defer stop()
+	if region := pl.pick.Location.Region; len(c.Registry.Regions) > 0 && region != "" && region != c.Registry.Domain {
+		pl.log.Warn("the region of this router is not that of its registry, so no instance there is near (--region and --nats-domain of one region are the same)",
+			"region", region, "domain", c.Registry.Domain)
+	}
 	if pl.pick.Location.Zone == "" {
 		pl.log.Warn("the zone is unknown: callers that do not say where they are get instances from anywhere (set --zone)")
 	}

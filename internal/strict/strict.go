@@ -67,12 +67,8 @@ type level struct {
 // repeated looks for names that an object has twice.
 func repeated(data []byte) error {
 	d := json.NewDecoder(bytes.NewReader(data))
-	var open []level // the innermost last
-	for {
-		token, err := d.Token()
-		if err != nil {
-			return nil // the end, or no JSON
-		}
+	var open []level                                                  // the innermost last
+	for token, err := d.Token(); err == nil; token, err = d.Token() { // until the end, or what is no JSON
 		if token == json.Delim('}') || token == json.Delim(']') {
 			open = open[:len(open)-1]
 			continue
@@ -101,6 +97,7 @@ func repeated(data []byte) error {
 			open = append(open, level{})
 		}
 	}
+	return nil
 }
 
 func check(within string, data []byte, known Fields) error {
