@@ -304,6 +304,18 @@ func TestTheServersReasonIsKnown(t *testing.T) {
 	}
 }
 
+func TestADiagnosisNamesAPermissionThatJetStreamNeeds(t *testing.T) {
+	t.Parallel() // most of its time is waiting for a server
+	ns := natstest.Start(t, func(o *server.Options) {
+		o.Users = []*server.User{{Username: "blind", Password: "x", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$JS.API.INFO"}}}}}
+	})
+	nc := natstest.Connect(t, ns, nats.UserInfo("blind", "x"))
+	found, err := kv.Diagnose(t.Context(), nc, kv.Options{})
+	if f := finding(found, "jetstream"); err != nil || f.Level != kv.FindingError || !strings.Contains(f.Advice, "allow this user to publish to $JS.API.INFO") {
+		t.Errorf("%+v, %v", f, err)
+	}
+}
+
 func TestACheckFindsThatNoServerHasTheBucketBeforeAWatchDoes(t *testing.T) {
 	t.Parallel() // most of its time is waiting for a server
 	ns := natstest.Start(t)
