@@ -80,7 +80,7 @@ func newService(s *Selector, name string) *service {
 		sel: s, name: name, first: make(chan struct{}), budget: newBudget(o.Retry.Budget),
 		Shared: table.Shared{
 			Kind: table.KindOf(string(o.Strategy)), Levels: o.Levels, Origin: s.home, Assumed: s.assumed, Epoch: s.epoch, Offset: rand.Uint64(),
-			Classify: func(err error) uint8 { return uint8(s.classify(err)) }, Typical: make([]atomic.Int64, len(s.assumed)),
+			Classify: func(err error) uint8 { return uint8(s.classify(err)) }, Lives: s.measure.lives, Typical: make([]atomic.Int64, len(s.assumed)),
 			NearSlack: o.Near.Slack, NearFactor: o.Near.Factor, RampUp: o.Ramp.Up,
 			Regions: o.Spill.Regions, Outermost: s.outermost, Leave: s.leave,
 		},

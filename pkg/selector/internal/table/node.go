@@ -2,6 +2,7 @@ package table
 
 import (
 	"cmp"
+	"context"
 	"math"
 	"sync/atomic"
 	"time"
@@ -38,7 +39,7 @@ type Node struct {
 	pause    atomic.Uint32 // until when other nodes are called, see [Node.Pausing]
 	inRow    atomic.Uint32 // calls that ended badly without a success between, see [Node.row]
 	lastBad  atomic.Uint64 // cost after the last of them
-	_        [8]byte       // so that an allocated node begins with a cache line
+	lived    atomic.Int64  // when it last answered the question whether it lives, on the selector's clock
 }
 
 // Close ends the breaker and the path. The caller holds no lock: hooks may run.
@@ -151,15 +152,31 @@ func (n *Node) Ended() uint64 {
 // times the mean duration of successes, and some times the longest one lately, unless the
 // last call to the node failed; and the mean. Both are 0 while none is known.
 func (n *Node) TimeLimit(least time.Duration, typical, slowest float64) (limit, usual time.Duration) {
-	usual = time.Duration(cmp.Or(n.typical(), float32(n.Average())))
+	ns, _ := unpackCost(n.cost.Load())
+	usual = time.Duration(cmp.Or(n.typical(), max(0, ns)))
 	if usual == 0 {
 		return 0, 0
 	}
 	limit = max(least, time.Duration(typical*float64(usual)))
-	if ns, _ := unpackCost(n.cost.Load()); ns >= 0 {
+	if ns >= 0 {
 		limit = max(limit, time.Duration(slowest*float64(n.Slowest.Load())))
 	}
 	return limit, usual
+}
+
+// Asks asks the instance whether it lives, and reports whether it said so.
+func (n *Node) Asks(ctx context.Context) bool {
+	if !n.Lives(ctx, n.Instance.Load()) {
+		return false
+	}
+	n.lived.Store(int64(n.Now()))
+	return true
+}
+
+// LivedWithin reports whether the instance has said lately that it lives.
+func (n *Node) LivedWithin(d time.Duration) bool {
+	at := time.Duration(n.lived.Load())
+	return at != 0 && n.Now()-at < d
 }
 
 // Picks is the number of picks ever.
