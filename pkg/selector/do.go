@@ -230,7 +230,7 @@ func (p *Pick) AfterSlow(ctx context.Context, late func()) (stop func() bool) {
 	if p.Last() {
 		return func() bool { return true }
 	}
-	s := &slowness{ctx: ctx, node: p.node, ended: p.node.Ended(), began: time.Now(), late: late}
+	s := &slowness{ctx: ctx, node: p.node, replies: p.node.Replies(), began: time.Now(), late: late}
 	s.until, s.ends = ctx.Deadline()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -248,13 +248,13 @@ func (p *Pick) Last() bool {
 
 // slowness waits for an instance to seem hung.
 type slowness struct {
-	ctx   context.Context
-	node  *table.Node
-	ended uint64 // calls that it had ended when this one began
-	began time.Time
-	until time.Time // when the call must end, if ends is set
-	ends  bool
-	late  func()
+	ctx     context.Context
+	node    *table.Node
+	replies uint32 // that it had given when this call began, or when it was last looked at
+	began   time.Time
+	until   time.Time // when the call must end, if ends is set
+	ends    bool
+	late    func()
 
 	mu     sync.Mutex
 	timer  *time.Timer
@@ -292,9 +292,9 @@ func (s *slowness) hanging(silent bool) (hangs, ask bool) {
 		}
 	}
 	lives := s.node.LivedWithin(livesEvery)
-	switch ended := s.node.Ended(); {
-	case ended != s.ended: // it answers others, so it works
-		s.ended = ended
+	switch replies := s.node.Replies(); {
+	case int32(replies-s.replies) > 0: // it answers others, so it works
+		s.replies = replies
 		s.timer.Reset(max(limit, slowAtLeast))
 	case took < limit:
 		s.timer.Reset(min(limit-took, slowAtLeast))

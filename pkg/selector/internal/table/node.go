@@ -39,7 +39,8 @@ type Node struct {
 	pause    atomic.Uint32 // until when other nodes are called, see [Node.Pausing]
 	inRow    atomic.Uint32 // calls that ended badly without a success between, see [Node.row]
 	lastBad  atomic.Uint64 // cost after the last of them
-	lived    atomic.Int64  // when it last answered the question whether it lives, on the selector's clock
+	lived    atomic.Uint32 // when it last answered the question whether it lives, in ticks; 0: never
+	silent   atomic.Uint32 // calls that ended without an answer
 }
 
 // Close ends the breaker and the path. The caller holds no lock: hooks may run.
@@ -148,6 +149,12 @@ func (n *Node) Ended() uint64 {
 	return calls>>inFlightBits - calls&inFlightMask
 }
 
+// Silent counts a call that is about to end without an answer.
+func (n *Node) Silent() { n.silent.Add(1) }
+
+// Replies is the number of calls ever that the instance has answered. It wraps.
+func (n *Node) Replies() uint32 { return uint32(n.Ended()) - n.silent.Load() }
+
 // TimeLimit is what a call may take before the node seems to hang: at least least, some
 // times the mean duration of successes, and some times the longest one lately, unless the
 // last call to the node failed; and the mean. Both are 0 while none is known.
@@ -169,14 +176,14 @@ func (n *Node) Asks(ctx context.Context) bool {
 	if !n.Lives(ctx, n.Instance.Load()) {
 		return false
 	}
-	n.lived.Store(int64(n.Now()))
+	n.lived.Store(max(1, Ticks(n.Now())))
 	return true
 }
 
 // LivedWithin reports whether the instance has said lately that it lives.
 func (n *Node) LivedWithin(d time.Duration) bool {
-	at := time.Duration(n.lived.Load())
-	return at != 0 && n.Now()-at < d
+	at := n.lived.Load()
+	return at != 0 && time.Duration(Ticks(n.Now())-at)*tick < d
 }
 
 // Picks is the number of picks ever.
