@@ -17,7 +17,7 @@ import (
 // Many callers have a dead instance beside one that works. Each spends one call a minute on it in
 // the end, and none while it answers no probe.
 func TestTrialsOfManyCallersAreFew(t *testing.T) {
-	const callers = 20
+	const callers = 8
 	for name, tt := range map[string]struct {
 		err    error // nil: it hangs
 		silent bool  // no probe is answered
@@ -72,7 +72,7 @@ func TestTrialsOfManyCallersAreFew(t *testing.T) {
 				dead.Store(true)
 				time.Sleep(4 * time.Minute) // the times that breakers are open have grown to a minute
 				tried.Store(0)
-				const minutes = 5
+				const minutes = 4
 				time.Sleep(minutes * time.Minute)
 				most := int64(callers * minutes * 13 / 10)
 				if tt.silent {

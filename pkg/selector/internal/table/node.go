@@ -411,7 +411,7 @@ func (n *Node) Learn(o Outcome, took time.Duration, now uint32) (failed bool) {
 	case Canceled:
 		failed = n.late(took, known)
 		if usual = max(ns, usual); sample <= usual || usual == 0 && !failed {
-			n.hold(sample, usual, now)
+			n.cut(sample, usual, now)
 			return false
 		}
 		if row := n.row(); !failed && (row >= longInRow || row >= lateInRow && sample >= canceledLate*usual) {
@@ -428,6 +428,20 @@ func (n *Node) Learn(o Outcome, took time.Duration, now uint32) (failed bool) {
 	}
 	n.average(ns, sample, weight, sign, idle, now)
 	return failed
+}
+
+// cut takes in a call that was given up within the usual time. How long it would have taken is
+// not known. But of an instance whose callers are in a hurry only the quickest calls succeed:
+// it would look fast and attract calls, so it counts as no faster than usual.
+func (n *Node) cut(took, usual float32, now uint32) {
+	n.hold(took, usual, now)
+	before := n.cost.Load()
+	if ns, _ := unpackCost(before); ns > 0 && ns < n.typical() {
+		n.cost.Store(packCost(n.typical(), now))
+		if n.lastBad.Load() == before {
+			n.noted() // it is no success
+		}
+	}
 }
 
 // penalty is the duration that a failed call counts as where that is the usual one.
@@ -475,7 +489,7 @@ func stillHeld(held uint64, typical float32, now uint32) float32 {
 	if calls == 0 {
 		return 0
 	}
-	if calls *= float32(math.Exp(-float64(int32(now-at)) * float64(tick) / max(float64(typical), float64(tick)))); calls < leastHeld {
+	if calls *= float32(math.Exp(-float64(max(0, int32(now-at))) * float64(tick) / max(float64(typical), float64(tick)))); calls < leastHeld {
 		return 0
 	}
 	return calls
