@@ -87,7 +87,8 @@ func newService(s *Selector, name string) *service {
 	}
 	circles := len(s.assumed)
 	svc.Counts = make([]atomic.Uint64, circles*int(table.NumCounts))
-	svc.members = members{svc: svc, leftPicks: make([]uint64, circles), timed: make([]timed, circles), succeeded: make([]uint64, circles)}
+	svc.Durations = make([]table.Histogram, circles)
+	svc.members = members{svc: svc, leftPicks: make([]uint64, circles), succeeded: make([]uint64, circles)}
 	svc.group = s.prober.Group(name, svc.rebuildSoon)
 	svc.group.Used()
 	svc.group.OnUnloaded(svc.hearUnloaded)
@@ -337,7 +338,6 @@ func (svc *service) eachHome(f func(*vantage)) {
 func (svc *service) giveUp(now time.Duration) {
 	svc.mu.Lock()
 	defer svc.mu.Unlock()
-	svc.members.takeTimed() // before it wraps
 	forgotten := int64(0)
 	for i := range svc.members.list {
 		m := &svc.members.list[i]

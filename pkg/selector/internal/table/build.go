@@ -39,6 +39,7 @@ type Shared struct {
 	Typical     []atomic.Int64  // by home circle: the mean duration of successes lately, in nanoseconds; 0: not known
 	Listed      atomic.Int64    // instances listed
 	Counts      []atomic.Uint64 // by home circle, NumCounts each: how calls ended, see [Node.Count]
+	Durations   []Histogram     // by home circle: successes whose duration is known
 	Slow        atomic.Uint64   // attempts that were given up because the instance seemed to hang
 	P95         atomic.Int64    // in which 95 % of the successes end, in nanoseconds; 0: not known
 

@@ -35,12 +35,12 @@ type Node struct {
 	measured atomic.Uint64 // successes whose duration is known, and the sum of those, see [Node.Measured]
 	answers  atomic.Uint64 // other answers, and those of them that ask for fewer calls in the upper half
 	earlier  atomic.Int64  // calls in flight that began in an earlier period, see [Node.GiveUp]
-	taken    uint64        // measured when it was last taken, see [Node.TakeMeasured]
 	pause    atomic.Uint32 // until when other nodes are called, see [Node.Pausing]
 	inRow    atomic.Uint32 // calls that ended badly without a success between, see [Node.row]
 	lastBad  atomic.Uint64 // cost after the last of them
 	lived    atomic.Uint32 // when it last answered the question whether it lives, in ticks; 0: never
 	silent   atomic.Uint32 // calls that ended without an answer
+	_        [8]byte       // so that an allocated node begins with a cache line
 }
 
 // Close ends the breaker and the path. The caller holds no lock: hooks may run.
@@ -326,6 +326,9 @@ func (n *Node) Succeeded(took time.Duration, now uint32) {
 		n.average(ns, sample, minWeight, 1, idle, now)
 	}
 	n.measured.Add(uint64(took/time.Microsecond)<<measuredBits | 1)
+	if int(n.Home) < len(n.Durations) {
+		n.Durations[n.Home].add(took)
+	}
 	n.learnP95(int64(took))
 	if took > leastSlowest && int64(took) > n.Slowest.Load() {
 		n.Slowest.Store(int64(took))
@@ -515,13 +518,4 @@ func (n *Node) Count(o Outcome, by uint64) {
 	if i := int(n.Home)*int(NumCounts) + int(o); i < len(n.Counts) {
 		n.Counts[i].Add(by)
 	}
-}
-
-// TakeMeasured returns what is new of Measured since it was last called. It must be called
-// before either wraps twice, and by one goroutine at a time.
-func (n *Node) TakeMeasured() (count uint64, sum time.Duration) {
-	now, before := n.measured.Load(), n.taken
-	n.taken = now
-	count = (now - before) & (1<<measuredBits - 1)
-	return count, time.Duration((now-before)>>measuredBits) * time.Microsecond
 }
