@@ -221,9 +221,12 @@ var ErrSlow = errors.New("selector: no answer for much longer than usual")
 //   - the attempt is not the last one, see [Pick.Last].
 //
 // While no success is known, 15 s stand for the first three, or 60 % of the time until ctx
-// ends if that is less. Then the selector asks the instance whether it lives, by a probe over
-// HTTP, HTTP/2 or NATS, again and again. As long as that is answered the call goes on, until
-// 7/8 of the time until ctx ends, or for a minute if ctx has no deadline.
+// ends if that is less.
+//
+// When no success is known, or the call is the only one in flight to the instance and the
+// last one to it did not fail, it may be one that takes long. Then the selector first asks whether the instance lives, by a probe
+// over HTTP, HTTP/2 or NATS, once a second. As long as that is answered the call goes on,
+// until 7/8 of the time until ctx ends, or for a minute if ctx has no deadline.
 //
 // stop returns false if late was called.
 func (p *Pick) AfterSlow(ctx context.Context, late func()) (stop func() bool) {
@@ -283,12 +286,17 @@ func (s *slowness) hanging(silent bool) (hangs, ask bool) {
 	}
 	took := time.Since(s.began)
 	limit, usual := s.node.TimeLimit(slowAtLeast, slowTypical, slowSlowest)
+	all := float64(s.until.Sub(s.began))
+	known := limit > 0
+	if !known {
+		if limit = slowUnknown; s.ends {
+			limit = min(limit, time.Duration(slowOfTime*all))
+		}
+	}
 	alive := time.Duration(0) // how long it may take if it lives
-	if limit == 0 {           // it is not known what calls take
-		limit, alive = slowUnknown, slowLiving
-		if s.ends {
-			all := float64(s.until.Sub(s.began))
-			limit, alive = min(limit, time.Duration(slowOfTime*all)), time.Duration(livingOfTime*all)
+	if !known || s.node.InFlight() <= 1 && !s.node.Failed() {
+		if alive = slowLiving; s.ends {
+			alive = time.Duration(livingOfTime * all)
 		}
 	}
 	lives := s.node.LivedWithin(livesEvery)

@@ -3,6 +3,7 @@ package selector_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -60,8 +61,9 @@ func (p *processes) dial(ctx context.Context, _, address string) (net.Conn, erro
 	}
 }
 
-// The first call of a caller: it cannot know what calls take.
-func TestTheFirstCallIsGivenUpOnlyIfTheInstanceIsSilent(t *testing.T) {
+// The first call of a caller, which cannot know what calls take, and a call that takes longer
+// than all before it, while no other one is in flight to the instance.
+func TestALongCallIsGivenUpOnlyIfTheInstanceIsSilent(t *testing.T) {
 	const hour = time.Hour
 	for _, tt := range []struct {
 		name     string
@@ -69,7 +71,7 @@ func TestTheFirstCallIsGivenUpOnlyIfTheInstanceIsSilent(t *testing.T) {
 		takes    time.Duration // at the first instance that is called
 		stopped  time.Duration // when the process stops; 0: never
 		attempts int
-		most     time.Duration
+		most     time.Duration // that it takes the first call
 	}{
 		{"it works", 5500 * time.Millisecond, 4800 * time.Millisecond, 0, 1, 4800 * time.Millisecond},
 		{"it works", 6 * time.Second, 5 * time.Second, 0, 1, 5 * time.Second},
@@ -86,37 +88,73 @@ func TestTheFirstCallIsGivenUpOnlyIfTheInstanceIsSilent(t *testing.T) {
 		{"it answers probes only", 8 * time.Second, hour, 0, 2, 7500 * time.Millisecond},
 		{"it answers probes only", 0, hour, 0, 2, time.Minute + time.Second},
 	} {
-		t.Run(tt.name+" "+tt.deadline.String(), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var stopped atomic.Pointer[string]
-				o := selector.Options{}
-				o.Latency.Dial = newProcesses(t, func(address string) bool {
-					id := stopped.Load()
-					return id != nil && address == *id+".example:80"
-				}).dial
-				w := start(t, o, instance("a", home, endpoint(events.HTTP, "a.example:80")), instance("b", home, endpoint(events.HTTP, "b.example:80")))
-				ctx, cancel := t.Context(), context.CancelFunc(func() {})
-				if tt.deadline > 0 {
-					ctx, cancel = context.WithTimeout(ctx, tt.deadline)
-				}
-				defer cancel()
-				attempts := 0
-				began := time.Now()
-				err := w.Do(ctx, "user", func(ctx context.Context, in *events.Instance) error {
-					if attempts++; attempts > 1 {
-						return serveFor(ctx, 20*time.Millisecond)
+		for _, before := range []int{0, 50} {
+			t.Run(fmt.Sprint(tt.name, " ", tt.deadline, " after ", before), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var stopped atomic.Pointer[string]
+					o := selector.Options{}
+					o.Latency.Dial = newProcesses(t, func(address string) bool {
+						id := stopped.Load()
+						return id != nil && address == *id+".example:80"
+					}).dial
+					w := start(t, o, instance("a", home, endpoint(events.HTTP, "a.example:80")), instance("b", home, endpoint(events.HTTP, "b.example:80")))
+					for range before {
+						_ = w.Do(t.Context(), "user", func(ctx context.Context, _ *events.Instance) error { return serveFor(ctx, 20*time.Millisecond) })
 					}
-					if tt.stopped > 0 {
-						time.AfterFunc(tt.stopped, func() { stopped.Store(&in.ID) })
+					ctx, cancel := t.Context(), context.CancelFunc(func() {})
+					if tt.deadline > 0 {
+						ctx, cancel = context.WithTimeout(ctx, tt.deadline)
 					}
-					return serveFor(ctx, tt.takes)
+					defer cancel()
+					attempts := 0
+					began := time.Now()
+					err := w.Do(ctx, "user", func(ctx context.Context, in *events.Instance) error {
+						if attempts++; attempts > 1 {
+							return serveFor(ctx, 20*time.Millisecond)
+						}
+						if tt.stopped > 0 {
+							time.AfterFunc(tt.stopped, func() { stopped.Store(&in.ID) })
+						}
+						return serveFor(ctx, tt.takes)
+					})
+					if took := time.Since(began); err != nil || attempts != tt.attempts || took > tt.most+100*time.Millisecond || before > 0 && tt.stopped == 1 && took > 2*time.Second {
+						t.Errorf("%d attempts, %v after %v", attempts, err, took)
+					}
 				})
-				if took := time.Since(began); err != nil || attempts != tt.attempts || took > tt.most+100*time.Millisecond {
-					t.Errorf("%d attempts, %v after %v", attempts, err, took)
-				}
 			})
-		})
+		}
 	}
+}
+
+// Several calls hang in a process that answers probes: that is no long call.
+func TestCallsThatHangTogetherAreGivenUpThoughTheInstanceAnswersProbes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := selector.Options{}
+		o.Latency.Dial = newProcesses(t, func(string) bool { return false }).dial
+		w := start(t, o, instance("a", home, endpoint(events.HTTP, "a.example:80")), instance("b", home, endpoint(events.HTTP, "b.example:80")))
+		var hangs atomic.Bool
+		var slow atomic.Int64
+		call := func() {
+			began := time.Now()
+			err := w.Do(t.Context(), "user", func(ctx context.Context, in *events.Instance) error {
+				if hangs.Load() && in.ID == "a" {
+					return serveFor(ctx, time.Hour)
+				}
+				return serveFor(ctx, 20*time.Millisecond)
+			})
+			if took := time.Since(began); err != nil || took > 2500*time.Millisecond {
+				t.Errorf("%v after %v", err, took)
+			} else if took > time.Second {
+				slow.Add(1)
+			}
+		}
+		w.open(5*time.Second, 100, call)
+		hangs.Store(true)
+		w.open(20*time.Second, 100, call)
+		if slow.Load() == 0 {
+			t.Error("no call met the instance")
+		}
+	})
 }
 
 // An instance that the operator does not want to be probed, and one that cannot be.

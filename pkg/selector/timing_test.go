@@ -17,6 +17,7 @@ func TestTimesFitTogether(t *testing.T) {
 		"first retries come before a round":                        backoff < roundWait,
 		"a wait for a restart is shorter than an attempt may be":   2*roundWait*6/5 < slowAtLeast,
 		"a hang is seen later where nothing is known":              slowAtLeast < slowUnknown,
+		"one that is stopped loses a call within 2 s":              slowAtLeast+livesWithin < 2*time.Second,
 		"one that lives has longer":                                slowUnknown < slowLiving && slowOfTime < livingOfTime,
 		"there is time for a question, and for another attempt":    (1-slowOfTime)/4 < livingOfTime-slowOfTime,
 		"a name is watched for longer than it is remembered":       unknownFor < unusedFor,
@@ -32,7 +33,7 @@ func TestTimesFitTogether(t *testing.T) {
 		}
 	}
 	order := []time.Duration{
-		backoff, rebuildEvery, waitEvery, maintainEvery, sharingWait, roundWait, slowAtLeast, livesEvery, livesWithin, tellEvery, unknownFor, firstSnapshot,
+		backoff, rebuildEvery, waitEvery, maintainEvery, sharingWait, roundWait, livesWithin, slowAtLeast, livesEvery, tellEvery, unknownFor, firstSnapshot,
 		slowUnknown, rampUp, slowLiving, unusedFor, invalidEvery, slowestHalves, unloadedLasts,
 	}
 	for i, d := range order[1:] {

@@ -171,6 +171,12 @@ func (n *Node) TimeLimit(least time.Duration, typical, slowest float64) (limit, 
 	return limit, usual
 }
 
+// Failed reports whether the last call failed.
+func (n *Node) Failed() bool {
+	ns, _ := unpackCost(n.cost.Load())
+	return ns < 0
+}
+
 // Asks asks the instance whether it lives, and reports whether it said so.
 func (n *Node) Asks(ctx context.Context) bool {
 	if !n.Lives(ctx, n.Instance.Load()) {
