@@ -139,6 +139,53 @@ func TestCallersInAHurryDoNotChangeShares(t *testing.T) {
 	}
 }
 
+// A caller begins, and has not seen a call succeed when the first quick answer comes.
+func TestAnswersBeforeAnySuccessDoNotAttractCalls(t *testing.T) {
+	for _, strategy := range []selector.Strategy{selector.P2C, selector.LoadAware, selector.LeastRequest} {
+		for _, rate := range []int{4, 16, 200} {
+			bad, n := 0, max(50, 3*rate) // what calls take is known after a fifth of a second
+			const callers = 40
+			for range callers {
+				synctest.Test(t, func(t *testing.T) {
+					w := start(t, selector.Options{Strategy: strategy}, several(2)...)
+					w.call("i0", selector.Permanent(errCall))
+					bad += w.load(n, rate, func(id string) (time.Duration, error) {
+						if id == "i0" {
+							return 300 * time.Microsecond, selector.Permanent(errCall)
+						}
+						return 25 * time.Millisecond, nil
+					})["i0"]
+				})
+			}
+			if got := float64(bad) / float64(callers*n/2); got > 1.1+3/math.Sqrt(float64(callers*n/2)) {
+				t.Errorf("%s at %d calls/s: it gets %.0f %% of its share", strategy, rate, 100*got)
+			}
+		}
+	}
+}
+
+// The first call of an instance takes longer than others do, if only for the processor's caches.
+func TestWeightsAreSharesOfCallsThatTakeNoTime(t *testing.T) {
+	for _, strategy := range []selector.Strategy{selector.P2C, selector.LoadAware} {
+		synctest.Test(t, func(t *testing.T) {
+			w := start(t, selector.Options{Strategy: strategy}, instance("a", home, weight(100)), instance("b", home, weight(50)))
+			calls := make(map[string]int)
+			for range 1000 {
+				p := w.pick()
+				took := 200 * time.Nanosecond
+				if calls[p.ID]++; calls[p.ID] == 1 && p.ID == "b" {
+					took = 60 * time.Microsecond
+				}
+				time.Sleep(took)
+				p.Done(nil)
+			}
+			if calls["b"] < 280 || calls["b"] > 390 {
+				t.Errorf("%s: %v", strategy, calls)
+			}
+		})
+	}
+}
+
 // What is held against an instance ends in milliseconds, whatever the strategy knows of the time.
 func TestQuickEndsDoNotCostAnInstanceItsShare(t *testing.T) {
 	for _, strategy := range selector.Strategies() {

@@ -407,7 +407,9 @@ func (n *Node) Learn(o Outcome, took time.Duration, now uint32) (failed bool) {
 		// an instance look fast.
 		n.answers.Add(1)
 		n.hold(sample, usual, now)
-		sample = max(sample, ns, usual)
+		if sample = max(sample, ns, usual); usual == 0 && ns == 0 {
+			return false // what others take is not known yet
+		}
 	case Backpressure:
 		n.answers.Add(1<<32 | 1)
 		n.rest(cmp.Or(usual, ns), now)
