@@ -139,11 +139,10 @@ func TestARouterThatStopsIsNotReadyAndServesOnBeforeItRefusesConnections(t *test
 		if unready.IsZero() || !unready.Before(refused.at) {
 			t.Errorf("%s: refused at %v, not ready at %v", name, refused.at, unready)
 		}
-		last := all[len(all)-2]
-		if served := last.at.Sub(stopped); served < drain*9/10 {
+		if served := refused.at.Sub(stopped); served < drain*9/10 {
 			t.Errorf("%s: served for %v after the signal", name, served)
 		}
-		if !last.close {
+		if last := all[len(all)-2]; !last.close {
 			t.Errorf("%s: the last answer does not ask to close", name)
 		}
 		for _, a := range all[:len(all)-1] {
@@ -309,7 +308,7 @@ func TestARouterServesOnASocketThatSystemdHasPassed(t *testing.T) {
 			t.Errorf("%s: exit code %d", name, code)
 		}
 	}
-	// The next router answers who connects while there is none.
+	// The next router answers clients that connect while there is none.
 	conn, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)

@@ -170,7 +170,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 	r.makeDoors()
 	r.work.Go(func() {
 		if err := r.directory.Run(r.run); err != nil && r.run.Err() == nil {
-			r.log.Error("the registry cannot be followed any more, the last view stays", "error", err)
+			r.log.Error("the registry cannot be watched any more, the last lists are used from now on", "error", err)
 		}
 	})
 	r.observe(registry)

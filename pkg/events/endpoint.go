@@ -87,3 +87,15 @@ func validSubject(s string) bool {
 	}
 	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '*' || r == '>' })
 }
+
+// Loopback reports whether a host is, wherever the name is read, the machine of the reader:
+// localhost, or an IP address that is loopback or unspecified. Other names are not resolved.
+func Loopback(host string) bool {
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	if host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
+	ip = ip.Unmap()
+	return err == nil && (ip.IsLoopback() || ip.IsUnspecified())
+}

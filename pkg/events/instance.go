@@ -3,6 +3,7 @@ package events
 import (
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -165,4 +166,17 @@ func (in *Instance) Addresses() string {
 		all = append(all, protocol+"="+in.Endpoints[protocol])
 	}
 	return strings.Join(all, ", ")
+}
+
+// LoopbackEndpoint returns an endpoint with a [Loopback] address, which only callers on the
+// machine of the instance reach, and false if there is none. Subjects are not addresses.
+func (in *Instance) LoopbackEndpoint() (protocol, address string, found bool) {
+	for _, protocol := range slices.Sorted(maps.Keys(in.Endpoints)) {
+		address := in.Endpoints[protocol]
+		host, _, err := net.SplitHostPort(address)
+		if protocol != NATS && err == nil && Loopback(host) {
+			return protocol, address, true
+		}
+	}
+	return "", "", false
 }

@@ -141,6 +141,7 @@ func TestWritesGoToTheDomainThatIsRead(t *testing.T) {
 
 func TestAnAcknowledgementOfAnotherDomainIsAnError(t *testing.T) {
 	t.Parallel() // most of its time is waiting for a server
+
 	nc := natstest.Connect(t, natstest.Start(t)) // has no domain, and a bucket of that name
 	if _, err := kv.Open(t.Context(), nc, kv.Options{Logger: quiet(nil)}); err != nil {
 		t.Fatal(err)

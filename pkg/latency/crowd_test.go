@@ -13,14 +13,21 @@ import (
 // fleets, after minutes.
 func TestWhatAnInstanceReceivesDoesNotGrowWithACrowdOfCallers(t *testing.T) {
 	t.Parallel()
-	for _, tt := range []struct {
-		callers int
-		within  time.Duration
-		minutes int
-	}{{100, 0, 5}, {100, 3 * time.Second, 5}, {1000, 0, 1}, {1000, 3 * time.Second, 0}} {
-		t.Run(fmt.Sprintf("callers=%d/within=%v", tt.callers, tt.within), func(t *testing.T) {
+	crowds(t, crowd{100, 0, 5}, crowd{100, 3 * time.Second, 5})
+}
+
+// crowd is callers that start within a time and go on for some minutes.
+type crowd struct {
+	callers int
+	within  time.Duration
+	minutes int
+}
+
+func crowds(t *testing.T, all ...crowd) {
+	for _, c := range all {
+		t.Run(fmt.Sprintf("callers=%d/within=%v", c.callers, c.within), func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { testFlat(t, tt.callers, tt.within, tt.minutes, 60) })
+			synctest.Test(t, func(t *testing.T) { testFlat(t, c.callers, c.within, c.minutes, 60) })
 		})
 	}
 }

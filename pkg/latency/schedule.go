@@ -313,12 +313,3 @@ func (p *Prober) divideLocked() {
 		g.unranked = true
 	}
 }
-
-// rateLocked is how many tokens the group gets in a second, 0 for no bound.
-func (g *Group) rateLocked() float64 {
-	rate, limit := g.prober.o.rate(), g.prober.total.limit
-	if limit > 0 && (rate <= 0 || limit < rate) {
-		return limit
-	}
-	return rate
-}

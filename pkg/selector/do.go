@@ -55,10 +55,11 @@ func (p *Pick) Try(ctx context.Context, call func(context.Context) error) error 
 	return err
 }
 
-// DoFor is Do for a [Request]; call gives up an attempt that takes too long by itself, see
-// [Pick.AfterSlow]. When call returns, its pick ends with the error that call returned,
-// unless call has ended it with Done or DoneAfter, or has kept it, see [Pick.Keep]. When
-// call panics, the pick ends like a canceled call.
+// DoFor is Do for a [Request], with one difference: the context that call gets does not
+// end when the instance seems to hang. To give up such an attempt, call uses [Pick.Try]
+// or [Pick.AfterSlow]. When call returns, its pick ends with the error that call
+// returned, unless call has ended it with Done or DoneAfter, or has kept it, see
+// [Pick.Keep]. When call panics, the pick ends like a canceled call.
 func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Context, *Pick) error) error {
 	if err := ctx.Err(); err != nil {
 		return err // before any instance was called
@@ -99,6 +100,14 @@ func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Conte
 			return t.last
 		}
 	}
+}
+
+// classify is what [Retry.Classify] makes of an error; what is no outcome is a Fault.
+func (s *Selector) classify(err error) Outcome {
+	if o := s.opts.Retry.Classify(err); o <= Local {
+		return o
+	}
+	return Fault
 }
 
 // run makes one attempt.

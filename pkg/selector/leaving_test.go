@@ -25,7 +25,6 @@ func TestCallsLeaveACircleOnlyWhenTheyGain(t *testing.T) {
 	leaving(t, []uint64{1}, "6 in flight of 1s without a limit, next 153 ms", "500 in flight of 1s without a limit, next 1.5 ms",
 		"200 streams of ten minutes, and 50 calls/s", "slower machines near, next 1.5 ms", "20 callers, 800/s on 500, next 1.5 ms",
 		"one of 8 calls is measured", "rejects above 5 waiting, next 1.5 ms", "a dependency makes all 5 times slower, next 1.5 ms",
-		"200 callers with one each on ten workers, 40 next, two know the unloaded time",
 		"20 callers of slow calls, two tell of quick ones, next 153 ms", "one of two near dies, the other has room", "the zone dies and comes back new", "620/s on 500, never to the next")
 }
 

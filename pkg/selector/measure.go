@@ -238,7 +238,7 @@ func (svc *service) listen() {
 		}
 	}
 	if svc.run.Err() == nil && !errors.Is(err, context.Canceled) {
-		s.log.Error("beats are not heard any more, calls in flight have to do", "service", svc.name, "error", err)
+		s.log.Error("load reports are not received any more: load_aware balances by calls in flight", "service", svc.name, "error", err)
 	}
 }
 

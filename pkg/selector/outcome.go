@@ -73,14 +73,6 @@ func Classify(err error) Outcome {
 	return Fault
 }
 
-// classify is what [Retry.Classify] makes of an error; what is no outcome is a Fault.
-func (s *Selector) classify(err error) Outcome {
-	if o := s.opts.Retry.Classify(err); o <= Local {
-		return o
-	}
-	return Fault
-}
-
 // isLocal reports whether the caller itself could not call any instance.
 func isLocal(err error) bool {
 	for _, local := range [...]syscall.Errno{

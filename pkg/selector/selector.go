@@ -281,8 +281,8 @@ func (s *Selector) forgetUnused(now time.Duration) {
 	}
 }
 
-// Stats returns what metrics show. It may be called as often as they are scraped;
-// a pick counts nothing for it.
+// Stats returns the counts that metrics show. It may be called at each scrape, and adds
+// no cost to picks.
 func (s *Selector) Stats() Stats {
 	all := Stats{Latency: s.prober.Counts(), InvalidBeats: s.invalidBeats.count.Load()}
 	services := *s.services.Load()
@@ -298,4 +298,29 @@ func (s *Selector) Stats() Stats {
 // process's wall clock do not move.
 func sinceStart(start time.Time) func() time.Time {
 	return func() time.Time { return start.Add(time.Since(start)) }
+}
+
+// Health reports whether the selector receives changes. While it does not, picks use the
+// last known lists. Health sends no request, so it may be called at every readiness
+// check.
+func (s *Selector) Health() Health {
+	var h Health
+	if r, ok := s.source.(*kv.Registry); ok {
+		h.Err = r.Health().Err
+	} else if s.nc != nil && s.nc.IsClosed() {
+		h.Err = fmt.Errorf("selector: %w", nats.ErrConnectionClosed)
+	}
+	for _, svc := range *s.services.Load() {
+		svc.mu.Lock()
+		known, stale, since := svc.known, svc.members.stale, svc.since
+		svc.mu.Unlock()
+		if !known {
+			continue
+		}
+		h.Services++
+		if stale && (!h.Stale || since.Before(h.StaleSince)) {
+			h.Stale, h.StaleSince = true, since
+		}
+	}
+	return h
 }

@@ -130,7 +130,7 @@ func (svc *service) watch() {
 	svc.joinSharing()
 	err := svc.sel.source.Watch(svc.run, svc.name, svc.apply)
 	if err != nil && svc.run.Err() == nil {
-		svc.sel.log.Error("the source of instances ended, the last view stays", "service", svc.name, "error", err)
+		svc.sel.log.Error("the source of instances has ended, its last list is used from now on", "service", svc.name, "error", err)
 	}
 	<-svc.run.Done()
 }
@@ -141,7 +141,7 @@ func (svc *service) joinSharing() {
 	ctx, cancel := context.WithTimeout(svc.run, sharingWait)
 	defer cancel()
 	if err := svc.group.Share(ctx); err != nil {
-		svc.sel.log.Warn("what other callers measure is not known", "service", svc.name, "error", err)
+		svc.sel.log.Warn("cannot read what other callers of the zone have measured", "service", svc.name, "error", err)
 	}
 }
 
@@ -373,15 +373,20 @@ func (svc *service) await(ctx context.Context, late <-chan time.Time) error {
 	case <-svc.first:
 	case <-svc.run.Done():
 	case <-ctx.Done():
-		return fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err())
+		return svc.because(fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err()))
 	case <-late:
-		err := fmt.Errorf("%w after %v, nothing is known of service %q", ErrNoSnapshot, svc.sel.opts.FirstSnapshot, svc.name)
-		if why := svc.sel.Health().Err; why != nil {
-			err = fmt.Errorf("%w: %s", err, why.Error()) // its end is not that of the caller's context
-		}
-		return err
+		return svc.because(fmt.Errorf("%w after %v, nothing is known of service %q", ErrNoSnapshot, svc.sel.opts.FirstSnapshot, svc.name))
 	}
 	return nil
+}
+
+// because adds to an error why the registry cannot be read, as text: a time-out of the
+// registry is not that of the caller's context.
+func (svc *service) because(err error) error {
+	if why := svc.sel.Health().Err; why != nil {
+		return fmt.Errorf("%w: %s", err, why.Error())
+	}
+	return err
 }
 
 // answered reports whether the first snapshot has come.
@@ -405,4 +410,15 @@ func (svc *service) markActive() {
 	if !svc.active.Load() {
 		svc.active.Store(true)
 	}
+}
+
+// timed returns the start of a pick whose strategy needs no durations: exactly for some of
+// those of an instance since the last look of maintain, so that overload is seen, else
+// roughly, which takes less time.
+func (svc *service) timed(n *table.Node, flags uint8) (time.Duration, uint8) {
+	look := time.Duration(svc.sel.clock.Load())
+	if n.Stale(table.Ticks(look)) {
+		return svc.Now(), flags | pickTimed
+	}
+	return look, flags
 }

@@ -1,13 +1,9 @@
 package selector
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
-	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
@@ -22,43 +18,19 @@ type Stats struct {
 	InvalidBeats uint64
 }
 
-// Health is whether a selector hears of changes.
+// Health is whether a selector receives changes of the registry.
 type Health struct {
-	// Err is why it does not: why the registry cannot be read, in the words of the server
-	// if it gave a reason. It matches [nats.ErrConnectionClosed] when the connection is
-	// closed for good, and the selector must be made anew with another one. Nil: it does.
+	// Err is nil while the selector receives changes. Otherwise it is why the registry
+	// cannot be read, in the words of the server if it gave a reason. When it matches
+	// [nats.ErrConnectionClosed] the connection is closed for good: make a new selector
+	// with another connection.
 	Err error
-	// Stale is set while the last known list of a service is used, and StaleSince is when
-	// the registry was last heard then; zero: not known.
+	// Stale is set while a service is picked from its last known list. StaleSince is when
+	// the registry last answered; zero: not known.
 	Stale      bool
 	StaleSince time.Time
 	// Services is how many services were asked for and have a known list.
 	Services int
-}
-
-// Health returns whether the selector hears of changes. Picks go on with the last known
-// lists when it does not. It asks nothing, and may be called as often as a program is asked
-// whether it is ready.
-func (s *Selector) Health() Health {
-	var h Health
-	if r, ok := s.source.(*kv.Registry); ok {
-		h.Err = r.Health().Err
-	} else if s.nc != nil && s.nc.IsClosed() {
-		h.Err = fmt.Errorf("selector: %w", nats.ErrConnectionClosed)
-	}
-	for _, svc := range *s.services.Load() {
-		svc.mu.Lock()
-		known, stale, since := svc.known, svc.members.stale, svc.since
-		svc.mu.Unlock()
-		if !known {
-			continue
-		}
-		h.Services++
-		if stale && (!h.Stale || since.Before(h.StaleSince)) {
-			h.Stale, h.StaleSince = true, since
-		}
-	}
-	return h
 }
 
 // ServiceStats is the part of [Stats] about one service.

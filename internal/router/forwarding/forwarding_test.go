@@ -10,7 +10,7 @@ import (
 	"github.com/proxima-discovery/proxima/internal/router/forwarding"
 )
 
-func TestTellsForWhomARequestIs(t *testing.T) {
+func TestTheForwardingHeadersNameTheCaller(t *testing.T) {
 	said := http.Header{
 		"X-Forwarded-For": {"203.0.113.9"}, "X-Forwarded-Proto": {"https"}, "X-Forwarded-Host": {"shop.example"}, "X-Forwarded-Port": {"443"},
 		"X-Forwarded-Prefix": {"/api/"}, "X-Real-Ip": {"203.0.113.9"}, "Forwarded": {"for=203.0.113.9", "for=198.51.100.1;by=_x"},

@@ -70,36 +70,6 @@ func (s *Shared) Circle(from, to topology.Place) uint8 {
 	return uint8(circle)
 }
 
-// nearLimit is the greatest distance of a near set whose nearest is at best. For
-// ConsistentHash it is the whole circle, which all callers of a zone see alike: an
-// instance near the edge would be near to some of them and not to others, and their keys
-// would not agree.
-func (t *Table) nearLimit(best time.Duration) time.Duration {
-	if t.Kind == KindHash && t.NearSlack == 0 {
-		return Never
-	}
-	limit := best + t.slack()
-	if limit < best { // the slack is as long as can be
-		return Never
-	}
-	if by := float64(best) * t.NearFactor; by < float64(Never) {
-		return max(limit, time.Duration(by))
-	}
-	return Never
-}
-
-// slack is by how much an instance of a near set may be farther than the nearest. Zones
-// differ by a millisecond or less, so it is less where only distances tell them apart.
-func (t *Table) slack() time.Duration {
-	switch {
-	case t.NearSlack > 0:
-		return t.NearSlack
-	case t.placed && t.somePlaced:
-		return nearSlack
-	}
-	return blindSlack
-}
-
 // placed reports whether anything is known of a place that is narrower than a region.
 func (s *Shared) placed(p topology.Place) bool {
 	for _, l := range s.Levels {

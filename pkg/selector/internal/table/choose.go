@@ -279,3 +279,8 @@ func moreSpare(a, b *Node, now uint32) *Node {
 	}
 	return a
 }
+
+// ChooseSpilled draws where a pick begins, and chooses a node.
+func (t *Table) ChooseSpilled(s *Spill, now uint32) *Node {
+	return t.Choose(s.start(rand.Uint32()), now)
+}

@@ -253,12 +253,3 @@ func (c *Circle) load() float64 {
 	now := c.count()
 	return float64(now.inFlight()) * events.DefaultWeight / float64(max(1, weight))
 }
-
-// fullWeight is the weight of a circle if all of its instances were usable. Instances
-// that leave, or lack an endpoint of the requested protocol, do not count.
-func (t *Table) fullWeight(circle uint8) (sum int) {
-	for _, what := range [...]State{Usable, Suspect, Open, NotReady} {
-		sum += t.weights[t.index(what, circle)]
-	}
-	return sum
-}

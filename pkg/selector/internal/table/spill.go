@@ -2,8 +2,6 @@ package table
 
 import (
 	"math"
-	"math/rand/v2"
-	"slices"
 	"time"
 )
 
@@ -45,37 +43,6 @@ func (s *Spill) start(random uint32) *Circle {
 		}
 	}
 	return s.to[len(s.to)-1]
-}
-
-// Share is the part of the picks that begin with a circle.
-func (t *Table) Share(circle uint8) float64 {
-	if t.Spill == nil {
-		if t.First != nil && t.First.index == circle {
-			return 1
-		}
-		return 0
-	}
-	before := uint64(0)
-	for i, c := range t.Spill.to {
-		if c.index == circle {
-			return float64(t.Spill.sums[i]-before) / (1 << 32)
-		}
-		before = t.Spill.sums[i]
-	}
-	return 0
-}
-
-// begins reports whether picks begin with a circle.
-func (t *Table) begins(c *Circle) bool {
-	if t.Spill == nil {
-		return c == t.First
-	}
-	return slices.Contains(t.Spill.to, c)
-}
-
-// ChooseSpilled draws where a pick begins, and chooses a node.
-func (t *Table) ChooseSpilled(s *Spill, now uint32) *Node {
-	return t.Choose(s.start(rand.Uint32()), now)
 }
 
 // Look takes in what has become of the calls since the last look, and returns the table

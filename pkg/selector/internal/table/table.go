@@ -9,7 +9,10 @@
 // are atomic words.
 package table
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Table is what picks read: the instances of one service as one place sees them. It
 // is replaced, never changed.
@@ -84,4 +87,69 @@ func (t *Table) ahead(circle uint8) *Circle {
 		}
 	}
 	return nil
+}
+
+// fullWeight is the weight of a circle if all of its instances were usable. Instances
+// that leave, or lack an endpoint of the requested protocol, do not count.
+func (t *Table) fullWeight(circle uint8) (sum int) {
+	for _, what := range [...]State{Usable, Suspect, Open, NotReady} {
+		sum += t.weights[t.index(what, circle)]
+	}
+	return sum
+}
+
+// nearLimit is the greatest distance of a near set whose nearest is at best. For
+// ConsistentHash it is the whole circle, which all callers of a zone see alike: an
+// instance near the edge would be near to some of them and not to others, and their keys
+// would not agree.
+func (t *Table) nearLimit(best time.Duration) time.Duration {
+	if t.Kind == KindHash && t.NearSlack == 0 {
+		return Never
+	}
+	limit := best + t.slack()
+	if limit < best { // the slack is as long as can be
+		return Never
+	}
+	if by := float64(best) * t.NearFactor; by < float64(Never) {
+		return max(limit, time.Duration(by))
+	}
+	return Never
+}
+
+// slack is by how much an instance of a near set may be farther than the nearest. Zones
+// differ by a millisecond or less, so it is less where only distances tell them apart.
+func (t *Table) slack() time.Duration {
+	switch {
+	case t.NearSlack > 0:
+		return t.NearSlack
+	case t.placed && t.somePlaced:
+		return nearSlack
+	}
+	return blindSlack
+}
+
+// Share is the part of the picks that begin with a circle.
+func (t *Table) Share(circle uint8) float64 {
+	if t.Spill == nil {
+		if t.First != nil && t.First.index == circle {
+			return 1
+		}
+		return 0
+	}
+	before := uint64(0)
+	for i, c := range t.Spill.to {
+		if c.index == circle {
+			return float64(t.Spill.sums[i]-before) / (1 << 32)
+		}
+		before = t.Spill.sums[i]
+	}
+	return 0
+}
+
+// begins reports whether picks begin with a circle.
+func (t *Table) begins(c *Circle) bool {
+	if t.Spill == nil {
+		return c == t.First
+	}
+	return slices.Contains(t.Spill.to, c)
 }
