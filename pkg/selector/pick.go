@@ -100,18 +100,21 @@ func (p *Pick) end(err error, took time.Duration) {
 	if p.flags == 0 {
 		return
 	}
+	o := table.Success
+	if err != nil {
+		o = table.Outcome(p.node.Classify(err))
+	}
 	busy := p.flags&pickBusy != 0
 	if busy {
+		if o >= table.Fault {
+			p.node.Silent()
+		}
 		p.idle()
 	} else {
 		took = 0 // of what came after the answer nothing is usual
 	}
 	flags := p.flags
 	p.flags = 0
-	o := table.Success
-	if err != nil {
-		o = table.Outcome(p.node.Classify(err))
-	}
 	late := false
 	if busy && (flags&pickTimed != 0 || o != table.Success) || o == table.Fault {
 		now := p.node.Now()

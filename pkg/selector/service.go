@@ -80,14 +80,15 @@ func newService(s *Selector, name string) *service {
 		sel: s, name: name, first: make(chan struct{}), budget: newBudget(o.Retry.Budget),
 		Shared: table.Shared{
 			Kind: table.KindOf(string(o.Strategy)), Levels: o.Levels, Origin: s.home, Assumed: s.assumed, Epoch: s.epoch, Offset: rand.Uint64(),
-			Classify: func(err error) uint8 { return uint8(s.classify(err)) }, Typical: make([]atomic.Int64, len(s.assumed)),
+			Classify: func(err error) uint8 { return uint8(s.classify(err)) }, Lives: s.measure.lives, Typical: make([]atomic.Int64, len(s.assumed)),
 			NearSlack: o.Near.Slack, NearFactor: o.Near.Factor, RampUp: o.Ramp.Up,
 			Regions: o.Spill.Regions, Outermost: s.outermost, Leave: s.leave,
 		},
 	}
 	circles := len(s.assumed)
 	svc.Counts = make([]atomic.Uint64, circles*int(table.NumCounts))
-	svc.members = members{svc: svc, leftPicks: make([]uint64, circles), timed: make([]timed, circles), succeeded: make([]uint64, circles)}
+	svc.Durations = make([]table.Histogram, circles)
+	svc.members = members{svc: svc, leftPicks: make([]uint64, circles), succeeded: make([]uint64, circles)}
 	svc.group = s.prober.Group(name, svc.rebuildSoon)
 	svc.group.Used()
 	svc.group.OnUnloaded(svc.hearUnloaded)
@@ -337,7 +338,6 @@ func (svc *service) eachHome(f func(*vantage)) {
 func (svc *service) giveUp(now time.Duration) {
 	svc.mu.Lock()
 	defer svc.mu.Unlock()
-	svc.members.takeTimed() // before it wraps
 	forgotten := int64(0)
 	for i := range svc.members.list {
 		m := &svc.members.list[i]

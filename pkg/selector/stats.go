@@ -1,6 +1,7 @@
 package selector
 
 import (
+	"slices"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/latency"
@@ -97,7 +98,19 @@ type Circle struct {
 	// strategies that need no durations, fewer.
 	TimedCalls uint64        `json:"-"`
 	TimedTotal time.Duration `json:"-"`
+	// Durations are the TimedCalls by duration: those up to each of [DurationBounds] that are
+	// in no earlier one, and the longer ones.
+	Durations [len(table.Bounds) + 1]Durations `json:"-"`
 }
+
+// Durations are calls of about the same duration.
+type Durations struct {
+	Calls uint64
+	Total time.Duration // the sum of their durations
+}
+
+// DurationBounds are the bounds of [Circle.Durations], 0.5 ms to 10 s.
+func DurationBounds() []time.Duration { return slices.Clone(table.Bounds[:]) }
 
 // circleOf counts the instances of a circle.
 func circleOf(t *table.Table, index uint8) Circle {
@@ -128,7 +141,6 @@ func (svc *service) stats() (ServiceStats, bool) {
 		s.Circles[m.Circle].Picks += m.Picks()
 		s.Circles[m.Circle].InFlight += int(m.InFlight())
 	}
-	svc.members.takeTimed()
 	for i := range s.Circles {
 		s.ForgottenCalls += svc.count(&s.Circles[i], i)
 	}
@@ -151,6 +163,11 @@ func (svc *service) count(c *Circle, i int) (forgotten uint64) {
 	before := &svc.members.succeeded[i]
 	*before = max(*before, ended-min(ended, others))
 	c.Outcomes[Success], c.BrokenAnswers = *before, counts[table.Broken].Load()
-	c.TimedCalls, c.TimedTotal = svc.members.timed[i].calls, svc.members.timed[i].sum
+	for b := range c.Durations {
+		d := &c.Durations[b]
+		d.Calls, d.Total = svc.Durations[i].Load(b)
+		c.TimedCalls += d.Calls
+		c.TimedTotal += d.Total
+	}
 	return forgotten
 }
