@@ -233,9 +233,10 @@ var ErrSlow = errors.New("selector: no answer for much longer than usual")
 // ends if that is less.
 //
 // When no success is known, or the call is the only one in flight to the instance and the
-// last one to it did not fail, it may be one that takes long. Then the selector first asks whether the instance lives, by a probe
-// over HTTP, HTTP/2 or NATS, once a second. As long as that is answered the call goes on,
-// until 7/8 of the time until ctx ends, or for a minute if ctx has no deadline.
+// last one to it did not fail, it may be one that takes long. Then the selector first asks
+// whether the instance lives, by a probe over HTTP, HTTP/2 or NATS, once a second. As long
+// as that is answered the call goes on, until 7/8 of the time until ctx ends, or for a
+// minute if ctx has no deadline.
 //
 // stop returns false if late was called.
 func (p *Pick) AfterSlow(ctx context.Context, late func()) (stop func() bool) {
