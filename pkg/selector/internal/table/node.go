@@ -205,8 +205,10 @@ func (n *Node) distance() latency.Estimate { return n.Path.Estimate(n.Assumed[n.
 // twice as slow, after 46 s if it was a hundred times as slow. (Finagle's and Linkerd's
 // balancers keep such an average with the same decay, for the same reasons.)
 //
-// That is too long where calls are many: one slow call, perhaps the first, must not
-// keep an instance from its share. So an instance that has been idle for trustedFor
+// That is too long where calls are many: one slow call must not keep an instance from
+// its share. The first one is often slow, as connections and caches are new, so one
+// call alone says nothing: a second one follows, and the shorter one of the two counts.
+// Later, an instance that has been idle for trustedFor
 // while its peers are busy gets one call, and the duration of that call replaces its
 // average. A failure says little about how long calls take; it is forgotten after
 // trustedFor in any case. So an instance that hung is called again seconds after it
@@ -214,6 +216,7 @@ func (n *Node) distance() latency.Estimate { return n.Path.Estimate(n.Assumed[n.
 const (
 	decayAfter    = int32(decay / tick / 16) // not computed for busy instances
 	minWeight     = 1.0 / 32
+	fewCalls      = 2 // calls that have ended before the durations of an instance are compared
 	failWeight    = 1.0 / 4
 	failPenalty   = 4 // a failure counts as a call that took this many times longer
 	rejectPenalty = 4 // so does an answer that asks for fewer calls
@@ -245,13 +248,16 @@ func unpackCost(c uint64) (ns float32, at uint32) {
 
 // durations are the expected durations of a call to each of two nodes, in
 // nanoseconds. A node of which none is known counts as the others of its circle. Both
-// are 0 if they cannot be compared: no call has ended yet, the last one failed and is
-// long ago, or its average is old while the other is busy.
+// are 0 if they cannot be compared: fewer calls than fewCalls have ended, the last one
+// failed and is long ago, or its average is old while the other is busy.
 func durations(a, b *Node, now uint32) (da, db float32) {
 	ca, cb := a.cost.Load(), b.cost.Load()
 	da, ata := unpackCost(ca)
 	db, atb := unpackCost(cb)
 	if da > 0 && db > 0 && now-ata <= uint32(decayAfter) && now-atb <= uint32(decayAfter) {
+		if a.Ended() < fewCalls || b.Ended() < fewCalls {
+			return 0, 0
+		}
 		return da, db // nearly always
 	}
 	ia, ib := int32(now-ata), int32(now-atb)
@@ -324,7 +330,11 @@ func (n *Node) Succeeded(took time.Duration, now uint32) {
 	idle := int32(now - at)
 	sample := float32(max(took, 1))
 	if ns > 0 && idle <= decayAfter/2 { // nearly always
-		n.cost.Store(packCost(ns+(sample-ns)*minWeight, now))
+		weight := float32(minWeight)
+		if sample < ns && n.Ended() <= fewCalls {
+			weight = 1
+		}
+		n.cost.Store(packCost(ns+(sample-ns)*weight, now))
 		if idle <= measuredTicks && n.calls.Load()>>inFlightBits%measuredPart != 0 {
 			return
 		}
