@@ -110,7 +110,7 @@ func check(within string, data []byte, known Fields) error {
 		below, ok := known[name]
 		if !ok {
 			want := slices.Sorted(maps.Keys(known))
-			return &UnknownError{within + name, want, alike(name, want)}
+			return &UnknownError{within + name, want, Alike(name, want)}
 		}
 		if err := check(within+name+".", fields[name], below); err != nil {
 			return err
@@ -119,8 +119,8 @@ func check(within string, data []byte, known Fields) error {
 	return nil
 }
 
-// alike is the name that differs least, if that is by less than half of it.
-func alike(name string, from []string) (best string) {
+// Alike is the name that differs least, if that is by less than half of it.
+func Alike(name string, from []string) (best string) {
 	least := 1 + len(name)/2
 	for _, other := range from {
 		if d := distance(strings.ToLower(name), other); d < least {
