@@ -15,12 +15,13 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/disk"
-	"github.com/proxima-discovery/proxima/pkg/kv/internal/evacuations"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/documents"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/refcount"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/regions"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/server"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/tail"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
+	"github.com/proxima-discovery/proxima/pkg/policy"
 )
 
 var (
@@ -95,7 +96,8 @@ type Registry struct {
 	stores  map[*wire.Bucket]*disk.Store // of the last snapshots; empty: nothing is saved
 	tails   tail.Group
 
-	evacuations evacuations.Follower
+	evacuations *documents.Follower[events.Evacuation]
+	policies    *documents.Follower[*policy.Policy]
 
 	warned struct{ region, loopback sync.Once } // what Announce has warned of
 }
@@ -164,7 +166,6 @@ func newRegistry(nc *nats.Conn, o Options) (*Registry, error) {
 		return nil, fmt.Errorf("kv: open: %w", err)
 	}
 	r.bucket = &bucket{link: link, opts: o, sources: r.sources, ensuring: make(chan struct{}, 1)}
-	r.evacuations.Orders = evacuations.New(link, r.buckets(), !o.NoCreate)
 	r.tails.Link, r.tails.NoSuspects = link, o.NoSuspects
 	if !o.NoCreate {
 		r.tails.Heal = r.bucket.heal
@@ -177,7 +178,9 @@ func newRegistry(nc *nats.Conn, o Options) (*Registry, error) {
 			}
 		}
 	}
-	return r, nil
+	r.evacuations = documents.NewFollower(documents.NewCollection(documents.Evacuations, link, r.buckets(), !o.NoCreate), nil)
+	r.policies, err = r.newPolicies()
+	return r, err
 }
 
 // Now is the time by the server's clock, as the changes that were heard tell it.
@@ -231,12 +234,29 @@ func (r *Registry) keepSources() (leave func()) {
 // here; every region that can be reached hears of it, the others when they can be.
 // It returns the order as it is kept, with its time, which is filled in.
 func (r *Registry) Evacuate(ctx context.Context, e events.Evacuation) (events.Evacuation, error) {
-	return r.evacuations.Give(ctx, e)
+	body := func(at time.Time) ([]byte, error) {
+		e.At = at
+		return events.EncodeEvacuation(e)
+	}
+	if _, err := r.evacuations.Write(ctx, e.Key(), documents.Write{Body: body}); err != nil {
+		return events.Evacuation{}, fmt.Errorf("kv: evacuate %s: %w", e.Place(), err)
+	}
+	return e, nil
 }
 
 // Evacuations returns the places that are evacuated now, in order.
 func (r *Registry) Evacuations(ctx context.Context) ([]events.Evacuation, error) {
-	return r.evacuations.Places(ctx)
+	all, err := r.evacuations.All(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("kv: read the evacuations: %w", err)
+	}
+	var places []events.Evacuation
+	for _, d := range all {
+		if d.Good && d.Value.Evacuated {
+			places = append(places, d.Value)
+		}
+	}
+	return places, nil
 }
 
 // Watch calls apply with the complete snapshot of service whenever something
@@ -281,5 +301,5 @@ func (r *Registry) Snapshot(ctx context.Context, service string) ([]events.Snaps
 
 // from is what a watch of one bucket reads.
 func (r *Registry) from(from *wire.Bucket, service string) tail.Source {
-	return tail.Source{Bucket: from, Store: r.stores[from], Service: service, Evacuated: &r.evacuations}
+	return tail.Source{Bucket: from, Store: r.stores[from], Service: service, Evacuated: r.evacuations}
 }
