@@ -82,7 +82,9 @@ func (v *ruler) until(what string, limit time.Duration, ok func(policy.Current) 
 
 // strategy says that a strategy holds, empty: none is set.
 func strategy(want string) func(policy.Current) bool {
-	return func(c policy.Current) bool { return c.Policy().Strategy == want && c.Service.Err == nil && c.Default.Err == nil }
+	return func(c policy.Current) bool {
+		return c.Policy().Strategy == want && c.Service.Err == nil && c.Default.Err == nil
+	}
 }
 
 func (f *fixture) policy(name, data string, o ...kv.PolicyOption) policy.Document {
@@ -549,7 +551,9 @@ func TestACallerThatStartsWithoutTheRegistryKnowsTheLastPolicy(t *testing.T) {
 		f.policy("user", `{"strategy": "random"}`)
 		f.policy(policy.Default, `{"timeout":"2s"}`)
 		w := newWire(f.ns)
-		begin := func() *ruler { return rule(t, open(t, away(t, w), kv.Options{SnapshotDir: dir, NoCreate: true}), "user") }
+		begin := func() *ruler {
+			return rule(t, open(t, away(t, w), kv.Options{SnapshotDir: dir, NoCreate: true}), "user")
+		}
 		v := begin()
 		v.until("it", 2*time.Second, strategy("random"))
 		time.Sleep(10 * time.Second) // it is saved

@@ -34,9 +34,9 @@ type told struct {
 
 var (
 	// ErrChanged is returned when another revision is kept than the writer knows.
-	ErrChanged = errors.New("kv: it was changed meanwhile")
+	ErrChanged = errors.New("it was changed meanwhile")
 	// ErrNone is returned when a document is to be removed that is not there.
-	ErrNone = errors.New("kv: there is none")
+	ErrNone = errors.New("there is none")
 )
 
 // Collection is the documents of a family in the buckets of a registry. It is safe for
@@ -234,6 +234,23 @@ func (c *Collection[T]) All(ctx context.Context, keys ...string) ([]Document[T],
 		return nil, err
 	}
 	return sorted(found.documents), nil
+}
+
+// Faults counts the documents that are kept and returns why others cannot be used, by key.
+func (c *Collection[T]) Faults(ctx context.Context) (good int, faults map[string]error, err error) {
+	ctx, cancel := context.WithTimeout(ctx, c.link.OpTimeout)
+	defer cancel()
+	faults = map[string]error{}
+	found, err := c.read(ctx, nil, func(msg *nats.Msg, err error) {
+		_, key, _ := strings.Cut(wire.Stamp(msg.Header, wire.HdrSubject), "."+c.family.Prefix)
+		faults[c.family.Prefix+key] = err
+	})
+	for _, d := range found.documents {
+		if d.Good {
+			good++
+		}
+	}
+	return good, faults, err
 }
 
 // sorted are the documents in the order of their keys, without marks of removals.
