@@ -108,7 +108,7 @@ A where that matches no instance that is listed is told as a warning. What a doc
 // policyChange is what set and diff print as JSON.
 type policyChange struct {
 	Service   string      `json:"service"`
-	Revision  uint64      `json:"revision"`
+	Revision  uint64      `json:"revision,omitempty"`
 	At        *time.Time  `json:"at,omitempty"`
 	Changes   []string    `json:"changes"`
 	Unmatched []unmatched `json:"unmatched"`

@@ -165,7 +165,7 @@ func (c *Collection[T]) put(ctx context.Context, d *Document[T], replaces uint64
 	if c.family.At == nil {
 		h.Set(wire.HdrAt, d.At.UTC().Format(time.RFC3339Nano))
 	}
-	ack, err := c.link.Publish(ctx, &nats.Msg{Subject: c.link.Prefix + d.Key, Header: h, Data: d.Data}, jetstream.WithExpectLastSequencePerSubject(replaces))
+	ack, err := c.link.Publish(ctx, &nats.Msg{Subject: c.link.Prefix + d.Key, Header: maps.Clone(h), Data: d.Data}, jetstream.WithExpectLastSequencePerSubject(replaces))
 	if err != nil {
 		return err
 	}
@@ -174,7 +174,7 @@ func (c *Collection[T]) put(ctx context.Context, d *Document[T], replaces uint64
 	// the document with its next look.
 	live := &nats.Msg{Subject: c.link.Live + d.Key, Data: d.Data}
 	if c.family.At == nil {
-		live.Header = maps.Clone(h)
+		live.Header = h
 		live.Header.Set(wire.HdrSequence, fmt.Sprint(d.Revision))
 	}
 	if err := c.link.Conn.PublishMsg(live); err == nil {
