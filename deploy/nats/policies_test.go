@@ -2,15 +2,22 @@ package nats_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/internal/testkit"
+	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/policy"
 )
@@ -195,4 +202,85 @@ func TestSourcesThatWereMadeBeforePoliciesAreBegunAnew(t *testing.T) {
 		return err == nil && d.Policy != nil && d.Policy.Strategy == "nearest"
 	})
 	views.until(t, "all regions still", ids(regions...))
+}
+
+// usersOf reads users.conf.
+func usersOf(t *testing.T) []*server.User {
+	t.Helper()
+	t.Setenv("NATS_PROGRAM_PASSWORD", "p")
+	t.Setenv("NATS_OPERATOR_PASSWORD", "o")
+	opts, err := server.ProcessConfigFile("users.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return opts.Users
+}
+
+func TestOnlyOperatorsWriteWhatOperatorsDecide(t *testing.T) {
+	users := usersOf(t)
+	ns := natstest.Start(t, func(o *server.Options) { o.Users = users })
+	var refused atomic.Int64
+	login := func(name string) (*nats.Conn, *kv.Registry) {
+		nc := natstest.Connect(t, ns, nats.UserInfo(name, name[:1]), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) { refused.Add(1) }))
+		r, err := kv.Open(t.Context(), nc, kv.Options{OpTimeout: time.Second, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return nc, r
+	}
+	nc, program := login("program")
+	_, operator := login("operator")
+
+	// A program announces, watches, and follows what operators write.
+	a, err := program.Announce(instance("a"), kv.AnnounceOptions{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = a.Leave(context.Background()) })
+	v := watchWith(t, program)
+	v.until(t, "the instance", v.all(1))
+	seen := follow(t, []*site{{region: "here", r: program}})
+	seen.until(t, "none", "")
+	if _, err := operator.PutPolicy(t.Context(), "user", []byte(`{"strategy":"random"}`)); err != nil {
+		t.Fatal(err)
+	}
+	seen.until(t, "the policy", "random")
+	if _, err := program.Policies(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := operator.Evacuate(t.Context(), events.Evacuation{Region: "elsewhere", Evacuated: true}); err != nil {
+		t.Error(err)
+	}
+	if n := refused.Load(); n != 0 {
+		t.Errorf("%d were refused until now", n)
+	}
+
+	// It writes none of it.
+	if _, err := program.PutPolicy(t.Context(), "user", []byte(`{"strategy":"p2c"}`)); !errors.Is(err, nats.ErrPermissionViolation) {
+		t.Errorf("a policy: %v", err)
+	}
+	if err := program.DeletePolicy(t.Context(), "user"); !errors.Is(err, nats.ErrPermissionViolation) {
+		t.Errorf("a removal: %v", err)
+	}
+	if _, err := program.Evacuate(t.Context(), events.Evacuation{Region: "here", Evacuated: true}); !errors.Is(err, nats.ErrPermissionViolation) {
+		t.Errorf("an order: %v", err)
+	}
+	live := nats.NewMsg("proxima.policy.user")
+	live.Data = []byte(`{"strategy":"p2c"}`)
+	live.Header.Set("Proxima-At", time.Now().Add(time.Hour).UTC().Format(time.RFC3339Nano))
+	before := refused.Load()
+	if err := errors.Join(nc.PublishMsg(live), nc.Publish("proxima.evacuate.here", nil), nc.Publish("proxima.inst.user._._.a", nil), nc.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, "all are refused", func() bool { return refused.Load() == before+3 })
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	soon, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := js.DeleteStream(soon, "KV_proxima"); err == nil {
+		t.Error("it removes the bucket")
+	}
+	seen.until(t, "the policy still", "random")
 }

@@ -53,4 +53,10 @@
 // An operator may order that a region or zone be used only when there is nothing
 // else ([Registry.Evacuate]). The order is a key of the bucket, reaches every watch,
 // and stands beside each instance in a snapshot as [events.Entry].Evacuated.
+//
+// # Policies
+//
+// An operator may say how calls to a service are made ([Registry.PutPolicy]). The
+// document is a key of the bucket; [Registry.WatchPolicy] calls back with what holds,
+// and keeps the last good one where a newer one cannot be read.
 package kv

@@ -333,7 +333,7 @@ func (c *Collection[T]) parse(b *wire.Bucket, msg *nats.Msg) (Document[T], error
 	if err := c.family.Check(key); err != nil {
 		return Document[T]{}, err
 	}
-	if h.Get(wire.HdrScheduler) != "" {
+	if len(h[wire.HdrScheduler]) > 0 {
 		return Document[T]{Key: key}, wire.ErrForged
 	}
 	stored, err := time.Parse(time.RFC3339Nano, wire.Stamp(h, wire.HdrTimestamp))

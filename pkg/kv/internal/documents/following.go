@@ -138,7 +138,7 @@ func (f *following[T]) hear(msg *nats.Msg) bool {
 			f.link.Invalid(msg.Subject, d.Unreadable.Err)
 			return true
 		}
-		if d.undated || d.At.IsZero() || msg.Header.Get(wire.HdrScheduler) != "" {
+		if d.undated || d.At.IsZero() || len(msg.Header[wire.HdrScheduler]) > 0 {
 			return true // the look tells
 		}
 		if h, ok := f.heard[key]; (ok || len(f.heard) < page) && (!ok || f.wins(&d, &h)) {
