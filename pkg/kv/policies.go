@@ -25,13 +25,12 @@ var (
 )
 
 // newPolicies prepares to follow the policies, and to keep them on disk if snapshots are.
-func (r *Registry) newPolicies() (*documents.Follower[*policy.Policy], error) {
+func (r *Registry) newPolicies() *documents.Follower[*policy.Policy] {
 	all := documents.NewCollection(documents.Policies, r.link, r.buckets(), !r.opts.NoCreate)
 	if r.opts.SnapshotDir == "" {
-		return documents.NewFollower(all, nil), nil
+		return documents.NewFollower(all, nil)
 	}
-	store, err := disk.OpenDocuments(r.opts.SnapshotDir, r.link.Name, r.link.Log)
-	return documents.NewFollower(all, store), err
+	return documents.NewFollower(all, disk.NewDocuments(r.opts.SnapshotDir, r.link.Name, r.link.Log))
 }
 
 // Policies returns the policies that are kept now, also those that cannot be read, in the

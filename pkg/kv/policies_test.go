@@ -507,6 +507,35 @@ func TestAPolicyThatVanishedWithTheBucketIsWrittenAgainAndARemovedOneIsNot(t *te
 	})
 }
 
+// A copy of the stream that is behind, or one that was restored, has older documents.
+func TestAnOlderPolicyDoesNotReplaceALaterOneThatIsKnown(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		f := setup(t)
+		f.announce(f.r, at("eu", "eu", "a"), kv.AnnounceOptions{})
+		older := f.policy("user", `{"strategy":"random"}`)
+		later := f.policy("user", `{"strategy":"nearest"}`)
+		v := rule(t, f.r, "user")
+		v.until("it", 2*time.Second, strategy("nearest"))
+		stream := f.stream().Config
+		if err := f.js().DeleteStream(t.Context(), "KV_proxima"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.js().CreateStream(t.Context(), stream); err != nil {
+			t.Fatal(err)
+		}
+		f.rawPolicy("policy.user", string(older.Data), "Proxima-At", older.At.Format(time.RFC3339Nano))
+		_, changes := v.last()
+		testkit.Within(t, time.Minute, "written again", func() bool {
+			d, err := f.r.Policy(t.Context(), "user")
+			return err == nil && d.Policy != nil && d.At.Equal(later.At) && d.Policy.Strategy == "nearest"
+		})
+		time.Sleep(time.Minute)
+		if c, n := v.last(); !strategy("nearest")(c) || n > changes+1 { // the revision is another
+			t.Errorf("%d changes, then %d: %+v", changes, n, c.Service)
+		}
+	})
+}
+
 // One that may not write follows all the same, and does not try at each look.
 func TestAUserThatMayNotWritePoliciesFollowsThem(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {

@@ -74,7 +74,8 @@ type Options struct {
 	// SnapshotDir is a directory for the last snapshot of each service that is
 	// watched, a few seconds behind, in <bucket>/<service>.json. A watch that cannot
 	// reach the registry at its start begins with that file, marked stale, unless it
-	// is more than a day old. Processes may share a directory. Default: none.
+	// is more than a day old. The last policies that are used are kept there, too, in
+	// <bucket>/documents. Processes may share a directory. Default: none.
 	SnapshotDir string
 	// OpTimeout bounds each exchange with the server. Default 2s.
 	OpTimeout time.Duration
@@ -179,8 +180,8 @@ func newRegistry(nc *nats.Conn, o Options) (*Registry, error) {
 		}
 	}
 	r.evacuations = documents.NewFollower(documents.NewCollection(documents.Evacuations, link, r.buckets(), !o.NoCreate), nil)
-	r.policies, err = r.newPolicies()
-	return r, err
+	r.policies = r.newPolicies()
+	return r, nil
 }
 
 // Now is the time by the server's clock, as the changes that were heard tell it.

@@ -27,13 +27,10 @@ type Documents struct {
 	failed  bool        // the last save has, and that was logged
 }
 
-// OpenDocuments makes the directory.
-func OpenDocuments(dir, bucket string, log *slog.Logger) (*Documents, error) {
-	d := &Documents{dir: filepath.Join(dir, bucket, "documents"), log: log, pending: map[string][]byte{}}
-	if err := os.MkdirAll(d.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("kv: documents on disk: %w", err)
-	}
-	return d, nil
+// NewDocuments returns those of a bucket, beside its [Store]. The directory is made when it
+// is needed.
+func NewDocuments(dir, bucket string, log *slog.Logger) *Documents {
+	return &Documents{dir: filepath.Join(dir, bucket, "documents"), log: log, pending: map[string][]byte{}}
 }
 
 // Save writes what is under a key, a little later. Nil: nothing.
@@ -72,6 +69,9 @@ func (d *Documents) write(key string, data []byte) error {
 			return err
 		}
 		return nil
+	}
+	if err := os.MkdirAll(d.dir, 0o700); err != nil {
+		return err
 	}
 	return replace(d.path(key), data)
 }

@@ -220,7 +220,8 @@ func (f *following[T]) take(res *readResult[T]) {
 }
 
 // merge puts what was read in the place of what was known. A document that vanished is kept,
-// and so is the last good one where a newer one cannot be read.
+// or that an older message stands in the place of: a copy may be behind. So is the last good
+// one where a newer one cannot be read.
 func (f *following[T]) merge(res *readResult[T]) {
 	read, lost := res.documents, map[string]bool{}
 	for key, was := range f.kept {
@@ -236,6 +237,10 @@ func (f *following[T]) merge(res *readResult[T]) {
 		case ok && now.Unreadable != nil && was.Good && (!now.Good && !now.Removed || f.wins(&was, &now)):
 			was.Unreadable = now.Unreadable
 			read[key] = was
+		case ok && now.Unreadable == nil && (was.Good || was.Removed) && !was.saved && now.Revision < was.Revision && f.wins(&was, &now):
+			read[key] = was
+			_, before := f.lost[key]
+			lost[key] = before
 		case ok && now.same(&was):
 			now.Value = was.Value // which is in use
 			read[key] = now
