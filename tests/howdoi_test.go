@@ -2,9 +2,11 @@ package tests
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 
@@ -159,16 +161,40 @@ func Example_explain() {
 		panic(err)
 	}
 	defer func() { _ = sel.Close() }()
-	explanation, err := sel.Explain(ctx, selector.Request{Service: "user"})
-	if err != nil {
-		panic(err)
-	}
-	for _, c := range explanation.Instances {
-		fmt.Println(c.ID, c.Circle, c.Reason)
+	mux := http.NewServeMux()
+	explained(mux, sel)
+	for _, service := range []string{"user", "missing"} {
+		answer := httptest.NewRecorder()
+		mux.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/debug/proxima/"+service, nil))
+		if answer.Code != http.StatusOK {
+			fmt.Print(answer.Code, " ", answer.Body)
+			continue
+		}
+		var explanation selector.Explanation
+		if err := json.Unmarshal(answer.Body.Bytes(), &explanation); err != nil {
+			panic(err)
+		}
+		for _, c := range explanation.Instances {
+			fmt.Println(c.ID, c.Circle, c.Reason)
+		}
 	}
 	// Output:
 	// user-2 zone picked by p2c: in the near set of zone
 	// user-1 zone never picked: not ready, its own check fails
+	// 503 selector: unknown service "missing"
+}
+
+// explained shows what the process sees of a service.
+func explained(mux *http.ServeMux, sel *selector.Selector) {
+	mux.HandleFunc("GET /debug/proxima/{service}", func(w http.ResponseWriter, r *http.Request) {
+		explanation, err := sel.Explain(r.Context(), selector.Request{Service: r.PathValue("service")})
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(explanation) // as GET /v1/explain/{service} of a router
+	})
 }
 
 // instrumented shows every hook of telemetry in one place.

@@ -221,7 +221,7 @@ func TestAPolicyThatCannotBeReadIsToldAndMended(t *testing.T) {
 		t.Errorf("%v\n%s", err, got.stdout)
 	}
 	doctor := run(t, nil, "doctor", "--nats-url", r.url)
-	if doctor.code != 1 || !regexp.MustCompile(`(?m)^error +policies +2 policies that cannot be read: policy\.User \(.*\), policy\.user \(.*fastest.*\)\. Do: router policy edit`).MatchString(doctor.stdout) {
+	if doctor.code != 1 || !regexp.MustCompile(`(?m)^error +policies +2 documents that should be a policy and cannot be read: policy\.User \(.*\), policy\.user \(.*fastest.*\)\. Do: router policy edit`).MatchString(doctor.stdout) {
 		t.Errorf("%d\n%s", doctor.code, doctor.stdout)
 	}
 	r.tell(t, map[string]string{"EDITOR": "sed -i s/fastest/p2c/"}, 0, `+ strategy: "p2c"`, "edit", "user")

@@ -281,8 +281,8 @@ func (s *Selector) forgetUnused(now time.Duration) {
 	}
 }
 
-// Stats returns what metrics show. It may be called as often as they are scraped;
-// a pick counts nothing for it.
+// Stats returns the counts that metrics show. It may be called at each scrape, and adds
+// no cost to picks.
 func (s *Selector) Stats() Stats {
 	all := Stats{Latency: s.prober.Counts(), InvalidBeats: s.invalidBeats.count.Load()}
 	services := *s.services.Load()
@@ -300,9 +300,9 @@ func sinceStart(start time.Time) func() time.Time {
 	return func() time.Time { return start.Add(time.Since(start)) }
 }
 
-// Health returns whether the selector hears of changes. Picks go on with the last known
-// lists when it does not. It asks nothing, and may be called as often as a program is asked
-// whether it is ready.
+// Health reports whether the selector receives changes. While it does not, picks use the
+// last known lists. Health sends no request, so it may be called at every readiness
+// check.
 func (s *Selector) Health() Health {
 	var h Health
 	if r, ok := s.source.(*kv.Registry); ok {

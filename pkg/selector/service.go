@@ -80,14 +80,15 @@ func newService(s *Selector, name string) *service {
 		sel: s, name: name, first: make(chan struct{}), budget: newBudget(o.Retry.Budget),
 		Shared: table.Shared{
 			Kind: table.KindOf(string(o.Strategy)), Levels: o.Levels, Origin: s.home, Assumed: s.assumed, Epoch: s.epoch, Offset: rand.Uint64(),
-			Classify: func(err error) uint8 { return uint8(s.classify(err)) }, Typical: make([]atomic.Int64, len(s.assumed)),
+			Classify: func(err error) uint8 { return uint8(s.classify(err)) }, Lives: s.measure.lives, Typical: make([]atomic.Int64, len(s.assumed)),
 			NearSlack: o.Near.Slack, NearFactor: o.Near.Factor, RampUp: o.Ramp.Up,
 			Regions: o.Spill.Regions, Outermost: s.outermost, Leave: s.leave,
 		},
 	}
 	circles := len(s.assumed)
 	svc.Counts = make([]atomic.Uint64, circles*int(table.NumCounts))
-	svc.members = members{svc: svc, leftPicks: make([]uint64, circles), timed: make([]timed, circles), succeeded: make([]uint64, circles)}
+	svc.Durations = make([]table.Histogram, circles)
+	svc.members = members{svc: svc, leftPicks: make([]uint64, circles), succeeded: make([]uint64, circles)}
 	svc.group = s.prober.Group(name, svc.rebuildSoon)
 	svc.group.Used()
 	svc.group.OnUnloaded(svc.hearUnloaded)
@@ -129,7 +130,7 @@ func (svc *service) watch() {
 	svc.joinSharing()
 	err := svc.sel.source.Watch(svc.run, svc.name, svc.apply)
 	if err != nil && svc.run.Err() == nil {
-		svc.sel.log.Error("the source of instances ended, the last view stays", "service", svc.name, "error", err)
+		svc.sel.log.Error("the source of instances has ended, its last list is used from now on", "service", svc.name, "error", err)
 	}
 	<-svc.run.Done()
 }
@@ -140,7 +141,7 @@ func (svc *service) joinSharing() {
 	ctx, cancel := context.WithTimeout(svc.run, sharingWait)
 	defer cancel()
 	if err := svc.group.Share(ctx); err != nil {
-		svc.sel.log.Warn("what other callers measure is not known", "service", svc.name, "error", err)
+		svc.sel.log.Warn("cannot read what other callers of the zone have measured", "service", svc.name, "error", err)
 	}
 }
 
@@ -337,7 +338,6 @@ func (svc *service) eachHome(f func(*vantage)) {
 func (svc *service) giveUp(now time.Duration) {
 	svc.mu.Lock()
 	defer svc.mu.Unlock()
-	svc.members.takeTimed() // before it wraps
 	forgotten := int64(0)
 	for i := range svc.members.list {
 		m := &svc.members.list[i]
@@ -373,15 +373,20 @@ func (svc *service) await(ctx context.Context, late <-chan time.Time) error {
 	case <-svc.first:
 	case <-svc.run.Done():
 	case <-ctx.Done():
-		return fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err())
+		return svc.because(fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err()))
 	case <-late:
-		err := fmt.Errorf("%w after %v, nothing is known of service %q", ErrNoSnapshot, svc.sel.opts.FirstSnapshot, svc.name)
-		if why := svc.sel.Health().Err; why != nil {
-			err = fmt.Errorf("%w: %s", err, why.Error()) // its end is not that of the caller's context
-		}
-		return err
+		return svc.because(fmt.Errorf("%w after %v, nothing is known of service %q", ErrNoSnapshot, svc.sel.opts.FirstSnapshot, svc.name))
 	}
 	return nil
+}
+
+// because adds to an error why the registry cannot be read, as text: a time-out of the
+// registry is not that of the caller's context.
+func (svc *service) because(err error) error {
+	if why := svc.sel.Health().Err; why != nil {
+		return fmt.Errorf("%w: %s", err, why.Error())
+	}
+	return err
 }
 
 // answered reports whether the first snapshot has come.

@@ -128,7 +128,7 @@ func (s *Store) flush() {
 	s.failed = len(errs) > 0
 	s.mu.Unlock()
 	if report {
-		s.log.Warn("snapshots cannot be saved, a caller that starts without the registry begins with old ones",
+		s.log.Warn("cannot save snapshots: a caller that starts while the registry is away begins with older ones",
 			"services", len(errs), "error", errs[0])
 	}
 }

@@ -144,7 +144,7 @@ func (e *examination) tries(ctx context.Context) {
 	_, err := e.Link.Publish(writing, &nats.Msg{Subject: subject}, jetstream.WithExpectLastSequencePerSubject(1))
 	switch {
 	case errors.Is(err, wire.ErrFenced):
-		e.add("writing", OK, "", "the leader takes writes, of which it refused one that had to be refused")
+		e.add("writing", OK, "", "the leader answers writes: it refused one that had to be refused")
 	case errors.Is(err, nats.ErrPermissionViolation):
 		e.add("writing", Warning, "allow this user to publish to "+e.Link.Prefix+"> if it is that of an announcer or router", "this user may not write: %v", err)
 	case err != nil:

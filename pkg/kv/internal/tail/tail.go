@@ -293,7 +293,7 @@ func (t *tail) overrun() bool {
 	if dropped <= t.dropped {
 		return false
 	}
-	t.group.Link.Log.Warn("changes came faster than they were taken, reading them again", "service", t.from.Service, "dropped", dropped-t.dropped)
+	t.group.Link.Log.Warn("changes arrived faster than they were processed, reading a snapshot", "service", t.from.Service, "dropped", dropped-t.dropped)
 	t.dropped = dropped
 	return true
 }
@@ -336,7 +336,7 @@ func (n notes) Suspect(why string, in *events.Instance, args ...any) {
 
 // Unconfirmed implements [view.Notes].
 func (n notes) Unconfirmed(in *events.Instance, instances int, madeUp bool) {
-	n.group.Link.Log.Warn("instances were heard of that are not in the registry", "service", in.Service, "instance", in.ID, "instances", instances, "made_up", madeUp)
+	n.group.Link.Log.Warn("changes were published that the registry has not stored: another client publishes on its subjects, or a write was lost", "service", in.Service, "instance", in.ID, "instances", instances, "made_up", madeUp)
 }
 
 // Forged implements [view.Notes].
