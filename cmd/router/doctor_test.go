@@ -33,7 +33,7 @@ func TestTheDoctorFindsNothingWrongWithAHealthyRegistry(t *testing.T) {
 	}
 	got := run(t, nil, "doctor", "--nats-url", r.url)
 	lines := strings.Split(strings.TrimSpace(got.stdout), "\n")
-	if got.code != 0 || got.stderr != "" || len(lines) != 16 {
+	if got.code != 0 || got.stderr != "" || len(lines) != 17 {
 		t.Fatalf("%d, %d lines\n%s%s", got.code, len(lines), got.stdout, got.stderr)
 	}
 	for _, line := range lines {

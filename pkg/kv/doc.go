@@ -55,4 +55,10 @@
 // An operator may order that the instances of a region or zone are used only when no
 // other instance can be ([Registry.Evacuate]). The order is a key of the bucket. Every
 // watch receives it, and sets [events.Entry].Evacuated in its snapshots.
+//
+// # Policies
+//
+// An operator may say how calls to a service are made ([Registry.PutPolicy]). The
+// document is a key of the bucket; [Registry.WatchPolicy] calls back with what holds,
+// and keeps the last good one where a newer one cannot be read.
 package kv

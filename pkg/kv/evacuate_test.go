@@ -280,8 +280,6 @@ func TestEvacuatingAPlaceThatIsNoneIsRefused(t *testing.T) {
 				t.Errorf("%+v is kept as %+v", e, got)
 			}
 		}
-		if err := f.nc.FlushTimeout(time.Second); err != nil || f.nc.IsClosed() {
-			t.Errorf("the connection has suffered: %v", err)
-		}
+		f.flush()
 	})
 }

@@ -15,12 +15,13 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/disk"
-	"github.com/proxima-discovery/proxima/pkg/kv/internal/evacuations"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/documents"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/refcount"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/regions"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/server"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/tail"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
+	"github.com/proxima-discovery/proxima/pkg/policy"
 )
 
 var (
@@ -74,7 +75,8 @@ type Options struct {
 	// SnapshotDir is a directory for the last snapshot of each service that is
 	// watched, a few seconds behind, in <bucket>/<service>.json. A watch that cannot
 	// reach the registry at its start begins with that file, marked stale, unless it
-	// is more than a day old. Processes may share a directory. Default: none.
+	// is more than a day old. The last policies that are used are kept there, too, in
+	// <bucket>/documents. Processes may share a directory. Default: none.
 	SnapshotDir string
 	// OpTimeout bounds each exchange with the server. Default 2s.
 	OpTimeout time.Duration
@@ -96,7 +98,8 @@ type Registry struct {
 	stores  map[*wire.Bucket]*disk.Store // of the last snapshots; empty: nothing is saved
 	tails   tail.Group
 
-	evacuations evacuations.Follower
+	evacuations *documents.Follower[events.Evacuation]
+	policies    *documents.Follower[*policy.Policy]
 
 	warned struct{ region, loopback sync.Once } // what Announce has warned of
 }
@@ -165,7 +168,6 @@ func newRegistry(nc *nats.Conn, o Options) (*Registry, error) {
 		return nil, fmt.Errorf("kv: open: %w", err)
 	}
 	r.bucket = &bucket{link: link, opts: o, sources: r.sources, ensuring: make(chan struct{}, 1)}
-	r.evacuations.Orders = evacuations.New(link, r.buckets(), !o.NoCreate)
 	r.tails.Link, r.tails.NoSuspects = link, o.NoSuspects
 	if !o.NoCreate {
 		r.tails.Heal = r.bucket.heal
@@ -178,6 +180,8 @@ func newRegistry(nc *nats.Conn, o Options) (*Registry, error) {
 			}
 		}
 	}
+	r.evacuations = documents.NewFollower(documents.NewCollection(documents.Evacuations, link, r.buckets(), !o.NoCreate), nil)
+	r.policies = r.newPolicies()
 	return r, nil
 }
 
@@ -231,12 +235,29 @@ func (r *Registry) keepSources() (leave func()) {
 // Other regions receive it at once, or as soon as they can be reached. Evacuate fills in
 // the time of the order and returns it as it is stored.
 func (r *Registry) Evacuate(ctx context.Context, e events.Evacuation) (events.Evacuation, error) {
-	return r.evacuations.Give(ctx, e)
+	body := func(at time.Time) ([]byte, error) {
+		e.At = at
+		return events.EncodeEvacuation(e)
+	}
+	if _, err := r.evacuations.Write(ctx, e.Key(), documents.Write{Body: body}); err != nil {
+		return events.Evacuation{}, fmt.Errorf("kv: evacuate %s: %w", e.Place(), err)
+	}
+	return e, nil
 }
 
 // Evacuations returns the places that are evacuated now, in order.
 func (r *Registry) Evacuations(ctx context.Context) ([]events.Evacuation, error) {
-	return r.evacuations.Places(ctx)
+	all, err := r.evacuations.All(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("kv: read the evacuations: %w", err)
+	}
+	var places []events.Evacuation
+	for _, d := range all {
+		if d.Good && d.Value.Evacuated {
+			places = append(places, d.Value)
+		}
+	}
+	return places, nil
 }
 
 // Watch calls apply with the complete snapshot of service whenever something
@@ -281,5 +302,5 @@ func (r *Registry) Snapshot(ctx context.Context, service string) ([]events.Snaps
 
 // from is what a watch of one bucket reads.
 func (r *Registry) from(from *wire.Bucket, service string) tail.Source {
-	return tail.Source{Bucket: from, Store: r.stores[from], Service: service, Evacuated: &r.evacuations}
+	return tail.Source{Bucket: from, Store: r.stores[from], Service: service, Evacuated: r.evacuations}
 }

@@ -147,13 +147,18 @@ func (s *Store) write(snapshot events.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(s.dir, snapshot.Service+"-*.tmp")
+	return replace(s.path(snapshot.Service), data)
+}
+
+// replace writes a file as a whole.
+func replace(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), strings.TrimSuffix(filepath.Base(path), storeSuffix)+"-*.tmp")
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), s.path(snapshot.Service))
+		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
 		_ = os.Remove(f.Name()) // it is the first error that counts

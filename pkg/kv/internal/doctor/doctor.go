@@ -82,6 +82,7 @@ func Examine(ctx context.Context, p Patient) []Finding {
 	if info != nil {
 		e.tries(ctx)
 		e.instances(ctx)
+		e.policies(ctx)
 	}
 	return e.findings
 }

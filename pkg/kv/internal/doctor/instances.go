@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/documents"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
@@ -77,6 +78,25 @@ func (e *examination) instances(ctx context.Context) {
 		"no lease is overdue", "instance", "not removed by the server after the end of the lease")
 	if silent := unreachable(ctx, doubtful); len(silent) > 0 {
 		e.some("ghosts", Warning, silent, "if they are gone: nats kv purge "+e.Link.Name+" inst.<key>; else start their announcers", "", "instance", "of these cannot be reached from here")
+	}
+}
+
+// policies looks for those that cannot be read: callers that begin have no last good one.
+func (e *examination) policies(ctx context.Context) {
+	all := documents.NewCollection(documents.Policies, e.Link, []*wire.Bucket{&e.Link.Bucket}, false)
+	good, faults, err := all.Faults(ctx)
+	switch {
+	case err != nil:
+		e.add("policies", Error, "see whether the servers with copies run", "the policies cannot be read: %v", err)
+	case len(faults) > 0:
+		var bad []string
+		for key, why := range faults {
+			bad = append(bad, fmt.Sprintf("%s (%.120v)", key, why))
+		}
+		e.some("policies", Error, bad, "router policy edit NAME, or router policy rm NAME; for a key that is no service's: nats kv del "+e.Link.Name+" KEY",
+			"", "document", "that should be a policy and cannot be read")
+	default:
+		e.add("policies", OK, "", "%s, and every policy can be read", count(good, "document"))
 	}
 }
 

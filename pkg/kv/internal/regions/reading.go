@@ -24,7 +24,13 @@ type look struct {
 	count   uint64
 	seen    uint64 // 0: nothing from that source
 	told    uint64 // the last sequence that it has delivered
+	tells   bool   // its consumer sends policies
+	takes   bool   // our source stores them
 }
+
+// narrow reports whether the region is read as it was by programs that knew of no policies,
+// while it sends them by now.
+func (is look) narrow() bool { return is.reached && is.sourced && is.tells && !is.takes }
 
 // next is what is known after a look, and whether the source is to be begun anew,
 // after the message Safe.

@@ -392,6 +392,9 @@ func (v *View) ShortestTTL() time.Duration {
 
 // Evacuate replaces the places that are evacuated. The list is not to be changed.
 func (v *View) Evacuate(places []events.Evacuation) {
+	if slices.EqualFunc(v.evacuated, places, func(a, b events.Evacuation) bool { return a.Place() == b.Place() }) {
+		return
+	}
 	v.evacuated = places
 	v.TouchAll()
 }
