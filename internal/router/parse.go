@@ -2,8 +2,10 @@ package router
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -44,6 +46,26 @@ func parseEndpoint(s string) (suffix string, err error) {
 		return "", nil
 	}
 	return "." + s, events.ValidateEndpointName(headerEndpoint, s)
+}
+
+// queryOf reads the query of a request at a path that knows these parameters. One that is not
+// known, or is there twice, is refused as a mistake: it would be ignored.
+func queryOf(req *http.Request, known ...string) (url.Values, error) {
+	q, err := url.ParseQuery(req.URL.RawQuery)
+	if err != nil {
+		return nil, &badRequest{"query", req.URL.RawQuery, "want name=value, joined by &"}
+	}
+	for _, name := range slices.Sorted(maps.Keys(q)) {
+		switch {
+		case len(known) == 0:
+			return nil, &badRequest{"query", name, "there are no parameters here"}
+		case !slices.Contains(known, name):
+			return nil, &badRequest{"query", name, "want " + strings.Join(known, ", ")}
+		case len(q[name]) > 1:
+			return nil, &badRequest{"query", name, "want it once"}
+		}
+	}
+	return q, nil
 }
 
 // parseLimit reads how many instances are wanted; 0 stands for all.

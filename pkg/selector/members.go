@@ -17,27 +17,7 @@ type members struct {
 	spare     []table.Member // the memory of the list before
 	stale     bool           // the registry is out of reach
 	leftPicks []uint64       // picks of nodes that left, by home circle
-	timed     []timed        // by home circle
 	succeeded []uint64       // successes that stats have shown, by home circle
-}
-
-// timed is the successes whose duration was measured.
-type timed struct {
-	calls uint64
-	sum   time.Duration
-}
-
-// takeTimed takes in what the nodes have measured.
-func (ms *members) takeTimed() {
-	for i := range ms.list {
-		ms.takeTimedOf(&ms.list[i])
-	}
-}
-
-func (ms *members) takeTimedOf(m *table.Member) {
-	calls, sum := m.TakeMeasured()
-	ms.timed[m.Circle].calls += calls
-	ms.timed[m.Circle].sum += sum
 }
 
 // refresh reads breakers and distances again.
@@ -175,7 +155,6 @@ func (ms *members) member(e events.Entry, n *table.Node) table.Member {
 // retire returns the node of an instance that left, and keeps what it has counted.
 func (ms *members) retire(m *table.Member) *table.Node {
 	ms.leftPicks[m.Circle] += m.Picks()
-	ms.takeTimedOf(m)
 	return m.Node
 }
 

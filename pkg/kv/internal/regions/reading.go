@@ -2,8 +2,7 @@ package regions
 
 import "slices"
 
-// reading is how well another region is read. The processes that look after it
-// publish it.
+// reading is how well another region is read. The processes that maintain it publish it.
 type reading struct {
 	Born  int64  `json:"born"`           // when our stream was made
 	Made  int64  `json:"made"`           // when its consumer in the other region was made

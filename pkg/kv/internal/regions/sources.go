@@ -70,7 +70,7 @@ func (s *Sources) Belongs(region string) error {
 	return &events.FieldError{Field: "location.region", Value: region, Rule: "want " + s.own + ": this is the registry of that region, and others have their own"}
 }
 
-// Make makes the stream that sources the instances and orders of the other regions,
+// Make makes the stream that sources the instances and documents of the other regions,
 // and the consumers with which they source this region, unless they are there. All of
 // it is made in our own domain, so no other region need be within reach. Own is the
 // stream of this region's bucket; seen says that it has been seen before. Regions that
@@ -184,14 +184,15 @@ func (s *Sources) instOf(region string) []string {
 
 // wanted are the subjects that are read of a region.
 func (s *Sources) wanted(region string) []string {
-	return append(s.instOf(region), s.link.Prefix+wire.EvacuateFamily+">")
+	return append(s.instOf(region), s.link.Prefix+wire.EvacuateFamily+">", s.link.Prefix+wire.PolicyFamily+">")
 }
 
 // transforms are where it is kept what a consumer sends of a region: its instances, and its
-// orders by its name.
+// orders and policies by its name. Consumers that earlier versions made send less.
 func (s *Sources) transforms(region string, sends []string) []jetstream.SubjectTransformConfig {
 	all := []jetstream.SubjectTransformConfig{
 		{Source: s.link.Prefix + wire.EvacuateFamily + ">", Destination: s.Bucket.Prefix + wire.EvacuateFamily + region + ".>"},
+		{Source: s.link.Prefix + wire.PolicyFamily + ">", Destination: s.Bucket.Prefix + wire.PolicyFamily + region + ".>"},
 		// Of an earlier version, which knew of no dotted services.
 		{Source: s.link.Inst + "*." + region + ".>", Destination: s.Bucket.Inst + "{{wildcard(1)}}." + region + ".>"},
 	}
@@ -210,7 +211,7 @@ func containsAll[T comparable](all, wanted []T) bool {
 	return !slices.ContainsFunc(wanted, func(one T) bool { return !slices.Contains(all, one) })
 }
 
-// streamConfig is the stream of the other regions' instances, before it has sources.
+// streamConfig is the stream of the other regions' instances and documents, before it has sources.
 // No client writes to it: it has no subjects.
 func (s *Sources) streamConfig(own jetstream.StreamConfig) jetstream.StreamConfig {
 	return jetstream.StreamConfig{

@@ -1,11 +1,13 @@
 package table
 
 import (
+	"context"
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
 	"time"
 
+	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/spill"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -20,7 +22,8 @@ type Shared struct {
 	Epoch   time.Time       // when the selector's clock was 0
 	Offset  uint64          // differs between callers, so that they do not all fill in the same instances
 
-	Classify func(error) uint8 // an [Outcome]
+	Classify func(error) uint8                            // an [Outcome]
+	Lives    func(context.Context, *events.Instance) bool // asks an instance
 
 	NearSlack  time.Duration // 0: by what the levels know, see [Table.slack]
 	NearFactor float64
@@ -39,6 +42,7 @@ type Shared struct {
 	Typical     []atomic.Int64  // by home circle: the mean duration of successes lately, in nanoseconds; 0: not known
 	Listed      atomic.Int64    // instances listed
 	Counts      []atomic.Uint64 // by home circle, NumCounts each: how calls ended, see [Node.Count]
+	Durations   []Histogram     // by home circle: successes whose duration is known
 	Slow        atomic.Uint64   // attempts that were given up because the instance seemed to hang
 	P95         atomic.Int64    // in which 95 % of the successes end, in nanoseconds; 0: not known
 
