@@ -34,6 +34,7 @@ type service struct {
 	homes      [8]atomic.Pointer[vantage]         // one protocol, from there
 	vantages   atomic.Pointer[map[place]*vantage] // from other places; replaced, never changed
 	first      chan struct{}                      // closed with the first snapshot
+	snapshot   atomic.Pointer[heardSnapshot]      // the last one
 	generation atomic.Uint64                      // counts changes of what tables are built from
 	lastAsked  atomic.Int64                       // when a pick last found it empty, on the selector's clock
 	waiting    atomic.Int64                       // picks that wait for the first snapshot
@@ -60,6 +61,12 @@ type service struct {
 	timer   *time.Timer   // of a rebuild that waits; nil: none does
 
 	unloaded map[unloaded]heard // what other callers of the zone told
+}
+
+// heardSnapshot is a snapshot as it came from the source.
+type heardSnapshot struct {
+	events.Snapshot
+	next chan struct{} // closed when there is another one
 }
 
 // unloaded is what the duration of calls without load is of.
@@ -152,6 +159,7 @@ func (svc *service) apply(s events.Snapshot) {
 		svc.mu.Unlock()
 		return
 	}
+	before := svc.snapshot.Swap(&heardSnapshot{s, make(chan struct{})})
 	left, changed := svc.members.merge(s.Entries)
 	if changed || s.Stale != svc.members.stale || !svc.known {
 		if s.Stale != svc.members.stale {
@@ -166,6 +174,9 @@ func (svc *service) apply(s events.Snapshot) {
 		svc.rebuildLocked()
 	}
 	svc.mu.Unlock()
+	if before != nil {
+		close(before.next)
+	}
 	// Without the lock: closing a breaker waits for its hook, which takes the lock.
 	for _, n := range left {
 		n.Close()
@@ -387,6 +398,30 @@ func (svc *service) because(err error) error {
 		return fmt.Errorf("%w: %s", err, why.Error())
 	}
 	return err
+}
+
+// follow waits for a snapshot other than the last one. It returns false if ctx ends or the
+// service is forgotten.
+func (svc *service) follow(ctx context.Context, last **heardSnapshot) bool {
+	svc.waiting.Add(1) // it is not forgotten meanwhile
+	defer svc.waiting.Add(-1)
+	for {
+		changed := svc.first
+		switch heard := svc.snapshot.Load(); {
+		case heard != nil && heard != *last:
+			*last = heard
+			return true
+		case heard != nil:
+			changed = heard.next
+		}
+		select {
+		case <-changed:
+		case <-svc.run.Done():
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // answered reports whether the first snapshot has come.
