@@ -315,7 +315,7 @@ func TestGarbageAmongPoliciesIsSkipped(t *testing.T) {
 		f := setup(t)
 		v := rule(t, f.r, "user")
 		v.until("none", 2*time.Second, strategy(""))
-		for _, key := range []string{"policy.a.b.c", "policy._", "policy.UPPER", "policy._default.x"} {
+		for _, key := range []string{"policy.a.b-", "policy._", "policy.UPPER", "policy._default.x"} {
 			f.rawPolicy(key, `{"strategy":"random"}`)
 			if err := f.nc.Publish("proxima."+key, []byte(`{"strategy":"random"}`)); err != nil {
 				t.Fatal(err)

@@ -101,10 +101,10 @@ func (e *Explanation) Reason(s *Standing, protocol string) (near bool, why strin
 	t := e.Table
 	switch s.verdict.State {
 	case OtherProtocol:
-		if protocol == "" {
-			return false, "never picked: it has only sockets, which this caller cannot use"
+		if _, has := s.In.Endpoints[protocol]; has || protocol == "" {
+			return false, "never picked: its endpoint is a socket that this caller cannot use"
 		}
-		return false, fmt.Sprintf("never picked: it has no %s endpoint that this caller can use", protocol)
+		return false, fmt.Sprintf("never picked: it has no %s endpoint", protocol)
 	case NotReady:
 		return false, "never picked: not ready, its own check fails"
 	case Gone:
