@@ -21,12 +21,12 @@ func (s *Selector) Tables(service string) int {
 
 // Views is the number of other places from which a service is seen.
 func (s *Selector) Views(service string) int {
-	return len(*(*s.services.Load())[service].vantages.Load())
+	return len(*(*s.services.Load())[service].rules.Load().vantages.Load())
 }
 
 // Sees reports whether the vantage of a service from a place is kept.
 func (s *Selector) Sees(service string, from topology.Location) bool {
-	return (*(*s.services.Load())[service].vantages.Load())[place{from: s.fields.of(from)}] != nil
+	return (*(*s.services.Load())[service].rules.Load().vantages.Load())[place{from: s.fields.of(from)}] != nil
 }
 
 // Hear receives a message on the subject of a beat.
