@@ -93,7 +93,7 @@ func newService(s *Selector, name string) *service {
 	svc.lastAsked.Store(int64(s.now()))
 	svc.due.Store(int64(table.Never))
 	svc.subsets.svc = svc
-	svc.subsets.texts.Store(&map[string]*expression{})
+	svc.subsets.texts.Store(&map[string]*spelled{})
 	r := svc.codeRules()
 	svc.rules.Store(r)
 	svc.fast.Store(r.fastVantage())

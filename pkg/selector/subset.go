@@ -37,7 +37,7 @@ type spelled struct {
 // subsets are the subsets of a service that were asked for.
 type subsets struct {
 	svc    *service
-	texts  atomic.Pointer[map[string]*expression] // replaced, never changed
+	texts  atomic.Pointer[map[string]*spelled] // replaced, never changed
 	recent [16]atomic.Pointer[spelled]            // by slot, so that most picks need no map
 	own    ruleCounts                             // of requests with an expression of their own
 
@@ -83,16 +83,16 @@ func (s *subsets) find(text string) (*expression, error) {
 	if of := slot.Load(); of != nil && of.text == text {
 		return of.expression, nil
 	}
-	expr := (*s.texts.Load())[text]
-	if expr == nil {
+	of := (*s.texts.Load())[text]
+	if of == nil {
 		parsed, err := subset.Parse(text)
 		if err != nil {
 			return nil, err
 		}
-		expr = s.add(text, parsed)
+		of = s.add(text, parsed)
 	}
-	slot.Store(&spelled{text, expr})
-	return expr, nil
+	slot.CompareAndSwap(nil, of)
+	return of.expression, nil
 }
 
 // slot is the place of a text in recent.
@@ -105,36 +105,42 @@ func (s *subsets) slot(text string) *atomic.Pointer[spelled] {
 }
 
 // add keeps a text that was not known.
-func (s *subsets) add(text string, parsed *subset.Subset) *expression {
+func (s *subsets) add(text string, parsed *subset.Subset) *spelled {
 	s.svc.mu.Lock()
 	defer s.svc.mu.Unlock()
 	old := *s.texts.Load()
-	expr := old[parsed.String()]
-	if expr == nil {
-		expr = &expression{Subset: parsed, svc: s.svc}
+	plain := old[parsed.String()]
+	if plain == nil {
+		expr := &expression{Subset: parsed, svc: s.svc}
 		expr.asked = target{rule: "request", expr: expr, ruleCounts: &s.own}
 		expr.askedOrAny = target{rule: "request", expr: expr, any: true, ruleCounts: &s.own}
+		plain = &spelled{parsed.String(), expr}
 	}
 	texts := maps.Clone(old)
 	if len(texts) >= maxTexts-1 {
 		s.forgetTextsLocked(texts)
 	}
-	texts[parsed.String()], texts[text] = expr, expr
+	texts[plain.text] = plain
+	of := plain
+	if text != plain.text {
+		of = &spelled{text, plain.expression}
+		texts[text] = of
+	}
 	s.texts.Store(&texts)
-	return expr
+	return of
 }
 
 // forgetTextsLocked forgets the texts of expressions that neither have tables nor are in the
 // policy, and all spellings but one of the others.
-func (s *subsets) forgetTextsLocked(texts map[string]*expression) {
-	maps.DeleteFunc(texts, func(text string, e *expression) bool { return e.view.Load() == nil || text != e.String() })
-	if r := s.svc.rules.Load(); r != nil {
-		for _, t := range r.targets {
-			texts[t.expr.String()] = t.expr
-		}
-		if r.mirror != nil {
-			texts[r.mirror.expr.String()] = r.mirror.expr
-		}
+func (s *subsets) forgetTextsLocked(texts map[string]*spelled) {
+	maps.DeleteFunc(texts, func(text string, of *spelled) bool { return of.view.Load() == nil || text != of.String() })
+	r := s.svc.rules.Load()
+	keep := func(e *expression) { texts[e.String()] = &spelled{e.String(), e} }
+	for _, t := range r.targets {
+		keep(t.expr)
+	}
+	if r.mirror != nil {
+		keep(r.mirror.expr)
 	}
 	for i := range s.recent {
 		s.recent[i].Store(nil)

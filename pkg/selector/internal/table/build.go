@@ -19,6 +19,9 @@ const MaxSubsets = 64
 type Shared struct {
 	Origin topology.Place // of the selector
 	Epoch  time.Time      // when the selector's clock was 0
+
+	PeriodStart atomic.Int64 // when the last period began, see [Node.GiveUp]; beside what every pick reads
+
 	Offset uint64         // differs between callers, so that they do not all fill in the same instances
 
 	Classify func(error) uint8 // an [Outcome]
@@ -26,7 +29,6 @@ type Shared struct {
 	AllInFlight [MaxSubsets + 1]atomic.Int64 // calls to all instances, and those to each subset, for ConsistentHash
 	AllHeld     atomic.Uint64                // calls that are held against an instance, see [Node.hold]
 	Hashes      atomic.Bool                  // there is a table for ConsistentHash
-	PeriodStart atomic.Int64                 // when the last period began, see [Node.GiveUp]
 	Slowest     atomic.Int64                 // the longest success lately, in nanoseconds, if it took more than leastSlowest
 	Listed      atomic.Int64                 // instances listed
 	Slow        atomic.Uint64                // attempts that were given up because the instance seemed to hang
