@@ -423,8 +423,11 @@ func penalty(usual float32) float32 {
 
 // Slow reports whether a success took so much longer than successes of the circle do that
 // it counts against the instance.
-func (n *Node) Slow(took time.Duration) bool {
-	return took >= slowest && float32(took) > slowFactor*n.typical() && n.typical() > 0
+func (n *Node) Slow(took time.Duration) bool { return took >= slowest && n.slower(took) }
+
+func (n *Node) slower(took time.Duration) bool {
+	usual := n.typical()
+	return usual > 0 && float32(took) > slowFactor*usual
 }
 
 // hold counts a call that ended too soon as one in flight for as long as it usually
