@@ -107,7 +107,7 @@ type Breaker struct {
 	// with mu held, and loaded without.
 	word atomic.Uint64
 
-	key      Key
+	key Key
 
 	mu       sync.Mutex
 	settings *Settings // shared, as they were given

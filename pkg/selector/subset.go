@@ -38,8 +38,8 @@ type spelled struct {
 type subsets struct {
 	svc    *service
 	texts  atomic.Pointer[map[string]*spelled] // replaced, never changed
-	recent [16]atomic.Pointer[spelled]            // by slot, so that most picks need no map
-	own    ruleCounts                             // of requests with an expression of their own
+	recent [16]atomic.Pointer[spelled]         // by slot, so that most picks need no map
+	own    ruleCounts                          // of requests with an expression of their own
 
 	// What follows is guarded by the service.
 

@@ -22,7 +22,7 @@ type Shared struct {
 
 	PeriodStart atomic.Int64 // when the last period began, see [Node.GiveUp]; beside what every pick reads
 
-	Offset uint64         // differs between callers, so that they do not all fill in the same instances
+	Offset uint64 // differs between callers, so that they do not all fill in the same instances
 
 	Classify func(error) uint8 // an [Outcome]
 
