@@ -161,7 +161,13 @@ func (t *tries) more(p *Pick) bool {
 	if t.spent+1 >= t.rules.retry.attempts || t.request.NonIdempotent || t.rules.retry.budget < 0 || !t.rules.retry.faults || t.last != nil && errors.Is(t.last.Err, ErrSlow) {
 		return false
 	}
-	return t.another(t.request.to, p) || t.request.to != nil && t.request.to.any && t.another(nil, p)
+	to := t.request.to
+	for found := t.another(to, p); ; to = to.next {
+		if found || to == nil || to.next == nil {
+			return found
+		}
+		found = t.another(to.next, p)
+	}
 }
 
 // another reports whether one of the instances of a target may take the call.

@@ -131,13 +131,14 @@ func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) 
 		return Explanation{}, v.noInstance(t, &r)
 	}
 	fellBack := false
-	if to != nil && to.any && !t.HasUsable() {
-		other, all, err := s.see(ctx, ru, &r, nil)
+	for next := to; next != nil && next.next != nil && !t.HasUsable(); {
+		next = next.next
+		other, instead, err := s.see(ctx, ru, &r, next)
 		if err != nil {
 			return Explanation{}, err
 		}
-		if all.HasUsable() || t.Pickable() == 0 {
-			v, fellBack = other, true
+		if instead.HasUsable() || t.Pickable() == 0 {
+			v, t, fellBack = other, instead, true
 		}
 	}
 	e := v.explain(r.Protocol)

@@ -33,3 +33,21 @@ func (s *Selector) Sees(service string, from topology.Location) bool {
 func (s *Selector) Hear(service, subject string, data []byte) {
 	(*s.services.Load())[service].beat(subject, data)
 }
+
+// Subsets is the number of subsets of a service that have tables.
+func (s *Selector) Subsets(service string) (n int) {
+	svc := (*s.services.Load())[service]
+	svc.mu.Lock()
+	defer svc.mu.Unlock()
+	for _, v := range svc.subsets.views {
+		if v != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// Texts is the number of texts of expressions that are kept for a service.
+func (s *Selector) Texts(service string) int {
+	return len(*(*s.services.Load())[service].subsets.texts.Load())
+}

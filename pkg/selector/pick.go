@@ -310,7 +310,7 @@ func (s *Selector) pickFor(ctx context.Context, r *Request) (Pick, error) {
 		return Pick{}, err
 	}
 	svc.markActive()
-	or := r.to != nil && r.to.any
+	or := r.to != nil && r.to.next != nil
 	p, ok := v.pick(t, r, or)
 	if ok {
 		return p, nil
@@ -379,20 +379,29 @@ func (s *Selector) see(ctx context.Context, ru *rules, r *Request, to *target) (
 // mostSeen is how often a pick begins again because what it was for was evicted meanwhile.
 const mostSeen = 8
 
-// fallBack takes any instance, when none of a subset is usable. If there is no other usable
+// fallBack takes another instance, when none of a subset is usable. If there is no usable
 // one, the best of the subset is better.
 func (s *Selector) fallBack(ctx context.Context, v *vantage, t *table.Table, r *Request) (Pick, bool, error) {
-	other, all, err := s.see(ctx, v.rules, r, nil)
-	if err != nil {
-		return Pick{}, false, err
-	}
-	for _, try := range [...]struct {
+	type try struct {
 		*vantage
 		*table.Table
-		only bool
-	}{{other, all, true}, {v, t, false}, {other, all, false}} {
-		if p, ok := try.vantage.pick(try.Table, r, try.only); ok {
-			if try.vantage == other && len(r.tried) == 0 {
+	}
+	tries := make([]try, 1, 3)
+	tries[0] = try{v, t}
+	for to := r.to.next; to != nil; to = to.next {
+		other, table, err := s.see(ctx, v.rules, r, to)
+		if err != nil {
+			return Pick{}, false, err
+		}
+		tries = append(tries, try{other, table})
+	}
+	for _, only := range [...]bool{true, false} {
+		for i, at := range tries {
+			p, ok := at.vantage.pick(at.Table, r, only)
+			if !ok {
+				continue
+			}
+			if i > 0 && len(r.tried) == 0 {
 				r.to.fellBack.Add(1)
 			}
 			return p, true, nil

@@ -63,23 +63,22 @@ type retry struct {
 // target is where the calls of one rule go.
 type target struct {
 	rule string
-	expr *expression
-	any  bool
+	expr *expression // nil: all instances
+	next *target     // is used when none of expr is usable; nil: nothing is
 	*ruleCounts
 }
+
+// all is the target of all instances.
+var all = &target{}
 
 // in is the target for another instance of the service in this program: one that was
 // forgotten and is watched again.
 func (t *target) in(svc *service) *target {
-	if t.expr.svc == svc {
+	if t.expr == nil || t.expr.svc == svc {
 		return t
 	}
-	expr, err := svc.subsets.find(t.expr.String())
-	if err != nil {
-		return t // never: it was read before
-	}
 	same := *t
-	same.expr = expr
+	same.expr = &expression{matcher: t.expr.matcher, svc: svc}
 	return &same
 }
 
@@ -107,15 +106,8 @@ func (svc *service) newRules(current policy.Current) (*rules, error) {
 	}
 	r.plan = route.New(svc.name, p)
 	r.fast = r.kind != table.KindHash && svc.sel.opts.OnPick == nil && !r.plan.ByName()
-	if r.plan != nil {
-		for i := range r.plan.Rules {
-			of := &r.plan.Rules[i]
-			expr, err := svc.subsets.find(of.Where)
-			if err != nil {
-				return nil, err
-			}
-			r.targets = append(r.targets, &target{of.String(), expr, of.Any, svc.subsets.counts(ruleName{of.Kind.String(), expr.String()})})
-		}
+	if err := r.aim(); err != nil {
+		return nil, err
 	}
 	if p.Mirror != nil {
 		expr, err := svc.subsets.find(p.Mirror.Where)
@@ -125,6 +117,38 @@ func (svc *service) newRules(current policy.Current) (*rules, error) {
 		r.mirror = &mirror{expr: expr, share: p.Mirror.Share}
 	}
 	return r, nil
+}
+
+// aim finds the targets of the plan.
+func (r *rules) aim() error {
+	if r.plan == nil {
+		return nil
+	}
+	s := &r.svc.subsets
+	r.targets = make([]*target, len(r.plan.Rules))
+	var splits []matcher
+	for i := range r.plan.Rules {
+		of := &r.plan.Rules[i]
+		expr, err := s.find(of.Where)
+		if err != nil {
+			return err
+		}
+		switch of.Kind {
+		case route.Split:
+			splits = append(splits, expr.matcher)
+		case route.Rest:
+			expr = s.rest(rest{expr.matcher, splits})
+		}
+		t := &target{rule: of.String(), expr: expr, ruleCounts: s.counts(ruleName{of.Kind.String(), expr.String()})}
+		if of.Any {
+			t.next = all
+		}
+		r.targets[i] = t
+	}
+	if n := len(r.targets); n > 1 && r.plan.Rules[n-1].Kind == route.Where && r.plan.Rules[n-2].Kind == route.Rest {
+		r.targets[n-2].next = r.targets[n-1] // the splits are a part of it
+	}
+	return nil
 }
 
 // codeRules are the rules without a policy.

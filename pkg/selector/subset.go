@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
@@ -20,9 +21,37 @@ const (
 	maxRuleCounts = 256
 )
 
+// matcher says which instances are in a subset. A *[subset.Subset] is one.
+type matcher interface {
+	Matches(in *events.Instance) bool
+	String() string
+}
+
+// rest is the instances of an expression that are in none of some others.
+type rest struct {
+	of  matcher
+	not []matcher
+}
+
+func (r rest) Matches(in *events.Instance) bool {
+	return r.of.Matches(in) && !slices.ContainsFunc(r.not, func(m matcher) bool { return m.Matches(in) })
+}
+
+// String is for people: no expression can say that.
+func (r rest) String() string {
+	parts := []string{r.of.String()}
+	for _, m := range r.not {
+		parts = append(parts, "not ("+m.String()+")")
+	}
+	if parts[0] == "" {
+		parts = parts[1:]
+	}
+	return strings.Join(parts, " and ")
+}
+
 // expression is one that was asked for. Texts of one meaning share one.
 type expression struct {
-	*subset.Subset
+	matcher
 	svc               *service
 	view              atomic.Pointer[subsetView] // nil: it has no tables now
 	asked, askedOrAny target                     // of requests with it
@@ -111,9 +140,9 @@ func (s *subsets) add(text string, parsed *subset.Subset) *spelled {
 	old := *s.texts.Load()
 	plain := old[parsed.String()]
 	if plain == nil {
-		expr := &expression{Subset: parsed, svc: s.svc}
+		expr := &expression{matcher: parsed, svc: s.svc}
 		expr.asked = target{rule: "request", expr: expr, ruleCounts: &s.own}
-		expr.askedOrAny = target{rule: "request", expr: expr, any: true, ruleCounts: &s.own}
+		expr.askedOrAny = target{rule: "request", expr: expr, next: all, ruleCounts: &s.own}
 		plain = &spelled{parsed.String(), expr}
 	}
 	texts := maps.Clone(old)
@@ -130,6 +159,19 @@ func (s *subsets) add(text string, parsed *subset.Subset) *spelled {
 	return of
 }
 
+// rest returns the expression of what is left by splits: that of the policy before, if it
+// has the same.
+func (s *subsets) rest(m rest) *expression {
+	if r := s.svc.rules.Load(); r != nil {
+		for _, t := range r.targets {
+			if _, is := t.expr.matcher.(rest); is && t.expr.String() == m.String() {
+				return t.expr
+			}
+		}
+	}
+	return &expression{matcher: m, svc: s.svc}
+}
+
 // forgetTextsLocked forgets the texts of expressions that neither have tables nor are in the
 // policy, and all spellings but one of the others.
 func (s *subsets) forgetTextsLocked(texts map[string]*spelled) {
@@ -137,7 +179,9 @@ func (s *subsets) forgetTextsLocked(texts map[string]*spelled) {
 	r := s.svc.rules.Load()
 	keep := func(e *expression) { texts[e.String()] = &spelled{e.String(), e} }
 	for _, t := range r.targets {
-		keep(t.expr)
+		if _, is := t.expr.matcher.(rest); !is {
+			keep(t.expr)
+		}
 	}
 	if r.mirror != nil {
 		keep(r.mirror.expr)

@@ -154,7 +154,7 @@ func (r *rules) vantage(ask *Request, to *target) (*vantage, error) {
 		}
 	}
 	var s *subsetView
-	if to != nil {
+	if to != nil && to.expr != nil {
 		s = r.svc.subsets.view(to.expr)
 	}
 	key := place{protocols: p, kind: kind, subset: s}

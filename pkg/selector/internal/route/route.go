@@ -18,17 +18,18 @@ type Kind uint8
 const (
 	Override Kind = iota
 	Split
+	Rest // of calls that are in no split: those of Where that are in no split
 	Where
 )
 
-var kindNames = [...]string{Override: "override", Split: "split", Where: "where"}
+var kindNames = [...]string{Override: "override", Split: "split", Rest: "rest", Where: "where"}
 
 func (k Kind) String() string { return kindNames[k] }
 
 // Rule is one of a plan.
 type Rule struct {
 	Kind  Kind
-	Where string // the expression
+	Where string // the expression; for Rest that of the policy, which may be empty
 	Any   bool   // all instances are used when none of Where is usable
 	Share float64
 
@@ -47,6 +48,8 @@ func (r *Rule) String() string {
 		return "override " + r.header + ": " + r.value
 	case Split:
 		return fmt.Sprintf("split %s at %.4g %%", r.Where, 100*r.Share)
+	case Rest:
+		return "rest"
 	default:
 		return "where " + r.Where
 	}
@@ -57,10 +60,11 @@ type Header = func(name string) string
 
 // Plan is the rules of a policy. All but its counters is fixed.
 type Plan struct {
-	Rules []Rule // overrides, then splits, then where
+	Rules []Rule // overrides, then splits and what is left of them, then where
 
 	splits  int // place of the first
-	where   int // place of where; len(Rules): there is none
+	rest    int // place behind the last
+	last    int // place of the rule of calls for which no other one is; None: there is none
 	sources int
 	salt    uint64
 	turn    turn
@@ -87,8 +91,16 @@ func New(service string, p *policy.Policy) *Plan {
 		}
 		plan.Rules = append(plan.Rules, r)
 	}
-	plan.where = len(plan.Rules)
+	plan.rest, plan.last = len(plan.Rules), None
+	if len(p.Splits) > 0 {
+		// The share of a split is that of its instances: they get no other calls.
+		plan.last = len(plan.Rules)
+		plan.Rules = append(plan.Rules, Rule{Kind: Rest, Where: p.Where, Any: p.Where == "" || p.Fallback == policy.Any})
+	}
 	if p.Where != "" {
+		if plan.last == None {
+			plan.last = len(plan.Rules)
+		}
 		plan.Rules = append(plan.Rules, Rule{Kind: Where, Where: p.Where, Any: p.Fallback == policy.Any})
 	}
 	if len(plan.Rules) == 0 {
@@ -137,15 +149,12 @@ func (p *Plan) decide(header Header, chance bool) int {
 			}
 		}
 	}
-	if p.splits < p.where {
+	if p.splits < p.rest {
 		if i := p.split(header, chance); i != None {
 			return i
 		}
 	}
-	if p.where < len(p.Rules) {
-		return p.where
-	}
-	return None
+	return p.last
 }
 
 func (r *Rule) applies(header Header) bool {
@@ -159,7 +168,7 @@ func (p *Plan) split(header Header, chance bool) int {
 	var numbers [1 + maxSplits]float64 // by source, within what is left
 	var drawn [1 + maxSplits]bool
 	left := 1.0
-	for i := p.splits; i < p.where; i++ {
+	for i := p.splits; i < p.rest; i++ {
 		r := &p.Rules[i]
 		source, key := 0, ""
 		if r.key != nil && header != nil && r.source <= maxSplits {
