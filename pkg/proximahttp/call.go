@@ -51,13 +51,13 @@ func newCall(t *Transport, req *http.Request, service, protocol string) *call {
 }
 
 func (c *call) run() (*http.Response, error) {
+	ctx := c.req.Context()
+	if c.limit = newLimit(c.req, c.transport.selector, &c.ask); c.limit != nil { // it knows the policy then
+		ctx = c.limit
+	}
 	_, once := c.body.(*kept)
 	if !once {
 		c.mirror()
-	}
-	ctx := c.req.Context()
-	if c.limit = newLimit(c.req, c.transport.selector, &c.ask); c.limit != nil {
-		ctx = c.limit
 	}
 	err := c.transport.selector.DoFor(ctx, c.ask, c.try)
 	if once {
