@@ -108,7 +108,7 @@ func (p *Pick) end(err error, took time.Duration) {
 	}
 	if p.flags&pickMirror != 0 {
 		p.flags = 0
-		p.tellBreaker(table.Outcome(p.classify(err)), err, false)
+		p.tellBreaker(p.classify(err), err, false)
 		return
 	}
 	busy := p.flags&pickBusy != 0
@@ -383,21 +383,21 @@ const mostSeen = 8
 // one, the best of the subset is better.
 func (s *Selector) fallBack(ctx context.Context, v *vantage, t *table.Table, r *Request) (Pick, bool, error) {
 	type try struct {
-		*vantage
-		*table.Table
+		of    *vantage
+		table *table.Table
 	}
 	tries := make([]try, 1, 3)
 	tries[0] = try{v, t}
 	for to := r.to.next; to != nil; to = to.next {
-		other, table, err := s.see(ctx, v.rules, r, to)
+		other, seen, err := s.see(ctx, v.rules, r, to)
 		if err != nil {
 			return Pick{}, false, err
 		}
-		tries = append(tries, try{other, table})
+		tries = append(tries, try{other, seen})
 	}
 	for _, only := range [...]bool{true, false} {
 		for i, at := range tries {
-			p, ok := at.vantage.pick(at.Table, r, only)
+			p, ok := at.of.pick(at.table, r, only)
 			if !ok {
 				continue
 			}

@@ -205,8 +205,10 @@ func TestShowsHowCallsEnd(t *testing.T) {
 	m.want(t, "at first", names, nil)
 	zone := selector.Circle{Name: "zone", BrokenAnswers: 1, TimedCalls: 4, TimedTotal: 1500 * time.Millisecond}
 	zone.Outcomes[selector.Success], zone.Outcomes[selector.Fault], zone.Outcomes[selector.Local] = 100, 10, 1
-	one := of(selector.ServiceStats{Service: "user", Circles: []selector.Circle{zone}, Retries: 5, RefusedRetries: 4, SlowAttempts: 3, Hedges: 1, ForgottenCalls: 2,
-		Mirrored: 6, DroppedMirrors: 1, Rules: []selector.RuleStats{{Rule: "split", Where: "version=2", Calls: 7, Fallbacks: 1}, {Rule: "request", Calls: 3}}})
+	one := of(selector.ServiceStats{
+		Service: "user", Circles: []selector.Circle{zone}, Retries: 5, RefusedRetries: 4, SlowAttempts: 3, Hedges: 1, ForgottenCalls: 2,
+		Mirrored: 6, DroppedMirrors: 1, Rules: []selector.RuleStats{{Rule: "split", Where: "version=2", Calls: 7, Fallbacks: 1}, {Rule: "request", Calls: 3}},
+	})
 	m.Selector(one)
 	stop := m.Selector(one)
 	want := []string{
