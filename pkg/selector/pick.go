@@ -189,7 +189,9 @@ var errLate = errors.New("given up late")
 
 // Keep returns the pick for its end to be reported later than [Selector.DoFor]'s
 // call returns, for instance when the body of a response has been read. From then on
-// the returned Pick must be ended, and p no longer counts.
+// the returned Pick must be ended, and p no longer counts. If the call has a time limit, by
+// [Request.Timeout] or the policy of the service, its context ends when DoFor returns:
+// callers that go on after that limit the time themselves, see [Selector.Limits].
 func (p *Pick) Keep() Pick {
 	kept := *p
 	p.flags = 0
