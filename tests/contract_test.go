@@ -184,6 +184,18 @@ func (w *contractWorld) operate() {
 	w.command("evacuate", "r2")
 	w.command("evacuate", "r2", "--undo")
 	w.command("evacuate", "r1/z1", "--undo")
+	file := filepath.Join(w.t.TempDir(), "policy.json")
+	if err := os.WriteFile(file, []byte(`{"where":"version=2"}`), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	w.command("policy", "diff", "unknown", file)
+	w.command("policy", "set", "unknown", file)
+	w.await("nats proxima.policy.<service> json where string")
+	w.command("policy", "diff", "unknown", file)
+	w.command("policy", "get", "unknown")
+	w.command("policy", "list")
+	w.command("policy", "rm", "unknown")
+	w.await("nats proxima.policy.<service> header KV-Operation = PURGE")
 }
 
 // fail has checks fail, an instance die, and its file change.
