@@ -18,6 +18,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/subset"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
@@ -27,6 +28,7 @@ const measureWait = 2 * time.Second
 type explainCommand struct {
 	Service string `arg:"" help:"Service to explain."`
 	From    string `placeholder:"REGION/ZONE" help:"Location of the caller. Default: the router's."`
+	Where   string `placeholder:"EXPRESSION" help:"The instances that the caller wants, such as version=2. Default: what the policy says."`
 
 	operatorFlags
 }
@@ -35,7 +37,9 @@ type explainCommand struct {
 func (c *explainCommand) Help() string {
 	return `A running router answers, with the distances and breakers by which it picks. If no router answers, this command measures the distances from this machine.
 
-The first table lists the circles in the order in which they are tried: the share of picks that start there (SHARE), the distance to the nearest instance (BEST) and its source, the calls in flight per instance (LOAD), and whether the circle is moved behind the next one for its distance (demoted) or filled up with unusable instances (panic). The second table lists the instances, in that order too.`
+The first table lists the circles in the order in which they are tried: the share of picks that start there (SHARE), the distance to the nearest instance (BEST) and its source, the calls in flight per instance (LOAD), and whether the circle is moved behind the next one for its distance (demoted) or filled up with unusable instances (panic). The second table lists the instances, in that order too.
+
+Where the service has a policy, its revision stands before, with the rule that decided, and a table of all rules. A call of which chance decides is explained as one that is in no split.`
 }
 
 // Run prints the explanation.
@@ -50,6 +54,9 @@ func (c *explainCommand) Run(ctx context.Context, p *daemon.Process) error {
 			return daemon.Usagef("--from %s: want region/zone: %w", c.From, err)
 		}
 		from = &l
+	}
+	if _, err := subset.Parse(c.Where); err != nil {
+		return daemon.Usagef("--where: %w", err)
 	}
 	s, err := c.open(ctx, p)
 	if err != nil {
@@ -126,6 +133,9 @@ func (c *explainCommand) askRouter(ctx context.Context, s *session) (selector.Ex
 	if c.From != "" {
 		msg.Header.Set("Proxima-From", c.From)
 	}
+	if c.Where != "" {
+		msg.Header.Set("Proxima-Where", c.Where)
+	}
 	answer, err := s.nc.RequestMsgWithContext(ctx, msg)
 	if err != nil {
 		return selector.Explanation{}, fmt.Errorf("asking a router: %w", err)
@@ -160,7 +170,7 @@ func (c *explainCommand) measure(ctx context.Context, p *daemon.Process, s *sess
 	defer sel.Close()
 	var e selector.Explanation
 	for began := time.Now(); ; {
-		if e, err = sel.Explain(ctx, selector.Request{Service: c.Service, From: from}); err != nil || measured(e) || time.Since(began) >= measureWait {
+		if e, err = sel.Explain(ctx, selector.Request{Service: c.Service, From: from, Where: c.Where}); err != nil || measured(e) || time.Since(began) >= measureWait {
 			break
 		}
 		select {
@@ -181,6 +191,40 @@ func measured(e selector.Explanation) bool {
 	})
 }
 
+// printPolicy prints which policy holds, and which of its rules decided.
+func printPolicy(w io.Writer, e *selector.Explanation) error {
+	if p := e.Policy; p != nil {
+		var of []string
+		if p.Revision > 0 {
+			of = append(of, fmt.Sprintf("of the service, revision %d", p.Revision))
+		}
+		if p.DefaultRevision > 0 {
+			of = append(of, fmt.Sprintf("for all services, revision %d", p.DefaultRevision))
+		}
+		if len(of) > 0 {
+			fmt.Fprintf(w, "policy: %s\n", strings.Join(of, "; "))
+		}
+		if p.Error != "" {
+			fmt.Fprintf(w, "the newest policy is not used: %s\n", p.Error)
+		}
+	}
+	switch {
+	case e.FellBack:
+		fmt.Fprintf(w, "decided by %s: none of %s is usable, so calls go to any instance\n", e.Rule, e.Where)
+	case e.Rule != "":
+		fmt.Fprintf(w, "decided by %s: calls go to %s\n", e.Rule, e.Where)
+	}
+	if e.Policy == nil || len(e.Policy.Rules) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w)
+	t := newTable(w, "RULE", "WHERE", "INSTANCES", "USABLE")
+	for _, r := range e.Policy.Rules {
+		t.row(r.Rule, r.Where, r.Instances, r.Usable)
+	}
+	return t.end()
+}
+
 func printExplanation(w io.Writer, e selector.Explanation) error {
 	special := ""
 	if e.Stale {
@@ -189,7 +233,11 @@ func printExplanation(w io.Writer, e selector.Explanation) error {
 	if e.Panic {
 		special += ", in panic: fewer than half are usable"
 	}
-	fmt.Fprintf(w, "%s from %s by %s%s\n\n", e.Service, e.From, e.Strategy, special)
+	fmt.Fprintf(w, "%s from %s by %s%s\n", e.Service, e.From, e.Strategy, special)
+	if err := printPolicy(w, &e); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
 	t := newTable(w, "CIRCLE", "INSTANCES", "USABLE", "SHARE", "BEST", "SOURCE", "LOAD", "NOTE")
 	for _, c := range e.Circles {
 		best := ""

@@ -116,6 +116,9 @@ func (c *serveCommand) plan(ctx context.Context, p *daemon.Process) (*plan, erro
 	if err != nil {
 		return nil, daemon.Usagef("--instance-ca, --instance-cert, --instance-key: %w", err)
 	}
+	if strategy == selector.P2C {
+		strategy = "" // the default, so that the policy of a service may say another one
+	}
 	where, err := c.Location.Detect(ctx, p.Getenv, log)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/selector"
+	"github.com/proxima-discovery/proxima/pkg/subset"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
@@ -38,7 +39,7 @@ func (e *callError) Unwrap() error { return e.error }
 // codeOf chooses the status of an error, for all doors alike.
 func codeOf(err error) int {
 	switch {
-	case is[*badRequest](err), is[*events.FieldError](err), is[*topology.FieldError](err):
+	case is[*badRequest](err), is[*events.FieldError](err), is[*topology.FieldError](err), is[*subset.Error](err):
 		return http.StatusBadRequest
 	case is[*foreignError](err):
 		return http.StatusForbidden
@@ -78,16 +79,16 @@ func is[E error](err error) bool {
 }
 
 // callFailed makes the error of a call to an instance that failed with err. Its limit is
-// that of ctx.
-func callFailed(ctx context.Context, l limit, err error) error {
+// that of ctx, and attempt that of one attempt.
+func callFailed(ctx context.Context, l, attempt limit, err error) error {
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return &timeoutError{l, err}
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, context.DeadlineExceeded) && selector.Sent(err): // of the last attempt
-		return &timeoutError{limit{name: attemptLimit}, err}
-	case errors.Is(err, selector.ErrUnknownService), errors.Is(err, selector.ErrNoInstance):
+		return &timeoutError{attempt, err}
+	case errors.Is(err, selector.ErrUnknownService), errors.Is(err, selector.ErrNoInstance), is[*subset.Error](err):
 		return err
 	}
 	return &callError{err}

@@ -22,6 +22,7 @@ const (
 	headerInstance = "Proxima-Instance"
 	headerStatus   = "Proxima-Status"
 	headerTimeout  = "Proxima-Timeout"
+	headerWhere    = "Proxima-Where"
 )
 
 // hopByHop are headers about one connection, and those that the sender of a

@@ -9,17 +9,22 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
+	"github.com/proxima-discovery/proxima/pkg/selector"
 )
 
 // limit is how long a call may take, and what says so.
 type limit struct {
-	name string // "--timeout", or the header of the caller
+	name string // "--timeout", the policy of the service, or the header of the caller
 	time.Duration
 }
 
-// limitOf is the shorter one of the router's limit and what the caller says.
-func limitOf(ours time.Duration, told string) (limit, error) {
+// limitOf is the shorter one of the router's limit, or that of the policy in its place, and
+// what the caller says.
+func limitOf(ours, policy time.Duration, told string) (limit, error) {
 	l := limit{"--timeout", ours}
+	if policy > 0 {
+		l = limit{policyLimit, policy}
+	}
 	if told == "" {
 		return l, nil
 	}
@@ -27,10 +32,18 @@ func limitOf(ours time.Duration, told string) (limit, error) {
 	if err != nil || d <= 0 {
 		return l, &badRequest{headerTimeout, told, "want how long the answer may take, such as 1500ms or 2s"}
 	}
-	if d <= ours {
+	if d <= l.Duration {
 		l = limit{headerTimeout, d}
 	}
 	return l, nil
+}
+
+// attempts is how long one attempt may take, and what says so.
+func attempts(ours time.Duration, of selector.Limits) limit {
+	if of.Attempt > 0 {
+		return limit{policyAttemptLimit, of.Attempt}
+	}
+	return limit{attemptLimit, ours}
 }
 
 // byCaller reports whether it is what the caller said.
@@ -49,8 +62,13 @@ func (e *timeoutError) Error() string {
 // Unwrap returns what the call waited for.
 func (e *timeoutError) Unwrap() []error { return []error{errDeadline, e.err} }
 
-// attemptLimit names the limit of one attempt.
-const attemptLimit = "--attempt-timeout"
+// The names of limits, beside --timeout and the header of the caller: of one attempt, and
+// those of policies.
+const (
+	attemptLimit       = "--attempt-timeout"
+	policyLimit        = "policy timeout"
+	policyAttemptLimit = "policy attempt_timeout"
+)
 
 // left is how an instance is told what is left of the time for its answer.
 func left(d time.Duration) string {

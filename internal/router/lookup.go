@@ -14,7 +14,6 @@ import (
 	"github.com/proxima-discovery/proxima/internal/router/directory"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector"
-	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
 // Services answers GET /v1/services.
@@ -79,12 +78,12 @@ func (i Instance) MarshalJSON() ([]byte, error) {
 	}{i.Circle, i.DistanceMS, i.DistanceSource, i.Breaker, i.Suspect, i.Evacuated})
 }
 
-// List is an explanation without its reasons. It leaves out dead instances, which
-// are in the registry only because many leases ended together.
+// List is an explanation without its reasons. It leaves out instances that calls are not
+// for, and dead ones, which are in the registry only because many leases ended together.
 func List(e selector.Explanation) Instances {
 	list := Instances{Service: e.Service, Stale: e.Stale, StaleSeconds: e.StaleSeconds, Instances: make([]Instance, 0, len(e.Instances))}
 	for _, c := range e.Instances {
-		if !c.Dead {
+		if !c.Dead && !c.OutsideSubset {
 			list.Instances = append(list.Instances, Instance{c})
 		}
 	}
@@ -111,7 +110,7 @@ func (l *lookup) services(req *http.Request) (reply, error) {
 
 func (l *lookup) instances(req *http.Request) (reply, error) {
 	service := req.PathValue("service")
-	q, err := queryOf(req, "from", "limit")
+	q, err := queryOf(req, "from", "where", "limit")
 	if err != nil {
 		return reply{}, err
 	}
@@ -131,7 +130,7 @@ func (l *lookup) instances(req *http.Request) (reply, error) {
 }
 
 func (l *lookup) explain(req *http.Request) (reply, error) {
-	q, err := queryOf(req, "from")
+	q, err := queryOf(req, "from", "where")
 	if err != nil {
 		return reply{}, err
 	}
@@ -144,16 +143,29 @@ func (l *lookup) explainHTTP(req *http.Request, q url.Values) (selector.Explanat
 	if err != nil {
 		return selector.Explanation{}, err
 	}
-	return l.explanation(req.Context(), req.PathValue("service"), from)
+	where := q.Get("where")
+	if where == "" {
+		where = req.Header.Get(headerWhere)
+	}
+	return l.explanation(req.Context(), selector.Request{Service: req.PathValue("service"), From: from, Where: where, Header: req.Header.Get})
 }
 
 // explanation asks the selector about a listed service. Others are refused
 // before: the selector would begin to watch every name that a caller invents.
-func (l *lookup) explanation(ctx context.Context, service string, from *topology.Location) (selector.Explanation, error) {
-	if _, err := l.endpoints(service); err != nil {
+func (l *lookup) explanation(ctx context.Context, r selector.Request) (selector.Explanation, error) {
+	if _, err := l.endpoints(r.Service); err != nil {
 		return selector.Explanation{}, err
 	}
-	return l.selector.Explain(ctx, selector.Request{Service: service, From: from})
+	return l.selector.Explain(ctx, r)
+}
+
+// explanationNATS is explanation for a request by NATS.
+func (l *lookup) explanationNATS(ctx context.Context, c *call) (selector.Explanation, error) {
+	from, err := parseFrom(headerFrom, c.header.Get(headerFrom))
+	if err != nil {
+		return selector.Explanation{}, err
+	}
+	return l.explanation(ctx, selector.Request{Service: c.service, From: from, Where: c.header.Get(headerWhere), Header: http.Header(c.header).Get})
 }
 
 // hosted returns the service that a host means, which has no case. Case counts where it
@@ -185,11 +197,7 @@ func (l *lookup) endpoints(service string, wanted ...string) ([]string, error) {
 }
 
 func (l *lookup) resolveNATS(ctx context.Context, c *call) (*nats.Msg, error) {
-	from, err := parseFrom(headerFrom, c.header.Get(headerFrom))
-	if err != nil {
-		return nil, err
-	}
-	e, err := l.explanation(ctx, c.service, from)
+	e, err := l.explanationNATS(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -202,11 +210,7 @@ func (l *lookup) resolveNATS(ctx context.Context, c *call) (*nats.Msg, error) {
 }
 
 func (l *lookup) explainNATS(ctx context.Context, c *call) (*nats.Msg, error) {
-	from, err := parseFrom(headerFrom, c.header.Get(headerFrom))
-	if err != nil {
-		return nil, err
-	}
-	e, err := l.explanation(ctx, c.service, from)
+	e, err := l.explanationNATS(ctx, c)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
+	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -48,6 +49,7 @@ type call struct {
 	msg     *nats.Msg   // with the headers as they came
 	header  nats.Header // the same in the spelling of HTTP
 	limit   limit
+	attempt limit
 	span    telemetry.Span
 }
 
@@ -57,6 +59,9 @@ type natsDoors struct {
 	bucket    string
 	location  topology.Location
 	timeout   time.Duration // of a call
+	attempt   time.Duration // of one attempt; 0: until the instance seems to hang
+	selector  *selector.Selector
+	lookup    *lookup
 	log       *slog.Logger
 	endpoints map[string]answerNATS
 	counts    map[string]*doorCounts // by endpoint
@@ -174,7 +179,7 @@ func (d *natsDoors) endpoint(door string, answer answerNATS) micro.HandlerFunc {
 		}}
 		c.header = canonical(c.msg.Header)
 		var err error
-		if c.limit, err = limitOf(d.timeout, c.header.Get(headerTimeout)); err != nil {
+		if c.limit, err = limitOf(d.timeout, 0, c.header.Get(headerTimeout)); err != nil {
 			d.finish(c, counts, nil, err, began)
 			return
 		}
@@ -197,6 +202,7 @@ func (d *natsDoors) endpoint(door string, answer answerNATS) micro.HandlerFunc {
 }
 
 func (d *natsDoors) serve(c *call, counts *doorCounts, answer answerNATS, began time.Time) {
+	d.limitByPolicy(c)
 	ctx, cancel := context.WithTimeout(d.run, c.limit.Duration)
 	defer cancel()
 	ctx, c.span = telemetry.Start(telemetry.Extract(ctx, c.msg.Header), d.bucket+"."+c.door, d.requests.label(c.service))
@@ -209,6 +215,24 @@ func (d *natsDoors) serve(c *call, counts *doorCounts, answer answerNATS, began 
 	}
 	c.span.End(err)
 	d.finish(c, counts, reply, err, began)
+}
+
+// limitByPolicy has a call take as long as the policy of its service allows.
+func (d *natsDoors) limitByPolicy(c *call) {
+	c.attempt = limit{attemptLimit, d.attempt}
+	if _, err := d.lookup.endpoints(c.service); c.door != "route" || err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(d.run, c.limit.Duration)
+	defer cancel()
+	of, err := d.selector.Limits(ctx, c.service)
+	if err != nil {
+		return // the pick has the same error
+	}
+	c.attempt = attempts(d.attempt, of)
+	if l, err := limitOf(d.timeout, of.Timeout, c.header.Get(headerTimeout)); err == nil { // it was read before
+		c.limit = l
+	}
 }
 
 // finish sends the answer or the error, and counts it.

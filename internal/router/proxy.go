@@ -32,6 +32,7 @@ type passage struct {
 	key      string  // new one for the sticky cookie; empty: the caller has one
 	endpoint string  // with a name, that the caller wants; empty: one without
 	head     *headContext
+	attempt  limit
 	code     int  // of the answer
 	secure   bool // the caller came by TLS
 	answered bool // its answer has begun
@@ -47,8 +48,10 @@ func passageOf(ctx context.Context) *passage {
 // caller is what a request says of its caller.
 type caller struct {
 	from     *topology.Location // nil: the router's own
+	where    string             // the instances that it wants; empty: it does not say
 	key      string             // that consistent_hash hashes
 	endpoint string             // with a name, that is called; empty: one without
+	attempt  time.Duration      // of one attempt
 }
 
 type callerKey struct{}
@@ -61,13 +64,15 @@ func withCaller(ctx context.Context, c caller) context.Context {
 // ask passes what is known of the caller to the selector.
 func ask(req *http.Request, r *selector.Request) {
 	c, _ := req.Context().Value(callerKey{}).(caller)
-	r.From, r.Key, r.Protocol = c.from, c.key, c.endpoint
+	r.From, r.Key, r.Where, r.Protocol, r.AttemptTimeout = c.from, c.key, c.where, c.endpoint, c.attempt
+	r.Timeout = -1 // the router ends calls
 }
 
 // proxy passes requests on to instances, and their answers back.
 type proxy struct {
 	id       string        // of the router, for Via
 	timeout  time.Duration // of the head of an answer
+	attempt  time.Duration // of one attempt; 0: until the instance seems to hang
 	trust    forwarding.Trust
 	keys     *keys
 	lookup   *lookup
@@ -108,10 +113,10 @@ func (p *proxy) serve(w http.ResponseWriter, req *http.Request, to destination) 
 	}
 	may := limit{}
 	if err == nil {
-		may, err = limitOf(p.timeout, req.Header.Get(headerTimeout))
+		err = p.prepare(req, c)
 	}
 	if err == nil {
-		err = p.prepare(req, c)
+		may, err = p.limits(req, c)
 	}
 	if err != nil {
 		c.refuse(w, err)
@@ -127,7 +132,7 @@ func (p *proxy) serve(w http.ResponseWriter, req *http.Request, to destination) 
 	}()
 	c.head = withHeadTimeout(req.Context(), may)
 	defer c.head.end()
-	asks := caller{from: from, key: p.keys.of(req.Header), endpoint: c.endpoint}
+	asks := caller{from: from, where: req.Header.Get(headerWhere), key: p.keys.of(req.Header), endpoint: c.endpoint, attempt: c.attempt.Duration}
 	if asks.key == "" && p.keys.sticky != "" {
 		c.key = newKey()
 		asks.key = c.key
@@ -186,6 +191,18 @@ func (p *proxy) prepare(req *http.Request, c *passage) error {
 		c.url.Scheme, _ = events.CutEndpoint(have[0])
 	}
 	return nil
+}
+
+// limits is how long the call may take.
+func (p *proxy) limits(req *http.Request, c *passage) (limit, error) {
+	ctx, cancel := context.WithTimeout(req.Context(), p.timeout)
+	defer cancel()
+	of, err := p.lookup.selector.Limits(ctx, c.to.service)
+	if err != nil {
+		of = selector.Limits{} // the pick has the same error
+	}
+	c.attempt = attempts(p.attempt, of)
+	return limitOf(p.timeout, of.Timeout, req.Header.Get(headerTimeout))
 }
 
 // upload is the body of a request. While the caller sends it, the instance
@@ -343,7 +360,7 @@ func namesOf(service string, in *events.Instance) []string {
 // onError is called if there is no answer.
 func (p *proxy) onError(w http.ResponseWriter, req *http.Request, err error) {
 	c := passageOf(req.Context())
-	err = callFailed(c.head, c.head.limit, err)
+	err = callFailed(c.head, c.head.limit, c.attempt, err)
 	if late, ok := errors.AsType[*timeoutError](err); ok {
 		p.requests.late(c.to.service, late)
 	}

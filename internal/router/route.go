@@ -60,7 +60,7 @@ func (r *relay) route(ctx context.Context, c *call) (*nats.Msg, error) {
 	}
 	err = &selector.NoInstanceError{Service: c.service}
 	for _, endpoint := range have {
-		asks := caller{from: from, key: r.keys.of(http.Header(c.header)), endpoint: endpoint}
+		asks := caller{from: from, where: c.header.Get(headerWhere), key: r.keys.of(http.Header(c.header)), endpoint: endpoint, attempt: c.attempt.Duration}
 		protocol, _ := events.CutEndpoint(endpoint)
 		var reply *nats.Msg
 		if protocol == events.NATS {
@@ -76,7 +76,7 @@ func (r *relay) route(ctx context.Context, c *call) (*nats.Msg, error) {
 			break
 		}
 	}
-	return nil, callFailed(ctx, c.limit, err)
+	return nil, callFailed(ctx, c.limit, c.attempt, err)
 }
 
 // routeHTTP sends a message as an HTTP request.
@@ -134,7 +134,16 @@ func (r *relay) routeHTTP(ctx context.Context, c *call, req *http.Request) (*nat
 
 // routeNATS sends a message to the subject of an instance.
 func (r *relay) routeNATS(ctx context.Context, c *call, method string, asks caller) (*nats.Msg, error) {
-	ask := selector.Request{Service: c.service, Protocol: asks.endpoint, From: asks.from, Key: asks.key, NonIdempotent: !proximahttp.Idempotent(method)}
+	ask := selector.Request{
+		Service: c.service, Protocol: asks.endpoint, From: asks.from, Where: asks.where, Key: asks.key, Header: http.Header(c.header).Get,
+		Timeout: -1, AttemptTimeout: asks.attempt, NonIdempotent: !proximahttp.Idempotent(method),
+	}
+	r.selector.Mirror(ask, func() func(context.Context, *selector.Pick) error {
+		return func(ctx context.Context, p *selector.Pick) error {
+			_, err := r.request(ctx, c, p.Instance, p.Endpoints[asks.endpoint])
+			return err
+		}
+	})
 	var reply *nats.Msg
 	err := r.selector.DoFor(ctx, ask, func(ctx context.Context, p *selector.Pick) error {
 		c.span.Picked(p.ID, p.Circle())

@@ -58,7 +58,8 @@ type Options struct {
 	Timeout time.Duration
 	// AttemptTimeout is how long one instance may take for the head of its answer
 	// before another gets the call, if the call may be repeated and that long is left
-	// for it. Default: until the instance seems to hang.
+	// for it. Default: until the instance seems to hang. The policy of a service may say
+	// another one, as for Timeout.
 	AttemptTimeout time.Duration
 	// Hedge sends a call by HTTP to a second instance too when the first one takes long,
 	// see [proximahttp.Options]. Default: off.
@@ -185,6 +186,9 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 func (r *Router) selectorOptions(registry Registry) selector.Options {
 	o := r.opts.Selector
 	o.Source, o.Registry.Bucket = r.directory, r.opts.Bucket
+	if policies, ok := registry.(selector.PolicySource); ok {
+		o.Source = source{r.directory, policies}
+	}
 	o.Ramp.Now, o.Probe.Bus = registry.Now, registry.Bus()
 	o.Latency.Dial = r.opts.Guard.DialContext
 	// A probe sends nothing that is worth to be protected, and need not know the name.
@@ -199,25 +203,31 @@ func (r *Router) selectorOptions(registry Registry) selector.Options {
 	return o
 }
 
+// source lists instances as the directory does, and tells policies.
+type source struct {
+	*directory.Directory
+	selector.PolicySource
+}
+
 func (r *Router) makeDoors() {
 	base := proximahttp.NewBase()
 	base.DialContext = proximahttp.Keep(r.opts.Guard.DialContext)
 	base.DisableCompression = true // bodies are passed on unchanged
 	r.base = identity.NewBase(base, r.opts.TLS)
 	transport := proximahttp.New(r.selector, proximahttp.Options{
-		Base: telemetry.Transport(teller{r.base}), Ask: ask, AttemptTimeout: r.opts.AttemptTimeout, Hedge: r.opts.Hedge,
+		Base: telemetry.Transport(teller{r.base}), Ask: ask, Hedge: r.opts.Hedge,
 	})
 	id := "proxima-" + rand.Text()[:12] // in the header Via: it reveals a loop
 	r.counts = requestCounts{r.opts.Metrics, r.directory, &endings{log: r.log}}
 	r.lookup = &lookup{r.directory, r.selector, r.nc.MaxPayload}
 	keys := &keys{header: http.CanonicalHeaderKey(r.opts.HashHeader), cookie: r.opts.HashCookie, sticky: r.opts.StickyCookie}
-	r.proxy = &proxy{id: id, timeout: r.opts.Timeout, trust: r.opts.Trust, keys: keys, lookup: r.lookup, requests: r.counts}
+	r.proxy = &proxy{id: id, timeout: r.opts.Timeout, attempt: r.opts.AttemptTimeout, trust: r.opts.Trust, keys: keys, lookup: r.lookup, requests: r.counts}
 	r.proxy.start(transport, r.log)
 	r.handler = r.newHandler()
 	relay := &relay{r.nc, id, r.opts.Bucket, r.lookup, r.selector, transport, keys}
 	r.nats = &natsDoors{
 		nc: r.nc, bucket: r.opts.Bucket, location: r.selector.Location(),
-		timeout: r.opts.Timeout, log: r.log,
+		timeout: r.opts.Timeout, attempt: r.opts.AttemptTimeout, selector: r.selector, lookup: r.lookup, log: r.log,
 		endpoints: map[string]answerNATS{
 			"route": relay.route, "resolve": r.lookup.resolveNATS, "explain": r.lookup.explainNATS,
 		},

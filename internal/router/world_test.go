@@ -38,6 +38,8 @@ type fleet struct {
 	ns  *server.Server
 	nc  *nats.Conn // of the clients
 	reg *kv.Registry
+
+	policies *policies // nil: there are none
 }
 
 func newFleet(tb testing.TB, adjust ...func(*server.Options)) *fleet {
@@ -48,7 +50,7 @@ func newFleet(tb testing.TB, adjust ...func(*server.Options)) *fleet {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return &fleet{tb, ns, nc, reg}
+	return &fleet{tb: tb, ns: ns, nc: nc, reg: reg}
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -81,7 +83,11 @@ func (f *fleet) loggedRouter(o router.Options, log *slog.Logger) *door {
 		o.Selector.Latency = latency.Options{Interval: time.Hour} // distances are the circles'
 	}
 	o.Logger = log
-	r, err := router.New(f.tb.Context(), nc, reg, o)
+	var registry router.Registry = reg
+	if f.policies != nil {
+		registry = ruled{reg, f.policies}
+	}
+	r, err := router.New(f.tb.Context(), nc, registry, o)
 	if err != nil {
 		f.tb.Fatal(err)
 	}

@@ -107,11 +107,11 @@ type Breaker struct {
 	// with mu held, and loaded without.
 	word atomic.Uint64
 
-	key      Key
-	settings *Settings // shared, as they were given
+	key Key
 
-	mu      sync.Mutex
-	circuit *circuit // nil until the first failure
+	mu       sync.Mutex
+	settings *Settings // shared, as they were given
+	circuit  *circuit  // nil until the first failure
 }
 
 // New returns a closed Breaker for k. It has no timer and costs one small allocation
@@ -119,6 +119,18 @@ type Breaker struct {
 // zero Settings.
 func New(k Key, s *Settings) *Breaker {
 	return &Breaker{key: k, settings: s}
+}
+
+// Set replaces the settings, but for OnChange. The state stays, and how long it lasts; the row
+// of failures too. A window of another length, or one that no ratio needed before, begins
+// anew, when the breaker is next closed.
+func (b *Breaker) Set(s *Settings) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.settings = s
+	if b.circuit != nil {
+		b.circuit.set(b, s)
+	}
 }
 
 // State is what the breaker does with the next call. It is one atomic load: an open

@@ -19,6 +19,7 @@ type circuit struct {
 	outcome   outcome       // of the call that is being counted; gobreaker reads it instead of an error
 	after     time.Duration // how long the instance asked to be left alone, if the outcome is rejected
 
+	renew    bool          // gobreaker is that of another window: there is a new one when it closes
 	began    time.Time     // the state; there gobreaker's buckets begin too
 	step     time.Duration // the length of a bucket
 	buckets  int64         // how many a failure counts in, 0 without a ratio
@@ -52,12 +53,38 @@ type change struct{ from, to State }
 const windowBuckets = 10
 
 func newCircuit(b *Breaker) *circuit {
-	c := &circuit{step: math.MaxInt64}
+	c := &circuit{}
 	if b.settings != nil {
 		c.settings = *b.settings
 	}
 	c.settings = c.settings.withDefaults()
 	c.idle.L = &b.mu
+	c.renewWindow(b)
+	c.began = time.Now()
+	return c
+}
+
+// set replaces the settings.
+func (c *circuit) set(b *Breaker, s *Settings) {
+	old := c.settings
+	c.settings = Settings{}
+	if s != nil {
+		c.settings = *s
+	}
+	c.settings = c.settings.withDefaults()
+	c.settings.OnChange = old.OnChange
+	if (c.settings.FailureRatio > 0) == (old.FailureRatio > 0) && c.settings.Window == old.Window && c.settings.Trials == old.Trials {
+		return
+	}
+	if c.renew = true; b.State() == Closed {
+		c.renewWindow(b)
+		c.began = time.Now()
+	}
+}
+
+// renewWindow makes a gobreaker for the settings, which is closed.
+func (c *circuit) renewWindow(b *Breaker) {
+	c.renew, c.report, c.failedIn, c.buckets, c.step = false, nil, 0, 0, math.MaxInt64
 	s := gobreaker.Settings{
 		MaxRequests:  uint32(min(int64(c.settings.Trials), math.MaxUint32)),
 		Timeout:      1, // the timer decides; it asks gobreaker when the time has come
@@ -73,8 +100,6 @@ func newCircuit(b *Breaker) *circuit {
 		s.Interval, s.BucketPeriod = windowBuckets*c.step, c.step
 	}
 	c.gobreaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](s)
-	c.began = time.Now()
-	return c
 }
 
 func (c *circuit) readyToTrip(n gobreaker.Counts) bool {
@@ -164,6 +189,9 @@ func (b *Breaker) changeLocked(from, to State) {
 		c.open(from)
 	case Closed:
 		c.openFor = 0
+		if c.renew {
+			c.renewWindow(b)
+		}
 	}
 	c.inARow = 0
 	next := b.word.Load()/generation + 1

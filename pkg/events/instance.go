@@ -81,7 +81,8 @@ type Instance struct {
 	Location topology.Location
 	// Status is whether the instance wants calls. Default [Up].
 	Status Status
-	// Version of the service, for people. Callers do not choose by it.
+	// Version of the service. Callers may choose by it, see package subset: then it is best a
+	// semantic version.
 	Version string
 	// Weight is the instance's share of calls relative to the other instances', 1
 	// to 10000, or [LastResort]. Default [DefaultWeight]. The strategies round_robin and

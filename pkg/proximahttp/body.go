@@ -1,6 +1,7 @@
 package proximahttp
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,9 @@ type outgoing interface {
 	replayable() bool
 	// faulty reports whether reading the body failed, which no instance causes.
 	faulty() bool
+	// again returns a body for a copy of the request beside its attempts. It returns false if
+	// the whole body is not there, without waiting.
+	again() (io.ReadCloser, bool)
 	// finish is called when no attempt follows. The caller's body is closed then, or by
 	// the attempt that still reads it, exactly once.
 	finish()
@@ -37,10 +41,11 @@ func newOutgoing(req *http.Request, limit int64) outgoing {
 
 type noBody struct{}
 
-func (noBody) attach(*http.Request) error { return nil }
-func (noBody) replayable() bool           { return true }
-func (noBody) faulty() bool               { return false }
-func (noBody) finish()                    {}
+func (noBody) attach(*http.Request) error   { return nil }
+func (noBody) replayable() bool             { return true }
+func (noBody) again() (io.ReadCloser, bool) { return http.NoBody, true }
+func (noBody) faulty() bool                 { return false }
+func (noBody) finish()                      {}
 
 // repeated is a body that the caller's GetBody makes again. It is passed on as it is,
 // because net/http sends the types it knows in one packet with the head.
@@ -66,6 +71,11 @@ func (b *repeated) attach(out *http.Request) error {
 
 func (b *repeated) replayable() bool { return !b.failed }
 func (b *repeated) faulty() bool     { return b.failed }
+
+func (b *repeated) again() (io.ReadCloser, bool) {
+	body, err := b.getBody()
+	return body, err == nil
+}
 
 func (b *repeated) finish() {
 	if b.body != nil {
@@ -125,6 +135,17 @@ func (b *kept) open() (io.ReadCloser, error) {
 
 func (b *kept) replayable() bool { return !b.lost.Load() && !b.failed.Load() }
 func (b *kept) faulty() bool     { return b.failed.Load() }
+
+func (b *kept) again() (io.ReadCloser, bool) {
+	if !b.reading.TryLock() { // an attempt reads
+		return nil, false
+	}
+	defer b.reading.Unlock()
+	if whole := b.end == io.EOF || b.length > 0 && b.read == b.length; !whole || !b.replayable() { //nolint:errorlint // readers return EOF itself
+		return nil, false
+	}
+	return io.NopCloser(bytes.NewReader(b.data)), true
+}
 
 func (b *kept) finish() {
 	b.mu.Lock()

@@ -26,6 +26,7 @@ type call struct {
 	service   string
 	ask       selector.Request
 	body      outgoing
+	limit     *limit // nil: there is none
 
 	mu      sync.Mutex     // two attempts may run at a time
 	attempt *Attempt       // the last one
@@ -44,18 +45,33 @@ func newCall(t *Transport, req *http.Request, service, protocol string) *call {
 	}
 	// A body without GetBody can be read by one attempt at a time.
 	again := req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
-	c.ask.Hedge = again && (c.ask.Hedge || t.options.Hedge)
+	c.ask.Hedge, c.ask.MayHedge = again && (c.ask.Hedge || t.options.Hedge), again
+	if c.ask.Header == nil {
+		c.ask.Header = req.Header.Get
+	}
 	c.body = newOutgoing(req, t.options.MaxBody)
 	return c
 }
 
 func (c *call) run() (*http.Response, error) {
-	err := c.transport.selector.DoFor(c.req.Context(), c.ask, c.try)
+	ctx := c.req.Context()
+	if c.limit = newLimit(c.req, c.transport.selector, &c.ask); c.limit != nil { // it knows the policy then
+		ctx = c.limit
+	}
+	_, once := c.body.(*kept)
+	if !once {
+		c.mirror()
+	}
+	err := c.transport.selector.DoFor(ctx, c.ask, c.try)
+	if once {
+		c.mirror() // what the body is was not known before
+	}
 	c.body.finish()
-	if err != nil && c.resp != nil && interrupted(c.req) != nil {
+	if err != nil && c.resp != nil && c.ended() != nil {
 		_ = c.resp.Body.Close() // of an earlier attempt: it cannot be read any more
 		c.resp = nil
 	}
+	c.stopLimit()
 	if c.resp != nil {
 		return c.resp, nil
 	}
@@ -69,13 +85,7 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 	ctx = context.WithValue(ctx, attemptKey{}, attempt)
 	w := &wire{nonIdempotent: c.ask.NonIdempotent}
 	bounded, giveUp := context.WithCancelCause(ctx) // ends with the body of the response
-	out := c.req.WithContext(httptrace.WithClientTrace(bounded, w.trace()))
-	u := *c.req.URL
-	u.Host = hostOf(p.Endpoints[c.ask.Protocol])
-	out.URL = &u
-	if out.Host == "" || out.Host == c.req.URL.Host {
-		out.Host = c.service
-	}
+	out := c.to(c.req.WithContext(httptrace.WithClientTrace(bounded, w.trace())), p)
 	if err := c.attach(out); err != nil {
 		giveUp(nil)
 		p.Done(context.Canceled)
@@ -130,6 +140,16 @@ func (c *call) try(ctx context.Context, p *selector.Pick) error {
 		return selector.Permanent(result)
 	}
 	return result
+}
+
+// to makes a copy of the request one to the instance of a pick.
+func (c *call) to(out *http.Request, p *selector.Pick) *http.Request {
+	u := *out.URL
+	if u.Host = hostOf(p.Endpoints[c.ask.Protocol]); out.Host == "" || out.Host == out.URL.Host {
+		out.Host = c.service
+	}
+	out.URL = &u
+	return out
 }
 
 // errNoResponse is the error of a base that breaks the rules of http.RoundTripper.
@@ -200,6 +220,9 @@ func (e slowError) Unwrap() error      { return e.error }
 // request and has the time for it. stop returns false if late was called.
 func (c *call) afterSlow(ctx context.Context, p *selector.Pick, late func()) (stop func() bool) {
 	limit := c.transport.options.AttemptTimeout
+	if of, overCode := selector.AttemptTimeout(ctx); of != 0 && (limit == 0 || overCode || c.ask.AttemptTimeout != 0) {
+		limit = of
+	}
 	end, ends := ctx.Deadline()
 	switch {
 	case limit < 0, p.Last(), !c.body.replayable(), ends && time.Until(end) < 2*limit:
@@ -212,7 +235,7 @@ func (c *call) afterSlow(ctx context.Context, p *selector.Pick, late func()) (st
 
 // failed returns the error of an attempt that got no response, marked with what follows.
 func (c *call) failed(p *selector.Pick, out *http.Request, w *wire, err error) error {
-	switch end := interrupted(c.req); {
+	switch end := c.ended(); {
 	case end != nil:
 		p.Done(end)
 		return selector.Permanent(err)
@@ -305,6 +328,13 @@ func (w *wire) kept(resp *http.Response) (rest func()) {
 
 // error is err as a *[selector.CallError], also for what was not to be tried again.
 func (c *call) error(err error) error {
+	if c.limit != nil && c.limit.passed.Load() && interrupted(c.req) == nil {
+		if failed, ok := err.(*selector.CallError); ok { //nolint:errorlint // only what DoFor itself returns
+			failed.Err = &limitError{failed.Err, c.limit.by, c.limit.of}
+			return failed
+		}
+		err = &limitError{err, c.limit.by, c.limit.of}
+	}
 	if _, ok := err.(*selector.CallError); ok || c.attempt == nil { //nolint:errorlint // only what DoFor itself returns
 		return err
 	}

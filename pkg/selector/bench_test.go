@@ -251,3 +251,101 @@ func BenchmarkHeld(b *testing.B) {
 	b.ReportMetric(float64(held)/n, "B/instance")
 	b.ReportMetric(0, "ns/op")
 }
+
+// benchSubsets is how many subsets are in use in the benchmarks with Where.
+const benchSubsets = 50
+
+// inSubsets gives each instance of a fleet one of benchSubsets versions.
+func inSubsets(entries []events.Entry) []events.Entry {
+	for i, e := range entries {
+		e.Version = fmt.Sprintf("%d.0.0", i/3%benchSubsets)
+	}
+	return entries
+}
+
+// useSubsets asks for each subset, so that all have tables.
+func useSubsets(b *testing.B, s *selector.Selector) {
+	for i := range benchSubsets {
+		p, err := s.PickFor(b.Context(), selector.Request{Service: "user", Where: fmt.Sprintf("version=%d.0.0", i)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		p.Done(nil)
+	}
+}
+
+// BenchmarkPickWhere is a pick in one of 50 subsets that are in use, the same with the
+// subsets in turns, and one without a subset that is asked for in the same way.
+func BenchmarkPickWhere(b *testing.B) {
+	for _, strategy := range []selector.Strategy{selector.P2C, selector.RoundRobin, selector.ConsistentHash} {
+		for _, n := range []int{1000, 10000} {
+			for _, kind := range []string{"none", "one", "turns"} {
+				b.Run(fmt.Sprintf("strategy=%s/instances=%d/where=%s", strategy, n, kind), func(b *testing.B) {
+					s, src := open(b, n, selector.Options{Strategy: strategy})
+					list := events.Snapshot{Service: "user", Entries: inSubsets(fleet(n))}
+					src.lists <- list
+					src.lists <- list // the one before is applied
+					useSubsets(b, s)
+					asks := make([]selector.Request, benchSubsets)
+					for i := range asks {
+						asks[i] = selector.Request{Service: "user", Key: "k"}
+						switch kind {
+						case "one":
+							asks[i].Where = "version=7.0.0"
+						case "turns":
+							asks[i].Where = fmt.Sprintf("version=%d.0.0", i)
+						}
+					}
+					ctx := b.Context()
+					b.ReportAllocs()
+					for i := 0; b.Loop(); i++ {
+						p, err := s.PickFor(ctx, asks[i%benchSubsets])
+						if err != nil {
+							b.Fatal(err)
+						}
+						p.Done(nil)
+					}
+				})
+			}
+		}
+	}
+}
+
+// BenchmarkApplyWhere is one change of one instance among many while 50 subsets are in use.
+func BenchmarkApplyWhere(b *testing.B) {
+	const n = 10000
+	all := inSubsets(fleet(n))
+	for _, subsets := range []int{0, benchSubsets} {
+		for _, change := range []string{"update", "leave-join"} {
+			b.Run(fmt.Sprintf("change=%s/instances=%d/subsets=%d", change, n, subsets), func(b *testing.B) {
+				s, src := open(b, n, selector.Options{})
+				src.lists <- events.Snapshot{Service: "user", Entries: all}
+				src.lists <- events.Snapshot{Service: "user", Entries: all} // the one before is applied
+				entries, without := all, slices.Delete(slices.Clone(all), n/3, n/3+1)
+				if subsets > 0 {
+					useSubsets(b, s)
+				}
+				b.ReportAllocs()
+				for i := 0; b.Loop(); i++ {
+					if subsets > 0 && i%100 == 0 {
+						b.StopTimer()
+						useSubsets(b, s)
+						b.StartTimer()
+					}
+					switch {
+					case change == "update":
+						entries = slices.Clone(entries)
+						in := *entries[i%n].Instance
+						in.Weight = 100 + i%7
+						entries[i%n].Instance = &in
+					case i%2 == 0:
+						entries = without
+					default:
+						entries = all
+					}
+					src.lists <- events.Snapshot{Service: "user", Entries: entries}
+				}
+			})
+		}
+	}
+}

@@ -17,7 +17,8 @@ import (
 
 // Do calls the nearest working instance of a service. When call fails, Do calls
 // another instance, after a short random wait that grows, as long as there are
-// attempts ([Retry.Attempts]), a retry budget ([ErrBudget]) and time before ctx ends.
+// attempts ([Retry.Attempts]), a retry budget ([ErrBudget]) and time before ctx ends, or
+// before the time limit that the policy of the service states ([Limits]).
 // When all instances have been tried, and the last one did not listen or broke the
 // connection, Do begins again, up to twice, after 0.4 and 0.8 s: they may be restarting.
 //
@@ -64,14 +65,37 @@ func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Conte
 	if err := ctx.Err(); err != nil {
 		return err // before any instance was called
 	}
-	svc, err := s.service(r.Service)
+	svc, err := s.known(ctx, r.Service)
 	if err != nil {
 		return err
 	}
-	svc.budget.call()
-	t := tries{Selector: s, svc: svc, request: &r}
+	ru := svc.rules.Load()
+	svc.budget.call(ru.retry.budget)
+	t := tries{Selector: s, svc: svc, rules: ru, request: &r}
+	limit, of := ru.limit(&r)
+	if limit <= 0 {
+		return t.do(ctx, call)
+	}
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err = t.do(bounded, call)
+	if failed, ok := errors.AsType[*CallError](err); ok && bounded.Err() != nil && ctx.Err() == nil {
+		failed.Err = fmt.Errorf("%w (the %s allows %v)", failed.Err, of, limit)
+	}
+	return err
+}
+
+// do makes attempts until one counts.
+func (t *tries) do(ctx context.Context, call func(context.Context, *Pick) error) error {
+	s, svc, r := t.Selector, t.svc, t.request
+	if err := t.rules.decide(r); err != nil {
+		return err
+	}
+	if d := t.rules.attemptLimit(r); d != 0 {
+		ctx = context.WithValue(ctx, attemptKey{}, attemptLimit{d, t.rules.overCode})
+	}
 	for {
-		p, err := s.PickFor(ctx, r)
+		p, err := s.PickFor(ctx, *r)
 		if errors.Is(err, ErrNoInstance) && t.again(ctx) {
 			continue
 		}
@@ -96,7 +120,7 @@ func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Conte
 		}
 		t.tried(p, err)
 		t.last = &CallError{Service: r.Service, Attempts: t.attempts, Instance: p.ID, Circle: p.Circle(), Err: err}
-		if outcome == Canceled || t.enough(ctx) {
+		if outcome == Canceled || t.final(outcome) || t.enough(ctx) {
 			return t.last
 		}
 	}
@@ -122,6 +146,7 @@ func (p *Pick) run(ctx context.Context, call func(context.Context, *Pick) error)
 type tries struct {
 	*Selector
 	svc      *service
+	rules    *rules // when the call began
 	request  *Request
 	attempts int // made
 	spent    int // of Retry.Attempts: refused connections of one round count as one
@@ -134,11 +159,38 @@ type tries struct {
 // of a pick. After an attempt that was given up as too slow it may not: that two instances
 // hang is less likely than that the call takes long.
 func (t *tries) more(p *Pick) bool {
-	if t.spent+1 >= t.opts.Retry.Attempts || t.request.NonIdempotent || t.opts.Retry.Budget < 0 || t.last != nil && errors.Is(t.last.Err, ErrSlow) {
+	if t.spent+1 >= t.rules.retry.attempts || t.request.NonIdempotent || t.rules.retry.budget < 0 || !t.rules.retry.faults || t.last != nil && errors.Is(t.last.Err, ErrSlow) {
 		return false
 	}
-	now := t.svc.vantage(t.request).current()
+	to := t.request.to
+	for found := t.another(to, p); ; to = to.next {
+		if found || to == nil || to.next == nil {
+			return found
+		}
+		found = t.another(to.next, p)
+	}
+}
+
+// another reports whether one of the instances of a target may take the call.
+func (t *tries) another(to *target, p *Pick) bool {
+	v, err := t.rules.vantage(t.request, to)
+	if err != nil {
+		return false
+	}
+	now := v.current()
 	return now != nil && now.Another(&table.Query{Avoid: t.request.Avoid, Tried: t.request.tried}, p.node)
+}
+
+// final reports whether the policy says that calls are not tried again after such an
+// outcome. One that was not sent is.
+func (t *tries) final(o Outcome) bool {
+	switch o {
+	case Fault:
+		return !t.rules.retry.faults && Sent(t.last.Err)
+	case Backpressure:
+		return !t.rules.retry.backpressed
+	}
+	return false
 }
 
 // tried notes an attempt that failed with err.
@@ -186,13 +238,13 @@ func (t *tries) enough(ctx context.Context) bool {
 		return true
 	case t.request.NonIdempotent && Sent(t.last.Err):
 		return true
-	case t.spent >= t.opts.Retry.Attempts && (t.refused < 2 || t.refused >= mostRefused):
+	case t.spent >= t.rules.retry.attempts && (t.refused < 2 || t.refused >= mostRefused):
 		return true
 	case breaker.Refused(t.last.Err):
 		// No process listens, so a retry is no load for the service, which is what the
 		// budget bounds.
-	case !t.svc.budget.retry(t.now()):
-		if t.opts.Retry.Budget > 0 { // else there are never retries
+	case !t.svc.budget.retry(t.now(), t.rules.retry.budget):
+		if t.rules.retry.budget > 0 { // else there are never retries
 			t.svc.refused.Add(1)
 		}
 		t.last.Err = fmt.Errorf("%w, so this is not tried again: %w", ErrBudget, t.last.Err)
@@ -201,7 +253,7 @@ func (t *tries) enough(ctx context.Context) bool {
 	if t.rounds > 0 && restarts(t.last.Err) && len(t.request.tried) < int(t.svc.Listed.Load()) {
 		return !t.wait(ctx, jitter(roundWait)) // there are few attempts left for the restart
 	}
-	return !t.wait(ctx, rand.N(t.opts.Retry.Backoff<<min(t.attempts-1, 6)+1))
+	return !t.wait(ctx, rand.N(t.rules.retry.backoff<<min(t.attempts-1, 6)+1))
 }
 
 // jitter is a time, up to a fifth less or more, so that many callers do not come together.
@@ -238,10 +290,18 @@ var ErrSlow = errors.New("selector: no answer for much longer than usual")
 // as that is answered the call goes on, until 7/8 of the time until ctx ends, or for a
 // minute if ctx has no deadline.
 //
+// Where attempts have a time limit ([AttemptTimeout]), late is called then, if another
+// instance may take the call and that long is left for it.
+//
 // stop returns false if late was called.
 func (p *Pick) AfterSlow(ctx context.Context, late func()) (stop func() bool) {
-	if p.Last() {
+	if limit, _ := AttemptTimeout(ctx); p.Last() || limit < 0 {
 		return func() bool { return true }
+	} else if limit > 0 {
+		if end, ends := ctx.Deadline(); ends && time.Until(end) < 2*limit {
+			return func() bool { return true }
+		}
+		return time.AfterFunc(limit, late).Stop
 	}
 	s := &slowness{ctx: ctx, node: p.node, replies: p.node.Replies(), began: time.Now(), late: late}
 	s.until, s.ends = ctx.Deadline()
@@ -249,6 +309,61 @@ func (p *Pick) AfterSlow(ctx context.Context, late func()) (stop func() bool) {
 	defer s.mu.Unlock()
 	s.timer = time.AfterFunc(slowAtLeast, s.look)
 	return s.stop
+}
+
+type attemptKey struct{}
+
+// attemptLimit is how long one attempt may take.
+type attemptLimit struct {
+	time.Duration
+	overCode bool
+}
+
+// AttemptTimeout returns how long the attempt whose context this is may take: what
+// [Request.AttemptTimeout] or the policy of the service says, 0 if neither does, a negative
+// time if there is no limit. overCode reports that the policy says that it holds over what
+// a program states by itself. [Pick.AfterSlow] knows it.
+func AttemptTimeout(ctx context.Context) (limit time.Duration, overCode bool) {
+	l, _ := ctx.Value(attemptKey{}).(attemptLimit)
+	return l.Duration, l.overCode
+}
+
+// Limits are the time limits of calls to a service. 0 stands for none.
+type Limits struct {
+	Timeout  time.Duration // of a call with all its attempts
+	Attempt  time.Duration // of one attempt, while another instance may get the call
+	Revision uint64        // of the policy of the service; 0: it has none of its own
+	OverCode bool          // the policy says that it holds over what a program states
+}
+
+// Limits returns what the policy of a service says. It waits for the first snapshot as Pick
+// does. It is for callers whose calls go on after [Selector.DoFor] has returned, so that
+// they limit the time themselves: they call with a negative [Request.Timeout].
+func (s *Selector) Limits(ctx context.Context, service string) (Limits, error) {
+	svc, err := s.known(ctx, service)
+	if err != nil {
+		return Limits{}, err
+	}
+	r := svc.rules.Load()
+	return Limits{r.timeout, r.attemptTimeout, r.current.Service.Revision, r.overCode}, nil
+}
+
+// limit is how long a call may take, and what says so; 0: as long as its context.
+func (r *rules) limit(ask *Request) (limit time.Duration, of string) {
+	switch {
+	case ask.Timeout < 0:
+		return 0, ""
+	case ask.Timeout > 0:
+		return ask.Timeout, "request"
+	}
+	return r.timeout, "policy"
+}
+
+func (r *rules) attemptLimit(ask *Request) time.Duration {
+	if ask.AttemptTimeout != 0 {
+		return ask.AttemptTimeout
+	}
+	return r.attemptTimeout
 }
 
 // Last reports whether no attempt at another instance follows: there is no other one that
@@ -357,30 +472,26 @@ func (s *slowness) stop() bool {
 // not overload a service in trouble. Each call adds share, each retry takes 1; a reserve
 // flows in all the time for callers that call rarely. (As Finagle's RetryBudget.)
 type budget struct {
-	share float64
-
 	mu     sync.Mutex
 	tokens float64
 	filled time.Duration
 }
 
-func newBudget(share float64) budget {
-	return budget{share: share, tokens: reserve}
-}
+func newBudget() budget { return budget{tokens: reserve} }
 
 // call adds the share of one call.
-func (b *budget) call() {
-	if b.share <= 0 {
+func (b *budget) call(share float64) {
+	if share <= 0 {
 		return
 	}
 	b.mu.Lock()
-	b.tokens = min(b.tokens+b.share, maxTokens)
+	b.tokens = min(b.tokens+share, maxTokens)
 	b.mu.Unlock()
 }
 
 // retry takes 1, and reports whether there was 1.
-func (b *budget) retry(now time.Duration) bool {
-	if b.share < 0 {
+func (b *budget) retry(now time.Duration, share float64) bool {
+	if share < 0 {
 		return false
 	}
 	b.mu.Lock()

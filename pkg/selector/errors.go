@@ -35,19 +35,31 @@ var (
 type NoInstanceError struct {
 	Service  string
 	Protocol string   // that the request wants; empty: any
+	Where    string   // the subset that the request is for; empty: all instances
+	Listed   int      // instances of the service
+	Matching int      // of them, those in the subset
+	Usable   int      // of those
 	Circles  []Circle // those that have instances, nearest first; only counts of instances are set
 	Avoided  int      // instances that could have been picked, and were excluded or tried before
 }
 
 // noInstance is the error when no instance of a table was picked.
 func (v *vantage) noInstance(t *table.Table, r *Request) error {
-	if t.Size == 0 {
-		v.svc.lastAsked.Store(int64(v.svc.Now()))
-		return unknownService(v.svc.name)
+	svc := v.rules.svc
+	listed := svc.Listed.Load()
+	if t.Size == 0 && (v.subset == nil || listed == 0) {
+		svc.lastAsked.Store(int64(svc.Now()))
+		return unknownService(svc.name)
 	}
 	// What can be picked and was not is what the request excludes.
-	e := &NoInstanceError{Service: v.svc.name, Protocol: r.Protocol, Avoided: t.Pickable()}
-	for i := range uint8(len(v.svc.Assumed)) {
+	e := &NoInstanceError{
+		Service: svc.name, Protocol: r.Protocol, Avoided: t.Pickable(),
+		Listed: int(listed), Matching: t.Size, Usable: t.Usable(),
+	}
+	if v.subset != nil {
+		e.Where = v.subset.expr.String()
+	}
+	for i := range uint8(len(t.Assumed)) {
 		if c := circleOf(t, i); c.Instances > 0 {
 			e.Circles = append(e.Circles, c)
 		}
@@ -60,6 +72,9 @@ func unknownService(name string) error { return fmt.Errorf("%w %q", ErrUnknownSe
 func (e *NoInstanceError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "selector: no usable instance of %s", e.Service)
+	if e.Where != "" {
+		fmt.Fprintf(&b, " where %s (%d listed, %d match, %d usable)", e.Where, e.Listed, e.Matching, e.Usable)
+	}
 	for i, c := range e.Circles {
 		sep := "; "
 		if i == 0 {

@@ -2,12 +2,14 @@ package selector
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"math"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/route"
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 )
 
@@ -21,6 +23,17 @@ type Explanation struct {
 	StaleSeconds float64 `json:"stale_seconds,omitempty"`
 	From         string  `json:"from"` // the place that is to be near: region/zone
 	Strategy     string  `json:"strategy"`
+	// Where is the subset that the explanation is about, empty for all instances, and Rule
+	// what decided that: "request", "override x-version: 2", "split version=2 at 10 %",
+	// "where version>=1.4". A call of which chance decides is explained as one that is in no
+	// split.
+	Where string `json:"where,omitempty"`
+	Rule  string `json:"rule,omitempty"`
+	// FellBack is set when none of the subset is usable, and the fallback is to take any
+	// instance: circles and instances are those of all then.
+	FellBack bool `json:"fell_back,omitempty"`
+	// Policy is what operators say about calls to the service, nil if nothing.
+	Policy *PolicyInUse `json:"policy,omitempty"`
 	// Panic is set while fewer than half of the instances that want calls are usable,
 	// so that others fill in.
 	Panic bool `json:"panic"`
@@ -29,6 +42,23 @@ type Explanation struct {
 	// Instances in the order in which they would be tried: usable ones first,
 	// nearest first.
 	Instances []Candidate `json:"instances"`
+}
+
+// PolicyInUse is the policy that holds for a service.
+type PolicyInUse struct {
+	Revision        uint64 `json:"revision,omitempty"`         // of the policy of the service
+	DefaultRevision uint64 `json:"default_revision,omitempty"` // of the policy for all services
+	Error           string `json:"error,omitempty"`            // why the newest one is not used
+	// Rules are its overrides, splits and where, in the order in which they are tried.
+	Rules []PolicyRule `json:"rules,omitempty"`
+}
+
+// PolicyRule is one rule of a policy.
+type PolicyRule struct {
+	Rule      string `json:"rule"`
+	Where     string `json:"where"`
+	Instances int    `json:"instances"` // in the subset
+	Usable    int    `json:"usable"`    // of these, by their state alone
 }
 
 // Candidate is one instance in an [Explanation]. In JSON its fields stand beside those
@@ -48,10 +78,11 @@ type Standing struct {
 	Evacuated      bool    `json:"evacuated"` // an operator evacuated its place
 	Dead           bool    `json:"dead"`      // it does not answer probes, and is suspect or the registry is out of reach
 	InFlight       int     `json:"in_flight"`
-	Picks          uint64  `json:"picks"`   // by this selector, since it is listed
-	CallMS         float64 `json:"call_ms"` // average duration of its calls, 0 if not known
-	Near           bool    `json:"near"`    // in the near set that picks choose from now
-	Reason         string  `json:"reason"`  // why it is picked or not
+	Picks          uint64  `json:"picks"`                    // by this selector, since it is listed
+	CallMS         float64 `json:"call_ms"`                  // average duration of its calls, 0 if not known
+	Near           bool    `json:"near"`                     // in the near set that picks choose from now
+	OutsideSubset  bool    `json:"outside_subset,omitempty"` // it does not match Where
+	Reason         string  `json:"reason"`                   // why it is picked or not
 }
 
 // MarshalJSON writes the fields of the instance and of the candidate side by side.
@@ -82,38 +113,94 @@ func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) 
 	if err := r.checkFrom(); err != nil {
 		return Explanation{}, err
 	}
-	svc, err := s.service(r.Service)
+	svc, err := s.known(ctx, r.Service)
 	if err != nil {
 		return Explanation{}, err
 	}
-	v := svc.vantage(&r)
-	t := v.current()
-	if t == nil {
-		if v, t, err = s.await(ctx, svc, &r); err != nil {
-			return Explanation{}, err
-		}
+	ru := svc.rules.Load()
+	to, err := ru.peek(&r)
+	if err != nil {
+		return Explanation{}, err
+	}
+	v, t, err := s.see(ctx, ru, &r, to)
+	if err != nil {
+		return Explanation{}, err
 	}
 	svc.markActive() // its distances are asked for
-	if t.Size == 0 {
+	if svc.Listed.Load() == 0 {
 		return Explanation{}, v.noInstance(t, &r)
 	}
+	fellBack := false
+	for next := to; next != nil && next.next != nil && !t.HasUsable(); {
+		next = next.next
+		other, instead, err := s.see(ctx, ru, &r, next)
+		if err != nil {
+			return Explanation{}, err
+		}
+		if instead.HasUsable() || t.Pickable() == 0 {
+			v, t, fellBack = other, instead, true
+		}
+	}
 	e := v.explain(r.Protocol)
+	if to != nil {
+		e.Where, e.Rule, e.FellBack = to.expr.String(), to.rule, fellBack
+	}
+	e.Policy = ru.inUse()
 	if r.From != nil {
 		e.From = r.From.String() // the vantage may be for several places
 	}
 	return e, nil
 }
 
+// peek returns where a call would go, which is not made.
+func (r *rules) peek(ask *Request) (*target, error) {
+	switch {
+	case ask.Where != "":
+		return r.asked(ask.Where)
+	case r.plan != nil:
+		if i := r.plan.Peek(ask.Header); i != route.None {
+			return r.targets[i], nil
+		}
+	}
+	return nil, nil
+}
+
+// inUse is the policy of which the rules are made.
+func (r *rules) inUse() *PolicyInUse {
+	c := &r.current
+	if c.Default.Revision == 0 && c.Service.Revision == 0 && c.Default.Policy == nil && c.Service.Policy == nil {
+		return nil
+	}
+	p := &PolicyInUse{Revision: c.Service.Revision, DefaultRevision: c.Default.Revision}
+	if err := cmp.Or(c.Service.Err, c.Default.Err); err != nil {
+		p.Error = err.Error()
+	}
+	r.svc.mu.Lock()
+	defer r.svc.mu.Unlock()
+	for _, t := range r.targets {
+		rule := PolicyRule{Rule: t.rule, Where: t.expr.String()}
+		for i := range r.svc.members.list {
+			if m := &r.svc.members.list[i]; t.expr.Matches(m.In) {
+				if rule.Instances++; m.State == table.Usable {
+					rule.Usable++
+				}
+			}
+		}
+		p.Rules = append(p.Rules, rule)
+	}
+	return p
+}
+
 func (v *vantage) explain(protocol string) Explanation {
-	svc := v.svc
-	e := Explanation{Service: svc.name, From: v.builder.Place.String(), Strategy: svc.Kind.String()}
+	svc := v.rules.svc
+	e := Explanation{Service: svc.name, From: v.builder.Place.String(), Strategy: v.kind.String()}
 	svc.mu.Lock()
 	e.Stale, e.StaleSeconds = svc.members.stale, secondsSince(svc.since)
 	svc.members.refresh()
-	ex := v.builder.Explain(svc.members.list, svc.Now())
+	ex := v.builder.Explain(v.roster(), svc.Now())
 	svc.mu.Unlock()
 
-	e.Panic = ex.Panic
+	e.Panic = ex.Panicking
 	for _, c := range ex.Circles {
 		circle := circleOf(ex.Table, c.Index)
 		circle.Share, circle.Demoted, circle.Load, circle.Note = rounded(c.Share, 4), c.Demoted, rounded(c.Load, 3), c.Note
@@ -144,6 +231,7 @@ func candidate(e *table.Explanation, s *table.Standing, protocol string) Candida
 		Picks:          s.Picks(),
 		CallMS:         table.Milliseconds(s.Average()),
 		Near:           near,
+		OutsideSubset:  s.State() == table.Unmatched,
 		Reason:         why,
 	}}
 }

@@ -21,15 +21,33 @@ func (s *Selector) Tables(service string) int {
 
 // Views is the number of other places from which a service is seen.
 func (s *Selector) Views(service string) int {
-	return len(*(*s.services.Load())[service].vantages.Load())
+	return len(*(*s.services.Load())[service].rules.Load().vantages.Load())
 }
 
 // Sees reports whether the vantage of a service from a place is kept.
 func (s *Selector) Sees(service string, from topology.Location) bool {
-	return (*(*s.services.Load())[service].vantages.Load())[place{from: s.fields.of(from)}] != nil
+	return (*(*s.services.Load())[service].rules.Load().vantages.Load())[place{from: s.fields.of(from)}] != nil
 }
 
 // Hear receives a message on the subject of a beat.
 func (s *Selector) Hear(service, subject string, data []byte) {
 	(*s.services.Load())[service].beat(subject, data)
+}
+
+// Subsets is the number of subsets of a service that have tables.
+func (s *Selector) Subsets(service string) (n int) {
+	svc := (*s.services.Load())[service]
+	svc.mu.Lock()
+	defer svc.mu.Unlock()
+	for _, v := range svc.subsets.views {
+		if v != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// Texts is the number of texts of expressions that are kept for a service.
+func (s *Selector) Texts(service string) int {
+	return len(*(*s.services.Load())[service].subsets.texts.Load())
 }

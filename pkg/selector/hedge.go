@@ -70,7 +70,8 @@ func OnHedged(ctx context.Context, f func()) {
 // one that counts.
 func (t *tries) attempt(ctx context.Context, p Pick, call func(context.Context, *Pick) error) (Pick, error) {
 	after := time.Duration(t.svc.P95.Load())
-	if !t.request.Hedge || after == 0 || !t.more(&p) {
+	wanted := t.request.Hedge || t.request.MayHedge && t.rules.retry.hedge
+	if !wanted || after == 0 || !t.more(&p) {
 		err := p.run(ctx, call)
 		return p, err
 	}
@@ -93,7 +94,7 @@ func (t *tries) attempt(ctx context.Context, p Pick, call func(context.Context, 
 		case <-timer.C:
 			other := *t.request
 			other.tried = append(slices.Clip(other.tried), p.node)
-			if !t.svc.budget.retry(t.now()) {
+			if !t.svc.budget.retry(t.now(), t.rules.retry.budget) {
 				continue
 			}
 			if second, err := t.PickFor(ctx, other); err == nil {

@@ -68,11 +68,11 @@ type measuring struct {
 	subject string     // of pings: <bucket>.
 }
 
-// target returns how an instance is measured.
-func (a *measuring) target(in *events.Instance) latency.Target {
+// target returns how an instance is measured. usual is for those that do not choose.
+func (a *measuring) target(in *events.Instance, usual ProbeKind) latency.Target {
 	t := latency.Target{Key: in.Key(), Incarnation: in.Incarnation, Coordinate: in.Coordinate}
 	chosen, detail, _ := strings.Cut(in.Metadata[ProbeKey], ":")
-	for _, kind := range []ProbeKind{ProbeKind(chosen), a.Kind, ProbeConnect, ProbeNATS} {
+	for _, kind := range []ProbeKind{ProbeKind(chosen), usual, ProbeConnect, ProbeNATS} {
 		if a.set(&t, in, kind, detail) {
 			return t
 		}
@@ -233,6 +233,13 @@ func (i *invalid) log(log *slog.Logger, now time.Duration, subject string, err e
 	at := int64(now) + 1
 	if last := i.logged.Load(); (last == 0 || at-last > int64(invalidEvery)) && i.logged.CompareAndSwap(last, at) {
 		log.Warn("ignoring a beat that is not valid; more of them are only counted for a minute", "subject", subject, "error", err)
+	}
+}
+
+// listenOnce has beats received, if they are not yet.
+func (svc *service) listenOnce() {
+	if svc.sel.nc != nil && svc.listening.CompareAndSwap(false, true) {
+		svc.sel.work.Go(svc.listen)
 	}
 }
 

@@ -17,6 +17,8 @@ type members struct {
 	spare     []table.Member // the memory of the list before
 	stale     bool           // the registry is out of reach
 	leftPicks []uint64       // picks of nodes that left, by home circle
+	touched   uint64         // subsets that have changed since the last table, as bits
+	moved     bool           // subsets have other members, or members stand at other places, since then
 	succeeded []uint64       // successes that stats have shown, by home circle
 }
 
@@ -67,6 +69,7 @@ func (ms *members) merge(entries []events.Entry) (left []*table.Node, changed bo
 		entries, i = slices.Clone(entries), 0 // the source should have sorted them
 		slices.SortStableFunc(entries, byKey)
 	}
+	ms.moved = true
 	was := len(members)
 	old := append(ms.spare[:0], members[i:]...)
 	members = members[:i]
@@ -103,11 +106,13 @@ func (ms *members) merge(entries []events.Entry) (left []*table.Node, changed bo
 // what was learned does not hold for the new entry.
 func (ms *members) update(m *table.Member, e events.Entry) (left *table.Node) {
 	n := m.Node
+	ms.touched |= m.Subsets
 	if m.In != e.Instance && !ms.sameInstance(n, m, e.Instance) {
 		left, n = ms.retire(m), nil
 	}
 	before := *m
 	*m = ms.member(e, n)
+	ms.moved = ms.moved || m.Subsets != before.Subsets
 	if n != nil && (before.Suspect || ms.stale) {
 		m.DiscountedFailures = before.DiscountedFailures
 		m.Refresh(ms.stale)
@@ -125,35 +130,56 @@ func (ms *members) update(m *table.Member, e events.Entry) (left *table.Node) {
 func (ms *members) sameInstance(n *table.Node, before *table.Member, now *events.Instance) bool {
 	return before.In.Incarnation == now.Incarnation && addressOf(before.In) == addressOf(now) &&
 		before.In.Metadata[ProbeKey] == now.Metadata[ProbeKey] && // a path is measured in one way
-		n.Home == ms.homeCircle(now)
+		n.Home() == ms.homeCircle(now)
 }
 
 // homeCircle is the circle of an instance, seen from the selector's own place.
 func (ms *members) homeCircle(in *events.Instance) uint8 {
-	return ms.svc.Circle(ms.svc.Origin, in.Place())
+	return ms.svc.Layout().Circle(ms.svc.Origin, in.Place())
 }
 
 // member returns the member for an entry. n is what was learned of the instance, nil if
 // it is new.
 func (ms *members) member(e events.Entry, n *table.Node) table.Member {
-	fresh := n == nil
+	fresh, r := n == nil, ms.svc.rules.Load()
 	if fresh {
 		n = &table.Node{
 			Shared:  &ms.svc.Shared,
-			Breaker: breaker.New(breaker.Key{Service: ms.svc.name, Instance: e.ID, Incarnation: e.Incarnation}, &ms.svc.breaker),
-			Path:    ms.svc.sel.prober.Path(ms.svc.sel.measure.target(e.Instance)),
-			Home:    ms.homeCircle(e.Instance),
+			Breaker: breaker.New(breaker.Key{Service: ms.svc.name, Instance: e.ID, Incarnation: e.Incarnation}, r.breaker),
+			Path:    ms.svc.sel.prober.Path(ms.svc.sel.measure.target(e.Instance, r.probe)),
 		}
+		n.SetHome(ms.homeCircle(e.Instance))
 	}
 	born := ms.born(e.Instance)
 	if fresh && ms.svc.known && !e.Suspect {
 		born = ms.svc.Now() // it was not listed before, so it was not usable
 	}
-	return table.NewMember(n, e, born, ms.stale)
+	m := table.NewMember(n, e, born, ms.stale)
+	m.Subsets = ms.svc.subsets.of(e.Instance)
+	ms.touched |= m.Subsets
+	return m
+}
+
+// relay puts what was counted, and the members, into the circles of another layout.
+func (ms *members) relay(old, now *table.Layout) {
+	circles := len(now.Assumed)
+	picks, succeeded := make([]uint64, circles), make([]uint64, circles)
+	for i := range old.Assumed {
+		to := now.Index(old.Name(uint8(i)))
+		picks[to] += ms.leftPicks[i]
+		succeeded[to] += ms.succeeded[i]
+	}
+	ms.leftPicks, ms.succeeded = picks, succeeded
+	for i := range ms.list {
+		m := &ms.list[i]
+		m.Circle = ms.homeCircle(m.In)
+		m.SetHome(m.Circle)
+	}
 }
 
 // retire returns the node of an instance that left, and keeps what it has counted.
 func (ms *members) retire(m *table.Member) *table.Node {
+	ms.touched |= m.Subsets
 	ms.leftPicks[m.Circle] += m.Picks()
 	return m.Node
 }
@@ -165,7 +191,7 @@ func (ms *members) born(in *events.Instance) time.Duration {
 		return table.LongAgo
 	}
 	age := max(0, ms.svc.sel.opts.Ramp.Now().Sub(in.Started))
-	if age >= ms.svc.RampUp {
+	if age >= ms.svc.rules.Load().RampUp {
 		return table.LongAgo
 	}
 	return ms.svc.Now() - age

@@ -242,6 +242,26 @@ type Request struct {
 	// From is the place that is to be near, with names as in [Options.Location].
 	// Default: the selector's own.
 	From *topology.Location
+	// Where says which instances the call is for, as an expression such as
+	// "version>=1.4,team in (a,b),!canary": see [subset]. Picks and retries stay among
+	// those. If none of them is usable the pick fails, unless the policy of the service has
+	// the fallback "any". Of a service 64 expressions have tables at a time. Default: what
+	// the policy says, else all instances; so does not " ", which is for all.
+	Where string
+	// Strategy chooses among the instances of the near set. Default: that of the service.
+	Strategy Strategy
+	// Header returns what the request that is made says under the name of a header, empty if
+	// nothing, such as the method Get of [net/http.Header]. The policy of the service may
+	// read keys there (a cookie is in the header Cookie), and what its overrides want.
+	// Default: the call has none.
+	Header func(name string) string
+	// Timeout is how long a call of DoFor may take with all its attempts. Default: what the
+	// policy says, else all of the time of the context. Negative: no limit but that.
+	Timeout time.Duration
+	// AttemptTimeout is how long one attempt may take, if another instance may get the call
+	// and that long is left for it, see [Pick.AfterSlow]. Default: what the policy says,
+	// else until the instance seems to hang. Negative: all of the time of the call.
+	AttemptTimeout time.Duration
 	// Key is what [ConsistentHash] hashes. Calls without a key are spread by weight. Other
 	// strategies ignore it.
 	Key string
@@ -262,12 +282,18 @@ type Request struct {
 	// tell to end. So the function may run in two goroutines at a time. The retry budget
 	// bounds it. Ignored with NonIdempotent.
 	Hedge bool
+	// MayHedge says that the function may run in two goroutines at a time, so that a policy
+	// can have calls hedged.
+	MayHedge bool
 	// NonIdempotent makes Do retry only when nothing was sent.
 	NonIdempotent bool
 
 	// tried were picked before for the same call. From the third attempt on
 	// the nearest circle is not the first to be searched.
 	tried []*table.Node
+
+	to      *target // where the call goes, if decided is set; nil: to all instances
+	decided bool
 }
 
 // checkFrom returns an error for a place where no instance can be.

@@ -19,11 +19,12 @@ type Pick struct {
 	// Instance to call. It is shared: do not change it.
 	*events.Instance
 
-	node  *table.Node
-	pass  breaker.Pass // zero: taken without permission of its breaker
-	start time.Duration
-	index uint8 // of the circle
-	flags uint8
+	node   *table.Node
+	pass   breaker.Pass // zero: taken without permission of its breaker
+	start  time.Duration
+	index  uint8 // of the circle
+	flags  uint8
+	subset uint8 // its number; 0: all instances
 }
 
 // Flags of a pick: what is to be done at its end.
@@ -33,6 +34,7 @@ const (
 	pickTimed                    // its start is exact, and its duration is to be learned
 	pickCounts                   // the strategy needs the calls in flight to all instances
 	pickLast                     // no other attempt of the call follows
+	pickMirror                   // it counts for the breaker alone
 )
 
 // Circle is the name of the circle that the instance is in: zone, region … or elsewhere.
@@ -40,7 +42,7 @@ func (p *Pick) Circle() string {
 	if p.node == nil {
 		return ""
 	}
-	return p.node.Name(p.index)
+	return p.node.Layout().Name(p.index)
 }
 
 // Done ends the pick with the error of its call, which [Retry.Classify] makes an
@@ -90,9 +92,17 @@ func (p *Pick) Answered(latency time.Duration) {
 // idle ends the load that the pick is.
 func (p *Pick) idle() {
 	if p.node.End(p.start) && p.flags&pickCounts != 0 {
-		p.node.AllInFlight.Add(-1)
+		p.countAll(-1)
 	}
 	p.flags &^= pickBusy
+}
+
+// countAll counts a call in flight, for ConsistentHash.
+func (p *Pick) countAll(by int64) {
+	p.node.AllInFlight[0].Add(by)
+	if p.subset > 0 {
+		p.node.AllInFlight[p.subset].Add(by)
+	}
 }
 
 // end ends the pick after a time, a negative one if that is the time since its start.
@@ -100,10 +110,12 @@ func (p *Pick) end(err error, took time.Duration) {
 	if p.flags == 0 {
 		return
 	}
-	o := table.Success
-	if err != nil {
-		o = table.Outcome(p.node.Classify(err))
+	if p.flags&pickMirror != 0 {
+		p.flags = 0
+		p.tellBreaker(p.classify(err), err, false)
+		return
 	}
+	o := p.classify(err)
 	busy := p.flags&pickBusy != 0
 	if busy {
 		if o >= table.Fault {
@@ -132,14 +144,24 @@ func (p *Pick) end(err error, took time.Duration) {
 	if o != table.Success {
 		p.count(o, err, busy)
 	}
+	if o == table.Success && p.node.Slow(took) {
+		p.pass.Done(breaker.ErrSlow)
+		return
+	}
+	p.tellBreaker(o, err, late)
+}
+
+func (p *Pick) classify(err error) table.Outcome {
+	if err == nil {
+		return table.Success
+	}
+	return table.Outcome(p.node.Classify(err))
+}
+
+// tellBreaker reports an outcome to the breaker.
+func (p *Pick) tellBreaker(o table.Outcome, err error, late bool) {
 	switch o {
-	case table.Success:
-		if p.node.Slow(took) {
-			p.pass.Done(breaker.ErrSlow)
-			return
-		}
-		p.pass.Done(nil)
-	case table.Answer:
+	case table.Success, table.Answer:
 		p.pass.Done(nil)
 	case table.Fault:
 		p.pass.Done(fault(err))
@@ -174,7 +196,9 @@ var errLate = errors.New("given up late")
 
 // Keep returns the pick for its end to be reported later than [Selector.DoFor]'s
 // call returns, for instance when the body of a response has been read. From then on
-// the returned Pick must be ended, and p no longer counts.
+// the returned Pick must be ended, and p no longer counts. If the call has a time limit, by
+// [Request.Timeout] or the policy of the service, its context ends when DoFor returns:
+// callers that go on after that limit the time themselves, see [Selector.Limits].
 func (p *Pick) Keep() Pick {
 	kept := *p
 	p.flags = 0
@@ -199,8 +223,11 @@ func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 	if svc == nil || svc.name != service {
 		svc = (*s.services.Load())[service]
 	}
-	if svc != nil && svc.fastPath {
-		v := svc.home
+	if svc != nil {
+		v := svc.fast.Load()
+		if v == nil {
+			return s.PickFor(ctx, Request{Service: service})
+		}
 		if t := v.table.Load(); t != nil && t.First != nil {
 			var start time.Duration
 			if v.pickFlags&pickTimed != 0 {
@@ -218,12 +245,12 @@ func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 			}
 			if ok {
 				svc.markActive()
-				in, index, flags := n.Instance.Load(), n.Home, v.pickFlags
+				in, index, flags := n.Instance.Load(), n.Home(), v.pickFlags
 				n.Begin()
 				if flags&pickTimed == 0 {
 					start, flags = svc.timed(n, flags)
 				}
-				return Pick{in, n, pass, start, index, flags}, nil
+				return Pick{in, n, pass, start, index, flags, 0}, nil
 			}
 		}
 	}
@@ -231,7 +258,8 @@ func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 }
 
 // PickFor is Pick for a [Request]. The error is a *[topology.FieldError] if no instance
-// can announce the names in [Request.From].
+// can announce the names in [Request.From], and a *[subset.Error] if [Request.Where] cannot
+// be read.
 func (s *Selector) PickFor(ctx context.Context, r Request) (Pick, error) {
 	p, err := s.pickFor(ctx, &r)
 	for r.Wait && len(r.tried) == 0 && (errors.Is(err, ErrUnknownService) || errors.Is(err, ErrNoInstance)) {
@@ -279,62 +307,170 @@ func (s *Selector) pickFor(ctx context.Context, r *Request) (Pick, error) {
 	if err := r.checkFrom(); err != nil {
 		return Pick{}, err
 	}
-	svc, err := s.service(r.Service)
+	svc, err := s.known(ctx, r.Service)
 	if err != nil {
 		return Pick{}, err
 	}
-	v := svc.vantage(r)
-	t := v.current()
-	if t == nil {
-		if v, t, err = s.await(ctx, svc, r); err != nil {
-			return Pick{}, err
-		}
+	ru := svc.rules.Load()
+	if err := ru.decide(r); err != nil {
+		return Pick{}, err
+	}
+	v, t, err := s.see(ctx, ru, r, r.to)
+	if err != nil {
+		return Pick{}, err
 	}
 	svc.markActive()
-	p, ok := v.pick(t, r)
-	if !ok {
-		return Pick{}, v.noInstance(t, r)
+	or := r.to != nil && r.to.next != nil
+	p, ok := v.pick(t, r, or)
+	if ok {
+		return p, nil
 	}
-	return p, nil
+	if or {
+		if p, ok, err = s.fallBack(ctx, v, t, r); ok || err != nil {
+			return p, err
+		}
+	}
+	return Pick{}, v.noInstance(t, r)
 }
 
-// await waits for the first snapshot of a service.
-func (s *Selector) await(ctx context.Context, svc *service, r *Request) (*vantage, *table.Table, error) {
+// known returns a service whose first snapshot has come, so that its policy has too, if it
+// can be reached.
+func (s *Selector) known(ctx context.Context, name string) (*service, error) {
+	svc := s.slot(name).Load()
+	if svc == nil || svc.name != name {
+		var err error
+		if svc, err = s.service(name); err != nil {
+			return nil, err
+		}
+	}
+	if svc.listed.Load() {
+		return svc, nil
+	}
 	late := time.NewTimer(s.opts.FirstSnapshot)
 	defer late.Stop()
 	for {
 		if err := svc.await(ctx, late.C); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		v := svc.vantage(r)
-		if t := v.current(); t != nil {
-			return v, t, nil
+		if svc.listed.Load() {
+			return svc, nil
 		}
 		// The service was evicted in favour of others. Watch it again.
 		var err error
 		if svc, err = s.service(svc.name); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 }
 
-// pick takes an instance of a table. It returns false if the request excludes all.
-func (v *vantage) pick(t *table.Table, r *Request) (Pick, bool) {
-	start := time.Duration(v.svc.sel.clock.Load())
-	if v.pickFlags&pickTimed != 0 {
-		start = v.svc.Now()
+// see returns the vantage for a request, and its table. to is where the request goes.
+func (s *Selector) see(ctx context.Context, ru *rules, r *Request, to *target) (*vantage, *table.Table, error) {
+	for range mostSeen {
+		v, err := ru.vantage(r, to)
+		if err != nil {
+			return nil, nil, err
+		}
+		if t := v.current(); t != nil {
+			return v, t, nil
+		}
+		// The service was evicted, or the subset was, just now.
+		svc, err := s.known(ctx, r.Service)
+		if err != nil {
+			return nil, nil, err
+		}
+		ru = svc.rules.Load()
+		if to != nil {
+			to = to.in(svc)
+		}
 	}
-	f, ok := t.Search(&table.Query{Key: r.Key, Avoid: r.Avoid, Tried: r.tried}, table.Ticks(start))
+	return nil, nil, ErrNoSnapshot
+}
+
+// mostSeen is how often a pick begins again because what it was for was evicted meanwhile.
+const mostSeen = 8
+
+// fallBack takes another instance, when none of a subset is usable. If there is no usable
+// one, the best of the subset is better.
+func (s *Selector) fallBack(ctx context.Context, v *vantage, t *table.Table, r *Request) (Pick, bool, error) {
+	type try struct {
+		of    *vantage
+		table *table.Table
+	}
+	tries := make([]try, 1, 3)
+	tries[0] = try{v, t}
+	for to := r.to.next; to != nil; to = to.next {
+		other, seen, err := s.see(ctx, v.rules, r, to)
+		if err != nil {
+			return Pick{}, false, err
+		}
+		tries = append(tries, try{other, seen})
+	}
+	for _, only := range [...]bool{true, false} {
+		for i, at := range tries {
+			p, ok := at.of.pick(at.table, r, only)
+			if !ok {
+				continue
+			}
+			if i > 0 && len(r.tried) == 0 {
+				r.to.fellBack.Add(1)
+			}
+			return p, true, nil
+		}
+	}
+	return Pick{}, false, nil
+}
+
+// pick takes an instance of a table. It returns false if the request excludes all, or if
+// only is set and none is usable.
+func (v *vantage) pick(t *table.Table, r *Request, only bool) (Pick, bool) {
+	if v.kind != table.KindHash && len(r.tried) == 0 && len(r.Avoid) == 0 && (!only || t.HasUsable()) {
+		if p, ok := v.quick(t); ok {
+			return p, true
+		}
+	}
+	svc := v.rules.svc
+	start := time.Duration(svc.sel.clock.Load())
+	if v.pickFlags&pickTimed != 0 {
+		start = svc.Now()
+	}
+	f, ok := t.Search(&table.Query{Key: r.Key, Avoid: r.Avoid, Tried: r.tried, Only: only}, table.Ticks(start))
 	if !ok {
 		return Pick{}, false
 	}
 	flags := v.pickFlags
 	f.Node.Begin()
 	if flags&pickTimed == 0 {
-		start, flags = v.svc.timed(f.Node, flags)
+		start, flags = svc.timed(f.Node, flags)
 	}
+	p := Pick{f.Instance, f.Node, f.Pass, start, f.Index, flags, v.number}
 	if flags&pickCounts != 0 {
-		v.svc.AllInFlight.Add(1)
+		p.countAll(1)
 	}
-	return Pick{f.Instance, f.Node, f.Pass, start, f.Index, flags}, true
+	return p, true
+}
+
+// quick is pick where the first choice does, which is nearly always.
+func (v *vantage) quick(t *table.Table) (Pick, bool) {
+	if t.First == nil {
+		return Pick{}, false
+	}
+	svc := v.rules.svc
+	var start time.Duration
+	if v.pickFlags&pickTimed != 0 {
+		start = svc.Now()
+	}
+	c := t.Start()
+	n := t.Choose(c, table.Ticks(start))
+	pass, ok := n.Breaker.AllowClosed()
+	if !ok {
+		if pass, ok = t.Allow(n); !ok {
+			return Pick{}, false
+		}
+	}
+	in, flags := n.Instance.Load(), v.pickFlags
+	n.Begin()
+	if flags&pickTimed == 0 {
+		start, flags = svc.timed(n, flags)
+	}
+	return Pick{in, n, pass, start, c.Index(), flags, v.number}, true
 }

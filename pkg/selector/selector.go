@@ -19,7 +19,6 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/latency"
-	"github.com/proxima-discovery/proxima/pkg/selector/internal/spill"
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -34,18 +33,16 @@ const (
 // Selector picks instances of any number of services. It is safe for concurrent use.
 // Make one per process and keep it: it holds what was learned about instances.
 type Selector struct {
-	opts      Options
-	source    Source
-	home      topology.Place
-	fields    fields             // of locations, that are levels
-	alike     *topology.Location // the fields of home: callers there see what the selector sees; nil: unless they have its labels
-	assumed   []time.Duration    // by circle
-	leave     spill.Options
-	outermost uint8     // circle that calls may be made to
-	epoch     time.Time // when the selector's clock was 0
-	prober    *latency.Prober
-	measure   measuring
-	log       *slog.Logger
+	opts    Options
+	given   Options // as New got them, without defaults
+	source  Source
+	home    topology.Place
+	fields  fields             // of locations, that are levels
+	alike   *topology.Location // the fields of home: callers there see what the selector sees; nil: unless they have its labels
+	epoch   time.Time          // when the selector's clock was 0
+	prober  *latency.Prober
+	measure measuring
+	log     *slog.Logger
 
 	run  context.Context // ends with Close
 	stop context.CancelFunc
@@ -57,7 +54,8 @@ type Selector struct {
 
 	clock    atomic.Int64                        // the last look of maintain, on the selector's clock
 	services atomic.Pointer[map[string]*service] // replaced, never changed
-	recent   [16]atomic.Pointer[service]         // by slot, so that most picks need no map
+	mirrors  mirrors
+	recent   [16]atomic.Pointer[service] // by slot, so that most picks need no map
 
 	mu      sync.Mutex // guards the making of a new map, and what follows
 	closed  bool
@@ -68,6 +66,7 @@ type Selector struct {
 // caller's and is not closed. It may be nil if [Options.Source] is set: then no beats
 // are received, and nothing is probed through NATS.
 func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
+	given := o
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err
@@ -82,23 +81,14 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 		o.Logger.Warn("the region is unknown: set it (--region, PROXIMA_REGION), else equally named zones of all regions count as near", "zone", o.Location.Zone)
 	}
 	s := &Selector{
-		opts: o, source: o.Source, log: o.Logger,
-		home:    topology.Place{Location: o.Location, Labels: o.Labels},
-		assumed: make([]time.Duration, len(o.Levels)+1+len(o.Spill.Regions)),
-		epoch:   time.Now(),
-		fields:  fieldsOf(o.Levels),
+		opts: o, given: given, source: o.Source, log: o.Logger,
+		home:   topology.Place{Location: o.Location, Labels: o.Labels},
+		epoch:  time.Now(),
+		fields: fieldsOf(o.Levels),
 	}
 	if !slices.ContainsFunc(o.Levels, isLabel) && o.Levels.Circle(s.home, s.home) == 0 { // unknown is not a place
 		alike := s.fields.of(s.home.Location)
 		s.alike = &alike
-	}
-	for i := range s.assumed {
-		s.assumed[i] = latency.Assumed(min(i, len(o.Levels)), len(o.Levels)+1)
-		s.leave.Price = append(s.leave.Price, times(o.Spill.Price, i))
-	}
-	s.leave.Off, s.outermost = o.Spill.Off, uint8(len(s.assumed)-1)
-	if i := slices.Index(o.Levels, o.Spill.Within); i >= 0 {
-		s.outermost = uint8(i)
 	}
 	if s.source == nil {
 		if s.source, err = kv.Open(ctx, nc, o.Registry); err != nil {
@@ -208,8 +198,8 @@ func (s *Selector) service(name string) (*service, error) {
 	s.services.Store(&services)
 	s.slot(name).CompareAndSwap(nil, svc)
 	s.work.Go(svc.watch)
-	if s.nc != nil && svc.Kind == table.KindLoadAware {
-		s.work.Go(svc.listen)
+	if svc.rules.Load().kind == table.KindLoadAware {
+		svc.listenOnce()
 	}
 	return svc, nil
 }
@@ -344,11 +334,9 @@ func (s *Selector) Ready(ctx context.Context, service string, n int) error {
 		case err != nil:
 			return err
 		default:
-			if t := svc.home.current(); t != nil {
+			if t := svc.rules.Load().homes.by[0].Load().current(); t != nil {
 				svc.lastAsked.Store(int64(svc.Now()))
-				for i := range uint8(len(svc.Assumed)) {
-					usable += t.Count(i, table.Usable)
-				}
+				usable = t.Usable()
 			}
 			if usable >= n {
 				return nil

@@ -3,21 +3,21 @@ package selector
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/proxima-discovery/proxima/pkg/breaker"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// service is one service: its members, and a vantage for each place and protocol that was
-// asked for.
+// service is one service: its members, and the rules by which they are picked, with a
+// vantage for each place, protocol and subset that was asked for.
 type service struct {
 	sel   *Selector
 	name  string
@@ -26,28 +26,28 @@ type service struct {
 	stop  context.CancelFunc
 
 	table.Shared
-	pickFlags uint8 // of its picks, see [Pick]
-	fastPath  bool  // picks by name need nothing but the home table
-	breaker   breaker.Settings
+	fast    atomic.Pointer[vantage] // that picks by name need, nil if they need more
+	rules   atomic.Pointer[rules]
+	subsets subsets
 
-	home       *vantage // any protocol, from the selector's own place
-	homes      [table.NumProtocols]atomic.Pointer[vantage]
-	vantages   atomic.Pointer[map[place]*vantage] // from other places; replaced, never changed
-	first      chan struct{}                      // closed with the first snapshot
-	snapshot   atomic.Pointer[heardSnapshot]      // the last one
-	generation atomic.Uint64                      // counts changes of what tables are built from
-	lastAsked  atomic.Int64                       // when a pick last found it empty, on the selector's clock
-	waiting    atomic.Int64                       // picks that wait for the first snapshot
-	budget     budget
-	retries    atomic.Uint64 // attempts after the first one of a call
-	refused    atomic.Uint64 // retries that the budget did not allow
-	active     atomic.Bool   // picked from since the last look of maintain
-	loaded     atomic.Bool   // there were calls lately
-	due        atomic.Int64  // when a new table must be built though nothing else changes
-	had        atomic.Bool   // it has had an instance
-	hedges     atomic.Uint64 // second attempts beside the first
-	usedAt     time.Duration // when its group last learned that it is called; only of maintain
-	toldAt     time.Duration // when its group was last told durations without load; only of maintain
+	first                    chan struct{}                 // closed with the first snapshot
+	snapshot                 atomic.Pointer[heardSnapshot] // the last one
+	generation               atomic.Uint64                 // counts changes of what tables are built from
+	lastAsked                atomic.Int64                  // when a pick last found it empty, on the selector's clock
+	waiting                  atomic.Int64                  // picks that wait for the first snapshot
+	listening                atomic.Bool                   // to beats
+	listed                   atomic.Bool                   // the first snapshot has come, and the service was not evicted since
+	budget                   budget
+	retries                  atomic.Uint64 // attempts after the first one of a call
+	refused                  atomic.Uint64 // retries that the budget did not allow
+	active                   atomic.Bool   // picked from since the last look of maintain
+	loaded                   atomic.Bool   // there were calls lately
+	due                      atomic.Int64  // when a new table must be built though nothing else changes
+	had                      atomic.Bool   // it has had an instance
+	hedges                   atomic.Uint64 // second attempts beside the first
+	mirrored, mirrorsDropped atomic.Uint64
+	usedAt                   time.Duration // when its group last learned that it is called; only of maintain
+	toldAt                   time.Duration // when its group was last told durations without load; only of maintain
 
 	mu      sync.Mutex // guards what follows, and the building of tables
 	members members
@@ -82,19 +82,15 @@ type heard struct {
 }
 
 func newService(s *Selector, name string) *service {
-	o := &s.opts
 	svc := &service{
-		sel: s, name: name, first: make(chan struct{}), budget: newBudget(o.Retry.Budget),
+		sel: s, name: name, first: make(chan struct{}), budget: newBudget(),
 		Shared: table.Shared{
-			Kind: table.KindOf(string(o.Strategy)), Levels: o.Levels, Origin: s.home, Assumed: s.assumed, Epoch: s.epoch, Offset: rand.Uint64(),
-			Classify: func(err error) uint8 { return uint8(s.classify(err)) }, Lives: s.measure.lives, Typical: make([]atomic.Int64, len(s.assumed)),
-			NearSlack: o.Near.Slack, NearFactor: o.Near.Factor, RampUp: o.Ramp.Up,
-			Regions: o.Spill.Regions, Outermost: s.outermost, Leave: s.leave, Sockets: s.opts.Sockets,
+			Origin: s.home, Epoch: s.epoch, Offset: rand.Uint64(), Sockets: s.opts.Sockets,
+			Classify: func(err error) uint8 { return uint8(s.classify(err)) }, Lives: s.measure.lives,
 		},
 	}
-	circles := len(s.assumed)
-	svc.Counts = make([]atomic.Uint64, circles*int(table.NumCounts))
-	svc.Durations = make([]table.Histogram, circles)
+	svc.SetLayout(table.NewLayout(s.opts.Levels, s.opts.Spill.Regions))
+	circles := len(svc.Layout().Assumed)
 	svc.members = members{svc: svc, leftPicks: make([]uint64, circles), succeeded: make([]uint64, circles)}
 	svc.group = s.prober.Group(name, svc.rebuildSoon)
 	svc.group.Used()
@@ -103,38 +99,18 @@ func newService(s *Selector, name string) *service {
 	svc.run, svc.stop = context.WithCancel(s.run)
 	svc.lastAsked.Store(int64(s.now()))
 	svc.due.Store(int64(table.Never))
-	svc.pickFlags = pickLive | pickBusy
-	switch svc.Kind {
-	case table.KindP2C, table.KindLoadAware:
-		svc.pickFlags |= pickTimed
-	case table.KindHash:
-		svc.pickFlags |= pickCounts
-	}
-	svc.fastPath = svc.Kind != table.KindHash && s.opts.OnPick == nil
-	svc.breaker = svc.breakerSettings()
-	svc.home = svc.newVantage(nil, 0)
-	svc.vantages.Store(&map[place]*vantage{})
+	svc.subsets.svc = svc
+	svc.subsets.texts.Store(&map[string]*spelled{})
+	r := svc.codeRules()
+	svc.rules.Store(r)
+	svc.fast.Store(r.fastVantage())
 	return svc
-}
-
-// breakerSettings are those of the options, with the service's own hook before the
-// user's.
-func (svc *service) breakerSettings() breaker.Settings {
-	set := svc.sel.opts.Breaker
-	theirs := set.OnChange
-	set.OnChange = func(k breaker.Key, from, to breaker.State) {
-		svc.rebuildSoon()
-		if theirs != nil {
-			theirs(k, from, to)
-		}
-	}
-	return set
 }
 
 // watch follows the source until the service is stopped.
 func (svc *service) watch() {
 	defer svc.close()
-	svc.joinSharing()
+	svc.join()
 	err := svc.sel.source.Watch(svc.run, svc.name, svc.apply)
 	if err != nil && svc.run.Err() == nil {
 		svc.sel.log.Error("the source of instances has ended, its last list is used from now on", "service", svc.name, "error", err)
@@ -142,14 +118,18 @@ func (svc *service) watch() {
 	<-svc.run.Done()
 }
 
-// joinSharing joins what the callers of this zone share about the service, so that the
-// first table uses it. It delays the first pick by sharingWait at most.
-func (svc *service) joinSharing() {
+// join joins what the callers of this zone share about the service, so that the first table
+// uses it, and follows the policies of the source. It delays the first pick by sharingWait
+// at most.
+func (svc *service) join() {
 	ctx, cancel := context.WithTimeout(svc.run, sharingWait)
 	defer cancel()
+	var both sync.WaitGroup
+	both.Go(func() { svc.joinPolicies(ctx) })
 	if err := svc.group.Share(ctx); err != nil {
 		svc.sel.log.Warn("cannot read what other callers of the zone have measured", "service", svc.name, "error", err)
 	}
+	both.Wait()
 }
 
 // apply makes a snapshot of the source the list of members.
@@ -172,6 +152,7 @@ func (svc *service) apply(s events.Snapshot) {
 			svc.had.Store(true)
 		}
 		svc.rebuildLocked()
+		svc.listed.Store(true)
 	}
 	svc.mu.Unlock()
 	if before != nil {
@@ -186,18 +167,57 @@ func (svc *service) apply(s events.Snapshot) {
 	}
 }
 
-// rebuildLocked builds the tables from the selector's own place. Those from other places
-// are built when they are next used.
+// rebuildLocked builds the tables from the selector's own place: for all instances, and for
+// subsets that have changed and were used lately. Others are built when they are next used.
 func (svc *service) rebuildLocked() {
+	ms := &svc.members
 	if svc.refresh {
 		svc.refresh = false
-		svc.members.refresh()
+		ms.refresh()
+		ms.touched = math.MaxUint64
 	}
+	if ms.moved {
+		svc.subsets.index(ms.list)
+	}
+	touched := ms.touched
+	ms.touched, ms.moved = 0, false
 	generation := svc.generation.Add(1)
 	svc.builtAt = svc.Now()
 	svc.due.Store(int64(table.Never))
-	svc.eachHome(func(v *vantage) { v.renewLocked(generation) })
+	svc.eachVantage(func(v *vantage) {
+		switch {
+		case !v.home || v.subset == nil && v.kind != v.rules.kind:
+			v.stale.Store(true)
+		case v.subset == nil:
+			v.renewLocked(generation)
+		case touched&v.subset.bit() == 0:
+			if t := v.table.Load(); t != nil {
+				svc.dueLocked(t.Due)
+			}
+		case v.subset.lately() && v.kind == v.rules.kind:
+			v.renewLocked(generation)
+		default:
+			v.stale.Store(true)
+		}
+	})
 	svc.probeLocked()
+}
+
+// eachVantage calls f with each vantage by the rules that hold.
+func (svc *service) eachVantage(f func(*vantage)) {
+	r := svc.rules.Load()
+	r.homes.each(f)
+	for _, s := range svc.subsets.views {
+		if s == nil {
+			continue
+		}
+		if h := s.homes.Load(); h != nil && h.rules == r {
+			h.each(f)
+		}
+	}
+	for _, v := range *r.vantages.Load() {
+		f(v)
+	}
 }
 
 // rebuildSoon builds new tables at once, or after rebuildEvery if the last ones are
@@ -241,6 +261,7 @@ func (svc *service) close() {
 	svc.stop()
 	svc.mu.Lock()
 	svc.closed = true
+	svc.listed.Store(false)
 	if svc.timer != nil && svc.timer.Stop() {
 		svc.sel.work.Done()
 	}
@@ -275,15 +296,42 @@ func (svc *service) maintain(now time.Duration) {
 		return
 	}
 	idle := true
-	svc.eachHome(func(v *vantage) { idle = v.lookLocked(now) && idle })
-	for _, v := range *svc.vantages.Load() {
-		idle = v.lookLocked(now) && idle
-	}
+	svc.eachVantage(func(v *vantage) {
+		if v.subset == nil || v.subset.lately() {
+			idle = v.lookLocked(now) && idle
+		}
+	})
+	svc.learnLocked()
 	svc.loaded.Store(!idle)
 	if now-svc.toldAt >= tellEvery {
 		svc.toldAt = now
 		svc.tellUnloadedLocked()
 	}
+}
+
+// learnLocked takes in how long calls usually take, as the vantage from the selector's own
+// place sees it that most calls came from: a subset that gets all calls may have none of the
+// near set of all instances.
+func (svc *service) learnLocked() {
+	most := svc.rules.Load().homes.by[0].Load()
+	t := most.table.Load()
+	if t == nil {
+		return
+	}
+	measured := most.builder.Measured(t)
+	svc.eachVantage(func(v *vantage) {
+		if of := v.table.Load(); of != nil && v.home && v.subset != nil && v.subset.lately() {
+			if n := v.builder.Measured(of); n > measured {
+				most, t, measured = v, of, n
+			}
+		}
+	})
+	most.builder.Learn(t)
+	svc.eachVantage(func(v *vantage) {
+		if v != most {
+			v.builder.Skip()
+		}
+	})
 }
 
 // outer reports whether all callers of the selector's zone see the same instances in a
@@ -302,14 +350,15 @@ func (svc *service) outer(circle uint8) bool {
 // One that starts while a circle is overloaded cannot see it by itself.
 func (svc *service) tellUnloadedLocked() {
 	var list []latency.Unloaded
-	svc.eachHome(func(v *vantage) {
-		for i := range svc.Assumed {
-			protocol := v.builder.Protocols.Name()
-			if v.builder.Protocols != 0 && protocol == "" {
-				continue // an endpoint with a name
-			}
+	l := svc.Layout()
+	svc.rules.Load().homes.each(func(v *vantage) {
+		protocol := v.builder.Protocols.Name()
+		if v.builder.Protocols != 0 && protocol == "" {
+			return // an endpoint with a name
+		}
+		for i := range l.Assumed {
 			if d, ok := v.builder.Unloaded(uint8(i)); ok && svc.outer(uint8(i)) {
-				list = append(list, latency.Unloaded{Circle: svc.Name(uint8(i)), Protocol: protocol, Duration: d})
+				list = append(list, latency.Unloaded{Circle: l.Name(uint8(i)), Protocol: protocol, Duration: d})
 			}
 		}
 	})
@@ -321,30 +370,21 @@ func (svc *service) hearUnloaded(list []latency.Unloaded) {
 	svc.mu.Lock()
 	defer svc.mu.Unlock()
 	now := svc.Now()
+	l := svc.Layout()
 	for _, u := range list {
-		for i := range svc.Assumed {
+		for i := range l.Assumed {
 			of := unloaded{uint8(i), table.ProtocolOf(u.Protocol)}
-			if svc.Name(of.circle) != u.Circle || !svc.outer(of.circle) || of.protocols.Name() != u.Protocol {
+			if l.Name(of.circle) != u.Circle || !svc.outer(of.circle) || of.protocols.Name() != u.Protocol {
 				continue
 			}
 			if old, ok := svc.unloaded[of]; !ok || u.Duration <= old.Duration || now-old.at > unloadedLasts {
 				svc.unloaded[of] = heard{u.Duration, now}
 			}
-			svc.eachHome(func(v *vantage) {
+			svc.rules.Load().homes.each(func(v *vantage) {
 				if v.builder.Protocols == of.protocols {
 					v.builder.Hint(of.circle, u.Duration, now)
 				}
 			})
-		}
-	}
-}
-
-// eachHome calls f with each vantage from the selector's own place.
-func (svc *service) eachHome(f func(*vantage)) {
-	f(svc.home)
-	for i := range svc.homes {
-		if v := svc.homes[i].Load(); v != nil {
-			f(v)
 		}
 	}
 }
@@ -360,8 +400,9 @@ func (svc *service) giveUp(now time.Duration) {
 		m.Count(table.Forgotten, uint64(n))
 		forgotten += n
 	}
-	if svc.Kind == table.KindHash {
-		svc.AllInFlight.Add(-forgotten)
+	if svc.Hashes.Load() {
+		svc.AllInFlight[0].Add(-forgotten)
+		svc.subsets.recount(svc.members.list)
 	}
 	svc.PeriodStart.Store(int64(now))
 	if forgotten > 0 && !svc.forgot {

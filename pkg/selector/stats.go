@@ -45,9 +45,25 @@ type ServiceStats struct {
 	Hedges         uint64 // second attempts beside the first, see [Request.Hedge]
 	ForgottenCalls uint64 // that did not end for ten minutes and are no load any more: streams, or Done was forgotten
 
+	// Rules are those of policies, and the expressions of requests, by which calls went to
+	// subsets since the start.
+	Rules []RuleStats
+	// Mirrored counts the copies of calls that were made, see [Selector.Mirror], and
+	// DroppedMirrors those that could not be: too many were on their way, no instance of the
+	// mirror was usable, or the call cannot be made twice.
+	Mirrored, DroppedMirrors uint64
+
 	// Circles from the selector's own place, nearest first, also those without
 	// instances. BestMS, DistanceSource, Load and Note are not set.
 	Circles []Circle
+}
+
+// RuleStats counts the calls that one rule sent to a subset.
+type RuleStats struct {
+	Rule      string // override, split, where; request: the expression was that of the request
+	Where     string // the subset; empty for those of requests, of which there may be many
+	Calls     uint64
+	Fallbacks uint64 // of them, those that another instance got, as none of the subset was usable
 }
 
 // Circle is one circle of a service: how many instances it has, what they are good
@@ -126,11 +142,11 @@ func circleOf(t *table.Table, index uint8) Circle {
 func (svc *service) stats() (ServiceStats, bool) {
 	svc.mu.Lock()
 	defer svc.mu.Unlock()
-	t := svc.home.table.Load()
+	t := svc.rules.Load().homes.by[0].Load().table.Load()
 	if t == nil {
 		return ServiceStats{}, false
 	}
-	s := ServiceStats{Service: svc.name, Stale: svc.members.stale, StaleSince: svc.since, Circles: make([]Circle, len(svc.Assumed))}
+	s := ServiceStats{Service: svc.name, Stale: svc.members.stale, StaleSince: svc.since, Circles: make([]Circle, len(svc.Layout().Assumed))}
 	for i := range s.Circles {
 		c := circleOf(t, uint8(i))
 		c.Picks, c.Share, c.Demoted = svc.members.leftPicks[i], t.Share(uint8(i)), t.Demoted(uint8(i))
@@ -144,13 +160,15 @@ func (svc *service) stats() (ServiceStats, bool) {
 	for i := range s.Circles {
 		s.ForgottenCalls += svc.count(&s.Circles[i], i)
 	}
+	s.Rules = svc.subsets.stats()
+	s.Mirrored, s.DroppedMirrors = svc.mirrored.Load(), svc.mirrorsDropped.Load()
 	s.Retries, s.RefusedRetries, s.SlowAttempts, s.Hedges = svc.retries.Load(), svc.refused.Load(), svc.Slow.Load(), svc.hedges.Load()
 	return s, true
 }
 
 // count fills in how the calls of a circle ended, and returns how many were forgotten.
 func (svc *service) count(c *Circle, i int) (forgotten uint64) {
-	counts := svc.Counts[i*int(table.NumCounts):][:table.NumCounts]
+	counts := svc.Layout().Counts[i*int(table.NumCounts):][:table.NumCounts]
 	forgotten = counts[table.Forgotten].Load()
 	others := forgotten
 	for o := table.Success + 1; o < table.NumOutcomes; o++ {
@@ -165,7 +183,7 @@ func (svc *service) count(c *Circle, i int) (forgotten uint64) {
 	c.Outcomes[Success], c.BrokenAnswers = *before, counts[table.Broken].Load()
 	for b := range c.Durations {
 		d := &c.Durations[b]
-		d.Calls, d.Total = svc.Durations[i].Load(b)
+		d.Calls, d.Total = svc.Layout().Durations[i].Load(b)
 		c.TimedCalls += d.Calls
 		c.TimedTotal += d.Total
 	}

@@ -33,7 +33,8 @@ const (
 	// maintainEvery is the time between two looks at calls; [table.Builder.Look] counts
 	// on it.
 	maintainEvery = 200 * time.Millisecond
-	// sharingWait is how long the first table waits for what other callers measured.
+	// sharingWait is how long the first table waits for what other callers measured, and for
+	// the policy.
 	sharingWait = 250 * time.Millisecond
 	// roundWait is the wait before the second round through the instances; before the
 	// third it is twice that.
@@ -52,6 +53,10 @@ const (
 	// question to the registry.
 	unknownFor    = time.Second
 	firstSnapshot = 5 * time.Second // default of Options
+	// eagerFor is how long after a pick the tables of a subset are built with every change.
+	eagerFor = 5 * time.Second
+	// mirrorFor is how long a copy of a call may take, unless the call or the policy says.
+	mirrorFor = 10 * time.Second
 	// slowUnknown is when an instance seems to hang while no success is known.
 	slowUnknown = 15 * time.Second
 	rampUp      = 30 * time.Second // default of Ramp

@@ -16,6 +16,7 @@ type callInstruments struct {
 	picks, calls, broken, timed                   metric.Int64ObservableCounter
 	seconds                                       metric.Float64ObservableCounter
 	retries, refusedRetries, slow, hedges, forgot metric.Int64ObservableCounter
+	ruled, fellBack, mirrored, droppedMirrors     metric.Int64ObservableCounter
 	durations                                     durations
 }
 
@@ -31,23 +32,31 @@ func newCallInstruments(b *builder) callInstruments {
 		refusedRetries: b.observedCounter("proxima_refused_retries", "Retries that the retry budget did not allow."),
 		slow:           b.observedCounter("proxima_slow_attempts", "Attempts that were given up because the instance seemed to hang."),
 		hedges:         b.observedCounter("proxima_hedges", "Second attempts beside a first one that took long."),
+		ruled:          b.observedCounter("proxima_rule_calls", "Calls that a rule of a policy, or an expression of the request, sent to a subset."),
+		fellBack:       b.observedCounter("proxima_rule_fallbacks", "Of those, calls that another instance got, as none of the subset was usable."),
+		mirrored:       b.observedCounter("proxima_mirrored_calls", "Copies of calls that a policy had sent to a subset."),
+		droppedMirrors: b.observedCounter("proxima_dropped_mirrors", "Copies that could not be sent."),
 		durations:      durations{histogram: b.seconds("proxima_call_duration", "Durations of the successful calls that were measured."), recorded: make(map[series]buckets)},
 		forgot:         b.observedCounter("proxima_forgotten_calls", "Calls that had not ended after ten minutes and are no load any more."),
 	}
 }
 
 func (i *callInstruments) all() []metric.Observable {
-	return []metric.Observable{i.picks, i.calls, i.broken, i.timed, i.seconds, i.retries, i.refusedRetries, i.slow, i.hedges, i.forgot}
+	return []metric.Observable{i.picks, i.calls, i.broken, i.timed, i.seconds, i.retries, i.refusedRetries, i.slow, i.hedges, i.forgot, i.ruled, i.fellBack, i.mirrored, i.droppedMirrors}
 }
 
 // calls are what selectors have counted since their start.
 type calls struct {
 	circles  map[series]selector.Circle       // only what is counted
 	services map[string]selector.ServiceStats // likewise
+	rules    map[rule]selector.RuleStats      // likewise
 }
 
+// rule is one of a policy of a service, or that of requests.
+type rule struct{ service, rule, where string }
+
 func newCalls() calls {
-	return calls{make(map[series]selector.Circle), make(map[string]selector.ServiceStats)}
+	return calls{make(map[series]selector.Circle), make(map[string]selector.ServiceStats), make(map[rule]selector.RuleStats)}
 }
 
 // add adds what a selector has counted of a service.
@@ -58,7 +67,16 @@ func (c *calls) add(svc *selector.ServiceStats) {
 	all.SlowAttempts += svc.SlowAttempts
 	all.Hedges += svc.Hedges
 	all.ForgottenCalls += svc.ForgottenCalls
+	all.Mirrored += svc.Mirrored
+	all.DroppedMirrors += svc.DroppedMirrors
 	c.services[svc.Service] = all
+	for _, r := range svc.Rules {
+		at := rule{svc.Service, r.Rule, r.Where}
+		sum := c.rules[at]
+		sum.Calls += r.Calls
+		sum.Fallbacks += r.Fallbacks
+		c.rules[at] = sum
+	}
 	for i := range svc.Circles {
 		one := &svc.Circles[i]
 		at := series{svc.Service, one.Name}
@@ -97,6 +115,13 @@ func (c *calls) observe(o metric.Observer, i *callInstruments) {
 		o.ObserveInt64(i.slow, int64(sum.SlowAttempts), of)
 		o.ObserveInt64(i.hedges, int64(sum.Hedges), of)
 		o.ObserveInt64(i.forgot, int64(sum.ForgottenCalls), of)
+		o.ObserveInt64(i.mirrored, int64(sum.Mirrored), of)
+		o.ObserveInt64(i.droppedMirrors, int64(sum.DroppedMirrors), of)
+	}
+	for at, sum := range c.rules {
+		of := metric.WithAttributes(attribute.String("service", at.service), attribute.String("rule", at.rule), attribute.String("where", at.where))
+		o.ObserveInt64(i.ruled, int64(sum.Calls), of)
+		o.ObserveInt64(i.fellBack, int64(sum.Fallbacks), of)
 	}
 }
 

@@ -16,6 +16,8 @@
 //	            proxima_timed_call_seconds, proxima_call_duration (service, circle);
 //	            proxima_retries, proxima_refused_retries, proxima_slow_attempts,
 //	            proxima_hedges, proxima_forgotten_calls (service);
+//	            proxima_rule_calls, proxima_rule_fallbacks (service, rule, where);
+//	            proxima_mirrored_calls, proxima_dropped_mirrors (service);
 //	            proxima_stale_views, proxima_stale_view_seconds (service);
 //	            proxima_probes, proxima_rejected_samples, proxima_invalid_beats
 //	OnBreaker   proxima_breaker_changes (service, to)

@@ -201,11 +201,15 @@ func TestShowsHowCallsEnd(t *testing.T) {
 	m := newMetrics(t)
 	names := []string{
 		"proxima_calls", "proxima_broken", "proxima_timed", "proxima_retries", "proxima_refused_retries", "proxima_slow_attempts", "proxima_hedges", "proxima_forgotten",
+		"proxima_rule", "proxima_mirrored", "proxima_dropped",
 	}
 	m.want(t, "at first", names, nil)
 	zone := selector.Circle{Name: "zone", BrokenAnswers: 1, TimedCalls: 4, TimedTotal: 1500 * time.Millisecond}
 	zone.Outcomes[selector.Success], zone.Outcomes[selector.Fault], zone.Outcomes[selector.Local] = 100, 10, 1
-	one := of(selector.ServiceStats{Service: "user", Circles: []selector.Circle{zone}, Retries: 5, RefusedRetries: 4, SlowAttempts: 3, Hedges: 1, ForgottenCalls: 2})
+	one := of(selector.ServiceStats{
+		Service: "user", Circles: []selector.Circle{zone}, Retries: 5, RefusedRetries: 4, SlowAttempts: 3, Hedges: 1, ForgottenCalls: 2,
+		Mirrored: 6, DroppedMirrors: 1, Rules: []selector.RuleStats{{Rule: "split", Where: "version=2", Calls: 7, Fallbacks: 1}, {Rule: "request", Calls: 3}},
+	})
 	m.Selector(one)
 	stop := m.Selector(one)
 	want := []string{
@@ -216,10 +220,16 @@ func TestShowsHowCallsEnd(t *testing.T) {
 		`proxima_calls_total{circle="zone",outcome="fault",service="user"} 20`,
 		`proxima_calls_total{circle="zone",outcome="local",service="user"} 2`,
 		`proxima_calls_total{circle="zone",outcome="success",service="user"} 200`,
+		`proxima_dropped_mirrors_total{service="user"} 2`,
 		`proxima_forgotten_calls_total{service="user"} 4`,
 		`proxima_hedges_total{service="user"} 2`,
+		`proxima_mirrored_calls_total{service="user"} 12`,
 		`proxima_refused_retries_total{service="user"} 8`,
 		`proxima_retries_total{service="user"} 10`,
+		`proxima_rule_calls_total{rule="request",service="user",where=""} 6`,
+		`proxima_rule_calls_total{rule="split",service="user",where="version=2"} 14`,
+		`proxima_rule_fallbacks_total{rule="request",service="user",where=""} 0`,
+		`proxima_rule_fallbacks_total{rule="split",service="user",where="version=2"} 2`,
 		`proxima_slow_attempts_total{service="user"} 6`,
 		`proxima_timed_call_seconds_total{circle="zone",service="user"} 3`,
 		`proxima_timed_calls_total{circle="zone",service="user"} 8`,

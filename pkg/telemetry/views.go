@@ -90,7 +90,7 @@ func (m *Metrics) Selector(s Stats) (stop func()) {
 
 func (m *Metrics) observeViews(o metric.Observer) {
 	m.mu.Lock()
-	ended, counted := calls{maps.Clone(m.ended.circles), maps.Clone(m.ended.services)}, m.counted
+	ended, counted := calls{maps.Clone(m.ended.circles), maps.Clone(m.ended.services), maps.Clone(m.ended.rules)}, m.counted
 	sources := slices.Collect(maps.Keys(m.sources))
 	m.mu.Unlock()
 

@@ -12,92 +12,67 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
 
-// Shared is what all tables and nodes of one service have in common. All but the
-// counters is fixed.
+// MaxSubsets is how many subsets of a service can have tables at a time: each is a bit of
+// its members.
+const MaxSubsets = 64
+
+// Shared is what all tables and nodes of one service have in common. What is not a counter
+// is fixed, but for the layout.
 type Shared struct {
-	Kind    Kind
-	Levels  topology.Levels
-	Origin  topology.Place  // of the selector
-	Assumed []time.Duration // distances by circle, where nothing else is known
-	Epoch   time.Time       // when the selector's clock was 0
-	Offset  uint64          // differs between callers, so that they do not all fill in the same instances
+	Origin topology.Place // of the selector
+	Epoch  time.Time      // when the selector's clock was 0
+
+	PeriodStart atomic.Int64 // when the last period began, see [Node.GiveUp]; beside what every pick reads
+
+	Offset uint64 // differs between callers, so that they do not all fill in the same instances
 
 	Classify func(error) uint8                            // an [Outcome]
 	Lives    func(context.Context, *events.Instance) bool // asks an instance
 
+	AllInFlight [MaxSubsets + 1]atomic.Int64 // calls to all instances, and those to each subset, for ConsistentHash
+	AllHeld     atomic.Uint64                // calls that are held against an instance, see [Node.hold]
+	Hashes      atomic.Bool                  // there is a table for ConsistentHash
+	Slowest     atomic.Int64                 // the longest success lately, in nanoseconds, if it took more than leastSlowest
+	Listed      atomic.Int64                 // instances listed
+	Slow        atomic.Uint64                // attempts that were given up because the instance seemed to hang
+	P95         atomic.Int64                 // in which 95 % of the successes end, in nanoseconds; 0: not known
+
+	Sockets   string // the directory whose sockets may be used; empty: none
+	endpoints endpoints
+
+	layout   atomic.Pointer[Layout]
+	verdicts []verdict // memory for building a table
+}
+
+// Rules are the settings by which tables are built. They are replaced, never changed.
+type Rules struct {
 	NearSlack  time.Duration // 0: by what the levels know, see [Table.slack]
 	NearFactor float64
 	RampUp     time.Duration
-	Regions    []string // outside of Levels, in the order in which they are tried
-	Outermost  uint8    // circle that calls may be made to
+	Panic      float64 // the share of the instances below which others fill in
+	Outermost  uint8   // circle that calls may be made to
 	Leave      spill.Options
-	Sockets    string // the directory whose sockets may be used; empty: none
-
-	endpoints endpoints
-
-	AllInFlight atomic.Int64    // calls to the service, for ConsistentHash
-	AllHeld     atomic.Uint64   // of them, those held against an instance, see [Node.hold]
-	PeriodStart atomic.Int64    // when the last period began, see [Node.GiveUp]
-	Slowest     atomic.Int64    // the longest success lately, in nanoseconds, if it took more than leastSlowest
-	Typical     []atomic.Int64  // by home circle: the mean duration of successes lately, in nanoseconds; 0: not known
-	Listed      atomic.Int64    // instances listed
-	Counts      []atomic.Uint64 // by home circle, NumCounts each: how calls ended, see [Node.Count]
-	Durations   []Histogram     // by home circle: successes whose duration is known
-	Slow        atomic.Uint64   // attempts that were given up because the instance seemed to hang
-	P95         atomic.Int64    // in which 95 % of the successes end, in nanoseconds; 0: not known
-
-	verdicts []verdict // memory for building a table
 }
 
 // Now is the selector's clock, in nanoseconds: the monotonic clock alone, which takes
 // half the time of time.Now.
 func (s *Shared) Now() time.Duration { return time.Since(s.Epoch) }
 
-// Name is the name of a circle: zone, region … or elsewhere.
-func (s *Shared) Name(circle uint8) string {
-	if i := int(circle) - len(s.Levels); i >= 0 && i < len(s.Regions) {
-		return s.Regions[i]
-	}
-	return s.Levels.Name(min(int(circle), len(s.Levels)))
+// Lens says what a table is built for.
+type Lens struct {
+	From      *topology.Location // the place that is to be near; nil: the selector's own
+	Protocols Protocols          // instances must have an endpoint of it; empty: of any
+	Subset    uint8              // its number, from 1 to MaxSubsets; 0: all instances
+	Kind      Kind               // of the strategy
 }
 
-// Circle is the circle of a place seen from another one.
-func (s *Shared) Circle(from, to topology.Place) uint8 {
-	circle := s.Levels.Circle(from, to)
-	if circle == len(s.Levels) && len(s.Regions) > 0 {
-		if i := slices.Index(s.Regions, to.Region); i >= 0 {
-			return uint8(circle + i)
-		}
-		circle += len(s.Regions)
-	}
-	return uint8(circle)
-}
-
-// placed reports whether anything is known of a place that is narrower than a region.
-func (s *Shared) placed(p topology.Place) bool {
-	for _, l := range s.Levels {
-		known := p.Labels[string(l)]
-		switch l {
-		case topology.Region:
-			known = ""
-		case topology.Zone:
-			known = p.Zone
-		case topology.Rack:
-			known = p.Rack
-		case topology.Host:
-			known = p.Host
-		}
-		if known != "" {
-			return true
-		}
-	}
-	return false
-}
-
-// lens is what a table is built for: the place that is to be near, and the protocol
-// that instances must have an endpoint of.
+// lens is what a table is built for, and by which rules.
 type lens struct {
 	*Shared
+	*Rules
+	*Layout
+	Kind      Kind
+	Subset    uint8
 	Home      bool // Place is the selector's own
 	placed    bool // something narrower than the region of Place is known
 	near      bool // Place is in its innermost circle, so that distances measured here count
@@ -124,31 +99,64 @@ type Builder struct {
 	last      *Table
 }
 
-// NewBuilder returns a Builder for a place, the selector's own if from is nil, and a
-// protocol, any if p is empty.
-func NewBuilder(s *Shared, from *topology.Location, p Protocols) *Builder {
+// NewBuilder returns a Builder for a lens, and the layout that s has now.
+func NewBuilder(s *Shared, r *Rules, of Lens) *Builder {
+	l := s.Layout()
+	circles := len(l.Assumed)
 	b := &Builder{
-		lens:  lens{Shared: s, Home: from == nil, near: true, Protocols: p, Place: s.Origin},
-		order: newOrder(len(s.Assumed), len(s.Levels)), rule: spill.New(s.Leave, len(s.Assumed)),
-		counted: make([]spill.Seen, len(s.Assumed)), taken: make([]spill.Seen, len(s.Assumed)), looked: -lookLasts,
+		lens:  lens{Shared: s, Rules: r, Layout: l, Kind: of.Kind, Subset: of.Subset, Home: of.From == nil, near: true, Protocols: of.Protocols, Place: s.Origin},
+		order: newOrder(circles, len(l.Levels)), rule: spill.New(r.Leave, circles),
+		counted: make([]spill.Seen, circles), taken: make([]spill.Seen, circles), looked: -lookLasts,
 		rejecting: make(map[*Node]*rejecting),
 	}
-	if from != nil {
-		b.Place = topology.Place{Location: *from}
-		b.near = s.Levels.Circle(s.Origin, b.Place) == 0
+	if of.From != nil {
+		b.Place = topology.Place{Location: *of.From}
+		b.near = l.Levels.Circle(s.Origin, b.Place) == 0
 	}
-	b.placed, b.endpoint = s.placed(b.Place), s.endpointOf(p)
-	if s.Kind == KindHash {
-		b.rings = make([]atomic.Pointer[ring], len(s.Assumed))
+	b.placed, b.endpoint = l.placed(b.Place), s.endpointOf(of.Protocols)
+	if of.Kind == KindHash {
+		b.rings = make([]atomic.Pointer[ring], circles)
+		s.Hashes.Store(true)
 	}
 	b.turn.n.Store(rand.Uint64N(1 << 32)) // callers do not all begin with the same instance
 	return b
 }
 
-// Build returns the table that picks read from now on. members is ordered as the
+// Inherit takes over what another builder of the same place, protocol and subset has
+// learned, which must not be used any more: the order of circles, and which calls leave
+// them. It does nothing if the rules about that are others now.
+func (b *Builder) Inherit(old *Builder) {
+	if b.Layout != old.Layout || old.Leave.Off != b.Leave.Off || !slices.Equal(old.Leave.Price, b.Leave.Price) {
+		return
+	}
+	b.order, b.rule, b.counted, b.taken, b.seen, b.shares = old.order, old.rule, old.counted, old.taken, old.seen, old.shares
+	b.rejecting, b.looked, b.last = old.rejecting, old.looked, old.last
+}
+
+// Roster is a list of members, or some of those in it.
+type Roster struct {
+	Members []Member
+	Of      []int32 // the places of those that count; nil: all of them
+}
+
+func (r *Roster) size() int {
+	if r.Of != nil {
+		return len(r.Of)
+	}
+	return len(r.Members)
+}
+
+func (r *Roster) at(i int) *Member {
+	if r.Of != nil {
+		return &r.Members[r.Of[i]]
+	}
+	return &r.Members[i]
+}
+
+// Build returns the table that picks read from now on. The roster is ordered as the
 // caller likes and not kept. generation is for the caller: it names the list that a table
 // is of.
-func (b *Builder) Build(members []Member, now time.Duration, generation uint64) *Table {
+func (b *Builder) Build(members Roster, now time.Duration, generation uint64) *Table {
 	looks := now-b.looked < lookLasts
 	if b.last != nil && looks {
 		b.collect(b.last)
@@ -180,31 +188,32 @@ func (b *Builder) Build(members []Member, now time.Duration, generation uint64) 
 
 // assemble builds a table in two passes over the list, without sorting, so that one
 // change among thousands costs little. It does not change the order of circles.
-func (b *Builder) assemble(members []Member, now time.Duration, generation uint64) *Table {
-	levels := len(b.Assumed)
+func (b *Builder) assemble(members Roster, now time.Duration, generation uint64) *Table {
+	levels, size := len(b.Assumed), members.size()
 	t := &Table{
 		lens: &b.lens, Kind: b.Kind, circles: make([]Circle, levels*int(NotReady)), sizes: make([]uint32, levels*int(numStates)), weights: make([]int, levels*int(numStates)),
-		rank: b.order.rank, levels: levels, Size: len(members), at: now, Due: Never, Generation: generation,
+		rank: b.order.rank, levels: levels, Size: size, at: now, Due: Never, Generation: generation,
 	}
 
 	// First pass: the state of each, and the nearest of each circle.
-	b.verdicts = slices.Grow(b.verdicts[:0], len(members))[:len(members)]
+	b.verdicts = slices.Grow(b.verdicts[:0], size)[:size]
 	d := draft{t, members, b.verdicts}
 	t.newSince = t.at - b.RampUp
-	gone := allGone(members)
-	for i := range members {
-		d.judge(&d.verdicts[i], &members[i])
+	gone := allGone(&members)
+	for i := range size {
+		m := members.at(i)
+		d.judge(&d.verdicts[i], m)
 		if vd := &d.verdicts[i]; gone && vd.State == Dead {
 			vd.State, vd.usedAs = Gone, Gone
 		}
-		d.put(i, &d.verdicts[i], &members[i])
-		t.somePlaced = t.somePlaced || members[i].placed
+		d.put(i, &d.verdicts[i], m)
+		t.somePlaced = t.somePlaced || m.placed
 	}
 	t.counts = t.sizes
 	if d.fill() {
 		t.sizes, t.weights = make([]uint32, len(t.sizes)), make([]int, len(t.weights))
-		for i := range members {
-			d.put(i, &d.verdicts[i], &members[i])
+		for i := range size {
+			d.put(i, &d.verdicts[i], members.at(i))
 		}
 	}
 
@@ -233,7 +242,7 @@ func (b *Builder) assemble(members []Member, now time.Duration, generation uint6
 // draft is a table that is being built.
 type draft struct {
 	*Table
-	members  []Member
+	members  Roster
 	verdicts []verdict
 }
 
@@ -264,7 +273,7 @@ func (d *draft) put(i int, vd *verdict, m *Member) {
 
 // cut is the second pass: it divides each circle into near set and rest.
 func (d *draft) cut() {
-	t, members, verdicts := d.Table, d.members, d.verdicts
+	t, members, verdicts := d.Table, &d.members, d.verdicts
 	nearestFirst := t.Kind == KindNearest
 	var ramps [][]float32 // of near sets
 	if t.rampingUp && t.Kind.ramps() {
@@ -275,15 +284,15 @@ func (d *draft) cut() {
 		if vd.usedAs >= NotReady {
 			continue
 		}
-		c := &t.circles[vd.slot]
+		c, m := &t.circles[vd.slot], members.at(i)
 		if vd.distanceIn(c) > c.limit {
 			c.rest = c.backing[len(c.backing)-len(c.rest)-1:]
-			c.rest[0] = members[i].Node
+			c.rest[0] = m.Node
 			continue
 		}
-		c.near = append(c.near, members[i].Node)
-		c.uneven = c.uneven || members[i].weight != members[c.nearest].weight
-		c.halfOpen = c.halfOpen || members[i].halfOpen
+		c.near = append(c.near, m.Node)
+		c.uneven = c.uneven || m.weight != members.at(int(c.nearest)).weight
+		c.halfOpen = c.halfOpen || m.halfOpen
 		if nearestFirst && c.nearest == uint32(i) {
 			first, last := &c.near[0], &c.near[len(c.near)-1]
 			*first, *last = *last, *first
@@ -291,7 +300,7 @@ func (d *draft) cut() {
 		if !c.rampingUp {
 			continue
 		}
-		ramp := t.ramp(members[i].Born, t.at)
+		ramp := t.ramp(m.Born, t.at)
 		c.oldest = max(c.oldest, ramp)
 		if ramps != nil {
 			of := &ramps[vd.slot]

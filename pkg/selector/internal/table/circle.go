@@ -35,6 +35,9 @@ type Circle struct {
 	bands     [][]*Node
 }
 
+// Index is the circle's.
+func (c *Circle) Index() uint8 { return c.index }
+
 // demotedFor is the distance that a circle is demoted for.
 func (c *Circle) demotedFor() time.Duration { return cmp.Or(c.measured, c.best) }
 

@@ -31,17 +31,27 @@ type Explanation struct {
 }
 
 // Explain builds the table that picks would read now, without changing what outlives a
-// table, and returns how circles and members stand in it.
-func (b *Builder) Explain(members []Member, now time.Duration) *Explanation {
+// table, and returns how circles and members stand in it: all of the list, also those that
+// are not in the roster.
+func (b *Builder) Explain(members Roster, now time.Duration) *Explanation {
 	t := b.assemble(members, now, 0)
-	e := &Explanation{Table: t, Members: make([]Standing, len(members)), why: make(map[uint8]string)}
+	e := &Explanation{Table: t, Members: make([]Standing, 0, len(members.Members)), why: make(map[uint8]string)}
 	for i, c := range t.preferred {
 		if why := b.rule.Why(i); i > 0 && i < len(b.seen) && b.seen[i].Circle == c.index && why.String() != "" {
 			e.why[c.index] = fmt.Sprintf("of %s: %s", t.Name(why.From), why)
 		}
 	}
-	for i := range members {
-		m, vd := &members[i], b.verdicts[i]
+	next := 0 // of the roster
+	for i := range members.Members {
+		m := &members.Members[i]
+		var vd verdict
+		if members.Of == nil || next < len(members.Of) && int(members.Of[next]) == i {
+			vd = b.verdicts[next]
+			next++
+		} else {
+			b.judge(&vd, m)
+			vd.State, vd.usedAs = Unmatched, Unmatched
+		}
 		source := m.Node.distance().Source
 		if vd.known == assumed {
 			source = latency.SourceAssumed
@@ -49,9 +59,9 @@ func (b *Builder) Explain(members []Member, now time.Duration) *Explanation {
 		if vd.usedAs < NotReady {
 			vd.distance = vd.distanceIn(&t.circles[t.index(vd.usedAs, vd.circle)])
 		}
-		e.Members[i] = Standing{*m, vd, source, b.ramp(m.Born, t.at), m.Breaker.Opened(), m.score(Ticks(t.at))}
+		e.Members = append(e.Members, Standing{*m, vd, source, b.ramp(m.Born, t.at), m.Breaker.Opened(), m.score(Ticks(t.at))})
 	}
-	e.Circles = b.circles(e, members)
+	e.Circles = b.circles(e, &members)
 	return e
 }
 
@@ -109,6 +119,8 @@ func (e *Explanation) Reason(s *Standing, protocol string) (near bool, why strin
 		return false, "never picked: not ready, its own check fails"
 	case Gone:
 		return false, "never picked: its lease ended, and it does not answer probes"
+	case Unmatched:
+		return false, "never picked: it is outside of the subset"
 	case Outside:
 		return false, fmt.Sprintf("never picked: calls must stay within the %s", t.Name(t.Outermost))
 	}
@@ -154,7 +166,7 @@ func (e *Explanation) Reason(s *Standing, protocol string) (near bool, why strin
 	}
 	switch {
 	case s.verdict.usedAs != s.verdict.State:
-		b.WriteString(", fills in because fewer than half of the service are usable (panic)" + because)
+		b.WriteString(", fills in because fewer than " + e.most() + " are usable (panic)" + because)
 	case because != "":
 		b.WriteString(", because no better instance is available" + because)
 	}
@@ -164,12 +176,24 @@ func (e *Explanation) Reason(s *Standing, protocol string) (near bool, why strin
 // notFilled is why a member that could fill in does not.
 func (e *Explanation) notFilled(s *Standing) string {
 	switch {
-	case !e.Panic || s.verdict.State != Open && s.verdict.State != Suspect:
+	case !e.Panicking || s.verdict.State != Open && s.verdict.State != Suspect:
 		return ""
 	case s.opened.Why == breaker.ByRefusal, s.opened.Why == breaker.ByRequest:
 		return "; so it does not fill in"
 	}
-	return "; half of the service can be picked without it"
+	return "; " + e.most() + " can be picked without it"
+}
+
+// most is the part of the instances that can be picked at least.
+func (e *Explanation) most() string {
+	of := "the service"
+	if e.Subset > 0 {
+		of = "the subset"
+	}
+	if e.Panic == 0.5 {
+		return "half of " + of
+	}
+	return fmt.Sprintf("%.3g %% of %s", 100*e.Panic, of)
 }
 
 func (s *Standing) beat() string {
@@ -190,7 +214,7 @@ type CircleStanding struct {
 	Note    string
 }
 
-func (b *Builder) circles(e *Explanation, members []Member) []CircleStanding {
+func (b *Builder) circles(e *Explanation, members *Roster) []CircleStanding {
 	t := e.Table
 	var all []CircleStanding
 	for place, index := range b.order.circles {
@@ -206,7 +230,7 @@ func (b *Builder) circles(e *Explanation, members []Member) []CircleStanding {
 			c := &t.circles[k]
 			s.Best, s.Source = c.best, latency.SourceAssumed
 			if c.known {
-				s.Source = members[c.nearest].Node.distance().Source
+				s.Source = members.at(int(c.nearest)).Node.distance().Source
 			}
 			s.Load = c.load()
 			s.Note = e.note(c)
@@ -226,7 +250,7 @@ func (e *Explanation) note(c *Circle) string {
 		add("demoted: %.3g ms away, while %s is at %.3g ms", Milliseconds(c.demotedFor()), t.Name(first.index), Milliseconds(first.demotedFor()))
 	}
 	k := t.index(t.best, c.index)
-	if more := int(t.sizes[k]) - int(t.counts[k]); t.Panic && more > 0 {
+	if more := int(t.sizes[k]) - int(t.counts[k]); t.Panicking && more > 0 {
 		add("panic: %d that are not %s fill in", more, stateName[t.best])
 	}
 	if can, whole := t.weights[k], t.fullWeight(c.index); can < whole {

@@ -2,6 +2,7 @@ package table
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 
@@ -19,7 +20,8 @@ type filler struct {
 	order  uint64 // differs between callers
 }
 
-// fill handles panic: fewer than half of the instances that want calls are usable.
+// fill handles panic: fewer than half (or [Rules.Panic]) of the instances that want calls
+// are usable.
 // Then it is likely that the judgement is wrong, or that the usable ones cannot bear
 // the load. So the least bad of the others fill in until half of the service can be
 // picked: breakers and suspicion never take out more than that. Suspects come first,
@@ -31,7 +33,7 @@ type filler struct {
 // It reports whether verdicts were changed. Their number changes by one instance at a
 // time, so there is no hysteresis.
 func (d *draft) fill() bool {
-	t, members, verdicts := d.Table, d.members, d.verdicts
+	t, members, verdicts := d.Table, &d.members, d.verdicts
 	sum := func(what State) (n int) {
 		for i := range t.levels {
 			n += int(t.counts[int(what)*t.levels+i])
@@ -40,18 +42,18 @@ func (d *draft) fill() bool {
 	}
 	base, have := Usable, sum(Usable)
 	suspects, opens := sum(Suspect), sum(Open)
-	half := (have + suspects + opens + 1) / 2
+	half := int(math.Ceil(t.Panic * float64(have+suspects+opens)))
 	if have == 0 {
 		base, have = Suspect, suspects
 	}
 	if have == 0 || have >= half {
 		return false
 	}
-	t.Panic = true
+	t.Panicking = true
 
 	var all []filler
 	for i := range verdicts {
-		vd, m := &verdicts[i], &members[i]
+		vd, m := &verdicts[i], members.at(i)
 		f := filler{at: i, State: vd.State, rank: t.rank[vd.circle]}
 		switch {
 		case vd.State == Suspect && base == Usable:
@@ -78,7 +80,7 @@ func (d *draft) fill() bool {
 			if t.fillIns == nil {
 				t.fillIns = make(map[*Node]struct{})
 			}
-			t.fillIns[members[f.at].Node] = struct{}{}
+			t.fillIns[members.at(f.at).Node] = struct{}{}
 		}
 	}
 	return len(all) > 0

@@ -28,6 +28,7 @@ type Member struct {
 	breaker            breaker.State // at the last Refresh
 	weight             uint16        // as announced
 	Born               time.Duration // when it became usable (started, ready, un-evacuated, breaker closed), on the selector's clock
+	Subsets            uint64        // that it is in, as bits
 }
 
 // NewMember returns the member for an entry of the list. n is what was learned of
@@ -37,9 +38,9 @@ func NewMember(n *Node, e events.Entry, born time.Duration, stale bool) Member {
 	if before := n.Instance.Swap(e.Instance); before != nil && before.Coordinate != e.Coordinate {
 		n.Path.SetCoordinate(e.Coordinate)
 	}
-	m := Member{Node: n, In: e.Instance, Circle: n.Home, Suspect: e.Suspect, Evacuated: e.Evacuated, weight: weightOf(e.Instance), Born: born}
+	m := Member{Node: n, In: e.Instance, Circle: n.Home(), Suspect: e.Suspect, Evacuated: e.Evacuated, weight: weightOf(e.Instance), Born: born}
 	m.protocols, m.sockets = n.protocolsOf(e.Instance)
-	m.placed = n.placed(e.Place())
+	m.placed = n.Layout().placed(e.Place())
 	m.DiscountFailures()
 	m.Refresh(stale)
 	return m
@@ -66,6 +67,7 @@ const (
 	NotReady            // never picked, nor is what follows
 	OtherProtocol       // no endpoint of the requested protocol
 	Outside             // in a circle that calls must not be made to
+	Unmatched           // not in the subset; tables do not have it
 	Gone                // dead, as are all others, and not in the registry
 	numStates
 )
@@ -131,9 +133,9 @@ func (m *Member) provenDead() bool {
 
 // allGone reports whether a service has nothing that can be called: its instances are not
 // in the registry, which is in reach, and answer neither probes nor calls.
-func allGone(members []Member) (gone bool) {
-	for i := range members {
-		switch m := &members[i]; {
+func allGone(members *Roster) (gone bool) {
+	for i := range members.size() {
+		switch m := members.at(i); {
 		case m.State == NotReady:
 		case m.State == Dead && m.gone:
 			gone = true

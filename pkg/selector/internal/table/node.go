@@ -25,7 +25,7 @@ type Node struct {
 	Breaker  *breaker.Breaker
 	Instance atomic.Pointer[events.Instance]
 	holds    atomic.Bool   // held is not 0, or the node pauses
-	Home     uint8         // circle seen from the selector's own place
+	home     atomic.Uint32 // circle seen from the selector's own place
 	beat     atomic.Uint64 // the score of its last beat and when that came, see [packCost]; for LoadAware
 
 	*Shared
@@ -196,7 +196,16 @@ func (n *Node) LivedWithin(d time.Duration) bool {
 func (n *Node) Picks() uint64 { return n.calls.Load() >> inFlightBits }
 
 // distance is measured from the selector's own place.
-func (n *Node) distance() latency.Estimate { return n.Path.Estimate(n.Assumed[n.Home]) }
+func (n *Node) distance() latency.Estimate {
+	assumed := n.Layout().Assumed
+	return n.Path.Estimate(assumed[min(int(n.Home()), len(assumed)-1)])
+}
+
+// Home is the circle of the node, seen from the selector's own place.
+func (n *Node) Home() uint8 { return uint8(n.home.Load()) }
+
+// SetHome sets it: before the node is used, or when the layout is replaced.
+func (n *Node) SetHome(circle uint8) { n.home.Store(uint32(circle)) }
 
 // The average of durations moves toward each sample by at least minWeight, so that a
 // busy instance is known after some 30 calls, and by as much as has decayed since the
@@ -297,10 +306,11 @@ func decayed(idle int32) float32 { return float32(math.Exp(-float64(idle) / floa
 // typical is the mean duration of the successes in the circle of the node lately, in
 // nanoseconds; 0 if there were none.
 func (n *Node) typical() float32 {
-	if int(n.Home) >= len(n.Typical) {
+	typical, home := n.Layout().Typical, int(n.Home())
+	if home >= len(typical) {
 		return 0
 	}
-	return float32(n.Typical[n.Home].Load())
+	return float32(typical[home].Load())
 }
 
 // Early reports whether a call that timed out after that time says little about the
@@ -342,8 +352,8 @@ func (n *Node) Succeeded(took time.Duration, now uint32) {
 		n.average(ns, sample, minWeight, 1, idle, now)
 	}
 	n.measured.Add(uint64(took/time.Microsecond)<<measuredBits | 1)
-	if int(n.Home) < len(n.Durations) {
-		n.Durations[n.Home].add(took)
+	if all, home := n.Layout().Durations, int(n.Home()); home < len(all) {
+		all[home].add(took)
 	}
 	n.learnP95(int64(took))
 	if took > leastSlowest && int64(took) > n.Slowest.Load() {
@@ -472,8 +482,11 @@ func penalty(usual float32) float32 {
 
 // Slow reports whether a success took so much longer than successes of the circle do that
 // it counts against the instance.
-func (n *Node) Slow(took time.Duration) bool {
-	return took >= slowest && float32(took) > slowFactor*n.typical() && n.typical() > 0
+func (n *Node) Slow(took time.Duration) bool { return took >= slowest && n.slower(took) }
+
+func (n *Node) slower(took time.Duration) bool {
+	usual := n.typical()
+	return usual > 0 && float32(took) > slowFactor*usual
 }
 
 // hold counts a call that ended too soon as one in flight for as long as it usually
@@ -490,7 +503,7 @@ func (n *Node) hold(took, usual float32, now uint32) {
 	}
 	n.held.Store(packCost(n.heldCalls(now)+(usual-took)/of, now))
 	n.holds.Store(true)
-	if n.Kind == KindHash {
+	if n.Hashes.Load() {
 		n.AllHeld.Store(packCost(stillHeld(n.AllHeld.Load(), of, now)+(usual-took)/of, now))
 	}
 }
@@ -533,8 +546,9 @@ func (n *Node) Answers() (count, rejects uint32) {
 // Count counts how a call ended. Successes are not counted: they are what is left of the
 // picks, and a success must cost nothing more.
 func (n *Node) Count(o Outcome, by uint64) {
-	if i := int(n.Home)*int(NumCounts) + int(o); i < len(n.Counts) {
-		n.Counts[i].Add(by)
+	counts := n.Layout().Counts
+	if i := int(n.Home())*int(NumCounts) + int(o); i < len(counts) {
+		counts[i].Add(by)
 	}
 }
 
@@ -575,6 +589,14 @@ func (h *Histogram) add(d time.Duration) {
 	}
 	h[i].count.Add(1)
 	h[i].sum.Add(uint64(d))
+}
+
+// addAll adds what another histogram has counted.
+func (h *Histogram) addAll(other *Histogram) {
+	for i := range other {
+		h[i].count.Add(other[i].count.Load())
+		h[i].sum.Add(other[i].sum.Load())
+	}
 }
 
 // Load returns how many durations are in a bucket, and their sum.

@@ -11,11 +11,11 @@ import (
 const initialShare = 0.1
 
 // ramp is the part of its weight that an instance of that age has.
-func (s *Shared) ramp(born, now time.Duration) float32 {
-	if born == LongAgo || now-born >= s.RampUp {
+func (r *Rules) ramp(born, now time.Duration) float32 {
+	if born == LongAgo || now-born >= r.RampUp {
 		return 1
 	}
-	return initialShare + (1-initialShare)*float32(now-born)/float32(s.RampUp)
+	return initialShare + (1-initialShare)*float32(now-born)/float32(r.RampUp)
 }
 
 // admission turns the ramps of a near set into the probabilities that a node which

@@ -17,6 +17,7 @@ type Query struct {
 	Key   string   // what ConsistentHash hashes
 	Avoid []string // instances that are excluded: ID, zone/ID or key
 	Tried []*Node  // nodes that were tried before for the same call
+	Only  bool     // take usable instances alone, whose breakers allow it
 }
 
 // Choice is the result of a search.
@@ -39,7 +40,7 @@ type search struct {
 // Search returns an available instance, going through the circles in their order:
 // those of usable instances first. It returns false if the query excludes all.
 func (t *Table) Search(q *Query, now uint32) (Choice, bool) {
-	if t.First == nil {
+	if t.First == nil || q.Only && t.best != Usable {
 		return Choice{}, false
 	}
 	a := search{Table: t, Query: q, now: now}
@@ -58,8 +59,11 @@ func (t *Table) Search(q *Query, now uint32) (Choice, bool) {
 		}
 	}
 	for _, a.force = range [...]bool{false, true} {
+		if q.Only && a.force {
+			break
+		}
 		for what := t.best; what < NotReady; what++ {
-			if what >= Open && !a.force {
+			if what >= Open && !a.force || what > Usable && q.Only {
 				break // their breakers allow no call
 			}
 			for i := range t.levels {
@@ -119,7 +123,7 @@ func (a *search) from(c *Circle) (f Choice, ok bool) {
 			now = Ticks(a.Now())
 			held = stillHeld(all, c.near[0].typical(), now)
 		}
-		ok = a.ringOf(c).pick(a.hash, float32(a.AllInFlight.Load())+held, now, func(n *Node) bool {
+		ok = a.ringOf(c).pick(a.hash, float32(a.AllInFlight[a.Subset].Load())+held, now, func(n *Node) bool {
 			f, ok = a.take(n, c)
 			return ok
 		})

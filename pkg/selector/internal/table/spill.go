@@ -2,6 +2,7 @@ package table
 
 import (
 	"math"
+	"math/rand/v2"
 	"time"
 )
 
@@ -35,6 +36,14 @@ func newSpill(t *Table, shares []float64) *Spill {
 	return s
 }
 
+// Start is where a pick begins. There is one if First is not nil.
+func (t *Table) Start() *Circle {
+	if t.Spill == nil {
+		return t.First
+	}
+	return t.Spill.start(rand.Uint32())
+}
+
 // start is where the pick with a random number begins.
 func (s *Spill) start(random uint32) *Circle {
 	for i, upTo := range s.sums {
@@ -52,11 +61,6 @@ func (s *Spill) start(random uint32) *Circle {
 func (b *Builder) Look(t *Table, now time.Duration) (next *Table, idle bool) {
 	b.looked = now
 	b.collect(t)
-	if b.Home && b.Protocols == 0 {
-		for _, c := range t.preferred {
-			b.usual(c)
-		}
-	}
 	b.seen = b.seen[:0]
 	for _, c := range t.preferred {
 		s := b.counted[c.index]
@@ -206,6 +210,25 @@ const (
 	latelyCalls = 16
 	latelyLook  = 0.1 // least weight of the mean of one look
 )
+
+// Learn updates the mean durations of successes, by what was counted until the last look.
+// Of the tables of a service the one that most calls were picked from has to do it.
+func (b *Builder) Learn(t *Table) {
+	for _, c := range t.preferred {
+		b.usual(c)
+	}
+}
+
+// Measured is how many durations Learn would take in.
+func (b *Builder) Measured(t *Table) (sum uint64) {
+	for _, c := range t.preferred {
+		sum += b.counted[c.index].Measured - b.taken[c.index].Measured
+	}
+	return sum
+}
+
+// Skip leaves out what Learn would take in: another table has it.
+func (b *Builder) Skip() { copy(b.taken, b.counted) }
 
 // usual updates the mean duration of the successes of a circle.
 func (b *Builder) usual(c *Circle) {

@@ -28,7 +28,7 @@ type Table struct {
 	circles    []Circle
 	preferred  []*Circle          // those of best that are not empty, if best is Usable or Suspect
 	fillIns    map[*Node]struct{} // nodes that are used although their breakers are open
-	Panic      bool               // fewer than half are usable
+	Panicking  bool               // fewer than half, or the share that the rules state, are usable
 	sizes      []uint32           // of circles, in the same order, through all states
 	weights    []int              // the sums of their weights
 	counts     []uint32           // as sizes, with those that fill in under their own state
@@ -47,6 +47,17 @@ type Table struct {
 // index is the place in circles of those in a state at one proximity.
 func (t *Table) index(what State, circle uint8) int {
 	return int(what)*t.levels + int(t.rank[circle])
+}
+
+// HasUsable reports whether an instance is usable.
+func (t *Table) HasUsable() bool { return t.First != nil && t.best == Usable }
+
+// Usable is the number of usable instances.
+func (t *Table) Usable() (n int) {
+	for i := range t.levels {
+		n += int(t.counts[int(Usable)*t.levels+i])
+	}
+	return n
 }
 
 // Pickable is the number of instances that may be picked, if only as the last resort.

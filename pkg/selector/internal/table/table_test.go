@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
@@ -25,15 +24,18 @@ var prober = sync.OnceValue(func() *latency.Prober { return latency.New(latency.
 type world struct {
 	tb     testing.TB
 	shared *table.Shared
+	rules  table.Rules
+	kind   table.Kind
 	list   []table.Member
 }
 
 func newWorld(tb testing.TB, kind table.Kind) *world {
-	return &world{tb: tb, shared: &table.Shared{
-		Kind: kind, Levels: topology.DefaultLevels(), Origin: topology.Place{Location: places[0]},
-		Assumed: []time.Duration{500 * time.Microsecond, 2 * time.Millisecond, 50 * time.Millisecond}, Epoch: time.Now(), Typical: make([]atomic.Int64, 3),
-		NearSlack: time.Millisecond, NearFactor: 1.25, RampUp: 30 * time.Second, Outermost: 2,
-	}}
+	w := &world{
+		tb: tb, kind: kind, shared: &table.Shared{Origin: topology.Place{Location: places[0]}, Epoch: time.Now()},
+		rules: table.Rules{NearSlack: time.Millisecond, NearFactor: 1.25, RampUp: 30 * time.Second, Panic: 0.5, Outermost: 2},
+	}
+	w.shared.SetLayout(table.NewLayout(topology.DefaultLevels(), nil))
+	return w
 }
 
 // add adds an instance of a circle, at a distance that was measured unless it is 0.
@@ -47,10 +49,10 @@ func (w *world) add(circle uint8, distance time.Duration, change func(*events.En
 	}
 	n := &table.Node{
 		Shared:  w.shared,
-		Home:    circle,
 		Breaker: breaker.New(breaker.Key{Service: "user", Instance: e.ID}, &breaker.Settings{Failures: 1}),
 		Path:    prober().Path(latency.Target{Key: e.Key()}),
 	}
+	n.SetHome(circle)
 	w.tb.Cleanup(n.Close)
 	if distance > 0 {
 		n.Path.Observe(distance)
@@ -60,7 +62,7 @@ func (w *world) add(circle uint8, distance time.Duration, change func(*events.En
 }
 
 func (w *world) build() *table.Table {
-	return table.NewBuilder(w.shared, nil, 0).Build(w.list, time.Hour, 1)
+	return table.NewBuilder(w.shared, &w.rules, table.Lens{Kind: w.kind}).Build(table.Roster{Members: w.list}, time.Hour, 1)
 }
 
 func TestAPickNeedsOneCacheLineOfANode(t *testing.T) {
@@ -147,10 +149,10 @@ func BenchmarkBuild(b *testing.B) {
 			for i := range n {
 				w.add(uint8(i%3), 0, nil)
 			}
-			builder := table.NewBuilder(w.shared, nil, 0)
+			builder := table.NewBuilder(w.shared, &w.rules, table.Lens{Kind: w.kind})
 			b.ReportAllocs()
 			for b.Loop() {
-				builder.Build(w.list, time.Hour, 1)
+				builder.Build(table.Roster{Members: w.list}, time.Hour, 1)
 			}
 		})
 	}

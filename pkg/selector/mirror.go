@@ -1,0 +1,133 @@
+package selector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/route"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
+)
+
+// mirror is the part of a policy that has copies of calls sent to a subset.
+type mirror struct {
+	expr  *expression
+	share float64
+	turn  route.Share
+}
+
+// mostMirrors is how many copies of a selector are on their way at a time. More are dropped.
+const mostMirrors = 64
+
+// mirrors are the copies that are on their way.
+type mirrors struct{ running atomic.Int64 }
+
+// enter takes a place, if there is one.
+func (m *mirrors) enter() bool {
+	if m.running.Add(1) > mostMirrors {
+		m.running.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (m *mirrors) leave() { m.running.Add(-1) }
+
+// Mirror has a copy of a call made to the instances that the policy of the service names for
+// that, if the call is in the share that the policy states. It is for callers that can make
+// a call twice, such as proximahttp; [Selector.Do] makes no copies.
+//
+// copyOf is called at once, if a copy is to be made, and returns the function that makes it;
+// nil if it cannot be made. That function runs in a goroutine of the selector, which
+// [Selector.Close] ends and waits for, within the time limit of calls to the service. What
+// comes of it counts for the breaker of the instance, and for nothing else. At most 64
+// copies are on their way at a time; others are not made, and counted.
+func (s *Selector) Mirror(r Request, copyOf func() func(context.Context, *Pick) error) {
+	svc := (*s.services.Load())[r.Service]
+	if svc == nil || !svc.listed.Load() {
+		return
+	}
+	ru := svc.rules.Load()
+	m := ru.mirror
+	if m == nil || !m.turn.Next(m.share) {
+		return
+	}
+	if !s.mirrors.enter() {
+		svc.mirrorsDropped.Add(1)
+		return
+	}
+	call := copied(copyOf)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if call == nil || s.closed {
+		s.mirrors.leave()
+		svc.mirrorsDropped.Add(1)
+		return
+	}
+	limit := max(r.Timeout, 0)
+	if limit == 0 {
+		limit = ru.timeout
+	}
+	if limit == 0 {
+		limit = mirrorFor
+	}
+	s.work.Go(func() {
+		defer s.mirrors.leave()
+		ctx, cancel := context.WithTimeout(s.run, limit)
+		defer cancel()
+		svc.mirror(ctx, ru, &r, call)
+	})
+}
+
+// copied returns nil if copyOf panics: the call itself goes on.
+func copied(copyOf func() func(context.Context, *Pick) error) (call func(context.Context, *Pick) error) {
+	defer func() {
+		if recover() != nil {
+			call = nil
+		}
+	}()
+	return copyOf()
+}
+
+// errPanicked is the end of a copy whose function panicked.
+var errPanicked = errors.New("the copy of a call panicked")
+
+// mirror makes a copy of a call.
+func (svc *service) mirror(ctx context.Context, ru *rules, r *Request, call func(context.Context, *Pick) error) {
+	p, ok := ru.mirrorPick(r)
+	if !ok {
+		svc.mirrorsDropped.Add(1)
+		return
+	}
+	svc.mirrored.Add(1)
+	err := fmt.Errorf("%w: %w", errPanicked, context.Canceled)
+	defer func() {
+		if what := recover(); what != nil {
+			svc.sel.log.Error("a mirrored call panicked", "service", svc.name, "instance", p.ID, "panic", fmt.Sprint(what))
+		}
+		p.Done(err)
+	}()
+	err = call(ctx, &p)
+	if err != nil && svc.run.Err() != nil {
+		err = context.Canceled // the selector was closed
+	}
+}
+
+// mirrorPick picks an instance for a copy. It is no load of the instance.
+func (r *rules) mirrorPick(ask *Request) (Pick, bool) {
+	v, err := r.vantage(&Request{Protocol: ask.Protocol, From: ask.From}, &target{expr: r.mirror.expr})
+	if err != nil {
+		return Pick{}, false
+	}
+	t := v.current()
+	if t == nil {
+		return Pick{}, false
+	}
+	now := r.svc.Now()
+	f, ok := t.Search(&table.Query{Key: ask.Key, Only: true}, table.Ticks(now))
+	if !ok {
+		return Pick{}, false
+	}
+	return Pick{f.Instance, f.Node, f.Pass, now, f.Index, pickLive | pickMirror, 0}, true
+}
