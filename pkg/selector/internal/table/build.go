@@ -24,7 +24,8 @@ type Shared struct {
 
 	Offset uint64 // differs between callers, so that they do not all fill in the same instances
 
-	Classify func(error) uint8 // an [Outcome]
+	Classify func(error) uint8         // an [Outcome]
+	Freed    func(start time.Duration) // is called when a bounded call that began then has ended
 
 	AllInFlight [MaxSubsets + 1]atomic.Int64 // calls to all instances, and those to each subset, for ConsistentHash
 	AllHeld     atomic.Uint64                // calls that are held against an instance, see [Node.hold]
@@ -46,6 +47,7 @@ type Rules struct {
 	Panic      float64 // the share of the instances below which others fill in
 	Outermost  uint8   // circle that calls may be made to
 	Leave      spill.Options
+	Bounded    bool // calls in flight are: picks take their place, see [Node.BeginWithin]
 }
 
 // Now is the selector's clock, in nanoseconds: the monotonic clock alone, which takes
