@@ -129,9 +129,14 @@ func (a *search) from(c *Circle) (f Choice, ok bool) {
 	}
 	switch a.Kind {
 	case KindHash:
-		inFlight := float32(a.AllInFlight[a.Subset].Load()) + stillHeld(a.AllHeld.Load(), c.near[0].typical(), a.now)
+		now, all := a.now, a.AllHeld.Load()
+		held := stillHeld(all, c.near[0].typical(), now)
+		if held > 0 { // what is held changes in milliseconds; the time of such a pick is rougher
+			now = Ticks(a.Now())
+			held = stillHeld(all, c.near[0].typical(), now)
+		}
 		before := a.full
-		a.ringOf(c).pick(a.hash, inFlight, a.now, func(n *Node) bool {
+		a.ringOf(c).pick(a.hash, float32(a.AllInFlight[a.Subset].Load())+held, now, func(n *Node) bool {
 			f, ok = a.take(n, c)
 			// The ring has many points of each node: it is not walked where all are full.
 			return ok || a.full == before+1 && !slices.ContainsFunc(c.near, func(n *Node) bool { return !n.Full() })
