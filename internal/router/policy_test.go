@@ -278,9 +278,9 @@ func TestTheDoorsAnswer429WhereAllInstancesAreFull(t *testing.T) {
 		<-end
 	}))
 	first := make(chan int)
-	go func() { first <- d.get("/user/").status }()
+	go func() { first <- d.get("/proxy/user/").status }()
 	<-inside
-	if got := d.get("/user/"); got.status != 429 || got.header.Get("Retry-After") != "1" || !strings.Contains(got.err(), "full: 1 calls in flight") {
+	if got := d.get("/proxy/user/"); got.status != 429 || got.header.Get("Retry-After") != "1" || !strings.Contains(got.err(), "full: 1 calls in flight") {
 		t.Errorf("by HTTP: %d, Retry-After %q, %s", got.status, got.header.Get("Retry-After"), got.body)
 	}
 	reply, code := d.ask("proxima.route.user", "", "Proxima-Method", "GET", "Proxima-Path", "/")
@@ -296,7 +296,7 @@ func TestTheDoorsAnswer429WhereAllInstancesAreFull(t *testing.T) {
 	}
 	policies.set(t, `{"bulkhead":{"per_instance":1,"queue":1,"queue_timeout":"1m"}}`)
 	second := make(chan int)
-	go func() { second <- d.get("/user/").status }()
+	go func() { second <- d.get("/proxy/user/").status }()
 	close(end)
 	if a, b := <-first, <-second; a != 200 || b != 200 {
 		t.Errorf("the first call %d, one that waits %d", a, b)
