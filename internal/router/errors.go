@@ -53,6 +53,8 @@ func codeOf(err error) int {
 		return http.StatusLoopDetected
 	case errors.Is(err, errDeadline):
 		return http.StatusGatewayTimeout
+	case errors.Is(err, selector.ErrFull):
+		return http.StatusTooManyRequests
 	case errors.Is(err, selector.ErrNoInstance), errors.Is(err, selector.ErrNoSnapshot), errors.Is(err, selector.ErrClosed),
 		errors.Is(err, kv.ErrUnavailable), errors.Is(err, kv.ErrFenced),
 		errors.Is(err, errBusy), errors.Is(err, errStopping), errors.Is(err, directory.ErrIncomplete):
@@ -88,7 +90,7 @@ func callFailed(ctx context.Context, l, attempt limit, err error) error {
 		return ctx.Err()
 	case errors.Is(err, context.DeadlineExceeded) && selector.Sent(err): // of the last attempt
 		return &timeoutError{attempt, err}
-	case errors.Is(err, selector.ErrUnknownService), errors.Is(err, selector.ErrNoInstance), is[*subset.Error](err):
+	case errors.Is(err, selector.ErrUnknownService), errors.Is(err, selector.ErrNoInstance), errors.Is(err, selector.ErrFull), is[*subset.Error](err):
 		return err
 	}
 	return &callError{err}

@@ -18,6 +18,7 @@ import (
 	"github.com/proxima-discovery/proxima/internal/router/directory"
 	"github.com/proxima-discovery/proxima/internal/router/registrar"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
+	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
 )
 
@@ -187,6 +188,9 @@ type problem struct {
 func retryAfter(status int, err error) int {
 	if c, ok := errors.AsType[*registrar.ConflictError](err); ok {
 		return int(math.Ceil(c.Within.Seconds()))
+	}
+	if full, ok := errors.AsType[*selector.FullError](err); ok && status == http.StatusTooManyRequests {
+		return int(math.Ceil(full.RetryAfter.Seconds()))
 	}
 	if status == http.StatusServiceUnavailable {
 		return 1

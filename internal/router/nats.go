@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -249,8 +250,12 @@ func (d *natsDoors) finish(c *call, counts *doorCounts, reply *nats.Msg, err err
 	counts.answers.Add(1)
 	if err != nil {
 		counts.errors.Add(1)
-		code = strconv.Itoa(codeOf(err))
+		status := codeOf(err)
+		code = strconv.Itoa(status)
 		header := nats.Header{micro.ErrorCodeHeader: {code}, micro.ErrorHeader: {printable(err.Error())}}
+		if status == http.StatusTooManyRequests {
+			header.Set("Retry-After", strconv.Itoa(retryAfter(status, err)))
+		}
 		if err := d.send(c, &nats.Msg{Header: header}); err != nil {
 			d.log.Warn("a call could not be answered", "service", c.service, "error", err)
 		}

@@ -269,3 +269,36 @@ func TestTheRouterMirrorsCallsOfBothDoors(t *testing.T) {
 		t.Error("no copy came")
 	}
 }
+
+func TestTheDoorsAnswer429WhereAllInstancesAreFull(t *testing.T) {
+	d, policies := ruledRouter(t, `{"bulkhead":{"per_instance":1}}`, router.Options{}, slog.New(slog.DiscardHandler))
+	inside, end := make(chan struct{}, 1), make(chan struct{})
+	d.of("1", "one", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		inside <- struct{}{}
+		<-end
+	}))
+	first := make(chan int)
+	go func() { first <- d.get("/proxy/user/").status }()
+	<-inside
+	if got := d.get("/proxy/user/"); got.status != 429 || got.header.Get("Retry-After") != "1" || !strings.Contains(got.err(), "full: 1 calls in flight") {
+		t.Errorf("by HTTP: %d, Retry-After %q, %s", got.status, got.header.Get("Retry-After"), got.body)
+	}
+	reply, code := d.ask("proxima.route.user", "", "Proxima-Method", "GET", "Proxima-Path", "/")
+	if code != "429" || reply.Header.Get("Retry-After") != "1" {
+		t.Errorf("by NATS: %q, %v", code, reply.Header)
+	}
+	var full selector.Explanation
+	if got := d.get("/v1/explain/user"); got.status == 200 {
+		full = decode[selector.Explanation](t, got.body)
+	}
+	if len(full.Instances) != 1 || !full.Instances[0].Full || full.Bulkhead == nil || full.Bulkhead.InFlight != 1 {
+		t.Errorf("explained as %+v", full)
+	}
+	policies.set(t, `{"bulkhead":{"per_instance":1,"queue":1,"queue_timeout":"1m"}}`)
+	second := make(chan int)
+	go func() { second <- d.get("/proxy/user/").status }()
+	close(end)
+	if a, b := <-first, <-second; a != 200 || b != 200 {
+		t.Errorf("the first call %d, one that waits %d", a, b)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/breaker"
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
@@ -26,6 +27,8 @@ var (
 	// too many calls to the service are retries already, see [Retry.Budget]. The
 	// error of the last attempt is in it too: errors.Is finds both.
 	ErrBudget = errors.New("selector: the retry budget is used up")
+	// ErrFull is matched by every [FullError].
+	ErrFull = errors.New("selector: as many calls are in flight as may be")
 	// ErrClosed means that the selector was closed.
 	ErrClosed = errors.New("selector: closed")
 )
@@ -110,6 +113,31 @@ func (e *NoInstanceError) Error() string {
 
 // Is reports whether target is [ErrNoInstance].
 func (e *NoInstanceError) Is(target error) bool { return target == ErrNoInstance }
+
+// FullError means that as many calls are in flight as the [Bulkhead] allows, and that the
+// call has waited in vain, if it may wait. No instance got it, and none is at fault. It
+// matches [ErrFull].
+type FullError struct {
+	Service    string
+	InFlight   int           // calls to the service
+	Queued     int           // calls that wait
+	RetryAfter time.Duration // when another try is worth it
+	Err        error         // why the context ended that the call waited with; nil: it did not
+}
+
+func (e *FullError) Error() string {
+	text := fmt.Sprintf("selector: the instances of %s are full: %d calls in flight, %d wait", e.Service, e.InFlight, e.Queued)
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text
+}
+
+// Is reports whether target is [ErrFull].
+func (e *FullError) Is(target error) bool { return target == ErrFull }
+
+// Unwrap returns why the context ended.
+func (e *FullError) Unwrap() error { return e.Err }
 
 // CallError is the error of a call that an instance could not answer. Its text is
 //

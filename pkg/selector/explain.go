@@ -34,6 +34,8 @@ type Explanation struct {
 	FellBack bool `json:"fell_back,omitempty"`
 	// Policy is what operators say about calls to the service, nil if nothing.
 	Policy *PolicyInUse `json:"policy,omitempty"`
+	// Bulkhead is what bounds the calls in flight, nil if nothing does.
+	Bulkhead *BulkheadInUse `json:"bulkhead,omitempty"`
 	// Panic is set while fewer than half of the instances that want calls are usable,
 	// so that others fill in.
 	Panic bool `json:"panic"`
@@ -51,6 +53,24 @@ type PolicyInUse struct {
 	Error           string `json:"error,omitempty"`            // why the newest one is not used
 	// Rules are its overrides, splits and where, in the order in which they are tried.
 	Rules []PolicyRule `json:"rules,omitempty"`
+}
+
+// BulkheadInUse is the [Bulkhead] of a service, and how full it is. The limit of each
+// instance stands in its [Standing].
+type BulkheadInUse struct {
+	Adaptive   bool `json:"adaptive,omitempty"`    // the limits of instances follow durations
+	PerService int  `json:"per_service,omitempty"` // calls that may be in flight to all instances together; 0: any number
+	InFlight   int  `json:"in_flight"`             // to all instances
+	Queue      int  `json:"queue,omitempty"`       // calls that may wait
+	Waiting    int  `json:"waiting"`               // that wait now
+}
+
+func (r *rules) bulkheadInUse() *BulkheadInUse {
+	b, svc := r.bulkhead, r.svc
+	if b == nil {
+		return nil
+	}
+	return &BulkheadInUse{b.Adaptive, b.PerService, int(svc.whole.InFlight()), b.Queue, svc.queue.Waiting()}
 }
 
 // PolicyRule is one rule of a policy.
@@ -78,6 +98,8 @@ type Standing struct {
 	Evacuated      bool    `json:"evacuated"` // an operator evacuated its place
 	Dead           bool    `json:"dead"`      // it does not answer probes, and is suspect or the registry is out of reach
 	InFlight       int     `json:"in_flight"`
+	Limit          int     `json:"limit,omitempty"`          // of calls in flight, now; 0: there is none
+	Full           bool    `json:"full,omitempty"`           // as many are in flight, so others are picked
 	Picks          uint64  `json:"picks"`                    // by this selector, since it is listed
 	CallMS         float64 `json:"call_ms"`                  // average duration of its calls, 0 if not known
 	Near           bool    `json:"near"`                     // in the near set that picks choose from now
@@ -145,7 +167,7 @@ func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) 
 	if to != nil {
 		e.Where, e.Rule, e.FellBack = to.expr.String(), to.rule, fellBack
 	}
-	e.Policy = ru.inUse()
+	e.Policy, e.Bulkhead = ru.inUse(), ru.bulkheadInUse()
 	if r.From != nil {
 		e.From = r.From.String() // the vantage may be for several places
 	}
@@ -228,6 +250,8 @@ func candidate(e *table.Explanation, s *table.Standing, protocol string) Candida
 		Evacuated:      s.Evacuated,
 		Dead:           s.State() == table.Dead || s.State() == table.Gone,
 		InFlight:       int(s.InFlight()),
+		Limit:          int(s.Limit()),
+		Full:           s.Full(),
 		Picks:          s.Picks(),
 		CallMS:         table.Milliseconds(s.Average()),
 		Near:           near,

@@ -94,6 +94,7 @@ func (t *tries) attempt(ctx context.Context, p Pick, call func(context.Context, 
 		case <-timer.C:
 			other := *t.request
 			other.tried = append(slices.Clip(other.tried), p.node)
+			other.hurry = true // the first attempt goes on
 			if !t.svc.budget.retry(t.now(), t.rules.retry.budget) {
 				continue
 			}

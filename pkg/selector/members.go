@@ -149,6 +149,7 @@ func (ms *members) member(e events.Entry, n *table.Node) table.Member {
 			Path:    ms.svc.sel.prober.Path(ms.svc.sel.measure.target(e.Instance, r.probe)),
 		}
 		n.SetHome(ms.homeCircle(e.Instance))
+		n.SetLimit(r.bulkhead.first(0))
 	}
 	born := ms.born(e.Instance)
 	if fresh && ms.svc.known && !e.Suspect {

@@ -114,7 +114,8 @@ func (svc *service) mirror(ctx context.Context, ru *rules, r *Request, call func
 	}
 }
 
-// mirrorPick picks an instance for a copy. It is no load of the instance.
+// mirrorPick picks an instance for a copy. It is no load of the instance, but takes a place
+// where calls in flight are bounded.
 func (r *rules) mirrorPick(ask *Request) (Pick, bool) {
 	v, err := r.vantage(&Request{Protocol: ask.Protocol, From: ask.From}, &target{expr: r.mirror.expr})
 	if err != nil {
@@ -125,9 +126,20 @@ func (r *rules) mirrorPick(ask *Request) (Pick, bool) {
 		return Pick{}, false
 	}
 	now := r.svc.Now()
-	f, ok := t.Search(&table.Query{Key: ask.Key, Only: true}, table.Ticks(now))
-	if !ok {
+	if t.Bounded && !r.svc.whole.BeginWithin(r.bulkhead.most()) {
 		return Pick{}, false
 	}
-	return Pick{f.Instance, f.Node, f.Pass, now, f.Index, pickLive | pickMirror, 0}, true
+	f, ok := t.Search(&table.Query{Key: ask.Key, Only: true}, table.Ticks(now))
+	if !ok {
+		if t.Bounded {
+			r.svc.whole.TakeBack()
+		}
+		return Pick{}, false
+	}
+	p := Pick{f.Instance, f.Node, f.Pass, now, f.Index, pickLive | pickMirror, 0}
+	if t.Bounded {
+		f.Node.Copied()
+		p.flags |= pickBusy | pickBounded
+	}
+	return p, true
 }

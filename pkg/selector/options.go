@@ -54,6 +54,8 @@ type Options struct {
 	// Breaker decides when an instance is taken out. Breaker.OnChange is called after
 	// the selector's own hook.
 	Breaker breaker.Settings
+	// Bulkhead bounds the calls in flight. Default: they are not bounded.
+	Bulkhead Bulkhead
 	// Probe is how distances to instances are measured.
 	Probe Probe
 	// Latency is how often distances are measured.
@@ -213,6 +215,9 @@ func (o *Options) validate() error {
 	case math.IsNaN(o.Retry.Budget):
 		return errors.New("selector: the retry budget is not a number")
 	}
+	if err := o.Bulkhead.validate(); err != nil {
+		return err
+	}
 	// An instance cannot be at a place with another name, so nothing would be near.
 	if err := o.Location.Validate(); err != nil {
 		return fmt.Errorf("selector: Options.Location: %w", err)
@@ -294,6 +299,9 @@ type Request struct {
 
 	to      *target // where the call goes, if decided is set; nil: to all instances
 	decided bool
+
+	full  bool // what the last pick could have taken is full
+	hurry bool // it must not wait for a place
 }
 
 // checkFrom returns an error for a place where no instance can be.

@@ -29,12 +29,13 @@ type Pick struct {
 
 // Flags of a pick: what is to be done at its end.
 const (
-	pickLive   uint8 = 1 << iota // it has not ended
-	pickBusy                     // it counts as a call in flight
-	pickTimed                    // its start is exact, and its duration is to be learned
-	pickCounts                   // the strategy needs the calls in flight to all instances
-	pickLast                     // no other attempt of the call follows
-	pickMirror                   // it counts for the breaker alone
+	pickLive    uint8 = 1 << iota // it has not ended
+	pickBusy                      // it counts as a call in flight
+	pickTimed                     // its start is exact, and its duration is to be learned
+	pickCounts                    // the strategy needs the calls in flight to all instances
+	pickLast                      // no other attempt of the call follows
+	pickMirror                    // it counts for the breaker alone
+	pickBounded                   // it has a place of those that calls in flight are bounded to
 )
 
 // Circle is the name of the circle that the instance is in: zone, region … or elsewhere.
@@ -51,7 +52,7 @@ func (p *Pick) Circle() string {
 // than usual.
 func (p *Pick) Done(err error) {
 	flags := p.flags
-	if err != nil || flags&(pickBusy|pickCounts) != pickBusy {
+	if err != nil || flags&(pickBusy|pickCounts|pickBounded) != pickBusy {
 		p.end(err, -1)
 		return
 	}
@@ -95,6 +96,9 @@ func (p *Pick) idle() {
 		p.countAll(-1)
 	}
 	p.flags &^= pickBusy
+	if p.flags&pickBounded != 0 {
+		p.node.Freed(p.start)
+	}
 }
 
 // countAll counts a call in flight, for ConsistentHash.
@@ -111,6 +115,9 @@ func (p *Pick) end(err error, took time.Duration) {
 		return
 	}
 	if p.flags&pickMirror != 0 {
+		if p.flags&pickBusy != 0 {
+			p.idle()
+		}
 		p.flags = 0
 		p.tellBreaker(p.classify(err), err, false)
 		return
@@ -216,8 +223,9 @@ func (p *Pick) Observe(rtt time.Duration) {
 
 // Pick returns the nearest working instance of a service. The first pick of a service
 // waits for its list, bounded by ctx and [Options.FirstSnapshot]; after that Pick never
-// waits and ignores ctx. The error is [ErrUnknownService], [ErrNoSnapshot], [ErrClosed],
-// a *[NoInstanceError], or an [events.FieldError] about the name.
+// waits and ignores ctx, unless calls in flight are bounded and may wait for a place, see
+// [Bulkhead]. The error is [ErrUnknownService], [ErrNoSnapshot], [ErrClosed],
+// a *[NoInstanceError], a *[FullError], or an [events.FieldError] about the name.
 func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 	svc := s.slot(service).Load()
 	if svc == nil || svc.name != service {
@@ -320,15 +328,31 @@ func (s *Selector) pickFor(ctx context.Context, r *Request) (Pick, error) {
 		return Pick{}, err
 	}
 	svc.markActive()
+	if ru.bulkhead == nil {
+		if p, err := s.take(ctx, v, t, r); !r.full {
+			return p, err
+		} // the rules have changed meanwhile
+	}
+	return s.pickBounded(ctx, v, r)
+}
+
+// take takes an instance of a table, or of what is used in its place.
+func (s *Selector) take(ctx context.Context, v *vantage, t *table.Table, r *Request) (Pick, error) {
 	or := r.to != nil && r.to.next != nil
+	r.full = false
 	p, ok := v.pick(t, r, or)
 	if ok {
 		return p, nil
 	}
 	if or {
+		var err error
 		if p, ok, err = s.fallBack(ctx, v, t, r); ok || err != nil {
+			r.full = false
 			return p, err
 		}
+	}
+	if r.full {
+		return Pick{}, errFullNow
 	}
 	return Pick{}, v.noInstance(t, r)
 }
@@ -416,6 +440,9 @@ func (s *Selector) fallBack(ctx context.Context, v *vantage, t *table.Table, r *
 			}
 			return p, true, nil
 		}
+		if r.full {
+			break // in time there is a place
+		}
 	}
 	return Pick{}, false, nil
 }
@@ -423,7 +450,7 @@ func (s *Selector) fallBack(ctx context.Context, v *vantage, t *table.Table, r *
 // pick takes an instance of a table. It returns false if the request excludes all, or if
 // only is set and none is usable.
 func (v *vantage) pick(t *table.Table, r *Request, only bool) (Pick, bool) {
-	if v.kind != table.KindHash && len(r.tried) == 0 && len(r.Avoid) == 0 && (!only || t.HasUsable()) {
+	if v.kind != table.KindHash && !t.Bounded && len(r.tried) == 0 && len(r.Avoid) == 0 && (!only || t.HasUsable()) {
 		if p, ok := v.quick(t); ok {
 			return p, true
 		}
@@ -435,10 +462,13 @@ func (v *vantage) pick(t *table.Table, r *Request, only bool) (Pick, bool) {
 	}
 	f, ok := t.Search(&table.Query{Key: r.Key, Avoid: r.Avoid, Tried: r.tried, Only: only}, table.Ticks(start))
 	if !ok {
+		r.full = r.full || f.Full
 		return Pick{}, false
 	}
 	flags := v.pickFlags
-	f.Node.Begin()
+	if !t.Bounded {
+		f.Node.Begin()
+	}
 	if flags&pickTimed == 0 {
 		start, flags = svc.timed(f.Node, flags)
 	}

@@ -48,6 +48,7 @@ type rules struct {
 	overCode                bool
 	retry                   retry
 	breaker                 *breaker.Settings
+	bulkhead                *Bulkhead // nil: calls in flight are not bounded
 	probe                   ProbeKind
 
 	homes    homes                              // all instances, from the selector's own place
@@ -108,7 +109,7 @@ func (svc *service) newRules(current policy.Current) (*rules, error) {
 		return nil, err
 	}
 	r.plan = route.New(svc.name, p)
-	r.fast = r.kind != table.KindHash && svc.sel.opts.OnPick == nil && !r.plan.ByName()
+	r.fast = r.kind != table.KindHash && r.bulkhead == nil && svc.sel.opts.OnPick == nil && !r.plan.ByName()
 	if err := r.aim(); err != nil {
 		return nil, err
 	}
@@ -161,7 +162,7 @@ func (svc *service) codeRules() *rules {
 	if err := r.settle(&policy.Policy{}); err != nil {
 		panic(err) // the options were checked
 	}
-	r.fast = r.kind != table.KindHash && svc.sel.opts.OnPick == nil
+	r.fast = r.kind != table.KindHash && r.bulkhead == nil && svc.sel.opts.OnPick == nil
 	r.homes.rules = r
 	r.homes.by[0].Store(r.newVantage(nil, nil, 0, r.kind))
 	return r
@@ -225,6 +226,7 @@ func (r *rules) settle(p *policy.Policy) error {
 	r.timeout, r.attemptTimeout = time.Duration(p.Timeout), time.Duration(p.AttemptTimeout)
 	r.settleRetry(p.Retry, code)
 	r.settleBreaker(p.Breaker, code)
+	r.settleBulkhead(p.Bulkhead, code)
 	return nil
 }
 
@@ -426,6 +428,7 @@ func (svc *service) replaceLocked(old, next *rules) {
 	} else {
 		next.breaker = old.breaker
 	}
+	svc.boundLocked(next)
 	if svc.known {
 		svc.members.refresh()
 	}
@@ -440,6 +443,7 @@ func (svc *service) replaceLocked(old, next *rules) {
 		}
 	}
 	svc.rules.Store(next)
+	svc.queue.WakeAll() // these may let more calls go
 	if svc.known {
 		svc.builtAt = svc.Now()
 	}

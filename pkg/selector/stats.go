@@ -52,6 +52,10 @@ type ServiceStats struct {
 	// DroppedMirrors those that could not be: too many were on their way, no instance of the
 	// mirror was usable, or the call cannot be made twice.
 	Mirrored, DroppedMirrors uint64
+	// RefusedCalls ended with a *[FullError], and QueuedCalls waited for a place, with either
+	// end, see [Bulkhead]. Each attempt counts by itself. Waiting is how many wait now.
+	RefusedCalls, QueuedCalls uint64
+	Waiting                   int
 
 	// Circles from the selector's own place, nearest first, also those without
 	// instances. BestMS, DistanceSource, Load and Note are not set.
@@ -103,6 +107,10 @@ type Circle struct {
 
 	Picks    uint64 `json:"-"` // since the start; only in Stats
 	InFlight int    `json:"-"` // calls; only in Stats
+	// Limit is how many calls may be in flight to its instances together, 0 if any number
+	// may, and Full how many instances have as many as they may; only in Stats.
+	Limit int `json:"-"`
+	Full  int `json:"-"`
 	// Outcomes are the calls that have ended, by [Outcome]; only in Stats. A call whose
 	// instance has answered is a Success.
 	Outcomes [table.NumOutcomes]uint64 `json:"-"`
@@ -156,12 +164,17 @@ func (svc *service) stats() (ServiceStats, bool) {
 		m := &svc.members.list[i]
 		s.Circles[m.Circle].Picks += m.Picks()
 		s.Circles[m.Circle].InFlight += int(m.InFlight())
+		s.Circles[m.Circle].Limit += int(m.Limit())
+		if m.Full() {
+			s.Circles[m.Circle].Full++
+		}
 	}
 	for i := range s.Circles {
 		s.ForgottenCalls += svc.count(&s.Circles[i], i)
 	}
 	s.Rules = svc.subsets.stats()
 	s.Mirrored, s.DroppedMirrors = svc.mirrored.Load(), svc.mirrorsDropped.Load()
+	s.RefusedCalls, s.QueuedCalls, s.Waiting = svc.shed.Load(), svc.queued.Load(), svc.queue.Waiting()
 	s.Retries, s.RefusedRetries, s.SlowAttempts, s.Hedges = svc.retries.Load(), svc.refused.Load(), svc.Slow.Load(), svc.hedges.Load()
 	return s, true
 }
@@ -177,7 +190,7 @@ func (svc *service) count(c *Circle, i int) (forgotten uint64) {
 	}
 	// What has ended and was counted as nothing else. Calls end meanwhile: the number
 	// must not fall for that.
-	ended := c.Picks - uint64(c.InFlight)
+	ended := c.Picks - min(c.Picks, uint64(c.InFlight)) // copies of calls are in flight too, and no picks
 	before := &svc.members.succeeded[i]
 	*before = max(*before, ended-min(ended, others))
 	c.Outcomes[Success], c.BrokenAnswers = *before, counts[table.Broken].Load()

@@ -53,6 +53,8 @@ const (
 	// question to the registry.
 	unknownFor    = time.Second
 	firstSnapshot = 5 * time.Second // default of Options
+	// queueFor is how long a call waits for a place by default.
+	queueFor = 100 * time.Millisecond
 	// eagerFor is how long after a pick the tables of a subset are built with every change.
 	eagerFor = 5 * time.Second
 	// mirrorFor is how long a copy of a call may take, unless the call or the policy says.

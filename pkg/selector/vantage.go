@@ -124,6 +124,9 @@ func (r *rules) newVantage(s *subsetView, from *topology.Location, p table.Proto
 	case table.KindHash:
 		v.pickFlags |= pickCounts
 	}
+	if r.bulkhead != nil && r.bulkhead.Adaptive {
+		v.pickFlags |= pickTimed
+	}
 	if s != nil {
 		v.number = s.number
 	}

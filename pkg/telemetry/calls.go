@@ -13,11 +13,11 @@ import (
 
 // callInstruments show how the calls of selectors ended.
 type callInstruments struct {
-	picks, calls, broken, timed                   metric.Int64ObservableCounter
-	seconds                                       metric.Float64ObservableCounter
-	retries, refusedRetries, slow, hedges, forgot metric.Int64ObservableCounter
-	ruled, fellBack, mirrored, droppedMirrors     metric.Int64ObservableCounter
-	durations                                     durations
+	picks, calls, broken, timed                             metric.Int64ObservableCounter
+	seconds                                                 metric.Float64ObservableCounter
+	retries, refusedRetries, slow, hedges, forgot           metric.Int64ObservableCounter
+	full, waited, ruled, fellBack, mirrored, droppedMirrors metric.Int64ObservableCounter
+	durations                                               durations
 }
 
 func newCallInstruments(b *builder) callInstruments {
@@ -32,6 +32,8 @@ func newCallInstruments(b *builder) callInstruments {
 		refusedRetries: b.observedCounter("proxima_refused_retries", "Retries that the retry budget did not allow."),
 		slow:           b.observedCounter("proxima_slow_attempts", "Attempts that were given up because the instance seemed to hang."),
 		hedges:         b.observedCounter("proxima_hedges", "Second attempts beside a first one that took long."),
+		full:           b.observedCounter("proxima_bulkhead_refused_calls", "Attempts that were refused because as many calls were in flight as may be."),
+		waited:         b.observedCounter("proxima_bulkhead_queued_calls", "Attempts that waited because as many calls were in flight as may be."),
 		ruled:          b.observedCounter("proxima_rule_calls", "Calls that a rule of a policy, or an expression of the request, sent to a subset."),
 		fellBack:       b.observedCounter("proxima_rule_fallbacks", "Of those, calls that another instance got, as none of the subset was usable."),
 		mirrored:       b.observedCounter("proxima_mirrored_calls", "Copies of calls that a policy had sent to a subset."),
@@ -42,7 +44,7 @@ func newCallInstruments(b *builder) callInstruments {
 }
 
 func (i *callInstruments) all() []metric.Observable {
-	return []metric.Observable{i.picks, i.calls, i.broken, i.timed, i.seconds, i.retries, i.refusedRetries, i.slow, i.hedges, i.forgot, i.ruled, i.fellBack, i.mirrored, i.droppedMirrors}
+	return []metric.Observable{i.picks, i.calls, i.broken, i.timed, i.seconds, i.retries, i.refusedRetries, i.slow, i.hedges, i.forgot, i.full, i.waited, i.ruled, i.fellBack, i.mirrored, i.droppedMirrors}
 }
 
 // calls are what selectors have counted since their start.
@@ -67,6 +69,8 @@ func (c *calls) add(svc *selector.ServiceStats) {
 	all.SlowAttempts += svc.SlowAttempts
 	all.Hedges += svc.Hedges
 	all.ForgottenCalls += svc.ForgottenCalls
+	all.RefusedCalls += svc.RefusedCalls
+	all.QueuedCalls += svc.QueuedCalls
 	all.Mirrored += svc.Mirrored
 	all.DroppedMirrors += svc.DroppedMirrors
 	c.services[svc.Service] = all
@@ -115,6 +119,8 @@ func (c *calls) observe(o metric.Observer, i *callInstruments) {
 		o.ObserveInt64(i.slow, int64(sum.SlowAttempts), of)
 		o.ObserveInt64(i.hedges, int64(sum.Hedges), of)
 		o.ObserveInt64(i.forgot, int64(sum.ForgottenCalls), of)
+		o.ObserveInt64(i.full, int64(sum.RefusedCalls), of)
+		o.ObserveInt64(i.waited, int64(sum.QueuedCalls), of)
 		o.ObserveInt64(i.mirrored, int64(sum.Mirrored), of)
 		o.ObserveInt64(i.droppedMirrors, int64(sum.DroppedMirrors), of)
 	}

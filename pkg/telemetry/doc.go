@@ -17,6 +17,8 @@
 //	            proxima_retries, proxima_refused_retries, proxima_slow_attempts,
 //	            proxima_hedges, proxima_forgotten_calls (service);
 //	            proxima_rule_calls, proxima_rule_fallbacks (service, rule, where);
+//	            proxima_bulkhead_refused_calls, proxima_bulkhead_queued_calls (service);
+//	            proxima_bulkhead_limit, proxima_bulkhead_full_instances (service, circle);
 //	            proxima_mirrored_calls, proxima_dropped_mirrors (service);
 //	            proxima_stale_views, proxima_stale_view_seconds (service);
 //	            proxima_probes, proxima_rejected_samples, proxima_invalid_beats

@@ -197,23 +197,36 @@ func circles(service string, all ...selector.Circle) selector.ServiceStats {
 	return selector.ServiceStats{Service: service, Circles: all}
 }
 
+func TestShowsLimitsOfCallsInFlightWhereThereAreAny(t *testing.T) {
+	m := newMetrics(t)
+	one := of(circles("user", selector.Circle{Name: "zone", Limit: 30, Full: 1}, selector.Circle{Name: "region"}))
+	m.Selector(one)
+	m.Selector(one)
+	m.want(t, "of two selectors", []string{"proxima_bulkhead_limit", "proxima_bulkhead_full"}, []string{
+		`proxima_bulkhead_full_instances{circle="zone",service="user"} 2`,
+		`proxima_bulkhead_limit{circle="zone",service="user"} 60`,
+	})
+}
+
 func TestShowsHowCallsEnd(t *testing.T) {
 	m := newMetrics(t)
 	names := []string{
 		"proxima_calls", "proxima_broken", "proxima_timed", "proxima_retries", "proxima_refused_retries", "proxima_slow_attempts", "proxima_hedges", "proxima_forgotten",
-		"proxima_rule", "proxima_mirrored", "proxima_dropped",
+		"proxima_rule", "proxima_mirrored", "proxima_dropped", "proxima_bulkhead_queued", "proxima_bulkhead_refused",
 	}
 	m.want(t, "at first", names, nil)
 	zone := selector.Circle{Name: "zone", BrokenAnswers: 1, TimedCalls: 4, TimedTotal: 1500 * time.Millisecond}
 	zone.Outcomes[selector.Success], zone.Outcomes[selector.Fault], zone.Outcomes[selector.Local] = 100, 10, 1
 	one := of(selector.ServiceStats{
 		Service: "user", Circles: []selector.Circle{zone}, Retries: 5, RefusedRetries: 4, SlowAttempts: 3, Hedges: 1, ForgottenCalls: 2,
-		Mirrored: 6, DroppedMirrors: 1, Rules: []selector.RuleStats{{Rule: "split", Where: "version=2", Calls: 7, Fallbacks: 1}, {Rule: "request", Calls: 3}},
+		Mirrored: 6, DroppedMirrors: 1, RefusedCalls: 9, QueuedCalls: 8, Rules: []selector.RuleStats{{Rule: "split", Where: "version=2", Calls: 7, Fallbacks: 1}, {Rule: "request", Calls: 3}},
 	})
 	m.Selector(one)
 	stop := m.Selector(one)
 	want := []string{
 		`proxima_broken_answers_total{circle="zone",service="user"} 2`,
+		`proxima_bulkhead_queued_calls_total{service="user"} 16`,
+		`proxima_bulkhead_refused_calls_total{service="user"} 18`,
 		`proxima_calls_total{circle="zone",outcome="answer",service="user"} 0`,
 		`proxima_calls_total{circle="zone",outcome="backpressure",service="user"} 0`,
 		`proxima_calls_total{circle="zone",outcome="canceled",service="user"} 0`,

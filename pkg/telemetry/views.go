@@ -17,7 +17,7 @@ type Stats interface{ Stats() selector.Stats }
 // viewInstruments show the views that selectors have of services.
 type viewInstruments struct {
 	instances, usable, evacuated   metric.Int64ObservableGauge
-	inFlight                       metric.Int64ObservableGauge
+	inFlight, limit, full          metric.Int64ObservableGauge
 	share                          metric.Float64ObservableGauge
 	suspect, dead, demoted, stale  metric.Int64ObservableGauge
 	staleFor                       metric.Float64ObservableGauge
@@ -32,6 +32,8 @@ func newViewInstruments(b *builder) viewInstruments {
 		dead:      b.gauge("proxima_dead_instances", "Suspect instances that do not answer probes."),
 		evacuated: b.gauge("proxima_evacuated_instances", "Instances in places that an operator evacuated: they are picked when no better one is available."),
 		inFlight:  b.gauge("proxima_in_flight", "Calls in flight."),
+		limit:     b.gauge("proxima_bulkhead_limit", "Calls that may be in flight to the instances of the circle together, where that is bounded."),
+		full:      b.gauge("proxima_bulkhead_full_instances", "Instances that have as many calls in flight as they may, where that is bounded."),
 		share:     b.floatGauge("proxima_circle_share", "Share of picks that begin in the circle, 0 to 1."),
 		demoted:   b.gauge("proxima_demoted_circles", "1 while the circle is tried after one that the labels put farther away, because that one is nearer, else 0."),
 		stale:     b.gauge("proxima_stale_views", "1 while the last known list of a service is used, because the registry is out of reach, else 0."),
@@ -45,7 +47,7 @@ func newViewInstruments(b *builder) viewInstruments {
 
 func (v *viewInstruments) all() []metric.Observable {
 	return []metric.Observable{
-		v.instances, v.usable, v.suspect, v.dead, v.evacuated, v.inFlight, v.share, v.demoted, v.stale, v.staleFor, v.probes, v.rejected, v.invalidBeats,
+		v.instances, v.usable, v.suspect, v.dead, v.evacuated, v.inFlight, v.limit, v.full, v.share, v.demoted, v.stale, v.staleFor, v.probes, v.rejected, v.invalidBeats,
 	}
 }
 
@@ -119,6 +121,8 @@ func (m *Metrics) observeViews(o metric.Observer) {
 				sum.Dead += c.Dead
 				sum.Evacuated += c.Evacuated
 				sum.InFlight += c.InFlight
+				sum.Limit += c.Limit
+				sum.Full += c.Full
 				sum.Share += c.Share
 				sum.Demoted = sum.Demoted || c.Demoted
 				sum.selectors++
@@ -135,6 +139,10 @@ func (m *Metrics) observeViews(o metric.Observer) {
 		o.ObserveInt64(m.views.dead, int64(c.Dead), at.attributes())
 		o.ObserveInt64(m.views.evacuated, int64(c.Evacuated), at.attributes())
 		o.ObserveInt64(m.views.inFlight, int64(c.InFlight), at.attributes())
+		if c.Limit > 0 {
+			o.ObserveInt64(m.views.limit, int64(c.Limit), at.attributes())
+			o.ObserveInt64(m.views.full, int64(c.Full), at.attributes())
+		}
 		o.ObserveFloat64(m.views.share, c.Share/c.selectors, at.attributes())
 		o.ObserveInt64(m.views.demoted, oneIf(c.Demoted), at.attributes())
 	}

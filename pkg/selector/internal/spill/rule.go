@@ -208,6 +208,15 @@ func (r *Rule) Baseline(circle uint8) (time.Duration, bool) {
 	return time.Duration(r.circles[circle].ownBase * float64(time.Second)), true
 }
 
+// Base is how long a call to a circle takes without load and without the way, by what this
+// caller and others have measured; 0: not known.
+func (r *Rule) Base(circle uint8) time.Duration {
+	if int(circle) >= len(r.circles) {
+		return 0
+	}
+	return time.Duration(r.circles[circle].base() * float64(time.Second))
+}
+
 // Hint takes in what another caller of the same place has measured as the baseline of a
 // circle. The least one counts. It ages like one's own, and is forgotten after half an
 // hour without another one.

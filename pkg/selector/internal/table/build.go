@@ -28,6 +28,7 @@ type Shared struct {
 
 	Classify func(error) uint8                            // an [Outcome]
 	Lives    func(context.Context, *events.Instance) bool // asks an instance
+	Freed    func(start time.Duration)                    // is called when a bounded call that began then has ended
 
 	AllInFlight [MaxSubsets + 1]atomic.Int64 // calls to all instances, and those to each subset, for ConsistentHash
 	AllHeld     atomic.Uint64                // calls that are held against an instance, see [Node.hold]
@@ -52,6 +53,7 @@ type Rules struct {
 	Panic      float64 // the share of the instances below which others fill in
 	Outermost  uint8   // circle that calls may be made to
 	Leave      spill.Options
+	Bounded    bool // calls in flight are: picks take their place, see [Node.BeginWithin]
 }
 
 // Now is the selector's clock, in nanoseconds: the monotonic clock alone, which takes

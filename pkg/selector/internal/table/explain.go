@@ -164,6 +164,9 @@ func (e *Explanation) Reason(s *Standing, protocol string) (near bool, why strin
 	if t.Kind == KindLoadAware {
 		b.WriteString(s.beat())
 	}
+	if s.Full() {
+		fmt.Fprintf(&b, ", passed over while it is full: %d of %d calls in flight", s.InFlight(), s.Limit())
+	}
 	switch {
 	case s.verdict.usedAs != s.verdict.State:
 		b.WriteString(", fills in because fewer than " + e.most() + " are usable (panic)" + because)
@@ -256,12 +259,25 @@ func (e *Explanation) note(c *Circle) string {
 	if can, whole := t.weights[k], t.fullWeight(c.index); can < whole {
 		add("%.0f %% of its weight can be picked", 100*float64(can)/float64(whole))
 	}
+	if full := c.full(); full > 0 {
+		add("%d of %d instances of the near set are full", full, len(c.near))
+	}
 	if why := e.why[c.index]; why != "" && t.begins(c) {
 		add("takes picks because %s", why)
 	} else if why != "" {
 		add("takes no picks: %s", why)
 	}
 	return strings.Join(notes, "; ")
+}
+
+// full is how many instances of the near set are full.
+func (c *Circle) full() (n int) {
+	for _, of := range c.near {
+		if of.Full() {
+			n++
+		}
+	}
+	return n
 }
 
 var stateName = [...]string{Usable: "usable", Suspect: "suspect"}

@@ -40,7 +40,8 @@ type Node struct {
 	lastBad  atomic.Uint64 // cost after the last of them
 	lived    atomic.Uint32 // when it last answered the question whether it lives, in ticks; 0: never
 	silent   atomic.Uint32 // calls that ended without an answer
-	_        [8]byte       // so that an allocated node begins with a cache line
+	bound    atomic.Uint32 // the limit of calls in flight, 0: none, and a flag, see [Node.BeginWithin]
+	copies   atomic.Uint32 // picks for copies of calls, which are no picks of callers; with the rest whole cache lines
 }
 
 // Close ends the breaker and the path. The caller holds no lock: hooks may run.
@@ -96,6 +97,57 @@ func (n *Node) noted() { n.lastBad.Store(n.cost.Load()) }
 
 // Begin counts a pick, and a call in flight until End.
 func (n *Node) Begin() { n.calls.Add(onePick) }
+
+// BeginWithin is Begin, unless so many calls are in flight; 0 stands for no limit.
+func (n *Node) BeginWithin(limit uint32) bool {
+	if limit == 0 {
+		n.Begin()
+		return true
+	}
+	for {
+		calls := n.calls.Load()
+		if q := calls & inFlightMask; q >= uint64(limit) && q != inFlightMask {
+			return false
+		}
+		if n.calls.CompareAndSwap(calls, calls+onePick) {
+			return true
+		}
+	}
+}
+
+// TakeBack undoes Begin: there was no call.
+func (n *Node) TakeBack() { n.calls.Add(^uint64(onePick - 1)) }
+
+// Copied says that a pick was for a copy of a call: it is a call in flight, and no pick of a
+// caller.
+func (n *Node) Copied() { n.copies.Add(1) }
+
+// wasFull is the flag in bound: the limit kept a call away since it was last set.
+const wasFull = 1 << 31
+
+// Limit is how many calls may be in flight; 0: any number.
+func (n *Node) Limit() uint32 { return n.bound.Load() &^ wasFull }
+
+// SetLimit sets that, and reports whether the last one kept a call away.
+func (n *Node) SetLimit(limit uint32) (full bool) { return n.bound.Swap(limit)&wasFull != 0 }
+
+// Full reports whether so many calls are in flight.
+func (n *Node) Full() bool {
+	limit := n.Limit()
+	return limit > 0 && n.InFlight() >= uint64(limit)
+}
+
+// reserve begins a call within the limit.
+func (n *Node) reserve() bool {
+	bound := n.bound.Load()
+	if n.BeginWithin(bound &^ wasFull) {
+		return true
+	}
+	if bound&wasFull == 0 {
+		n.bound.CompareAndSwap(bound, bound|wasFull)
+	}
+	return false
+}
 
 // End ends a call in flight that began at start. One that was ended before, or given up,
 // see [Node.GiveUp], does no lasting harm: the count does not fall below 0. It reports
@@ -192,8 +244,14 @@ func (n *Node) LivedWithin(d time.Duration) bool {
 	return at != 0 && time.Duration(Ticks(n.Now())-at)*tick < d
 }
 
-// Picks is the number of picks ever.
-func (n *Node) Picks() uint64 { return n.calls.Load() >> inFlightBits }
+// Picks is the number of picks ever, for callers.
+func (n *Node) Picks() uint64 {
+	picks := n.calls.Load() >> inFlightBits
+	return picks - min(picks, uint64(n.copies.Load()))
+}
+
+// Way is the estimate of the round trip.
+func (n *Node) Way() time.Duration { return n.distance().Distance }
 
 // distance is measured from the selector's own place.
 func (n *Node) distance() latency.Estimate {
@@ -534,6 +592,12 @@ func stillHeld(held uint64, typical float32, now uint32) float32 {
 func (n *Node) Measured() (count, sum uint64) {
 	m := n.measured.Load()
 	return m & (1<<measuredBits - 1), m >> measuredBits
+}
+
+// MeasuredSince returns what is new of Measured since it was before, which it returns too.
+func (n *Node) MeasuredSince(before uint64) (now, count uint64, sum time.Duration) {
+	now = n.measured.Load()
+	return now, (now - before) & (1<<measuredBits - 1), time.Duration((now-before)>>measuredBits) * time.Microsecond
 }
 
 // Answers returns how many answers there were that are no successes, and how many of

@@ -26,6 +26,7 @@ type Choice struct {
 	Instance *events.Instance
 	Pass     breaker.Pass
 	Index    uint8 // of the circle
+	Full     bool  // there is none, as those that could be taken are full
 }
 
 // search is the search for one pick.
@@ -35,10 +36,14 @@ type search struct {
 	now   uint32
 	hash  uint64 // of the key, for ConsistentHash; without one a random number
 	force bool   // take an instance though its breaker does not allow it
+	full  int    // instances that would have been taken
 }
 
 // Search returns an available instance, going through the circles in their order:
-// those of usable instances first. It returns false if the query excludes all.
+// those of usable instances first. It returns false if the query excludes all. Where calls
+// in flight are bounded, the call of the choice has begun, and a full instance is passed
+// over: for the next one of its circle, then of the next circle, but never for one in a
+// worse state, nor for another circle if calls must not leave.
 func (t *Table) Search(q *Query, now uint32) (Choice, bool) {
 	if t.First == nil || q.Only && t.best != Usable {
 		return Choice{}, false
@@ -70,9 +75,16 @@ func (t *Table) Search(q *Query, now uint32) (Choice, bool) {
 				if what == t.best {
 					i = (begin + i) % t.levels
 				}
+				before := a.full
 				if f, ok := a.from(&t.circles[int(what)*t.levels+i]); ok {
 					return f, true
 				}
+				if a.full > before && t.Leave.Off {
+					return Choice{Full: true}, false
+				}
+			}
+			if a.full > 0 {
+				return Choice{Full: true}, false
 			}
 		}
 	}
@@ -90,7 +102,7 @@ func (t *Table) Another(q *Query, n *Node) bool {
 	for i := range t.levels {
 		for _, set := range [...][]*Node{t.circles[int(t.best)*t.levels+i].near, t.circles[int(t.best)*t.levels+i].rest} {
 			for _, other := range set {
-				if other != n && !slices.Contains(q.Tried, other) && other.Breaker.State() == breaker.Closed &&
+				if other != n && !(t.Bounded && other.Full()) && !slices.Contains(q.Tried, other) && other.Breaker.State() == breaker.Closed &&
 					(len(q.Avoid) == 0 || !a.avoids(other.Instance.Load())) {
 					return true
 				}
@@ -123,9 +135,11 @@ func (a *search) from(c *Circle) (f Choice, ok bool) {
 			now = Ticks(a.Now())
 			held = stillHeld(all, c.near[0].typical(), now)
 		}
-		ok = a.ringOf(c).pick(a.hash, float32(a.AllInFlight[a.Subset].Load())+held, now, func(n *Node) bool {
+		before := a.full
+		a.ringOf(c).pick(a.hash, float32(a.AllInFlight[a.Subset].Load())+held, now, func(n *Node) bool {
 			f, ok = a.take(n, c)
-			return ok
+			// The ring has many points of each node: it is not walked where all are full.
+			return ok || a.full == before+1 && !slices.ContainsFunc(c.near, func(n *Node) bool { return !n.Full() })
 		})
 	default:
 		if f, ok = a.take(a.Choose(c, a.now), c); !ok && a.Kind != KindNearest {
@@ -160,11 +174,20 @@ func (a *search) take(n *Node, c *Circle) (Choice, bool) {
 	if slices.Contains(a.Tried, n) || len(a.Avoid) > 0 && a.avoids(in) {
 		return Choice{}, false
 	}
-	pass, ok := a.Allow(n)
-	if !ok && !a.force {
+	if a.Bounded && !n.reserve() {
+		if _, fills := a.fillIns[n]; fills || a.force || n.Breaker.State() != breaker.Open {
+			a.full++
+		}
 		return Choice{}, false
 	}
-	return Choice{n, in, pass, c.index}, true
+	pass, ok := a.Allow(n)
+	if !ok && !a.force {
+		if a.Bounded {
+			n.TakeBack()
+		}
+		return Choice{}, false
+	}
+	return Choice{Node: n, Instance: in, Pass: pass, Index: c.index}, true
 }
 
 // avoids reports whether the query excludes an instance.

@@ -84,6 +84,10 @@ func (b *Builder) Look(t *Table, now time.Duration) (next *Table, idle bool) {
 // this caller has measured enough of them to tell others.
 func (b *Builder) Unloaded(circle uint8) (time.Duration, bool) { return b.rule.Baseline(circle) }
 
+// Base is how long calls to a circle take without load and without the way, as far as this
+// caller knows; 0: it does not.
+func (b *Builder) Base(circle uint8) time.Duration { return b.rule.Base(circle) }
+
 // Hint takes in what another caller of the same place told, see [spill.Rule.Hint].
 func (b *Builder) Hint(circle uint8, d, now time.Duration) { b.rule.Hint(circle, d, now) }
 

@@ -1,0 +1,286 @@
+package selector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/proxima-discovery/proxima/pkg/policy"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/bulkhead"
+	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
+)
+
+// Bulkhead bounds the calls of this selector that are in flight, per service. A full instance
+// is passed over: the call goes to the next one of the near set, then of the circle, then of
+// the next circle, unless calls must not leave. That an instance is full is no failure. When
+// all are full the call waits for a place, in order, or ends with a *[FullError]. A call has
+// its place until the instance has answered: what follows, such as a stream, needs none.
+// Retries, hedges and copies ([Selector.Mirror]) take places too; hedges and copies do not
+// wait for one.
+type Bulkhead struct {
+	// PerInstance is how many calls may be in flight to one instance. Default: any number.
+	PerInstance int
+	// Adaptive makes the limit of each instance follow how much longer its calls take than
+	// without load: it grows while the instance is full and fast, and falls when calls
+	// take more than 1.5 times as long, and a millisecond. It is at least 4 and at most
+	// PerInstance, or 1000 if that is not set.
+	Adaptive bool
+	// PerService is how many calls may be in flight to all instances together. Default: any
+	// number.
+	PerService int
+	// Queue is how many calls of the service may wait at a time. Default: none waits.
+	Queue int
+	// QueueTimeout is how long a call waits at most, if its context does not end before.
+	// Default 100ms.
+	QueueTimeout time.Duration
+}
+
+const mostInFlight = 1_000_000 // that a node can count
+
+func (b *Bulkhead) validate() error {
+	for _, of := range []struct {
+		n    int
+		what string
+	}{{b.PerInstance, "calls per instance"}, {b.PerService, "calls per service"}, {b.Queue, "calls that wait"}} {
+		if of.n < 0 || of.n > mostInFlight {
+			return fmt.Errorf("selector: bulkhead: %d %s, want 0 to %d", of.n, of.what, mostInFlight)
+		}
+	}
+	if b.QueueTimeout < 0 {
+		return fmt.Errorf("selector: bulkhead: queue timeout %v, want at least 0s", b.QueueTimeout)
+	}
+	return nil
+}
+
+// settleBulkhead works out what bounds calls in flight, if anything does.
+func (r *rules) settleBulkhead(p *policy.Bulkhead, code *Options) {
+	set := code.Bulkhead
+	if p != nil {
+		set.PerInstance = prefer(r.overCode, set.PerInstance, p.PerInstance, 0)
+		set.PerService = prefer(r.overCode, set.PerService, p.PerService, 0)
+		set.Queue = prefer(r.overCode, set.Queue, p.Queue, 0)
+		set.QueueTimeout = prefer(r.overCode, set.QueueTimeout, nothing(p.QueueTimeout, 0), 0)
+		if p.Adaptive != nil && (r.overCode || !set.Adaptive) {
+			set.Adaptive = *p.Adaptive
+		}
+	}
+	setDefault(&set.QueueTimeout, queueFor)
+	if set.PerInstance == 0 && set.PerService == 0 && !set.Adaptive {
+		return
+	}
+	r.bulkhead, r.Bounded = &set, true
+}
+
+// most is how many calls may be in flight to the service; 0: any number.
+func (b *Bulkhead) most() uint32 {
+	if b == nil {
+		return 0
+	}
+	return uint32(b.PerService)
+}
+
+// mostOf is the greatest limit of an instance; 0: any number.
+func (b *Bulkhead) mostOf() int {
+	switch {
+	case b == nil:
+		return 0
+	case b.Adaptive && b.PerInstance == 0:
+		return bulkhead.Most
+	}
+	return b.PerInstance
+}
+
+// first is the limit of an instance of which nothing is known but its calls in flight.
+func (b *Bulkhead) first(inFlight int) uint32 {
+	most := b.mostOf()
+	if most > 0 && b.Adaptive {
+		most = min(most, max(bulkhead.First, inFlight))
+	}
+	return uint32(most)
+}
+
+// limited is an instance whose limit adapts.
+type limited struct {
+	*bulkhead.Limit
+	ended, rejects, measured uint64 // that it had at the last look
+	used                     bool   // since then
+}
+
+// boundLocked sets the limits of all instances by other rules.
+func (svc *service) boundLocked(r *rules) {
+	if r.bulkhead == nil || !r.bulkhead.Adaptive {
+		svc.limits = nil
+	}
+	for i := range svc.members.list {
+		n := svc.members.list[i].Node
+		if l := svc.limits[n]; l != nil {
+			n.SetLimit(uint32(l.Look(bulkhead.Sample{}, 0, 0, r.bulkhead.mostOf())))
+			continue
+		}
+		n.SetLimit(r.bulkhead.first(int(n.InFlight())))
+	}
+}
+
+// limitLocked lets the limits of instances follow what became of calls since the last look.
+func (svc *service) limitLocked() {
+	b := svc.rules.Load().bulkhead
+	if b == nil || !b.Adaptive {
+		return
+	}
+	unloaded := make([]time.Duration, len(svc.Layout().Assumed))
+	svc.eachVantage(func(v *vantage) {
+		for i := range unloaded {
+			if d := v.builder.Base(uint8(i)); v.home && d > 0 && (unloaded[i] == 0 || d < unloaded[i]) {
+				unloaded[i] = d
+			}
+		}
+	})
+	if svc.limits == nil {
+		svc.limits = make(map[*table.Node]*limited)
+	}
+	for i := range svc.members.list {
+		m := &svc.members.list[i]
+		svc.limit(m.Node, unloaded[m.Circle], b.mostOf())
+	}
+	for n, l := range svc.limits {
+		if !l.used {
+			delete(svc.limits, n) // it is listed no more
+		}
+		l.used = false
+	}
+}
+
+func (svc *service) limit(n *table.Node, unloaded time.Duration, most int) {
+	ended := n.Ended()
+	_, rejects := n.Answers()
+	l := svc.limits[n]
+	if l == nil {
+		l = &limited{Limit: bulkhead.NewLimit(int(n.Limit())), ended: ended, rejects: uint64(rejects)}
+		l.measured, _, _ = n.MeasuredSince(0)
+		svc.limits[n] = l
+	}
+	s := bulkhead.Sample{Ended: ended - min(ended, l.ended), Rejects: uint64(uint32(uint64(rejects) - l.rejects)), InFlight: int(n.InFlight())}
+	l.measured, s.Measured, s.Busy = n.MeasuredSince(l.measured)
+	l.ended, l.rejects, l.used = ended, uint64(rejects), true
+	before := n.Limit()
+	s.Full = n.SetLimit(before)
+	if now := uint32(l.Look(s, unloaded, n.Way(), most)); now != before {
+		n.SetLimit(now)
+	}
+}
+
+// freed is called when a call that has a place has ended.
+func (svc *service) freed(start time.Duration) {
+	svc.whole.End(start)
+	svc.queue.Wake()
+}
+
+// full is the error of a call for which there is no place.
+func (svc *service) full(b *Bulkhead, ended error) *FullError {
+	e := &FullError{Service: svc.name, InFlight: int(svc.whole.InFlight()), Queued: svc.queue.Waiting(), RetryAfter: queueFor, Err: ended}
+	if b != nil {
+		e.RetryAfter = max(b.QueueTimeout, svc.usual())
+	}
+	return e
+}
+
+// usual is how long successes usually take in the nearest circle of which that is known.
+func (svc *service) usual() time.Duration {
+	typical := svc.Layout().Typical
+	for i := range typical {
+		if d := typical[i].Load(); d > 0 {
+			return time.Duration(d)
+		}
+	}
+	return 0
+}
+
+// pickBounded picks where calls in flight are bounded. v is where the call goes: calls of one
+// vantage choose among the same instances, so they wait for each other.
+func (s *Selector) pickBounded(ctx context.Context, v *vantage, r *Request) (Pick, error) {
+	svc := v.rules.svc
+	if !svc.queue.Waits(v) {
+		p, err := s.takePlace(ctx, svc, r)
+		if !errors.Is(err, ErrFull) {
+			return p, err
+		}
+	}
+	b := svc.rules.Load().bulkhead
+	if b == nil || b.Queue == 0 || r.hurry || ctx.Err() != nil {
+		return Pick{}, svc.refuse(ctx, b)
+	}
+	w, first := svc.queue.Join(v, len(r.tried)+len(r.Avoid) > 0, b.Queue)
+	if w == nil {
+		return Pick{}, svc.refuse(ctx, b)
+	}
+	svc.queued.Add(1)
+	return s.awaitPlace(ctx, svc, w, first, r)
+}
+
+// awaitPlace waits in the queue.
+func (s *Selector) awaitPlace(ctx context.Context, svc *service, w *bulkhead.Waiter, try bool, r *Request) (Pick, error) {
+	took := false
+	defer func() { svc.queue.Leave(w, took) }()
+	b := svc.rules.Load().bulkhead
+	late := time.NewTimer(b.wait())
+	defer late.Stop()
+	for {
+		if try {
+			p, err := s.takePlace(ctx, svc, r)
+			if took = err == nil; took || !errors.Is(err, ErrFull) {
+				return p, err
+			}
+			svc.queue.Pass(w)
+		}
+		try = true
+		select {
+		case <-w.Ready:
+		case <-late.C:
+			return Pick{}, svc.refuse(ctx, b)
+		case <-ctx.Done():
+			return Pick{}, svc.refuse(ctx, b)
+		case <-svc.run.Done():
+			return Pick{}, ErrClosed
+		}
+	}
+}
+
+// wait is how long a call waits.
+func (b *Bulkhead) wait() time.Duration {
+	if b == nil {
+		return queueFor
+	}
+	return b.QueueTimeout
+}
+
+// refuse counts a call that is refused. The error has that of ctx if ctx has ended.
+func (svc *service) refuse(ctx context.Context, b *Bulkhead) error {
+	svc.shed.Add(1)
+	return svc.full(b, context.Cause(ctx))
+}
+
+// takePlace picks an instance that has a place, by the rules that hold now.
+func (s *Selector) takePlace(ctx context.Context, svc *service, r *Request) (Pick, error) {
+	ru := svc.rules.Load()
+	v, t, err := s.see(ctx, ru, r, r.to)
+	if err != nil {
+		return Pick{}, err
+	}
+	if ru.bulkhead == nil {
+		return s.take(ctx, v, t, r)
+	}
+	if !svc.whole.BeginWithin(ru.bulkhead.most()) {
+		return Pick{}, errFullNow
+	}
+	p, err := s.take(ctx, v, t, r)
+	if err != nil {
+		svc.whole.TakeBack()
+		return Pick{}, err
+	}
+	p.flags |= pickBounded
+	return p, nil
+}
+
+// errFullNow is the error of a try that finds no place.
+var errFullNow = &FullError{}
