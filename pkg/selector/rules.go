@@ -339,7 +339,7 @@ func (r *rules) decide(ask *Request) error {
 func (r *rules) asked(text string) (*target, error) {
 	expr, err := r.svc.subsets.find(text)
 	switch {
-	case err != nil || expr.String() == "":
+	case err != nil || expr.all:
 		return nil, err
 	case r.fallback:
 		return &expr.askedOrAny, nil
