@@ -109,7 +109,7 @@ func (l *lookup) services(req *http.Request) (reply, error) {
 
 func (l *lookup) instances(req *http.Request) (reply, error) {
 	service := req.PathValue("service")
-	q, err := queryOf(req, "from", "limit")
+	q, err := queryOf(req, "from", "where", "limit")
 	if err != nil {
 		return reply{}, err
 	}
@@ -129,7 +129,7 @@ func (l *lookup) instances(req *http.Request) (reply, error) {
 }
 
 func (l *lookup) explain(req *http.Request) (reply, error) {
-	q, err := queryOf(req, "from")
+	q, err := queryOf(req, "from", "where")
 	if err != nil {
 		return reply{}, err
 	}
@@ -142,7 +142,7 @@ func (l *lookup) explainHTTP(req *http.Request, q url.Values) (selector.Explanat
 	if err != nil {
 		return selector.Explanation{}, err
 	}
-	where := req.URL.Query().Get("where")
+	where := q.Get("where")
 	if where == "" {
 		where = req.Header.Get(headerWhere)
 	}

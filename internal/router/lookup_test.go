@@ -142,7 +142,7 @@ func TestAnswersErrorsAsJSON(t *testing.T) {
 		{"GET", "/v1/services/user?limit=99999999999999999999", "", 400, `limit`},
 		{"GET", "/v1/events?service=a.b", "", 400, `service "a.b"`},
 		{"GET", "/v1/services?limit=1", "", 400, `query "limit": there are no parameters here`},
-		{"GET", "/v1/services/user?form=r1/a", "", 400, `query "form": want from, limit`},
+		{"GET", "/v1/services/user?form=r1/a", "", 400, `query "form": want from, where, limit`},
 		{"GET", "/v1/services/user?limit=1&limit=2", "", 400, `query "limit": want it once`},
 		{"GET", "/v1/services/user?limit=1;from=r1/a", "", 400, `query "limit=1;from=r1/a": want name=value, joined by &`},
 		{"GET", "/v1/explain/user?from=%zz", "", 400, `query "from=%zz"`},

@@ -32,9 +32,11 @@ func TestPicksStayInTheirSubsetsWhileAllElseChanges(t *testing.T) {
 	}
 	defer func() { _ = s.Close() }()
 	go func() { lists.lists <- events.Snapshot{Service: "user", Entries: sortEntries(all)} }()
-	if _, err := s.Pick(t.Context(), "user"); err != nil {
+	first, err := s.Pick(t.Context(), "user")
+	if err != nil {
 		t.Fatal(err)
 	}
+	first.Done(nil)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	var work sync.WaitGroup
@@ -81,7 +83,7 @@ func TestPicksStayInTheirSubsetsWhileAllElseChanges(t *testing.T) {
 			case <-ctx.Done():
 			}
 			s.Stats()
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // so that picks get in between
 		}
 	})
 	work.Go(func() {
@@ -90,7 +92,7 @@ func TestPicksStayInTheirSubsetsWhileAllElseChanges(t *testing.T) {
 				`{"strategy":"round_robin","where":"version=1"}`, `{"splits":[{"where":"version=2","share":0.1}],"leave":{"regions":["eu"]}}`,
 				`{"strategy":"consistent_hash","near":{"slack":"5ms"}}`, `{"breaker":{"failures":2,"window":"1s"}}`, ``,
 			}[i%5])
-			time.Sleep(3 * time.Millisecond)
+			time.Sleep(3 * time.Millisecond) // so that picks get in between
 		}
 	})
 	work.Wait()
