@@ -347,3 +347,43 @@ func TestNoCallFailsWhileThePolicyChanges(t *testing.T) {
 		}[changes%5])
 	}
 }
+
+func TestAFullServiceIsAnErrorThatSaysSo(t *testing.T) {
+	inside, end, finish := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	f, _ := newRuled(t, `{"bulkhead":{"per_service":1}}`, proximahttp.Options{}, serveVersion(t, "one", "1", func(w http.ResponseWriter, _ *http.Request) {
+		inside <- struct{}{}
+		<-end
+		w.(http.Flusher).Flush()
+		<-finish
+	}))
+	client := &http.Client{Transport: f}
+	first := make(chan *http.Response)
+	go func() {
+		resp, err := client.Get("http://user/")
+		if err != nil {
+			t.Error(err)
+		}
+		first <- resp
+	}()
+	<-inside
+	_, err := client.Get("http://user/")
+	if full, ok := errors.AsType[*selector.FullError](err); !ok || full.InFlight != 1 || !errors.Is(err, selector.ErrFull) {
+		t.Errorf("while a call is in flight: %v", err)
+	}
+	close(end)
+	resp := <-first // its body goes on
+	second := make(chan error)
+	go func() {
+		other, err := client.Get("http://user/")
+		if err == nil {
+			_ = other.Body.Close()
+		}
+		second <- err
+	}()
+	<-inside // the second call is in the instance, beside the stream
+	close(finish)
+	if err := <-second; err != nil {
+		t.Errorf("beside an answer that streams: %v", err)
+	}
+	_ = resp.Body.Close()
+}

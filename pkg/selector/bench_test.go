@@ -79,6 +79,24 @@ func BenchmarkPick(b *testing.B) {
 	}
 }
 
+// BenchmarkPickBounded is BenchmarkPick where calls in flight are bounded.
+func BenchmarkPickBounded(b *testing.B) {
+	for name, bound := range map[string]selector.Bulkhead{"fixed": {PerInstance: 100, PerService: 1000, Queue: 10}, "adaptive": {Adaptive: true}} {
+		b.Run(name, func(b *testing.B) {
+			s, _ := open(b, 1000, selector.Options{Bulkhead: bound})
+			ctx := b.Context()
+			b.ReportAllocs()
+			for b.Loop() {
+				p, err := s.Pick(ctx, "user")
+				if err != nil {
+					b.Fatal(err)
+				}
+				p.Done(nil)
+			}
+		})
+	}
+}
+
 type plain struct {
 	inFlight atomic.Int64
 	average  atomic.Uint64

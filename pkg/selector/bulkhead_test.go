@@ -243,7 +243,7 @@ func TestACallWaitsNoLongerThanItsContextAndLeavesNothingBehind(t *testing.T) {
 		synctest.Wait()
 		cancel()
 		busy.Done(nil) // at the same time: the second one gets the place
-		if a, b := <-ends, <-ends; !(a == nil || b == nil) {
+		if a, b := <-ends, <-ends; a != nil && b != nil {
 			t.Errorf("%v and %v: the place of a canceled call was lost", a, b)
 		}
 		w.free(1)

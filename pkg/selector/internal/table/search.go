@@ -102,7 +102,7 @@ func (t *Table) Another(q *Query, n *Node) bool {
 	for i := range t.levels {
 		for _, set := range [...][]*Node{t.circles[int(t.best)*t.levels+i].near, t.circles[int(t.best)*t.levels+i].rest} {
 			for _, other := range set {
-				if other != n && !(t.Bounded && other.Full()) && !slices.Contains(q.Tried, other) && other.Breaker.State() == breaker.Closed &&
+				if other != n && (!t.Bounded || !other.Full()) && !slices.Contains(q.Tried, other) && other.Breaker.State() == breaker.Closed &&
 					(len(q.Avoid) == 0 || !a.avoids(other.Instance.Load())) {
 					return true
 				}
