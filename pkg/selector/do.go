@@ -69,6 +69,7 @@ func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Conte
 		return err
 	}
 	ru := svc.rules.Load()
+	s.state(ru, &r)
 	svc.budget.call(ru.retry.budget)
 	t := tries{Selector: s, svc: svc, rules: ru, request: &r}
 	limit, of := ru.limit(&r)
@@ -126,7 +127,7 @@ func (t *tries) do(ctx context.Context, call func(context.Context, *Pick) error)
 }
 
 // classify is what [Retry.Classify] makes of an error; what is no outcome is a Fault.
-func (s *Selector) classify(err error) Outcome {
+func (s *core) classify(err error) Outcome {
 	if o := s.opts.Retry.Classify(err); o <= Local {
 		return o
 	}

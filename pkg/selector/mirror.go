@@ -60,7 +60,7 @@ func (s *Selector) Mirror(r Request, copyOf func() func(context.Context, *Pick) 
 	call := copied(copyOf)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if call == nil || s.closed {
+	if call == nil || s.shut.Load() {
 		s.mirrors.leave()
 		svc.mirrorsDropped.Add(1)
 		return
@@ -72,9 +72,9 @@ func (s *Selector) Mirror(r Request, copyOf func() func(context.Context, *Pick) 
 	if limit == 0 {
 		limit = mirrorFor
 	}
-	s.work.Go(func() {
+	s.copies.Go(func() {
 		defer s.mirrors.leave()
-		ctx, cancel := context.WithTimeout(s.run, limit)
+		ctx, cancel := context.WithTimeout(s.live, limit)
 		defer cancel()
 		svc.mirror(ctx, ru, &r, call)
 	})
@@ -109,7 +109,7 @@ func (svc *service) mirror(ctx context.Context, ru *rules, r *Request, call func
 		p.Done(err)
 	}()
 	err = call(ctx, &p)
-	if err != nil && svc.run.Err() != nil {
+	if err != nil && (ctx.Err() == context.Canceled || svc.run.Err() != nil) {
 		err = context.Canceled // the selector was closed
 	}
 }
