@@ -50,7 +50,8 @@ func (r *relay) route(ctx context.Context, c *call) (*nats.Msg, error) {
 	if err != nil {
 		return nil, err
 	}
-	asks := caller{from: from, where: c.header.Get(headerWhere), key: r.keys.of(http.Header(c.header)), attempt: c.attempt.Duration}
+	asks := caller{from: from, where: c.header.Get(headerWhere), attempt: c.attempt.Duration}
+	asks.key, asks.given = r.keys.of(http.Header(c.header))
 	have, err := r.lookup.protocols(c.service, events.HTTP, events.HTTPS, events.NATS)
 	if err != nil {
 		return nil, err

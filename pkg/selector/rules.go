@@ -329,6 +329,9 @@ func (r *rules) decide(ask *Request) error {
 	if r.hashKey != nil && ask.Key == "" && ask.Header != nil {
 		ask.Key = route.KeyOf(r.hashKey, ask.Header)
 	}
+	if ask.Key == "" {
+		ask.Key = ask.DefaultKey
+	}
 	return nil
 }
 

@@ -118,7 +118,7 @@ func (a *search) from(c *Circle) (f Choice, ok bool) {
 	switch a.Kind {
 	case KindHash:
 		inFlight := float32(a.AllInFlight[a.Subset].Load()) + stillHeld(a.AllHeld.Load(), c.near[0].typical(), a.now)
-		ok = a.ringOf(c).pick(a.hash, inFlight, a.now, func(n *Node) bool {
+		ok = a.ringOf(c).pick(a.hash, inFlight, a.Others.Load(), a.now, func(n *Node) bool {
 			f, ok = a.take(n, c)
 			return ok
 		})
