@@ -252,7 +252,7 @@ func (c *contract) metrics(program, door string) {
 // The shape of the help: a flag, a command, and the parts of a flag's text.
 var (
 	usageLine   = regexp.MustCompile(`(?m)^Usage: (.*)$`)
-	commandLine = regexp.MustCompile(`(?m)^  ([a-z]+)\b`)
+	commandLine = regexp.MustCompile(`(?m)^  ([a-z]+(?: [a-z]+)*)\b`)
 	flagLine    = regexp.MustCompile(`^ +(?:-\w, +)?(--[a-z0-9-]+)(?:=(\S+))?(?: {2,}(.*))?$`)
 	environment = regexp.MustCompile(`\$[A-Z_]+`)
 	byDefault   = regexp.MustCompile(`\(([^()]*)\) \(\$`)
@@ -265,7 +265,7 @@ func (c *contract) help(program, binary string) {
 	_, list, _ := strings.Cut(top, "\nCommands:\n")
 	list, _, _ = strings.Cut(list, "\nFlags:\n")
 	for _, m := range commandLine.FindAllStringSubmatch(list, -1) {
-		c.helpOf(program+" "+m[1], binary, m[1])
+		c.helpOf(program+" "+m[1], binary, strings.Fields(m[1])...)
 	}
 }
 

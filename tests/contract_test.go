@@ -127,7 +127,7 @@ func (w *contractWorld) call() {
 	var all sync.WaitGroup // at once: some are tried for over a second
 	for _, path := range []string{
 		"/proxy/user/one/hello", "/proxy/unknown/", "/proxy/orders/", "/v1/services", "/v1/services/user?from=r1/z1", "/v1/services/user?limit=100", "/v1/services/user?limit=x",
-		"/v1/services/user?from=a/b/c", "/v1/services/unknown", "/v1/services/UPPER", "/v1/explain/user?from=r2/z2", "/v1/explain/unknown", "/v1/explain/user?from=a/b/c", "/v1/events?service=UPPER",
+		"/v1/services/user?from=a/b/c", "/v1/services/unknown", "/v1/services/UPPER", "/v1/explain/user?from=r2/z2", "/v1/explain/unknown", "/v1/explain/user?from=a/b/c", "/v1/services/user?where=zone=z1", "/v1/services/user?where=zone%3E", "/v1/explain/user?where=zone=z1", "/v1/explain/user?where=zone%3E", "/v1/events?service=UPPER",
 	} {
 		all.Go(func() {
 			w.get(path, "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "Proxima-From", "r1/z1")
@@ -148,6 +148,7 @@ func (w *contractWorld) call() {
 	}
 	ask("proxima.resolve.user", "", "Proxima-From", "r1/z1")
 	ask("proxima.explain.user", "", "Proxima-From", "r1/z1")
+	ask("proxima.explain.user", "", "Proxima-Where", "zone!=nowhere")
 	for _, verb := range []string{"PING", "INFO", "STATS"} {
 		ask("$SRV."+verb+".proxima", "")
 	}
@@ -183,6 +184,18 @@ func (w *contractWorld) operate() {
 	w.command("evacuate", "r2")
 	w.command("evacuate", "r2", "--undo")
 	w.command("evacuate", "r1/z1", "--undo")
+	file := filepath.Join(w.t.TempDir(), "policy.json")
+	if err := os.WriteFile(file, []byte(`{"where":"version=2"}`), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	w.command("policy", "diff", "unknown", file)
+	w.command("policy", "set", "unknown", file)
+	w.await("nats proxima.policy.<service> json where string")
+	w.command("policy", "diff", "unknown", file)
+	w.command("policy", "get", "unknown")
+	w.command("policy", "list")
+	w.command("policy", "rm", "unknown")
+	w.await("nats proxima.policy.<service> header KV-Operation = PURGE")
 }
 
 // fail has checks fail, an instance die, and its file change.

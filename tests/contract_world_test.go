@@ -125,8 +125,11 @@ func (w *contractWorld) command(args ...string) []byte {
 	if code := p.Exit(); code != 0 {
 		w.t.Errorf("%q: exit code %d", args, code)
 	}
-	out := []byte(p.Stdout.String())
-	w.json("router "+args[0]+" --json", out)
+	out, name := []byte(p.Stdout.String()), args[0]
+	if name == "policy" {
+		name += " " + args[1]
+	}
+	w.json("router "+name+" --json", out)
 	return out
 }
 

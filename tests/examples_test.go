@@ -40,7 +40,10 @@ func TestTheExamplesRun(t *testing.T) {
 		p.Stderr.Await(t, `announcement changed.* phase=registered`)
 	}
 	prints(`^hello-\d+ in circle zone, attempt 1: hello Ada from process \d+\n$`, run("caller"))
-	prints(`^greet-\d+ \(200\): hello Ada\n$`, run("natsservice", "call", "Ada"))
+	prints(`^greet-\d+: hello Ada\n$`, run("natsservice", "call", "Ada"))
+	if p := run("natsservice", "call", ""); p.Exit() != 1 || p.Stderr.String() != "400 a name is missing\n" {
+		t.Errorf("a call that the service refuses prints %q and %q", p.Stdout, p.Stderr)
+	}
 	prints(`^greet-\d+: hello Ada\n$`, run("do", "Ada"))
 	for _, p := range []*testkit.Process{service, greeter} {
 		if code := p.Stop(); code != 0 {

@@ -2,11 +2,14 @@ package tests
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
+	"testing"
 
 	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel"
@@ -15,6 +18,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/proximahttp"
+	"github.com/proxima-discovery/proxima/pkg/proximatest"
 	"github.com/proxima-discovery/proxima/pkg/selector"
 	"github.com/proxima-discovery/proxima/pkg/telemetry"
 	"github.com/proxima-discovery/proxima/pkg/topology"
@@ -22,29 +26,18 @@ import (
 
 // What docs/how-do-i.md shows that is not in examples/.
 
-func Example_withoutNATS() {
-	ctx := context.Background()
-	here := topology.Location{Region: "eu", Zone: "a"}
-	sel, err := selector.New(ctx, nil, selector.Options{
-		Location: here,
-		Source: selector.Static(
-			events.Instance{ID: "user-1", Service: "user", Location: here, Endpoints: map[string]string{events.HTTP: "127.0.0.1:9001"}},
-			events.Instance{ID: "user-2", Service: "user", Endpoints: map[string]string{events.HTTP: "127.0.0.1:9002"}},
-		),
-		Probe: selector.Probe{Kind: selector.ProbeNone}, // nothing listens there
-	})
-	if err != nil {
-		panic(err)
+func TestWithoutNATS(t *testing.T) {
+	here, there := topology.Location{Region: "eu", Zone: "a"}, topology.Location{Region: "eu", Zone: "b"}
+	fleet := proximatest.New(t,
+		events.Instance{Service: "user", ID: "near", Location: here},
+		events.Instance{Service: "user", ID: "far", Location: there})
+	sel := fleet.Selector(selector.Options{Location: here}) // closed when the test ends
+	// … run the code under test with sel …
+	fleet.Drain("user", "near")
+	if p, err := sel.Pick(t.Context(), "user"); err != nil || p.ID != "far" {
+		t.Errorf("picked %v, %v", p.Instance, err)
 	}
-	defer func() { _ = sel.Close() }()
-	err = sel.Do(ctx, "user", func(_ context.Context, in *events.Instance) error {
-		fmt.Println(in.ID)
-		return nil
-	})
-	if err != nil {
-		panic(err)
-	}
-	// Output: user-1
+	fleet.Kill("user", "near")
 }
 
 // picks counts the versions of n picks.
@@ -159,16 +152,40 @@ func Example_explain() {
 		panic(err)
 	}
 	defer func() { _ = sel.Close() }()
-	explanation, err := sel.Explain(ctx, selector.Request{Service: "user"})
-	if err != nil {
-		panic(err)
-	}
-	for _, c := range explanation.Instances {
-		fmt.Println(c.ID, c.Circle, c.Reason)
+	mux := http.NewServeMux()
+	explained(mux, sel)
+	for _, service := range []string{"user", "missing"} {
+		answer := httptest.NewRecorder()
+		mux.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/debug/proxima/"+service, nil))
+		if answer.Code != http.StatusOK {
+			fmt.Print(answer.Code, " ", answer.Body)
+			continue
+		}
+		var explanation selector.Explanation
+		if err := json.Unmarshal(answer.Body.Bytes(), &explanation); err != nil {
+			panic(err)
+		}
+		for _, c := range explanation.Instances {
+			fmt.Println(c.ID, c.Circle, c.Reason)
+		}
 	}
 	// Output:
 	// user-2 zone picked by p2c: in the near set of zone
 	// user-1 zone never picked: not ready, its own check fails
+	// 503 selector: unknown service "missing"
+}
+
+// explained shows what the process sees of a service.
+func explained(mux *http.ServeMux, sel *selector.Selector) {
+	mux.HandleFunc("GET /debug/proxima/{service}", func(w http.ResponseWriter, r *http.Request) {
+		explanation, err := sel.Explain(r.Context(), selector.Request{Service: r.PathValue("service")})
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(explanation) // as GET /v1/explain/{service} of a router
+	})
 }
 
 // instrumented shows every hook of telemetry in one place.

@@ -32,7 +32,7 @@ func TestTheCommandIsListedOnceItListens(t *testing.T) {
 	address := backend.addr
 	backend.release()
 	seen := r.watch(user1)
-	p := start(t, nil, append(announce(r.url, address), wrapped("polite", address)...)...)
+	p := start(t, nil, append(announce(r.url, address, "--drain", "1s"), wrapped("polite", address)...)...)
 	p.ready()
 	r.await(user1, events.Up)
 	p.registered()

@@ -11,8 +11,8 @@ import (
 type fileCommand struct {
 	File        string        `arg:"" help:"JSON array of instances, each with the fields of a record in the registry, \"check\" and \"drain\"."`
 	Drain       time.Duration `group:"Instances:" default:"5s" placeholder:"DURATION" help:"How long an instance that leaves is announced as draining, unless its entry has a \"drain\" (${default})."`
-	AllowEmpty  bool          `group:"Instances:" help:"Believe a file that loses all of its instances, or more than half of them, at once. Without it they stay announced until the file is written once more."`
-	LeaveListed bool          `group:"Instances:" help:"On SIGTERM leave the instances listed until their leases end, for the announcer that comes next: restarting it costs no call."`
+	AllowEmpty  bool          `group:"Instances:" help:"Accept a file at once that loses all of its instances, or more than half of them. Without this flag they stay announced until the file is written once more."`
+	LeaveListed bool          `group:"Instances:" help:"On SIGTERM leave the instances listed until their leases end. An announcer that is started before that takes them over, and no call fails."`
 	Poll        time.Duration `group:"Instances:" default:"10s" placeholder:"DURATION" help:"How often the file is read although the system has reported no change of it (${default})."`
 }
 
@@ -22,7 +22,7 @@ func (c *fileCommand) Help() string {
 
   [{"service":"user", "id":"user-1", "endpoints":{"http":"10.0.0.5:8080"}, "check":"http://10.0.0.5:8080/healthz", "drain":"5s"}]
 
-An entry may have all fields of a record in the registry. An entry without a location gets that of the announcer. An instance without a check is always ready.
+An entry has the fields of a record in the registry (docs/doors.md, Register), "check" and "drain". An entry without a location gets that of the announcer. An instance without a check is always ready.
 
 When the file changes, instances are announced, updated and deregistered. An invalid file is logged and changes nothing. A file that loses all of its instances, or more than half of them, must be written twice, a second or more apart. SIGHUP has the file read at once.
 

@@ -160,6 +160,31 @@ func TestAConfigMapIsFollowed(t *testing.T) {
 	r.awaitGone(key("one"))
 }
 
+// The system reports no change in a directory that was renamed, even when it is back.
+func TestSIGHUPHasAReplacedDirectoryWatched(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	dir := filepath.Join(t.TempDir(), "config")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "instances.json")
+	write(t, path, list(item("one", "")))
+	p := start(t, nil, "file", path, "--nats-url", r.url, "--zone", "a", "--poll", "1h")
+	r.await(key("one"), events.Up)
+	if err := os.Rename(dir, dir+".old"); err != nil {
+		t.Fatal(err)
+	}
+	p.logs("the file is invalid")
+	if err := os.Rename(dir+".old", dir); err != nil {
+		t.Fatal(err)
+	}
+	p.Signal(syscall.SIGHUP)
+	p.logs("the file has changed")
+	write(t, path, list(item("one", ""), item("two", "")))
+	r.await(key("two"), events.Up)
+}
+
 func TestAPollFindsAChangeThatTheSystemDoesNotReport(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)

@@ -9,7 +9,7 @@ import (
 )
 
 const description = `Keeps instances of services listed in Proxima's registry in NATS while they run.
-Every flag can be set by its environment variable instead. More is said by "announcer run -h".`
+Every flag can be set by its environment variable instead. "announcer run -h" describes all flags in full.`
 
 func main() { daemon.Main("announcer", description, new(cli)) }
 
@@ -25,7 +25,7 @@ type cli struct {
 	NATS     daemon.NATSFlags     `embed:"" group:"NATS:"`
 	Registry daemon.RegistryFlags `embed:"" group:"NATS:"`
 
-	AllowLoopback bool `group:"NATS:" help:"Announce loopback endpoints, such as 127.0.0.1:8080, also if --nats-url names another machine: all callers run on this one."`
+	AllowLoopback bool `group:"NATS:" help:"Announce loopback endpoints, such as 127.0.0.1:8080, even if --nats-url names another machine. Only callers on this machine can reach them."`
 
 	Admin string          `group:"Logging, health and metrics:" placeholder:"HOST:PORT" help:"Serve /healthz, /readyz and /metrics on this address; port 0 takes a free port."`
 	Log   daemon.LogFlags `embed:"" group:"Logging, health and metrics:"`

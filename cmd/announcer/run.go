@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"strings"
@@ -32,11 +33,11 @@ type runCommand struct {
 	Check          []string      `group:"Checks:" sep:"none" placeholder:"URL" help:"Check: the instance is announced when it passes, and not_ready while it fails later: http://…, https://…, tcp://host:port, grpc://host:port[/service], exec:COMMAND LINE (by sh; exit code 0 passes), or none. Repeat the flag for several, all of which must pass. Default: none; with a command, the instance is announced when its first host:port accepts a connection, after --start-period at the latest."`
 	CheckRise      int           `group:"Checks:" default:"1" placeholder:"NUMBER" help:"How many checks in a row must pass until the instance is ready (${default})."`
 	CheckFall      int           `group:"Checks:" default:"2" placeholder:"NUMBER" help:"How many checks in a row must fail until it is not_ready (${default})."`
-	StartPeriod    time.Duration `group:"Checks:" default:"3s" placeholder:"DURATION" help:"How long the instance may take to start: until then a failing check is no trouble (${default})."`
-	Drain          time.Duration `group:"Instance:" default:"5s" placeholder:"DURATION" help:"On a signal to stop: how long the instance is announced as draining, at most, before it is deregistered (${default})."`
+	StartPeriod    time.Duration `group:"Checks:" default:"3s" placeholder:"DURATION" help:"How long the instance may take to start. Until then a failing check is not reported as an error (${default})."`
+	Drain          time.Duration `group:"Instance:" default:"5s" placeholder:"DURATION" help:"After a signal to stop: how long the instance is announced as draining, at most, before it is deregistered (${default})."`
 	Metadata       daemon.Pairs  `group:"Instance:" placeholder:"KEY=VALUE" help:"Metadata of the instance. Repeat the flag for each key."`
 	Weight         int           `group:"Instance:" default:"100" placeholder:"NUMBER" help:"Share of calls relative to the other instances, 1 to 10000; 0: called only when no other instance can be (${default})."`
-	Load           string        `group:"Load:" placeholder:"URL" help:"Load of the instance: http://… or https://… that answers with a beat as JSON, or none. Default: none; with a command on Linux, the load that the system measures."`
+	Load           string        `group:"Load:" placeholder:"URL" help:"URL that answers with the load of the instance, a beat as JSON: http://… or https://…, or none. Default: none; with a command on Linux, its load is measured."`
 	BeatInterval   time.Duration `group:"Load:" default:"5s" placeholder:"DURATION" help:"Time between two beats, which are reports of the load (${default})."`
 	ServiceVersion string        `group:"Instance:" placeholder:"VERSION" help:"Version of the service that the instance runs."`
 
@@ -47,9 +48,11 @@ type runCommand struct {
 func (c *runCommand) Help() string {
 	return `The instance is announced when its check has passed for the first time. While the check fails later it stays listed as not_ready.
 
-On SIGTERM or SIGINT the announcer announces the instance as draining, waits until its calls have ended, at most for --drain, deregisters it, and then passes the signal to the command. A second signal skips the wait. (Without a command, a third ends the announcer at once, and SIGHUP changes nothing; a command gets all of these, and SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 at once.) When the command ends by itself the instance is deregistered at once. That calls have ended is known only of a command whose load is measured: when there is no connection to the ports of its endpoints. (A systemd unit needs KillMode=mixed; else systemd also sends the signal to the command, before the instance is deregistered.)
+On SIGTERM or SIGINT the announcer announces the instance as draining, waits until its calls have ended, at most for --drain, deregisters it, and then passes the signal to the command. A second signal skips the wait; the command gets it and all further ones at once. The announcer also passes SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 on. Without a command, a third signal ends the announcer at once, and SIGHUP changes nothing. When the command ends by itself the instance is deregistered at once.
 
-Beats report the load of the instance to callers: {"cpu":0.42,"mem":0.5,"in_flight":12,"queue":0}. cpu and mem are shares of what the instance may use. With --load the instance itself is asked. Without --load a command is measured: cpu and mem are those of its cgroup if that has limits (v2), else those of its processes; in_flight is the number of connections to the ports of its endpoints; queue is the number of connections that it has not accepted yet. An instance that uses NATS may also publish beats itself, on proxima.beat.<service>.<region>.<zone>.<id>.
+Calls have ended when no connection to the ports of the endpoints is left. The announcer can see that only of a command whose load it measures; else the wait takes all of --drain. A systemd unit needs KillMode=mixed: otherwise systemd sends the signal to the command too, before the instance is deregistered.
+
+Beats report the load of the instance to callers, which the strategy load_aware uses: {"cpu":0.42,"mem":0.5,"in_flight":12,"queue":0}. cpu and mem are shares of what the instance may use. With --load the announcer asks the instance. Without it the announcer measures its command: cpu and mem are those of its cgroup if that has limits (v2), else those of its processes; in_flight is the number of connections to the ports of its endpoints; queue is the number of connections that it has not accepted yet. An instance that uses NATS may also publish beats itself, on proxima.beat.<service>.<region>.<zone>.<id>.
 
 When the announcer is killed (SIGKILL), its command and the instance go on running. Callers use the instance until its lease ends, within --ttl; then it is removed although it lives. An announcer that is started again beside it, with the same --id, registers it again: within a second if the lease has ended, else before it ends.
 
@@ -247,7 +250,11 @@ func parseCheck(text string) (check.Func, error) {
 	if line, ok := strings.CutPrefix(text, "exec:"); ok {
 		return check.Exec(line)
 	}
-	return check.ParseOptional(text)
+	ask, err := check.ParseOptional(text)
+	if err != nil {
+		err = fmt.Errorf("%w, exec:COMMAND LINE or none", err)
+	}
+	return ask, err
 }
 
 // randomID is the service and 8 random characters, short enough for an id.

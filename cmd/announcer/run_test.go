@@ -40,7 +40,7 @@ func TestAnInstanceIsListedAndLeavesInOrder(t *testing.T) {
 	p := start(t, []string{"SERVICE_ZONE=us-east-1a"}, announce(r.url, backend.Addr().String(), "--endpoint", "nats=user.calls",
 		"--region", "us-east-1", "--rack", "r12", "--host", "node-3",
 		"--metadata", "team=a", "--metadata", "note=a=b,c", "--weight", "50", "--service-version", "1.4.2",
-		"--check", "http://"+backend.Addr().String()+"/healthz", "--admin", "127.0.0.1:0")...)
+		"--check", "http://"+backend.Addr().String()+"/healthz", "--admin", "127.0.0.1:0", "--drain", "1s")...)
 	in := r.await(key, events.Up)
 	if in.Weight != 50 || in.Version != "1.4.2" || in.TTL != 2*time.Second || in.Metadata["note"] != "a=b,c" || in.Metadata["team"] != "a" ||
 		in.Endpoints["nats"] != "user.calls" || in.Location.Rack != "r12" || in.Location.Host != "node-3" || in.Incarnation == "" || in.Started.IsZero() {

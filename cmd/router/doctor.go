@@ -25,7 +25,7 @@ type doctorCommand struct {
 
 // Help is shown by -h.
 func (c *doctorCommand) Help() string {
-	return `One line for each check: ok, warning or error, what was found, and what to do. The doctor looks at the servers (connection, version, clock, limits, JetStream domain, other regions), the bucket (settings, replicas), what this user is allowed to do (give it the credentials of an announcer, caller or router to see what those may), and at what is listed: records that cannot be read, instances without a place or lease, and the suspects of a router. It changes nothing without --fix.
+	return `One line for each check: ok, warning or error, what was found, and what to do. The doctor looks at the servers (connection, version, clock, limits, JetStream domain, other regions), the bucket (settings, replicas), what this user is allowed to do, and at what is listed: records and policies that cannot be read, instances without a place or lease, and the suspects of a router. It changes nothing without --fix. Run it with the credentials of an announcer, caller or router to see what those are allowed to do.
 
 The exit code is 1 if there is an error, and 0 if there are only warnings.`
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/proxima-discovery/proxima/internal/daemon"
@@ -96,19 +97,39 @@ func (c *evacuateCommand) show(ctx context.Context, p *daemon.Process, s *sessio
 	if c.JSON {
 		return printJSON(p.Stdout, of)
 	}
-	what := "is evacuated: they are picked only when there is nothing else"
+	order, effect := "evacuated", "picked only when no other instance can be"
 	if !e.Evacuated {
-		what = "is not evacuated any more: they are picked as all others"
+		order, effect = "no longer evacuated", "picked like all others"
 	}
-	with := fmt.Sprintf("%d instances now", of.Instances)
+	if !e.Evacuated {
+		still, err := s.registry.Evacuations(ctx)
+		if err != nil {
+			return fmt.Errorf("the order was given, but the registry cannot be read to show its effect: %w", err)
+		}
+		if places := overlapping(e, still); len(places) > 0 {
+			_, err = fmt.Fprintf(p.Stdout, "%s is %s, but %s still is\n", e.Place(), order, strings.Join(places, ", "))
+			return err
+		}
+	}
+	instances := fmt.Sprintf("its %d instances are %s", of.Instances, effect)
 	switch of.Instances {
 	case 0:
-		with += " (is that its name?)"
+		instances = "no instance is there now, check the name of the place"
 	case 1:
-		with = "1 instance now"
+		instances = "its instance is " + effect
 	}
-	_, err = fmt.Fprintf(p.Stdout, "%s, with %s, %s\n", e.Place(), with, what)
+	_, err = fmt.Fprintf(p.Stdout, "%s is %s: %s\n", e.Place(), order, instances)
 	return err
+}
+
+// overlapping are the places of orders that hold for instances of the place of e too.
+func overlapping(e events.Evacuation, orders []events.Evacuation) (places []string) {
+	for _, o := range orders {
+		if o.Region == e.Region && (o.Zone == "" || e.Zone == "") && o.Zone != e.Zone {
+			places = append(places, o.Place())
+		}
+	}
+	return places
 }
 
 func evacuationOf(e events.Evacuation, listed []events.Snapshot) evacuation {

@@ -34,7 +34,7 @@ func TestEvacuatesAPlaceAndUndoesIt(t *testing.T) {
 	}
 
 	got := run(t, nil, "evacuate", "r1/a", "--nats-url", r.url)
-	if want := "r1/a, with 2 instances now, is evacuated: they are picked only when there is nothing else\n"; got.code != 0 || got.stdout != want || got.stderr != "" {
+	if want := "r1/a is evacuated: its 2 instances are picked only when no other instance can be\n"; got.code != 0 || got.stdout != want || got.stderr != "" {
 		t.Errorf("%d\n%s%s", got.code, got.stdout, got.stderr)
 	}
 	took := testkit.Eventually(t, "the router lists the evacuated instance last", func() bool {
@@ -96,13 +96,30 @@ func TestEvacuatesAPlaceAndUndoesIt(t *testing.T) {
 func TestEvacuatingAnEmptyPlaceAsksForItsName(t *testing.T) {
 	r := newRegistry(t)
 	got := run(t, nil, "evacuate", "r-one", "--nats-url", r.url)
-	if got.code != 0 || !strings.Contains(got.stdout, "r-one, with 0 instances now (is that its name?), is evacuated") {
+	if got.code != 0 || !strings.Contains(got.stdout, "r-one is evacuated: no instance is there now, check the name of the place\n") {
 		t.Errorf("%d\n%s%s", got.code, got.stdout, got.stderr)
 	}
 	in, _ := r.list(t, "user", "u1", "a", func(in *events.Instance) { in.Location.Region = "r-one" })
 	snapshots, err := r.Snapshot(t.Context(), "user")
 	if err != nil || len(snapshots) != 1 || !snapshots[0].Entries[0].Evacuated {
 		t.Errorf("%s came later: %+v, %v", in.ID, snapshots, err)
+	}
+}
+
+func TestUndoingAnEvacuationNamesThePlacesThatStillAre(t *testing.T) {
+	r := newRegistry(t)
+	r.list(t, "user", "u1", "a", nil)
+	for _, tt := range []struct{ args, want string }{
+		{"r1/a", "r1/a is evacuated: its instance is picked only when no other instance can be\n"},
+		{"r1", "r1 is evacuated: its instance is picked only when no other instance can be\n"},
+		{"r1/b --undo", "r1/b is no longer evacuated, but r1 still is\n"},
+		{"r1 --undo", "r1 is no longer evacuated, but r1/a still is\n"},
+		{"r1/a --undo", "r1/a is no longer evacuated: its instance is picked like all others\n"},
+	} {
+		args := append([]string{"evacuate", "--nats-url", r.url}, strings.Fields(tt.args)...)
+		if got := run(t, nil, args...); got.code != 0 || got.stdout != tt.want {
+			t.Errorf("%s: %d\n%s%s", tt.args, got.code, got.stdout, got.stderr)
+		}
 	}
 }
 

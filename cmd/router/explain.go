@@ -35,7 +35,7 @@ type explainCommand struct {
 
 // Help is shown by -h.
 func (c *explainCommand) Help() string {
-	return `A running router answers: its distances and breakers are those that decide. If no router answers, this command measures the distances from where it runs.
+	return `A running router answers, with the distances and breakers by which it picks. If no router answers, this command measures the distances from this machine.
 
 The first table lists the circles in the order in which they are tried: the share of picks that start there (SHARE), the distance to the nearest instance (BEST) and its source, the calls in flight per instance (LOAD), and whether the circle is moved behind the next one for its distance (demoted) or filled up with unusable instances (panic). The second table lists the instances, in that order too.
 
@@ -85,7 +85,7 @@ func (c *explainCommand) Run(ctx context.Context, p *daemon.Process) error {
 	}
 	if from != nil {
 		if places, found := placesOf(*from, e.Instances); !found {
-			fmt.Fprintf(p.Stderr, "router: no instance of %s is in %s (is that its name?): they are in %s\n", c.Service, regionZone(*from), strings.Join(places, ", "))
+			fmt.Fprintf(p.Stderr, "router: no instance of %s is in %s, check the name if there should be one: its instances are in %s\n", c.Service, regionZone(*from), strings.Join(places, ", "))
 		}
 	}
 	if c.JSON {

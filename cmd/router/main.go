@@ -20,7 +20,8 @@ type cli struct {
 	Instances instancesCommand `cmd:"" help:"List the instances of a service."`
 	Explain   explainCommand   `cmd:"" help:"Show which instance of a service is picked, and why the others are not."`
 	Watch     watchCommand     `cmd:"" help:"Show every change as it happens."`
-	Evacuate  evacuateCommand  `cmd:"" help:"Use a region or zone only when there is nothing else, or list the evacuated ones."`
+	Evacuate  evacuateCommand  `cmd:"" help:"Use a region or zone only when no other instance can be picked, or list the evacuated ones."`
+	Policy    policyCommand    `cmd:"" help:"Say how calls to a service are made."`
 	Doctor    doctorCommand    `cmd:"" help:"Find out what is wrong with NATS, the registry and what is listed, and what to do."`
 	Demo      demoCommand      `cmd:"" help:"Show the whole system on one screen."`
 

@@ -160,9 +160,9 @@ func TestExplainsWhatARouterSees(t *testing.T) {
 	for _, tt := range []struct{ from, says string }{
 		{"r1", ""},
 		{"_/b", ""},
-		{"r1/zz", "router: no instance of user is in r1/zz (is that its name?): they are in r1/a, r1/b\n"},
-		{"r3/a/rack", "router: no instance of user is in r3/a (is that its name?): they are in r1/a, r1/b\n"},
-		{"r3", "router: no instance of user is in r3 (is that its name?): they are in r1/a, r1/b\n"},
+		{"r1/zz", "router: no instance of user is in r1/zz, check the name if there should be one: its instances are in r1/a, r1/b\n"},
+		{"r3/a/rack", "router: no instance of user is in r3/a, check the name if there should be one: its instances are in r1/a, r1/b\n"},
+		{"r3", "router: no instance of user is in r3, check the name if there should be one: its instances are in r1/a, r1/b\n"},
 	} {
 		got := run(t, nil, "explain", "user", "--from", tt.from, "--json", "--nats-url", r.url)
 		if got.code != 0 || got.stderr != tt.says || !strings.Contains(got.stdout, `"u2"`) {

@@ -33,21 +33,21 @@ type serveCommand struct {
 	StoreDir     string               `group:"Embedded NATS server:" placeholder:"DIR" help:"Without --nats-url: where the embedded NATS server stores its data. Default: a temporary directory, removed at exit."`
 	AllowCIDR    []string             `group:"Calls:" name:"allow-cidr" placeholder:"NETWORK" help:"Call only instances in this network; may be repeated. Link-local, multicast and metadata addresses are never called."`
 	Timeout      time.Duration        `group:"Calls:" default:"10s" placeholder:"DURATION" help:"How long an instance may take to answer (${default})."`
-	Attempt      time.Duration        `group:"Calls:" name:"attempt-timeout" placeholder:"DURATION" help:"How long one instance may take to answer before another gets the call, if the call may be repeated, another instance is left, and that long is left of --timeout. Default: until it seems to hang, after a second or more, 10 times what calls to the service take on average, and 1.5 times the slowest."`
-	Hedge        bool                 `group:"Calls:" help:"Send a call that may be repeated, and is not answered in the time in which 95 % of the calls to its service are, to a second instance too. The first good answer counts."`
-	InstanceCA   string               `group:"Calls:" name:"instance-ca" placeholder:"FILE" help:"PEM file of the CA certificates that instances called by HTTPS are verified with. With it, a certificate may also have the name of the service (user, or user.internal). Default: those of the system, and the host of the endpoint. The metadata proxima.server_name of an instance names another host."`
-	InstanceCert string               `group:"Calls:" placeholder:"FILE" help:"PEM file of the router's certificate for instances that want one; it may be replaced at any time."`
-	InstanceKey  string               `group:"Calls:" placeholder:"FILE" help:"PEM file of its key."`
-	TrustCIDR    []string             `group:"HTTP:" name:"trust-cidr" placeholder:"CIDR" help:"Keep what proxies in this network say of the caller (X-Forwarded-*, Forwarded, X-Real-Ip), and add to it; may be repeated. By default nothing is kept."`
+	Attempt      time.Duration        `group:"Calls:" name:"attempt-timeout" placeholder:"DURATION" help:"How long one instance may take to answer before another one gets the call. It applies to calls that may be repeated, while another instance and that much of --timeout are left. Default: until the instance seems to hang, which takes a second or more, 10 times the average duration of calls to the service, and 1.5 times the slowest."`
+	Hedge        bool                 `group:"Calls:" help:"Send a call to a second instance too, if it may be repeated and has had no answer for longer than 95 % of the calls to its service take. The first good answer counts."`
+	InstanceCA   string               `group:"Calls:" name:"instance-ca" placeholder:"FILE" help:"PEM file of the CA certificates that instances called by HTTPS are verified with. A certificate must name the host of the endpoint, or the host in the metadata proxima.server_name of the instance; with this flag it may also name the service (user, or user.internal). Default: the certificates of the system."`
+	InstanceCert string               `group:"Calls:" placeholder:"FILE" help:"PEM file of the certificate that the router presents to instances that ask for one. The file may be replaced at any time."`
+	InstanceKey  string               `group:"Calls:" placeholder:"FILE" help:"PEM file of the key of --instance-cert."`
+	TrustCIDR    []string             `group:"HTTP:" name:"trust-cidr" placeholder:"CIDR" help:"Network of proxies in front of the router: their X-Forwarded-*, Forwarded and X-Real-Ip headers are kept, and the router adds itself. Repeat the flag for several. Default: such headers are removed."`
 	HashHeader   string               `group:"Calls:" placeholder:"NAME" help:"Header with the key of a call, for consistent_hash. Calls without a key are spread."`
 	HashCookie   string               `group:"Calls:" placeholder:"NAME" help:"Cookie with the key of a call, for consistent_hash."`
-	StickyCookie string               `group:"Calls:" placeholder:"NAME" help:"As --hash-cookie, and a caller without a key is given a cookie, so that it stays with one instance."`
-	Concurrency  int                  `group:"Calls:" default:"1024" placeholder:"NUMBER" help:"Concurrent calls by NATS; more are refused (${default})."`
+	StickyCookie string               `group:"Calls:" placeholder:"NAME" help:"As --hash-cookie. A caller without a key also gets such a cookie, so that its next calls go to the same instance."`
+	Concurrency  int                  `group:"Calls:" default:"1024" placeholder:"NUMBER" help:"How many calls by NATS may run at the same time; further ones are refused (${default})."`
 	Drain        time.Duration        `group:"Stopping:" default:"5s" placeholder:"DURATION" help:"After SIGTERM: how long to go on serving while /readyz says that the router is not ready, so that balancers notice (${default})."`
 	Grace        time.Duration        `group:"Stopping:" default:"10s" placeholder:"DURATION" help:"After that: how long running calls may take (${default})."`
 	Strategy     string               `group:"Calls:" default:"p2c" placeholder:"NAME" help:"How to choose among about equally near instances: p2c, nearest, round_robin, weighted_round_robin, random, least_request, consistent_hash, or load_aware, by the load they report (${default})."`
-	Loopback     bool                 `group:"Registry:" name:"allow-loopback" help:"Let clients register loopback endpoints, such as 127.0.0.1:8080, also from other machines and if --nats-url names another machine: all callers run where the instance does."`
-	SnapshotDir  string               `group:"Registry:" placeholder:"DIR" help:"Store the last list of each service here, and start with it when NATS cannot be reached. Default: wait for NATS."`
+	Loopback     bool                 `group:"Registry:" name:"allow-loopback" help:"Let clients register loopback endpoints, such as 127.0.0.1:8080, from any machine, even if --nats-url names another machine. Only callers on the machine of the instance can reach them."`
+	SnapshotDir  string               `group:"Registry:" placeholder:"DIR" help:"Directory for the last list of each service. A router that cannot reach NATS at its start begins with these lists. Default: none, it waits for NATS."`
 	NoSuspects   bool                 `group:"Registry:" help:"Remove an instance as soon as its lease ends, even when many leases end together. Without it, those are kept as suspects: used last, and probed."`
 	Location     daemon.LocationFlags `group:"Location:" embed:""`
 	NATS         daemon.NATSFlags     `group:"NATS:" embed:""`
@@ -59,9 +59,9 @@ type serveCommand struct {
 func (c *serveCommand) Help() string {
 	return `Without --nats-url the router runs a NATS server with JetStream in its own process, on --nats-listen: enough for a first try or a small fleet.
 
-On SIGTERM or SIGINT the router says that it is not ready, and goes on serving for --drain. Then it takes no more calls, waits for the running ones, at most for --grace, and cuts off what is left. A second signal skips what is left of both, a third ends the router at once. SIGHUP changes nothing: flags are read at the start only, files with credentials and certificates whenever a connection is opened.
+On SIGTERM or SIGINT the router says that it is not ready, and goes on serving for --drain. Then it takes no more calls, waits for the running ones for at most --grace, and cuts off the rest. A second signal ends both waits, a third ends the router at once. SIGHUP changes nothing: flags are read at the start only, files with credentials and certificates whenever a connection is opened.
 
-When systemd starts the router, it is told when the router is ready and what it does, and may pass the socket of --http (Type=notify, WatchdogSec=, a socket unit).`
+Under systemd the router reports when it is ready and what it does, and takes the socket of --http from a socket unit, if there is one (Type=notify, WatchdogSec=).`
 }
 
 // embeddedURL is the default of --nats-url: the router runs a server itself.
@@ -241,6 +241,10 @@ func (c *serveCommand) serve(ctx context.Context, p *daemon.Process, pl *plan, n
 	keeping.Go(func() { _ = registry.KeepSources(run) }) // until the router has ended
 	defer keeping.Wait()
 	defer stop()
+	if region := pl.pick.Location.Region; len(c.Registry.Regions) > 0 && region != "" && region != c.Registry.Domain {
+		pl.log.Warn("the region of this router is not that of its registry, so no instance there is near (--region and --nats-domain of one region are the same)",
+			"region", region, "domain", c.Registry.Domain)
+	}
 	if pl.pick.Location.Zone == "" {
 		pl.log.Warn("the zone is unknown: callers that do not say where they are get instances from anywhere (set --zone)")
 	}

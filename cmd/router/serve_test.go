@@ -279,3 +279,20 @@ func TestHelpShowsEverything(t *testing.T) {
 		}
 	}
 }
+
+func TestARouterOfAnotherRegionThanItsRegistryWarns(t *testing.T) {
+	t.Parallel()
+	args := []string{"serve", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--nats-domain", "eu", "--nats-regions", "eu,us", "--zone", "a"}
+	p := start(t, append(args, "--region", "r1")...)
+	p.Stderr.Await(t, "the region of this router is not that of its registry.* region=r1 domain=eu")
+	same := start(t, append(args, "--region", "eu")...)
+	same.Stdout.Await(t, "^HTTP: ")
+	if same.Stderr.Contains("is not that of its registry") {
+		t.Errorf("with the region of the registry: %s", same.Stderr)
+	}
+	for _, p := range []*testkit.Process{p, same} {
+		if code := p.Stop(); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+	}
+}

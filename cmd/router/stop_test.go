@@ -239,6 +239,21 @@ func TestAHangupDoesNotEndARouter(t *testing.T) {
 	}
 }
 
+// On a terminal it is the end of the terminal.
+func TestAWatchThatWritesToAFileGoesOnAfterSIGHUP(t *testing.T) {
+	t.Parallel()
+	_, w, url := serveWith(t, func(http.ResponseWriter, *http.Request) {})
+	p := start(t, "watch", "--nats-url", url)
+	p.Stdout.Await(t, "listed +user")
+	p.Signal(syscall.SIGHUP)
+	p.Stderr.Await(t, "SIGHUP changes nothing")
+	w.do("POST", "/v1/register", strings.Replace(registration, `"user"`, `"other"`, 1))
+	p.Stdout.Await(t, "registered +other")
+	if code := p.Stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
 func TestSystemdHearsWhenARouterIsReadyAndAliveAndStops(t *testing.T) {
 	t.Parallel()
 	path, heard := testkit.NotifySocket(t)
@@ -308,7 +323,7 @@ func TestARouterServesOnASocketThatSystemdHasPassed(t *testing.T) {
 			t.Errorf("%s: exit code %d", name, code)
 		}
 	}
-	// The next router answers who connects while there is none.
+	// The next router answers clients that connect while there is none.
 	conn, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)

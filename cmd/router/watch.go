@@ -29,6 +29,10 @@ func (c *watchCommand) Run(ctx context.Context, p *daemon.Process) error {
 			return err
 		}
 	}
+	log := slog.New(slog.NewTextHandler(p.Stderr, nil))
+	if !daemon.IsTerminal(p.Stdout) { // else SIGHUP says that the terminal is gone
+		defer daemon.IgnoreHangups(log)()
+	}
 	s, err := c.open(ctx, p)
 	if err != nil {
 		return err
@@ -50,7 +54,6 @@ func (c *watchCommand) Run(ctx context.Context, p *daemon.Process) error {
 		})
 	})
 	g.Go(func() error { // the loss of the connection is logged as a warning
-		log := slog.New(slog.NewTextHandler(p.Stderr, nil))
 		for {
 			select {
 			case <-connected:

@@ -2,8 +2,7 @@
 //
 //	go run ./cmd/router serve               # brings a NATS server, if you have none
 //	go run ./examples/natsservice           # one or more, in other terminals
-//	go run ./examples/natsservice call Ada  # a program that does not link Proxima
-//	go run ./examples/do Ada                # one that does
+//	go run ./examples/natsservice call Ada  # needs only nats.go; examples/do calls without a router
 package main
 
 import (
@@ -27,11 +26,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	nc, err := kv.Connect(cmp.Or(os.Getenv("PROXIMA_NATS_URL"), nats.DefaultURL))
-	switch {
-	case err != nil:
-	case len(os.Args) == 3 && os.Args[1] == "call":
+	if err == nil && len(os.Args) == 3 && os.Args[1] == "call" {
 		err = call(nc, os.Args[2])
-	default:
+	} else if err == nil {
 		err = serve(ctx, nc)
 	}
 	if err != nil {
@@ -52,9 +49,8 @@ func serve(ctx context.Context, nc *nats.Conn) error {
 	if err != nil {
 		return err
 	}
-	announcement, err := registry.Announce(events.Instance{
-		Service: "greet", ID: id, Endpoints: map[string]string{events.NATS: subject},
-	}, kv.AnnounceOptions{Drain: 2 * time.Second})
+	in := events.Instance{Service: "greet", ID: id, Endpoints: map[string]string{events.NATS: subject}}
+	announcement, err := registry.Announce(in, kv.AnnounceOptions{Drain: 2 * time.Second})
 	if err != nil {
 		return err
 	}
@@ -72,8 +68,12 @@ func greet(r micro.Request) {
 
 func call(nc *nats.Conn, name string) error {
 	answer, err := nc.Request("proxima.route.greet", []byte(name), 5*time.Second)
-	if err == nil {
-		fmt.Printf("%s (%s): %s\n", answer.Header.Get("Proxima-Instance"), answer.Header.Get("Proxima-Status"), answer.Data)
+	if err != nil {
+		return err
 	}
-	return err
+	if code := answer.Header.Get(micro.ErrorCodeHeader); code != "" {
+		return fmt.Errorf("%s %s", code, answer.Header.Get(micro.ErrorHeader))
+	}
+	fmt.Printf("%s: %s\n", answer.Header.Get("Proxima-Instance"), answer.Data)
+	return nil
 }

@@ -195,7 +195,7 @@ func (k *keeper) update(is *kept, e *Entry) {
 		}
 	})
 	if err != nil {
-		k.announcer.Logger.Warn("not announced as listed", "service", e.Instance.Service, "instance", e.Instance.ID, "error", err)
+		k.announcer.Logger.Warn("cannot update the announcement: the instance stays announced as it was", "service", e.Instance.Service, "instance", e.Instance.ID, "error", err)
 	}
 }
 

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// End is how a server ends, once it is asked to: for the time Drain it says that it
-// is not ready and goes on serving, so that whoever sends it calls has time to see
-// that; then it takes no new calls, and those that run may take the time Grace.
+// End is how a server ends, once it is asked to: for the time Drain it says that it is
+// not ready and goes on serving, so that balancers and clients have time to see that;
+// then it takes no new calls, and those that run may take the time Grace.
 type End struct {
 	Drain, Grace time.Duration
 	// Hurry skips what is left of both when it is closed. Nil: nothing does.

@@ -17,8 +17,8 @@ type LocationFlags struct {
 	Zone   string `env:"-" placeholder:"NAME" help:"Zone this runs in ($$PROXIMA_ZONE, else $$SERVICE_ZONE, $$CLIENT_ZONE)."`
 	Rack   string `env:"-" placeholder:"NAME" help:"Rack this runs in ($$PROXIMA_RACK, else $$SERVICE_RACK, $$CLIENT_RACK)."`
 	Host   string `env:"-" placeholder:"NAME" help:"Machine this runs on ($$PROXIMA_HOST)."`
-	File   string `name:"location-file" placeholder:"FILE" help:"File of labels with the location, as the Kubernetes Downward API writes it; read for what the above leave unknown."`
-	CIDR   string `name:"location-cidr" placeholder:"FILE" help:"Table of networks and their locations (lines \"10.1.0.0/16 region=R zone=Z\"), in which the addresses of this machine are looked up; read last."`
+	File   string `name:"location-file" placeholder:"FILE" help:"File of labels with the location, as the Kubernetes Downward API writes it. It is used for what flags and environment do not give."`
+	CIDR   string `name:"location-cidr" placeholder:"FILE" help:"Table of networks and their locations (lines \"10.1.0.0/16 region=R zone=Z\"), in which the addresses of this machine are looked up. It is used for what is still unknown."`
 }
 
 // Detect finds the location: from the flags, then from the environment, then from

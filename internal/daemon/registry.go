@@ -12,7 +12,7 @@ import (
 type RegistryFlags struct {
 	Bucket  string   `default:"proxima" placeholder:"NAME" help:"Key-value bucket of the registry (${default})."`
 	Domain  string   `name:"nats-domain" placeholder:"NAME" help:"JetStream domain of the bucket. With --nats-regions: the domain of this region, which has the name of the region."`
-	Regions []string `name:"nats-regions" placeholder:"NAME" help:"Regions, joined by commas, each with a registry in the JetStream domain of that name. Instances are announced in the registry of this region (--nats-domain, which may be in the list) and seen in all. The list must be the same everywhere."`
+	Regions []string `name:"nats-regions" placeholder:"NAME" help:"Regions, joined by commas, each with a registry in the JetStream domain of that name. Instances are announced in the registry of this region, which --nats-domain names and the list may include, and are listed in all regions. Give the same list to all programs."`
 }
 
 // Validate checks the flags. It does not use the network.

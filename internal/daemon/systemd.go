@@ -34,7 +34,7 @@ func (p *Process) Manager(log *slog.Logger) *Manager {
 	m := &Manager{log: log, started: make(chan struct{})}
 	var err error
 	if m.watchdog, err = systemd.SdWatchdogEnabled(false); err != nil {
-		log.Warn("the watchdog of systemd gets no signs of life", "error", err)
+		log.Warn("cannot serve the watchdog of systemd", "error", err)
 	}
 	return m
 }
@@ -42,7 +42,7 @@ func (p *Process) Manager(log *slog.Logger) *Manager {
 // send sends lines of the protocol of sd_notify.
 func (m *Manager) send(lines ...string) {
 	if _, err := systemd.SdNotify(false, strings.Join(lines, "\n")); err != nil {
-		m.failed.Do(func() { m.log.Warn("systemd cannot be told how this process is", "error", err) })
+		m.failed.Do(func() { m.log.Warn("cannot send the state of this process to systemd", "error", err) })
 	}
 }
 

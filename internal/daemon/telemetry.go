@@ -64,7 +64,7 @@ func NewTelemetry(ctx context.Context, service string, getenv func(string) strin
 	otel.SetMeterProvider(t.meters)
 	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
-		logger.Warn("telemetry failed", "error", err)
+		logger.Warn("metrics or traces cannot be exported", "error", err)
 	}))
 	return t, nil
 }

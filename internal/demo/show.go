@@ -125,7 +125,7 @@ func summary(r Result) string {
 	}
 	fmt.Fprintf(&b, "answers came from: %s\n", strings.Join(parts, ", "))
 	for _, ev := range r.events {
-		fmt.Fprintf(&b, "%6.1fs  %-45s %s\n", ev.at.Seconds(), ev.String(), ev.outcome())
+		fmt.Fprintf(&b, "%6.1fs  %-47s %s\n", ev.at.Seconds(), ev.String(), ev.outcome())
 	}
 	if r.Failure != nil {
 		fmt.Fprintf(&b, "the last failure: %v\n", r.Failure)
@@ -146,7 +146,7 @@ func (e *event) outcome() string {
 		parts = append(parts, fmt.Sprintf("avoided after %d failed %s, the last at %s", e.tries, attempts(e.tries), short(e.lastTry)))
 	}
 	if e.lastAnswer > 0 {
-		parts = append(parts, "its last answer at "+short(e.lastAnswer))
+		parts = append(parts, "the last answer at "+short(e.lastAnswer))
 	}
 	return strings.Join(parts, "; ")
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -44,13 +45,27 @@ func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		fmt.Fprintf(&b, "%s: %q\n", name, req.Header[name])
+		value := fmt.Sprintf("%q", req.Header[name])
+		if name == "Proxima-Timeout" {
+			value = timeLeft(req.Header[name])
+		}
+		fmt.Fprintf(&b, "%s: %s\n", name, value)
 	}
 	fmt.Fprintf(&b, "\n%s", body)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.last = b.String()
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// timeLeft is the text of a Proxima-Timeout that is right: the time for an answer, 10 s, in
+// milliseconds, without what the router has taken of it. That differs from call to call.
+func timeLeft(values []string) string {
+	d, err := time.ParseDuration(strings.Join(values, ", "))
+	if err != nil || len(values) != 1 || d <= 5*time.Second || d > 10*time.Second || d != d.Truncate(time.Millisecond) {
+		return fmt.Sprintf("%q, want the rest of 10s", values)
+	}
+	return "the rest of 10s"
 }
 
 // take returns the last request and forgets it.
@@ -138,7 +153,7 @@ func TestBothDoorsMakeTheSameRequest(t *testing.T) {
 		}
 		status := rawRequest(t, d, raw+"\r\n"+tt.body)
 		byHTTP := got.take()
-		if tt.refused != (status == 400) || tt.refused != (byHTTP == "") {
+		if tt.refused != (status == 400) || tt.refused != (byHTTP == "") || !tt.refused && !strings.Contains(byHTTP, "Proxima-Timeout: the rest of 10s\n") {
 			t.Errorf("%s: by HTTP: %d, the instance got %q", tt.name, status, byHTTP)
 		}
 		for _, spell := range []func(string) string{func(s string) string { return s }, strings.ToLower, strings.ToUpper} {
@@ -157,7 +172,7 @@ func TestBothDoorsMakeTheSameRequest(t *testing.T) {
 	}
 }
 
-func TestAProxyInFrontIsBelieved(t *testing.T) {
+func TestForwardedHeadersOfATrustedProxyAreKept(t *testing.T) {
 	said := []string{"X-Forwarded-For", "203.0.113.9", "X-Forwarded-Proto", "https", "X-Forwarded-Prefix", "/api", "Forwarded", "for=203.0.113.9"}
 	show := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Prefix", "Forwarded"} {
@@ -232,6 +247,37 @@ func TestTrailersPassBothWays(t *testing.T) {
 	reply, code := d.ask("proxima.route.user", "body")
 	if code != "" || reply.Header.Get("X-Late") != "not announced" {
 		t.Errorf("by NATS: %s %v", code, reply.Header)
+	}
+}
+
+// A receiver may add trailers to the headers: what a caller may not say there it may not say here.
+func TestTrailersDoNotSayWhatOnlyTheRouterMaySay(t *testing.T) {
+	d := newFleet(t).router(router.Options{})
+	d.instance("user", "u", zoneA, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "Proxima-Instance, X-Sum")
+		_, _ = io.Copy(w, r.Body)
+		fmt.Fprint(w, slices.Sorted(maps.Keys(r.Trailer)))
+		w.Header().Set("X-Sum", "7")
+		w.Header().Set("Proxima-Instance", "another")
+		w.Header().Set(http.TrailerPrefix+"Keep-Alive", "timeout=5")
+		w.Header().Set(http.TrailerPrefix+"Nats-Sequence", "5")
+	}))
+	req, err := http.NewRequest("PUT", d.url+"/proxy/user/", io.MultiReader(strings.NewReader("body ")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Trailer = http.Header{"X-Check": {"7"}, "X-Forwarded-For": {"203.0.113.9"}, "Proxima-From": {"r2/b"}, "X-Real-Ip": {"203.0.113.9"}, "Forwarded": {"for=x"}}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || string(body) != "body [X-Check]" {
+		t.Errorf("the instance got trailers %s, %v", body, err)
+	}
+	if len(resp.Trailer) != 1 || resp.Trailer.Get("X-Sum") != "7" {
+		t.Errorf("the caller got trailers %v", resp.Trailer)
 	}
 }
 

@@ -31,7 +31,12 @@ type changeStreams struct {
 // one in the parameter service. Each is a server-sent event whose name is the
 // kind, and whose data is the [directory.Change] as JSON.
 func (s *changeStreams) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	service := req.URL.Query().Get("service")
+	q, err := queryOf(req, "service")
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	service := q.Get("service")
 	if service != "" {
 		if err := events.ValidateService(service); err != nil {
 			writeError(w, err)

@@ -48,6 +48,21 @@ func strip(h http.Header) {
 	}
 }
 
+// stripTrailers removes trailers that a sender may not send: those that it may not send as
+// headers, and those of a connection. A receiver may add trailers to the headers.
+func stripTrailers(h http.Header, reserved func(canonical string) bool) {
+	for name := range h {
+		if c := http.CanonicalHeaderKey(name); hopByHop[c] || reserved(c) {
+			delete(h, name)
+		}
+	}
+}
+
+// reservedForward reports whether only the router may tell an instance a header.
+func reservedForward(canonical string) bool {
+	return reservedHeader(canonical) || forwarding.Names(canonical)
+}
+
 // canonical returns the headers of a message with the names in the spelling of HTTP: a
 // client of NATS may write them in any. Of names that differ in spelling only, all values
 // are kept, in the order of the names.

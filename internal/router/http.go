@@ -40,7 +40,11 @@ func (r *Router) newHandler() http.Handler {
 			// one: what follows must not be read as another request.
 			w.Header().Set("Connection", "close")
 		}
-		switch t, found := target(req); {
+		t, found := target(req)
+		if found || strings.HasPrefix(req.URL.Path, "/v1/") {
+			r.awaitFirstView(req.Context())
+		}
+		switch {
 		case found:
 			req.Pattern = t.pattern
 			r.proxy.serve(w, req, t)
@@ -219,6 +223,25 @@ func (r *Router) Ready() error {
 	default:
 	}
 	return r.complete()
+}
+
+// firstView is how long requests wait for the registry to be read, from the start of the
+// router: a socket that systemd has kept may have some. Later ones are refused at once.
+const firstView = 2 * time.Second
+
+// awaitFirstView waits until the registry has been read, it should have been, or ctx ends.
+func (r *Router) awaitFirstView(ctx context.Context) {
+	left := time.Until(r.began.Add(firstView))
+	if left <= 0 || r.directory.IsComplete() {
+		return
+	}
+	over := time.NewTimer(left)
+	defer over.Stop()
+	select {
+	case <-r.directory.Complete():
+	case <-over.C:
+	case <-ctx.Done():
+	}
 }
 
 // complete returns an error while the registry has not been read.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -96,7 +97,10 @@ type lookup struct {
 	maxPayload func() int64 // of a NATS message
 }
 
-func (l *lookup) services(*http.Request) (reply, error) {
+func (l *lookup) services(req *http.Request) (reply, error) {
+	if _, err := queryOf(req); err != nil {
+		return reply{}, err
+	}
 	if !l.directory.IsComplete() {
 		return reply{}, directory.ErrIncomplete
 	}
@@ -105,11 +109,15 @@ func (l *lookup) services(*http.Request) (reply, error) {
 
 func (l *lookup) instances(req *http.Request) (reply, error) {
 	service := req.PathValue("service")
-	limit, err := parseLimit("limit", req.URL.Query().Get("limit"))
+	q, err := queryOf(req, "from", "where", "limit")
 	if err != nil {
 		return reply{}, err
 	}
-	e, err := l.explainHTTP(req)
+	limit, err := parseLimit("limit", q.Get("limit"))
+	if err != nil {
+		return reply{}, err
+	}
+	e, err := l.explainHTTP(req, q)
 	if err != nil {
 		return reply{service: service}, err
 	}
@@ -121,16 +129,20 @@ func (l *lookup) instances(req *http.Request) (reply, error) {
 }
 
 func (l *lookup) explain(req *http.Request) (reply, error) {
-	e, err := l.explainHTTP(req)
+	q, err := queryOf(req, "from", "where")
+	if err != nil {
+		return reply{}, err
+	}
+	e, err := l.explainHTTP(req, q)
 	return reply{service: req.PathValue("service"), body: e}, err
 }
 
-func (l *lookup) explainHTTP(req *http.Request) (selector.Explanation, error) {
-	from, err := parseFrom("from", req.URL.Query().Get("from"))
+func (l *lookup) explainHTTP(req *http.Request, q url.Values) (selector.Explanation, error) {
+	from, err := parseFrom("from", q.Get("from"))
 	if err != nil {
 		return selector.Explanation{}, err
 	}
-	where := req.URL.Query().Get("where")
+	where := q.Get("where")
 	if where == "" {
 		where = req.Header.Get(headerWhere)
 	}

@@ -2,8 +2,10 @@ package router
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -34,6 +36,26 @@ func parseFrom(field, s string) (*topology.Location, error) {
 		return nil, &badRequest{field, s, "want region/zone, each 1 to 63 of A-Z, a-z, 0-9, '_' and '-', or '_' when it is unknown"}
 	}
 	return &l, nil
+}
+
+// queryOf reads the query of a request at a path that knows these parameters. One that is not
+// known, or is there twice, is refused as a mistake: it would be ignored.
+func queryOf(req *http.Request, known ...string) (url.Values, error) {
+	q, err := url.ParseQuery(req.URL.RawQuery)
+	if err != nil {
+		return nil, &badRequest{"query", req.URL.RawQuery, "want name=value, joined by &"}
+	}
+	for _, name := range slices.Sorted(maps.Keys(q)) {
+		switch {
+		case len(known) == 0:
+			return nil, &badRequest{"query", name, "there are no parameters here"}
+		case !slices.Contains(known, name):
+			return nil, &badRequest{"query", name, "want " + strings.Join(known, ", ")}
+		case len(q[name]) > 1:
+			return nil, &badRequest{"query", name, "want it once"}
+		}
+	}
+	return q, nil
 }
 
 // parseLimit reads how many instances are wanted; 0 stands for all.

@@ -130,10 +130,9 @@ func (p *proxy) serve(w http.ResponseWriter, req *http.Request, to destination) 
 	}
 	req = req.WithContext(withCaller(context.WithValue(context.WithValue(c.head, passageKey{}, c), remainsKey{}, c.head), asks))
 	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &upload{req.Body, c.head}
+		req.Body = &upload{req.Body, c.head, req.Trailer}
 	}
-	w.Header()["Content-Type"] = nil // keeps net/http from guessing one
-	p.reverse.ServeHTTP(&upgradable{w, c.head}, req)
+	p.reverse.ServeHTTP(&answerWriter{ResponseWriter: w, passage: c}, req)
 }
 
 // refuse answers an error of the router. An unknown service is 503: only an
@@ -141,6 +140,9 @@ func (p *proxy) serve(w http.ResponseWriter, req *http.Request, to destination) 
 func (c *passage) refuse(w http.ResponseWriter, err error) {
 	if errors.Is(err, selector.ErrUnknownService) {
 		err = fmt.Errorf("%w: service %q is not listed", selector.ErrNoInstance, c.to.service)
+	}
+	if errors.Is(err, errMethod) {
+		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE") // among others
 	}
 	c.code = writeError(w, err)
 }
@@ -188,31 +190,75 @@ func (p *proxy) limits(req *http.Request, c *passage) (limit, error) {
 // cannot answer: each read restarts the time for the head.
 type upload struct {
 	io.ReadCloser
-	head *headContext
+	head    *headContext
+	trailer http.Header // has its values at the end of the body
 }
 
 func (u *upload) Read(b []byte) (int, error) {
 	n, err := u.ReadCloser.Read(b)
 	u.head.extend()
+	if err == io.EOF {
+		stripTrailers(u.trailer, reservedForward)
+	}
 	return n, err
 }
 
-// upgradable closes a connection that was taken over, as for a WebSocket, when
-// the context of its request ends: the reverse proxy closes the side of the
-// instance only, and would wait for the caller to close the other.
-type upgradable struct {
+// download is the body of an answer.
+type download struct {
+	io.ReadCloser
+	resp *http.Response // has its trailers at the end of the body
+}
+
+func (d *download) Read(b []byte) (int, error) {
+	n, err := d.ReadCloser.Read(b)
+	if err == io.EOF {
+		stripTrailers(d.resp.Trailer, reservedHeader)
+	}
+	return n, err
+}
+
+// answerWriter is the caller's side of an answer.
+type answerWriter struct {
 	http.ResponseWriter
-	ctx context.Context
+	passage    *passage
+	connection []string // header of the answer, while others than the last are written
 }
 
 // Unwrap is for [http.ResponseController].
-func (u *upgradable) Unwrap() http.ResponseWriter { return u.ResponseWriter }
+func (a *answerWriter) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// Hijack is what [http.ResponseController] calls.
-func (u *upgradable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, rw, err := http.NewResponseController(u.ResponseWriter).Hijack()
+// WriteHeader writes the head of an answer. Of one that is not the last, such as 103 (Early
+// Hints), the reverse proxy writes all headers, and removes them then, also those that were
+// there before.
+func (a *answerWriter) WriteHeader(code int) {
+	h := a.Header()
+	switch {
+	case code < http.StatusOK && code != http.StatusSwitchingProtocols:
+		if c := h["Connection"]; c != nil {
+			a.connection = c
+			delete(h, "Connection")
+		}
+		strip(h)
+		to := a.passage.to
+		(&forwarding.Site{Hosts: namesOf(to.service, nil), Outside: a.passage.host, Prefix: to.prefix}).Rewrite(h)
+	default:
+		if a.connection != nil {
+			h["Connection"] = a.connection
+		}
+		if _, has := h["Content-Type"]; !has {
+			h["Content-Type"] = nil // keeps net/http from guessing one
+		}
+	}
+	a.ResponseWriter.WriteHeader(code)
+}
+
+// Hijack is what [http.ResponseController] calls. A connection that is taken over, as for a
+// WebSocket, is closed when the context of its request ends: the reverse proxy closes the side
+// of the instance only, and would wait for the caller to close the other.
+func (a *answerWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(a.ResponseWriter).Hijack()
 	if err == nil {
-		context.AfterFunc(u.ctx, func() { _ = conn.Close() }) // it may be closed already
+		context.AfterFunc(a.passage.head, func() { _ = conn.Close() }) // it may be closed already
 	}
 	return conn, rw, err
 }
@@ -225,6 +271,7 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	out.URL = &c.url
 	out.Host = ""               // the service
 	out.Trailer = pr.In.Trailer // filled in when the body has been read
+	stripTrailers(out.Trailer, reservedForward)
 	strip(out.Header)
 	out.Header.Set(headerTimeout, left(c.head.remains()))
 	forwarding.Tell(out.Header, pr.In, c.to.prefix, p.trust.Includes(pr.In.RemoteAddr))
@@ -233,12 +280,16 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 		// Another protocol, such as h2c, could carry requests past the router.
 		out.Header.Del("Upgrade")
 		out.Header.Del("Connection")
+		out.Header.Del("Http2-Settings")
 	}
 }
 
 // onAnswer is called with the head of the answer.
 func (p *proxy) onAnswer(resp *http.Response) error {
 	c := passageOf(resp.Request.Context())
+	if err := meaningful(resp, c.to.service); err != nil {
+		return err
+	}
 	c.head.begin()
 	if !c.answered {
 		c.answered = true
@@ -251,7 +302,11 @@ func (p *proxy) onAnswer(resp *http.Response) error {
 			delete(resp.Header, name)
 		}
 	}
-	(&forwarding.Site{Hosts: namesOf(resp, c.to.service), Outside: c.host, Prefix: c.to.prefix}).Rewrite(resp.Header)
+	stripTrailers(resp.Trailer, reservedHeader) // as announced
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		resp.Body = &download{resp.Body, resp}
+	}
+	(&forwarding.Site{Hosts: namesOf(c.to.service, proximahttp.Instance(resp)), Outside: c.host, Prefix: c.to.prefix}).Rewrite(resp.Header)
 	if c.key != "" {
 		p.keys.stick(resp, c)
 	}
@@ -261,10 +316,19 @@ func (p *proxy) onAnswer(resp *http.Response) error {
 	return nil
 }
 
-// namesOf are the names by which an instance that answered may call itself.
-func namesOf(resp *http.Response, service string) []string {
+// meaningful returns an error for a status that no answer can have.
+func meaningful(resp *http.Response, service string) error {
+	if resp.StatusCode < 100 || resp.StatusCode > 999 {
+		return fmt.Errorf("router: an instance of %s answers with the status %q", service, resp.Status)
+	}
+	return nil
+}
+
+// namesOf are the names by which an instance that answered may call itself. Nil: it is not
+// known which one did.
+func namesOf(service string, in *events.Instance) []string {
 	names := []string{service, service + "." + proximahttp.Domain}
-	if in := proximahttp.Instance(resp); in != nil {
+	if in != nil {
 		names = append(names, in.Endpoints[events.HTTP], in.Endpoints[events.HTTPS])
 	}
 	return names

@@ -178,3 +178,28 @@ func (s *slow) Snapshot(ctx context.Context, service string) ([]events.Snapshot,
 		return nil, ctx.Err()
 	}
 }
+
+// A socket that systemd keeps over a restart may have requests when the router starts.
+func TestARequestThatComesBeforeTheRegistryIsReadWaitsForIt(t *testing.T) {
+	f := newFleet(t)
+	f.router(router.Options{}).instance("user", "u", zoneA, says("hello"))
+	nc := natstest.Connect(t, f.ns)
+	reg, err := kv.Open(t.Context(), nc, kv.Options{Memory: true, Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/proxy/user/", "/v1/services/user", "/v1/explain/user"} {
+		r, err := router.New(t.Context(), nc, reg, router.Options{Logger: quiet()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if w.Code != 200 {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -97,15 +97,17 @@ func (d registration) deregister(req *http.Request) (reply, error) {
 // readRef reads which instance is meant: from the path, or from the query, or from the
 // body. Not every client can send a body with DELETE.
 func readRef(req *http.Request) (registrar.Ref, error) {
-	q := req.URL.Query()
+	parameters := []string{"incarnation"}
+	if req.PathValue("service") == "" {
+		parameters = append(parameters, "service", "id")
+	}
+	q, err := queryOf(req, parameters...)
+	if err != nil {
+		return registrar.Ref{}, err
+	}
 	ref := registrar.Ref{Service: req.PathValue("service"), ID: req.PathValue("id"), Incarnation: q.Get("incarnation")}
 	if ref.Service == "" {
 		ref.Service, ref.ID = q.Get("service"), q.Get("id")
-	}
-	for name := range q {
-		if name != "service" && name != "id" && name != "incarnation" {
-			return ref, &badRequest{"query", name, "want service, id and incarnation"}
-		}
 	}
 	data, err := readAll(req)
 	if err != nil || len(bytes.TrimSpace(data)) == 0 {
@@ -127,10 +129,15 @@ func readRef(req *http.Request) (registrar.Ref, error) {
 	return body, nil
 }
 
-// known refuses fields that nothing reads: they are typing errors.
+// known refuses fields that nothing reads, and those that are there twice: they are typing
+// errors.
 func known(data []byte, fields strict.Fields) error {
-	if err, ok := errors.AsType[*strict.UnknownError](strict.Check(data, fields)); ok {
-		return &badRequest{"body", err.Field, err.Error()}
+	err := strict.Check(data, fields)
+	if unknown, ok := errors.AsType[*strict.UnknownError](err); ok {
+		return &badRequest{"body", unknown.Field, err.Error()}
+	}
+	if twice, ok := errors.AsType[*strict.RepeatedError](err); ok {
+		return &badRequest{"body", twice.Field, err.Error()}
 	}
 	return nil
 }

@@ -92,6 +92,9 @@ func TestALoopbackEndpointIsForClientsOnOneMachine(t *testing.T) {
 		client []string
 		want   int
 	}{
+		{"by way of a proxy here that speaks RFC 7239, from another machine", behind, "127.0.0.1:9", []string{"Forwarded", `proto=https;For="192.0.2.1:80"`}, 400},
+		{"the same, from a machine with a hidden name", behind, "127.0.0.1:9", []string{"Forwarded", "for=127.0.0.1, for=_hidden"}, 400},
+		{"the same, from here", behind, "127.0.0.1:9", []string{"Forwarded", `for="[::1]:4711";proto=http, for=127.0.0.1`}, 200},
 		{"a client on another machine", here, "192.0.2.1:9", nil, 400},
 		{"the same, allowed", allowed, "192.0.2.1:9", nil, 200},
 		{"a client here by IPv6", here, "[::1]:9", nil, 200},
@@ -102,8 +105,13 @@ func TestALoopbackEndpointIsForClientsOnOneMachine(t *testing.T) {
 	} {
 		req := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/register", strings.NewReader(u1Body))
 		req.RemoteAddr = tt.peer
+		name := "X-Forwarded-For"
 		for _, c := range tt.client {
-			req.Header.Add("X-Forwarded-For", c)
+			if c == "Forwarded" {
+				name = c
+				continue
+			}
+			req.Header.Add(name, c)
 		}
 		w := httptest.NewRecorder()
 		tt.d.ServeHTTP(w, req)

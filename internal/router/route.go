@@ -100,6 +100,12 @@ func (r *relay) routeHTTP(ctx context.Context, c *call, req *http.Request) (*nat
 		return nil, err
 	}
 	defer resp.Body.Close()
+	if err := meaningful(resp, c.service); err != nil {
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols { // its body is the connection, and does not end with ctx
+		return nil, fmt.Errorf("router: an instance of %s changes the protocol, which was not asked for", c.service)
+	}
 	most := r.nc.MaxPayload()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
 	if err != nil {
@@ -108,7 +114,7 @@ func (r *relay) routeHTTP(ctx context.Context, c *call, req *http.Request) (*nat
 	if int64(len(body)) > most {
 		return nil, fmt.Errorf("router: the answer is larger than a NATS message may be (%d bytes), ask by HTTP", most)
 	}
-	(&forwarding.Site{Hosts: namesOf(resp, c.service)}).Rewrite(resp.Header)
+	(&forwarding.Site{Hosts: namesOf(c.service, proximahttp.Instance(resp))}).Rewrite(resp.Header)
 	for name, values := range resp.Trailer { // a message has none
 		if resp.Header[name] == nil {
 			resp.Header[name] = values

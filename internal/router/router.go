@@ -139,6 +139,7 @@ type Router struct {
 	requests  *gate // HTTP
 	nats      *natsDoors
 	health    health
+	began     time.Time
 
 	run      context.Context // ends with Close
 	stop     context.CancelFunc
@@ -155,7 +156,7 @@ type Router struct {
 func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Router, error) {
 	o = o.withDefaults()
 	r := &Router{
-		opts: o, nc: nc, log: o.Logger,
+		opts: o, nc: nc, log: o.Logger, began: time.Now(),
 		directory: directory.New(registry, ""),
 		requests:  newGate(0),
 		stopping:  make(chan struct{}),
@@ -171,7 +172,7 @@ func New(ctx context.Context, nc *nats.Conn, registry Registry, o Options) (*Rou
 	r.makeDoors()
 	r.work.Go(func() {
 		if err := r.directory.Run(r.run); err != nil && r.run.Err() == nil {
-			r.log.Error("the registry cannot be followed any more, the last view stays", "error", err)
+			r.log.Error("the registry cannot be watched any more, the last lists are used from now on", "error", err)
 		}
 	})
 	r.observe(registry)

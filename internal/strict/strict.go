@@ -1,8 +1,9 @@
-// Package strict finds fields of JSON objects that nothing reads: in what a person wrote
-// they are typing errors.
+// Package strict finds fields of JSON objects that nothing reads, or that are there twice: in
+// what a person wrote they are typing errors.
 package strict
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -38,9 +39,66 @@ func (e *UnknownError) Error() string {
 	return fmt.Sprintf("unknown field %.100q%s (want one of %s)", e.Field, mean, strings.Join(e.Want, ", "))
 }
 
-// Check returns an [UnknownError] for the first field, by name, that is not known. What is
-// no object is left to those who read it.
-func Check(data []byte, known Fields) error { return check("", data, known) }
+// RepeatedError is the error of [Check] for a field that an object has twice: readers take
+// one of the two, and not all the same.
+type RepeatedError struct {
+	Field string // with those around it
+}
+
+func (e *RepeatedError) Error() string { return fmt.Sprintf("field %.100q is there twice", e.Field) }
+
+// Check returns an [UnknownError] for the first field, by name, that is not known, else a
+// [RepeatedError] for the first that an object has twice. What is no JSON object is left to its
+// reader.
+func Check(data []byte, known Fields) error {
+	if err := check("", data, known); err != nil {
+		return err
+	}
+	return repeated(data)
+}
+
+// level is an object or an array that is being read.
+type level struct {
+	names map[string]bool // so far; nil: an array
+	name  string          // of the value that is next or is read
+	value bool            // a value is next
+}
+
+// repeated looks for names that an object has twice.
+func repeated(data []byte) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	var open []level                                                  // the innermost last
+	for token, err := d.Token(); err == nil; token, err = d.Token() { // until the end, or what is no JSON
+		if token == json.Delim('}') || token == json.Delim(']') {
+			open = open[:len(open)-1]
+			continue
+		}
+		if n := len(open); n > 0 && open[n-1].names != nil {
+			in := &open[n-1]
+			if in.value = !in.value; in.value {
+				in.name, _ = token.(string)
+				if in.names[in.name] {
+					var path []string
+					for _, l := range open {
+						if l.names != nil {
+							path = append(path, l.name)
+						}
+					}
+					return &RepeatedError{strings.Join(path, ".")}
+				}
+				in.names[in.name] = true
+				continue
+			}
+		}
+		switch token {
+		case json.Delim('{'):
+			open = append(open, level{names: map[string]bool{}})
+		case json.Delim('['):
+			open = append(open, level{})
+		}
+	}
+	return nil
+}
 
 func check(within string, data []byte, known Fields) error {
 	var fields map[string]json.RawMessage

@@ -39,8 +39,25 @@ func TestWhatARecordHasIsKnown(t *testing.T) {
 	}
 }
 
+func TestAFieldIsThereOnce(t *testing.T) {
+	for data, want := range map[string]string{
+		`{"id":"a","service":"id","metadata":{"id":"id","x":"y"},"location":{"zone":"a","region":"zone"}}`: "",
+		`{"id":"a","metadata":[{"a":1},{"a":1}],"version":{"a":{"b":[1,{"b":"b"}]},"b":"a"}}`:              "",
+		`{"id":"a","service":"user","id":"b"}`:                                                             `field "id" is there twice`,
+		`{"id":"a","endpoints":{"http":"a:1","http":"b:1"}`:                                                `field "endpoints.http" is there twice`, // and no end
+		`{"metadata":{"list":[1,{"a":[{}],"a":2}]}}`:                                                       `field "metadata.list.a" is there twice`,
+		`{"id":"a","\u0069d":"b"}`:                                                                         `field "id" is there twice`,
+	} {
+		err := strict.Check([]byte(data), strict.Instance())
+		if (err == nil) != (want == "") || err != nil && err.Error() != want {
+			t.Errorf("%s: %v, want %s", data, err, want)
+		}
+	}
+}
+
 func FuzzCheck(f *testing.F) {
 	f.Add([]byte(`{"wieght":1,"location":{"a":{"b":1}}}`))
+	f.Add([]byte(`{"id":[{"a":{}},{"a":1,"a":2}],"id":null} {}]`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if err := strict.Check(data, strict.Instance()); err != nil && err.Error() == "" {
 			t.Fatal("an error without a text")

@@ -1,6 +1,7 @@
 package breaker_test
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -248,6 +249,62 @@ func TestCloseWaitsForOnChangeOnTheTimersGoroutine(t *testing.T) {
 		pass(time.Minute)
 		if told != 2 {
 			t.Errorf("told of %d changes, want 2: the third was pending when Close was called", told)
+		}
+	})
+}
+
+func TestSettingsChangeInPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(breaker.Key{}, &breaker.Settings{Failures: 5, OpenFor: time.Second, MaxOpenFor: time.Second})
+		defer b.Close()
+		fail := func(n int) {
+			for range n {
+				pass, err := b.Allow()
+				if err != nil {
+					t.Fatal(err)
+				}
+				pass.Done(errors.New("failed"))
+			}
+		}
+		fail(2)
+		b.Set(&breaker.Settings{Failures: 3, OpenFor: time.Minute, Window: time.Second}) // the row goes on
+		if fail(1); b.State() != breaker.Open {
+			t.Fatalf("%v after three failures in a row", b.State())
+		}
+		until := b.Opened().Until
+		b.Set(&breaker.Settings{Failures: 2, OpenFor: time.Second, FailureRatio: -1})
+		if got := b.Opened().Until; got != until || b.State() != breaker.Open {
+			t.Errorf("it is %v until %v, and was open until %v", b.State(), got, until)
+		}
+		time.Sleep(2 * time.Minute)
+		pass, err := b.Allow()
+		if err != nil || b.State() != breaker.HalfOpen {
+			t.Fatalf("%v, %v", b.State(), err)
+		}
+		pass.Done(nil)
+		fail(1)
+		ok, _ := b.Allow()
+		ok.Done(nil)
+		if fail(1); b.State() != breaker.Closed {
+			t.Errorf("%v: a success ends a row, and there is no ratio", b.State())
+		}
+		if fail(1); b.State() != breaker.Open {
+			t.Errorf("%v after two failures in a row", b.State())
+		}
+		time.Sleep(2 * time.Second)
+		pass, _ = b.Allow()
+		b.Set(&breaker.Settings{FailureRatio: 0.5, MinCalls: 4, Failures: 100, Window: time.Minute})
+		pass.Done(nil) // a trial of before the change counts
+		if b.State() != breaker.Closed {
+			t.Fatalf("%v", b.State())
+		}
+		fail(1)
+		for range 2 {
+			p, _ := b.Allow()
+			p.Done(nil)
+		}
+		if fail(1); b.State() != breaker.Open {
+			t.Errorf("%v after half of four calls failed", b.State())
 		}
 	})
 }

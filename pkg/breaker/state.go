@@ -15,6 +15,7 @@ const (
 	Open
 )
 
+// String is closed, half-open or open.
 func (s State) String() string {
 	switch s {
 	case Closed:

@@ -20,7 +20,7 @@ const stagger = 250 * time.Millisecond
 // [net.Dialer] does so for one address of each family only. Names are resolved for each
 // connection. It is safe for concurrent use.
 type Dialer struct {
-	// Timeout of a connection, with the resolution of its name.
+	// Timeout of a connection, with the resolution of its name. It must be set.
 	Timeout time.Duration
 	// Control is called with each address before it is connected to, as that of
 	// [net.Dialer]. Nil: all addresses are allowed.

@@ -92,7 +92,12 @@ func validSubject(s string) bool {
 // localhost, or an IP address that is loopback or unspecified. Other names are not resolved.
 func Loopback(host string) bool {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")
-	if host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") {
+	switch host {
+	case "", "localhost",
+		"localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback": // as /etc/hosts of many systems has them
+		return true
+	}
+	if strings.HasSuffix(host, ".localhost") {
 		return true
 	}
 	ip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))

@@ -8,14 +8,14 @@ import (
 
 func TestLoopbackIsTheMachineOfTheReader(t *testing.T) {
 	for _, host := range []string{
-		"", "localhost", "LocalHost", "localhost.", "user.localhost", "127.0.0.1", "127.9.9.9", "::1", "[::1]", "::ffff:127.0.0.1",
+		"", "localhost", "LocalHost", "localhost.", "user.localhost", "localhost.localdomain", "ip6-localhost", "127.0.0.1", "127.9.9.9", "::1", "[::1]", "::ffff:127.0.0.1",
 		"0.0.0.0", "::", "[::]",
 	} {
 		if !events.Loopback(host) {
 			t.Errorf("%q is not loopback", host)
 		}
 	}
-	for _, host := range []string{"10.0.0.5", "128.0.0.1", "fd00::1", "fe80::1%eth0", "user", "localhost.example", "mylocalhost", "127.0.0.1.example", "example.com"} {
+	for _, host := range []string{"10.0.0.5", "128.0.0.1", "fd00::1", "fe80::1%eth0", "user", "localhost.example", "localdomain", "mylocalhost", "127.0.0.1.example", "example.com"} {
 		if events.Loopback(host) {
 			t.Errorf("%q is loopback", host)
 		}

@@ -358,10 +358,11 @@ func (a *Announcement) Leave(ctx context.Context) error {
 	return a.leaveErr
 }
 
-// Release ends the announcement and leaves the instance listed until its lease ends, which
-// is renewed once more: whoever announces it next, within a ttl, takes it over without a
-// gap. It is for registrars that restart, when the instances do not. Like [Announcement.Leave]
-// it may be called again, and gives up when the registry does not answer.
+// Release ends the announcement and leaves the instance listed until its lease ends,
+// which is renewed once more: the announcer that announces it next, within a ttl, takes
+// it over without a gap. It is for registrars that restart, when the instances do not.
+// Like [Announcement.Leave] it may be called again, and gives up when the registry does
+// not answer.
 func (a *Announcement) Release(ctx context.Context) error {
 	a.released.Store(true)
 	return a.Leave(ctx)

@@ -86,7 +86,7 @@ func (b *Bus) Subscribe(ctx context.Context, subject string, handle func(subject
 	_ = sub.SetPendingLimits(maxUnheard, maxUnheardBytes) // fails only if the connection is closed
 	kept, err := b.history(ctx, subject)
 	if err != nil {
-		b.link.Log.Debug("what others measured before is not known", "subject", subject, "error", err)
+		b.link.Log.Debug("cannot read the measurements that other callers have published", "subject", subject, "error", err)
 	}
 	for _, m := range kept {
 		handle(m.subject, m.data, m.age)

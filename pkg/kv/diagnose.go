@@ -9,8 +9,13 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/doctor"
 )
 
-// Finding is the result of one check of [Diagnose]: what was checked, how bad it is, and
-// what to do.
+// Finding is the result of one check of [Diagnose]. Its fields are
+//
+//   - Check, the name of the check, such as "replicas";
+//   - Level: [FindingOK], [FindingWarning] or [FindingError];
+//   - Text, what was found;
+//   - Advice, what to do, empty if all is well;
+//   - Fixable, whether [Repair] can do it.
 type Finding = doctor.Finding
 
 // The levels of a [Finding].

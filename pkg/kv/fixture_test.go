@@ -1,6 +1,7 @@
 package kv_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -101,13 +102,22 @@ func (f *fixture) listen(subject string) (heard func() int) {
 		f.t.Fatal(err)
 	}
 	return func() int {
-		if err := f.nc.Flush(); err != nil {
-			f.t.Error(err)
-		}
+		f.flush()
 		time.Sleep(time.Millisecond) // in a bubble
 		mu.Lock()
 		defer mu.Unlock()
 		return n
+	}
+}
+
+// flush waits for an answer of the server. Flush and FlushTimeout of nats.go would leave a
+// timer of the bubble in a pool, for tests that are in none.
+func (f *fixture) flush() {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), time.Second)
+	defer cancel()
+	if err := f.nc.FlushWithContext(ctx); err != nil || f.nc.IsClosed() {
+		f.t.Errorf("the connection has suffered: %v", err)
 	}
 }
 

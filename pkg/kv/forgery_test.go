@@ -297,9 +297,7 @@ func TestForgeryOnCoreNATSHeals(t *testing.T) {
 		}}); err != nil {
 			f.t.Fatal(err)
 		}
-		if err := f.nc.Flush(); err != nil {
-			f.t.Fatal(err)
-		}
+		f.flush()
 	}
 	for _, seq := range []string{"7", "18446744073709551615"} {
 		t.Run("redirected, sequence "+seq, func(t *testing.T) {

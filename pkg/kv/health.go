@@ -14,11 +14,13 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
-// Connect connects to NATS with what a registry needs: the connection is made again for
-// ever, also if no server answers at first and while servers refuse the credentials. It
-// keeps nothing to send later, and notices a server that went silent within six seconds.
-// Options are added to these. An error is about the URL or the options; whether there is a
-// server is told by the log and by [Registry.Health].
+// Connect connects to NATS with the options that a registry needs. The connection is made
+// again for ever, also when no server answers at first, and while servers refuse the
+// credentials. It notices within six seconds that a server is silent. While it is not
+// connected nothing is stored to be sent later: a publish or request fails with
+// [nats.ErrReconnectBufExceeded]. Options are added to these. The error is about the URL
+// or the options. Whether there is a server is reported by the log and by
+// [Registry.Health].
 func Connect(url string, options ...nats.Option) (*nats.Conn, error) {
 	nc, err := nats.Connect(url, append(server.Lasting(), options...)...)
 	if err != nil {
@@ -27,23 +29,24 @@ func Connect(url string, options ...nats.Option) (*nats.Conn, error) {
 	return nc, nil
 }
 
-// Health is how a registry is, as far as it is known here.
+// Health is what this process knows of its access to the registry.
 type Health struct {
 	// Err is why the registry cannot be read, in the words of the server if it gave a
 	// reason. It matches [nats.ErrConnectionClosed] if the connection is closed for good.
-	// Nil: it can, or nothing has tried.
+	// Nil: it can be read, or no read was tried.
 	Err error
-	// WriteErr is why the last write failed, as that of a lease, and WriteFailing the time
-	// since when all have. Nil: it did not, or nothing was written.
+	// WriteErr is the error of the last write, for instance of a lease. Nil: it
+	// succeeded, or nothing was written. WriteFailing is the time of the first of the
+	// writes that have failed in a row; zero: none has.
 	WriteErr     error
 	WriteFailing time.Time
-	// MissingReplicas is how many copies of the bucket there should be and are not, as it
-	// was found at the start or by the last [Registry.Check].
+	// MissingReplicas is the number of copies that the bucket lacks, found when the
+	// registry was opened or by the last [Registry.Check].
 	MissingReplicas int
 }
 
-// Health returns what the watches, announcements and other calls have found out. It asks
-// nothing.
+// Health returns what watches, announcements and other calls have found out. It sends no
+// request.
 func (r *Registry) Health() Health {
 	h := Health{Err: r.link.Connected(), MissingReplicas: int(r.bucket.missing.Load())}
 	if h.Err == nil && r.tails.Watching() {
@@ -57,9 +60,10 @@ func (r *Registry) Health() Health {
 }
 
 // Check asks the leader of the bucket whether it is there, and returns the health of the
-// registry. A bucket that was lost is made again, unless [Options].NoCreate is set. If the last write failed, it writes something that is of no use to any other
-// program, and that the server removes by itself. It is for programs such as routers that
-// must know soon, and not for every caller: any number of copies answers these.
+// registry. A bucket that was lost is made again, unless [Options].NoCreate is set. If
+// the last write failed, it tries a write that no other program reads and that the server
+// removes by itself. Check is for the few programs that must know soon, such as routers:
+// only the leader answers it.
 func (r *Registry) Check(ctx context.Context) Health {
 	err := r.askLeader(ctx)
 	if e, ok := errors.AsType[*jetstream.APIError](err); ok && e.ErrorCode == jetstream.JSErrCodeStreamNotFound && !r.opts.NoCreate {
@@ -78,6 +82,8 @@ func (r *Registry) Check(ctx context.Context) Health {
 	h := r.Health()
 	if err != nil {
 		h.Err = err
+	} else { // another server than at the start may be connected
+		err = server.CheckConnected(r.link.Conn)
 	}
 	if h.WriteErr == nil && err != nil { // no write can succeed without the leader
 		h.WriteErr, h.WriteFailing = err, time.Now()

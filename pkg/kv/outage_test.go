@@ -356,7 +356,7 @@ func TestConnectionThatIsClosedForGood(t *testing.T) {
 
 // The bucket is away for so long that a caller asks for it only every few
 // seconds. What is heard from it says earlier that it is back.
-func TestAViewIsNotStaleForLongWhenChangesAreHeardAgain(t *testing.T) {
+func TestAStaleViewIsFreshWhenChangesArriveAgain(t *testing.T) {
 	for range 5 { // the time between two questions is random
 		natstest.Bubble(t, func(t *testing.T) {
 			f := setup(t)
@@ -415,7 +415,7 @@ func TestACopyThatIsCutOffIsNotTakenForTheRegistry(t *testing.T) {
 
 // While changes are heard all the time a question may be lost: it is given up
 // all the same.
-func TestAQuestionIsGivenUpThoughChangesAreHeard(t *testing.T) {
+func TestARequestTimesOutThoughChangesArrive(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
 		r := open(t, f.nc, kv.Options{Bucket: "copies", NoCreate: true})

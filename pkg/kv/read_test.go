@@ -33,9 +33,7 @@ func (f *fixture) asked() (since func() []string) {
 		f.t.Fatal(err)
 	}
 	return func() []string {
-		if err := f.nc.Flush(); err != nil {
-			f.t.Error(err)
-		}
+		f.flush()
 		time.Sleep(time.Millisecond)
 		mu.Lock()
 		defer mu.Unlock()

@@ -15,12 +15,13 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/disk"
-	"github.com/proxima-discovery/proxima/pkg/kv/internal/evacuations"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/documents"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/refcount"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/regions"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/server"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/tail"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
+	"github.com/proxima-discovery/proxima/pkg/policy"
 )
 
 var (
@@ -31,7 +32,8 @@ var (
 	ErrNotFound = wire.ErrNotFound
 	// ErrUnavailable is returned when the registry does not answer.
 	ErrUnavailable = wire.ErrUnavailable
-	// ErrTooOld is returned when the NATS server has not what leases need.
+	// ErrTooOld is returned when the NATS server is older than the first version that
+	// supports leases.
 	ErrTooOld = server.ErrTooOld
 	// ErrDomain is returned when another JetStream domain than [Options].Domain stores what
 	// is written.
@@ -73,7 +75,8 @@ type Options struct {
 	// SnapshotDir is a directory for the last snapshot of each service that is
 	// watched, a few seconds behind, in <bucket>/<service>.json. A watch that cannot
 	// reach the registry at its start begins with that file, marked stale, unless it
-	// is more than a day old. Processes may share a directory. Default: none.
+	// is more than a day old. The last policies that are used are kept there, too, in
+	// <bucket>/documents. Processes may share a directory. Default: none.
 	SnapshotDir string
 	// OpTimeout bounds each exchange with the server. Default 2s.
 	OpTimeout time.Duration
@@ -95,7 +98,8 @@ type Registry struct {
 	stores  map[*wire.Bucket]*disk.Store // of the last snapshots; empty: nothing is saved
 	tails   tail.Group
 
-	evacuations evacuations.Follower
+	evacuations *documents.Follower[events.Evacuation]
+	policies    *documents.Follower[*policy.Policy]
 
 	warned struct{ region, loopback sync.Once } // what Announce has warned of
 }
@@ -103,8 +107,8 @@ type Registry struct {
 // Counts are totals since [Open].
 type Counts struct {
 	Invalid   uint64 // messages skipped because they are malformed
-	Forged    uint64 // messages ignored because a schedule wrote what it may not, and instances that were heard of and never stored
-	Gaps      uint64 // changes that were missed and noticed
+	Forged    uint64 // messages ignored: a schedule wrote more than the purge of its own instance, or the stream never stored the change
+	Gaps      uint64 // missed changes, each repaired by reading a snapshot
 	Snapshots uint64 // snapshots read
 }
 
@@ -119,7 +123,7 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Registry, error) {
 		return nil, err
 	}
 	if lacks := server.Ends(&nc.Opts); len(lacks) > 0 {
-		r.link.Log.Warn("the NATS connection closes for good in an outage or while credentials are changed: connect with kv.Connect, or add what it lacks",
+		r.link.Log.Warn("this NATS connection closes for good in an outage or while credentials are changed: connect with kv.Connect, or add the options that it lacks",
 			"lacks", strings.Join(lacks, ", "))
 	}
 	if err := r.link.Connected(); err != nil {
@@ -164,7 +168,6 @@ func newRegistry(nc *nats.Conn, o Options) (*Registry, error) {
 		return nil, fmt.Errorf("kv: open: %w", err)
 	}
 	r.bucket = &bucket{link: link, opts: o, sources: r.sources, ensuring: make(chan struct{}, 1)}
-	r.evacuations.Orders = evacuations.New(link, r.buckets(), !o.NoCreate)
 	r.tails.Link, r.tails.NoSuspects = link, o.NoSuspects
 	if !o.NoCreate {
 		r.tails.Heal = r.bucket.heal
@@ -177,13 +180,15 @@ func newRegistry(nc *nats.Conn, o Options) (*Registry, error) {
 			}
 		}
 	}
+	r.evacuations = documents.NewFollower(documents.NewCollection(documents.Evacuations, link, r.buckets(), !o.NoCreate), nil)
+	r.policies = r.newPolicies()
 	return r, nil
 }
 
-// Now is the time by the server's clock, as the changes that were heard tell it.
-// Before the first change it is our clock as it was when the registry was opened.
-// Compare it with what instances announce, as [events.Instance].Started: our own
-// clock may be wrong, and it may jump.
+// Now is the time by the server's clock, taken from the changes that arrived. Before the
+// first change it is the clock of this process, as it was when the registry was opened.
+// Compare it with what instances announce, such as [events.Instance].Started: the clock
+// of this process may be wrong, and may jump.
 func (r *Registry) Now() time.Time { return r.link.Clock.Now() }
 
 // buckets are all that are read.
@@ -202,14 +207,13 @@ func (r *Registry) Counts() Counts {
 // Conn is the connection that [Open] was given.
 func (r *Registry) Conn() *nats.Conn { return r.link.Conn }
 
-// KeepSources looks after what this region reads the others with
-// ([Options].Regions) until ctx ends, so that regions agree soon after they were cut
-// off from each other; the error is ctx's. One process in each region is enough, and
-// any number share the work. Announcements do it by themselves, and `router serve`
-// does; a program that only watches need not. It needs the right to update the
-// stream of the other regions' instances, and to ask and reset the consumers
-// there: see docs/decisions/0019. Without regions, or with NoCreate, it does
-// nothing.
+// KeepSources maintains the stream with which this region reads the others
+// ([Options].Regions), so that regions agree soon after they were cut off from each
+// other. It blocks until ctx ends and returns its error. One process in each region is
+// enough; several share the work. Announcements and `router serve` do it by themselves. A
+// program that only watches need not. It needs the right to update that stream, and to
+// inspect and reset the consumers in other regions: see docs/decisions/0019. Without
+// regions, or with NoCreate, it does nothing.
 func (r *Registry) KeepSources(ctx context.Context) error {
 	leave := r.keepSources()
 	<-ctx.Done()
@@ -226,17 +230,34 @@ func (r *Registry) keepSources() (leave func()) {
 	return func() { r.keeping.Leave()() }
 }
 
-// Evacuate orders that the instances of a place be used only when there is
-// nothing better, or that this is over: Evacuated says which. The order is written
-// here; every region that can be reached hears of it, the others when they can be.
-// It returns the order as it is kept, with its time, which is filled in.
+// Evacuate orders that the instances of a place are used only when no other instance can
+// be; with Evacuated false it ends such an order. The order is written in this region.
+// Other regions receive it at once, or as soon as they can be reached. Evacuate fills in
+// the time of the order and returns it as it is stored.
 func (r *Registry) Evacuate(ctx context.Context, e events.Evacuation) (events.Evacuation, error) {
-	return r.evacuations.Give(ctx, e)
+	body := func(at time.Time) ([]byte, error) {
+		e.At = at
+		return events.EncodeEvacuation(e)
+	}
+	if _, err := r.evacuations.Write(ctx, e.Key(), documents.Write{Body: body}); err != nil {
+		return events.Evacuation{}, fmt.Errorf("kv: evacuate %s: %w", e.Place(), err)
+	}
+	return e, nil
 }
 
 // Evacuations returns the places that are evacuated now, in order.
 func (r *Registry) Evacuations(ctx context.Context) ([]events.Evacuation, error) {
-	return r.evacuations.Places(ctx)
+	all, err := r.evacuations.All(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("kv: read the evacuations: %w", err)
+	}
+	var places []events.Evacuation
+	for _, d := range all {
+		if d.Good && d.Value.Evacuated {
+			places = append(places, d.Value)
+		}
+	}
+	return places, nil
 }
 
 // Watch calls apply with the complete snapshot of service whenever something
@@ -244,10 +265,10 @@ func (r *Registry) Evacuations(ctx context.Context) ([]events.Evacuation, error)
 // ends. An empty service watches all: apply is then called for each service
 // that changed, with an empty snapshot for one whose last instance left.
 //
-// While the registry cannot be reached the last snapshot stays: apply is
-// called once with Stale set, and again when all is well. If that is so at the
-// start, the last snapshot is the one on disk, see [Options.SnapshotDir]. The error is ctx's,
-// or about service; nothing else ends a watch.
+// While the registry cannot be reached the last snapshot stays: apply is called once with
+// Stale set, and again when the registry can be read. A watch that starts while the
+// registry cannot be reached begins with the snapshot on disk, see [Options.SnapshotDir].
+// The error is ctx's, or about service; nothing else ends a watch.
 func (r *Registry) Watch(ctx context.Context, service string, apply func(events.Snapshot)) error {
 	if r.sources == nil {
 		return r.tails.Watch(ctx, r.from(&r.link.Bucket, service), apply)
@@ -261,10 +282,10 @@ func (r *Registry) Watch(ctx context.Context, service string, apply func(events.
 	return regions.Combine(ctx, r.opts.Domain, service, both, apply)
 }
 
-// Snapshot reads what is listed now: one snapshot for each service, ordered by
-// name. An empty service reads all. A service that is not listed has none. It
-// tries until ctx ends, unless there are snapshots on disk: if the registry
-// cannot be reached they are the answer, and Stale.
+// Snapshot reads what is listed now: one snapshot for each service, ordered by name. An
+// empty service reads all. A service that is not listed has none. While the registry
+// cannot be reached, Snapshot returns the snapshots on disk, marked Stale; without any it
+// tries until ctx ends.
 func (r *Registry) Snapshot(ctx context.Context, service string) ([]events.Snapshot, error) {
 	if r.sources == nil {
 		return r.tails.Snapshot(ctx, r.from(&r.link.Bucket, service))
@@ -281,5 +302,5 @@ func (r *Registry) Snapshot(ctx context.Context, service string) ([]events.Snaps
 
 // from is what a watch of one bucket reads.
 func (r *Registry) from(from *wire.Bucket, service string) tail.Source {
-	return tail.Source{Bucket: from, Store: r.stores[from], Service: service, Evacuated: &r.evacuations}
+	return tail.Source{Bucket: from, Store: r.stores[from], Service: service, Evacuated: r.evacuations}
 }

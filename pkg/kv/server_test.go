@@ -73,6 +73,30 @@ func TestAnAnnouncementSaysThatTheServerItFoundLaterIsTooOld(t *testing.T) {
 	testkit.Eventually(t, "the state says it", func() bool { return errors.Is(a.State().Err, kv.ErrTooOld) })
 }
 
+func TestAServerThatIsReplacedByAnOlderOneIsToldOf(t *testing.T) {
+	t.Parallel() // most of its time is waiting for a server
+	ns := natstest.Start(t, natstest.Listen)
+	first := natstest.NewProxy(t, ns.Addr().String())
+	nc, err := kv.Connect(first.URL()+","+natstest.Pretend(t, ns.Addr().String(), "2.12.12"), nats.DontRandomize())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	r, err := kv.Open(t.Context(), nc, kv.Options{Logger: quiet(nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := r.Check(t.Context()); h.Err != nil || h.WriteErr != nil {
+		t.Fatalf("at the first server: %+v", h)
+	}
+	first.Cut()
+	testkit.Eventually(t, "the health says it", func() bool {
+		h := r.Check(t.Context())
+		return h.Err == nil && errors.Is(h.WriteErr, kv.ErrTooOld) && strings.Contains(h.WriteErr.Error(), "2.12.12")
+	})
+	first.Heal()
+}
+
 func finding(all []kv.Finding, check string) kv.Finding {
 	for _, f := range all {
 		if f.Check == check {
@@ -277,6 +301,18 @@ func TestTheServersReasonIsKnown(t *testing.T) {
 	})
 	if _, err := r.Register(t.Context(), instance("a"), 1); !errors.Is(err, nats.ErrPermissionViolation) || r.Health().WriteErr == nil {
 		t.Errorf("%v; %+v", err, r.Health())
+	}
+}
+
+func TestADiagnosisNamesAPermissionThatJetStreamNeeds(t *testing.T) {
+	t.Parallel() // most of its time is waiting for a server
+	ns := natstest.Start(t, func(o *server.Options) {
+		o.Users = []*server.User{{Username: "blind", Password: "x", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$JS.API.INFO"}}}}}
+	})
+	nc := natstest.Connect(t, ns, nats.UserInfo("blind", "x"))
+	found, err := kv.Diagnose(t.Context(), nc, kv.Options{})
+	if f := finding(found, "jetstream"); err != nil || f.Level != kv.FindingError || !strings.Contains(f.Advice, "allow this user to publish to $JS.API.INFO") {
+		t.Errorf("%+v, %v", f, err)
 	}
 }
 

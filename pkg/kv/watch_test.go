@@ -180,7 +180,7 @@ func TestWatchThatBeginsBeforeTheBucket(t *testing.T) {
 	})
 }
 
-func TestQuietWatchAsksLittle(t *testing.T) {
+func TestAWatchWithoutChangesSendsFewRequests(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T) {
 		f := setup(t)
 		f.announce(f.r, instance("a"), kv.AnnounceOptions{})

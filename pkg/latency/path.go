@@ -25,7 +25,7 @@ type Target struct {
 	// Probe measures the path in another way.
 	Probe probe.Func
 	// Rare measures it an eighth as often as others: some servers count connections that
-	// send nothing, and block who opens many.
+	// send nothing, and block clients that open many.
 	Rare bool
 	// Done, unless nil, is called when the path is closed. It frees what Probe
 	// holds.

@@ -53,8 +53,12 @@ type shared struct {
 	onUnloaded func([]Unloaded) // nil: those of others are ignored
 }
 
-// Unloaded is how long calls to the instances of a circle take without load, by what a
-// caller has measured.
+// Unloaded is how long calls to the instances of a circle take without load, as a caller
+// has measured it. Its fields are
+//
+//   - Circle, its name: zone, region …;
+//   - Protocol of the endpoints that are called, empty for any;
+//   - Duration without the round trip, in whole microseconds: above 0, at most a minute.
 type Unloaded = wire.Unloaded
 
 // reporter is another caller in the zone.

@@ -37,7 +37,7 @@ type Policy struct {
 	Bulkhead *Bulkhead `json:"bulkhead,omitempty" doc:"How many calls may be in flight."`
 
 	Overrides []Override `json:"overrides,omitempty" most:"64" doc:"Headers of a request that decide where it goes. The first that applies holds, before splits and where."`
-	Splits    []Split    `json:"splits,omitempty" most:"16" doc:"Shares of the calls that go to some of the instances. The rest goes to those of where."`
+	Splits    []Split    `json:"splits,omitempty" most:"16" doc:"Shares of the calls that go to some of the instances. The rest goes to those of where that are in no split."`
 	Mirror    *Mirror    `json:"mirror,omitempty" doc:"A share of the requests that other instances get too, whose answers are thrown away."`
 
 	OverCode *bool `json:"over_code,omitempty" doc:"Whether this document holds over options that a program sets. Default: the program's options hold."`

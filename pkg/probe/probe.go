@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math"
@@ -58,6 +59,14 @@ type circuit interface {
 type badAnswer string
 
 func (a badAnswer) Error() string { return string(a) }
+
+// Answered reports whether an instance whose probe ended with err has answered, if only to
+// say that it failed, or with a certificate that the caller does not accept.
+func Answered(err error) bool {
+	_, bad := errors.AsType[badAnswer](err)
+	_, unknown := errors.AsType[*tls.CertificateVerificationError](err)
+	return err == nil || bad || unknown
+}
 
 func newSession(address string, open func(context.Context) (circuit, error)) *Session {
 	p := &Session{address: address, open: open, turn: make(chan struct{}, 1)}

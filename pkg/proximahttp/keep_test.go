@@ -110,7 +110,7 @@ func TestAConnectionIsClosedBeforeTheServerDoes(t *testing.T) {
 	}
 }
 
-func TestOtherWordsAboutAConnectionAreIgnored(t *testing.T) {
+func TestAnInvalidKeepAliveHeaderIsIgnored(t *testing.T) {
 	for _, header := range []string{"", "timeout", "timeout=", "timeout=-1", "timeout=x", "max=5", "timeout=99999999999999999999", ",,=;"} {
 		var conns atomic.Int64
 		srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Keep-Alive", header) }))

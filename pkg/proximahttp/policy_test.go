@@ -261,7 +261,7 @@ func TestThePolicyBoundsTheTimeUntilTheHeadOfAnAnswer(t *testing.T) {
 		}
 		w.WriteHeader(http.StatusOK)
 		_ = http.NewResponseController(w).Flush()
-		time.Sleep(500 * time.Millisecond)
+		time.Sleep(500 * time.Millisecond) // the body takes longer than the limit
 		_, _ = io.WriteString(w, "late")
 	}))
 	if body, err := f.ask(t, request(t, "GET", nil)); err != nil || body != "late" {

@@ -241,6 +241,14 @@ func TestASelectorOutlivesOneThatItSharesWith(t *testing.T) {
 			_, err := a.PickFor(t.Context(), selector.Request{Service: "none", Wait: true})
 			waiting <- err
 		}()
+		watched := make(chan int)
+		go func() {
+			n := 0
+			for range a.Watch(t.Context(), "user") {
+				n++
+			}
+			watched <- n
+		}()
 		synctest.Wait()
 		for range 2 {
 			if err := a.Close(); err != nil {
@@ -250,10 +258,14 @@ func TestASelectorOutlivesOneThatItSharesWith(t *testing.T) {
 		if err := <-waiting; !errors.Is(err, selector.ErrClosed) {
 			t.Errorf("a pick that waited ended with %v", err)
 		}
+		if n := <-watched; n == 0 {
+			t.Error("a watch ended without a snapshot")
+		}
 		p.Done(nil)
 		for name, err := range map[string]error{
 			"Pick": second(a.Pick(t.Context(), "user")), "of an unknown service": second(a.Pick(t.Context(), "other")),
 			"Explain": second(a.Explain(t.Context(), selector.Request{Service: "user"})),
+			"Ready":   a.Ready(t.Context(), "user", 1),
 			"Do":      a.DoFor(t.Context(), selector.Request{Service: "user"}, nil),
 		} {
 			if !errors.Is(err, selector.ErrClosed) {

@@ -56,10 +56,11 @@ func (p *Pick) Try(ctx context.Context, call func(context.Context) error) error 
 	return err
 }
 
-// DoFor is Do for a [Request]; call gives up an attempt that takes too long by itself, see
-// [Pick.AfterSlow]. When call returns, its pick ends with the error that call returned,
-// unless call has ended it with Done or DoneAfter, or has kept it, see [Pick.Keep]. When
-// call panics, the pick ends like a canceled call.
+// DoFor is Do for a [Request], with one difference: the context that call gets does not
+// end when the instance seems to hang. To give up such an attempt, call uses [Pick.Try]
+// or [Pick.AfterSlow]. When call returns, its pick ends with the error that call
+// returned, unless call has ended it with Done or DoneAfter, or has kept it, see
+// [Pick.Keep]. When call panics, the pick ends like a canceled call.
 func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Context, *Pick) error) error {
 	if err := ctx.Err(); err != nil {
 		return err // before any instance was called
@@ -282,10 +283,18 @@ var ErrSlow = errors.New("selector: no answer for much longer than usual")
 //   - the attempt is not the last one, see [Pick.Last].
 //
 // While no success is known, 15 s stand for the first three, or 60 % of the time until ctx
-// ends if that is less. stop returns false if late was called.
+// ends if that is less.
+//
+// When no success is known, or the call is the only one in flight to the instance and the
+// last one to it did not fail, it may be one that takes long. Then the selector first asks
+// whether the instance lives, by a probe over HTTP, HTTP/2 or NATS, once a second. As long
+// as that is answered the call goes on, until 7/8 of the time until ctx ends, or for a
+// minute if ctx has no deadline.
 //
 // Where attempts have a time limit ([AttemptTimeout]), late is called then, if another
 // instance may take the call and that long is left for it.
+//
+// stop returns false if late was called.
 func (p *Pick) AfterSlow(ctx context.Context, late func()) (stop func() bool) {
 	if limit, _ := AttemptTimeout(ctx); p.Last() || limit < 0 {
 		return func() bool { return true }
@@ -295,7 +304,7 @@ func (p *Pick) AfterSlow(ctx context.Context, late func()) (stop func() bool) {
 		}
 		return time.AfterFunc(limit, late).Stop
 	}
-	s := &slowness{node: p.node, ended: p.node.Ended(), began: time.Now(), late: late}
+	s := &slowness{ctx: ctx, node: p.node, replies: p.node.Replies(), began: time.Now(), late: late}
 	s.until, s.ends = ctx.Deadline()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -368,57 +377,93 @@ func (p *Pick) Last() bool {
 
 // slowness waits for an instance to seem hung.
 type slowness struct {
-	node  *table.Node
-	ended uint64 // calls that it had ended when this one began
-	began time.Time
-	until time.Time // when the call must end, if ends is set
-	ends  bool
-	late  func()
+	ctx     context.Context
+	node    *table.Node
+	replies uint32 // that it had given when this call began, or when it was last looked at
+	began   time.Time
+	until   time.Time // when the call must end, if ends is set
+	ends    bool
+	late    func()
 
-	mu    sync.Mutex
-	timer *time.Timer
-	done  bool // stopped, or late was called
-	hangs bool // late was called
+	mu     sync.Mutex
+	timer  *time.Timer
+	cancel context.CancelFunc // of the last question whether the instance lives; nil: none yet
+	done   bool               // stopped, or late was called
+	hangs  bool               // late was called
 }
 
 func (s *slowness) look() {
-	if s.hanging() {
+	hangs, ask := s.hanging(false)
+	if ask {
+		hangs, _ = s.hanging(!s.lives())
+	}
+	if hangs {
 		s.late()
 	}
 }
 
-// hanging reports whether late is to be called; else it sets the time of the next look.
-func (s *slowness) hanging() bool {
+// hanging reports whether late is to be called, or the instance is to be asked whether it
+// lives; silent is that it did not answer. If neither, it sets the time of the next look.
+func (s *slowness) hanging(silent bool) (hangs, ask bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.done {
-		return false
+		return false, false
 	}
 	took := time.Since(s.began)
 	limit, usual := s.node.TimeLimit(slowAtLeast, slowTypical, slowSlowest)
-	if limit == 0 {
-		limit = slowUnknown
-		if s.ends {
-			limit = min(limit, time.Duration(slowOfTime*float64(s.until.Sub(s.began))))
+	all := float64(s.until.Sub(s.began))
+	known := limit > 0
+	if !known {
+		if limit = slowUnknown; s.ends {
+			limit = min(limit, time.Duration(slowOfTime*all))
 		}
 	}
-	switch ended := s.node.Ended(); {
-	case ended != s.ended: // it answers others, so it works
-		s.ended = ended
+	alive := time.Duration(0) // how long it may take if it lives
+	if !known || s.node.InFlight() <= 1 && !s.node.Failed() {
+		if alive = slowLiving; s.ends {
+			alive = time.Duration(livingOfTime * all)
+		}
+	}
+	lives := s.node.LivedWithin(livesEvery)
+	switch replies := s.node.Replies(); {
+	case int32(replies-s.replies) > 0: // it answers others, so it works
+		s.replies = replies
 		s.timer.Reset(max(limit, slowAtLeast))
 	case took < limit:
 		s.timer.Reset(min(limit-took, slowAtLeast))
 	case s.ends && time.Until(s.until) <= 2*usual:
 		s.done = true // another instance would not have the time either
+	case took < alive && lives:
+		s.timer.Reset(min(alive-took, livesEvery))
+	case took < alive && !silent:
+		return false, true
 	default:
 		s.done, s.hangs = true, true
 	}
-	return s.hangs
+	return s.hangs, false
+}
+
+// lives asks the instance whether it lives.
+func (s *slowness) lives() bool {
+	wait := livesWithin
+	if s.ends {
+		wait = min(wait, time.Until(s.until)/4)
+	}
+	s.mu.Lock()
+	ctx, cancel := context.WithTimeout(s.ctx, wait)
+	s.cancel = cancel
+	s.mu.Unlock()
+	defer cancel()
+	return s.node.Asks(ctx)
 }
 
 func (s *slowness) stop() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.cancel != nil {
+		s.cancel()
+	}
 	s.done = true
 	s.timer.Stop()
 	return !s.hangs

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -536,6 +537,43 @@ func TestDoDoesNotGiveUpAnInstanceThatAnswersOthers(t *testing.T) {
 		close(stop)
 		others.Wait()
 	})
+}
+
+// That calls to an instance are given up is no answer of it.
+func TestCallsThatAreGivenUpDoNotHideAnInstanceThatHangs(t *testing.T) {
+	for _, strategy := range selector.Strategies() {
+		synctest.Test(t, func(t *testing.T) {
+			w := start(t, selector.Options{Strategy: strategy}, several(2)...)
+			var hangs atomic.Bool
+			var failed, slow atomic.Int64
+			call := func() {
+				began := time.Now()
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				defer cancel()
+				r := selector.Request{Service: "user", Key: fmt.Sprint(rand.Int())}
+				err := w.DoFor(ctx, r, func(ctx context.Context, p *selector.Pick) error {
+					return p.Try(ctx, func(ctx context.Context) error {
+						if hangs.Load() && p.ID == "i0" {
+							return serveFor(ctx, time.Hour)
+						}
+						return serveFor(ctx, 20*time.Millisecond)
+					})
+				})
+				if err != nil {
+					failed.Add(1)
+				}
+				if time.Since(began) > 1500*time.Millisecond {
+					slow.Add(1)
+				}
+			}
+			w.open(10*time.Second, 10, call)
+			hangs.Store(true)
+			w.open(20*time.Second, 10, call)
+			if failed.Load() > 0 || slow.Load() > 0 {
+				t.Errorf("%s: %d calls failed, %d took long", strategy, failed.Load(), slow.Load())
+			}
+		})
+	}
 }
 
 func TestWaitOutlastsAServiceWithoutInstances(t *testing.T) {

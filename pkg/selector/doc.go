@@ -10,12 +10,13 @@
 //
 // # Leaving a circle
 //
-//   - A call leaves the nearest circle that has usable instances only when it gains: there
-//     must be evidence that the circle is overloaded (calls take more than twice their
-//     unloaded time, or are rejected, or load reports tell of a queue), and a call must be
-//     expected to end sooner in the next circle, by a margin and [Spill.Price]. Only the
-//     excess leaves. Many calls in flight are no evidence, nor are instances that failed:
-//     while the others have room, calls stay. [Explanation] says evidence, gain and share.
+//   - A call leaves the nearest circle that has usable instances only when it gains:
+//     there must be evidence that the circle is overloaded (calls take more than twice
+//     their unloaded time, or are rejected, or, with [LoadAware], load reports tell of a
+//     queue), and a call must be expected to end sooner in the next circle, by a margin
+//     and [Spill.Price]. Only the excess leaves. Many calls in flight are no evidence,
+//     nor are instances that failed: while the others have room, calls stay. An
+//     [Explanation] shows evidence, gain and share.
 //   - A circle that has come back ramps up as its oldest instance does.
 //   - A circle is demoted behind the next one if its nearest instance has been
 //     measured at more than twice the distance of that of the next, plus 2 ms, for 10 s.
@@ -59,11 +60,11 @@
 //
 // A table is never changed. A new one is built when an instance comes, goes or changes,
 // when a breaker opens or closes, when a distance changes, and once a second while an
-// instance ramps up. One goroutine of the selector looks at calls five times a second, of
-// services that are called. Pick only reads the table: no lock, no allocation, no scan,
-// at the same cost for ten instances as for ten thousand. What was learned about an
-// instance (calls in flight, durations, its breaker, its distance) survives every change
-// of the list.
+// instance ramps up. Five times a second one goroutine of the selector evaluates the
+// calls of the services that are called. Pick only reads the table: no lock, no
+// allocation, no scan, at the same cost for ten instances as for ten thousand. What was
+// learned about an instance (calls in flight, durations, its breaker, its distance)
+// survives every change of the list.
 //
 // [Selector.Do] adds retries on other instances, with backoff and a budget.
 // [Selector.Explain] returns for each instance why it is picked or not. [Static] replaces

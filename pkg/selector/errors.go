@@ -13,7 +13,7 @@ import (
 
 var (
 	// ErrUnknownService means that the registry lists no instance of the service. When
-	// picks ask for very many such services, it may be what was true up to a second ago.
+	// picks ask for very many unknown services, the answer may be up to a second old.
 	ErrUnknownService = errors.New("selector: unknown service")
 	// ErrNoInstance is matched by every [NoInstanceError].
 	ErrNoInstance = errors.New("selector: no usable instance")

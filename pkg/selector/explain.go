@@ -14,7 +14,7 @@ import (
 )
 
 // Explanation lists all instances of a service, with the reason why each would be picked
-// or not. Its JSON is what the router's doors answer.
+// or not. A router answers GET /v1/explain/{service} with its JSON.
 type Explanation struct {
 	Service string `json:"service"`
 	Stale   bool   `json:"stale"` // the registry is out of reach: this is the last known list

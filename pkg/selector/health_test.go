@@ -1,6 +1,7 @@
 package selector_test
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"strings"
@@ -153,5 +154,25 @@ func TestHealthOfASelectorWithoutARegistry(t *testing.T) {
 	nc.Close()
 	if h := s.Health(); !errors.Is(h.Err, nats.ErrConnectionClosed) {
 		t.Errorf("%+v", h)
+	}
+}
+
+func TestAPickWithoutNATSSaysWhichServersAreTried(t *testing.T) {
+	address := testkit.FreeAddress(t)
+	nc, err := kv.Connect("nats://user:secret@" + address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	s, err := selector.New(t.Context(), nc, selector.Options{Location: home, Logger: silent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err = s.Pick(ctx, "user")
+	if !errors.Is(err, selector.ErrNoSnapshot) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "not connected to NATS at nats://"+address) {
+		t.Errorf("error %v", err)
 	}
 }

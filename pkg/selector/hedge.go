@@ -70,7 +70,8 @@ func OnHedged(ctx context.Context, f func()) {
 // one that counts.
 func (t *tries) attempt(ctx context.Context, p Pick, call func(context.Context, *Pick) error) (Pick, error) {
 	after := time.Duration(t.svc.P95.Load())
-	if !t.request.Hedge && !(t.request.MayHedge && t.rules.retry.hedge) || after == 0 || !t.more(&p) {
+	wanted := t.request.Hedge || t.request.MayHedge && t.rules.retry.hedge
+	if !wanted || after == 0 || !t.more(&p) {
 		err := p.run(ctx, call)
 		return p, err
 	}

@@ -120,6 +120,28 @@ func (a *measuring) set(t *latency.Target, in *events.Instance, kind ProbeKind, 
 	return t.Probe != nil
 }
 
+// lives reports whether an instance answers a probe that its process answers, not its
+// kernel alone. The probe is not a sample of its distance: the process may be busy.
+func (a *measuring) lives(ctx context.Context, in *events.Instance) bool {
+	chosen, detail, _ := strings.Cut(in.Metadata[ProbeKey], ":")
+	first := cmp.Or(ProbeKind(chosen), a.Kind)
+	if first == ProbeNone {
+		return false
+	}
+	for _, kind := range []ProbeKind{first, ProbeHTTP, ProbeHTTP2, ProbeNATS} {
+		var t latency.Target
+		if kind != ProbeConnect && a.set(&t, in, kind, detail) {
+			if t.Done != nil {
+				defer t.Done()
+			}
+			_, err := t.Probe(ctx)
+			return probe.Answered(err)
+		}
+		detail = ""
+	}
+	return false
+}
+
 func orTLS(c *tls.Config) *tls.Config { return cmp.Or(c, &tls.Config{}) }
 
 // inSession has a target measured in a session that keeps its connection. It is opened
@@ -223,7 +245,7 @@ func (svc *service) listen() {
 		}
 	}
 	if svc.run.Err() == nil && !errors.Is(err, context.Canceled) {
-		s.log.Error("beats are not heard any more, calls in flight have to do", "service", svc.name, "error", err)
+		s.log.Error("load reports are not received any more: load_aware balances by calls in flight", "service", svc.name, "error", err)
 	}
 }
 

@@ -19,27 +19,7 @@ type members struct {
 	leftPicks []uint64       // picks of nodes that left, by home circle
 	touched   uint64         // subsets that have changed since the last table, as bits
 	moved     bool           // subsets have other members, or members stand at other places, since then
-	timed     []timed        // by home circle
 	succeeded []uint64       // successes that stats have shown, by home circle
-}
-
-// timed is the successes whose duration was measured.
-type timed struct {
-	calls uint64
-	sum   time.Duration
-}
-
-// takeTimed takes in what the nodes have measured.
-func (ms *members) takeTimed() {
-	for i := range ms.list {
-		ms.takeTimedOf(&ms.list[i])
-	}
-}
-
-func (ms *members) takeTimedOf(m *table.Member) {
-	calls, sum := m.TakeMeasured()
-	ms.timed[m.Circle].calls += calls
-	ms.timed[m.Circle].sum += sum
 }
 
 // refresh reads breakers and distances again.
@@ -183,15 +163,13 @@ func (ms *members) member(e events.Entry, n *table.Node) table.Member {
 // relay puts what was counted, and the members, into the circles of another layout.
 func (ms *members) relay(old, now *table.Layout) {
 	circles := len(now.Assumed)
-	picks, took, succeeded := make([]uint64, circles), make([]timed, circles), make([]uint64, circles)
+	picks, succeeded := make([]uint64, circles), make([]uint64, circles)
 	for i := range old.Assumed {
 		to := now.Index(old.Name(uint8(i)))
 		picks[to] += ms.leftPicks[i]
-		took[to].calls += ms.timed[i].calls
-		took[to].sum += ms.timed[i].sum
 		succeeded[to] += ms.succeeded[i]
 	}
-	ms.leftPicks, ms.timed, ms.succeeded = picks, took, succeeded
+	ms.leftPicks, ms.succeeded = picks, succeeded
 	for i := range ms.list {
 		m := &ms.list[i]
 		m.Circle = ms.homeCircle(m.In)
@@ -203,7 +181,6 @@ func (ms *members) relay(old, now *table.Layout) {
 func (ms *members) retire(m *table.Member) *table.Node {
 	ms.touched |= m.Subsets
 	ms.leftPicks[m.Circle] += m.Picks()
-	ms.takeTimedOf(m)
 	return m.Node
 }
 

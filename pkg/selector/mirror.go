@@ -101,7 +101,7 @@ func (svc *service) mirror(ctx context.Context, ru *rules, r *Request, call func
 		return
 	}
 	svc.mirrored.Add(1)
-	err := error(fmt.Errorf("%w: %w", errPanicked, context.Canceled))
+	err := fmt.Errorf("%w: %w", errPanicked, context.Canceled)
 	defer func() {
 		if what := recover(); what != nil {
 			svc.sel.log.Error("a mirrored call panicked", "service", svc.name, "instance", p.ID, "panic", fmt.Sprint(what))

@@ -76,10 +76,10 @@ type Near struct {
 }
 
 // Spill is when calls leave the nearest circle that has usable instances. A call leaves
-// only when it gains: the circle is overloaded, since its calls take more than twice their
-// unloaded time, or it rejects calls, or its instances report a queue; and a call is
-// expected to end sooner in the next circle, by a tenth, by a millisecond, and by Price.
-// Only the excess leaves.
+// only when it gains: the circle is overloaded, and a call is expected to end sooner in
+// the next circle, by a tenth, by a millisecond, and by Price. A circle is overloaded
+// when its calls take more than twice their unloaded time, when it rejects calls, or,
+// with [LoadAware], when its instances report a queue. Only the excess leaves.
 type Spill struct {
 	// Off keeps calls in a circle however loaded it is, while it has usable instances.
 	Off bool

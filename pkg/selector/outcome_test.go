@@ -91,6 +91,124 @@ func TestNoOutcomeThatComesAtOnceAttractsCalls(t *testing.T) {
 	}
 }
 
+// Some callers of one instance give up soon, so only the quicker calls to it succeed: it must not
+// look fast for that. Nor must it be left because of a few.
+func TestCallersInAHurryDoNotChangeShares(t *testing.T) {
+	const n = 4000
+	services := map[string]func() time.Duration{
+		"exponential": func() time.Duration { return time.Duration(rand.ExpFloat64() * float64(20*time.Millisecond)) },
+		"few long ones": func() time.Duration {
+			if rand.N(5) == 0 {
+				return 100 * time.Millisecond
+			}
+			return 2 * time.Millisecond
+		},
+	}
+	for _, strategy := range []selector.Strategy{selector.P2C, selector.LoadAware, selector.LeastRequest, selector.ConsistentHash} {
+		for name, takes := range services {
+			for _, rate := range []int{16, 200, 1000} {
+				for _, hurry := range []time.Duration{5 * time.Millisecond, 10 * time.Millisecond} {
+					if raced && rate != 200 {
+						continue
+					}
+					t.Run(fmt.Sprint(strategy, " ", name, " ", rate, " ", hurry), func(t *testing.T) {
+						t.Parallel()
+						synctest.Test(t, func(t *testing.T) {
+							w := start(t, selector.Options{Strategy: strategy}, several(2)...)
+							cut := false
+							serve := func(id string) (time.Duration, error) {
+								if d := takes(); !cut || id != "i0" || d < hurry || rand.N(10) >= 3 {
+									return d, nil
+								}
+								return hurry, context.Canceled
+							}
+							w.load(500, rate, serve)
+							cut = true
+							most := 1.1
+							if rate < 100 {
+								most = 1.25 // of few calls the average says little
+							}
+							if got := float64(w.load(n, rate, serve)["i0"]) / (n / 2); got > most+3/math.Sqrt(n/2) || got < 0.6 {
+								t.Errorf("it gets %.0f %% of its share", 100*got)
+							}
+						})
+					})
+				}
+			}
+		}
+	}
+}
+
+// A caller begins, and has not seen a call succeed when the first quick answer comes.
+func TestAnswersBeforeAnySuccessDoNotAttractCalls(t *testing.T) {
+	for _, strategy := range []selector.Strategy{selector.P2C, selector.LoadAware, selector.LeastRequest} {
+		for _, rate := range []int{4, 16, 200} {
+			bad, n := 0, max(50, 3*rate) // what calls take is known after a fifth of a second
+			const callers = 40
+			for range callers {
+				synctest.Test(t, func(t *testing.T) {
+					w := start(t, selector.Options{Strategy: strategy}, several(2)...)
+					w.call("i0", selector.Permanent(errCall))
+					bad += w.load(n, rate, func(id string) (time.Duration, error) {
+						if id == "i0" {
+							return 300 * time.Microsecond, selector.Permanent(errCall)
+						}
+						return 25 * time.Millisecond, nil
+					})["i0"]
+				})
+			}
+			if got := float64(bad) / float64(callers*n/2); got > 1.1+3/math.Sqrt(float64(callers*n/2)) {
+				t.Errorf("%s at %d calls/s: it gets %.0f %% of its share", strategy, rate, 100*got)
+			}
+		}
+	}
+}
+
+// The first call of an instance takes longer than others do, if only for the processor's caches.
+func TestWeightsAreSharesOfCallsThatTakeNoTime(t *testing.T) {
+	for _, strategy := range []selector.Strategy{selector.P2C, selector.LoadAware} {
+		synctest.Test(t, func(t *testing.T) {
+			w := start(t, selector.Options{Strategy: strategy}, instance("a", home, weight(100)), instance("b", home, weight(50)))
+			calls := make(map[string]int)
+			for range 1000 {
+				p := w.pick()
+				took := 200 * time.Nanosecond
+				if calls[p.ID]++; calls[p.ID] == 1 && p.ID == "b" {
+					took = 60 * time.Microsecond
+				}
+				time.Sleep(took)
+				p.Done(nil)
+			}
+			if calls["b"] < 280 || calls["b"] > 390 {
+				t.Errorf("%s: %v", strategy, calls)
+			}
+		})
+	}
+}
+
+// What is held against an instance ends in milliseconds, whatever the strategy knows of the time.
+func TestQuickEndsDoNotCostAnInstanceItsShare(t *testing.T) {
+	for _, strategy := range selector.Strategies() {
+		if strategy == selector.Nearest {
+			continue
+		}
+		synctest.Test(t, func(t *testing.T) {
+			const n = 4000
+			w := start(t, selector.Options{Strategy: strategy}, several(2)...)
+			serve := func(id string) (time.Duration, error) {
+				if id == "i0" && rand.N(2) == 0 {
+					return 100 * time.Microsecond, selector.Permanent(errCall)
+				}
+				return 25 * time.Millisecond, nil
+			}
+			w.load(500, 1000, serve)
+			if got := float64(w.load(n, 1000, serve)["i0"]) / (n / 2); got < 0.85 || got > 1.1+3/math.Sqrt(n/2) {
+				t.Errorf("%s: it gets %.0f %% of its share", strategy, 100*got)
+			}
+		})
+	}
+}
+
 // load makes n calls, at random times at that rate a second, and counts them by instance.
 func (w *world) load(n, rate int, serve func(id string) (time.Duration, error)) map[string]int {
 	w.t.Helper()

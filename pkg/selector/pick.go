@@ -12,9 +12,9 @@ import (
 )
 
 // Pick is the instance that was picked for one call. When the call has ended, Done or
-// DoneAfter must be called once; further calls on the same variable do nothing, and on a
-// copy no lasting harm. A pick whose end is forgotten counts as load for 10 to 20
-// minutes; the selector then logs that.
+// DoneAfter must be called once. Further calls on the same variable are ignored; a call
+// on a copy counts the end a second time. A pick that is never ended counts as load for
+// 10 to 20 minutes; then the selector logs it. A Pick is for one goroutine at a time.
 type Pick struct {
 	// Instance to call. It is shared: do not change it.
 	*events.Instance
@@ -46,7 +46,9 @@ func (p *Pick) Circle() string {
 }
 
 // Done ends the pick with the error of its call, which [Retry.Classify] makes an
-// [Outcome]. The time since the pick is the duration that balancing learns.
+// [Outcome]. Balancing learns the time since the pick. [context.Canceled] and
+// [context.DeadlineExceeded] count against the instance only if the call took far longer
+// than usual.
 func (p *Pick) Done(err error) {
 	flags := p.flags
 	if err != nil || flags&(pickBusy|pickCounts) != pickBusy {
@@ -67,13 +69,15 @@ func (p *Pick) Done(err error) {
 	p.pass.Done(nil)
 }
 
-// DoneAfter is Done for a call that goes on after the answer, such as a response whose
-// body is streamed: latency is the time until the instance had answered.
+// DoneAfter is Done for a call that went on after its answer, such as a streamed
+// response: balancing learns latency, the time until the answer, instead of the time
+// since the pick.
 func (p *Pick) DoneAfter(err error, latency time.Duration) { p.end(err, max(0, latency)) }
 
-// Answered says that the instance has answered, for a call that goes on after that, such
-// as a response whose body is read or a stream: from now on it is no load. latency is the
-// time that the answer took. Done must still be called, with the outcome.
+// Answered reports that the instance has answered, for a call that goes on after its
+// answer, such as a stream or a response with a long body. From then on the call does not
+// count as load. latency is the time until the answer. Done must still be called, with
+// the outcome.
 func (p *Pick) Answered(latency time.Duration) {
 	if p.flags&pickBusy == 0 {
 		return
@@ -108,18 +112,21 @@ func (p *Pick) end(err error, took time.Duration) {
 	}
 	if p.flags&pickMirror != 0 {
 		p.flags = 0
-		p.tellBreaker(table.Outcome(p.classify(err)), err, false)
+		p.tellBreaker(p.classify(err), err, false)
 		return
 	}
+	o := p.classify(err)
 	busy := p.flags&pickBusy != 0
 	if busy {
+		if o >= table.Fault {
+			p.node.Silent()
+		}
 		p.idle()
 	} else {
 		took = 0 // of what came after the answer nothing is usual
 	}
 	flags := p.flags
 	p.flags = 0
-	o := p.classify(err)
 	late := false
 	if busy && (flags&pickTimed != 0 || o != table.Success) || o == table.Fault {
 		now := p.node.Now()
@@ -189,7 +196,9 @@ var errLate = errors.New("given up late")
 
 // Keep returns the pick for its end to be reported later than [Selector.DoFor]'s
 // call returns, for instance when the body of a response has been read. From then on
-// the returned Pick must be ended, and p no longer counts.
+// the returned Pick must be ended, and p no longer counts. If the call has a time limit, by
+// [Request.Timeout] or the policy of the service, its context ends when DoFor returns:
+// callers that go on after that limit the time themselves, see [Selector.Limits].
 func (p *Pick) Keep() Pick {
 	kept := *p
 	p.flags = 0
@@ -251,8 +260,9 @@ func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
 	return s.PickFor(ctx, Request{Service: service})
 }
 
-// PickFor is Pick for a [Request]. A [Request.From] where no instance can be is a
-// [topology.FieldError], and a [Request.Where] that cannot be read a *[subset.Error].
+// PickFor is Pick for a [Request]. The error is a *[topology.FieldError] if no instance
+// can announce the names in [Request.From], and a *[subset.Error] if [Request.Where] cannot
+// be read.
 func (s *Selector) PickFor(ctx context.Context, r Request) (Pick, error) {
 	p, err := s.pickFor(ctx, &r)
 	for r.Wait && len(r.tried) == 0 && (errors.Is(err, ErrUnknownService) || errors.Is(err, ErrNoInstance)) {
@@ -357,9 +367,6 @@ func (s *Selector) known(ctx context.Context, name string) (*service, error) {
 		if err := svc.await(ctx, s.live.Done(), late.C); err != nil {
 			return nil, err
 		}
-		if s.shut.Load() {
-			return nil, ErrClosed
-		}
 		if svc.listed.Load() {
 			return svc, nil
 		}
@@ -401,21 +408,21 @@ const mostSeen = 8
 // one, the best of the subset is better.
 func (s *Selector) fallBack(ctx context.Context, v *vantage, t *table.Table, r *Request) (Pick, bool, error) {
 	type try struct {
-		*vantage
-		*table.Table
+		of    *vantage
+		table *table.Table
 	}
 	tries := make([]try, 1, 3)
 	tries[0] = try{v, t}
 	for to := r.to.next; to != nil; to = to.next {
-		other, table, err := s.see(ctx, v.rules, r, to)
+		other, seen, err := s.see(ctx, v.rules, r, to)
 		if err != nil {
 			return Pick{}, false, err
 		}
-		tries = append(tries, try{other, table})
+		tries = append(tries, try{other, seen})
 	}
 	for _, only := range [...]bool{true, false} {
 		for i, at := range tries {
-			p, ok := at.vantage.pick(at.Table, r, only)
+			p, ok := at.of.pick(at.table, r, only)
 			if !ok {
 				continue
 			}

@@ -59,7 +59,13 @@ func (p *policies) put(tb testing.TB, all, service string) {
 	p.hold(policy.Current{Default: read(policy.Default, all, next), Service: read("user", service, next)})
 }
 
-// hold is put for what a source should not hand out. It is called with the lock.
+// force is put for what a source should not hand out.
+func (p *policies) force(c policy.Current) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hold(c)
+}
+
 func (p *policies) hold(c policy.Current) {
 	p.current = c
 	for _, apply := range p.apply {
@@ -339,12 +345,16 @@ func TestAPolicyThatMakesNoSenseChangesNothing(t *testing.T) {
 		w.list(instance("a", home, version("1.0.0")), instance("b", home, version("2.0.0")))
 		bad := 0.5
 		for _, p := range []*policy.Policy{
-			{Strategy: "fastest"}, {Where: "version="}, {Splits: []policy.Split{{Where: "(", Share: 1}}}, {Splits: []policy.Split{{Where: "a=1", Share: 7}}},
-			{Mirror: &policy.Mirror{Where: "((", Share: bad}}, {Probe: "icmp"}, {Near: &policy.Near{Factor: -1}}, {Timeout: -1},
+			{Strategy: "fastest"},
+			{Where: "version="},
+			{Splits: []policy.Split{{Where: "(", Share: 1}}},
+			{Splits: []policy.Split{{Where: "a=1", Share: 7}}},
+			{Mirror: &policy.Mirror{Where: "((", Share: bad}},
+			{Probe: "icmp"},
+			{Near: &policy.Near{Factor: -1}},
+			{Timeout: -1},
 		} {
-			w.policies.mu.Lock()
-			w.hold(policy.Current{Service: policy.Document{Name: "user", Policy: p, Revision: 9}})
-			w.policies.mu.Unlock()
+			w.force(policy.Current{Service: policy.Document{Name: "user", Policy: p, Revision: 9}})
 			w.wantOnly(fmt.Sprintf("%+v", p), []string{"b"})
 		}
 		if n := strings.Count(log.String(), "cannot be used"); n != 8 {

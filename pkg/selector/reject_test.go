@@ -26,7 +26,7 @@ func (w *world) open(lasts time.Duration, rate int, call func()) {
 }
 
 // Rejects of one instance are balanced inside its circle, where another one has room.
-func TestOneThatRejectsSendsNoCallAway(t *testing.T) {
+func TestNoCallLeavesTheCircleOfOneInstanceThatRejects(t *testing.T) {
 	for _, strategy := range selector.Strategies() {
 		for _, after := range []time.Duration{0, time.Second} {
 			for _, once := range []bool{false, true} {

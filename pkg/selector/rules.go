@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/breaker"
+	"github.com/proxima-discovery/proxima/pkg/kv"
 	"github.com/proxima-discovery/proxima/pkg/policy"
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/route"
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
@@ -23,6 +24,8 @@ type PolicySource interface {
 	// the registry is out of reach the last one stays.
 	WatchPolicy(ctx context.Context, service string, apply func(policy.Current)) error
 }
+
+var _ PolicySource = (*kv.Registry)(nil)
 
 // rules are the settings that hold for a service: what the code states, and the policy.
 // They are replaced when the policy changes, with the vantages that see by them. Nodes
@@ -383,9 +386,9 @@ func (r *rules) tags() []any {
 	return []any{"service", r.svc.name, "revision", r.current.Service.Revision, "default_revision", r.current.Default.Revision, "policy", strings.Join(says, ", ")}
 }
 
-// follow applies the policies of the source to a service until that is stopped. known is
+// followPolicy applies the policies of the source to a service until that is stopped. known is
 // called when the first one holds.
-func (svc *service) follow(from PolicySource, known func()) {
+func (svc *service) followPolicy(from PolicySource, known func()) {
 	defer known()
 	err := from.WatchPolicy(svc.run, svc.name, func(c policy.Current) {
 		svc.setPolicy(c)
@@ -476,7 +479,7 @@ func (svc *service) joinPolicies(ctx context.Context) {
 	known := make(chan struct{})
 	var closed atomic.Bool
 	svc.sel.work.Go(func() {
-		svc.follow(from, func() {
+		svc.followPolicy(from, func() {
 			if closed.CompareAndSwap(false, true) {
 				close(known)
 			}

@@ -3,7 +3,9 @@ package selector
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"math"
 	"slices"
@@ -234,8 +236,91 @@ func (s *core) forgetUnused(now time.Duration) {
 	}
 }
 
-// Stats returns what metrics show. It may be called as often as they are scraped;
-// a pick counts nothing for it.
+// service returns a service for a selector that is not closed.
+func (s *Selector) service(name string) (*service, error) {
+	if s.shut.Load() {
+		return nil, ErrClosed
+	}
+	return s.core.service(name)
+}
+
+// Instances lists the instances of a service as this selector knows them now: one complete
+// snapshot, ordered by [events.Instance.Compare], with those that are not picked too. It
+// does not wait: of a service that was not asked for before, it is empty at first, and the
+// selector begins to watch it. The instances are shared: do not change them.
+func (s *Selector) Instances(service string) iter.Seq[events.Entry] {
+	return func(yield func(events.Entry) bool) {
+		svc, err := s.service(service)
+		if err != nil {
+			return
+		}
+		if heard := svc.snapshot.Load(); heard != nil {
+			svc.lastAsked.Store(int64(svc.Now()))
+			for _, e := range heard.Entries {
+				if !yield(e) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Watch yields the snapshot of a service when it is known, and again after every change,
+// until ctx ends or the selector is closed. Snapshots are complete; a loop that is slow
+// misses those in between, never the last one. A service that has no instance has an empty
+// snapshot. There is none for what cannot be the name of a service.
+func (s *Selector) Watch(ctx context.Context, service string) iter.Seq[events.Snapshot] {
+	return func(yield func(events.Snapshot) bool) {
+		var last *heardSnapshot
+		ctx, end := context.WithCancel(ctx)
+		defer end()
+		defer context.AfterFunc(s.live, end)()
+		for ctx.Err() == nil {
+			svc, err := s.service(service)
+			if errors.Is(err, ErrUnknownService) || errors.Is(err, ErrNoSnapshot) { // for a moment, as very many are asked for
+				_ = sleep(ctx, waitEvery)
+				continue
+			}
+			if err != nil {
+				return
+			}
+			for svc.follow(ctx, &last) {
+				if !yield(last.Snapshot) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Ready waits until at least n instances of a service are usable, seen from here: up, not
+// suspect, evacuated or of weight 0, and with a closed breaker. It is for the start of a
+// program, and for tests. The error is that of ctx, with what is missing, or about the name.
+func (s *Selector) Ready(ctx context.Context, service string, n int) error {
+	for {
+		usable := 0
+		svc, err := s.service(service)
+		switch {
+		case errors.Is(err, ErrUnknownService) || errors.Is(err, ErrNoSnapshot):
+		case err != nil:
+			return err
+		default:
+			if t := svc.rules.Load().homes.by[0].Load().current(); t != nil {
+				svc.lastAsked.Store(int64(svc.Now()))
+				usable = t.Usable()
+			}
+			if usable >= n {
+				return nil
+			}
+		}
+		if err := sleep(ctx, waitEvery); err != nil {
+			return fmt.Errorf("selector: %d of %d instances of %s are usable: %w", usable, n, service, err)
+		}
+	}
+}
+
+// Stats returns the counts that metrics show. It may be called at each scrape, and adds
+// no cost to picks.
 func (s *core) Stats() Stats {
 	all := Stats{Latency: s.prober.Counts(), InvalidBeats: s.invalidBeats.count.Load()}
 	services := *s.services.Load()
@@ -253,9 +338,9 @@ func sinceStart(start time.Time) func() time.Time {
 	return func() time.Time { return start.Add(time.Since(start)) }
 }
 
-// Health returns whether the selector hears of changes. Picks go on with the last known
-// lists when it does not. It asks nothing, and may be called as often as a program is asked
-// whether it is ready.
+// Health reports whether the selector receives changes. While it does not, picks use the
+// last known lists. Health sends no request, so it may be called at every readiness
+// check.
 func (s *core) Health() Health {
 	var h Health
 	if r, ok := s.source.(*kv.Registry); ok {

@@ -30,12 +30,13 @@ type service struct {
 	rules   atomic.Pointer[rules]
 	subsets subsets
 
-	first                    chan struct{} // closed with the first snapshot
-	generation               atomic.Uint64 // counts changes of what tables are built from
-	lastAsked                atomic.Int64  // when a pick last found it empty, on the selector's clock
-	waiting                  atomic.Int64  // picks that wait for the first snapshot
-	listening                atomic.Bool   // to beats
-	listed                   atomic.Bool   // the first snapshot has come, and the service was not evicted since
+	first                    chan struct{}                 // closed with the first snapshot
+	snapshot                 atomic.Pointer[heardSnapshot] // the last one
+	generation               atomic.Uint64                 // counts changes of what tables are built from
+	lastAsked                atomic.Int64                  // when a pick last found it empty, on the selector's clock
+	waiting                  atomic.Int64                  // picks that wait for the first snapshot
+	listening                atomic.Bool                   // to beats
+	listed                   atomic.Bool                   // the first snapshot has come, and the service was not evicted since
 	budget                   budget
 	retries                  atomic.Uint64 // attempts after the first one of a call
 	refused                  atomic.Uint64 // retries that the budget did not allow
@@ -62,6 +63,12 @@ type service struct {
 	unloaded map[unloaded]heard // what other callers of the zone told
 }
 
+// heardSnapshot is a snapshot as it came from the source.
+type heardSnapshot struct {
+	events.Snapshot
+	next chan struct{} // closed when there is another one
+}
+
 // unloaded is what the duration of calls without load is of.
 type unloaded struct {
 	circle    uint8
@@ -79,12 +86,12 @@ func newService(s *core, name string) *service {
 		sel: s, name: name, first: make(chan struct{}), budget: newBudget(),
 		Shared: table.Shared{
 			Origin: s.home, Epoch: s.epoch, Offset: rand.Uint64(),
-			Classify: func(err error) uint8 { return uint8(s.classify(err)) },
+			Classify: func(err error) uint8 { return uint8(s.classify(err)) }, Lives: s.measure.lives,
 		},
 	}
 	svc.SetLayout(table.NewLayout(s.opts.Levels, s.opts.Spill.Regions))
 	circles := len(svc.Layout().Assumed)
-	svc.members = members{svc: svc, leftPicks: make([]uint64, circles), timed: make([]timed, circles), succeeded: make([]uint64, circles)}
+	svc.members = members{svc: svc, leftPicks: make([]uint64, circles), succeeded: make([]uint64, circles)}
 	svc.group = s.prober.Group(name, svc.rebuildSoon)
 	svc.group.Used()
 	svc.group.OnUnloaded(svc.hearUnloaded)
@@ -106,7 +113,7 @@ func (svc *service) watch() {
 	svc.join()
 	err := svc.sel.source.Watch(svc.run, svc.name, svc.apply)
 	if err != nil && svc.run.Err() == nil {
-		svc.sel.log.Error("the source of instances ended, the last view stays", "service", svc.name, "error", err)
+		svc.sel.log.Error("the source of instances has ended, its last list is used from now on", "service", svc.name, "error", err)
 	}
 	<-svc.run.Done()
 }
@@ -120,7 +127,7 @@ func (svc *service) join() {
 	var both sync.WaitGroup
 	both.Go(func() { svc.joinPolicies(ctx) })
 	if err := svc.group.Share(ctx); err != nil {
-		svc.sel.log.Warn("what other callers measure is not known", "service", svc.name, "error", err)
+		svc.sel.log.Warn("cannot read what other callers of the zone have measured", "service", svc.name, "error", err)
 	}
 	both.Wait()
 }
@@ -132,6 +139,7 @@ func (svc *service) apply(s events.Snapshot) {
 		svc.mu.Unlock()
 		return
 	}
+	before := svc.snapshot.Swap(&heardSnapshot{s, make(chan struct{})})
 	left, changed := svc.members.merge(s.Entries)
 	if changed || s.Stale != svc.members.stale || !svc.known {
 		if s.Stale != svc.members.stale {
@@ -147,6 +155,9 @@ func (svc *service) apply(s events.Snapshot) {
 		svc.listed.Store(true)
 	}
 	svc.mu.Unlock()
+	if before != nil {
+		close(before.next)
+	}
 	// Without the lock: closing a breaker waits for its hook, which takes the lock.
 	for _, n := range left {
 		n.Close()
@@ -378,7 +389,6 @@ func (svc *service) hearUnloaded(list []latency.Unloaded) {
 func (svc *service) giveUp(now time.Duration) {
 	svc.mu.Lock()
 	defer svc.mu.Unlock()
-	svc.members.takeTimed() // before it wraps
 	forgotten := int64(0)
 	for i := range svc.members.list {
 		m := &svc.members.list[i]
@@ -417,15 +427,44 @@ func (svc *service) await(ctx context.Context, shut <-chan struct{}, late <-chan
 	case <-svc.run.Done():
 	case <-shut:
 	case <-ctx.Done():
-		return fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err())
+		return svc.because(fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err()))
 	case <-late:
-		err := fmt.Errorf("%w after %v, nothing is known of service %q", ErrNoSnapshot, svc.sel.opts.FirstSnapshot, svc.name)
-		if why := svc.sel.Health().Err; why != nil {
-			err = fmt.Errorf("%w: %s", err, why.Error()) // its end is not that of the caller's context
-		}
-		return err
+		return svc.because(fmt.Errorf("%w after %v, nothing is known of service %q", ErrNoSnapshot, svc.sel.opts.FirstSnapshot, svc.name))
 	}
 	return nil
+}
+
+// because adds to an error why the registry cannot be read, as text: a time-out of the
+// registry is not that of the caller's context.
+func (svc *service) because(err error) error {
+	if why := svc.sel.Health().Err; why != nil {
+		return fmt.Errorf("%w: %s", err, why.Error())
+	}
+	return err
+}
+
+// follow waits for a snapshot other than the last one. It returns false if ctx ends or the
+// service is forgotten.
+func (svc *service) follow(ctx context.Context, last **heardSnapshot) bool {
+	svc.waiting.Add(1) // it is not forgotten meanwhile
+	defer svc.waiting.Add(-1)
+	for {
+		changed := svc.first
+		switch heard := svc.snapshot.Load(); {
+		case heard != nil && heard != *last:
+			*last = heard
+			return true
+		case heard != nil:
+			changed = heard.next
+		}
+		select {
+		case <-changed:
+		case <-svc.run.Done():
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // answered reports whether the first snapshot has come.

@@ -306,6 +306,7 @@ func TestStatsCountPicksOfInstancesThatLeft(t *testing.T) {
 			all := w.circles()
 			for i := range all { // how calls end is another test's
 				all[i].Outcomes, all[i].TimedCalls, all[i].TimedTotal = [6]uint64{}, 0, 0
+				clear(all[i].Durations[:])
 			}
 			return all
 		}

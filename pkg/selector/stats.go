@@ -1,6 +1,7 @@
 package selector
 
 import (
+	"slices"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/latency"
@@ -17,14 +18,15 @@ type Stats struct {
 	InvalidBeats uint64
 }
 
-// Health is whether a selector hears of changes.
+// Health is whether a selector receives changes of the registry.
 type Health struct {
-	// Err is why it does not: why the registry cannot be read, in the words of the server
-	// if it gave a reason. It matches [nats.ErrConnectionClosed] when the connection is
-	// closed for good, and the selector must be made anew with another one. Nil: it does.
+	// Err is nil while the selector receives changes. Otherwise it is why the registry
+	// cannot be read, in the words of the server if it gave a reason. When it matches
+	// [nats.ErrConnectionClosed] the connection is closed for good: make a new selector
+	// with another connection.
 	Err error
-	// Stale is set while the last known list of a service is used, and StaleSince is when
-	// the registry was last heard then; zero: not known.
+	// Stale is set while a service is picked from its last known list. StaleSince is when
+	// the registry last answered; zero: not known.
 	Stale      bool
 	StaleSince time.Time
 	// Services is how many services were asked for and have a known list.
@@ -112,7 +114,19 @@ type Circle struct {
 	// strategies that need no durations, fewer.
 	TimedCalls uint64        `json:"-"`
 	TimedTotal time.Duration `json:"-"`
+	// Durations are the TimedCalls by duration: those up to each of [DurationBounds] that are
+	// in no earlier one, and the longer ones.
+	Durations [len(table.Bounds) + 1]Durations `json:"-"`
 }
+
+// Durations are calls of about the same duration.
+type Durations struct {
+	Calls uint64
+	Total time.Duration // the sum of their durations
+}
+
+// DurationBounds are the bounds of [Circle.Durations], 0.5 ms to 10 s.
+func DurationBounds() []time.Duration { return slices.Clone(table.Bounds[:]) }
 
 // circleOf counts the instances of a circle.
 func circleOf(t *table.Table, index uint8) Circle {
@@ -143,7 +157,6 @@ func (svc *service) stats() (ServiceStats, bool) {
 		s.Circles[m.Circle].Picks += m.Picks()
 		s.Circles[m.Circle].InFlight += int(m.InFlight())
 	}
-	svc.members.takeTimed()
 	for i := range s.Circles {
 		s.ForgottenCalls += svc.count(&s.Circles[i], i)
 	}
@@ -168,6 +181,11 @@ func (svc *service) count(c *Circle, i int) (forgotten uint64) {
 	before := &svc.members.succeeded[i]
 	*before = max(*before, ended-min(ended, others))
 	c.Outcomes[Success], c.BrokenAnswers = *before, counts[table.Broken].Load()
-	c.TimedCalls, c.TimedTotal = svc.members.timed[i].calls, svc.members.timed[i].sum
+	for b := range c.Durations {
+		d := &c.Durations[b]
+		d.Calls, d.Total = svc.Layout().Durations[i].Load(b)
+		c.TimedCalls += d.Calls
+		c.TimedTotal += d.Total
+	}
 	return forgotten
 }

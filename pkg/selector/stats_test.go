@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -90,6 +91,10 @@ func TestStatsSayHowLongSuccessesTake(t *testing.T) {
 			c := w.circles()[0]
 			if mean := c.TimedTotal / time.Duration(max(1, c.TimedCalls)); c.TimedCalls < 100/8 || c.TimedCalls > 100 || mean != 40*time.Millisecond {
 				t.Errorf("%s: %d calls took %v in all", when, c.TimedCalls, c.TimedTotal)
+			}
+			i := slices.Index(selector.DurationBounds(), 50*time.Millisecond)
+			if d := c.Durations[i]; d.Calls != c.TimedCalls || d.Total != c.TimedTotal {
+				t.Errorf("%s: %d calls of 25 to 50 ms took %v", when, d.Calls, d.Total)
 			}
 		}
 		check("once")

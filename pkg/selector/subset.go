@@ -72,7 +72,7 @@ type subsets struct {
 
 	// What follows is guarded by the service.
 
-	views   [table.MaxSubsets]*subsetView // by bit; nil: it is free
+	views   []*subsetView // by bit, at most table.MaxSubsets; nil: it is free
 	counted map[ruleName]*ruleCounts
 }
 
@@ -221,8 +221,12 @@ func (s *subsets) view(e *expression) *subsetView {
 
 // freeLocked returns a bit that is free, after it has freed one if all are taken.
 func (s *subsets) freeLocked() int {
-	if i := slices.Index(s.views[:], nil); i >= 0 {
+	if i := slices.Index(s.views, nil); i >= 0 {
 		return i
+	}
+	if len(s.views) < table.MaxSubsets {
+		s.views = append(s.views, nil)
+		return len(s.views) - 1
 	}
 	least, at := 0, int64(math.MaxInt64)
 	for i, v := range s.views {

@@ -17,7 +17,9 @@ import (
 //     perhaps restarting, the next round begins after roundWait, the one after it after
 //     twice that.
 //   - An attempt is given up after slowAtLeast at the earliest, which is longer than each
-//     wait for a round. While nothing is known of durations it is slowUnknown.
+//     wait for a round. While nothing is known of durations it is slowUnknown. Then, and
+//     before a call is given up that is alone, the instance is asked every livesEvery
+//     whether it lives. If it answers within livesWithin, it is slowLiving.
 //   - A name without instances is remembered for unknownFor, and watched for unusedFor.
 //   - The longest success falls to half in slowestHalves. Durations without load that
 //     other callers told are kept longer, for unloadedLasts.
@@ -37,8 +39,13 @@ const (
 	// roundWait is the wait before the second round through the instances; before the
 	// third it is twice that.
 	roundWait = 400 * time.Millisecond
+	// livesWithin is when an instance that is asked whether it lives must have answered, or
+	// a quarter of the time that is left for the call. With slowAtLeast it is less than 2 s.
+	livesWithin = 750 * time.Millisecond
 	// slowAtLeast: an instance seems to hang no sooner than that.
 	slowAtLeast = time.Second
+	// livesEvery is how often an instance is asked whether it lives.
+	livesEvery = time.Second
 	// tellEvery is how often a group of paths learns that its service is called, and how
 	// long calls take without load.
 	tellEvery = time.Second
@@ -53,6 +60,9 @@ const (
 	// slowUnknown is when an instance seems to hang while no success is known.
 	slowUnknown = 15 * time.Second
 	rampUp      = 30 * time.Second // default of Ramp
+	// slowLiving is when an instance seems to hang that answers probes, if the call has no
+	// deadline.
+	slowLiving = time.Minute
 	// unusedFor is how long a service that never had an instance is watched after the
 	// last pick.
 	unusedFor = time.Minute
@@ -72,6 +82,10 @@ const (
 	slowTypical = 10  // an instance seems to hang after this many times the mean duration of successes,
 	slowSlowest = 1.5 // and this many times the longest success lately, unless the last call to it failed
 	slowOfTime  = 0.6 // while no success is known: of the time that the call has, if that is less than slowUnknown
+
+	// livingOfTime is the same for an instance that answers probes. What is left is time
+	// for one that works.
+	livingOfTime = 7.0 / 8
 
 	// slowestFalls is the factor by which the longest success falls with each look.
 	slowestFalls = 1 - math.Ln2/float64(slowestHalves/maintainEvery)

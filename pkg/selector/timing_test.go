@@ -17,11 +17,14 @@ func TestTimesFitTogether(t *testing.T) {
 		"first retries come before a round":                        backoff < roundWait,
 		"a wait for a restart is shorter than an attempt may be":   2*roundWait*6/5 < slowAtLeast,
 		"a hang is seen later where nothing is known":              slowAtLeast < slowUnknown,
+		"one that is stopped loses a call within 2 s":              slowAtLeast+livesWithin < 2*time.Second,
+		"one that lives has longer":                                slowUnknown < slowLiving && slowOfTime < livingOfTime,
+		"there is time for a question, and for another attempt":    (1-slowOfTime)/4 < livingOfTime-slowOfTime,
 		"a name is watched for longer than it is remembered":       unknownFor < unusedFor,
 		"the slowest success outlasts a hang":                      slowestHalves > 10*slowUnknown,
 		"the slowest success falls, and slowly":                    slowestFalls < 1 && slowestFalls > 0.999,
 		"what was told outlasts the slowest success":               unloadedLasts > slowestHalves,
-		"calls are given up as load after they seem to hang":       table.Period > 10*slowUnknown,
+		"calls are given up as load after they seem to hang":       table.Period > 5*slowLiving,
 		"a saved budget is more than one second's":                 maxTokens > reserve,
 		"an instance ramps up over many looks":                     rampUp > 100*maintainEvery,
 	} {
@@ -30,8 +33,8 @@ func TestTimesFitTogether(t *testing.T) {
 		}
 	}
 	order := []time.Duration{
-		backoff, rebuildEvery, waitEvery, maintainEvery, sharingWait, roundWait, slowAtLeast, tellEvery, unknownFor, firstSnapshot,
-		slowUnknown, rampUp, unusedFor, invalidEvery, slowestHalves, unloadedLasts,
+		backoff, rebuildEvery, waitEvery, maintainEvery, sharingWait, roundWait, livesWithin, slowAtLeast, livesEvery, tellEvery, unknownFor, firstSnapshot,
+		slowUnknown, rampUp, slowLiving, unusedFor, invalidEvery, slowestHalves, unloadedLasts,
 	}
 	for i, d := range order[1:] {
 		if d < order[i] {

@@ -368,7 +368,7 @@ func TestASourceThatEndsLeavesTheLastView(t *testing.T) {
 				})
 				w.picks(3)
 				synctest.Wait()
-				if said := strings.Contains(log.String(), "the source of instances ended"); said != (end != nil) {
+				if said := strings.Contains(log.String(), "the source of instances has ended"); said != (end != nil) {
 					t.Errorf("log: %s", log.String())
 				}
 			})

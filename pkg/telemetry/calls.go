@@ -1,6 +1,10 @@
 package telemetry
 
 import (
+	"context"
+	"math"
+	"sync"
+
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
@@ -13,6 +17,7 @@ type callInstruments struct {
 	seconds                                       metric.Float64ObservableCounter
 	retries, refusedRetries, slow, hedges, forgot metric.Int64ObservableCounter
 	ruled, fellBack, mirrored, droppedMirrors     metric.Int64ObservableCounter
+	durations                                     durations
 }
 
 func newCallInstruments(b *builder) callInstruments {
@@ -31,6 +36,7 @@ func newCallInstruments(b *builder) callInstruments {
 		fellBack:       b.observedCounter("proxima_rule_fallbacks", "Of those, calls that another instance got, as none of the subset was usable."),
 		mirrored:       b.observedCounter("proxima_mirrored_calls", "Copies of calls that a policy had sent to a subset."),
 		droppedMirrors: b.observedCounter("proxima_dropped_mirrors", "Copies that could not be sent."),
+		durations:      durations{histogram: b.seconds("proxima_call_duration", "Durations of the successful calls that were measured."), recorded: make(map[series]buckets)},
 		forgot:         b.observedCounter("proxima_forgotten_calls", "Calls that had not ended after ten minutes and are no load any more."),
 	}
 }
@@ -82,6 +88,10 @@ func (c *calls) add(svc *selector.ServiceStats) {
 		sum.BrokenAnswers += one.BrokenAnswers
 		sum.TimedCalls += one.TimedCalls
 		sum.TimedTotal += one.TimedTotal
+		for b, d := range one.Durations {
+			sum.Durations[b].Calls += d.Calls
+			sum.Durations[b].Total += d.Total
+		}
 		c.circles[at] = sum
 	}
 }
@@ -114,3 +124,66 @@ func (c *calls) observe(o metric.Observer, i *callInstruments) {
 		o.ObserveInt64(i.fellBack, int64(sum.Fallbacks), of)
 	}
 }
+
+// buckets are durations by length, as a selector counts them.
+type buckets = [len(selector.Circle{}.Durations)]selector.Durations
+
+// durations turn the counts of selectors into a histogram. OpenTelemetry has no histogram
+// that is read when metrics are collected, so what is new is recorded then: calls pay
+// nothing for it.
+type durations struct {
+	histogram metric.Float64Histogram
+	mu        sync.Mutex // one collection at a time
+	recorded  map[series]buckets
+}
+
+// mostRecorded bounds the time that a collection takes, to some milliseconds for a circle.
+// Of more calls a part is recorded, of each bucket the same one.
+const mostRecorded = 20_000
+
+func (d *durations) record(all map[series]selector.Circle) {
+	ctx := context.Background()
+	if !d.histogram.Enabled(ctx) {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for at, sum := range all {
+		before, news := d.recorded[at], uint64(0)
+		for b, now := range sum.Durations {
+			news += grown(now.Calls, before[b].Calls)
+		}
+		if news == 0 {
+			continue
+		}
+		of := metric.WithAttributeSet(attribute.NewSet(attribute.String("service", at.service), attribute.String("circle", at.circle)))
+		for b, now := range sum.Durations {
+			calls := grown(now.Calls, before[b].Calls)
+			if calls == 0 {
+				continue
+			}
+			mean := within(b, (now.Total-before[b].Total).Seconds()/float64(calls))
+			for range max(1, calls*min(news, mostRecorded)/news) {
+				d.histogram.Record(ctx, mean, of)
+			}
+			before[b] = now
+		}
+		d.recorded[at] = before
+	}
+}
+
+// within is the mean of a bucket: the selector may have counted a call, and not yet added its
+// duration.
+func within(bucket int, mean float64) float64 {
+	bounds := selector.DurationBounds()
+	if bucket > 0 {
+		mean = max(mean, math.Nextafter(bounds[bucket-1].Seconds(), math.Inf(1)))
+	}
+	if bucket < len(bounds) {
+		mean = min(mean, bounds[bucket].Seconds())
+	}
+	return mean
+}
+
+// grown is by how much a counter has grown, 0 if another collection has seen more.
+func grown(now, before uint64) uint64 { return max(now, before) - before }

@@ -13,7 +13,7 @@
 //	            proxima_demoted_circles (service, circle);
 //	            proxima_calls (service, circle, outcome);
 //	            proxima_broken_answers, proxima_timed_calls,
-//	            proxima_timed_call_seconds (service, circle);
+//	            proxima_timed_call_seconds, proxima_call_duration (service, circle);
 //	            proxima_retries, proxima_refused_retries, proxima_slow_attempts,
 //	            proxima_hedges, proxima_forgotten_calls (service);
 //	            proxima_rule_calls, proxima_rule_fallbacks (service, rule, where);

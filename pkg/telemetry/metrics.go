@@ -85,8 +85,8 @@ func New(meter metric.Meter) (*Metrics, error) {
 // twice.
 func (m *Metrics) Close() error { return m.callback.Unregister() }
 
-// OnState is for [kv.AnnounceOptions]. An instance that has left, or was replaced, is no
-// longer reported: it must raise no alarm.
+// OnState is for [kv.AnnounceOptions]. An instance that has left or was replaced is no
+// longer reported, so that alarms on its gauges end.
 func (m *Metrics) OnState(s kv.State) {
 	a := announcement{s.Service, s.Instance}
 	m.mu.Lock()

@@ -2,6 +2,7 @@ package telemetry_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -205,8 +206,10 @@ func TestShowsHowCallsEnd(t *testing.T) {
 	m.want(t, "at first", names, nil)
 	zone := selector.Circle{Name: "zone", BrokenAnswers: 1, TimedCalls: 4, TimedTotal: 1500 * time.Millisecond}
 	zone.Outcomes[selector.Success], zone.Outcomes[selector.Fault], zone.Outcomes[selector.Local] = 100, 10, 1
-	one := of(selector.ServiceStats{Service: "user", Circles: []selector.Circle{zone}, Retries: 5, RefusedRetries: 4, SlowAttempts: 3, Hedges: 1, ForgottenCalls: 2,
-		Mirrored: 6, DroppedMirrors: 1, Rules: []selector.RuleStats{{Rule: "split", Where: "version=2", Calls: 7, Fallbacks: 1}, {Rule: "request", Calls: 3}}})
+	one := of(selector.ServiceStats{
+		Service: "user", Circles: []selector.Circle{zone}, Retries: 5, RefusedRetries: 4, SlowAttempts: 3, Hedges: 1, ForgottenCalls: 2,
+		Mirrored: 6, DroppedMirrors: 1, Rules: []selector.RuleStats{{Rule: "split", Where: "version=2", Calls: 7, Fallbacks: 1}, {Rule: "request", Calls: 3}},
+	})
 	m.Selector(one)
 	stop := m.Selector(one)
 	want := []string{
@@ -235,6 +238,57 @@ func TestShowsHowCallsEnd(t *testing.T) {
 	stop()
 	m.want(t, "after one was stopped", names, want)
 }
+
+func TestShowsAHistogramOfDurations(t *testing.T) {
+	m := newMetrics(t)
+	names := []string{"proxima_call_duration"}
+	m.want(t, "at first", names, nil)
+	zone, region := selector.Circle{Name: "zone"}, selector.Circle{Name: "region"}
+	bounds := selector.DurationBounds()
+	fill := func() {
+		for i, bound := range bounds { // 1 of the first bucket, 2 of the next one …
+			d := &zone.Durations[i]
+			d.Calls += uint64(i) + 1
+			d.Total += time.Duration(i+1) * bound
+		}
+		region.Durations[len(bounds)].Calls++
+		region.Durations[len(bounds)].Total += time.Minute
+	}
+	fill()
+	show := func() stats { return of(circles("user", zone, region)) }
+	stop := m.Selector(statsFunc(func() selector.Stats { return selector.Stats(show()) }))
+	want := func(times int) []string {
+		var lines []string
+		sum, count := 0.0, 0
+		for i, bound := range bounds {
+			count += (i + 1) * times
+			sum += float64(times*(i+1)) * bound.Seconds()
+			lines = append(lines,
+				fmt.Sprintf(`proxima_call_duration_seconds_bucket{circle="zone",service="user",le="%v"} %d`, bound.Seconds(), count),
+				fmt.Sprintf(`proxima_call_duration_seconds_bucket{circle="region",service="user",le="%v"} 0`, bound.Seconds()))
+		}
+		lines = append(lines,
+			fmt.Sprintf(`proxima_call_duration_seconds_bucket{circle="zone",service="user",le="+Inf"} %d`, count),
+			fmt.Sprintf(`proxima_call_duration_seconds_bucket{circle="region",service="user",le="+Inf"} %d`, times),
+			fmt.Sprintf(`proxima_call_duration_seconds_count{circle="zone",service="user"} %d`, count),
+			fmt.Sprintf(`proxima_call_duration_seconds_count{circle="region",service="user"} %d`, times),
+			fmt.Sprintf(`proxima_call_duration_seconds_sum{circle="zone",service="user"} %.6g`, sum),
+			fmt.Sprintf(`proxima_call_duration_seconds_sum{circle="region",service="user"} %v`, 60*times))
+		slices.Sort(lines)
+		return lines
+	}
+	m.want(t, "once", names, want(1))
+	m.want(t, "again, when there is nothing new", names, want(1))
+	fill()
+	m.want(t, "with more", names, want(2))
+	stop()
+	m.want(t, "after it was stopped", names, want(2))
+}
+
+// statsFunc is a selector whose stats change.
+type statsFunc func() selector.Stats
+
+func (f statsFunc) Stats() selector.Stats { return f() }
 
 func TestShowsTheSharesOfCircles(t *testing.T) {
 	m := newMetrics(t)

@@ -9,8 +9,7 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/kv"
 )
 
-// RegistryCounts counts what was noticed while reading the registry, and knows how it is.
-// *[kv.Registry] is one.
+// RegistryCounts has the counts and the health of a registry. *[kv.Registry] is one.
 type RegistryCounts interface {
 	Counts() kv.Counts
 	Health() kv.Health

@@ -50,6 +50,6 @@ func TestCountsOnceWhatSelectorsShare(t *testing.T) {
 		_ = all[0].Close()
 		m.want(t, "of one", names, want)
 		stops[1]()
-		m.want(t, "of none", names, want[1:])
+		m.want(t, "of none", names, want[1:2])
 	})
 }

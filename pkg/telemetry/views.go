@@ -146,6 +146,7 @@ func (m *Metrics) observeViews(o metric.Observer) {
 		}
 	}
 	ended.observe(o, &m.calls)
+	m.calls.durations.record(ended.circles)
 	for at, c := range now {
 		o.ObserveInt64(m.views.instances, int64(c.Instances), at.attributes())
 		o.ObserveInt64(m.views.usable, int64(c.Usable), at.attributes())

@@ -134,7 +134,7 @@ func (w *World) registered(all ...*Instance) {
 	}
 }
 
-// Die ends a mortal instance without a word to anybody.
+// Die kills a mortal instance: it neither drains nor deregisters.
 func (w *World) Die(i *Instance) {
 	w.Note("%s dies", i.ID)
 	i.lives = false

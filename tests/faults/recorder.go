@@ -108,7 +108,7 @@ func (r *Recorder) Leaves(id string) {
 	r.forget(id)
 }
 
-// Dies says that an instance has ended without a word.
+// Dies records that an instance was killed.
 func (r *Recorder) Dies(id string, ttl time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

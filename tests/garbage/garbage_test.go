@@ -193,6 +193,18 @@ var attacks = []attack{
 			}
 		}
 	}, nil, 0},
+	{"policies and orders that are none", func(w *writer) {
+		for _, body := range bodies() {
+			for _, key := range []string{"policy.user", "policy._default", "policy._", "policy.user.a.b", "policy.*", "policy." + strings.Repeat("x", 300), "evacuate.us-east-1", "evacuate.us-east-1.us-east-1a", "evacuate.a.b.c"} {
+				w.send("$KV.proxima."+key, body)
+				w.send("$KV.proxima."+key, body, "Proxima-At", "yesterday", "KV-Operation", "PUT")
+				w.send("proxima."+key, body, "Proxima-At", "9999-12-31T23:59:59.999Z", "Nats-Sequence", "18446744073709551615")
+			}
+		}
+		for _, key := range []string{"policy.user", "policy._default"} {
+			w.send("$KV.proxima."+key, []byte(`{"strategy":"fastest"}`))
+		}
+	}, nil, 0},
 	{"ten thousand services", func(w *writer) {
 		for i := range 10_000 {
 			name := fmt.Sprintf("bogus-%d", i)

@@ -118,7 +118,7 @@ func load(paths []string, scale float64) (dataset, error) {
 			all.names = d.names
 		}
 		if !slices.Equal(all.names, d.names) {
-			return dataset{}, fmt.Errorf("%s has not the same nodes as %s", path, paths[0])
+			return dataset{}, fmt.Errorf("the nodes of %s are not those of %s", path, paths[0])
 		}
 		all.slices = append(all.slices, d.slices...)
 		if n := len(all.names); len(all.slices)*n*n > maxCells {

@@ -167,7 +167,7 @@ func TestFilesOfASeriesHaveTheSameNodes(t *testing.T) {
 	if d, err := load([]string{one, one, one}, 1); err != nil || len(d.slices) != 3 {
 		t.Errorf("%d slices, %v, want 3", len(d.slices), err)
 	}
-	if _, err := load([]string{one, two}, 1); err == nil || !strings.Contains(err.Error(), "not the same nodes") {
+	if _, err := load([]string{one, two}, 1); err == nil || !strings.Contains(err.Error(), "are not those of") {
 		t.Errorf("%v, want an error about the nodes", err)
 	}
 }

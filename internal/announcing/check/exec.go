@@ -18,7 +18,8 @@ import (
 const maxOutput = 200
 
 // Exec returns the check that runs a command line by sh, and passes when it exits with 0.
-// The command is killed, with all that it has started, when the check has no time left.
+// The command is killed when the check has no time left. What it has started is killed in any
+// case: else each check could leave some behind.
 func Exec(line string) (Func, error) {
 	if strings.TrimSpace(line) == "" {
 		return nil, errors.New(`check "exec:": want a command line, such as exec:pg_isready -q`)
@@ -51,10 +52,8 @@ func run(ctx context.Context, line string) error {
 		_ = told.SetReadDeadline(time.Now())
 	})
 	defer stop()
-	code, err := io.ReadAll(io.LimitReader(told, 16))
-	if err != nil || len(code) == 0 {
-		kill()
-	}
+	code, _ := io.ReadAll(io.LimitReader(told, 16)) // none: it was killed
+	kill()
 	_ = cmd.Wait() // only the code counts
 	switch code := strings.TrimSpace(string(code)); {
 	case ctx.Err() != nil:

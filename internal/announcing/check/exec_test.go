@@ -71,6 +71,25 @@ func TestACommandThatHangsIsKilled(t *testing.T) {
 	}
 }
 
+func TestACommandLeavesNothingBehind(t *testing.T) {
+	mark := filepath.Join(t.TempDir(), "mark")
+	ask, err := Exec("(sleep 1; touch " + mark + ") & exit 0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := ask(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 900*time.Millisecond { // nothing holds its output either
+		t.Errorf("took %v", took)
+	}
+	time.Sleep(1200 * time.Millisecond) // its child would be done by then
+	if _, err := os.Stat(mark); err == nil {
+		t.Error("a process that it had started lives")
+	}
+}
+
 func TestAllChecksMustPass(t *testing.T) {
 	bad := errors.New("bad")
 	pass, fail := Func(func(context.Context) error { return nil }), Func(func(context.Context) error { return bad })

@@ -73,13 +73,30 @@ func parseEntry(data []byte, o Options) (*announcing.Entry, error) {
 	return e, nil
 }
 
+// errNull is the error of a null where a text is wanted: it is mostly that of a template whose
+// variable is not set.
+var errNull = errors.New("null is no string")
+
 // texts reads a string, or an array of them.
 func texts(data []byte) (list []string, err error) {
-	var one string
-	if json.Unmarshal(data, &one) == nil {
-		return []string{one}, nil
+	var one *string
+	if json.Unmarshal(data, &one) == nil && one != nil {
+		return []string{*one}, nil
 	}
-	return list, json.Unmarshal(data, &list)
+	var several []*string
+	if err := json.Unmarshal(data, &several); err != nil {
+		return nil, err
+	}
+	for _, s := range several {
+		if s == nil {
+			return nil, errNull
+		}
+		list = append(list, *s)
+	}
+	if several == nil {
+		return nil, errNull
+	}
+	return list, nil
 }
 
 // parseOwn parses the fields that are not in a record.

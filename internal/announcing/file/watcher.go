@@ -49,6 +49,13 @@ func (f *watcher) close() {
 	}
 }
 
+// watchAgain watches the directory that has the name now: it may have been replaced.
+func (f *watcher) watchAgain() {
+	if f.notify != nil {
+		_ = f.notify.Add(filepath.Dir(f.path)) // the poll tries again
+	}
+}
+
 // read reads the file. Changed is false when content or error are those of the last
 // read. A file that was written again has changed, too.
 func (f *watcher) read() (data []byte, changed bool, err error) {
@@ -90,11 +97,9 @@ func (f *watcher) next(ctx context.Context) ([]byte, error) {
 		case <-settled:
 			settled = nil
 		case done = <-f.reload:
+			f.watchAgain()
 		case <-f.poll.C:
-			if f.notify != nil {
-				// The directory may have been replaced.
-				_ = f.notify.Add(filepath.Dir(f.path))
-			}
+			f.watchAgain()
 		}
 		data, changed, err := f.read()
 		done()

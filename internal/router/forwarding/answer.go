@@ -3,6 +3,7 @@ package forwarding
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -88,10 +89,44 @@ func split(ref string) (scheme, authority, path string, ok bool) {
 
 // path puts the prefix before an absolute path, unless it is there.
 func (s *Site) path(path string) string {
-	if rest, has := strings.CutPrefix(path, s.Prefix); s.Prefix == "" || has && (rest == "" || strings.ContainsRune("/?#", rune(rest[0]))) {
+	if s.Prefix == "" {
+		return path
+	}
+	path = inside(path)
+	if rest, has := strings.CutPrefix(path, s.Prefix); has && (rest == "" || strings.ContainsRune("/?#", rune(rest[0]))) {
 		return path
 	}
 	return s.Prefix + path
+}
+
+// inside is an absolute path without the segments "..", by which it would leave what is put
+// before it. The instance means its own root, which nothing is above.
+func inside(path string) string {
+	end := strings.IndexAny(path, "?#")
+	if end < 0 {
+		end = len(path)
+	}
+	segments := strings.Split(path[1:end], "/")
+	if !slices.ContainsFunc(segments, isUp) {
+		return path
+	}
+	kept := segments[:0]
+	for i, segment := range segments {
+		switch {
+		case !isUp(segment):
+			kept = append(kept, segment)
+		case i == len(segments)-1:
+			kept = append(kept[:max(len(kept)-1, 0)], "")
+		case len(kept) > 0:
+			kept = kept[:len(kept)-1]
+		}
+	}
+	return "/" + strings.Join(kept, "/") + path[end:]
+}
+
+// isUp reports whether a segment is "..", which browsers also read where a dot is escaped.
+func isUp(segment string) bool {
+	return len(segment) <= len("%2e%2e") && strings.ReplaceAll(strings.ToLower(segment), "%2e", ".") == ".."
 }
 
 // own reports whether an authority is a name of the instance.
@@ -104,13 +139,14 @@ func (s *Site) own(authority string) bool {
 	return equalHosts(authority, s.Outside)
 }
 
-// equalHosts compares two authorities. The port counts only if both have one.
+// equalHosts compares two authorities. The port counts only if both have one, and a dot at the
+// end of a name does not.
 func equalHosts(a, b string) bool {
 	if a == "" || b == "" || strings.Contains(a, "@") {
 		return false
 	}
 	x, y := &url.URL{Host: a}, &url.URL{Host: b}
-	return strings.EqualFold(x.Hostname(), y.Hostname()) && (x.Port() == y.Port() || x.Port() == "" || y.Port() == "")
+	return strings.EqualFold(strings.TrimSuffix(x.Hostname(), "."), strings.TrimSuffix(y.Hostname(), ".")) && (x.Port() == y.Port() || x.Port() == "" || y.Port() == "")
 }
 
 // links rewrites the references of a list such as </items?page=2>; rel="next".
@@ -136,38 +172,37 @@ func (s *Site) links(v string) string {
 	return b.String()
 }
 
-// refresh rewrites the URL in a value such as "5; url=/login".
+// refresh rewrites the URL in a value such as "5; url=/login", as browsers read it: a time,
+// then a semicolon, a comma or a space, then the URL, which may have url= before it and be quoted.
 func (s *Site) refresh(v string) string {
-	seconds, rest, ok := strings.Cut(v, ";")
-	if !ok {
-		if seconds, rest, ok = strings.Cut(v, ","); !ok {
+	rest := trimSpace(strings.TrimLeft(trimSpace(v), "0123456789."))
+	if rest != "" && (rest[0] == ';' || rest[0] == ',') {
+		rest = trimSpace(rest[1:])
+	} else if rest == v {
+		return v // no time
+	}
+	if len(rest) >= 3 && strings.EqualFold(rest[:3], "url") {
+		after, is := strings.CutPrefix(trimSpace(rest[3:]), "=")
+		if !is {
 			return v
 		}
+		rest = trimSpace(after)
 	}
-	at := len(seconds) + 1
-	trimmed := strings.TrimLeft(rest, " \t")
-	at += len(rest) - len(trimmed)
-	if len(trimmed) >= 3 && strings.EqualFold(trimmed[:3], "url") {
-		after := strings.TrimLeft(trimmed[3:], " \t")
-		if !strings.HasPrefix(after, "=") {
-			return v
-		}
-		after = strings.TrimLeft(after[1:], " \t")
-		at = len(v) - len(after)
-		trimmed = after
-	}
-	if trimmed == "" {
+	if rest == "" {
 		return v
 	}
-	if q := trimmed[0]; q == '\'' || q == '"' {
-		end := strings.IndexByte(trimmed[1:], q)
-		if end < 0 {
-			end = len(trimmed) - 1
+	begin, end := v[:len(v)-len(rest)], ""
+	if q := rest[0]; q == '\'' || q == '"' {
+		begin, rest = begin+rest[:1], rest[1:]
+		if i := strings.IndexByte(rest, q); i >= 0 {
+			rest, end = rest[:i], rest[i:]
 		}
-		return v[:at+1] + s.reference(trimmed[1:1+end]) + trimmed[1+end:]
 	}
-	return v[:at] + s.reference(trimmed)
+	return begin + s.reference(rest) + end
 }
+
+// trimSpace cuts off the spaces before a text.
+func trimSpace(s string) string { return strings.TrimLeft(s, " \t") }
 
 // cookie rewrites the Path of a cookie, and removes a Domain that is a name of the
 // instance only. A cookie named __Host- must have the path "/".

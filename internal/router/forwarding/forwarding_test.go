@@ -4,13 +4,14 @@ import (
 	"crypto/tls"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
 
 	"github.com/proxima-discovery/proxima/internal/router/forwarding"
 )
 
-func TestTellsForWhomARequestIs(t *testing.T) {
+func TestTheForwardingHeadersNameTheCaller(t *testing.T) {
 	said := http.Header{
 		"X-Forwarded-For": {"203.0.113.9"}, "X-Forwarded-Proto": {"https"}, "X-Forwarded-Host": {"shop.example"}, "X-Forwarded-Port": {"443"},
 		"X-Forwarded-Prefix": {"/api/"}, "X-Real-Ip": {"203.0.113.9"}, "Forwarded": {"for=203.0.113.9", "for=198.51.100.1;by=_x"},
@@ -138,6 +139,22 @@ func TestPlacesInAnAnswerAreThoseThatTheCallerSees(t *testing.T) {
 		{"Refresh", "5;url", "5;url", "5;url"},
 		{"Refresh", "5;", "5;", "5;"},
 		{"Refresh", "5;url='/login", "5;url='/proxy/user/login", "5;url='/login"},
+		{"Refresh", "0, url=/a;b", "0, url=/proxy/user/a;b", "0, url=/a;b"},
+		{"Refresh", "5 url=/login", "5 url=/proxy/user/login", "5 url=/login"},
+		{"Refresh", "5\t/login", "5\t/proxy/user/login", "5\t/login"},
+		{"Refresh", "5.3 ; /login", "5.3 ; /proxy/user/login", "5.3 ; /login"},
+		{"Refresh", "5;url=//user/x", "5;url=/proxy/user/x", "5;url=/x"},
+		{"Refresh", "/login", "/login", "/login"},
+		{"Refresh", "5;urlx=/login", "5;urlx=/login", "5;urlx=/login"},
+		{"Location", "/../admin", "/proxy/user/admin", "/../admin"},
+		{"Location", "/a/../../b/?x=/../y", "/proxy/user/b/?x=/../y", "/a/../../b/?x=/../y"},
+		{"Location", "/a/b/..", "/proxy/user/a/", "/a/b/.."},
+		{"Location", "/..", "/proxy/user/", "/.."},
+		{"Location", "/%2E%2e/.%2e/x", "/proxy/user/x", "/%2E%2e/.%2e/x"},
+		{"Location", "/proxy/user/../x", "/proxy/user/proxy/x", "/proxy/user/../x"},
+		{"Location", "/a/./b...", "/proxy/user/a/./b...", "/a/./b..."},
+		{"Location", "http://user./x", "/proxy/user/x", "/x"},
+		{"Set-Cookie", "a=b; Path=/../x", "a=b; Path=/proxy/user/x", "a=b; Path=/../x"},
 		{"Set-Cookie", "a=b", "a=b", "a=b"},
 		{"Set-Cookie", "a=b; Path=/admin; HttpOnly", "a=b; Path=/proxy/user/admin; HttpOnly", "a=b; Path=/admin; HttpOnly"},
 		{"Set-Cookie", "a=b;path=/", "a=b;path=/proxy/user", "a=b;path=/"},
@@ -169,6 +186,7 @@ func FuzzRewrite(f *testing.F) {
 	f.Add("http://user/x", "0;URL='", "__Host-=; Path=/;;")
 	f.Add("//", ";", "=")
 	f.Add("/<", "5, </a>", "a=<\\")
+	f.Add("/a/../../b", "5 /x", "a=b;path=/..")
 	f.Fuzz(func(t *testing.T, location, refresh, cookie string) {
 		s := forwarding.Site{Hosts: []string{"user", "10.0.0.5:80"}, Outside: "router:8080", Prefix: "/proxy/user"}
 		h := http.Header{"Location": {location}, "Refresh": {refresh}, "Set-Cookie": {cookie}, "Link": {location + refresh}}
@@ -182,6 +200,8 @@ func FuzzRewrite(f *testing.F) {
 		}
 		if got := h.Get("Location"); strings.HasPrefix(location, "/") && !strings.HasPrefix(location, "//") && !strings.HasPrefix(location, `/\`) && !strings.HasPrefix(got, "/proxy/user") {
 			t.Fatalf("%q becomes %q", location, got)
+		} else if u, err := (&url.URL{Path: "/proxy/user/"}).Parse(got); strings.HasPrefix(got, "/proxy/user") && err == nil && !strings.HasPrefix(u.Path, "/proxy/user") {
+			t.Fatalf("%q becomes %q, which is %q for a browser", location, got, u)
 		}
 	})
 }

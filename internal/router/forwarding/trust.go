@@ -42,6 +42,14 @@ func (t Trust) Local(req *http.Request) bool {
 			}
 		}
 	}
+	for _, line := range req.Header.Values("Forwarded") {
+		for pair := range strings.FieldsFuncSeq(line, func(r rune) bool { return r == ',' || r == ';' }) {
+			name, client, _ := strings.Cut(strings.TrimSpace(pair), "=")
+			if strings.EqualFold(name, "for") && !loopback(hostOf(strings.Trim(client, `"`))) { // a hidden name is that of another machine
+				return false
+			}
+		}
+	}
 	return true
 }
 

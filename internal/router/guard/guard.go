@@ -97,7 +97,7 @@ var refused = [...]netip.Prefix{
 // embedded returns the IPv4 addresses that a gateway may translate an IPv6 address
 // to.
 func embedded(a netip.Addr) []netip.Addr {
-	if !a.Is6() {
+	if !a.Is6() || a.IsLoopback() { // ::1 is not 0.0.0.1
 		return nil
 	}
 	var all []netip.Addr
@@ -120,5 +120,5 @@ var translated = [...]struct {
 	{netip.MustParsePrefix("64:ff9b:1::/48"), [4]int{6, 7, 9, 10}},     // in two layouts
 	{netip.MustParsePrefix("2002::/16"), [4]int{2, 3, 4, 5}},           // 6to4
 	{netip.MustParsePrefix("::ffff:0:0:0/96"), [4]int{12, 13, 14, 15}}, // SIIT
-	{netip.MustParsePrefix("::/96"), [4]int{12, 13, 14, 15}},           // IPv4-compatible, and ::1
+	{netip.MustParsePrefix("::/96"), [4]int{12, 13, 14, 15}},           // IPv4-compatible
 }

@@ -106,7 +106,7 @@ func TestAllowsWhatIsInAnAllowedNetwork(t *testing.T) {
 			t.Errorf("%s: %v, want allowed %v", s, err, want)
 		}
 	}
-	for _, s := range []string{"127.0.0.1", "10.0.0.1", "192.168.0.1", "8.8.8.8", "2001:db8::1", "fd00::1", "64:ff9b::a00:1"} {
+	for _, s := range []string{"127.0.0.1", "::1", "10.0.0.1", "192.168.0.1", "8.8.8.8", "2001:db8::1", "fd00::1", "64:ff9b::a00:1"} {
 		if err := guard.New().Check(netip.MustParseAddr(s)); err != nil {
 			t.Errorf("without networks: %v", err)
 		}

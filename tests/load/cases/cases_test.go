@@ -26,7 +26,7 @@ func TestAPickerThatNeverLeavesFailsWhereCallsMustLeave(t *testing.T) {
 	}
 }
 
-func TestAllWorldsAreWhole(t *testing.T) {
+func TestEveryCaseIsComplete(t *testing.T) {
 	names := make(map[string]bool)
 	for _, c := range All() {
 		if names[c.Name] {

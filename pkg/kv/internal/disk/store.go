@@ -128,7 +128,7 @@ func (s *Store) flush() {
 	s.failed = len(errs) > 0
 	s.mu.Unlock()
 	if report {
-		s.log.Warn("snapshots cannot be saved, a caller that starts without the registry begins with old ones",
+		s.log.Warn("cannot save snapshots: a caller that starts while the registry is away begins with older ones",
 			"services", len(errs), "error", errs[0])
 	}
 }
@@ -147,13 +147,18 @@ func (s *Store) write(snapshot events.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(s.dir, snapshot.Service+"-*.tmp")
+	return replace(s.path(snapshot.Service), data)
+}
+
+// replace writes a file as a whole.
+func replace(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), strings.TrimSuffix(filepath.Base(path), storeSuffix)+"-*.tmp")
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), s.path(snapshot.Service))
+		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
 		_ = os.Remove(f.Name()) // it is the first error that counts

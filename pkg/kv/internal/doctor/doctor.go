@@ -82,6 +82,7 @@ func Examine(ctx context.Context, p Patient) []Finding {
 	if info != nil {
 		e.tries(ctx)
 		e.instances(ctx)
+		e.policies(ctx)
 	}
 	return e.findings
 }
@@ -159,10 +160,14 @@ func (e *examination) account(ctx context.Context) bool {
 		if e.Link.Domain != "" {
 			advice = "see whether the servers of domain " + e.Link.Domain + " run, have JetStream, and can be reached from here"
 		}
-		if wire.Transient(err) && !errors.Is(err, nats.ErrNoResponders) {
+		said := e.Link.Explain(e.Link.API+"INFO", err)
+		switch {
+		case errors.Is(said, nats.ErrPermissionViolation):
+			advice = "allow this user to publish to " + e.Link.API + "INFO, or use the credentials of another"
+		case wire.Transient(err) && !errors.Is(err, nats.ErrNoResponders):
 			advice = "see whether a majority of the servers runs: JetStream has no leader without"
 		}
-		e.add("jetstream", Error, advice, "%v", e.Link.Explain(e.Link.API+"INFO", err))
+		e.add("jetstream", Error, advice, "%v", said)
 		return false
 	}
 	tiers := []jetstream.Tier{info.Tier}

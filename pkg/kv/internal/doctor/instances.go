@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/proxima-discovery/proxima/pkg/events"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/documents"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
@@ -68,26 +69,45 @@ func (e *examination) instances(ctx context.Context) {
 	}
 	e.add("instances", OK, "", "%s of %s", count(listed, "instance"), count(len(services), "service"))
 	e.some("decoding", Warning, l.broken, "stop the program that writes them; they are ignored, and go with their leases",
-		"every record can be read", "records that cannot be read")
+		"every record can be read", "record", "that cannot be read")
 	e.some("locations", Warning, unknown, "give their announcers --region and --zone (PROXIMA_REGION, PROXIMA_ZONE): nothing is near an unknown place",
-		"every instance says its region and zone", "instances without region or zone")
+		"every instance says its region and zone", "instance", "without region or zone")
 	e.some("leases", Warning, slices.Concat(ghosts, orphans), "start the announcers of the records again, with the same ids; leases without a record go by themselves",
-		"every record has its lease", "records without a lease, or leases without a record")
+		"every record has its lease", "id", "with only a record or only a lease")
 	e.some("expiry", Error, overdue, "see whether the stream has a leader, and its server room on disk: it does not remove what is dead",
-		"no lease is overdue", "instances whose leases have ended, and that the server did not remove")
+		"no lease is overdue", "instance", "not removed by the server after the end of the lease")
 	if silent := unreachable(ctx, doubtful); len(silent) > 0 {
-		e.some("ghosts", Warning, silent, "if they are gone: nats kv purge "+e.Link.Name+" inst.<key>; else start their announcers", "", "of these do not answer from here")
+		e.some("ghosts", Warning, silent, "if they are gone: nats kv purge "+e.Link.Name+" inst.<key>; else start their announcers", "", "instance", "of these cannot be reached from here")
 	}
 }
 
-// some adds a finding about names.
-func (e *examination) some(check string, level Level, names []string, advice, none, what string) {
+// policies looks for those that cannot be read: callers that begin have no last good one.
+func (e *examination) policies(ctx context.Context) {
+	all := documents.NewCollection(documents.Policies, e.Link, []*wire.Bucket{&e.Link.Bucket}, false)
+	good, faults, err := all.Faults(ctx)
+	switch {
+	case err != nil:
+		e.add("policies", Error, "see whether the servers with copies run", "the policies cannot be read: %v", err)
+	case len(faults) > 0:
+		var bad []string
+		for key, why := range faults {
+			bad = append(bad, fmt.Sprintf("%s (%.120v)", key, why))
+		}
+		e.some("policies", Error, bad, "router policy edit NAME, or router policy rm NAME; for a key that is no service's: nats kv del "+e.Link.Name+" KEY",
+			"", "document", "that should be a policy and cannot be read")
+	default:
+		e.add("policies", OK, "", "%s, and every policy can be read", count(good, "document"))
+	}
+}
+
+// some adds a finding about names, each that of a noun; what is true of them.
+func (e *examination) some(check string, level Level, names []string, advice, none, noun, what string) {
 	if len(names) == 0 {
 		e.add(check, OK, "", "%s", none)
 		return
 	}
 	slices.Sort(names)
-	text := fmt.Sprintf("%d %s: %s", len(names), what, strings.Join(names[:min(shown, len(names))], ", "))
+	text := fmt.Sprintf("%s %s: %s", count(len(names), noun), what, strings.Join(names[:min(shown, len(names))], ", "))
 	if len(names) > shown {
 		text += ", …"
 	}

@@ -63,7 +63,7 @@ func (e *examination) needs() map[string][]right {
 	b, api := e.Link.Bucket, e.Link.API
 	const name = "service.region.zone.id"
 	read := []right{
-		{true, b.Direct}, {true, b.Leader}, {false, b.Live + "inst." + name}, {false, b.Live + "evacuate.region.zone"}, {false, "_INBOX.x"},
+		{true, b.Direct}, {true, b.Leader}, {false, b.Live + "inst." + name}, {false, b.Live + "evacuate.region.zone"}, {false, b.Live + "policy.service"}, {false, "_INBOX.x"},
 	}
 	latency := []right{
 		{true, b.Live + "latency.region.zone.service.reporter"}, {false, b.Live + "latency.region.zone.service.reporter"}, {true, b.Live + "ping." + name},
@@ -119,6 +119,11 @@ func (e *examination) permissions(ctx context.Context) {
 		}
 		e.add("permissions", Warning, "allow it in the server's configuration, if this user is that of "+plural(role), "with this user %s may not %s", plural(role), strings.Join(lacks, ", nor "))
 	}
+	if key := e.Link.Prefix + "policy.service"; may.Publish.allows(key) && may.Publish.allows(e.Link.Live+"policy.service") {
+		e.add("permissions", OK, "", "this user may write policies")
+	} else if may.Publish.allows(key) {
+		e.add("permissions", Warning, "allow this user to publish to "+e.Link.Live+"policy.>, or deny it "+e.Link.Prefix+"policy.>", "this user may write policies, and callers see them 20 s later")
+	}
 	if live := e.Link.Live + "inst.service.region.zone.id"; may.Publish.allows(live) {
 		e.add("permissions", Warning, "deny it to every user: only the server publishes there", "this user may publish to %s: it could make callers believe what is not true", live)
 	}
@@ -139,7 +144,7 @@ func (e *examination) tries(ctx context.Context) {
 	_, err := e.Link.Publish(writing, &nats.Msg{Subject: subject}, jetstream.WithExpectLastSequencePerSubject(1))
 	switch {
 	case errors.Is(err, wire.ErrFenced):
-		e.add("writing", OK, "", "the leader takes writes, of which it refused one that had to be refused")
+		e.add("writing", OK, "", "the leader answers writes: it refused one that had to be refused")
 	case errors.Is(err, nats.ErrPermissionViolation):
 		e.add("writing", Warning, "allow this user to publish to "+e.Link.Prefix+"> if it is that of an announcer or router", "this user may not write: %v", err)
 	case err != nil:

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/server"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
 
 // setting is one that a bucket must have.
@@ -205,6 +207,11 @@ func (e *examination) regions(ctx context.Context) {
 				continue
 			}
 			read[region] = true
+			if !slices.ContainsFunc(from.SubjectTransforms, func(t jetstream.SubjectTransformConfig) bool {
+				return t.Source == e.Link.Prefix+wire.PolicyFamily+">"
+			}) {
+				e.add("regions", Warning, "start a router or announcer of region "+region+" of a version that knows policies: it makes the region send them", "region %s is read without its policies", region)
+			}
 			if from.Active < 0 || from.Active > quietRegion {
 				e.add("regions", Warning, "see whether the region can be reached; a router or announcer of this region maintains the sources", "region %s was last heard %v ago", region, from.Active.Round(time.Second))
 			}

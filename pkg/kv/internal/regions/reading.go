@@ -1,7 +1,6 @@
 package regions
 
-// reading is how well another region is read. The processes that look after it
-// publish it.
+// reading is how well another region is read. The processes that maintain it publish it.
 type reading struct {
 	Born  int64  `json:"born"`           // when our stream was made
 	Made  int64  `json:"made"`           // when its consumer in the other region was made
@@ -25,7 +24,13 @@ type look struct {
 	count   uint64
 	seen    uint64 // 0: nothing from that source
 	told    uint64 // the last sequence that it has delivered
+	tells   bool   // its consumer sends policies
+	takes   bool   // our source stores them
 }
+
+// narrow reports whether the region is read as it was by programs that knew of no policies,
+// while it sends them by now.
+func (is look) narrow() bool { return is.reached && is.sourced && is.tells && !is.takes }
 
 // next is what is known after a look, and whether the source is to be begun anew,
 // after the message Safe.

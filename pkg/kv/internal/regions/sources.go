@@ -69,7 +69,7 @@ func (s *Sources) Belongs(region string) error {
 	return &events.FieldError{Field: "location.region", Value: region, Rule: "want " + s.own + ": this is the registry of that region, and others have their own"}
 }
 
-// Make makes the stream that sources the instances and orders of the other regions,
+// Make makes the stream that sources the instances and documents of the other regions,
 // and the consumers with which they source this region, unless they are there. All of
 // it is made in our own domain, so no other region need be within reach. Own is the
 // stream of this region's bucket; seen says that it has been seen before. Regions that
@@ -77,9 +77,14 @@ func (s *Sources) Belongs(region string) error {
 func (s *Sources) Make(ctx context.Context, own jetstream.Stream, seen bool) error {
 	for _, reader := range s.others {
 		config := s.consumer(reader)
-		_, err := own.PushConsumer(ctx, config.Durable)
-		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		is, err := own.PushConsumer(ctx, config.Durable)
+		switch {
+		case errors.Is(err, jetstream.ErrConsumerNotFound):
 			_, err = own.CreatePushConsumer(ctx, config)
+		case err == nil && !tells(s.link.Prefix, is.CachedInfo().Config, wire.PolicyFamily):
+			// Made by a program that knew of no policies. The reader begins anew when it
+			// finds this.
+			_, err = own.UpdatePushConsumer(ctx, config)
 		}
 		if err != nil && !errors.Is(err, jetstream.ErrConsumerExists) { // made by another process meanwhile
 			return fmt.Errorf("let region %s read this one: %w", reader, err)
@@ -120,7 +125,7 @@ func (s *Sources) addMissing(ctx context.Context) (all bool, err error) {
 	all = true
 	for _, region := range s.others {
 		if sourceOf(stream.CachedInfo().Config.Sources, region) >= 0 {
-			continue
+			continue // what it lacks is found by the upkeep
 		}
 		if err := s.source(ctx, region, time.Now().UnixMicro(), 0); err != nil {
 			s.link.Log.Debug("a region is not read yet", "region", region, "error", err)
@@ -128,6 +133,16 @@ func (s *Sources) addMissing(ctx context.Context) (all bool, err error) {
 		}
 	}
 	return all, nil
+}
+
+// tells reports whether a consumer sends the documents of a family.
+func tells(prefix string, c jetstream.ConsumerConfig, family string) bool {
+	return slices.Contains(c.FilterSubjects, prefix+family+">")
+}
+
+// takes reports whether a source stores the documents of a family.
+func takes(prefix string, s *jetstream.StreamSource, family string) bool {
+	return slices.ContainsFunc(s.SubjectTransforms, func(t jetstream.SubjectTransformConfig) bool { return t.Source == prefix+family+">" })
 }
 
 // rewind has a region send again what it wrote after the message of that sequence.
@@ -155,7 +170,7 @@ func (s *Sources) consumer(reader string) jetstream.ConsumerConfig {
 		MaxAckPending:  4096,
 		FlowControl:    true,
 		IdleHeartbeat:  sourceHeartbeat,
-		FilterSubjects: []string{s.instOf(s.own), s.link.Prefix + wire.EvacuateFamily + ">"},
+		FilterSubjects: []string{s.instOf(s.own), s.link.Prefix + wire.EvacuateFamily + ">", s.link.Prefix + wire.PolicyFamily + ">"},
 	}
 }
 
@@ -170,7 +185,7 @@ func (s *Sources) sourceSubject(from, reader string) string {
 // of others is not read elsewhere.
 func (s *Sources) instOf(region string) string { return s.link.Inst + "*." + region + ".>" }
 
-// streamConfig is the stream of the other regions' instances, before it has sources.
+// streamConfig is the stream of the other regions' instances and documents, before it has sources.
 // No client writes to it: it has no subjects.
 func (s *Sources) streamConfig(own jetstream.StreamConfig) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
@@ -189,11 +204,12 @@ func (s *Sources) streamConfig(own jetstream.StreamConfig) jetstream.StreamConfi
 	}
 }
 
-// sourceConfig is how another region is sourced: its instances, and its orders by
-// its name.
-func (s *Sources) sourceConfig(region string, epoch int64) *jetstream.StreamSource {
+// sourceConfig is how another region is sourced: its instances, and its orders and
+// policies by its name. Policies says that the region sends these: programs of an earlier
+// version make a consumer that does not.
+func (s *Sources) sourceConfig(region string, epoch int64, policies bool) *jetstream.StreamSource {
 	b := s.Bucket
-	return &jetstream.StreamSource{
+	source := &jetstream.StreamSource{
 		Name:     s.link.Stream,
 		External: &jetstream.ExternalStream{APIPrefix: apiOf(region)},
 		Consumer: &jetstream.StreamConsumerSource{Name: sourceName(s.own), DeliverSubject: s.sourceSubject(region, s.own)},
@@ -203,4 +219,10 @@ func (s *Sources) sourceConfig(region string, epoch int64) *jetstream.StreamSour
 			s.epochTransform(epoch),
 		},
 	}
+	if policies {
+		source.SubjectTransforms = append(source.SubjectTransforms, jetstream.SubjectTransformConfig{
+			Source: s.link.Prefix + wire.PolicyFamily + ">", Destination: b.Prefix + wire.PolicyFamily + region + ".>",
+		})
+	}
+	return source
 }

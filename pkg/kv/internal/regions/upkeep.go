@@ -219,6 +219,9 @@ func (s *upkeep) look(ctx context.Context) {
 			continue // others reach it: perhaps we may not ask
 		}
 		now, again := was.next(is)
+		if is.narrow() && was.Skip == 0 { // what it did not send before is missing
+			now.Safe, again = 0, true
+		}
 		if again {
 			epoch := max(time.Now().UnixMicro(), was.Epoch+1, is.epoch+1)
 			if err := s.source(ctx, region, epoch, now.Safe); err != nil {
@@ -270,6 +273,7 @@ func (s *upkeep) find(ctx context.Context) ([]look, error) {
 		is.born, is.silent = info.Created.UnixNano(), true
 		if i := sourceOf(info.Config.Sources, region); i >= 0 {
 			is.sourced, is.epoch = true, epochOf(info.Config.Sources[i])
+			is.takes = takes(s.link.Prefix, info.Config.Sources[i], wire.PolicyFamily)
 		}
 		for _, x := range info.Sources {
 			if x.External != nil && x.External.APIPrefix == apiOf(region) {
@@ -289,7 +293,7 @@ func (s *upkeep) ask(ctx context.Context, region string) look {
 		return look{}
 	}
 	info := consumer.CachedInfo()
-	return look{reached: true, made: info.Created.UnixNano(), count: info.Delivered.Consumer, told: info.Delivered.Stream}
+	return look{reached: true, tells: tells(s.link.Prefix, info.Config, wire.PolicyFamily), made: info.Created.UnixNano(), count: info.Delivered.Consumer, told: info.Delivered.Stream}
 }
 
 func apiOf(region string) string { return "$JS." + region + ".API" }
@@ -317,7 +321,12 @@ func (s *Sources) source(ctx context.Context, region string, epoch int64, after 
 	if err := s.rewind(ctx, region, after); err != nil {
 		return err
 	}
-	if err := s.setSource(ctx, region, s.sourceConfig(region, epoch)); err != nil {
+	consumer, err := s.there[region].PushConsumer(ctx, s.link.Stream, sourceName(s.own))
+	if err != nil {
+		return err
+	}
+	policies := tells(s.link.Prefix, consumer.CachedInfo().Config, wire.PolicyFamily)
+	if err := s.setSource(ctx, region, s.sourceConfig(region, epoch, policies)); err != nil {
 		return err
 	}
 	// Another process that changed another source at that moment may have undone it.

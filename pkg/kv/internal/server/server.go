@@ -18,7 +18,7 @@ import (
 // Wanted is the oldest version of nats-server that a registry works with.
 const Wanted = "2.14.4"
 
-// ErrTooOld says that a server has not what leases need.
+// ErrTooOld says that a server is older than the first version that supports leases.
 var ErrTooOld = errors.New("kv: the NATS server is too old")
 
 // Check returns [ErrTooOld] if a server of that version cannot keep a registry. A version

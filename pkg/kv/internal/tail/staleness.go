@@ -1,6 +1,7 @@
 package tail
 
 import (
+	"cmp"
 	"fmt"
 	"sync"
 	"time"
@@ -50,7 +51,7 @@ func (s *staleness) markStale(err error) {
 	if restored {
 		how = "starting with the view on disk"
 	}
-	log("the registry cannot be reached", "then", how, "service", s.from.Service, "since", s.since, "error", err)
+	log("the registry cannot be reached", "then", how, "service", cmp.Or(s.from.Service, "all"), "since", s.since, "error", err)
 }
 
 // restore makes the view what was saved, if anything was.
@@ -90,7 +91,7 @@ func (s *staleness) markFresh() {
 	if s.group.stale.Add(-1) == 0 {
 		log = s.group.Link.Log.Info
 	}
-	log("the registry is back", "service", s.from.Service)
+	log("the registry is back", "service", cmp.Or(s.from.Service, "all"))
 }
 
 // checkCutOff finds out whether the registry answers but takes no writes. If it took

@@ -10,7 +10,7 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/disk"
-	"github.com/proxima-discovery/proxima/pkg/kv/internal/evacuations"
+	"github.com/proxima-discovery/proxima/pkg/kv/internal/documents"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/view"
 	"github.com/proxima-discovery/proxima/pkg/kv/internal/wire"
 )
@@ -41,7 +41,7 @@ type Source struct {
 	// Service that is watched. Empty: all.
 	Service string
 	// Evacuated knows the places that are evacuated.
-	Evacuated *evacuations.Follower
+	Evacuated *documents.Follower[events.Evacuation]
 }
 
 // Watch calls apply with a snapshot of every service that has changed, one call
@@ -106,11 +106,11 @@ type tail struct {
 	status  chan nats.Status
 	subs    []*nats.Subscription
 	dropped int
-	rest    time.Time     // no snapshot is delivered before
-	rested  *time.Timer   // fires at rest
-	grace   *time.Timer   // of the view's pending expiries
-	places  chan struct{} // there is news of evacuated places
-	placed  bool          // it is known which places are evacuated
+	rest    time.Time   // no snapshot is delivered before
+	rested  *time.Timer // fires at rest
+	grace   *time.Timer // of the view's pending expiries
+	places  *documents.Watch[events.Evacuation]
+	placed  bool // it is known which places are evacuated
 }
 
 func (g *Group) open(from Source) (*tail, error) {
@@ -158,7 +158,7 @@ func (t *tail) close() {
 	if t.leave != nil {
 		t.leave()
 	}
-	t.from.Evacuated.Leave(t.places)
+	t.places.Leave()
 	t.group.Link.Conn.RemoveStatusListener(t.status)
 	t.reader.close()
 	t.grace.Stop()
@@ -187,10 +187,10 @@ func (t *tail) run(ctx context.Context, apply func(events.Snapshot)) error {
 			t.view.Outage(time.Now())
 		case <-t.status:
 			t.connection()
-		case <-t.places:
+		case <-t.places.C:
 			t.placed = true
-			if places, known := t.from.Evacuated.Now(); known {
-				t.view.Evacuate(places)
+			if orders, known := t.places.Now(); known {
+				t.view.Evacuate(documents.Places(orders))
 			}
 		case <-t.reader.due.C:
 			t.reader.next()
@@ -293,7 +293,7 @@ func (t *tail) overrun() bool {
 	if dropped <= t.dropped {
 		return false
 	}
-	t.group.Link.Log.Warn("changes came faster than they were taken, reading them again", "service", t.from.Service, "dropped", dropped-t.dropped)
+	t.group.Link.Log.Warn("changes arrived faster than they were processed, reading a snapshot", "service", t.from.Service, "dropped", dropped-t.dropped)
 	t.dropped = dropped
 	return true
 }
@@ -336,7 +336,7 @@ func (n notes) Suspect(why string, in *events.Instance, args ...any) {
 
 // Unconfirmed implements [view.Notes].
 func (n notes) Unconfirmed(in *events.Instance, instances int, madeUp bool) {
-	n.group.Link.Log.Warn("instances were heard of that are not in the registry", "service", in.Service, "instance", in.ID, "instances", instances, "made_up", madeUp)
+	n.group.Link.Log.Warn("changes were published that the registry has not stored: another client publishes on its subjects, or a write was lost", "service", in.Service, "instance", in.ID, "instances", instances, "made_up", madeUp)
 }
 
 // Forged implements [view.Notes].

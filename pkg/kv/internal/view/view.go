@@ -64,10 +64,10 @@ type Notes interface {
 	Invalid(key events.Key, err error)
 	// Suspect is called when an instance becomes a suspect.
 	Suspect(why string, in *events.Instance, args ...any)
-	// Unconfirmed is called for n instances of a service that were heard of and
-	// are not in the registry; in is one of them.
+	// Unconfirmed is called for n instances of a service whose changes were published,
+	// and that no snapshot lists; in is one of them.
 	Unconfirmed(in *events.Instance, n int, madeUp bool)
-	// Forged is called for an instance that was heard of and never stored.
+	// Forged is called for an instance whose change was published and never stored.
 	Forged()
 }
 
@@ -392,6 +392,9 @@ func (v *View) ShortestTTL() time.Duration {
 
 // Evacuate replaces the places that are evacuated. The list is not to be changed.
 func (v *View) Evacuate(places []events.Evacuation) {
+	if slices.EqualFunc(v.evacuated, places, func(a, b events.Evacuation) bool { return a.Place() == b.Place() }) {
+		return
+	}
 	v.evacuated = places
 	v.TouchAll()
 }

@@ -250,7 +250,7 @@ func permute(a []int, n int, f func([]int)) {
 	}
 }
 
-func TestWhatAChangeTellsOfOthers(t *testing.T) {
+func TestAChangeShowsWhetherOthersWereMissed(t *testing.T) {
 	at := func(seq uint64, m *wire.Change) *wire.Change { // later than its sequence says
 		m.At = (2e9 + int64(seq)) * 1e9
 		return m
@@ -294,7 +294,7 @@ func TestListStaysInOrder(t *testing.T) {
 	}
 }
 
-func TestAForgottenInstanceIsNotRevived(t *testing.T) {
+func TestAnExpiredInstanceIsNotRestored(t *testing.T) {
 	v := bare()
 	all := []*wire.Change{put("a", 1, 0, "1"), put("b", 2, 0, "1"), put("c", 3, 0, "1")}
 	v.read(true, all...)

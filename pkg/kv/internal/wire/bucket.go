@@ -7,6 +7,9 @@ import (
 // EvacuateFamily begins the keys of orders to evacuate.
 const EvacuateFamily = "evacuate."
 
+// PolicyFamily begins the keys of policies.
+const PolicyFamily = "policy."
+
 // MarkerTTL is how long a removal stays readable: a snapshot that is read within
 // that time lists it.
 const MarkerTTL = time.Hour

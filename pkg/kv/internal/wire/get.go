@@ -104,6 +104,8 @@ func (l *Link) readPage(ctx context.Context, sub *nats.Subscription, direct stri
 			q.Seq = max(q.Seq, seq+1)
 		case errors.Is(err, ErrUnreadable):
 			l.Invalid(msg.Subject, ErrFrame)
+		case errors.Is(err, ErrPageEnd) && len(q.MultiLast) > 0 && Pending(msg) > 0:
+			return false, ErrTooMany // bytes: the answer is cut off
 		case errors.Is(err, ErrPageEnd):
 			return Pending(msg) > 0 && q.NextFor != "", nil
 		case errors.Is(err, ErrNotFound):

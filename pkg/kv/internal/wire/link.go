@@ -123,10 +123,13 @@ func (l *Link) Connected() error {
 		return fmt.Errorf("%w: %w", ErrUnavailable, l.closedError())
 	}
 	if err := l.Conn.LastError(); err != nil {
-		return fmt.Errorf("%w: not connected to NATS: %w", ErrUnavailable, err)
+		return fmt.Errorf("%w: not connected to NATS at %s: %w", ErrUnavailable, l.servers(), err)
 	}
-	return fmt.Errorf("%w: not connected to NATS", ErrUnavailable)
+	return fmt.Errorf("%w: not connected to NATS at %s", ErrUnavailable, l.servers())
 }
+
+// servers are the addresses that are tried, without credentials.
+func (l *Link) servers() string { return strings.Join(l.Conn.Servers(), ", ") }
 
 // closedError tells why nats.go has closed the connection for good, and what prevents it.
 // The first time it is logged.

@@ -14,6 +14,9 @@ import (
 	"github.com/proxima-discovery/proxima/pkg/events"
 )
 
+// HdrAt is when a policy was written or removed: a time as in [time.RFC3339Nano].
+const HdrAt = "Proxima-At"
+
 // Headers of the server, and of the KV convention.
 const (
 	HdrOperation    = "KV-Operation"

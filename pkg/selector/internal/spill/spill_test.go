@@ -78,7 +78,7 @@ func (p *place) run(d time.Duration) (shares []float64) {
 	return shares
 }
 
-func TestWhoLeaves(t *testing.T) {
+func TestCallsLeaveOnlyWhenTheNextCircleIsQuicker(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
 		o         spill.Options

@@ -1,11 +1,13 @@
 package table
 
 import (
+	"context"
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
 	"time"
 
+	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/spill"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -24,7 +26,8 @@ type Shared struct {
 
 	Offset uint64 // differs between callers, so that they do not all fill in the same instances
 
-	Classify func(error) uint8 // an [Outcome]
+	Classify func(error) uint8                            // an [Outcome]
+	Lives    func(context.Context, *events.Instance) bool // asks an instance
 
 	AllInFlight [MaxSubsets + 1]atomic.Int64 // calls to all instances, and those to each subset, for ConsistentHash
 	AllHeld     atomic.Uint64                // calls that are held against an instance, see [Node.hold]

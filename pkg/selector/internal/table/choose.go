@@ -177,6 +177,11 @@ func trial(a, b *Node) *Node {
 // one at a time.
 const sameDuration = 1.25
 
+// differ reports whether the calls of two nodes take so different times that it counts.
+func differ(da, db float32) bool {
+	return da > sameDuration*db+float32(sameWithin) || db > sameDuration*da+float32(sameWithin)
+}
+
 // loads are the loads of two nodes of the same weight, with one more call each: calls
 // in flight times their duration, if that is known of both and differs; for
 // LeastRequest the calls alone.
@@ -185,7 +190,7 @@ func (t *Table) loads(a, b *Node, now uint32) (la, lb float32) {
 	if t.Kind == KindLeastRequest {
 		return la, lb
 	}
-	if da, db := durations(a, b, now); da > sameDuration*db || db > sameDuration*da {
+	if da, db := durations(a, b, now); differ(da, db) {
 		la, lb = la*da, lb*db
 	}
 	return la, lb
@@ -210,7 +215,7 @@ func (t *Table) chooseByWeight(c *Circle, now uint32) *Node {
 	wa, wb := c.weightOf(i), c.weightOf(j)
 	la, lb, apart := a.queue(now)-1, b.queue(now)-1, callsApart/min(wa, wb)
 	if t.Kind != KindLeastRequest {
-		if da, db := durations(a, b, now); da > sameDuration*db || db > sameDuration*da {
+		if da, db := durations(a, b, now); differ(da, db) {
 			la, lb, apart = (la+1)*da, (lb+1)*db, apart*min(da, db)
 		}
 	}

@@ -18,6 +18,8 @@ type Layout struct {
 
 	Typical []atomic.Int64  // by home circle: the mean duration of successes lately, in nanoseconds; 0: not known
 	Counts  []atomic.Uint64 // by home circle, NumCounts each: how calls ended, see [Node.Count]
+
+	Durations []Histogram // by home circle: successes whose duration is known
 }
 
 // NewLayout returns a layout in which nothing was counted.
@@ -25,7 +27,7 @@ func NewLayout(levels topology.Levels, regions []string) *Layout {
 	circles := len(levels) + 1 + len(regions)
 	l := &Layout{
 		Levels: levels, Regions: regions, Assumed: make([]time.Duration, circles),
-		Typical: make([]atomic.Int64, circles), Counts: make([]atomic.Uint64, circles*int(NumCounts)),
+		Typical: make([]atomic.Int64, circles), Counts: make([]atomic.Uint64, circles*int(NumCounts)), Durations: make([]Histogram, circles),
 	}
 	for i := range l.Assumed {
 		l.Assumed[i] = latency.Assumed(min(i, len(levels)), len(levels)+1)
@@ -47,6 +49,7 @@ func (s *Shared) SetLayout(l *Layout) {
 			if t := old.Typical[i].Load(); t > 0 {
 				l.Typical[to].Store(t)
 			}
+			l.Durations[to].addAll(&old.Durations[i])
 			for c := range int(NumCounts) {
 				l.Counts[to*int(NumCounts)+c].Add(old.Counts[i*int(NumCounts)+c].Load())
 			}

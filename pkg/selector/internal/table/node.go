@@ -2,6 +2,7 @@ package table
 
 import (
 	"cmp"
+	"context"
 	"math"
 	"sync/atomic"
 	"time"
@@ -34,10 +35,11 @@ type Node struct {
 	measured atomic.Uint64 // successes whose duration is known, and the sum of those, see [Node.Measured]
 	answers  atomic.Uint64 // other answers, and those of them that ask for fewer calls in the upper half
 	earlier  atomic.Int64  // calls in flight that began in an earlier period, see [Node.GiveUp]
-	taken    uint64        // measured when it was last taken, see [Node.TakeMeasured]
 	pause    atomic.Uint32 // until when other nodes are called, see [Node.Pausing]
 	inRow    atomic.Uint32 // calls that ended badly without a success between, see [Node.row]
 	lastBad  atomic.Uint64 // cost after the last of them
+	lived    atomic.Uint32 // when it last answered the question whether it lives, in ticks; 0: never
+	silent   atomic.Uint32 // calls that ended without an answer
 	_        [8]byte       // so that an allocated node begins with a cache line
 }
 
@@ -147,19 +149,47 @@ func (n *Node) Ended() uint64 {
 	return calls>>inFlightBits - calls&inFlightMask
 }
 
+// Silent counts a call that is about to end without an answer.
+func (n *Node) Silent() { n.silent.Add(1) }
+
+// Replies is the number of calls ever that the instance has answered. It wraps.
+func (n *Node) Replies() uint32 { return uint32(n.Ended()) - n.silent.Load() }
+
 // TimeLimit is what a call may take before the node seems to hang: at least least, some
 // times the mean duration of successes, and some times the longest one lately, unless the
 // last call to the node failed; and the mean. Both are 0 while none is known.
 func (n *Node) TimeLimit(least time.Duration, typical, slowest float64) (limit, usual time.Duration) {
-	usual = time.Duration(cmp.Or(n.typical(), float32(n.Average())))
+	ns, _ := unpackCost(n.cost.Load())
+	usual = time.Duration(cmp.Or(n.typical(), max(0, ns)))
 	if usual == 0 {
 		return 0, 0
 	}
 	limit = max(least, time.Duration(typical*float64(usual)))
-	if ns, _ := unpackCost(n.cost.Load()); ns >= 0 {
+	if ns >= 0 {
 		limit = max(limit, time.Duration(slowest*float64(n.Slowest.Load())))
 	}
 	return limit, usual
+}
+
+// Failed reports whether the last call failed.
+func (n *Node) Failed() bool {
+	ns, _ := unpackCost(n.cost.Load())
+	return ns < 0
+}
+
+// Asks asks the instance whether it lives, and reports whether it said so.
+func (n *Node) Asks(ctx context.Context) bool {
+	if !n.Lives(ctx, n.Instance.Load()) {
+		return false
+	}
+	n.lived.Store(max(1, Ticks(n.Now())))
+	return true
+}
+
+// LivedWithin reports whether the instance has said lately that it lives.
+func (n *Node) LivedWithin(d time.Duration) bool {
+	at := n.lived.Load()
+	return at != 0 && time.Duration(Ticks(n.Now())-at)*tick < d
 }
 
 // Picks is the number of picks ever.
@@ -184,8 +214,10 @@ func (n *Node) SetHome(circle uint8) { n.home.Store(uint32(circle)) }
 // twice as slow, after 46 s if it was a hundred times as slow. (Finagle's and Linkerd's
 // balancers keep such an average with the same decay, for the same reasons.)
 //
-// That is too long where calls are many: one slow call, perhaps the first, must not
-// keep an instance from its share. So an instance that has been idle for trustedFor
+// That is too long where calls are many: one slow call must not keep an instance from
+// its share. The first one is often slow, as connections and caches are new, so one
+// call alone says nothing: a second one follows, and the shorter one of the two counts.
+// Later, an instance that has been idle for trustedFor
 // while its peers are busy gets one call, and the duration of that call replaces its
 // average. A failure says little about how long calls take; it is forgotten after
 // trustedFor in any case. So an instance that hung is called again seconds after it
@@ -193,6 +225,7 @@ func (n *Node) SetHome(circle uint8) { n.home.Store(uint32(circle)) }
 const (
 	decayAfter    = int32(decay / tick / 16) // not computed for busy instances
 	minWeight     = 1.0 / 32
+	fewCalls      = 2 // calls that have ended before the durations of an instance are compared
 	failWeight    = 1.0 / 4
 	failPenalty   = 4 // a failure counts as a call that took this many times longer
 	rejectPenalty = 4 // so does an answer that asks for fewer calls
@@ -224,13 +257,16 @@ func unpackCost(c uint64) (ns float32, at uint32) {
 
 // durations are the expected durations of a call to each of two nodes, in
 // nanoseconds. A node of which none is known counts as the others of its circle. Both
-// are 0 if they cannot be compared: no call has ended yet, the last one failed and is
-// long ago, or its average is old while the other is busy.
+// are 0 if they cannot be compared: fewer calls than fewCalls have ended, the last one
+// failed and is long ago, or its average is old while the other is busy.
 func durations(a, b *Node, now uint32) (da, db float32) {
 	ca, cb := a.cost.Load(), b.cost.Load()
 	da, ata := unpackCost(ca)
 	db, atb := unpackCost(cb)
 	if da > 0 && db > 0 && now-ata <= uint32(decayAfter) && now-atb <= uint32(decayAfter) {
+		if a.Ended() < fewCalls || b.Ended() < fewCalls {
+			return 0, 0
+		}
 		return da, db // nearly always
 	}
 	ia, ib := int32(now-ata), int32(now-atb)
@@ -304,7 +340,11 @@ func (n *Node) Succeeded(took time.Duration, now uint32) {
 	idle := int32(now - at)
 	sample := float32(max(took, 1))
 	if ns > 0 && idle <= decayAfter/2 { // nearly always
-		n.cost.Store(packCost(ns+(sample-ns)*minWeight, now))
+		weight := float32(minWeight)
+		if sample < ns && n.Ended() <= fewCalls {
+			weight = 1
+		}
+		n.cost.Store(packCost(ns+(sample-ns)*weight, now))
 		if idle <= measuredTicks && n.calls.Load()>>inFlightBits%measuredPart != 0 {
 			return
 		}
@@ -312,6 +352,9 @@ func (n *Node) Succeeded(took time.Duration, now uint32) {
 		n.average(ns, sample, minWeight, 1, idle, now)
 	}
 	n.measured.Add(uint64(took/time.Microsecond)<<measuredBits | 1)
+	if all, home := n.Layout().Durations, int(n.Home()); home < len(all) {
+		all[home].add(took)
+	}
 	n.learnP95(int64(took))
 	if took > leastSlowest && int64(took) > n.Slowest.Load() {
 		n.Slowest.Store(int64(took))
@@ -384,7 +427,9 @@ func (n *Node) Learn(o Outcome, took time.Duration, now uint32) (failed bool) {
 		// an instance look fast.
 		n.answers.Add(1)
 		n.hold(sample, usual, now)
-		sample = max(sample, ns, usual)
+		if sample = max(sample, ns, usual); usual == 0 && ns == 0 {
+			return false // what others take is not known yet
+		}
 	case Backpressure:
 		n.answers.Add(1<<32 | 1)
 		n.rest(cmp.Or(usual, ns), now)
@@ -397,7 +442,7 @@ func (n *Node) Learn(o Outcome, took time.Duration, now uint32) (failed bool) {
 	case Canceled:
 		failed = n.late(took, known)
 		if usual = max(ns, usual); sample <= usual || usual == 0 && !failed {
-			n.hold(sample, usual, now)
+			n.cut(sample, usual, now)
 			return false
 		}
 		if row := n.row(); !failed && (row >= longInRow || row >= lateInRow && sample >= canceledLate*usual) {
@@ -414,6 +459,20 @@ func (n *Node) Learn(o Outcome, took time.Duration, now uint32) (failed bool) {
 	}
 	n.average(ns, sample, weight, sign, idle, now)
 	return failed
+}
+
+// cut takes in a call that was given up within the usual time. How long it would have taken is
+// not known. But of an instance whose callers are in a hurry only the quickest calls succeed:
+// it would look fast and attract calls, so it counts as no faster than usual.
+func (n *Node) cut(took, usual float32, now uint32) {
+	n.hold(took, usual, now)
+	before := n.cost.Load()
+	if ns, _ := unpackCost(before); ns > 0 && ns < n.typical() {
+		n.cost.Store(packCost(n.typical(), now))
+		if n.lastBad.Load() == before {
+			n.noted() // it is no success
+		}
+	}
 }
 
 // penalty is the duration that a failed call counts as where that is the usual one.
@@ -464,7 +523,7 @@ func stillHeld(held uint64, typical float32, now uint32) float32 {
 	if calls == 0 {
 		return 0
 	}
-	if calls *= float32(math.Exp(-float64(int32(now-at)) * float64(tick) / max(float64(typical), float64(tick)))); calls < leastHeld {
+	if calls *= float32(math.Exp(-float64(max(0, int32(now-at))) * float64(tick) / max(float64(typical), float64(tick)))); calls < leastHeld {
 		return 0
 	}
 	return calls
@@ -493,15 +552,6 @@ func (n *Node) Count(o Outcome, by uint64) {
 	}
 }
 
-// TakeMeasured returns what is new of Measured since it was last called. It must be called
-// before either wraps twice, and by one goroutine at a time.
-func (n *Node) TakeMeasured() (count uint64, sum time.Duration) {
-	now, before := n.measured.Load(), n.taken
-	n.taken = now
-	count = (now - before) & (1<<measuredBits - 1)
-	return count, time.Duration((now-before)>>measuredBits) * time.Microsecond
-}
-
 // Outcome is what the end of a call says of its instance.
 type Outcome uint8
 
@@ -520,3 +570,36 @@ const (
 	Forgotten = NumOutcomes + 1 // given up, see [Node.GiveUp]
 	NumCounts = NumOutcomes + 2
 )
+
+// Bounds are the upper bounds of the buckets that durations are counted in; the last bucket
+// has none. They are whole microseconds.
+var Bounds = [...]time.Duration{
+	500 * time.Microsecond, time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond, 10 * time.Millisecond,
+	25 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond,
+	time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second,
+}
+
+// Histogram counts durations.
+type Histogram [len(Bounds) + 1]struct{ count, sum atomic.Uint64 }
+
+func (h *Histogram) add(d time.Duration) {
+	i := 0
+	for i < len(Bounds) && d > Bounds[i] {
+		i++
+	}
+	h[i].count.Add(1)
+	h[i].sum.Add(uint64(d))
+}
+
+// addAll adds what another histogram has counted.
+func (h *Histogram) addAll(other *Histogram) {
+	for i := range other {
+		h[i].count.Add(other[i].count.Load())
+		h[i].sum.Add(other[i].sum.Load())
+	}
+}
+
+// Load returns how many durations are in a bucket, and their sum.
+func (h *Histogram) Load(bucket int) (count uint64, sum time.Duration) {
+	return h[bucket].count.Load(), time.Duration(h[bucket].sum.Load())
+}

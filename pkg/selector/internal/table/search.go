@@ -117,8 +117,13 @@ func (a *search) from(c *Circle) (f Choice, ok bool) {
 	}
 	switch a.Kind {
 	case KindHash:
-		inFlight := float32(a.AllInFlight[a.Subset].Load()) + stillHeld(a.AllHeld.Load(), c.near[0].typical(), a.now)
-		ok = a.ringOf(c).pick(a.hash, inFlight, a.Others.Load(), a.now, func(n *Node) bool {
+		now, all := a.now, a.AllHeld.Load()
+		held := stillHeld(all, c.near[0].typical(), now)
+		if held > 0 { // what is held changes in milliseconds; the time of such a pick is rougher
+			now = Ticks(a.Now())
+			held = stillHeld(all, c.near[0].typical(), now)
+		}
+		ok = a.ringOf(c).pick(a.hash, float32(a.AllInFlight[a.Subset].Load())+held, a.Others.Load(), now, func(n *Node) bool {
 			f, ok = a.take(n, c)
 			return ok
 		})

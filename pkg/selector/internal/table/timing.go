@@ -26,6 +26,9 @@ import (
 //   - A call is late after leastLate at least, and a success is slow after slowest at
 //     least, which is remembered from leastSlowest on.
 const (
+	// sameWithin is by how much calls that take about as long may differ besides: what a
+	// processor does with the first call of an instance takes longer.
+	sameWithin = 100 * time.Microsecond
 	// blindSlack and nearSlack are the slack of near sets where no zone is known, and
 	// where zones are, see [Table.slack].
 	blindSlack = 200 * time.Microsecond

@@ -11,6 +11,7 @@ func TestTheTimesFitTogether(t *testing.T) {
 		name string
 		time time.Duration
 	}{
+		{"sameWithin", sameWithin},
 		{"blindSlack", blindSlack},
 		{"nearSlack", nearSlack},
 		{"tick", tick},
