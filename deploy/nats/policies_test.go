@@ -179,7 +179,7 @@ func TestSourcesThatWereMadeBeforePoliciesAreBegunAnew(t *testing.T) {
 	if d, err := us.r.Policy(t.Context(), "user"); err != nil || d.Policy != nil {
 		t.Fatalf("the policy is there: %+v, %v", d, err)
 	}
-	time.Sleep(8 * time.Second) // nothing may come
+	time.Sleep(8 * time.Second) // longer than the upkeep needs to change a source
 	if told() {
 		t.Fatal("the source takes policies that its region does not send")
 	}

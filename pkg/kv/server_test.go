@@ -19,7 +19,7 @@ import (
 )
 
 func TestAServerThatIsTooOldIsRefusedAndNothingIsMade(t *testing.T) {
-	t.Parallel() // most of its time is waiting for a server
+	natstest.Parallel(t) // most of its time is waiting for a server
 	ns := natstest.Start(t, natstest.Listen)
 	for _, version := range []string{"2.10.18", "2.12.12", "2.14.3"} {
 		nc, err := kv.Connect(natstest.Pretend(t, ns.Addr().String(), version))
@@ -48,7 +48,7 @@ func TestAServerThatIsTooOldIsRefusedAndNothingIsMade(t *testing.T) {
 }
 
 func TestAnAnnouncementSaysThatTheServerItFoundLaterIsTooOld(t *testing.T) {
-	t.Parallel() // most of its time is waiting for a server
+	natstest.Parallel(t) // most of its time is waiting for a server
 	address := testkit.FreeAddress(t)
 	old := natstest.Pretend(t, address, "2.12.12")
 	nc, err := kv.Connect(old)
@@ -74,7 +74,7 @@ func TestAnAnnouncementSaysThatTheServerItFoundLaterIsTooOld(t *testing.T) {
 }
 
 func TestAServerThatIsReplacedByAnOlderOneIsToldOf(t *testing.T) {
-	t.Parallel() // most of its time is waiting for a server
+	natstest.Parallel(t) // most of its time is waiting for a server
 	ns := natstest.Start(t, natstest.Listen)
 	first := natstest.NewProxy(t, ns.Addr().String())
 	nc, err := kv.Connect(first.URL()+","+natstest.Pretend(t, ns.Addr().String(), "2.12.12"), nats.DontRandomize())
@@ -123,7 +123,7 @@ func hubAndLeaf(t *testing.T) (hub, leaf *server.Server) {
 }
 
 func TestWritesGoToTheDomainThatIsRead(t *testing.T) {
-	t.Parallel() // most of its time is waiting for a server
+	natstest.Parallel(t) // most of its time is waiting for a server
 	hub, leaf := hubAndLeaf(t)
 	testkit.Eventually(t, "the leaf is connected", func() bool { return hub.NumLeafNodes() == 1 })
 	near := natstest.Connect(t, leaf)
@@ -164,8 +164,7 @@ func TestWritesGoToTheDomainThatIsRead(t *testing.T) {
 }
 
 func TestAnAcknowledgementOfAnotherDomainIsAnError(t *testing.T) {
-	t.Parallel() // most of its time is waiting for a server
-
+	natstest.Parallel(t)                         // most of its time is waiting for a server
 	nc := natstest.Connect(t, natstest.Start(t)) // has no domain, and a bucket of that name
 	if _, err := kv.Open(t.Context(), nc, kv.Options{Logger: quiet(nil)}); err != nil {
 		t.Fatal(err)
@@ -217,7 +216,7 @@ func cluster(t *testing.T, n int) []*server.Server {
 }
 
 func TestTooFewCopiesAreWarnedOfAtEveryStartAndRepaired(t *testing.T) {
-	t.Parallel() // most of its time is waiting for a server
+	natstest.Parallel(t) // most of its time is waiting for a server
 	nc := natstest.Connect(t, cluster(t, 3)[0])
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -278,7 +277,7 @@ func TestTooFewCopiesAreWarnedOfAtEveryStartAndRepaired(t *testing.T) {
 }
 
 func TestTheServersReasonIsKnown(t *testing.T) {
-	t.Parallel() // most of its time is waiting for a server
+	natstest.Parallel(t) // most of its time is waiting for a server
 	restricted := func(o *server.Options) {
 		o.Users = []*server.User{
 			{Username: "all", Password: "x"},
@@ -305,7 +304,7 @@ func TestTheServersReasonIsKnown(t *testing.T) {
 }
 
 func TestADiagnosisNamesAPermissionThatJetStreamNeeds(t *testing.T) {
-	t.Parallel() // most of its time is waiting for a server
+	natstest.Parallel(t) // most of its time is waiting for a server
 	ns := natstest.Start(t, func(o *server.Options) {
 		o.Users = []*server.User{{Username: "blind", Password: "x", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$JS.API.INFO"}}}}}
 	})
@@ -317,7 +316,7 @@ func TestADiagnosisNamesAPermissionThatJetStreamNeeds(t *testing.T) {
 }
 
 func TestACheckFindsThatNoServerHasTheBucketBeforeAWatchDoes(t *testing.T) {
-	t.Parallel() // most of its time is waiting for a server
+	natstest.Parallel(t) // most of its time is waiting for a server
 	ns := natstest.Start(t)
 	nc := natstest.Connect(t, ns)
 	r, err := kv.Open(t.Context(), nc, kv.Options{Logger: quiet(nil)})

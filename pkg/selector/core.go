@@ -193,10 +193,6 @@ func (s *core) hideLocked() {
 	}
 }
 
-// Shares reports whether two selectors share what they know, so that their [Stats] are the
-// same, see [New].
-func (s *Selector) Shares(other *Selector) bool { return s.core == other.core }
-
 // common are the options that selectors of a core have in common. They are as the code
 // states them, which differs from a default where there is a policy, unless policies do not
 // say them.

@@ -373,3 +373,34 @@ func TestSelectorsAreOpenedAndClosedAtTheSameTime(t *testing.T) {
 		}
 	})
 }
+
+func TestAPolicyHoldsForAllSelectorsThatShare(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		s := newStage(t)
+		a, b, c := s.open(by(selector.Random)), s.open(by(selector.Nearest)), s.open()
+		strategies := func() (all string) {
+			for _, sel := range []*selector.Selector{a, b, c} {
+				e, err := sel.Explain(t.Context(), selector.Request{Service: "user"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				all += e.Strategy + " "
+			}
+			return all
+		}
+		for _, tt := range []struct{ policy, want string }{
+			{`{"panic":0.3}`, "random nearest p2c "},
+			{`{"strategy":"round_robin"}`, "random nearest round_robin "},
+			{`{"strategy":"round_robin","over_code":true}`, "round_robin round_robin round_robin "},
+		} {
+			if _, err := s.r.PutPolicy(t.Context(), "user", []byte(tt.policy)); err != nil {
+				t.Fatal(err)
+			}
+			testkit.Eventually(t, tt.policy+" holds: "+tt.want, func() bool { return strategies() == tt.want })
+			for _, sel := range []*selector.Selector{a, b, c} {
+				p := s.pick(sel)
+				p.Done(nil)
+			}
+		}
+	})
+}

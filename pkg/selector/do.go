@@ -349,22 +349,50 @@ func (s *Selector) Limits(ctx context.Context, service string) (Limits, error) {
 	return Limits{r.timeout, r.attemptTimeout, r.current.Service.Revision, r.overCode}, nil
 }
 
-// limit is how long a call may take, and what says so; 0: as long as its context.
-func (r *rules) limit(ask *Request) (limit time.Duration, of string) {
-	switch {
-	case ask.Timeout < 0:
-		return 0, ""
-	case ask.Timeout > 0:
-		return ask.Timeout, "request"
+// Mirror has a copy of a call made to the instances that the policy of the service names for
+// that, if the call is in the share that the policy states. It is for callers that can make
+// a call twice, such as proximahttp; [Selector.Do] makes no copies.
+//
+// copyOf is called at once, if a copy is to be made, and returns the function that makes it;
+// nil if it cannot be made. That function runs in a goroutine of the selector, which
+// [Selector.Close] ends and waits for, within the time limit of calls to the service. What
+// comes of it counts for the breaker of the instance, and for nothing else. At most 64
+// copies are on their way at a time; others are not made, and counted.
+func (s *Selector) Mirror(r Request, copyOf func() func(context.Context, *Pick) error) {
+	svc := (*s.services.Load())[r.Service]
+	if svc == nil || !svc.listed.Load() {
+		return
 	}
-	return r.timeout, "policy"
-}
-
-func (r *rules) attemptLimit(ask *Request) time.Duration {
-	if ask.AttemptTimeout != 0 {
-		return ask.AttemptTimeout
+	ru := svc.rules.Load()
+	m := ru.mirror
+	if m == nil || !m.turn.Next(m.share) {
+		return
 	}
-	return r.attemptTimeout
+	if !s.mirrors.enter() {
+		svc.mirrorsDropped.Add(1)
+		return
+	}
+	call := copied(copyOf)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if call == nil || s.shut.Load() {
+		s.mirrors.leave()
+		svc.mirrorsDropped.Add(1)
+		return
+	}
+	limit := max(r.Timeout, 0)
+	if limit == 0 {
+		limit = ru.timeout
+	}
+	if limit == 0 {
+		limit = mirrorFor
+	}
+	s.copies.Go(func() {
+		defer s.mirrors.leave()
+		ctx, cancel := context.WithTimeout(s.live, limit)
+		defer cancel()
+		ru.mirrorCall(ctx, &r, call)
+	})
 }
 
 // Last reports whether no attempt at another instance follows: there is no other one that

@@ -34,52 +34,6 @@ func (m *mirrors) enter() bool {
 
 func (m *mirrors) leave() { m.running.Add(-1) }
 
-// Mirror has a copy of a call made to the instances that the policy of the service names for
-// that, if the call is in the share that the policy states. It is for callers that can make
-// a call twice, such as proximahttp; [Selector.Do] makes no copies.
-//
-// copyOf is called at once, if a copy is to be made, and returns the function that makes it;
-// nil if it cannot be made. That function runs in a goroutine of the selector, which
-// [Selector.Close] ends and waits for, within the time limit of calls to the service. What
-// comes of it counts for the breaker of the instance, and for nothing else. At most 64
-// copies are on their way at a time; others are not made, and counted.
-func (s *Selector) Mirror(r Request, copyOf func() func(context.Context, *Pick) error) {
-	svc := (*s.services.Load())[r.Service]
-	if svc == nil || !svc.listed.Load() {
-		return
-	}
-	ru := svc.rules.Load()
-	m := ru.mirror
-	if m == nil || !m.turn.Next(m.share) {
-		return
-	}
-	if !s.mirrors.enter() {
-		svc.mirrorsDropped.Add(1)
-		return
-	}
-	call := copied(copyOf)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if call == nil || s.shut.Load() {
-		s.mirrors.leave()
-		svc.mirrorsDropped.Add(1)
-		return
-	}
-	limit := max(r.Timeout, 0)
-	if limit == 0 {
-		limit = ru.timeout
-	}
-	if limit == 0 {
-		limit = mirrorFor
-	}
-	s.copies.Go(func() {
-		defer s.mirrors.leave()
-		ctx, cancel := context.WithTimeout(s.live, limit)
-		defer cancel()
-		svc.mirror(ctx, ru, &r, call)
-	})
-}
-
 // copied returns nil if copyOf panics: the call itself goes on.
 func copied(copyOf func() func(context.Context, *Pick) error) (call func(context.Context, *Pick) error) {
 	defer func() {
@@ -93,9 +47,10 @@ func copied(copyOf func() func(context.Context, *Pick) error) (call func(context
 // errPanicked is the end of a copy whose function panicked.
 var errPanicked = errors.New("the copy of a call panicked")
 
-// mirror makes a copy of a call.
-func (svc *service) mirror(ctx context.Context, ru *rules, r *Request, call func(context.Context, *Pick) error) {
-	p, ok := ru.mirrorPick(r)
+// mirrorCall makes a copy of a call.
+func (r *rules) mirrorCall(ctx context.Context, ask *Request, call func(context.Context, *Pick) error) {
+	svc := r.svc
+	p, ok := r.mirrorPick(ask)
 	if !ok {
 		svc.mirrorsDropped.Add(1)
 		return

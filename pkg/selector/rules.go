@@ -343,7 +343,7 @@ func (r *rules) decide(ask *Request) error {
 func (r *rules) asked(text string) (*target, error) {
 	expr, err := r.svc.subsets.find(text)
 	switch {
-	case err != nil || expr.String() == "":
+	case err != nil || expr.all:
 		return nil, err
 	case r.fallback:
 		return &expr.askedOrAny, nil
@@ -374,6 +374,24 @@ func (r *rules) fastVantage() *vantage {
 		return r.homes.by[0].Load()
 	}
 	return nil
+}
+
+// limit is how long a call may take, and what says so; 0: as long as its context.
+func (r *rules) limit(ask *Request) (limit time.Duration, of string) {
+	switch {
+	case ask.Timeout < 0:
+		return 0, ""
+	case ask.Timeout > 0:
+		return ask.Timeout, "request"
+	}
+	return r.timeout, "policy"
+}
+
+func (r *rules) attemptLimit(ask *Request) time.Duration {
+	if ask.AttemptTimeout != 0 {
+		return ask.AttemptTimeout
+	}
+	return r.attemptTimeout
 }
 
 // tags say for a log which documents hold.

@@ -87,6 +87,10 @@ func times(d time.Duration, n int) time.Duration {
 // Location is where the selector is.
 func (s *Selector) Location() topology.Location { return s.home.Location }
 
+// Shares reports whether two selectors share what they know, so that their [Stats] are the
+// same, see [New].
+func (s *Selector) Shares(other *Selector) bool { return s.core == other.core }
+
 // Close ends all watches and probes and waits for them, unless another selector shares
 // them. Picks fail from then on with [ErrClosed]. It may be called twice, and always returns
 // nil.

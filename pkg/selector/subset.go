@@ -53,6 +53,7 @@ func (r rest) String() string {
 type expression struct {
 	matcher
 	svc               *service
+	all               bool                       // it is for all instances
 	view              atomic.Pointer[subsetView] // nil: it has no tables now
 	asked, askedOrAny target                     // of requests with it
 }
@@ -140,7 +141,7 @@ func (s *subsets) add(text string, parsed *subset.Subset) *spelled {
 	old := *s.texts.Load()
 	plain := old[parsed.String()]
 	if plain == nil {
-		expr := &expression{matcher: parsed, svc: s.svc}
+		expr := &expression{matcher: parsed, svc: s.svc, all: parsed.String() == ""}
 		expr.asked = target{rule: "request", expr: expr, ruleCounts: &s.own}
 		expr.askedOrAny = target{rule: "request", expr: expr, next: all, ruleCounts: &s.own}
 		plain = &spelled{parsed.String(), expr}

@@ -157,13 +157,13 @@ func (r *rules) vantage(ask *Request, to *target) (*vantage, error) {
 	if to != nil && to.expr != nil {
 		s = r.svc.subsets.view(to.expr)
 	}
-	key := place{protocols: p, kind: kind, subset: s}
-	if ask.From == nil || *ask.From == r.svc.sel.home.Location {
-		key.home = true
-	} else {
-		key.from = r.svc.sel.fields.of(*ask.From)
-		if alike := r.svc.sel.alike; alike != nil && key.from == *alike {
-			key.home, key.from = true, topology.Location{}
+	if ask.From == nil && kind == r.kind { // nearly always
+		return r.homeVantage(s, p), nil
+	}
+	key := place{home: true, protocols: p, kind: kind, subset: s}
+	if sel := r.svc.sel; ask.From != nil && *ask.From != sel.home.Location {
+		if from := sel.fields.of(*ask.From); sel.alike == nil || from != *sel.alike {
+			key.home, key.from = false, from
 		}
 	}
 	if key.home && kind == r.kind {
