@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel"
 
+	"github.com/proxima-discovery/proxima/internal/natstest"
 	"github.com/proxima-discovery/proxima/pkg/breaker"
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
@@ -245,3 +246,31 @@ func healthy(sel *selector.Selector) error {
 func use(...any) error { return nil }
 
 var _, _, _ = instrumented, located, healthy // compiled, not run
+
+// sharing shows two selectors of a program.
+func sharing(ctx context.Context, nc *nats.Conn) error {
+	options := selector.Options{}
+	sel, err := selector.New(ctx, nc, options)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = sel.Close() }()
+	options.Strategy = selector.ConsistentHash
+	sticky, err := selector.New(ctx, nc, options)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = sticky.Close() }()
+	if !sticky.Shares(sel) {
+		return errors.New("they share nothing")
+	}
+	return nil
+}
+
+func TestSelectorsShareWithoutBeingTold(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		if err := sharing(t.Context(), natstest.Connect(t, natstest.Start(t))); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"crypto/rand"
 	"maps"
 	"net/http"
@@ -148,23 +149,26 @@ type keys struct {
 	sticky string // cookie that callers without a key are given; empty: none
 }
 
-// of returns the key of a call, empty if it has none.
-func (k *keys) of(h http.Header) string {
+// of returns the key of a call, empty if it has none. given is the one that a router gave
+// the caller, which counts when neither that nor the policy of the service finds one.
+func (k *keys) of(h http.Header) (key, given string) {
 	if k.header != "" {
-		if v := h.Get(k.header); v != "" {
-			return v
-		}
+		key = h.Get(k.header)
 	}
-	for _, name := range [...]string{k.cookie, k.sticky} {
-		if name == "" {
-			continue
-		}
-		// The first one counts: it is the one of the most specific path.
-		if c, err := (&http.Request{Header: h}).Cookie(name); err == nil && c.Value != "" {
-			return c.Value
-		}
+	return cmp.Or(key, cookieOf(h, k.cookie)), cookieOf(h, k.sticky)
+}
+
+// cookieOf returns the value of a cookie, empty if there is none, or no name.
+func cookieOf(h http.Header, name string) string {
+	if name == "" {
+		return ""
 	}
-	return ""
+	// The first one counts: it is the one of the most specific path.
+	c, err := (&http.Request{Header: h}).Cookie(name)
+	if err != nil {
+		return ""
+	}
+	return c.Value
 }
 
 // newKey is a key that no other caller has.

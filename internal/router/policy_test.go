@@ -3,6 +3,7 @@ package router_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -300,5 +301,53 @@ func TestTheDoorsAnswer429WhereAllInstancesAreFull(t *testing.T) {
 	close(end)
 	if a, b := <-first, <-second; a != 200 || b != 200 {
 		t.Errorf("the first call %d, one that waits %d", a, b)
+	}
+}
+
+// The key of a call is in the cookie that a router gave, or where the policy says, and nothing
+// of it is in the router: another one, and other instances, change nothing.
+func TestAKeyOutlastsTheRouter(t *testing.T) {
+	f := newFleet(t)
+	f.policies = &policies{}
+	f.policies.set(t, `{"strategy":"consistent_hash","hash_key":{"header":"x-user"}}`)
+	o := router.Options{StickyCookie: "proxima_sticky"}
+	d := f.router(o)
+	for _, id := range []string{"a", "b", "c", "d"} {
+		d.instance("user", id, zoneA, says(id))
+	}
+	const callers = 20
+	var cookies [callers]string
+	owners := func(d *door) (by [2][callers]string) {
+		for i := range callers {
+			a := d.get("/proxy/user/", "Cookie", cookies[i])
+			if set, _, _ := strings.Cut(a.header.Get("Set-Cookie"), ";"); set != "" {
+				cookies[i] = set
+			}
+			by[0][i] = a.body
+			a = d.get("/proxy/user/", "X-User", fmt.Sprint("user-", i))
+			if again := d.get("/proxy/user/", "X-User", fmt.Sprint("user-", i), "Cookie", cookies[0]); again.body != a.body {
+				t.Errorf("user %d: %s, with the cookie of another caller %s", i, a.body, again.body)
+			}
+			by[1][i] = a.body
+		}
+		return by
+	}
+	before := owners(d)
+	d.end()
+	d = f.router(o)
+	if now := owners(d); now != before {
+		t.Errorf("after a restart of the router %v, before %v", now, before)
+	}
+	d.instance("user", "e", zoneA, says("e"))
+	testkit.Eventually(t, "e is known", func() bool {
+		return len(decode[selector.Explanation](t, d.get("/v1/explain/user").body).Instances) == 5
+	})
+	now := owners(d)
+	for by := range now {
+		for i, id := range now[by] {
+			if id != before[by][i] && id != "e" {
+				t.Errorf("caller %d went from %s to %s, as e came", i, before[by][i], id)
+			}
+		}
 	}
 }

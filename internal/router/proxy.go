@@ -50,6 +50,7 @@ type caller struct {
 	from     *topology.Location // nil: the router's own
 	where    string             // the instances that it wants; empty: it does not say
 	key      string             // that consistent_hash hashes
+	given    string             // that it hashes if there is no other
 	endpoint string             // with a name, that is called; empty: one without
 	attempt  time.Duration      // of one attempt
 }
@@ -64,7 +65,7 @@ func withCaller(ctx context.Context, c caller) context.Context {
 // ask passes what is known of the caller to the selector.
 func ask(req *http.Request, r *selector.Request) {
 	c, _ := req.Context().Value(callerKey{}).(caller)
-	r.From, r.Key, r.Where, r.Protocol, r.AttemptTimeout = c.from, c.key, c.where, c.endpoint, c.attempt
+	r.From, r.Key, r.DefaultKey, r.Where, r.Protocol, r.AttemptTimeout = c.from, c.key, c.given, c.where, c.endpoint, c.attempt
 	r.Timeout = -1 // the router ends calls
 }
 
@@ -132,10 +133,10 @@ func (p *proxy) serve(w http.ResponseWriter, req *http.Request, to destination) 
 	}()
 	c.head = withHeadTimeout(req.Context(), may)
 	defer c.head.end()
-	asks := caller{from: from, where: req.Header.Get(headerWhere), key: p.keys.of(req.Header), endpoint: c.endpoint, attempt: c.attempt.Duration}
-	if asks.key == "" && p.keys.sticky != "" {
+	asks := caller{from: from, where: req.Header.Get(headerWhere), endpoint: c.endpoint, attempt: c.attempt.Duration}
+	if asks.key, asks.given = p.keys.of(req.Header); asks.key == "" && asks.given == "" && p.keys.sticky != "" {
 		c.key = newKey()
-		asks.key = c.key
+		asks.given = c.key
 	}
 	req = req.WithContext(withCaller(context.WithValue(context.WithValue(c.head, passageKey{}, c), remainsKey{}, c.head), asks))
 	if req.Body != nil && req.Body != http.NoBody {

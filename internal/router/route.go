@@ -60,7 +60,8 @@ func (r *relay) route(ctx context.Context, c *call) (*nats.Msg, error) {
 	}
 	err = &selector.NoInstanceError{Service: c.service}
 	for _, endpoint := range have {
-		asks := caller{from: from, where: c.header.Get(headerWhere), key: r.keys.of(http.Header(c.header)), endpoint: endpoint, attempt: c.attempt.Duration}
+		asks := caller{from: from, where: c.header.Get(headerWhere), endpoint: endpoint, attempt: c.attempt.Duration}
+		asks.key, asks.given = r.keys.of(http.Header(c.header))
 		protocol, _ := events.CutEndpoint(endpoint)
 		var reply *nats.Msg
 		if protocol == events.NATS {
@@ -135,7 +136,7 @@ func (r *relay) routeHTTP(ctx context.Context, c *call, req *http.Request) (*nat
 // routeNATS sends a message to the subject of an instance.
 func (r *relay) routeNATS(ctx context.Context, c *call, method string, asks caller) (*nats.Msg, error) {
 	ask := selector.Request{
-		Service: c.service, Protocol: asks.endpoint, From: asks.from, Where: asks.where, Key: asks.key, Header: http.Header(c.header).Get,
+		Service: c.service, Protocol: asks.endpoint, From: asks.from, Where: asks.where, Key: asks.key, DefaultKey: asks.given, Header: http.Header(c.header).Get,
 		Timeout: -1, AttemptTimeout: asks.attempt, NonIdempotent: !proximahttp.Idempotent(method),
 	}
 	r.selector.Mirror(ask, func() func(context.Context, *selector.Pick) error {

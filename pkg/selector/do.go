@@ -70,6 +70,7 @@ func (s *Selector) DoFor(ctx context.Context, r Request, call func(context.Conte
 		return err
 	}
 	ru := svc.rules.Load()
+	s.state(ru, &r)
 	svc.budget.call(ru.retry.budget)
 	t := tries{Selector: s, svc: svc, rules: ru, request: &r}
 	limit, of := ru.limit(&r)
@@ -127,7 +128,7 @@ func (t *tries) do(ctx context.Context, call func(context.Context, *Pick) error)
 }
 
 // classify is what [Retry.Classify] makes of an error; what is no outcome is a Fault.
-func (s *Selector) classify(err error) Outcome {
+func (s *core) classify(err error) Outcome {
 	if o := s.opts.Retry.Classify(err); o <= Local {
 		return o
 	}
@@ -374,7 +375,7 @@ func (s *Selector) Mirror(r Request, copyOf func() func(context.Context, *Pick) 
 	call := copied(copyOf)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if call == nil || s.closed {
+	if call == nil || s.shut.Load() {
 		s.mirrors.leave()
 		svc.mirrorsDropped.Add(1)
 		return
@@ -386,9 +387,9 @@ func (s *Selector) Mirror(r Request, copyOf func() func(context.Context, *Pick) 
 	if limit == 0 {
 		limit = mirrorFor
 	}
-	s.work.Go(func() {
+	s.copies.Go(func() {
 		defer s.mirrors.leave()
-		ctx, cancel := context.WithTimeout(s.run, limit)
+		ctx, cancel := context.WithTimeout(s.live, limit)
 		defer cancel()
 		ru.mirrorCall(ctx, &r, call)
 	})

@@ -140,6 +140,7 @@ func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) 
 		return Explanation{}, err
 	}
 	ru := svc.rules.Load()
+	s.state(ru, &r)
 	to, err := ru.peek(&r)
 	if err != nil {
 		return Explanation{}, err

@@ -51,3 +51,18 @@ func (s *Selector) Subsets(service string) (n int) {
 func (s *Selector) Texts(service string) int {
 	return len(*(*s.services.Load())[service].subsets.texts.Load())
 }
+
+// Cores is how many cores further selectors of the process may join.
+func Cores() (n int) {
+	cores.Lock()
+	defer cores.Unlock()
+	for _, list := range cores.by {
+		n += len(list)
+	}
+	return n
+}
+
+// StrategyFor is the strategy of a selector that states one and shares the service.
+func (s *Selector) StrategyFor(service string, stated Strategy) Strategy {
+	return (*s.services.Load())[service].rules.Load().strategyFor(stated)
+}

@@ -64,7 +64,7 @@ func (r *rules) mirrorCall(ctx context.Context, ask *Request, call func(context.
 		p.Done(err)
 	}()
 	err = call(ctx, &p)
-	if err != nil && svc.run.Err() != nil {
+	if err != nil && (ctx.Err() == context.Canceled || svc.run.Err() != nil) {
 		err = context.Canceled // the selector was closed
 	}
 }

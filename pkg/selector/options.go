@@ -270,6 +270,8 @@ type Request struct {
 	// Key is what [ConsistentHash] hashes. Calls without a key are spread by weight. Other
 	// strategies ignore it.
 	Key string
+	// DefaultKey is the Key of a request in which the policy of the service finds none.
+	DefaultKey string
 	// Avoid lists instances that are not picked. Each is an ID, which excludes the
 	// instances of that ID in all zones; or zone/ID, or the text of an
 	// [events.Key], which exclude one: IDs are unique in a zone only. If all others
@@ -343,7 +345,7 @@ const (
 	// usable instances of the circle stay the same and that instance has at most 1.25
 	// times its share of this caller's calls in flight. Keys are divided among the whole
 	// circle, in proportion to weights, so all callers of a zone agree, whatever each of
-	// them measures. The cost is distance: calls go to the farther instances of the circle
+	// them measures: no circle is demoted. The cost is distance: calls go to the farther instances of the circle
 	// as often as to the nearest. [Near.Slack] bounds that where it is set, and then
 	// callers differ about keys when an instance is at that bound. Callers in different
 	// zones have different circles: for one instance per key everywhere, use an empty

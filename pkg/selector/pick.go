@@ -227,6 +227,9 @@ func (p *Pick) Observe(rtt time.Duration) {
 // [Bulkhead]. The error is [ErrUnknownService], [ErrNoSnapshot], [ErrClosed],
 // a *[NoInstanceError], a *[FullError], or an [events.FieldError] about the name.
 func (s *Selector) Pick(ctx context.Context, service string) (Pick, error) {
+	if s.detour.Load() {
+		return s.PickFor(ctx, Request{Service: service})
+	}
 	svc := s.slot(service).Load()
 	if svc == nil || svc.name != service {
 		svc = (*s.services.Load())[service]
@@ -279,7 +282,7 @@ func (s *Selector) PickFor(ctx context.Context, r Request) (Pick, error) {
 	if err != nil {
 		return Pick{}, err
 	}
-	if s.opts.OnPick != nil {
+	if s.onPick != nil {
 		s.show(p)
 	}
 	return p, nil
@@ -295,7 +298,7 @@ func (s *Selector) show(p Pick) {
 			p.Done(context.Canceled)
 		}
 	}()
-	s.opts.OnPick(shown)
+	s.onPick(shown)
 	ended = true
 }
 
@@ -320,6 +323,7 @@ func (s *Selector) pickFor(ctx context.Context, r *Request) (Pick, error) {
 		return Pick{}, err
 	}
 	ru := svc.rules.Load()
+	s.state(ru, r)
 	if err := ru.decide(r); err != nil {
 		return Pick{}, err
 	}
@@ -357,9 +361,20 @@ func (s *Selector) take(ctx context.Context, v *vantage, t *table.Table, r *Requ
 	return Pick{}, v.noInstance(t, r)
 }
 
+// state makes the strategy of this selector that of a request without one, where the
+// selector that it shares services with has another.
+func (s *Selector) state(ru *rules, r *Request) {
+	if s.apart && r.Strategy == "" {
+		r.Strategy = ru.strategyFor(s.strategy)
+	}
+}
+
 // known returns a service whose first snapshot has come, so that its policy has too, if it
 // can be reached.
 func (s *Selector) known(ctx context.Context, name string) (*service, error) {
+	if s.shut.Load() {
+		return nil, ErrClosed
+	}
 	svc := s.slot(name).Load()
 	if svc == nil || svc.name != name {
 		var err error
@@ -373,7 +388,7 @@ func (s *Selector) known(ctx context.Context, name string) (*service, error) {
 	late := time.NewTimer(s.opts.FirstSnapshot)
 	defer late.Stop()
 	for {
-		if err := svc.await(ctx, late.C); err != nil {
+		if err := svc.await(ctx, s.live.Done(), late.C); err != nil {
 			return nil, err
 		}
 		if svc.listed.Load() {

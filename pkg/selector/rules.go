@@ -36,6 +36,7 @@ type rules struct {
 	current policy.Current // of which they are made
 
 	kind     table.Kind
+	said     string // the strategy that the policy says
 	regions  []string
 	fast     bool        // picks by name need nothing but the home table
 	fallback bool        // all instances are used when none of what a request asks for is usable
@@ -109,7 +110,7 @@ func (svc *service) newRules(current policy.Current) (*rules, error) {
 		return nil, err
 	}
 	r.plan = route.New(svc.name, p)
-	r.fast = r.kind != table.KindHash && r.bulkhead == nil && svc.sel.opts.OnPick == nil && !r.plan.ByName()
+	r.fast = r.kind != table.KindHash && r.bulkhead == nil && !r.plan.ByName()
 	if err := r.aim(); err != nil {
 		return nil, err
 	}
@@ -162,7 +163,7 @@ func (svc *service) codeRules() *rules {
 	if err := r.settle(&policy.Policy{}); err != nil {
 		panic(err) // the options were checked
 	}
-	r.fast = r.kind != table.KindHash && r.bulkhead == nil && svc.sel.opts.OnPick == nil
+	r.fast = r.kind != table.KindHash && r.bulkhead == nil
 	r.homes.rules = r
 	r.homes.by[0].Store(r.newVantage(nil, nil, 0, r.kind))
 	return r
@@ -200,7 +201,7 @@ func (r *rules) settle(p *policy.Policy) error {
 	s := r.svc.sel
 	code, other := &s.given, &s.opts
 	over := p.OverCode != nil && *p.OverCode
-	r.overCode = over
+	r.overCode, r.said = over, p.Strategy
 
 	strategy := prefer(over, string(code.Strategy), p.Strategy, string(other.Strategy))
 	if _, err := ParseStrategy(strategy); err != nil {
@@ -333,6 +334,9 @@ func (r *rules) decide(ask *Request) error {
 	if r.hashKey != nil && ask.Key == "" && ask.Header != nil {
 		ask.Key = route.KeyOf(r.hashKey, ask.Header)
 	}
+	if ask.Key == "" {
+		ask.Key = ask.DefaultKey
+	}
 	return nil
 }
 
@@ -359,6 +363,11 @@ func (r *rules) kindOf(ask *Request) (table.Kind, error) {
 		return r.kind, err
 	}
 	return table.KindOf(string(s)), nil
+}
+
+// strategyFor is the strategy of the calls of a selector that states one, or none.
+func (r *rules) strategyFor(stated Strategy) Strategy {
+	return Strategy(prefer(r.overCode, string(stated), r.said, string(P2C)))
 }
 
 // fastVantage is the one that picks by name need, nil if they need more.

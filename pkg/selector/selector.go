@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"log/slog"
 	"maps"
 	"math"
 	"slices"
@@ -18,7 +17,6 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/kv"
-	"github.com/proxima-discovery/proxima/pkg/latency"
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -31,40 +29,31 @@ const (
 )
 
 // Selector picks instances of any number of services. It is safe for concurrent use.
-// Make one per process and keep it: it holds what was learned about instances.
+// Make one per process and keep it: it holds what was learned about instances. Where a
+// process makes several, they share that, see [New].
 type Selector struct {
-	opts    Options
-	given   Options // as New got them, without defaults
-	source  Source
-	home    topology.Place
-	fields  fields             // of locations, that are levels
-	alike   *topology.Location // the fields of home: callers there see what the selector sees; nil: unless they have its labels
-	epoch   time.Time          // when the selector's clock was 0
-	prober  *latency.Prober
-	measure measuring
-	log     *slog.Logger
-
-	run  context.Context // ends with Close
-	stop context.CancelFunc
-	work sync.WaitGroup
-
-	nc           *nats.Conn // nil: no beats, no probes through NATS
-	subject      string     // of beats and pings: <bucket>.
-	invalidBeats invalid
-
-	clock    atomic.Int64                        // the last look of maintain, on the selector's clock
-	services atomic.Pointer[map[string]*service] // replaced, never changed
-	mirrors  mirrors
-	recent   [16]atomic.Pointer[service] // by slot, so that most picks need no map
-
-	mu      sync.Mutex // guards the making of a new map, and what follows
-	closed  bool
-	unknown map[string]time.Duration // until when a name is remembered as unknown, on the selector's clock
+	*core
+	detour   atomic.Bool     // picks by name need more than the fast vantage of a service
+	shut     atomic.Bool     // Close was called
+	strategy Strategy        // as Options state it
+	apart    bool            // the core was opened with another strategy
+	onPick   func(Pick)      // nil: none
+	live     context.Context // ends with Close
+	end      context.CancelFunc
+	copies   sync.WaitGroup // calls that [Selector.Mirror] makes
+	left     sync.Once
 }
 
 // New starts a selector. ctx bounds the opening of the registry only. nc stays the
 // caller's and is not closed. It may be nil if [Options.Source] is set: then no beats
 // are received, and nothing is probed through NATS.
+//
+// Selectors of one process share what they watch, measure and learn (the lists of
+// instances, probes and their budget, calls in flight, durations, breakers, retry budgets)
+// if they have the same nc, either the same *kv.Registry as Source or none, and the same
+// Options but for Strategy, OnPick and Logger. Functions, [Probe.TLS] and [Probe.Bus] must be
+// the same values: copy the Options for that. What they share is opened with the first of
+// them, logs as that says, and ends when the last one is closed.
 func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 	given := o
 	o, err := o.withDefaults()
@@ -80,38 +69,13 @@ func New(ctx context.Context, nc *nats.Conn, o Options) (*Selector, error) {
 	if o.Location.Zone != "" && o.Location.Region == "" {
 		o.Logger.Warn("the region is unknown: set it (--region, PROXIMA_REGION), else equally named zones of all regions count as near", "zone", o.Location.Zone)
 	}
-	s := &Selector{
-		opts: o, given: given, source: o.Source, log: o.Logger,
-		home:   topology.Place{Location: o.Location, Labels: o.Labels},
-		epoch:  time.Now(),
-		fields: fieldsOf(o.Levels),
+	c, err := join(ctx, nc, given, o)
+	if err != nil {
+		return nil, err
 	}
-	if !slices.ContainsFunc(o.Levels, isLabel) && o.Levels.Circle(s.home, s.home) == 0 { // unknown is not a place
-		alike := s.fields.of(s.home.Location)
-		s.alike = &alike
-	}
-	if s.source == nil {
-		if s.source, err = kv.Open(ctx, nc, o.Registry); err != nil {
-			return nil, fmt.Errorf("selector: %w", err)
-		}
-	}
-	if r, ok := s.source.(*kv.Registry); ok {
-		if s.opts.Probe.Bus == nil {
-			s.opts.Probe.Bus = r.Bus()
-		}
-		if s.opts.Ramp.Now == nil {
-			s.opts.Ramp.Now = r.Now
-		}
-	}
-	if s.opts.Ramp.Now == nil {
-		s.opts.Ramp.Now = sinceStart(s.epoch)
-	}
-	s.nc, s.subject = nc, o.Registry.Bucket+"."
-	s.measure = measuring{Probe: o.Probe, dial: o.Latency.Dial, nc: nc, subject: s.subject}
-	s.prober = latency.New(latency.Caller{Location: o.Location, Bus: s.opts.Probe.Bus, Logger: o.Logger}, o.Latency)
-	s.services.Store(&map[string]*service{})
-	s.run, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	s.work.Go(s.maintain)
+	s := &Selector{core: c, strategy: given.Strategy, apart: given.Strategy != c.given.Strategy, onPick: o.OnPick}
+	s.live, s.end = context.WithCancel(c.run)
+	s.detour.Store(s.apart || s.onPick != nil)
 	return s, nil
 }
 
@@ -126,27 +90,30 @@ func times(d time.Duration, n int) time.Duration {
 // Location is where the selector is.
 func (s *Selector) Location() topology.Location { return s.home.Location }
 
-// Close ends all watches and probes and waits for them. Picks fail from then
-// on with [ErrClosed]. It may be called twice, and always returns nil.
-func (s *Selector) Close() error {
-	s.mu.Lock()
-	s.closed = true
-	s.services.Store(&map[string]*service{})
-	for i := range s.recent {
-		s.recent[i].Store(nil)
-	}
+// Shares reports whether two selectors share what they know, so that their [Stats] are the
+// same, see [New].
+func (s *Selector) Shares(other *Selector) bool { return s.core == other.core }
+
+// Close ends all watches and probes and waits for them, unless another selector shares
+// them. Picks fail from then on with [ErrClosed]. It may be called twice, and always returns
+// nil.
+func (s *Selector) Close() (err error) {
+	s.mu.Lock() // see Mirror
+	s.shut.Store(true)
+	s.detour.Store(true)
 	s.mu.Unlock()
-	s.stop()
-	s.work.Wait()
-	return s.prober.Close()
+	s.end()
+	s.copies.Wait()
+	s.left.Do(func() { err = s.leave() })
+	return err
 }
 
 // now is the selector's clock, see [table.Shared].
-func (s *Selector) now() time.Duration { return time.Since(s.epoch) }
+func (s *core) now() time.Duration { return time.Since(s.epoch) }
 
 // maintain handles what changes with time alone, until the selector is closed: loads,
 // new instances, circles that are about to change places.
-func (s *Selector) maintain() {
+func (s *core) maintain() {
 	ticker := time.NewTicker(maintainEvery)
 	defer ticker.Stop()
 	periods := time.Duration(0)
@@ -170,7 +137,7 @@ func (s *Selector) maintain() {
 }
 
 // service returns a service by name, and starts to watch it if it is not watched yet.
-func (s *Selector) service(name string) (*service, error) {
+func (s *core) service(name string) (*service, error) {
 	if svc := (*s.services.Load())[name]; svc != nil {
 		return svc, nil
 	}
@@ -205,7 +172,7 @@ func (s *Selector) service(name string) (*service, error) {
 }
 
 // slot is the place of a service in recent, which it has if it came there first.
-func (s *Selector) slot(name string) *atomic.Pointer[service] {
+func (s *core) slot(name string) *atomic.Pointer[service] {
 	n := uint(len(name))
 	if n == 0 {
 		return &s.recent[0]
@@ -215,7 +182,7 @@ func (s *Selector) slot(name string) *atomic.Pointer[service] {
 
 // evictLocked makes room for one more service without instances: it forgets those that
 // were last asked for the longest ago. It returns how many are left.
-func (s *Selector) evictLocked(services map[string]*service) int {
+func (s *core) evictLocked(services map[string]*service) int {
 	var idle []*service
 	empty := 0
 	for _, svc := range services {
@@ -239,7 +206,7 @@ func (s *Selector) evictLocked(services map[string]*service) int {
 
 // forgetLocked ends the watch of a service without instances. For a moment it is
 // remembered that it has none.
-func (s *Selector) forgetLocked(services map[string]*service, svc *service) {
+func (s *core) forgetLocked(services map[string]*service, svc *service) {
 	delete(services, svc.name)
 	s.slot(svc.name).CompareAndSwap(svc, nil)
 	svc.stop()
@@ -253,7 +220,7 @@ func (s *Selector) forgetLocked(services map[string]*service, svc *service) {
 
 // forgetUnused forgets the services that never had an instance and are not asked for, and
 // the names that were remembered as unknown for long enough.
-func (s *Selector) forgetUnused(now time.Duration) {
+func (s *core) forgetUnused(now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.unknown, func(_ string, until time.Duration) bool { return until <= now })
@@ -274,6 +241,14 @@ func (s *Selector) forgetUnused(now time.Duration) {
 	if len(services) < len(old) {
 		s.services.Store(&services)
 	}
+}
+
+// service returns a service for a selector that is not closed.
+func (s *Selector) service(name string) (*service, error) {
+	if s.shut.Load() {
+		return nil, ErrClosed
+	}
+	return s.core.service(name)
 }
 
 // Instances lists the instances of a service as this selector knows them now: one complete
@@ -304,6 +279,9 @@ func (s *Selector) Instances(service string) iter.Seq[events.Entry] {
 func (s *Selector) Watch(ctx context.Context, service string) iter.Seq[events.Snapshot] {
 	return func(yield func(events.Snapshot) bool) {
 		var last *heardSnapshot
+		ctx, end := context.WithCancel(ctx)
+		defer end()
+		defer context.AfterFunc(s.live, end)()
 		for ctx.Err() == nil {
 			svc, err := s.service(service)
 			if errors.Is(err, ErrUnknownService) || errors.Is(err, ErrNoSnapshot) { // for a moment, as very many are asked for
@@ -350,7 +328,7 @@ func (s *Selector) Ready(ctx context.Context, service string, n int) error {
 
 // Stats returns the counts that metrics show. It may be called at each scrape, and adds
 // no cost to picks.
-func (s *Selector) Stats() Stats {
+func (s *core) Stats() Stats {
 	all := Stats{Latency: s.prober.Counts(), InvalidBeats: s.invalidBeats.count.Load()}
 	services := *s.services.Load()
 	for _, name := range slices.Sorted(maps.Keys(services)) {
@@ -370,7 +348,7 @@ func sinceStart(start time.Time) func() time.Time {
 // Health reports whether the selector receives changes. While it does not, picks use the
 // last known lists. Health sends no request, so it may be called at every readiness
 // check.
-func (s *Selector) Health() Health {
+func (s *core) Health() Health {
 	var h Health
 	if r, ok := s.source.(*kv.Registry); ok {
 		h.Err = r.Health().Err

@@ -20,7 +20,7 @@ import (
 // service is one service: its members, and the rules by which they are picked, with a
 // vantage for each place, protocol and subset that was asked for.
 type service struct {
-	sel   *Selector
+	sel   *core
 	name  string
 	group *latency.Group // of its paths
 	run   context.Context
@@ -86,7 +86,7 @@ type heard struct {
 	at time.Duration // on the selector's clock
 }
 
-func newService(s *Selector, name string) *service {
+func newService(s *core, name string) *service {
 	svc := &service{
 		sel: s, name: name, first: make(chan struct{}), budget: newBudget(),
 		Shared: table.Shared{
@@ -430,14 +430,16 @@ func (svc *service) dueLocked(at time.Duration) {
 }
 
 // await waits for the first snapshot, or until the service is forgotten. The error is that
-// of ctx only if ctx has ended: late is the selector's own limit, not the caller's.
-func (svc *service) await(ctx context.Context, late <-chan time.Time) error {
+// of ctx only if ctx has ended: late is the selector's own limit, not the caller's. shut is
+// closed with the selector.
+func (svc *service) await(ctx context.Context, shut <-chan struct{}, late <-chan time.Time) error {
 	svc.waiting.Add(1)
 	defer svc.waiting.Add(-1)
 	svc.lastAsked.Store(int64(svc.Now()))
 	select {
 	case <-svc.first:
 	case <-svc.run.Done():
+	case <-shut:
 	case <-ctx.Done():
 		return svc.because(fmt.Errorf("%w, nothing is known of service %q: %w", ErrNoSnapshot, svc.name, ctx.Err()))
 	case <-late:

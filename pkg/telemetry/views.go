@@ -54,6 +54,13 @@ func (v *viewInstruments) all() []metric.Observable {
 // source is one call of Selector, so that a selector may be given twice.
 type source struct{ stats Stats }
 
+// shares reports whether two sources have the same stats.
+func (s *source) shares(other *source) bool {
+	a, ok := s.stats.(*selector.Selector)
+	b, too := other.stats.(*selector.Selector)
+	return ok && too && a.Shares(b)
+}
+
 // series are the attributes of a value.
 type series struct{ service, circle string }
 
@@ -68,8 +75,10 @@ func (t *totals) add(s *selector.Stats) {
 
 // Selector shows what a selector knows, read whenever metrics are collected. Of several
 // selectors in a process it shows the sums: an instance that two of them list counts
-// twice. Of the shares of a circle it shows the mean. stop ends that, and must be called
-// before the selector is closed; what was counted until then stays in the sums.
+// twice, unless they share what they know, see [selector.New]: such selectors count as one.
+// Of the shares of a circle it shows the mean. stop ends that, and must be called before the
+// selector is closed; what was counted until then stays in the sums. A selector that is
+// shown only after one that it shares with was stopped counts those calls again.
 func (m *Metrics) Selector(s Stats) (stop func()) {
 	src := &source{s}
 	m.mu.Lock()
@@ -83,6 +92,11 @@ func (m *Metrics) Selector(s Stats) (stop func()) {
 			return
 		}
 		delete(m.sources, src)
+		for other := range m.sources {
+			if src.shares(other) {
+				return // it goes on to show the same
+			}
+		}
 		for i := range last.Services {
 			m.ended.add(&last.Services[i])
 		}
@@ -93,7 +107,12 @@ func (m *Metrics) Selector(s Stats) (stop func()) {
 func (m *Metrics) observeViews(o metric.Observer) {
 	m.mu.Lock()
 	ended, counted := calls{maps.Clone(m.ended.circles), maps.Clone(m.ended.services), maps.Clone(m.ended.rules)}, m.counted
-	sources := slices.Collect(maps.Keys(m.sources))
+	var sources []*source
+	for src := range m.sources {
+		if !slices.ContainsFunc(sources, src.shares) {
+			sources = append(sources, src)
+		}
+	}
 	m.mu.Unlock()
 
 	type sum struct {

@@ -33,6 +33,7 @@ type Shared struct {
 	AllInFlight [MaxSubsets + 1]atomic.Int64 // calls to all instances, and those to each subset, for ConsistentHash
 	AllHeld     atomic.Uint64                // calls that are held against an instance, see [Node.hold]
 	Hashes      atomic.Bool                  // there is a table for ConsistentHash
+	Others      atomic.Bool                  // there is one for another strategy, whose calls AllInFlight does not count
 	Slowest     atomic.Int64                 // the longest success lately, in nanoseconds, if it took more than leastSlowest
 	Listed      atomic.Int64                 // instances listed
 	Slow        atomic.Uint64                // attempts that were given up because the instance seemed to hang
@@ -119,6 +120,8 @@ func NewBuilder(s *Shared, r *Rules, of Lens) *Builder {
 	if of.Kind == KindHash {
 		b.rings = make([]atomic.Pointer[ring], circles)
 		s.Hashes.Store(true)
+	} else {
+		s.Others.Store(true)
 	}
 	b.turn.n.Store(rand.Uint64N(1 << 32)) // callers do not all begin with the same instance
 	return b
@@ -165,7 +168,7 @@ func (b *Builder) Build(members Roster, now time.Duration, generation uint64) *T
 	}
 	t := b.assemble(members, now, generation)
 	if b.Home {
-		for b.order.demote(t) {
+		for b.Kind != KindHash && b.order.demote(t) { // callers of a zone would differ about keys
 			t = b.assemble(members, now, generation)
 		}
 		if t.rampingUp {

@@ -82,8 +82,8 @@ func (l *lens) ringOf(c *Circle) *ring {
 
 // pick walks from the point of a key's hash to the first node that take accepts and that is
 // not too busy, given the calls in flight to all; if there is none, to the first that
-// take accepts.
-func (r *ring) pick(hash uint64, inFlight float32, now uint32, take func(*Node) bool) bool {
+// take accepts. mixed is set if inFlight may lack some calls.
+func (r *ring) pick(hash uint64, inFlight float32, mixed bool, now uint32, take func(*Node) bool) bool {
 	share := boundedLoad * float64(inFlight+1) / float64(r.total)
 	start, _ := slices.BinarySearch(r.points, hash&^nodeMask)
 	for _, busyToo := range [...]bool{false, true} {
@@ -94,10 +94,24 @@ func (r *ring) pick(hash uint64, inFlight float32, now uint32, take func(*Node) 
 			}
 			k := r.points[p] & nodeMask
 			n := r.nodes[k]
-			if (busyToo || float64(n.queue(now)) < 2+share*float64(r.weights[k])) && take(n) {
+			busy := !busyToo && float64(n.queue(now)) >= 2+share*float64(r.weights[k])
+			if busy && mixed {
+				mixed = false
+				share = max(share, boundedLoad*float64(r.inFlight()+1)/float64(r.total))
+				busy = float64(n.queue(now)) >= 2+share*float64(r.weights[k])
+			}
+			if !busy && take(n) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// inFlight counts the calls in flight, by whatever strategy.
+func (r *ring) inFlight() (sum uint64) {
+	for _, n := range r.nodes {
+		sum += n.InFlight()
+	}
+	return sum
 }

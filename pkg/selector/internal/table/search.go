@@ -136,7 +136,7 @@ func (a *search) from(c *Circle) (f Choice, ok bool) {
 			held = stillHeld(all, c.near[0].typical(), now)
 		}
 		before := a.full
-		a.ringOf(c).pick(a.hash, float32(a.AllInFlight[a.Subset].Load())+held, now, func(n *Node) bool {
+		a.ringOf(c).pick(a.hash, float32(a.AllInFlight[a.Subset].Load())+held, a.Others.Load(), now, func(n *Node) bool {
 			f, ok = a.take(n, c)
 			// The ring has many points of each node: it is not walked where all are full.
 			return ok || a.full == before+1 && !slices.ContainsFunc(c.near, func(n *Node) bool { return !n.Full() })
