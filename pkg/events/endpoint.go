@@ -43,23 +43,6 @@ func Network(address string) (network, dial string) {
 	return "tcp", address
 }
 
-// FirstEndpoint returns the address of the endpoint of a protocol that stands for the
-// instance: the one without a name, else the first by name that there is. Addresses of
-// unix sockets are left out. It returns "" if there is none.
-func (in *Instance) FirstEndpoint(protocol string) string {
-	best, address := "", in.Endpoints[protocol]
-	if address != "" && !strings.HasPrefix(address, unixScheme) {
-		return address
-	}
-	address = ""
-	for endpoint, a := range in.Endpoints {
-		if p, name := CutEndpoint(endpoint); p == protocol && name != "" && !strings.HasPrefix(a, unixScheme) && (best == "" || name < best) {
-			best, address = name, a
-		}
-	}
-	return address
-}
-
 // validateEndpoint checks the address of one endpoint. Host is a name or an IP
 // address that means the same on every machine: not 0.0.0.0, no IPv6 zone. A
 // subject must not be one of the server's own, such as $JS.
@@ -117,16 +100,6 @@ func validEndpointName(s string) bool {
 func validSocket(p string) bool {
 	return len(p) <= maxSocket && len(p) > 1 && p[0] == '/' && path.Clean(p) == p &&
 		!strings.ContainsFunc(p, func(r rune) bool { return r <= ' ' || r >= 0x7f })
-}
-
-// hasSocket reports whether an endpoint is a unix socket.
-func (in *Instance) hasSocket() bool {
-	for _, address := range in.Endpoints {
-		if strings.HasPrefix(address, unixScheme) {
-			return true
-		}
-	}
-	return false
 }
 
 func validHostPort(address string) bool {

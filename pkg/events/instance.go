@@ -191,3 +191,30 @@ func (in *Instance) LoopbackEndpoint() (endpoint, address string, found bool) {
 	}
 	return "", "", false
 }
+
+// FirstEndpoint returns the address of the endpoint of a protocol that stands for the
+// instance: the one without a name, else the first by name that there is. Addresses of
+// unix sockets are left out. It returns "" if there is none.
+func (in *Instance) FirstEndpoint(protocol string) string {
+	best, address := "", in.Endpoints[protocol]
+	if address != "" && !strings.HasPrefix(address, unixScheme) {
+		return address
+	}
+	address = ""
+	for endpoint, a := range in.Endpoints {
+		if p, name := CutEndpoint(endpoint); p == protocol && name != "" && !strings.HasPrefix(a, unixScheme) && (best == "" || name < best) {
+			best, address = name, a
+		}
+	}
+	return address
+}
+
+// hasSocket reports whether an endpoint is a unix socket.
+func (in *Instance) hasSocket() bool {
+	for _, address := range in.Endpoints {
+		if strings.HasPrefix(address, unixScheme) {
+			return true
+		}
+	}
+	return false
+}

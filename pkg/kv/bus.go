@@ -38,10 +38,6 @@ type Bus struct {
 	noCreate bool
 }
 
-// Bus returns the bus of this registry. Its subjects begin with the bucket's
-// name, which is not part of what is passed to its methods.
-func (r *Registry) Bus() *Bus { return &Bus{r.link, r.opts.NoCreate} }
-
 // Publish sends data to all subscribers. While NATS is away it is an error:
 // nothing is sent later, when it may no longer be true.
 func (b *Bus) Publish(subject string, data []byte) error {

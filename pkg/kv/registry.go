@@ -304,3 +304,7 @@ func (r *Registry) Snapshot(ctx context.Context, service string) ([]events.Snaps
 func (r *Registry) from(from *wire.Bucket, service string) tail.Source {
 	return tail.Source{Bucket: from, Store: r.stores[from], Service: service, Evacuated: r.evacuations}
 }
+
+// Bus returns the bus of this registry. Its subjects begin with the bucket's
+// name, which is not part of what is passed to its methods.
+func (r *Registry) Bus() *Bus { return &Bus{r.link, r.opts.NoCreate} }

@@ -359,14 +359,14 @@ func TestAFullServiceIsAnErrorThatSaysSo(t *testing.T) {
 	client := &http.Client{Transport: f}
 	first := make(chan *http.Response)
 	go func() {
-		resp, err := client.Get("http://user/")
+		resp, err := client.Get("http://user/") //nolint:bodyclose // the receiver closes it
 		if err != nil {
 			t.Error(err)
 		}
 		first <- resp
 	}()
 	<-inside
-	_, err := client.Get("http://user/")
+	_, err := client.Get("http://user/") //nolint:bodyclose // there is none
 	if full, ok := errors.AsType[*selector.FullError](err); !ok || full.InFlight != 1 || !errors.Is(err, selector.ErrFull) {
 		t.Errorf("while a call is in flight: %v", err)
 	}

@@ -3,7 +3,6 @@ package selector
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"encoding/json"
 	"math"
 	"time"
@@ -127,52 +126,6 @@ func (c *Candidate) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	return json.Unmarshal(data, &c.Standing)
-}
-
-// Explain returns what a pick would see now. It waits for the first snapshot as Pick
-// does. The error for a service without instances is [ErrUnknownService].
-func (s *Selector) Explain(ctx context.Context, r Request) (Explanation, error) {
-	if err := r.checkFrom(); err != nil {
-		return Explanation{}, err
-	}
-	svc, err := s.known(ctx, r.Service)
-	if err != nil {
-		return Explanation{}, err
-	}
-	ru := svc.rules.Load()
-	s.state(ru, &r)
-	to, err := ru.peek(&r)
-	if err != nil {
-		return Explanation{}, err
-	}
-	v, t, err := s.see(ctx, ru, &r, to)
-	if err != nil {
-		return Explanation{}, err
-	}
-	svc.markActive() // its distances are asked for
-	if svc.Listed.Load() == 0 {
-		return Explanation{}, v.noInstance(t, &r)
-	}
-	fellBack := false
-	for next := to; next != nil && next.next != nil && !t.HasUsable(); {
-		next = next.next
-		other, instead, err := s.see(ctx, ru, &r, next)
-		if err != nil {
-			return Explanation{}, err
-		}
-		if instead.HasUsable() || t.Pickable() == 0 {
-			v, t, fellBack = other, instead, true
-		}
-	}
-	e := v.explain(r.Protocol)
-	if to != nil {
-		e.Where, e.Rule, e.FellBack = to.expr.String(), to.rule, fellBack
-	}
-	e.Policy, e.Bulkhead = ru.inUse(), ru.bulkheadInUse()
-	if r.From != nil {
-		e.From = r.From.String() // the vantage may be for several places
-	}
-	return e, nil
 }
 
 // peek returns where a call would go, which is not made.

@@ -514,3 +514,60 @@ func (svc *service) timed(n *table.Node, flags uint8) (time.Duration, uint8) {
 	}
 	return look, flags
 }
+
+// stats are not known before the first snapshot.
+func (svc *service) stats() (ServiceStats, bool) {
+	svc.mu.Lock()
+	defer svc.mu.Unlock()
+	t := svc.rules.Load().homes.by[0].Load().table.Load()
+	if t == nil {
+		return ServiceStats{}, false
+	}
+	s := ServiceStats{Service: svc.name, Stale: svc.members.stale, StaleSince: svc.since, Circles: make([]Circle, len(svc.Layout().Assumed))}
+	for i := range s.Circles {
+		c := circleOf(t, uint8(i))
+		c.Picks, c.Share, c.Demoted = svc.members.leftPicks[i], t.Share(uint8(i)), t.Demoted(uint8(i))
+		s.Circles[i] = c
+	}
+	for i := range svc.members.list {
+		m := &svc.members.list[i]
+		s.Circles[m.Circle].Picks += m.Picks()
+		s.Circles[m.Circle].InFlight += int(m.InFlight())
+		s.Circles[m.Circle].Limit += int(m.Limit())
+		if m.Full() {
+			s.Circles[m.Circle].Full++
+		}
+	}
+	for i := range s.Circles {
+		s.ForgottenCalls += svc.count(&s.Circles[i], i)
+	}
+	s.Rules = svc.subsets.stats()
+	s.Mirrored, s.DroppedMirrors = svc.mirrored.Load(), svc.mirrorsDropped.Load()
+	s.RefusedCalls, s.QueuedCalls, s.Waiting = svc.shed.Load(), svc.queued.Load(), svc.queue.Waiting()
+	s.Retries, s.RefusedRetries, s.SlowAttempts, s.Hedges = svc.retries.Load(), svc.refused.Load(), svc.Slow.Load(), svc.hedges.Load()
+	return s, true
+}
+
+// count fills in how the calls of a circle ended, and returns how many were forgotten.
+func (svc *service) count(c *Circle, i int) (forgotten uint64) {
+	counts := svc.Layout().Counts[i*int(table.NumCounts):][:table.NumCounts]
+	forgotten = counts[table.Forgotten].Load()
+	others := forgotten
+	for o := table.Success + 1; o < table.NumOutcomes; o++ {
+		c.Outcomes[o] = counts[o].Load()
+		others += c.Outcomes[o]
+	}
+	// What has ended and was counted as nothing else. Calls end meanwhile: the number
+	// must not fall for that.
+	ended := c.Picks - min(c.Picks, uint64(c.InFlight)) // copies of calls are in flight too, and no picks
+	before := &svc.members.succeeded[i]
+	*before = max(*before, ended-min(ended, others))
+	c.Outcomes[Success], c.BrokenAnswers = *before, counts[table.Broken].Load()
+	for b := range c.Durations {
+		d := &c.Durations[b]
+		d.Calls, d.Total = svc.Layout().Durations[i].Load(b)
+		c.TimedCalls += d.Calls
+		c.TimedTotal += d.Total
+	}
+	return forgotten
+}
