@@ -81,13 +81,13 @@ func (r *rules) mirrorPick(ask *Request) (Pick, bool) {
 		return Pick{}, false
 	}
 	now := r.svc.Now()
-	if t.Bounded && !r.svc.whole.BeginWithin(r.bulkhead.most()) {
+	if t.Bounded && !r.svc.places.whole.BeginWithin(r.bulkhead.most()) {
 		return Pick{}, false
 	}
 	f, ok := t.Search(&table.Query{Key: ask.Key, Only: true}, table.Ticks(now))
 	if !ok {
 		if t.Bounded {
-			r.svc.whole.TakeBack()
+			r.svc.places.whole.TakeBack()
 		}
 		return Pick{}, false
 	}

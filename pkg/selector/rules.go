@@ -226,7 +226,8 @@ func (r *rules) settle(p *policy.Policy) error {
 	r.timeout, r.attemptTimeout = time.Duration(p.Timeout), time.Duration(p.AttemptTimeout)
 	r.settleRetry(p.Retry, code)
 	r.settleBreaker(p.Breaker, code)
-	r.settleBulkhead(p.Bulkhead, code)
+	r.bulkhead = bulkheadOf(code.Bulkhead, p.Bulkhead, over)
+	r.Bounded = r.bulkhead != nil
 	return nil
 }
 
@@ -446,7 +447,7 @@ func (svc *service) replaceLocked(old, next *rules) {
 	} else {
 		next.breaker = old.breaker
 	}
-	svc.boundLocked(next)
+	svc.places.boundLocked(next)
 	if svc.known {
 		svc.members.refresh()
 	}
@@ -461,7 +462,7 @@ func (svc *service) replaceLocked(old, next *rules) {
 		}
 	}
 	svc.rules.Store(next)
-	svc.queue.WakeAll() // these may let more calls go
+	svc.places.queue.WakeAll() // these may let more calls go
 	if svc.known {
 		svc.builtAt = svc.Now()
 	}

@@ -174,7 +174,7 @@ func (svc *service) stats() (ServiceStats, bool) {
 	}
 	s.Rules = svc.subsets.stats()
 	s.Mirrored, s.DroppedMirrors = svc.mirrored.Load(), svc.mirrorsDropped.Load()
-	s.RefusedCalls, s.QueuedCalls, s.Waiting = svc.shed.Load(), svc.queued.Load(), svc.queue.Waiting()
+	s.RefusedCalls, s.QueuedCalls, s.Waiting = svc.places.shed.Load(), svc.places.queued.Load(), svc.places.queue.Waiting()
 	s.Retries, s.RefusedRetries, s.SlowAttempts, s.Hedges = svc.retries.Load(), svc.refused.Load(), svc.Slow.Load(), svc.hedges.Load()
 	return s, true
 }
