@@ -359,14 +359,18 @@ func TestAFullServiceIsAnErrorThatSaysSo(t *testing.T) {
 	client := &http.Client{Transport: f}
 	first := make(chan *http.Response)
 	go func() {
-		resp, err := client.Get("http://user/") //nolint:bodyclose // the receiver closes it
+		resp, err := client.Get("http://user/") //nolint:bodyclose // it is closed below
 		if err != nil {
 			t.Error(err)
 		}
 		first <- resp
 	}()
 	<-inside
-	_, err := client.Get("http://user/") //nolint:bodyclose // there is none
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://user/", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.ask(t, req)
 	if full, ok := errors.AsType[*selector.FullError](err); !ok || full.InFlight != 1 || !errors.Is(err, selector.ErrFull) {
 		t.Errorf("while a call is in flight: %v", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/proxima-discovery/proxima/pkg/policy"
@@ -53,23 +54,22 @@ func (b *Bulkhead) validate() error {
 	return nil
 }
 
-// settleBulkhead works out what bounds calls in flight, if anything does.
-func (r *rules) settleBulkhead(p *policy.Bulkhead, code *Options) {
-	set := code.Bulkhead
+// bulkheadOf is what the code states, and the policy; nil if calls in flight are not bounded.
+func bulkheadOf(set Bulkhead, p *policy.Bulkhead, overCode bool) *Bulkhead {
 	if p != nil {
-		set.PerInstance = prefer(r.overCode, set.PerInstance, p.PerInstance, 0)
-		set.PerService = prefer(r.overCode, set.PerService, p.PerService, 0)
-		set.Queue = prefer(r.overCode, set.Queue, p.Queue, 0)
-		set.QueueTimeout = prefer(r.overCode, set.QueueTimeout, nothing(p.QueueTimeout, 0), 0)
-		if p.Adaptive != nil && (r.overCode || !set.Adaptive) {
+		set.PerInstance = prefer(overCode, set.PerInstance, p.PerInstance, 0)
+		set.PerService = prefer(overCode, set.PerService, p.PerService, 0)
+		set.Queue = prefer(overCode, set.Queue, p.Queue, 0)
+		set.QueueTimeout = prefer(overCode, set.QueueTimeout, nothing(p.QueueTimeout, 0), 0)
+		if p.Adaptive != nil && (overCode || !set.Adaptive) {
 			set.Adaptive = *p.Adaptive
 		}
 	}
 	setDefault(&set.QueueTimeout, queueFor)
 	if set.PerInstance == 0 && set.PerService == 0 && !set.Adaptive {
-		return
+		return nil
 	}
-	r.bulkhead, r.Bounded = &set, true
+	return &set
 }
 
 // most is how many calls may be in flight to the service; 0: any number.
@@ -100,6 +100,16 @@ func (b *Bulkhead) first(inFlight int) uint32 {
 	return uint32(most)
 }
 
+// places are the calls in flight of a service, where they are bounded.
+type places struct {
+	svc          *service
+	whole        table.Node     // counts them, as if all instances were one
+	queue        bulkhead.Queue // of calls that wait for a place
+	queued, shed atomic.Uint64  // calls that waited, and those that were refused
+
+	limits map[*table.Node]*limited // of instances, while they adapt; guarded by the service
+}
+
 // limited is an instance whose limit adapts.
 type limited struct {
 	*bulkhead.Limit
@@ -108,13 +118,13 @@ type limited struct {
 }
 
 // boundLocked sets the limits of all instances by other rules.
-func (svc *service) boundLocked(r *rules) {
+func (ps *places) boundLocked(r *rules) {
 	if r.bulkhead == nil || !r.bulkhead.Adaptive {
-		svc.limits = nil
+		ps.limits = nil
 	}
-	for i := range svc.members.list {
-		n := svc.members.list[i].Node
-		if l := svc.limits[n]; l != nil {
+	for i := range ps.svc.members.list {
+		n := ps.svc.members.list[i].Node
+		if l := ps.limits[n]; l != nil {
 			n.SetLimit(uint32(l.Look(bulkhead.Sample{}, 0, 0, r.bulkhead.mostOf())))
 			continue
 		}
@@ -123,42 +133,42 @@ func (svc *service) boundLocked(r *rules) {
 }
 
 // limitLocked lets the limits of instances follow what became of calls since the last look.
-func (svc *service) limitLocked() {
-	b := svc.rules.Load().bulkhead
+func (ps *places) limitLocked() {
+	b := ps.svc.rules.Load().bulkhead
 	if b == nil || !b.Adaptive {
 		return
 	}
-	unloaded := make([]time.Duration, len(svc.Layout().Assumed))
-	svc.eachVantage(func(v *vantage) {
+	unloaded := make([]time.Duration, len(ps.svc.Layout().Assumed))
+	ps.svc.eachVantage(func(v *vantage) {
 		for i := range unloaded {
 			if d := v.builder.Base(uint8(i)); v.home && d > 0 && (unloaded[i] == 0 || d < unloaded[i]) {
 				unloaded[i] = d
 			}
 		}
 	})
-	if svc.limits == nil {
-		svc.limits = make(map[*table.Node]*limited)
+	if ps.limits == nil {
+		ps.limits = make(map[*table.Node]*limited)
 	}
-	for i := range svc.members.list {
-		m := &svc.members.list[i]
-		svc.limit(m.Node, unloaded[m.Circle], b.mostOf())
+	for i := range ps.svc.members.list {
+		m := &ps.svc.members.list[i]
+		ps.limit(m.Node, unloaded[m.Circle], b.mostOf())
 	}
-	for n, l := range svc.limits {
+	for n, l := range ps.limits {
 		if !l.used {
-			delete(svc.limits, n) // it is listed no more
+			delete(ps.limits, n) // it is listed no more
 		}
 		l.used = false
 	}
 }
 
-func (svc *service) limit(n *table.Node, unloaded time.Duration, most int) {
+func (ps *places) limit(n *table.Node, unloaded time.Duration, most int) {
 	ended := n.Ended()
 	_, rejects := n.Answers()
-	l := svc.limits[n]
+	l := ps.limits[n]
 	if l == nil {
 		l = &limited{Limit: bulkhead.NewLimit(int(n.Limit())), ended: ended, rejects: uint64(rejects)}
 		l.measured, _, _ = n.MeasuredSince(0)
-		svc.limits[n] = l
+		ps.limits[n] = l
 	}
 	s := bulkhead.Sample{Ended: ended - min(ended, l.ended), Rejects: uint64(uint32(uint64(rejects) - l.rejects)), InFlight: int(n.InFlight())}
 	l.measured, s.Measured, s.Busy = n.MeasuredSince(l.measured)
@@ -171,23 +181,23 @@ func (svc *service) limit(n *table.Node, unloaded time.Duration, most int) {
 }
 
 // freed is called when a call that has a place has ended.
-func (svc *service) freed(start time.Duration) {
-	svc.whole.End(start)
-	svc.queue.Wake()
+func (ps *places) freed(start time.Duration) {
+	ps.whole.End(start)
+	ps.queue.Wake()
 }
 
 // full is the error of a call for which there is no place.
-func (svc *service) full(b *Bulkhead, ended error) *FullError {
-	e := &FullError{Service: svc.name, InFlight: int(svc.whole.InFlight()), Queued: svc.queue.Waiting(), RetryAfter: queueFor, Err: ended}
+func (ps *places) full(b *Bulkhead, ended error) *FullError {
+	e := &FullError{Service: ps.svc.name, InFlight: int(ps.whole.InFlight()), Queued: ps.queue.Waiting(), RetryAfter: queueFor, Err: ended}
 	if b != nil {
-		e.RetryAfter = max(b.QueueTimeout, svc.usual())
+		e.RetryAfter = max(b.QueueTimeout, ps.usual())
 	}
 	return e
 }
 
 // usual is how long successes usually take in the nearest circle of which that is known.
-func (svc *service) usual() time.Duration {
-	typical := svc.Layout().Typical
+func (ps *places) usual() time.Duration {
+	typical := ps.svc.Layout().Typical
 	for i := range typical {
 		if d := typical[i].Load(); d > 0 {
 			return time.Duration(d)
@@ -196,51 +206,52 @@ func (svc *service) usual() time.Duration {
 	return 0
 }
 
-// pickBounded picks where calls in flight are bounded. v is where the call goes: calls of one
+// pick picks where calls in flight are bounded. v is where the call goes: calls of one
 // vantage choose among the same instances, so they wait for each other.
-func (s *Selector) pickBounded(ctx context.Context, v *vantage, r *Request) (Pick, error) {
-	svc := v.rules.svc
-	if !svc.queue.Waits(v) {
-		p, err := s.takePlace(ctx, svc, r)
+func (ps *places) pick(ctx context.Context, s *Selector, v *vantage, r *Request) (Pick, error) {
+	if !ps.queue.Waits(v) {
+		p, err := ps.take(ctx, s, r)
 		if !errors.Is(err, ErrFull) {
 			return p, err
 		}
 	}
-	b := svc.rules.Load().bulkhead
+	b := ps.svc.rules.Load().bulkhead
 	if b == nil || b.Queue == 0 || r.hurry || ctx.Err() != nil {
-		return Pick{}, svc.refuse(ctx, b)
+		return Pick{}, ps.refuse(ctx, b)
 	}
-	w, first := svc.queue.Join(v, len(r.tried)+len(r.Avoid) > 0, b.Queue)
+	w, first := ps.queue.Join(v, len(r.tried)+len(r.Avoid) > 0, b.Queue)
 	if w == nil {
-		return Pick{}, svc.refuse(ctx, b)
+		return Pick{}, ps.refuse(ctx, b)
 	}
-	svc.queued.Add(1)
-	return s.awaitPlace(ctx, svc, w, first, r)
+	ps.queued.Add(1)
+	return ps.await(ctx, s, w, first, r)
 }
 
-// awaitPlace waits in the queue.
-func (s *Selector) awaitPlace(ctx context.Context, svc *service, w *bulkhead.Waiter, try bool, r *Request) (Pick, error) {
+// await waits in the queue.
+func (ps *places) await(ctx context.Context, s *Selector, w *bulkhead.Waiter, try bool, r *Request) (Pick, error) {
 	took := false
-	defer func() { svc.queue.Leave(w, took) }()
-	b := svc.rules.Load().bulkhead
+	defer func() { ps.queue.Leave(w, took) }()
+	b := ps.svc.rules.Load().bulkhead
 	late := time.NewTimer(b.wait())
 	defer late.Stop()
 	for {
 		if try {
-			p, err := s.takePlace(ctx, svc, r)
+			p, err := ps.take(ctx, s, r)
 			if took = err == nil; took || !errors.Is(err, ErrFull) {
 				return p, err
 			}
-			svc.queue.Pass(w)
+			ps.queue.Pass(w)
 		}
 		try = true
 		select {
 		case <-w.Ready:
 		case <-late.C:
-			return Pick{}, svc.refuse(ctx, b)
+			return Pick{}, ps.refuse(ctx, b)
 		case <-ctx.Done():
-			return Pick{}, svc.refuse(ctx, b)
-		case <-svc.run.Done():
+			return Pick{}, ps.refuse(ctx, b)
+		case <-ps.svc.run.Done():
+			return Pick{}, ErrClosed
+		case <-s.live.Done():
 			return Pick{}, ErrClosed
 		}
 	}
@@ -255,14 +266,14 @@ func (b *Bulkhead) wait() time.Duration {
 }
 
 // refuse counts a call that is refused. The error has that of ctx if ctx has ended.
-func (svc *service) refuse(ctx context.Context, b *Bulkhead) error {
-	svc.shed.Add(1)
-	return svc.full(b, context.Cause(ctx))
+func (ps *places) refuse(ctx context.Context, b *Bulkhead) error {
+	ps.shed.Add(1)
+	return ps.full(b, context.Cause(ctx))
 }
 
-// takePlace picks an instance that has a place, by the rules that hold now.
-func (s *Selector) takePlace(ctx context.Context, svc *service, r *Request) (Pick, error) {
-	ru := svc.rules.Load()
+// take picks an instance that has a place, by the rules that hold now.
+func (ps *places) take(ctx context.Context, s *Selector, r *Request) (Pick, error) {
+	ru := ps.svc.rules.Load()
 	v, t, err := s.see(ctx, ru, r, r.to)
 	if err != nil {
 		return Pick{}, err
@@ -270,12 +281,12 @@ func (s *Selector) takePlace(ctx context.Context, svc *service, r *Request) (Pic
 	if ru.bulkhead == nil {
 		return s.take(ctx, v, t, r)
 	}
-	if !svc.whole.BeginWithin(ru.bulkhead.most()) {
+	if !ps.whole.BeginWithin(ru.bulkhead.most()) {
 		return Pick{}, errFullNow
 	}
 	p, err := s.take(ctx, v, t, r)
 	if err != nil {
-		svc.whole.TakeBack()
+		ps.whole.TakeBack()
 		return Pick{}, err
 	}
 	p.flags |= pickBounded

@@ -69,7 +69,7 @@ func (r *rules) bulkheadInUse() *BulkheadInUse {
 	if b == nil {
 		return nil
 	}
-	return &BulkheadInUse{b.Adaptive, b.PerService, int(svc.whole.InFlight()), b.Queue, svc.queue.Waiting()}
+	return &BulkheadInUse{b.Adaptive, b.PerService, int(svc.places.whole.InFlight()), b.Queue, svc.places.queue.Waiting()}
 }
 
 // PolicyRule is one rule of a policy.

@@ -337,7 +337,7 @@ func (s *Selector) pickFor(ctx context.Context, r *Request) (Pick, error) {
 			return p, err
 		} // the rules have changed meanwhile
 	}
-	return s.pickBounded(ctx, v, r)
+	return svc.places.pick(ctx, s, v, r)
 }
 
 // take takes an instance of a table, or of what is used in its place.

@@ -227,7 +227,8 @@ func (r *rules) settle(p *policy.Policy) error {
 	r.timeout, r.attemptTimeout = time.Duration(p.Timeout), time.Duration(p.AttemptTimeout)
 	r.settleRetry(p.Retry, code)
 	r.settleBreaker(p.Breaker, code)
-	r.settleBulkhead(p.Bulkhead, code)
+	r.bulkhead = bulkheadOf(code.Bulkhead, p.Bulkhead, over)
+	r.Bounded = r.bulkhead != nil
 	return nil
 }
 
@@ -455,7 +456,7 @@ func (svc *service) replaceLocked(old, next *rules) {
 	} else {
 		next.breaker = old.breaker
 	}
-	svc.boundLocked(next)
+	svc.places.boundLocked(next)
 	if svc.known {
 		svc.members.refresh()
 	}
@@ -470,7 +471,7 @@ func (svc *service) replaceLocked(old, next *rules) {
 		}
 	}
 	svc.rules.Store(next)
-	svc.queue.WakeAll() // these may let more calls go
+	svc.places.queue.WakeAll() // these may let more calls go
 	if svc.known {
 		svc.builtAt = svc.Now()
 	}
@@ -550,13 +551,13 @@ func (r *rules) mirrorPick(ask *Request) (Pick, bool) {
 		return Pick{}, false
 	}
 	now := r.svc.Now()
-	if t.Bounded && !r.svc.whole.BeginWithin(r.bulkhead.most()) {
+	if t.Bounded && !r.svc.places.whole.BeginWithin(r.bulkhead.most()) {
 		return Pick{}, false
 	}
 	f, ok := t.Search(&table.Query{Key: ask.Key, Only: true}, table.Ticks(now))
 	if !ok {
 		if t.Bounded {
-			r.svc.whole.TakeBack()
+			r.svc.places.whole.TakeBack()
 		}
 		return Pick{}, false
 	}

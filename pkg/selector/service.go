@@ -12,7 +12,6 @@ import (
 
 	"github.com/proxima-discovery/proxima/pkg/events"
 	"github.com/proxima-discovery/proxima/pkg/latency"
-	"github.com/proxima-discovery/proxima/pkg/selector/internal/bulkhead"
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/table"
 	"github.com/proxima-discovery/proxima/pkg/topology"
 )
@@ -47,11 +46,9 @@ type service struct {
 	had                      atomic.Bool   // it has had an instance
 	hedges                   atomic.Uint64 // second attempts beside the first
 	mirrored, mirrorsDropped atomic.Uint64
-	whole                    table.Node     // counts the calls in flight that are bounded, as if all instances were one
-	queue                    bulkhead.Queue // of calls that wait for a place
-	queued, shed             atomic.Uint64  // calls that waited, and those that were refused
-	usedAt                   time.Duration  // when its group last learned that it is called; only of maintain
-	toldAt                   time.Duration  // when its group was last told durations without load; only of maintain
+	places                   places
+	usedAt                   time.Duration // when its group last learned that it is called; only of maintain
+	toldAt                   time.Duration // when its group was last told durations without load; only of maintain
 
 	mu      sync.Mutex // guards what follows, and the building of tables
 	members members
@@ -64,8 +61,7 @@ type service struct {
 	builtAt time.Duration // when the home table was built, on the selector's clock
 	timer   *time.Timer   // of a rebuild that waits; nil: none does
 
-	limits   map[*table.Node]*limited // of adaptive bulkheads
-	unloaded map[unloaded]heard       // what other callers of the zone told
+	unloaded map[unloaded]heard // what other callers of the zone told
 }
 
 // heardSnapshot is a snapshot as it came from the source.
@@ -95,7 +91,7 @@ func newService(s *core, name string) *service {
 		},
 	}
 	svc.SetLayout(table.NewLayout(s.opts.Levels, s.opts.Spill.Regions))
-	svc.whole.Shared, svc.Freed = &svc.Shared, svc.freed
+	svc.places.svc, svc.places.whole.Shared, svc.Freed = svc, &svc.Shared, svc.places.freed
 	circles := len(svc.Layout().Assumed)
 	svc.members = members{svc: svc, leftPicks: make([]uint64, circles), succeeded: make([]uint64, circles)}
 	svc.group = s.prober.Group(name, svc.rebuildSoon)
@@ -206,7 +202,7 @@ func (svc *service) rebuildLocked() {
 			v.stale.Store(true)
 		}
 	})
-	svc.queue.WakeAll() // more instances may be usable
+	svc.places.queue.WakeAll() // more instances may be usable
 	svc.probeLocked()
 }
 
@@ -309,8 +305,8 @@ func (svc *service) maintain(now time.Duration) {
 		}
 	})
 	svc.learnLocked()
-	svc.limitLocked()
-	svc.queue.WakeAll() // limits have moved, and calls have ended that began without any
+	svc.places.limitLocked()
+	svc.places.queue.WakeAll() // limits have moved, and calls have ended that began without any
 	svc.loaded.Store(!idle)
 	if now-svc.toldAt >= tellEvery {
 		svc.toldAt = now
@@ -409,7 +405,7 @@ func (svc *service) giveUp(now time.Duration) {
 		m.Count(table.Forgotten, uint64(n))
 		forgotten += n
 	}
-	svc.whole.GiveUp()
+	svc.places.whole.GiveUp()
 	if svc.Hashes.Load() {
 		svc.AllInFlight[0].Add(-forgotten)
 		svc.subsets.recount(svc.members.list)
@@ -543,7 +539,7 @@ func (svc *service) stats() (ServiceStats, bool) {
 	}
 	s.Rules = svc.subsets.stats()
 	s.Mirrored, s.DroppedMirrors = svc.mirrored.Load(), svc.mirrorsDropped.Load()
-	s.RefusedCalls, s.QueuedCalls, s.Waiting = svc.shed.Load(), svc.queued.Load(), svc.queue.Waiting()
+	s.RefusedCalls, s.QueuedCalls, s.Waiting = svc.places.shed.Load(), svc.places.queued.Load(), svc.places.queue.Waiting()
 	s.Retries, s.RefusedRetries, s.SlowAttempts, s.Hedges = svc.retries.Load(), svc.refused.Load(), svc.Slow.Load(), svc.hedges.Load()
 	return s, true
 }
