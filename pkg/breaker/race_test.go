@@ -2,6 +2,7 @@ package breaker_test
 
 import (
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -75,6 +76,7 @@ func TestManyCallersAtOnce(t *testing.T) {
 	var (
 		telling atomic.Bool
 		told    = breaker.Closed // only OnChange touches it until Close
+		last    atomic.Int64     // as told
 		changes int
 	)
 	b := breaker.New(key, &breaker.Settings{
@@ -88,6 +90,7 @@ func TestManyCallersAtOnce(t *testing.T) {
 				t.Errorf("told of %v to %v after it was %v", from, to, told)
 			}
 			told = to
+			last.Store(int64(to))
 			changes++
 		},
 	})
@@ -135,6 +138,9 @@ func TestManyCallersAtOnce(t *testing.T) {
 		}
 	}
 	wantState(t, b, breaker.Closed)
+	for last.Load() != int64(breaker.Closed) && time.Now().Before(deadline) { // another goroutine tells; Close would prevent it
+		runtime.Gosched()
+	}
 	b.Close()
 	if told != breaker.Closed {
 		t.Errorf("it is closed, but the last that was told is %v", told)
