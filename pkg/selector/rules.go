@@ -493,12 +493,18 @@ func (svc *service) relayLocked(regions []string) {
 }
 
 // joinPolicies has the service follow the policies of the source, if that has any. It
-// delays the first pick by sharingWait at most.
-func (svc *service) joinPolicies(ctx context.Context) {
+// delays the first pick by policyWait at most.
+func (svc *service) joinPolicies() {
 	from, ok := svc.sel.source.(PolicySource)
 	if !ok {
 		return
 	}
+	limit := policyWait
+	if svc.sel.Health().Err != nil {
+		limit = sharingWait
+	}
+	ctx, cancel := context.WithTimeout(svc.run, limit)
+	defer cancel()
 	known := make(chan struct{})
 	var closed atomic.Bool
 	svc.sel.work.Go(func() {

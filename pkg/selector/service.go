@@ -121,13 +121,13 @@ func (svc *service) watch() {
 }
 
 // join joins what the callers of this zone share about the service, so that the first table
-// uses it, and follows the policies of the source. It delays the first pick by sharingWait
+// uses it, and follows the policies of the source. It delays the first pick by policyWait
 // at most.
 func (svc *service) join() {
 	ctx, cancel := context.WithTimeout(svc.run, sharingWait)
 	defer cancel()
 	var both sync.WaitGroup
-	both.Go(func() { svc.joinPolicies(ctx) })
+	both.Go(svc.joinPolicies)
 	if err := svc.group.Share(ctx); err != nil {
 		svc.sel.log.Warn("cannot read what other callers of the zone have measured", "service", svc.name, "error", err)
 	}

@@ -12,7 +12,8 @@ import (
 //   - Calls are looked at every maintainEvery. What needs only be roughly right, that a
 //     service is used and how long its calls take without load, is told every tellEvery.
 //   - The first pick of a service waits up to sharingWait for what other callers of its
-//     zone measured, within the firstSnapshot that it waits for the list of instances.
+//     zone measured, and up to policyWait for its policy, within the firstSnapshot that it
+//     waits for the list of instances.
 //   - Retries wait for up to backoff at first. When all instances were tried and are
 //     perhaps restarting, the next round begins after roundWait, the one after it after
 //     twice that.
@@ -34,7 +35,7 @@ const (
 	// on it.
 	maintainEvery = 200 * time.Millisecond
 	// sharingWait is how long the first table waits for what other callers measured, and for
-	// the policy.
+	// the policy while the registry is out of reach.
 	sharingWait = 250 * time.Millisecond
 	// roundWait is the wait before the second round through the instances; before the
 	// third it is twice that.
@@ -42,6 +43,9 @@ const (
 	// livesWithin is when an instance that is asked whether it lives must have answered, or
 	// a quarter of the time that is left for the call. With slowAtLeast it is less than 2 s.
 	livesWithin = 750 * time.Millisecond
+	// policyWait is how long the first table waits for the policy of a registry that is in
+	// reach: calls must not go where the policy forbids because a server was busy.
+	policyWait = 900 * time.Millisecond
 	// slowAtLeast: an instance seems to hang no sooner than that.
 	slowAtLeast = time.Second
 	// livesEvery is how often an instance is asked whether it lives.
