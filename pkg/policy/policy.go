@@ -36,8 +36,8 @@ type Policy struct {
 	Breaker  *Breaker  `json:"breaker,omitempty" doc:"When an instance is taken out because its calls fail."`
 	Bulkhead *Bulkhead `json:"bulkhead,omitempty" doc:"How many calls may be in flight."`
 
-	Overrides []Override `json:"overrides,omitempty" most:"64" doc:"Headers of a request that decide where it goes. The first that applies holds, before splits and where."`
-	Splits    []Split    `json:"splits,omitempty" most:"16" doc:"Shares of the calls that go to some of the instances. The rest goes to those of where that are in no split."`
+	Overrides []Override `json:"overrides,omitzero" most:"64" doc:"Headers of a request that decide where it goes. The first that applies holds, before splits and where."`
+	Splits    []Split    `json:"splits,omitzero" most:"16" doc:"Shares of the calls that go to some of the instances. The rest goes to those of where that are in no split."`
 	Mirror    *Mirror    `json:"mirror,omitempty" doc:"A share of the requests that other instances get too, whose answers are thrown away."`
 
 	OverCode *bool `json:"over_code,omitempty" doc:"Whether this document holds over options that a program sets. Default: the program's options hold."`
@@ -71,7 +71,7 @@ type Leave struct {
 	Off     *bool     `json:"off,omitempty" doc:"Whether calls stay however loaded the circle is, while it has usable instances."`
 	Price   *Duration `json:"price,omitempty" min:"0s" max:"1h" doc:"How much sooner a call must end for each circle that it goes farther."`
 	Within  string    `json:"within,omitempty" is:"name" doc:"A level that calls never leave, such as region."`
-	Regions []string  `json:"regions,omitempty" most:"30" is:"name" doc:"The regions that are tried first outside of the own one, in this order."`
+	Regions []string  `json:"regions,omitzero" most:"30" is:"name" doc:"The regions that are tried first outside of the own one, in this order."`
 }
 
 // Retry is when a call is tried again, at another instance.

@@ -175,7 +175,7 @@ func TestTheSchemaInTheDocsIsThatOfTheTypes(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, text := range []string{full, "{}", `{"splits":[{"where":"a=1","share":0.5}]}`, `{"timeout":"1h2m3s"}`, `{"retry":{"on":null}}`, "[[[[", `{"panic":-0}`} {
+	for _, text := range []string{full, "{}", `{"splits":[{"where":"a=1","share":0.5}]}`, `{"timeout":"1h2m3s"}`, `{"retry":{"on":null}}`, `{"splits":[],"overrides":[],"leave":{"regions":[]}}`, "[[[[", `{"panic":-0}`} {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
