@@ -372,7 +372,7 @@ func (s *Selector) Mirror(r Request, copyOf func() func(context.Context, *Pick) 
 		svc.mirrorsDropped.Add(1)
 		return
 	}
-	call := copied(copyOf)
+	call := s.copied(r.Service, copyOf)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if call == nil || s.shut.Load() {

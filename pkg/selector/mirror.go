@@ -3,6 +3,7 @@ package selector
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 
 	"github.com/proxima-discovery/proxima/pkg/selector/internal/route"
@@ -32,10 +33,11 @@ func (m *mirrors) enter() bool {
 
 func (m *mirrors) leave() { m.running.Add(-1) }
 
-// copied returns nil if copyOf panics: the call itself goes on.
-func copied(copyOf func() func(context.Context, *Pick) error) (call func(context.Context, *Pick) error) {
+// copied returns nil if copyOf panics, which is logged: the call itself goes on.
+func (s *core) copied(service string, copyOf func() func(context.Context, *Pick) error) (call func(context.Context, *Pick) error) {
 	defer func() {
-		if recover() != nil {
+		if what := recover(); what != nil {
+			s.log.Error("a call cannot be mirrored: what makes the copy panicked", "service", service, "panic", fmt.Sprint(what))
 			call = nil
 		}
 	}()

@@ -500,7 +500,7 @@ func (svc *service) joinPolicies() {
 		return
 	}
 	limit := policyWait
-	if svc.sel.Health().Err != nil {
+	if svc.sel.unreachable() != nil {
 		limit = sharingWait
 	}
 	ctx, cancel := context.WithTimeout(svc.run, limit)

@@ -349,12 +349,7 @@ func sinceStart(start time.Time) func() time.Time {
 // last known lists. Health sends no request, so it may be called at every readiness
 // check.
 func (s *core) Health() Health {
-	var h Health
-	if r, ok := s.source.(*kv.Registry); ok {
-		h.Err = r.Health().Err
-	} else if s.nc != nil && s.nc.IsClosed() {
-		h.Err = fmt.Errorf("selector: %w", nats.ErrConnectionClosed)
-	}
+	h := Health{Err: s.unreachable()}
 	for _, svc := range *s.services.Load() {
 		svc.mu.Lock()
 		known, stale, since := svc.known, svc.members.stale, svc.since
@@ -368,6 +363,17 @@ func (s *core) Health() Health {
 		}
 	}
 	return h
+}
+
+// unreachable is why the source cannot be heard, nil if all is well.
+func (s *core) unreachable() error {
+	if r, ok := s.source.(*kv.Registry); ok {
+		return r.Health().Err
+	}
+	if s.nc != nil && s.nc.IsClosed() {
+		return fmt.Errorf("selector: %w", nats.ErrConnectionClosed)
+	}
+	return nil
 }
 
 // Explain returns what a pick would see now. It waits for the first snapshot as Pick
